@@ -1,0 +1,150 @@
+"""Trees <-> state_dict: the same tensors under the module's own keys, in the module's own order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+
+from funcnet._errors import InitError, TreeError, bullet_list
+from funcnet._typing import Flat, Tree, TreeLike
+from funcnet.core import Buffer, Net, Param
+from funcnet.core._check import check_trees, misfits, refuse
+from funcnet.random import Stream
+from funcnet.tree import flatten, get, join, unflatten
+
+
+@overload
+def to_state_dict(params: TreeLike, buffers: TreeLike = ..., /) -> Flat: ...
+@overload
+def to_state_dict(net: Net, params: TreeLike, buffers: TreeLike = ..., /) -> Flat: ...
+def to_state_dict(*args: Any) -> Flat:
+    """A ``state_dict``: the joined paths are its keys.
+
+    ``to_state_dict(params, buffers)`` joins what the trees hold. With the net in front, ``to_state_dict(net, params,
+    buffers)`` is exactly the ``state_dict`` of the module: tied tensors appear under each of their names, non-persistent
+    buffers are left out, and the trees are checked. The tensors are shared, not copied.
+
+    Args:
+        net: the net the trees belong to; may be left out.
+        params, buffers: nested dicts.
+
+    Raises:
+        TreeError: if the trees do not fit the net.
+
+    >>> from funcnet import BatchNorm1d, Linear, Sequential
+    >>> net = Sequential(Linear(2, 3), BatchNorm1d(3, affine=False))
+    >>> list(to_state_dict(*net.init(0)))
+    ['0.weight', '0.bias', '1.running_mean', '1.running_var', '1.num_batches_tracked']
+    """
+    if args and isinstance(args[0], Net):
+        net, params, *rest = args
+        return _of_net(net, params, rest[0] if rest else {})
+    params, *rest = args
+    return flatten(_merged(params, rest[0] if rest else {}))
+
+
+def _merged(params: TreeLike, buffers: TreeLike) -> Tree:
+    """One tree of both: at every node params, then buffers, then children in the order of the module."""
+    leaves = {key: value for tree in (params, buffers) for key, value in tree.items() if not isinstance(value, Mapping)}
+    children = [[key for key, value in tree.items() if isinstance(value, Mapping)] for tree in (params, buffers)]
+    nodes = {key: _merged(params.get(key, {}), buffers.get(key, {})) for key in _interleaved(*children)}
+    return {**leaves, **nodes}
+
+
+def _interleaved(first: list[str], second: list[str]) -> list[str]:
+    """Keys of both lists in an order that agrees with both; numbers by size, else ``second`` fills in behind its own."""
+    if all(key.isdecimal() for key in (*first, *second)):
+        return sorted({*first, *second}, key=int)
+    merged = list(first)
+    for index, key in enumerate(second):
+        if key not in merged:
+            before = next((merged.index(other) for other in reversed(second[:index]) if other in merged), -1)
+            merged.insert(before + 1, key)
+    return merged
+
+
+def _of_net(net: Net, params: TreeLike, buffers: TreeLike) -> Flat:
+    lines = check_trees(net, params, buffers)
+    if lines:
+        raise refuse(net, lines)
+    aliases = net.aliases
+    flat: Flat = {}
+    for path, below in net.named_nets():
+        for kind, tree in ((Param, params), (Buffer, buffers)):
+            for name, spec in below._own_entries.items():
+                if isinstance(spec, kind) and not (isinstance(spec, Buffer) and not spec.persistent):
+                    key = join(path, name)
+                    flat[key] = get(tree, aliases.get(key, key))
+    return flat
+
+
+def from_state_dict(net: Net, state_dict: Mapping[str, Any], *, copy: bool = True) -> tuple[Tree, Tree]:
+    """The params and buffers of a net from a ``state_dict``.
+
+    Args:
+        net: says which keys and shapes there are.
+        state_dict: as ``module.state_dict()`` or ``torch.load(path, weights_only=True)`` gives it. A tied tensor may be
+            there under one of its names or under all of them; a non-persistent buffer may be missing, and then gets its
+            first value.
+        copy: when false, the trees share memory with ``state_dict``.
+
+    Returns:
+        ``(params, buffers)`` with the dtypes and devices of ``state_dict``.
+
+    Raises:
+        TreeError: lists every missing, extra, mis-shaped and mis-typed key with the nearest name, and ties that differ.
+
+    >>> import torch
+    >>> from funcnet import Linear
+    >>> params, buffers = from_state_dict(Linear(3, 2), torch.nn.Linear(3, 2).state_dict())
+    >>> list(params), buffers
+    (['weight', 'bias'], {})
+    """
+    aliases = net.aliases
+    specs = {join(path, name): spec for path, below in net.named_nets() for name, spec in below._own_entries.items()}
+    given = dict(state_dict)
+    for alias, owner in aliases.items():
+        if owner not in given and alias in given:
+            given[owner] = given[alias]
+        elif alias not in given and owner in given:
+            given[alias] = given[owner]
+    for key, spec in specs.items():
+        if key not in given and isinstance(spec, Buffer) and not spec.persistent:
+            given[key] = _first_value(key, spec)
+    lines = misfits(specs, given)
+    lines += [
+        f"untied      {alias!r} and {owner!r} are one tensor in the net and differ here"
+        for alias, owner in aliases.items()
+        if isinstance(given.get(alias), Tensor) and isinstance(given.get(owner), Tensor)
+        if given[alias] is not given[owner] and not _same_bits(given[alias], given[owner])
+    ]
+    if lines:
+        name = getattr(net, "name", type(net).__name__)
+        raise TreeError(
+            f"the state_dict does not fit {name}: {len(lines)} problem{'s' * (len(lines) > 1)}{bullet_list(lines)}\n"
+            f"Rename or reshape the keys, or build the net the file was saved from."
+        )
+    params: Flat = {}
+    buffers: Flat = {}
+    for entry in net.entries():
+        value = given[entry.path].detach()
+        (params if entry.kind == "params" else buffers)[entry.path] = value.clone() if copy else value
+    return unflatten(params), unflatten(buffers)
+
+
+def _first_value(key: str, spec: Buffer) -> Tensor:
+    try:
+        return spec.init(Stream(0), spec.shape, dtype=spec.dtype)
+    except InitError as error:
+        raise TreeError(f"non-persistent buffer {key!r} is not in the state_dict: {error}") from error
+
+
+def _same_bits(left: Tensor, right: Tensor) -> bool:
+    if left.shape != right.shape or left.dtype != right.dtype:
+        return False
+    return torch.equal(left, right) or torch.equal(left.isnan(), right.isnan()) and torch.equal(
+        left.nan_to_num(), right.nan_to_num()
+    )

@@ -1,0 +1,68 @@
+"""Views of containers: indexing, slicing and iterating over parts, as on the torch.nn containers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from funcnet.core import View
+
+
+class SequenceView(View):
+    """What ``p.layers`` is for a Sequential or ModuleList: a sequence of parts."""
+
+    __slots__ = ()
+
+    def __len__(self) -> int:
+        return len(self._gets)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter([get(self) for get in self._gets])
+
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return Slice([get(self) for get in self._gets[index]])
+        return self._gets[index](self)
+
+
+class Slice(list[Any]):
+    """Some parts of a container, in order; called, it applies them one after the other."""
+
+    def __call__(self, x: Any) -> Any:
+        for part in self:
+            x = part(x)
+        return x
+
+
+class MappingView(View):
+    """What ``p.heads`` is for a ModuleDict: a mapping of names to parts."""
+
+    __slots__ = ()
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __getitem__(self, name: str) -> Any:
+        return self._gets[self._names.index(name)](self) if name in self._names else _no_key(name, self._names)
+
+    def keys(self) -> tuple[str, ...]:
+        """Names of the parts."""
+        return self._names
+
+    def values(self) -> list[Any]:
+        """The parts."""
+        return [get(self) for get in self._gets]
+
+    def items(self) -> list[tuple[str, Any]]:
+        """Names and parts."""
+        return [(name, get(self)) for name, get in zip(self._names, self._gets, strict=True)]
+
+
+def _no_key(name: str, names: tuple[str, ...]) -> Any:
+    raise KeyError(f"{name!r}; the parts are {list(names)}")

@@ -1,0 +1,22 @@
+"""The idea itself: a net is a value, a view is one call's look at it.
+
+``Net`` is an immutable record of hyperparameters and named parts with a body ``forward(p, *inputs)``. It holds no tensor
+and has no mode. ``View`` is the ``p`` of one call: the params, buffers, mode and rng at the body's place. A body may
+equally be handed an ``nn.Module`` with the same names: that is how one body runs both ways.
+
+Reading order: ``_entries`` (what a net declares), ``_net`` (the record and its verbs), ``_view`` (what a body sees),
+``_call`` (one call from start to end), ``_check`` (trees against declarations), ``_compose`` (nets from functions) and
+``_stateful`` (the same body as an ``nn.Module``).
+"""
+
+from funcnet.core._compose import Composed as Composed
+from funcnet.core._compose import compose as compose
+from funcnet.core._entries import Buffer as Buffer
+from funcnet.core._entries import Entry as Entry
+from funcnet.core._entries import Param as Param
+from funcnet.core._net import Function as Function
+from funcnet.core._net import Net as Net
+from funcnet.core._stateful import Body as Body
+from funcnet.core._stateful import FunctionModule as FunctionModule
+from funcnet.core._view import View as View
+from funcnet.core._view import draws_at as draws_at

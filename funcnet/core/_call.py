@@ -1,0 +1,233 @@
+"""One call of a net, from checking what was given to returning what is new."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from funcnet._errors import FuncnetError, PurityError, RandomnessError, ShapeError, TreeError
+from funcnet._typing import Selector, Tree, TreeLike
+from funcnet.core._check import check_trees, refuse
+from funcnet.core._entries import Buffer
+from funcnet.core._view import NOTHING, PASS_RNG, Call, View, origin, draws_at, has, opener, trusted, view_class
+from funcnet.random import Intercept, as_rng
+from funcnet.tree import select
+
+if TYPE_CHECKING:
+    from funcnet.core._net import Net
+
+_EVAL = Call(False, None)
+
+
+class Program:
+    """A net made ready to be called: its view classes and what is known about it beforehand."""
+
+    def __init__(self, net: Net) -> None:
+        self.net = net
+        self.view = view_class(net, {})
+        self.open = opener(net)
+        self.has_buffers = has(net, Buffer)
+        self.foreign = not all(trusted(below) for _, below in net.named_nets())
+        self.always_draws = self.drawing(False)
+        self.seen: tuple[int, int] = (0, 0)
+        self.vetted = False
+
+    @cached_property
+    def draws_in_training(self) -> list[str]:
+        return self.drawing(True)
+
+    def drawing(self, train: Any) -> list[str]:
+        """Paths that draw in this mode."""
+        mode = (lambda path: train) if isinstance(train, bool) else train
+        return [path for path, net in self.net.named_nets() if net.draws(mode(path))]
+
+    # --- the two ways to call ------------------------------------------------------------------------------------------
+
+    def evaluate(self, params: TreeLike, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self.has_buffers or self.always_draws:
+            self._refuse_evaluate()
+        if torch.compiler.is_compiling() or self.seen != (id(params), 0):
+            self._admit(params, NOTHING, (id(params), 0))
+        view = self.open(self.view, params, NOTHING, _EVAL)  # type: ignore[arg-type]
+        if self.foreign:
+            return self._run_foreign(view, params, NOTHING, inputs, kwargs)
+        try:
+            return view(*inputs, **kwargs)
+        except Exception as error:
+            explained = explain(self.net, params, NOTHING, error)
+            if explained is error:
+                raise
+            raise explained from error
+
+    def apply(
+        self,
+        params: TreeLike,
+        buffers: TreeLike,
+        inputs: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        train: Selector,
+        rng: Any,
+    ) -> tuple[Any, Tree]:
+        mode = train if isinstance(train, bool) else select(train)
+        call = _EVAL if rng is None and mode is False else Call(mode, as_rng(rng))
+        if call.rng is None and (mode is not False or self.always_draws):
+            self._refuse_drawing(mode)
+        if torch.compiler.is_compiling() or self.seen != (id(params), id(buffers)):
+            self._admit(params, buffers, (id(params), id(buffers)))
+        fresh = _copy(buffers) if self.has_buffers else {}
+        view = self.open(self.view, params, fresh, call)  # type: ignore[arg-type]
+        if self.foreign:
+            output = self._run_foreign(view, params, fresh, inputs, kwargs)
+        else:
+            try:
+                output = view(*inputs, **kwargs)
+            except Exception as error:
+                explained = explain(self.net, params, buffers, error)
+                if explained is error:
+                    raise
+                raise explained from error
+        if call is not _EVAL:
+            call.closed = True
+        return output, fresh
+
+    def _run_foreign(self, view: View, params: TreeLike, buffers: Tree, inputs: Any, kwargs: Any) -> Any:
+        """Run a body that funcnet did not write: it may draw from torch's generator, or write in place."""
+        watch = _Watch(inputs, kwargs, buffers)
+        call = view._up
+        context: AbstractContextManager[Any] = nullcontext()
+        if call is not _EVAL or not self.vetted:  # the mode costs a third of a small call: a plain eval call pays it once
+            context = Intercept(lambda: draws_at(view))
+        try:
+            with context:
+                output = view(*inputs, **kwargs)
+        except Exception as error:
+            explained = explain(self.net, params, buffers, error)
+            if explained is error:
+                raise
+            raise explained from error
+        watch.check()
+        if not torch.compiler.is_compiling():
+            self.vetted = True
+        return output
+
+    # --- refusals ------------------------------------------------------------------------------------------------------
+
+    def _admit(self, params: TreeLike, buffers: TreeLike, ids: tuple[int, int]) -> None:
+        """Check trees that are new to this net. Later calls with the same dicts rely on it."""
+        lines = check_trees(self.net, params, buffers)
+        if lines:
+            raise refuse(self.net, lines)
+        if not torch.compiler.is_compiling():
+            self.seen = ids
+
+    def _refuse_evaluate(self) -> None:
+        if self.has_buffers:
+            paths = sorted({entry.path for entry in self.net.entries() if entry.kind == "buffers"})
+            raise TreeError(
+                f"net(params, x) has no buffers to give to {', '.join(map(repr, paths))}. "
+                f"Call y, buffers = net.apply(params, buffers, x)."
+            )
+        self._refuse_drawing(False)
+
+    def _refuse_drawing(self, mode: Any) -> None:
+        if mode is True:
+            paths = self.draws_in_training
+        else:
+            paths = self.always_draws if mode is False else self.drawing(mode)
+        if paths:
+            named = ", ".join(repr(path) if path else "the net itself" for path in paths)
+            raise RandomnessError(f"rng is None and random numbers are drawn at {named}. {PASS_RNG}")
+
+
+def _copy(tree: TreeLike) -> Tree:
+    return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in tree.items()}
+
+
+class _Watch:
+    """Notices in-place writes to inputs and buffers, by torch's version counters."""
+
+    __slots__ = ("marks",)
+
+    def __init__(self, inputs: tuple[Any, ...], kwargs: dict[str, Any], buffers: Tree) -> None:
+        self.marks: list[tuple[str, Tensor, int]] = []
+        if torch.compiler.is_compiling():
+            return
+        for index, value in enumerate(inputs):
+            self._mark(f"input {index}", value)
+        for name, value in kwargs.items():
+            self._mark(f"input {name!r}", value)
+        if buffers:
+            self._mark("buffer ", buffers)
+
+    def _mark(self, name: str, value: Any) -> None:
+        if isinstance(value, Tensor):
+            if not value.is_inference():
+                self.marks.append((name, value, value._version))
+        elif isinstance(value, Mapping):
+            for key, item in value.items():
+                self._mark(f"{name}[{key!r}]", item)
+        elif isinstance(value, (list, tuple)):
+            for index, item in enumerate(value):
+                self._mark(f"{name}[{index}]", item)
+
+    def check(self) -> None:
+        written = [name for name, value, version in self.marks if value._version != version]
+        if written:
+            raise PurityError(
+                f"the body wrote in place to {', '.join(written)}, which belongs to the caller and is changed now. Write "
+                f"x = x + 1 for x += 1, and p.name = new for a buffer."
+            )
+
+
+# --- what went wrong, and where ----------------------------------------------------------------------------------------
+
+
+def explain(net: Net, params: TreeLike, buffers: TreeLike, error: Exception) -> Exception:
+    """The error to show for one that came out of a body: with a path, and what funcnet knows about the cause."""
+    if isinstance(error, FuncnetError):
+        return error
+    lines = check_trees(net, params, buffers)
+    if lines:
+        return refuse(net, lines)
+    view = error.obj if isinstance(error, AttributeError) else None
+    if isinstance(view, View):
+        return _no_such_name(view, error)
+    views = list(_views_in(error))
+    if not views:
+        return error
+    _, path = origin(views[-1])
+    where = f"{type(views[-1]).__name__} at {path!r}" if path else type(views[-1]).__name__
+    expects = views[-1]._expects
+    if expects and isinstance(error, (RuntimeError, ValueError, IndexError)):
+        return ShapeError(f"{where} expects {expects}: {error}")
+    if sys.version_info >= (3, 11):
+        error.add_note(f"in the body of {where}")
+    return error
+
+
+def _views_in(error: Exception) -> Iterator[View]:
+    """The views of the bodies an error went through, outermost first."""
+    trace = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        if code.co_argcount:
+            first = trace.tb_frame.f_locals.get(code.co_varnames[0])
+            if isinstance(first, View) and (not code.co_name.startswith("_")):
+                yield first
+        trace = trace.tb_next
+
+
+def _no_such_name(view: View, error: AttributeError) -> AttributeError:
+    _, path = origin(view)
+    cls = type(view)
+    names = sorted(name for name in (*cls.__dict__, *getattr(cls, "__slots__", ())) if not name.startswith("_"))
+    what = f"{cls.__name__} at {path!r}" if path else cls.__name__
+    if isinstance(cls.__dict__.get(error.name or ""), property):
+        return AttributeError(f"{what}: {error.name!r} is a param or a part, which a call cannot replace. Buffers it can.")
+    return AttributeError(f"{what} has no {error.name!r}; it has {', '.join(names) or 'no names'}.")

@@ -1,0 +1,95 @@
+"""Trees against declarations: every misfit at once, with paths and the nearest names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from funcnet._errors import TreeError, bullet_list
+from funcnet._typing import TreeLike
+from funcnet.tree import flatten
+
+if TYPE_CHECKING:
+    from funcnet.core._entries import Buffer, Param
+    from funcnet.core._net import Net
+
+
+def misfits(expected: Mapping[str, Param | Buffer], given: Mapping[str, Any], tree: str = "") -> list[str]:
+    """One line for each path that is missing, extra, mis-shaped or mis-typed.
+
+    Args:
+        expected: declarations by path.
+        given: leaves by path.
+        tree: name of the tree, put before each path: ``params['fc']['weight']``; else paths are joined.
+    """
+    missing = [path for path in expected if path not in given]
+    extra = [path for path in given if path not in expected]
+    lines = [
+        f"missing     {_at(tree, path)}: expected shape {expected[path].shape}{_nearest(path, extra, 'given')}"
+        for path in missing
+    ]
+    lines += [
+        f"extra       {_at(tree, path)}: {_describe(given[path])}{_nearest(path, missing or expected, 'expected')}"
+        for path in extra
+    ]
+    for path, spec in expected.items():
+        if path in given:
+            lines += [f"{line.split(' ', 1)[0]:<11} {_at(tree, path)}: {line.split(' ', 1)[1]}" for line in _misfit(spec, given[path])]
+    return lines
+
+
+def _misfit(spec: Param | Buffer, value: Any) -> Iterable[str]:
+    if not isinstance(value, Tensor):
+        yield f"mis-typed expected a tensor of shape {spec.shape}, got {_describe(value)}"
+    elif tuple(value.shape) != spec.shape:
+        yield f"mis-shaped expected {spec.shape}, got {tuple(value.shape)}{_shape_hint(spec.shape, tuple(value.shape))}"
+    elif spec.dtype is not None and not spec.dtype.is_floating_point and value.dtype != spec.dtype:
+        yield f"mis-typed expected {spec.dtype}, got {value.dtype}"
+
+
+def _shape_hint(expected: Any, got: tuple[int, ...]) -> str:
+    if got[::-1] == expected and len(got) == 2:
+        return ": the transpose"
+    if got[1:] == expected:
+        return f": {got[0]} stacked; map over them with torch.vmap"
+    return ""
+
+
+def _at(tree: str, path: str) -> str:
+    return tree + "".join(f"[{key!r}]" for key in path.split(".")) if tree else repr(path)
+
+
+def _describe(value: Any) -> str:
+    return f"tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"{type(value).__name__} {value!r:.60}"
+
+
+def _nearest(path: str, names: Iterable[str], which: str) -> str:
+    near = get_close_matches(path, list(names), n=1, cutoff=0.5)
+    return f"; nearest {which} name: {near[0]!r}" if near else ""
+
+
+def check_trees(net: Net, params: TreeLike, buffers: TreeLike | None) -> list[str]:
+    """Every misfit of ``params`` (and of ``buffers``, if given) with a net."""
+    lines: list[str] = []
+    for tree, given in (("params", params), ("buffers", buffers)):
+        if given is None:
+            continue
+        if not isinstance(given, Mapping):
+            lines.append(f"mis-typed   {tree}: expected a nested dict of tensors, got {type(given).__name__}")
+            continue
+        expected = {entry.path: entry.spec for entry in net.entries() if entry.kind == tree}
+        lines += misfits(expected, flatten(given), tree)
+    return lines
+
+
+def refuse(net: Net, lines: list[str]) -> TreeError:
+    """The error for misfits."""
+    name = getattr(net, "name", type(net).__name__)
+    noun = "problem" if len(lines) == 1 else "problems"
+    return TreeError(
+        f"params and buffers do not fit {name}: {len(lines)} {noun}{bullet_list(lines)}\n"
+        f"net.init(0) gives the structure; funcnet.from_state_dict(net, sd) reads a state_dict."
+    )

@@ -1,0 +1,110 @@
+"""Nets from plain functions."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from funcnet.core._net import Net
+from funcnet.core._stateful import RESERVED
+
+
+class Composed(Net):
+    """A net made by :func:`compose`: named parts and the function that uses them."""
+
+    name: str
+    body: Callable[..., Any]
+    items: tuple[tuple[str, Any], ...]
+
+    @property
+    def forward(self) -> Callable[..., Any]:  # type: ignore[override]
+        """The body itself, ``body(p, *inputs)``."""
+        return self.body
+
+    @property
+    def __name__(self) -> str:
+        return self.name
+
+    def parts(self) -> Mapping[str, Any]:
+        return dict(self.items)
+
+    def constants(self) -> Mapping[str, Any]:
+        return {}
+
+    def __reduce__(self) -> Any:
+        # By name, as functions are: the decorated name is this net, so the bare body cannot be pickled.
+        module, name = self.body.__module__, self.body.__qualname__
+        found: Any = sys.modules.get(module)
+        for key in name.split("."):
+            found = getattr(found, key, None)
+        if found == self:
+            return (_load, (module, name))
+        return super().__reduce__()
+
+
+def _load(module: str, name: str) -> Any:
+    __import__(module)
+    found: Any = sys.modules[module]
+    for key in name.split("."):
+        found = getattr(found, key)
+    return found
+
+
+def compose(function: Callable[..., Any] | None = None, /, **parts: Any) -> Any:
+    """Make a net of named parts and the function below.
+
+    Args:
+        parts: nets; ``Param`` and ``Buffer``; functions; other hashable values, which the body reads as constants; or
+            ``None`` for a part left out.
+
+    Returns:
+        A decorator of ``body(p, *inputs)``. The result is a :class:`Net` named after the function. In the body ``p.fc(x)``
+        calls a part, ``p.fc.weight`` and ``p.scale`` are tensors, ``p.running = new`` records a new buffer,
+        ``p.training`` is the mode and ``p.rng`` what to draw from.
+
+    Raises:
+        TypeError: if a part is a tensor, a module, or not hashable.
+        ValueError: if a name is one that nn.Module uses itself.
+
+    >>> import torch
+    >>> import torch.nn.functional as F
+    >>> from funcnet import Linear
+    >>> @compose(fc1=Linear(4, 8), fc2=Linear(8, 2))
+    ... def mlp(p, x):
+    ...     return p.fc2(F.relu(p.fc1(x)))
+    >>> params, _ = mlp.init(0)
+    >>> mlp(params, torch.ones(3, 4)).shape
+    torch.Size([3, 2])
+    """
+    for name, part in parts.items():
+        _check_part(name, part)
+
+    def decorate(body: Callable[..., Any]) -> Composed:
+        if not callable(body):
+            raise TypeError(f"compose decorates a function body(p, *inputs), not {body!r}.")
+        name = getattr(body, "__name__", type(body).__name__)
+        return Composed("Lambda" if name == "<lambda>" else name, body, tuple(parts.items()))
+
+    return decorate if function is None else decorate(function)
+
+
+def _check_part(name: str, part: Any) -> None:
+    if name in RESERVED or "." in name:
+        raise ValueError(f"a part cannot be named {name!r}: nn.Module uses that name itself. Choose another.")
+    if isinstance(part, nn.Module):
+        raise TypeError(
+            f"part {name!r} is an nn.Module, which holds its own tensors. Use funcnet.{type(part).__name__}, or "
+            f"funcnet.from_module(module) for a net and its params."
+        )
+    if isinstance(part, Tensor):
+        raise TypeError(f"part {name!r} is a tensor; a net holds none. Declare Param(shape, init) or Buffer(shape, init).")
+    if isinstance(part, (list, dict)):
+        kind = "ModuleList" if isinstance(part, list) else "ModuleDict"
+        raise TypeError(f"part {name!r} is a {type(part).__name__}: wrap nets in funcnet.{kind}, or pass a tuple.")
+    try:
+        hash(part)
+    except TypeError as error:
+        raise TypeError(f"part {name!r} is not hashable: {part!r}. Parts are nets, functions or constants.") from error

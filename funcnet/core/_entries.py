@@ -1,0 +1,76 @@
+"""What a net declares about its tensors: their shapes and first values, never the tensors themselves."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+from funcnet._typing import Shape
+from funcnet.init import as_scheme
+
+
+@dataclass(frozen=True)
+class Param:
+    """A trainable tensor of a net, found at the same name in ``params``.
+
+    Args:
+        shape: its sizes; an int for one axis, ``()`` for a scalar.
+        init: first values: a scheme of :mod:`funcnet.init`, a number, or a function of ``torch.nn.init``.
+        dtype: default the dtype ``net.init`` is called with.
+
+    >>> Param((3, 4), torch.nn.init.xavier_uniform_)
+    Param(shape=(3, 4), init=xavier_uniform(gain=1.0), dtype=None)
+    """
+
+    shape: int | Sequence[int]
+    init: Any = 0.0
+    dtype: torch.dtype | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", _sizes(self.shape))
+        object.__setattr__(self, "init", as_scheme(self.init))
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """A tensor that a call may replace but training does not touch, found at the same name in ``buffers``.
+
+    Args:
+        shape, init, dtype: as for :class:`Param`.
+        persistent: when false, ``state_dict`` leaves it out, as ``register_buffer(persistent=False)`` does.
+
+    >>> Buffer((), 0, dtype=torch.int64)
+    Buffer(shape=(), init=constant(val=0), dtype=torch.int64, persistent=True)
+    """
+
+    shape: int | Sequence[int]
+    init: Any = 0.0
+    dtype: torch.dtype | None = None
+    persistent: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", _sizes(self.shape))
+        object.__setattr__(self, "init", as_scheme(self.init))
+
+
+def _sizes(shape: int | Sequence[int]) -> Shape:
+    sizes = tuple(operator.index(size) for size in ((shape,) if isinstance(shape, int) else shape))
+    if any(size < 0 for size in sizes):
+        raise ValueError(f"a shape has no negative size, got {sizes}.")
+    return sizes
+
+
+class Entry(NamedTuple):
+    """One declared tensor at its place in a net."""
+
+    path: str
+    spec: Param | Buffer
+
+    @property
+    def kind(self) -> str:
+        """The tree it lives in: ``"params"`` or ``"buffers"``."""
+        return "params" if isinstance(self.spec, Param) else "buffers"

@@ -1,0 +1,351 @@
+"""The record: what a net is, and the verbs every net has."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from typing_extensions import dataclass_transform
+
+from funcnet._errors import InitError, TreeError
+from funcnet._typing import Selector, Tree, TreeLike
+from funcnet.core._entries import Buffer, Entry, Param
+from funcnet.random import as_rng, at_path
+from funcnet.tree import join
+
+if TYPE_CHECKING:
+    from funcnet.core._call import Program
+    from funcnet.core._view import View
+
+
+@dataclass_transform(frozen_default=True)
+class Net:
+    """An immutable, hashable record of hyperparameters and named parts, with a body.
+
+    Subclasses are frozen dataclasses without a decorator: their annotated fields are the hyperparameters. They say what
+    they are made of in :meth:`parts` and what they compute in ``forward(p, *inputs)``, where ``p`` is the view of the
+    call: params, buffers and parts by name, the fields, ``p.training`` and ``p.rng``. A ``staticmethod`` named so that
+    its ``p`` is the only state also runs on an ``nn.Module`` of the same names.
+
+    >>> import torch.nn.functional as F
+    >>> class Scaled(Net):
+    ...     features: int
+    ...     def parts(self):
+    ...         return {"scale": Param(self.features, 1.0)}
+    ...     @staticmethod
+    ...     def forward(p, x):
+    ...         return F.relu(x) * p.scale
+    >>> net = Scaled(3)
+    >>> params, buffers = net.init(0)
+    >>> net(params, torch.tensor([-1.0, 0.0, 2.0]))
+    tensor([-0., 0., 2.])
+    """
+
+    forward: Any
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
+
+    # --- what a subclass says ------------------------------------------------------------------------------------------
+
+    def parts(self) -> Mapping[str, Any]:
+        """Named parts in order: nets, ``Param``, ``Buffer``, functions, constants, or ``None`` for one left out."""
+        return {}
+
+    def constants(self) -> Mapping[str, Any]:
+        """What a body reads by name besides its parts: the fields."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+
+    def draws(self, training: bool) -> bool:
+        """Whether the body itself draws random numbers in this mode."""
+        return False
+
+    def check_init(self, path: str) -> None:
+        """Raise InitError if the first values of this net, found at ``path``, are not known."""
+
+    def expects(self) -> str:
+        """The inputs the body takes, in words, for error messages."""
+        return ""
+
+    def as_module(self) -> nn.Module:
+        """The ``nn.Module`` twin, with tensors of no content; call it under ``torch.device("meta")``."""
+        from funcnet.core._stateful import Body
+
+        return Body(self)
+
+    def view_base(self) -> type[View]:
+        """The class that views of this net extend."""
+        from funcnet.core._view import View
+
+        return View
+
+    # --- calling -------------------------------------------------------------------------------------------------------
+
+    def __call__(self, params: TreeLike, /, *inputs: Any, **kwargs: Any) -> Any:
+        """The output for ``params``, in eval mode: a pure function of its arguments.
+
+        Args:
+            params: nested dict, as :meth:`init` makes it.
+            inputs, kwargs: handed to the body.
+
+        Raises:
+            TreeError: if ``params`` does not fit, or the net needs buffers, which only :meth:`apply` takes.
+            RandomnessError: if the body draws in eval mode too.
+        """
+        return self._program.evaluate(params, inputs, kwargs)
+
+    def apply(
+        self,
+        params: TreeLike,
+        buffers: TreeLike,
+        /,
+        *inputs: Any,
+        train: Selector = False,
+        rng: Any = None,
+        **kwargs: Any,
+    ) -> tuple[Any, Tree]:
+        """The output and the new buffers, in any mode; nothing given is written to.
+
+        Args:
+            params, buffers: nested dicts, as :meth:`init` makes them.
+            inputs, kwargs: handed to the body.
+            train: whether nets are in training mode; or a selector of the paths that are (see ``funcnet.tree.select``).
+            rng: a Key or an int seed; needed where something draws.
+
+        Returns:
+            ``(output, new_buffers)``; ``new_buffers`` has the structure of ``buffers``.
+
+        Raises:
+            TreeError: if ``params`` or ``buffers`` do not fit; lists every misfit.
+            RandomnessError: if a draw is needed and ``rng`` is None; names the paths.
+            PurityError: if a body wrote to an input or a buffer in place.
+        """
+        return self._program.apply(params, buffers, inputs, kwargs, train, rng)
+
+    # --- tensors -------------------------------------------------------------------------------------------------------
+
+    def init(
+        self,
+        rng: Any,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> tuple[Tree, Tree]:
+        """First params and buffers.
+
+        Args:
+            rng: an int seed: the numbers of ``torch.manual_seed(seed)`` followed by building the module. Or a Key: the
+                numbers depend on the path of each tensor, and ``torch.vmap(net.init)(keys)`` makes an ensemble.
+            device: where to put them; default torch's default device. "meta" gives shapes only.
+            dtype: of floating tensors; default that of the layer, else torch's default dtype.
+
+        Raises:
+            InitError: if ``rng`` is missing, or part of the net has no first values.
+        """
+        source = as_rng(rng)
+        if source is None:
+            raise InitError("init needs rng: an int seed (0) or a Key (funcnet.random.key(0)).")
+        params: Tree = {}
+        buffers: Tree = {}
+        for path, net in self.named_nets():
+            net.check_init(path)
+            shared = [join(path, name) in self._all_aliases for name in net._own_entries]
+            for name, spec in net._own_entries.items():
+                where = join(path, name)
+                alias = where in self._all_aliases
+                if alias and all(shared):
+                    continue  # the same layer at a second place: its module was built, and drew, once
+                value = spec.init(
+                    at_path(source, where),
+                    spec.shape,
+                    dtype=spec.dtype or dtype or getattr(net, "dtype", None),
+                    device=device or getattr(net, "device", None),
+                )
+                if not alias:
+                    _place(params if isinstance(spec, Param) else buffers, where, value)
+        return _in_order(params, self, Param), _in_order(buffers, self, Buffer)
+
+    def entries(self) -> Iterator[Entry]:
+        """Every declared tensor with its path, in the order of the module's ``state_dict``; aliases are left out."""
+        for path, net in self.named_nets():
+            for kind in (Param, Buffer):
+                for name, spec in net._own_entries.items():
+                    if isinstance(spec, kind) and join(path, name) not in self._all_aliases:
+                        yield Entry(join(path, name), spec)
+
+    def tie(self, aliases: Mapping[str, str]) -> Net:
+        """This net with tied tensors: each alias path is read from its owner's path and has no entry of its own.
+
+        Args:
+            aliases: alias path -> owner path, e.g. ``{"head.weight": "embed.weight"}``.
+
+        Raises:
+            TreeError: if a path is not a tensor of the net, or the shapes of the two differ.
+        """
+        specs = {join(path, name): spec for path, net in self.named_nets() for name, spec in net._own_entries.items()}
+        table = {**self._aliases, **aliases}
+        problems = [f"{path!r} is not a tensor of the net" for pair in table.items() for path in pair if path not in specs]
+        problems += [f"{owner!r} owns {alias!r} and is an alias itself" for alias, owner in table.items() if owner in table]
+        problems += [
+            f"{alias!r} has shape {specs[alias].shape}, {owner!r} has {specs[owner].shape}"
+            for alias, owner in table.items()
+            if alias in specs and owner in specs and specs[alias].shape != specs[owner].shape
+        ]
+        if problems:
+            raise TreeError(f"cannot tie: {'; '.join(problems)}. The tensors of the net are {sorted(specs)}.")
+        tied = object.__new__(type(self))
+        tied.__dict__.update(self.__getstate__(), _alias_items=tuple(table.items()))
+        return tied
+
+    @property
+    def aliases(self) -> dict[str, str]:
+        """Alias path -> owner path, of this net and of all nets below it."""
+        return dict(self._all_aliases)
+
+    # --- structure -----------------------------------------------------------------------------------------------------
+
+    def named_nets(self, prefix: str = "") -> Iterator[tuple[str, Net]]:
+        """Paths and nets, this one first under ``prefix``, in the order of ``named_modules``."""
+        yield prefix, self
+        for name, net in self._children.items():
+            yield from net.named_nets(join(prefix, name))
+
+    @cached_property
+    def _parts(self) -> dict[str, Any]:
+        self.__dict__["_building"] = True  # so that a misspelt field in parts() does not ask parts() again
+        try:
+            return dict(self.parts())
+        except AttributeError as error:
+            raise TypeError(f"{type(self).__name__}.parts() failed: {error}") from error
+        finally:
+            del self.__dict__["_building"]
+
+    @cached_property
+    def _own_entries(self) -> dict[str, Param | Buffer]:
+        return {name: part for name, part in self._parts.items() if isinstance(part, (Param, Buffer))}
+
+    @cached_property
+    def _children(self) -> dict[str, Net]:
+        return {name: part for name, part in self._parts.items() if isinstance(part, Net)}
+
+    @cached_property
+    def _named_constants(self) -> dict[str, Any]:
+        others = {name: part for name, part in self._parts.items() if not isinstance(part, (Net, Param, Buffer))}
+        return {**self.constants(), **others}
+
+    @property
+    def _aliases(self) -> dict[str, str]:
+        return dict(self.__dict__.get("_alias_items", ()))
+
+    @cached_property
+    def _all_aliases(self) -> dict[str, str]:
+        return {
+            join(path, alias): join(path, owner)
+            for path, net in self.named_nets()
+            for alias, owner in net.__dict__.get("_alias_items", ())
+        }
+
+    @cached_property
+    def _program(self) -> Program:
+        from funcnet.core._call import Program
+
+        return Program(self)
+
+    # --- a value -------------------------------------------------------------------------------------------------------
+
+    def _record(self) -> tuple[Any, ...]:
+        fields = tuple(getattr(self, field.name) for field in dataclasses.fields(self))  # type: ignore[arg-type]
+        return (*fields, self.__dict__.get("_alias_items", ()))
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((type(self), self._record()))
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        return type(other) is type(self) and hash(self) == hash(other) and self._record() == other._record()  # type: ignore[attr-defined]
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __repr__(self) -> str:
+        with torch.device("meta"):
+            return repr(self.as_module())
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("_") and "_building" not in self.__dict__ and name in self._parts:
+            return self._parts[name]
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = {field.name for field in dataclasses.fields(self)} | {"_alias_items"}  # type: ignore[arg-type]
+        return {name: value for name, value in self.__dict__.items() if name in kept}
+
+    def __deepcopy__(self, memo: Any) -> Net:
+        return self
+
+    def __copy__(self) -> Net:
+        return self
+
+
+def _place(tree: Tree, path: str, value: Any) -> None:
+    *parents, leaf = path.split(".")
+    for key in parents:
+        tree = tree.setdefault(key, {})
+    tree[leaf] = value
+
+
+def _in_order(tree: Tree, net: Net, kind: type) -> Tree:
+    """The tree with the keys of each node in the order of the module: own tensors first, then children."""
+    ordered = {name: tree[name] for name, spec in net._own_entries.items() if isinstance(spec, kind) and name in tree}
+    for name, child in net._children.items():
+        if name in tree:
+            ordered[name] = _in_order(tree[name], child, kind)
+    return ordered
+
+
+class Function(Net):
+    """A plain function as a part of a container: ``Sequential(Linear(2, 3), F.relu)`` holds one.
+
+    Args:
+        function: called with the inputs; must not keep state.
+
+    >>> Function(torch.relu)({}, torch.tensor([-1.0, 2.0]))
+    tensor([0., 2.])
+    """
+
+    function: Callable[..., Any]
+
+    def forward(self, _: Any, *inputs: Any, **kwargs: Any) -> Any:
+        return self.function(*inputs, **kwargs)
+
+    def as_module(self) -> nn.Module:
+        from funcnet.core._stateful import FunctionModule
+
+        return FunctionModule(self.function)
+
+
+def as_net(part: Any) -> Net:
+    """A net, or a function made into one.
+
+    Raises:
+        TypeError: if it is neither; an ``nn.Module`` is pointed to ``from_module``.
+    """
+    if isinstance(part, Net):
+        return part
+    if isinstance(part, nn.Module):
+        raise TypeError(
+            f"{type(part).__name__} is an nn.Module, which holds its own tensors. Use funcnet.{type(part).__name__}, or "
+            f"funcnet.from_module(module) for a net and its params."
+        )
+    if callable(part) and not isinstance(part, type):
+        return Function(part)
+    raise TypeError(f"a part is a net or a function, not {part!r}.")
+
+

@@ -1,0 +1,326 @@
+"""What a body sees: its place in the net, for one call.
+
+A view class is generated per net, because views are made for every part on every call and each nanosecond is paid that
+often. What a class holds:
+
+* params of a stock layer are slots, filled when the view is made (a body reads them at the price of an attribute);
+* params and buffers of other nets are properties over the dicts, read-only and recording in turn;
+* parts are properties that make the part's view; a part whose body ignores its view is one shared view.
+
+torch.compile can make an instance of a class only if it knows where the class came from. It knows for attributes of what
+it was given, so children are reached through ``_kids`` on the class, never through a closure.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import lru_cache
+from types import FunctionType
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from funcnet._errors import RandomnessError
+from funcnet._typing import Tree
+from funcnet.core._entries import Buffer, Param
+from funcnet.random import At, Rng, Stream, at_path, fold_in
+from funcnet.tree import get, join
+
+if TYPE_CHECKING:
+    from funcnet.core._net import Net
+
+NOTHING: Tree = {}
+
+
+class Call:
+    """What one call knows: its mode, its source of draws and how often each path drew. The root of every view."""
+
+    __slots__ = ("closed", "counts", "rng", "train")
+
+    def __init__(self, train: Any, rng: Any) -> None:
+        self.train: bool | Callable[[str], bool] = train
+        self.rng: Any = rng
+        self.counts: dict[str, int] = {}
+        self.closed = False
+
+
+class View:
+    """The ``p`` of a body: params, buffers, parts and fields by name, for one call.
+
+    ``p.fc(x)`` calls a part and ``p.fc.weight`` reads its tensor; assigning ``p.running_mean = new`` records a new buffer
+    and writes nothing. An ``nn.Module`` with the same names does the same things.
+    """
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+        _up: Any
+        _name: str
+        _params: Tree
+        _buffers: Tree
+
+        def __getattr__(self, name: str) -> Any: ...
+        def __setattr__(self, name: str, value: Any) -> None: ...
+        def __call__(self, *inputs: Any, **kwargs: Any) -> Any: ...
+
+    _kids: tuple[type[View], ...] = ()
+    _gets: tuple[Callable[[View], Any], ...] = ()
+    _steps: tuple[Callable[[View, Any], Any], ...] = ()
+    _names: tuple[str, ...] = ()
+    _expects: str = ""
+
+    @property
+    def training(self) -> bool:
+        """Whether the net at this place is in training mode."""
+        call, path = origin(self)
+        return call.train if isinstance(call.train, bool) else bool(call.train(path))
+
+    @property
+    def rng(self) -> Tensor | Stream:
+        """What to draw from: with a Key, another Key at every look; with an int seed, its sequence."""
+        draws = draws_at(self)
+        return fold_in(draws.key, draws.salt) if isinstance(draws, At) else draws  # type: ignore[return-value]
+
+    def __repr__(self) -> str:
+        return f"<view of {type(self).__name__} at {origin(self)[1] or 'the root'!r}>"
+
+
+def origin(view: View) -> tuple[Call, str]:
+    """The call a view belongs to, and its path in the net called."""
+    path, up = view._name, view._up
+    while type(up) is not Call:
+        path, up = join(up._name, path), up._up
+    return up, path
+
+
+def draws_at(view: View) -> Rng:
+    """What the next draw at the place of a view draws from.
+
+    Raises:
+        RandomnessError: if the call has no ``rng``, or is over.
+    """
+    call, path = origin(view)
+    if call.rng is None:
+        raise RandomnessError(f"{path or 'the net'!r} draws random numbers and rng is None. {PASS_RNG}")
+    if call.closed:
+        raise RandomnessError(
+            f"{path or 'the net'!r} draws after its call has ended, as when torch.utils.checkpoint runs a part again: the "
+            f"draws would differ from the first run. Checkpoint a function of (params, x, key) that calls the net."
+        )
+    count = call.counts.get(path, 0)
+    call.counts[path] = count + 1
+    return at_path(call.rng, path, count)
+
+
+PASS_RNG = "Pass rng=funcnet.random.key(0), or rng=0 for the draws of torch.manual_seed(0)."
+
+
+# --- generating the classes --------------------------------------------------------------------------------------------
+
+
+def view_class(net: Net, made: dict[Net, type[View]]) -> type[View]:
+    """The class of views of a net; ``made`` holds those of this build, so equal nets share one."""
+    if net in made:
+        return made[net]
+    base = net.view_base()
+    body = body_of(net)
+    entries = net._own_entries
+    slots = ["_up", "_name"]
+    space: dict[str, Any] = {
+        name: staticmethod(value) if isinstance(value, FunctionType) else value
+        for name, value in net._named_constants.items()
+    }
+    params = tuple(name for name, spec in entries.items() if isinstance(spec, Param))
+    if eager(net):
+        slots += params
+        for name in params:
+            space.pop(name, None)  # a flag such as bias=True gives way to the tensor of that name
+    else:
+        slots.append("_params")
+        space.update({name: property(_reader("_params", name)) for name in params})
+    if has(net, Buffer):
+        slots.append("_buffers")
+    for name, spec in entries.items():
+        if isinstance(spec, Buffer):
+            space[name] = property(_reader("_buffers", name), _recorder(name))
+
+    kids, gets, steps = [], [], []
+    for index, (name, child) in enumerate(net._children.items()):
+        kid = view_class(child, made)
+        get, step = _bind(name, index, child, kid)
+        kids.append(kid)
+        gets.append(get)
+        steps.append(step)
+        space[name] = kid._shared if hasattr(kid, "_shared") else property(get)
+    space.update(
+        __slots__=tuple(slots),
+        __call__=body,
+        _kids=tuple(kids),
+        _gets=tuple(gets),
+        _steps=tuple(steps),
+        _names=tuple(net._children),
+        _expects=net.expects() if trusted(net) else "",
+    )
+    name = getattr(net, "name", type(net).__name__)
+    made[net] = cls = type(str(name), (base,), space)
+    if ignores_view(net):
+        shared = cls()
+        shared._up, shared._name = Call(False, None), name
+        cls._shared = shared  # type: ignore[attr-defined]
+    return cls
+
+
+def body_of(net: Net) -> Callable[..., Any]:
+    """``forward`` as a plain function of (p, *inputs), which a class takes as ``__call__``."""
+    body = net.forward
+    if isinstance(body, FunctionType):
+        return body
+
+    def call(p: View, *inputs: Any, **kwargs: Any) -> Any:
+        return body(p, *inputs, **kwargs)
+
+    return call
+
+
+def eager(net: Net) -> bool:
+    """Whether params become slots: where the body is funcnet's own and has no parts."""
+    return trusted(net) and not net._children
+
+
+def trusted(net: Net) -> bool:
+    """Whether the body is funcnet's own: it draws from ``p`` only, and writes nothing in place."""
+    return type(net).__module__.startswith(("funcnet.layers.", "funcnet.combinators."))
+
+
+def has(net: Net, kind: type) -> bool:
+    """Whether a net or one below it declares a Param (or Buffer)."""
+    return any(isinstance(spec, kind) for _, below in net.named_nets() for spec in below._own_entries.values())
+
+
+def ignores_view(net: Net) -> bool:
+    """Whether a body has nothing and looks at nothing: its view argument is called ``_``."""
+    if net._own_entries or net._children:
+        return False
+    return next(iter(inspect.signature(net.forward).parameters), "") == "_"
+
+
+def _reader(tree: str, name: str) -> Callable[[View], Tensor]:
+    def read(view: View) -> Tensor:
+        return getattr(view, tree)[name]
+
+    return read
+
+
+def _recorder(name: str) -> Callable[[View, Tensor], None]:
+    def record(view: View, value: Tensor) -> None:
+        if not isinstance(value, Tensor):
+            raise TypeError(f"buffer {name!r} takes a tensor, not {value!r}.")
+        if not origin(view)[0].closed:  # a part run again after its call (checkpointing) has nothing left to record
+            view._buffers[name] = value
+
+    return record
+
+
+def _bind(name: str, index: int, net: Net, kid: type[View]) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """(get, step) for a part: the part's view; and the part applied to one input, without the view's call in between."""
+    if hasattr(kid, "_shared"):
+        shared = kid._shared
+
+        def get(up: View) -> View:
+            return shared
+
+        forward = net.forward
+        if isinstance(forward, FunctionType):
+            return get, forward
+        return get, lambda up, x: forward(None, x)
+    bind = _filler(_eager_params(net), _source(net, Param), _source(net, Buffer))
+    get, step, _ = bind(name, index, net.__dict__.get("_alias_items", ()), kid.__call__)
+    return get, step
+
+
+def opener(net: Net) -> Callable[[type[View], Tree, Tree, Call], View]:
+    """The function that makes the root view of a call: ``open(view_class, params, buffers, call)``."""
+    bind = _filler(_eager_params(net), _source(net, Param), _source(net, Buffer))
+    return bind("", 0, net.__dict__.get("_alias_items", ()), None)[2]
+
+
+def _eager_params(net: Net) -> tuple[str, ...] | None:
+    """The params that are slots of the net's views; None where they are properties."""
+    if not eager(net):
+        return None
+    return tuple(name for name, spec in net._own_entries.items() if isinstance(spec, Param))
+
+
+def _source(net: Net, kind: type) -> str:
+    """How a view of the net comes by its params (or buffers): "given", "tied" or "nothing"."""
+    if "_alias_items" in net.__dict__:
+        return "tied"
+    return "given" if has(net, kind) else "nothing"
+
+
+@lru_cache(maxsize=None)
+def _filler(eager_params: tuple[str, ...] | None, params: str, buffers: str) -> Callable[..., Any]:
+    """Compile how views of one kind are made; one code object for all nets of that kind keeps them in the cache.
+
+    A function that assigns in a loop, or a class with ``__init__``, makes views at two to four times the price.
+    """
+    tree = {"given": "{}", "tied": "expand({}, aliases)", "nothing": "NOTHING"}
+
+    def fill(params_at: str, buffers_at: str) -> str:
+        lines = []
+        if eager_params is None:
+            lines.append(f"view._params = {tree[params].format(params_at)}")
+        elif eager_params:
+            lines.append(f"tensors = {tree[params].format(params_at)}")
+            lines += [f"view.{name} = tensors[{name!r}]" for name in eager_params]
+        if buffers != "nothing":
+            lines.append(f"view._buffers = {tree[buffers].format(buffers_at)}")
+        return "\n        ".join(lines) or "pass"
+
+    part = fill("up._params[name]", "up._buffers[name]")
+    code = f"""
+def bind(name, index, aliases, body):
+    def get(up):
+        view = up._kids[index]()
+        view._up = up
+        view._name = name
+        {part}
+        return view
+    def step(up, x):
+        view = up._kids[index]()
+        view._up = up
+        view._name = name
+        {part}
+        return body(view, x)
+    def open(view_class, params, buffers, call):
+        view = view_class()
+        view._up = call
+        view._name = ""
+        {fill("params", "buffers")}
+        return view
+    return get, step, open
+"""
+    space: dict[str, Any] = {"NOTHING": NOTHING, "expand": expand}
+    exec(code, space)  # noqa: S102 - the text above, with names of params that are Python identifiers
+    return space["bind"]
+
+
+def expand(tree: Tree, aliases: tuple[tuple[str, str], ...]) -> Tree:
+    """The tree with every alias filled in from its owner; nodes on the way are copied, never written to."""
+    copies: dict[str, Tree] = {"": dict(tree)}
+    for alias, owner in aliases:
+        try:
+            value = get(tree, owner)
+        except ValueError:
+            continue  # the owner lives in the other tree, or is missing, which the check of the call reports
+        *parents, leaf = alias.split(".")
+        path, node = "", copies[""]
+        for key in parents:
+            path = join(path, key)
+            if path not in copies:
+                copies[path] = dict(node.get(key, NOTHING))
+                node[key] = copies[path]
+            node = copies[path]
+        node[leaf] = value
+    return copies[""]

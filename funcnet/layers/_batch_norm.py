@@ -1,0 +1,123 @@
+"""Batch normalisation, the counterpart of torch/nn/modules/batchnorm.py. Axes: N batch, C channel, L D H W space."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from funcnet._torch import under_vmap
+from funcnet.core import Buffer, Param
+from funcnet.layers._layer import Layer
+
+
+class _BatchNorm(Layer):
+    """What the three have in common; each says which ranks it takes."""
+
+    num_features: int
+    eps: float = 1e-5
+    momentum: float | None = 0.1
+    affine: bool = True
+    track_running_stats: bool = True
+    device: Any = None
+    dtype: torch.dtype | None = None
+    bias: bool = field(default=True, kw_only=True)
+
+    def parts(self) -> dict[str, Any]:
+        size, tracked = self.num_features, self.track_running_stats
+        return {
+            "weight": Param(size, 1.0) if self.affine else None,
+            "bias": Param(size, 0.0) if self.affine and self.bias else None,
+            "running_mean": Buffer(size, 0.0) if tracked else None,
+            "running_var": Buffer(size, 1.0) if tracked else None,
+            "num_batches_tracked": Buffer((), 0, dtype=torch.long) if tracked else None,
+        }
+
+    def expects(self) -> str:
+        return f"x with {self.num_features} channels in axis 1"
+
+
+def _batch_norm(p: Any, x: Tensor, *ranks: int) -> Tensor:
+    if x.dim() not in ranks:
+        raise ValueError(f"expected {' or '.join(f'{rank}D' for rank in ranks)} input (got {x.dim()}D input)")
+    if p.running_mean is None:
+        return F.batch_norm(x, None, None, p.weight, p.bias, True, p.momentum or 0.0, p.eps)
+    if not p.training:
+        return F.batch_norm(x, p.running_mean, p.running_var, p.weight, p.bias, False, p.momentum or 0.0, p.eps)
+    p.num_batches_tracked = p.num_batches_tracked + 1
+    mean, var = _fresh(p.running_mean, x), _fresh(p.running_var, x)
+    if p.momentum is None and (under_vmap() or torch.compiler.is_compiling()):
+        # The factor is a tensor here and the kernel takes a float, so the averages are rounded once more than there.
+        batch_mean, batch_var = torch.zeros_like(mean), torch.zeros_like(var)
+        y = F.batch_norm(x, batch_mean, batch_var, p.weight, p.bias, True, 1.0, p.eps)
+        factor = 1.0 / p.num_batches_tracked
+        mean, var = torch.lerp(mean, batch_mean, factor), torch.lerp(var, batch_var, factor)
+    else:
+        momentum = 1.0 / float(p.num_batches_tracked) if p.momentum is None else p.momentum
+        y = F.batch_norm(x, mean, var, p.weight, p.bias, True, momentum, p.eps)
+    p.running_mean, p.running_var = mean, var
+    return y
+
+
+def _fresh(buffer: Tensor, x: Tensor) -> Tensor:
+    # A copy, because F.batch_norm writes to it; and batched wherever x is, so that under vmap it can be written to.
+    return buffer + x.new_zeros((), dtype=buffer.dtype)
+
+
+class BatchNorm1d(_BatchNorm):
+    """Normalise each channel over the batch, then scale and shift.
+
+    Args:
+        num_features: size C.
+        eps: added to the variance.
+        momentum: weight of the new batch value, ``new = (1 - m) * old + m * batch``; None for a plain average.
+        affine: when false, ``params`` has no entries.
+        track_running_stats: when false, ``buffers`` has no entries and eval normalises by the batch too.
+        device, dtype: what :meth:`init` uses unless told otherwise.
+        bias: when false, ``params`` has no ``bias`` entry.
+
+    Params: weight (C,), bias (C,).  Draws: none.
+    Buffers: running_mean (C,), running_var (C,), num_batches_tracked (); replaced by each training call.
+    Shape:  x (N, C) or (N, C, L) -> y of the same shape.
+    Raises: ShapeError for another rank.
+    Source: torch.nn.functional.batch_norm.
+
+    >>> bn = BatchNorm1d(3)
+    >>> params, buffers = bn.init(0)
+    >>> y, new = bn.apply(params, buffers, torch.ones(4, 3), train=True)
+    >>> buffers["running_mean"], new["running_mean"]
+    (tensor([0., 0., 0.]), tensor([0.1000, 0.1000, 0.1000]))
+    """
+
+    @staticmethod
+    def forward(p: Any, x: Tensor) -> Tensor:
+        return _batch_norm(p, x, 2, 3)
+
+
+class BatchNorm2d(_BatchNorm):
+    """Normalise each channel over batch and space; see :class:`BatchNorm1d`. Shape: x (N, C, H, W).
+
+    >>> bn = BatchNorm2d(3)
+    >>> bn.apply(*bn.init(0), torch.ones(4, 3, 2, 2))[0].shape
+    torch.Size([4, 3, 2, 2])
+    """
+
+    @staticmethod
+    def forward(p: Any, x: Tensor) -> Tensor:
+        return _batch_norm(p, x, 4)
+
+
+class BatchNorm3d(_BatchNorm):
+    """Normalise each channel over batch and space; see :class:`BatchNorm1d`. Shape: x (N, C, D, H, W).
+
+    >>> bn = BatchNorm3d(3)
+    >>> bn.apply(*bn.init(0), torch.ones(4, 3, 2, 2, 2))[0].shape
+    torch.Size([4, 3, 2, 2, 2])
+    """
+
+    @staticmethod
+    def forward(p: Any, x: Tensor) -> Tensor:
+        return _batch_norm(p, x, 5)

@@ -1,0 +1,124 @@
+"""Convolutions, the counterparts of torch/nn/modules/conv.py. Axes: N batch, I in, O out, L D H W space, k kernel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from funcnet import init
+from funcnet.core import Param
+from funcnet.layers._layer import Layer
+from funcnet.layers._linear import fan_in_uniform
+
+
+class _Conv(Layer):
+    """What the three have in common; each says how many axes of space it has."""
+
+    in_channels: int
+    out_channels: int
+    kernel_size: int | tuple[int, ...]
+    stride: int | tuple[int, ...] = 1
+    padding: str | int | tuple[int, ...] = 0
+    dilation: int | tuple[int, ...] = 1
+    groups: int = 1
+    bias: bool = True
+    padding_mode: str = "zeros"
+    device: Any = None
+    dtype: torch.dtype | None = None
+
+    def parts(self) -> dict[str, Any]:
+        kernel: tuple[int, ...] = self.kernel_size  # type: ignore[assignment]
+        shape = (self.out_channels, self.in_channels // self.groups, *kernel)
+        return {
+            "weight": Param(shape, init.kaiming_uniform(a=math.sqrt(5))),
+            "bias": Param(self.out_channels, fan_in_uniform(math.prod(shape[1:]))) if self.bias else None,
+            "pad": _pad_amounts(self),
+        }
+
+    def expects(self) -> str:
+        space = {1: "L", 2: "H, W", 3: "D, H, W"}[len(self.kernel_size)]  # type: ignore[arg-type]
+        return f"x (N, {self.in_channels}, {space}) or ({self.in_channels}, {space})"
+
+
+def _pad_amounts(conv: _Conv) -> tuple[int, ...]:
+    """What F.pad takes for a padding mode other than zeros: (left, right) of each axis, last axis first."""
+    amounts: list[int] = []
+    for axis in reversed(range(len(conv.kernel_size))):  # type: ignore[arg-type]
+        if conv.padding == "same":
+            total = conv.dilation[axis] * (conv.kernel_size[axis] - 1)  # type: ignore[index]
+            amounts += [total // 2, total - total // 2]
+        else:
+            amounts += [0, 0] if conv.padding == "valid" else [conv.padding[axis]] * 2  # type: ignore[index, list-item]
+    return tuple(amounts)
+
+
+def _convolve(conv: Callable[..., Tensor], p: Any, x: Tensor) -> Tensor:
+    if p.padding_mode == "zeros":
+        return conv(x, p.weight, p.bias, p.stride, p.padding, p.dilation, p.groups)
+    x = F.pad(x, p.pad, mode=p.padding_mode)
+    return conv(x, p.weight, p.bias, p.stride, 0, p.dilation, p.groups)
+
+
+class Conv1d(_Conv):
+    """Convolution over one axis of space.
+
+    Args:
+        in_channels, out_channels: sizes I and O.
+        kernel_size, stride, padding, dilation: an int or a tuple of one; ``padding`` may be "same" or "valid".
+        groups: number of groups the channels are split into.
+        bias: when false, ``params`` has no ``bias`` entry.
+        padding_mode: "zeros", "reflect", "replicate" or "circular".
+        device, dtype: what :meth:`init` uses unless told otherwise.
+
+    Params: weight (O, I / groups, k), bias (O,).  Buffers: none.  Draws: none at apply.
+    Shape:  x (N, I, L) or (I, L) -> y (N, O, L').
+    Raises: ShapeError if the channels of ``x`` are not I.
+    Source: torch.nn.functional.conv1d.
+
+    >>> conv = Conv1d(2, 4, 3, padding="same")
+    >>> conv(conv.init(0)[0], torch.ones(5, 2, 8)).shape
+    torch.Size([5, 4, 8])
+    """
+
+    @staticmethod
+    def forward(p: Any, x: Tensor) -> Tensor:
+        return _convolve(F.conv1d, p, x)
+
+
+class Conv2d(_Conv):
+    """Convolution over two axes of space. Arguments as for :class:`Conv1d`, tuples of two.
+
+    Params: weight (O, I / groups, k, k), bias (O,).  Buffers: none.  Draws: none at apply.
+    Shape:  x (N, I, H, W) or (I, H, W) -> y (N, O, H', W').
+    Source: torch.nn.functional.conv2d.
+
+    >>> conv = Conv2d(1, 20, 3)
+    >>> conv(conv.init(0)[0], torch.ones(5, 1, 8, 8)).shape
+    torch.Size([5, 20, 6, 6])
+    """
+
+    @staticmethod
+    def forward(p: Any, x: Tensor) -> Tensor:
+        return _convolve(F.conv2d, p, x)
+
+
+class Conv3d(_Conv):
+    """Convolution over three axes of space. Arguments as for :class:`Conv1d`, tuples of three.
+
+    Params: weight (O, I / groups, k, k, k), bias (O,).  Buffers: none.  Draws: none at apply.
+    Shape:  x (N, I, D, H, W) or (I, D, H, W) -> y (N, O, D', H', W').
+    Source: torch.nn.functional.conv3d.
+
+    >>> conv = Conv3d(1, 2, 3, stride=2)
+    >>> conv(conv.init(0)[0], torch.ones(1, 7, 7, 7)).shape
+    torch.Size([2, 3, 3, 3])
+    """
+
+    @staticmethod
+    def forward(p: Any, x: Tensor) -> Tensor:
+        return _convolve(F.conv3d, p, x)

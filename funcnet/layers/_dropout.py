@@ -1,0 +1,105 @@
+"""Dropout, the counterpart of torch/nn/modules/dropout.py. Axes: N batch, C channel, L D H W space.
+
+None has params or buffers. In eval mode ``y`` is ``x``; in training each needs ``rng``. ``inplace`` is kept for the twin
+and its ``repr``; a pure call never writes to its input, and the result is the same.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from torch import Tensor
+
+from funcnet.core import draws_at
+from funcnet.layers._layer import Layer
+from funcnet.random import dropout, feature_dropout
+
+
+class _Dropout(Layer):
+    p: float = 0.5
+    inplace: bool = False
+
+    def draws(self, training: bool) -> bool:
+        return training and self.p > 0
+
+
+class Dropout(_Dropout):
+    """Zero each element with probability ``p`` and scale the rest by ``1 / (1 - p)``.
+
+    Args:
+        p: probability that an element is zeroed, in [0, 1].
+        inplace: no effect on the result.
+
+    Shape:  any.  Draws: in training.
+    Source: funcnet.random.dropout, bit-equal to torch.nn.functional.dropout for an int seed.
+
+    >>> import torch
+    >>> y, _ = Dropout(0.5).apply({}, {}, torch.ones(100), train=True, rng=0)
+    >>> sorted(set(y.tolist()))
+    [0.0, 2.0]
+    """
+
+    @staticmethod
+    def forward(p: Any, x: Tensor) -> Tensor:
+        if not p.training or p.p == 0:
+            return x
+        return dropout(x, p.p, rng=draws_at(p))
+
+
+class Dropout1d(_Dropout):
+    """Zero whole channels with probability ``p``. Shape: x (N, C, L) or (C, L). Draws: in training.
+
+    >>> import torch
+    >>> Dropout1d().apply({}, {}, torch.ones(2, 3, 4), train=True, rng=0)[0].shape
+    torch.Size([2, 3, 4])
+    """
+
+    @staticmethod
+    def forward(p: Any, x: Tensor) -> Tensor:
+        if x.dim() not in (2, 3):
+            raise ValueError(f"expected 2D or 3D input, got {x.dim()}D.")
+        return _drop_channels(p, x, 3)
+
+
+class Dropout2d(_Dropout):
+    """Zero whole channels with probability ``p``. Shape: x (N, C, H, W). Draws: in training.
+
+    As in torch, a 3-d input is read as (N, C, L), with a warning.
+
+    >>> import torch
+    >>> Dropout2d().apply({}, {}, torch.ones(2, 3, 4, 4), train=True, rng=0)[0].shape
+    torch.Size([2, 3, 4, 4])
+    """
+
+    @staticmethod
+    def forward(p: Any, x: Tensor) -> Tensor:
+        if x.dim() != 4:
+            warnings.warn(
+                f"Dropout2d read a {x.dim()}D input as (N, C, *), as torch does; Dropout1d is the layer for 3D input.",
+                stacklevel=2,
+            )
+        return _drop_channels(p, x, x.dim())
+
+
+class Dropout3d(_Dropout):
+    """Zero whole channels with probability ``p``. Shape: x (N, C, D, H, W) or (C, D, H, W). Draws: in training.
+
+    >>> import torch
+    >>> Dropout3d().apply({}, {}, torch.ones(2, 3, 4, 4, 4), train=True, rng=0)[0].shape
+    torch.Size([2, 3, 4, 4, 4])
+    """
+
+    @staticmethod
+    def forward(p: Any, x: Tensor) -> Tensor:
+        if x.dim() not in (4, 5):
+            raise ValueError(f"expected 4D or 5D input, got {x.dim()}D.")
+        return _drop_channels(p, x, 5)
+
+
+def _drop_channels(p: Any, x: Tensor, batched_rank: int) -> Tensor:
+    if not p.training or p.p == 0:
+        return x
+    if x.dim() == batched_rank:
+        return feature_dropout(x, p.p, rng=draws_at(p))
+    return feature_dropout(x.unsqueeze(0), p.p, rng=draws_at(p)).squeeze(0)

@@ -1,0 +1,75 @@
+"""Look-up tables, the counterpart of torch/nn/modules/sparse.py. Axes: V entries, E embedding, * any."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from funcnet import init
+from funcnet.core import Param
+from funcnet.init import Draw
+from funcnet.layers._layer import Layer
+
+
+class Embedding(Layer):
+    """Rows of a table, by index.
+
+    Args:
+        num_embeddings: number of rows V.
+        embedding_dim: size E of a row.
+        padding_idx: a row that starts at zero and gets no gradient.
+        max_norm: rows that are looked up and longer than this are shortened to it. The module writes the shortened rows
+            to its weight; here the result and the gradient are the same and ``params`` stay as they are.
+        norm_type: the p of that norm.
+        scale_grad_by_freq: divide gradients by how often an index occurs in ``x``.
+        sparse: make the gradient of the weight a sparse tensor.
+        device, dtype: what :meth:`init` uses unless told otherwise.
+
+    Params: weight (V, E).  Buffers: none.  Draws: none at apply.
+    Shape:  x (*) of ints in [0, V) -> y (*, E).
+    Raises: ShapeError for an index out of range.
+    Source: torch.nn.functional.embedding.
+
+    >>> table = Embedding(10, 4)
+    >>> table(table.init(0)[0], torch.tensor([[1, 2, 3]])).shape
+    torch.Size([1, 3, 4])
+    """
+
+    num_embeddings: int
+    embedding_dim: int
+    padding_idx: int | None = None
+    max_norm: float | None = None
+    norm_type: float = 2.0
+    scale_grad_by_freq: bool = False
+    sparse: bool = False
+    device: Any = None
+    dtype: torch.dtype | None = None
+
+    def parts(self) -> dict[str, Any]:
+        scheme = init.normal()
+        if self.padding_idx is not None:
+            scheme = init.Scheme(_normal_but_one_row, (("row", self.padding_idx),))
+        return {"weight": Param((self.num_embeddings, self.embedding_dim), scheme)}
+
+    def expects(self) -> str:
+        return f"x of ints in [0, {self.num_embeddings})"
+
+    @staticmethod
+    def forward(p: Any, x: Tensor) -> Tensor:
+        weight = p.weight
+        if p.max_norm is not None:
+            weight = weight.clone()  # F.embedding shortens rows in place
+            with torch.no_grad():
+                torch.embedding_renorm_(weight.detach(), x.contiguous(), p.max_norm, p.norm_type)
+        return F.embedding(x, weight, p.padding_idx, None, p.norm_type, p.scale_grad_by_freq, p.sparse)
+
+
+def _normal_but_one_row(draw: Draw, row: int) -> Tensor:
+    table = draw.fill("normal", 0.0, 1.0)
+    if draw.device.type == "meta":
+        return table
+    keep = torch.arange(draw.shape[0], device=table.device) != row
+    return torch.where(keep[:, None], table, table.new_zeros(()))

@@ -1,0 +1,116 @@
+"""Affine layers, the counterparts of torch/nn/modules/linear.py. Axes: I in, O out, * leading."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from funcnet import init
+from funcnet.core import Param
+from funcnet.layers._layer import Layer
+
+
+class Linear(Layer):
+    """Affine map over the last axis, ``y = x @ weight.T + bias``.
+
+    Names, layout and default initialisation match :class:`torch.nn.Linear`.
+
+    Args:
+        in_features: size I of the last axis of ``x``.
+        out_features: size O of the last axis of ``y``.
+        bias: when false, ``params`` has no ``bias`` entry at all.
+        device, dtype: what :meth:`init` uses unless told otherwise.
+
+    Params: weight (O, I), bias (O,).  Buffers: none.  Draws: none at apply.
+    Shape:  x (*, I) -> y (*, O), dtype and device of ``x``.
+    Raises: ShapeError if the last axis of ``x`` is not I.
+    Source: torch.nn.functional.linear.
+
+    >>> fc = Linear(3, 2)
+    >>> params, buffers = fc.init(0)
+    >>> tuple(fc(params, torch.ones(4, 3)).shape), buffers
+    ((4, 2), {})
+    """
+
+    in_features: int
+    out_features: int
+    bias: bool = True
+    device: Any = None
+    dtype: torch.dtype | None = None
+
+    def parts(self) -> dict[str, Any]:
+        return {
+            "weight": Param((self.out_features, self.in_features), init.kaiming_uniform(a=math.sqrt(5))),
+            "bias": Param(self.out_features, fan_in_uniform(self.in_features)) if self.bias else None,
+        }
+
+    def expects(self) -> str:
+        return f"x (*, {self.in_features})"
+
+    @staticmethod
+    def forward(p: Any, x: Tensor) -> Tensor:
+        return F.linear(x, p.weight, p.bias)
+
+
+class Bilinear(Layer):
+    """Bilinear map of two inputs, ``y_o = x1 @ weight_o @ x2 + bias_o``.
+
+    Args:
+        in1_features, in2_features: sizes I1 and I2 of the last axes of ``x1`` and ``x2``.
+        out_features: size O of the last axis of ``y``.
+        bias, device, dtype: as for :class:`Linear`.
+
+    Params: weight (O, I1, I2), bias (O,).  Buffers: none.  Draws: none at apply.
+    Shape:  x1 (*, I1), x2 (*, I2) -> y (*, O).
+    Source: torch.nn.functional.bilinear.
+
+    >>> net = Bilinear(3, 4, 2)
+    >>> net(net.init(0)[0], torch.ones(5, 3), torch.ones(5, 4)).shape
+    torch.Size([5, 2])
+    """
+
+    in1_features: int
+    in2_features: int
+    out_features: int
+    bias: bool = True
+    device: Any = None
+    dtype: torch.dtype | None = None
+
+    def parts(self) -> dict[str, Any]:
+        scheme = fan_in_uniform(self.in1_features)
+        return {
+            "weight": Param((self.out_features, self.in1_features, self.in2_features), scheme),
+            "bias": Param(self.out_features, scheme) if self.bias else None,
+        }
+
+    def expects(self) -> str:
+        return f"x1 (*, {self.in1_features}) and x2 (*, {self.in2_features})"
+
+    @staticmethod
+    def forward(p: Any, x1: Tensor, x2: Tensor) -> Tensor:
+        return F.bilinear(x1, x2, p.weight, p.bias)
+
+
+class Identity(Layer):
+    """Returns its input. Takes any arguments and forgets them, as :class:`torch.nn.Identity` does.
+
+    >>> Identity(54, unused=0.1)({}, torch.ones(2))
+    tensor([1., 1.])
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        del args, kwargs
+
+    @staticmethod
+    def forward(_: Any, x: Tensor) -> Tensor:
+        return x
+
+
+def fan_in_uniform(fan_in: int) -> init.Scheme:
+    """Uniform on plus or minus ``1 / sqrt(fan_in)``: torch's rule for biases."""
+    bound = 1 / math.sqrt(fan_in) if fan_in > 0 else 0
+    return init.uniform(-bound, bound)

@@ -1,0 +1,96 @@
+"""Normalisation within one example, the counterpart of torch/nn/modules/normalization.py."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from funcnet.core import Param
+from funcnet.layers._layer import Layer
+
+
+class LayerNorm(Layer):
+    """Normalise over the last axes, then scale and shift.
+
+    Args:
+        normalized_shape: sizes S of the axes normalised over; an int for one.
+        eps: added to the variance.
+        elementwise_affine: when false, ``params`` has no entries.
+        bias: when false, ``params`` has no ``bias`` entry.
+        device, dtype: what :meth:`init` uses unless told otherwise.
+
+    Params: weight S, bias S.  Buffers: none.  Draws: none.
+    Shape:  x (*, S) -> y of the same shape.
+    Source: torch.nn.functional.layer_norm.
+
+    >>> norm = LayerNorm(3)
+    >>> norm(norm.init(0)[0], torch.tensor([1.0, 2.0, 3.0]))
+    tensor([-1.2247,  0.0000,  1.2247])
+    """
+
+    normalized_shape: int | tuple[int, ...]
+    eps: float = 1e-5
+    elementwise_affine: bool = True
+    bias: bool = True
+    device: Any = None
+    dtype: torch.dtype | None = None
+
+    def parts(self) -> dict[str, Any]:
+        affine = self.elementwise_affine
+        return {
+            "weight": Param(self.normalized_shape, 1.0) if affine else None,
+            "bias": Param(self.normalized_shape, 0.0) if affine and self.bias else None,
+        }
+
+    def expects(self) -> str:
+        return f"x (*, {', '.join(map(str, self.normalized_shape))})"  # type: ignore[arg-type]
+
+    @staticmethod
+    def forward(p: Any, x: Tensor) -> Tensor:
+        return F.layer_norm(x, p.normalized_shape, p.weight, p.bias, p.eps)
+
+
+class GroupNorm(Layer):
+    """Normalise over groups of channels, then scale and shift by channel.
+
+    Args:
+        num_groups: number of groups; divides ``num_channels``.
+        num_channels: size C of axis 1.
+        eps: added to the variance.
+        affine: when false, ``params`` has no entries.
+        device, dtype: what :meth:`init` uses unless told otherwise.
+        bias: when false, ``params`` has no ``bias`` entry.
+
+    Params: weight (C,), bias (C,).  Buffers: none.  Draws: none.
+    Shape:  x (N, C, *) -> y of the same shape.
+    Source: torch.nn.functional.group_norm.
+
+    >>> norm = GroupNorm(2, 4)
+    >>> norm(norm.init(0)[0], torch.ones(1, 4, 3)).shape
+    torch.Size([1, 4, 3])
+    """
+
+    num_groups: int
+    num_channels: int
+    eps: float = 1e-5
+    affine: bool = True
+    device: Any = None
+    dtype: torch.dtype | None = None
+    bias: bool = field(default=True, kw_only=True)
+
+    def parts(self) -> dict[str, Any]:
+        return {
+            "weight": Param(self.num_channels, 1.0) if self.affine else None,
+            "bias": Param(self.num_channels, 0.0) if self.affine and self.bias else None,
+        }
+
+    def expects(self) -> str:
+        return f"x (N, {self.num_channels}, *)"
+
+    @staticmethod
+    def forward(p: Any, x: Tensor) -> Tensor:
+        return F.group_norm(x, p.num_groups, p.weight, p.bias, p.eps)

@@ -1,0 +1,56 @@
+"""Dropout with its randomness passed in; the arithmetic is torch.nn.functional's, so an int seed gives the same bits.
+
+Axes: N batch, C channel, * the rest.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from funcnet._errors import RandomnessError
+from funcnet._typing import Shape
+from funcnet.random._draws import Rng, contiguous_stride, filled
+
+
+def dropout(input: Tensor, p: float = 0.5, training: bool = True, *, rng: Rng | None) -> Tensor:
+    """Zero each element with probability ``p`` and scale the rest by ``1 / (1 - p)``.
+
+    Args:
+        input: any shape.
+        p: probability that an element is zeroed, in [0, 1].
+        training: when false, ``input`` is returned as it is and ``rng`` is not looked at.
+        rng: a Key, or ``p.rng``.
+
+    Source: at::native::_dropout_impl.
+
+    >>> import torch
+    >>> from funcnet.random import key
+    >>> sorted(set(dropout(torch.ones(100), 0.5, rng=key(0)).tolist()))
+    [0.0, 2.0]
+    """
+    return _drop(input, p, training, rng, input.shape, input.stride())
+
+
+def feature_dropout(input: Tensor, p: float = 0.5, training: bool = True, *, rng: Rng | None) -> Tensor:
+    """Zero whole channels, ``input[n, c]``, with probability ``p``; what Dropout1d, 2d and 3d do.
+
+    Args:
+        input: shape (N, C, *).
+        p, training, rng: as in :func:`dropout`.
+
+    Source: at::native::_feature_dropout.
+    """
+    size = (*input.shape[:2], *(1 for _ in input.shape[2:]))
+    return _drop(input, p, training, rng, size, contiguous_stride(size))
+
+
+def _drop(input: Tensor, p: float, training: bool, rng: Rng | None, size: Shape, stride: Shape) -> Tensor:
+    if not 0.0 <= p <= 1.0:
+        raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}")
+    if not training or p == 0 or input.numel() == 0:
+        return input
+    if rng is None:
+        raise RandomnessError("dropout in training draws, and rng is None. Pass a Key or p.rng.")
+    if p == 1:
+        return input * input.new_zeros(())
+    return input * filled(rng, size, stride, "bernoulli", (1 - p,), input.dtype, input.device).div_(1 - p)

@@ -1,0 +1,182 @@
+"""Answer the draws inside a body that calls torch's own random functions, from the ``rng`` of the call.
+
+``F.dropout(x, training=p.training)`` in a body, or anything in a foreign module's forward, would draw from the global
+generator. Within :class:`Intercept` it draws from the call's ``rng``, by the first of these that applies:
+
+* the dropout family is computed by funcnet's own dropout: every transform, every kind of ``rng``;
+* ``rand``, ``randn`` and their ``_like`` forms draw from a Key by the same operator: every transform too;
+* what takes ``generator=`` is given a private one;
+* kernels that draw inside (attention, recurrent layers, rrelu) run with the global generator lent: it is set to the
+  call's numbers under a lock and put back. Eager only.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from funcnet._errors import RandomnessError
+from funcnet._torch import under_vmap
+from funcnet.random._draws import At, Rng, Stream, filled
+from funcnet.random._dropout import dropout, feature_dropout
+from funcnet.random._mix import mix_int
+
+Draws = Callable[[], Rng]
+
+
+class Intercept(TorchFunctionMode):
+    """A context in which torch's random functions draw from ``draws()``, called once per draw."""
+
+    def __init__(self, draws: Draws) -> None:
+        super().__init__()
+        self.draws = draws
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _OWN:
+            return _OWN[func](self.draws, *args, **kwargs)
+        if func in _TAKES_GENERATOR and kwargs.get("generator") is None:
+            return _given_generator(self.draws(), func, args, kwargs)
+        if func in _DRAWS_INSIDE and _DRAWS_INSIDE[func](*args, **kwargs):
+            return _lent(self.draws(), func, args, kwargs)
+        return func(*args, **kwargs)
+
+
+# --- computed by funcnet -----------------------------------------------------------------------------------------------
+
+
+def _dropout(draws: Draws, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    result = dropout(input, p, training, rng=draws() if training and p else None)
+    return input.copy_(result) if inplace and result is not input else result
+
+
+def _feature_dropout(*ranks: int) -> Callable[..., Tensor]:
+    def apply(draws: Draws, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+        batched = input if input.dim() in ranks else input.unsqueeze(0)
+        result = feature_dropout(batched, p, training, rng=draws() if training and p else None).view_as(input)
+        return input.copy_(result) if inplace else result
+
+    return apply
+
+
+_OWN: dict[Any, Callable[..., Tensor]] = {
+    F.dropout: _dropout,
+    torch.dropout: lambda draws, input, p, train: _dropout(draws, input, p, train),
+    torch.dropout_: lambda draws, input, p, train: _dropout(draws, input, p, train, True),
+    F.dropout1d: _feature_dropout(3),
+    F.dropout2d: _feature_dropout(2, 3, 4, 5),
+    F.dropout3d: _feature_dropout(5),
+}
+
+
+# --- given a generator -------------------------------------------------------------------------------------------------
+
+
+def _given_generator(rng: Rng, func: Any, args: Any, kwargs: Any) -> Any:
+    if not isinstance(rng, Stream):
+        if func in _BY_OPERATOR:
+            return _by_operator(rng, *_BY_OPERATOR[func], args, kwargs)
+        if under_vmap() or torch.compiler.is_compiling():
+            raise RandomnessError(
+                f"torch's {func.__name__} cannot draw from a Key under vmap or compile. Draw with uniform, normal or "
+                f"bernoulli of funcnet.random from p.rng."
+            )
+    like = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
+    device = kwargs.get("device") or (torch.get_default_device() if like is None else like.device)
+    generator = _generator(rng, torch.device(device))
+    if func in _LIKE:
+        return _LIKE[func](torch.empty_like(*args, **kwargs), generator=generator)
+    return func(*args, **kwargs, generator=generator)
+
+
+def _by_operator(rng: Rng, kind: str, numbers: tuple[float, ...], like: bool, args: Any, kwargs: Any) -> Tensor:
+    # torch itself works out size, layout, dtype and device; an empty tensor costs next to nothing.
+    kwargs = {name: value for name, value in kwargs.items() if name != "requires_grad"}
+    empty = torch.empty_like(*args, **kwargs) if like else torch.empty(*args, **kwargs)
+    return filled(rng, empty.shape, empty.stride(), kind, numbers, empty.dtype, empty.device)
+
+
+_BY_OPERATOR: dict[Any, tuple[str, tuple[float, ...], bool]] = {
+    torch.rand: ("uniform", (0.0, 1.0), False),
+    torch.randn: ("normal", (0.0, 1.0), False),
+    torch.rand_like: ("uniform", (0.0, 1.0), True),
+    torch.randn_like: ("normal", (0.0, 1.0), True),
+}
+_LIKE: dict[Any, Callable[..., Tensor]] = {torch.rand_like: Tensor.uniform_, torch.randn_like: Tensor.normal_}
+_IN_PLACE = ("uniform_", "normal_", "bernoulli_", "exponential_", "geometric_", "log_normal_", "cauchy_", "random_")
+_TAKES_GENERATOR = frozenset(
+    {
+        *_BY_OPERATOR,
+        *(getattr(torch, name) for name in ("randint", "randperm", "bernoulli", "normal", "multinomial", "poisson")),
+        *(getattr(Tensor, name) for name in (*_IN_PLACE, "bernoulli", "multinomial")),
+    }
+)
+
+
+# --- lent the global generator -----------------------------------------------------------------------------------------
+
+
+def _lent(rng: Rng, func: Any, args: Any, kwargs: Any) -> Any:
+    if under_vmap() or torch.compiler.is_compiling():
+        raise RandomnessError(
+            f"torch's {func.__name__} draws inside its kernel, which works in eager calls outside vmap only. Draw with "
+            f"funcnet.random.dropout and p.rng beside it, or switch its dropout off."
+        )
+    generator = _generator(rng, torch.device("cpu"))
+    with _LOCK:
+        before = torch.get_rng_state()
+        try:
+            torch.set_rng_state(generator.get_state())
+            result = func(*args, **kwargs)
+            generator.set_state(torch.get_rng_state())
+            return result
+        finally:
+            torch.set_rng_state(before)
+
+
+def _attention_draws(query: Any, key: Any, value: Any, attn_mask: Any = None, dropout_p: float = 0.0, *_: Any, **__: Any) -> bool:
+    return dropout_p > 0
+
+
+def _recurrent_draws(*args: Any) -> bool:
+    flag = next(index for index, arg in enumerate(args) if isinstance(arg, bool))  # has_biases, num_layers, dropout, train
+    return bool(args[flag + 2] > 0 and args[flag + 3])
+
+
+def _in_training(index: int, default: bool) -> Callable[..., bool]:
+    return lambda *args, **kwargs: bool(kwargs.get("training", args[index] if len(args) > index else default))
+
+
+def _multi_head_draws(*args: Any, training: bool = True, **_: Any) -> bool:
+    return bool(training and args[9] > 0)
+
+
+_LOCK = threading.RLock()
+_DRAWS_INSIDE: dict[Any, Callable[..., bool]] = {
+    F.scaled_dot_product_attention: _attention_draws,
+    F.multi_head_attention_forward: _multi_head_draws,
+    F.alpha_dropout: _in_training(2, False),
+    F.feature_alpha_dropout: _in_training(2, False),
+    F.rrelu: _in_training(3, False),
+    F.gumbel_softmax: lambda *args, **kwargs: True,
+    F.fractional_max_pool2d: lambda *args, **kwargs: True,
+    F.fractional_max_pool3d: lambda *args, **kwargs: True,
+    **{getattr(torch, name): _recurrent_draws for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")},
+}
+"""What draws within, and whether it does so with these arguments."""
+
+
+def _generator(rng: Rng, device: torch.device) -> torch.Generator:
+    if isinstance(rng, Stream):
+        generator = rng.generator(device)
+        assert generator is not None, "a module draws from torch's generator without Intercept"
+        return generator
+    key, salt = rng if isinstance(rng, At) else (rng, 0)
+    seed = mix_int(int(key.item()) ^ mix_int(salt)) & 0x7FFF_FFFF_FFFF_FFFF
+    return torch.Generator(device).manual_seed(seed)

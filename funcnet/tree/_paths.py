@@ -1,0 +1,116 @@
+"""Nested dict <-> flat dict of joined paths, and maps over the leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import optree
+
+from funcnet._errors import TreeError
+from funcnet._torch import parse_to
+from funcnet._typing import Tree, TreeLike
+
+
+def join(*keys: str) -> str:
+    """The path of nested keys, with empty keys (the root) left out.
+
+    >>> join("", "layers", "0"), join("", "")
+    ('layers.0', '')
+    """
+    return ".".join(key for key in keys if key)
+
+
+def flatten(tree: TreeLike, prefix: str = "") -> dict[str, Any]:
+    """Leaves by joined path, in the tree's own order; empty dicts leave no trace.
+
+    Args:
+        tree: nested dicts; whatever is not a dict is a leaf.
+        prefix: path to put before every key.
+
+    >>> flatten({"fc": {"weight": 1, "bias": 2}, "act": {}})
+    {'fc.weight': 1, 'fc.bias': 2}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        path = f"{prefix}.{key}" if prefix else str(key)
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, path))
+        else:
+            flat[path] = value
+    return flat
+
+
+def unflatten(flat: Mapping[str, Any]) -> Tree:
+    """The nested dict whose joined paths are the keys of ``flat``; inverse of :func:`flatten`.
+
+    Raises:
+        TreeError: if one path is both a leaf and a node (``"a"`` and ``"a.b"``).
+
+    >>> unflatten({"fc.weight": 1, "fc.bias": 2})
+    {'fc': {'weight': 1, 'bias': 2}}
+    """
+    tree: Tree = {}
+    for path, value in flat.items():
+        *parents, leaf = path.split(".")
+        node = tree
+        for key in parents:
+            node = node.setdefault(key, {})
+            if not isinstance(node, dict):
+                raise TreeError(f"{path!r} lies below {key!r}, which is a leaf. Rename one of them.")
+        if leaf in node:
+            raise TreeError(f"{path!r} is a leaf, and other entries lie below it. Rename one of them.")
+        node[leaf] = value
+    return tree
+
+
+def get(tree: TreeLike, path: str) -> Any:
+    """The leaf or subtree at a joined path.
+
+    Raises:
+        TreeError: if nothing is there; names the longest part of the path that exists.
+
+    >>> get({"fc": {"weight": 1}}, "fc.weight")
+    1
+    """
+    node: Any = tree
+    walked = ""
+    for key in path.split(".") if path else ():
+        if not isinstance(node, Mapping) or key not in node:
+            held = f"holds {list(node)}" if isinstance(node, Mapping) else "is a leaf"
+            raise TreeError(f"nothing at {path!r}: {walked or 'the root'!r} {held}, not {key!r}.")
+        node, walked = node[key], join(walked, key)
+    return node
+
+
+def map(function: Callable[..., Any], tree: TreeLike, *rest: TreeLike) -> Tree:  # noqa: A001 - jax.tree.map's name
+    """Apply ``function`` to every leaf (and to the leaves at the same paths of ``rest``).
+
+    Keys keep the order of ``tree``. Raises ValueError where the structures differ.
+
+    >>> map(lambda w, g: w - 0.5 * g, {"b": 1.0, "a": 2.0}, {"a": 2.0, "b": 2.0})
+    {'b': 0.0, 'a': 1.0}
+    """
+    return optree.tree_map(function, tree, *rest)  # type: ignore[arg-type, return-value]
+
+
+def to(tree: TreeLike, *args: Any, **kwargs: Any) -> Tree:
+    """Move or cast every tensor, as ``nn.Module.to`` does: a dtype applies to floating and complex tensors only.
+
+    Args:
+        args, kwargs: what ``torch.Tensor.to`` takes: a device, a dtype, or both.
+
+    >>> import torch
+    >>> moved = to({"weight": torch.ones(2), "steps": torch.tensor(3)}, torch.float64)
+    >>> moved["weight"].dtype, moved["steps"].dtype
+    (torch.float64, torch.int64)
+    """
+    device, dtype, non_blocking, memory_format = parse_to(*args, **kwargs)
+    if memory_format is not None:
+        raise TypeError("funcnet.tree.to takes no memory_format: map tensor.to(memory_format=...) over 4-d leaves.")
+
+    def move(leaf: Any) -> Any:
+        inexact = leaf.is_floating_point() or leaf.is_complex()
+        return leaf.to(device, dtype if inexact else None, non_blocking)
+
+    return map(move, tree)

@@ -59,5 +59,6 @@ from funcnet.layers import Sigmoid as Sigmoid
 from funcnet.layers import Softmax as Softmax
 from funcnet.layers import Tanh as Tanh
 from funcnet.layers import Unflatten as Unflatten
+from funcnet.transforms import value_and_grad as value_and_grad
 
 __version__ = "0.1.0"

@@ -13,3 +13,8 @@ parse_to = torch._C._nn._parse_to  # type: ignore[attr-defined]
 def under_vmap() -> bool:
     """Whether the caller runs inside ``torch.vmap``, at any depth."""
     return any(level.key() == TransformType.Vmap for level in retrieve_all_functorch_interpreters())
+
+
+def under_transform() -> bool:
+    """Whether the caller runs inside any torch.func transform."""
+    return bool(retrieve_all_functorch_interpreters())

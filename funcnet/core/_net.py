@@ -42,7 +42,7 @@ class Net:
     >>> net = Scaled(3)
     >>> params, buffers = net.init(0)
     >>> net(params, torch.tensor([-1.0, 0.0, 2.0]))
-    tensor([-0., 0., 2.])
+    tensor([0., 0., 2.])
     """
 
     forward: Any

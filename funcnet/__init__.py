@@ -24,6 +24,7 @@ from funcnet.core import Net as Net
 from funcnet.core import Param as Param
 from funcnet.core import View as View
 from funcnet.core import compose as compose
+from funcnet.layers import GELU as GELU
 from funcnet.layers import AdaptiveAvgPool1d as AdaptiveAvgPool1d
 from funcnet.layers import AdaptiveAvgPool2d as AdaptiveAvgPool2d
 from funcnet.layers import AdaptiveAvgPool3d as AdaptiveAvgPool3d
@@ -43,7 +44,6 @@ from funcnet.layers import Dropout2d as Dropout2d
 from funcnet.layers import Dropout3d as Dropout3d
 from funcnet.layers import Embedding as Embedding
 from funcnet.layers import Flatten as Flatten
-from funcnet.layers import GELU as GELU
 from funcnet.layers import GroupNorm as GroupNorm
 from funcnet.layers import Identity as Identity
 from funcnet.layers import LayerNorm as LayerNorm
@@ -54,8 +54,8 @@ from funcnet.layers import MaxPool1d as MaxPool1d
 from funcnet.layers import MaxPool2d as MaxPool2d
 from funcnet.layers import MaxPool3d as MaxPool3d
 from funcnet.layers import ReLU as ReLU
-from funcnet.layers import SiLU as SiLU
 from funcnet.layers import Sigmoid as Sigmoid
+from funcnet.layers import SiLU as SiLU
 from funcnet.layers import Softmax as Softmax
 from funcnet.layers import Tanh as Tanh
 from funcnet.layers import Unflatten as Unflatten

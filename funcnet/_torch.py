@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import torch
-from torch._C._functorch import TransformType  # type: ignore[attr-defined]
+from torch._C._functorch import TransformType
 from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
 
-parse_to = torch._C._nn._parse_to  # type: ignore[attr-defined]
+parse_to = torch._C._nn._parse_to
 """``nn.Module.to``'s reading of its arguments: (device, dtype, non_blocking, memory_format)."""
+
+register_constant = torch.utils._pytree.register_constant
+"""Declares a class of immutable, hashable values that compiled code may treat as constants."""
 
 
 def under_vmap() -> bool:
     """Whether the caller runs inside ``torch.vmap``, at any depth."""
+    if torch.compiler.is_compiling():
+        return False  # the compiler traces the batching itself
     return any(level.key() == TransformType.Vmap for level in retrieve_all_functorch_interpreters())
 
 

@@ -27,8 +27,8 @@ _HOOKS = (
 def from_module(module: nn.Module, *, copy: bool = True) -> tuple[Net, Tree, Tree]:
     """The net that computes what a module computes, and its params and buffers.
 
-    Stock layers and containers become the nets of the same name. A module with a forward of its own becomes ``Wrapped``,
-    which runs that forward on a private copy. The module itself is never called and never written to.
+    Stock layers and containers become the nets of the same name. A module with a forward of its own becomes
+    ``Wrapped``, which runs that forward on a private copy. The module itself is never called and never written to.
 
     Args:
         module: any ``nn.Module`` with materialised tensors.
@@ -52,7 +52,9 @@ def from_module(module: nn.Module, *, copy: bool = True) -> tuple[Net, Tree, Tre
         raise ConversionError(f"from_module takes an nn.Module, not {module!r:.80}.{hint}")
     lazy = [name for name, tensor in module.named_parameters() if nn.parameter.is_lazy(tensor)]
     if lazy:
-        raise ConversionError(f"{', '.join(lazy)} have no shape yet. Call the module once on example inputs, then convert.")
+        raise ConversionError(
+            f"{', '.join(lazy)} have no shape yet. Call the module once on example inputs, then convert."
+        )
     net = convert(module)
     params, owners = _collect(list(module.named_parameters(remove_duplicate=False)), copy)
     buffers, buffer_owners = _collect(list(module.named_buffers(remove_duplicate=False)), copy)
@@ -117,5 +119,3 @@ def _declares_the_same(net: Net, module: nn.Module) -> bool:
             held[name] = (tuple(tensor.shape), name not in module._non_persistent_buffers_set)
     declared = {name: (spec.shape, getattr(spec, "persistent", False)) for name, spec in net._own_entries.items()}
     return held == declared
-
-

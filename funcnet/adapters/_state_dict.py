@@ -24,8 +24,8 @@ def to_state_dict(*args: Any) -> Flat:
     """A ``state_dict``: the joined paths are its keys.
 
     ``to_state_dict(params, buffers)`` joins what the trees hold. With the net in front, ``to_state_dict(net, params,
-    buffers)`` is exactly the ``state_dict`` of the module: tied tensors appear under each of their names, non-persistent
-    buffers are left out, and the trees are checked. The tensors are shared, not copied.
+    buffers)`` is exactly the ``state_dict`` of the module: tied tensors appear under each of their names,
+    non-persistent buffers are left out, and the trees are checked. The tensors are shared, not copied.
 
     Args:
         net: the net the trees belong to; may be left out.
@@ -145,6 +145,8 @@ def _first_value(key: str, spec: Buffer) -> Tensor:
 def _same_bits(left: Tensor, right: Tensor) -> bool:
     if left.shape != right.shape or left.dtype != right.dtype:
         return False
-    return torch.equal(left, right) or torch.equal(left.isnan(), right.isnan()) and torch.equal(
-        left.nan_to_num(), right.nan_to_num()
+    return (
+        torch.equal(left, right)
+        or (torch.equal(left.isnan(), right.isnan())
+        and torch.equal(left.nan_to_num(), right.nan_to_num()))
     )

@@ -47,7 +47,11 @@ def to_module(net: Net, params: TreeLike, buffers: TreeLike | None = None) -> nn
             owner = aliases.get(key, key)
             if owner not in owned:
                 value = get(params if isinstance(spec, Param) else buffers, owner).detach().clone()
-                owned[owner] = value if isinstance(spec, Buffer) else nn.Parameter(value, value.is_floating_point() or value.is_complex())
+                owned[owner] = (
+                    value
+                    if isinstance(spec, Buffer)
+                    else nn.Parameter(value, value.is_floating_point() or value.is_complex())
+                )
             held = holder._parameters if isinstance(spec, Param) else holder._buffers
             held[name] = owned[owner]  # type: ignore[assignment]
     return module

@@ -20,11 +20,10 @@ from torch.func import functional_call
 from funcnet._errors import ConversionError, InitError
 from funcnet._torch import under_vmap
 from funcnet._typing import Tree
-from funcnet.core import Buffer, Net, Param, View
+from funcnet.core import Buffer, Net, Param, View, draws_at
 from funcnet.core._view import origin
 from funcnet.init import Draw, Scheme
 from funcnet.random import Intercept
-from funcnet.core import draws_at
 from funcnet.tree import flatten, join
 
 
@@ -70,8 +69,8 @@ class Template:
 class Wrapped(Net):
     """A module's own forward as a net. Made by :func:`funcnet.from_module`.
 
-    Params and buffers have the module's keys; ``named_nets`` shows its children. Calls are pure: new buffers are returned,
-    inputs and module stay as they are, draws come from ``rng``, and threads do not meet.
+    Params and buffers have the module's keys; ``named_nets`` shows its children. Calls are pure: new buffers are
+    returned, inputs and module stay as they are, draws come from ``rng``, and threads do not meet.
     """
 
     template: Template
@@ -82,15 +81,15 @@ class Wrapped(Net):
     def of(cls, module: nn.Module, convert: Callable[[nn.Module], Net]) -> Wrapped:
         """The net for a module; ``convert`` makes those of its children."""
         tensors: dict[str, Param | Buffer] = {}
-        for name, tensor in module._parameters.items():
-            if tensor is not None:
-                tensors[name] = Param(tuple(tensor.shape), Scheme(_unknown, ()))
-        for name, tensor in module._buffers.items():
-            if tensor is not None:
+        for name, param in module._parameters.items():
+            if param is not None:
+                tensors[name] = Param(tuple(param.shape), Scheme(_unknown, ()))
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
                 persistent = name not in module._non_persistent_buffers_set
-                scheme = Scheme(_unknown, ()) if persistent else Scheme(_carried, (("value", Carried(tensor)),))
-                exact = None if tensor.is_floating_point() or tensor.is_complex() else tensor.dtype
-                tensors[name] = Buffer(tuple(tensor.shape), scheme, exact, persistent)
+                scheme = Scheme(_unknown, ()) if persistent else Scheme(_carried, (("value", Carried(buffer)),))
+                exact = None if buffer.is_floating_point() or buffer.is_complex() else buffer.dtype
+                tensors[name] = Buffer(tuple(buffer.shape), scheme, exact, persistent)
         children = tuple((name, convert(child)) for name, child in module._modules.items() if child is not None)
         return cls(Template(_without_weights(module)), children, tuple(tensors.items()))
 

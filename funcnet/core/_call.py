@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from funcnet._errors import FuncnetError, PurityError, RandomnessError, ShapeError, TreeError
+from funcnet._torch import under_transform
 from funcnet._typing import Selector, Tree, TreeLike
-from funcnet.core._check import check_trees, refuse
+from funcnet.core._check import check_trees, expected_of, misfits_of, refuse
 from funcnet.core._entries import Buffer
-from funcnet.core._view import NOTHING, PASS_RNG, Call, View, origin, draws_at, has, opener, trusted, view_class
+from funcnet.core._view import NOTHING, PASS_RNG, Call, View, draws_at, has, opener, origin, trusted, view_class
 from funcnet.random import Intercept, as_rng
 from funcnet.tree import select
 
@@ -32,6 +33,7 @@ class Program:
         self.net = net
         self.view = view_class(net, {})
         self.open = opener(net)
+        self.expected = expected_of(net)
         self.has_buffers = has(net, Buffer)
         self.foreign = not all(trusted(below) for _, below in net.named_nets())
         self.always_draws = self.drawing(False)
@@ -47,13 +49,17 @@ class Program:
         mode = (lambda path: train) if isinstance(train, bool) else train
         return [path for path, net in self.net.named_nets() if net.draws(mode(path))]
 
-    # --- the two ways to call ------------------------------------------------------------------------------------------
+    # --- the two ways to call
+    # ------------------------------------------------------------------------------------------
 
     def evaluate(self, params: TreeLike, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self.has_buffers or self.always_draws:
             self._refuse_evaluate()
-        if torch.compiler.is_compiling() or self.seen != (id(params), 0):
-            self._admit(params, NOTHING, (id(params), 0))
+        if torch.compiler.is_compiling():
+            self._admit(params, NOTHING)
+        elif self.seen != (id(params), 0):
+            self._admit(params, NOTHING)
+            self.seen = (id(params), 0)
         view = self.open(self.view, params, NOTHING, _EVAL)  # type: ignore[arg-type]
         if self.foreign:
             return self._run_foreign(view, params, NOTHING, inputs, kwargs)
@@ -78,8 +84,11 @@ class Program:
         call = _EVAL if rng is None and mode is False else Call(mode, as_rng(rng))
         if call.rng is None and (mode is not False or self.always_draws):
             self._refuse_drawing(mode)
-        if torch.compiler.is_compiling() or self.seen != (id(params), id(buffers)):
-            self._admit(params, buffers, (id(params), id(buffers)))
+        if torch.compiler.is_compiling():
+            self._admit(params, buffers)
+        elif self.seen != (id(params), id(buffers)):
+            self._admit(params, buffers)
+            self.seen = (id(params), id(buffers))
         fresh = _copy(buffers) if self.has_buffers else {}
         view = self.open(self.view, params, fresh, call)  # type: ignore[arg-type]
         if self.foreign:
@@ -101,7 +110,9 @@ class Program:
         watch = _Watch(inputs, kwargs, buffers)
         call = view._up
         context: AbstractContextManager[Any] = nullcontext()
-        if call is not _EVAL or not self.vetted:  # the mode costs a third of a small call: a plain eval call pays it once
+        if (
+            call is not _EVAL or not self.vetted
+        ):  # the mode costs a third of a small call: a plain eval call pays it once
             context = Intercept(lambda: draws_at(view))
         try:
             with context:
@@ -118,13 +129,11 @@ class Program:
 
     # --- refusals ------------------------------------------------------------------------------------------------------
 
-    def _admit(self, params: TreeLike, buffers: TreeLike, ids: tuple[int, int]) -> None:
+    def _admit(self, params: TreeLike, buffers: TreeLike) -> None:
         """Check trees that are new to this net. Later calls with the same dicts rely on it."""
-        lines = check_trees(self.net, params, buffers)
+        lines = misfits_of(self.expected, {"params": params, "buffers": buffers})
         if lines:
             raise refuse(self.net, lines)
-        if not torch.compiler.is_compiling():
-            self.seen = ids
 
     def _refuse_evaluate(self) -> None:
         if self.has_buffers:
@@ -195,19 +204,19 @@ def explain(net: Net, params: TreeLike, buffers: TreeLike, error: Exception) -> 
     lines = check_trees(net, params, buffers)
     if lines:
         return refuse(net, lines)
-    view = error.obj if isinstance(error, AttributeError) else None
-    if isinstance(view, View):
-        return _no_such_name(view, error)
+    if isinstance(error, AttributeError) and isinstance(error.obj, View):
+        return _no_such_name(error.obj, error)
     views = list(_views_in(error))
     if not views:
         return error
     _, path = origin(views[-1])
     where = f"{type(views[-1]).__name__} at {path!r}" if path else type(views[-1]).__name__
     expects = views[-1]._expects
-    if expects and isinstance(error, (RuntimeError, ValueError, IndexError)):
+    # within a transform an error may as well say what torch cannot transform, so it keeps its type
+    if expects and isinstance(error, (RuntimeError, ValueError, IndexError)) and not under_transform():
         return ShapeError(f"{where} expects {expects}: {error}")
     if sys.version_info >= (3, 11):
-        error.add_note(f"in the body of {where}")
+        error.add_note(f"in the body of {where}{expects and f', which expects {expects}'}")
     return error
 
 
@@ -229,5 +238,7 @@ def _no_such_name(view: View, error: AttributeError) -> AttributeError:
     names = sorted(name for name in (*cls.__dict__, *getattr(cls, "__slots__", ())) if not name.startswith("_"))
     what = f"{cls.__name__} at {path!r}" if path else cls.__name__
     if isinstance(cls.__dict__.get(error.name or ""), property):
-        return AttributeError(f"{what}: {error.name!r} is a param or a part, which a call cannot replace. Buffers it can.")
+        return AttributeError(
+            f"{what}: {error.name!r} is a param or a part, which a call cannot replace. Buffers it can."
+        )
     return AttributeError(f"{what} has no {error.name!r}; it has {', '.join(names) or 'no names'}.")

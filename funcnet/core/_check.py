@@ -37,7 +37,10 @@ def misfits(expected: Mapping[str, Param | Buffer], given: Mapping[str, Any], tr
     ]
     for path, spec in expected.items():
         if path in given:
-            lines += [f"{line.split(' ', 1)[0]:<11} {_at(tree, path)}: {line.split(' ', 1)[1]}" for line in _misfit(spec, given[path])]
+            lines += [
+                f"{line.split(' ', 1)[0]:<11} {_at(tree, path)}: {line.split(' ', 1)[1]}"
+                for line in _misfit(spec, given[path])
+            ]
     return lines
 
 
@@ -63,7 +66,11 @@ def _at(tree: str, path: str) -> str:
 
 
 def _describe(value: Any) -> str:
-    return f"tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"{type(value).__name__} {value!r:.60}"
+    return (
+        f"tensor of shape {tuple(value.shape)}"
+        if isinstance(value, Tensor)
+        else f"{type(value).__name__} {value!r:.60}"
+    )
 
 
 def _nearest(path: str, names: Iterable[str], which: str) -> str:
@@ -71,18 +78,26 @@ def _nearest(path: str, names: Iterable[str], which: str) -> str:
     return f"; nearest {which} name: {near[0]!r}" if near else ""
 
 
-def check_trees(net: Net, params: TreeLike, buffers: TreeLike | None) -> list[str]:
-    """Every misfit of ``params`` (and of ``buffers``, if given) with a net."""
+def expected_of(net: Net) -> dict[str, dict[str, Param | Buffer]]:
+    """Declarations by path, for each tree of a net."""
+    entries = list(net.entries())
+    return {tree: {entry.path: entry.spec for entry in entries if entry.kind == tree} for tree in ("params", "buffers")}
+
+
+def misfits_of(expected: Mapping[str, Mapping[str, Param | Buffer]], given: Mapping[str, TreeLike]) -> list[str]:
+    """Every misfit of the given trees."""
     lines: list[str] = []
-    for tree, given in (("params", params), ("buffers", buffers)):
-        if given is None:
-            continue
-        if not isinstance(given, Mapping):
-            lines.append(f"mis-typed   {tree}: expected a nested dict of tensors, got {type(given).__name__}")
-            continue
-        expected = {entry.path: entry.spec for entry in net.entries() if entry.kind == tree}
-        lines += misfits(expected, flatten(given), tree)
+    for tree, leaves in given.items():
+        if isinstance(leaves, Mapping):
+            lines += misfits(expected[tree], flatten(leaves), tree)
+        else:
+            lines.append(f"mis-typed   {tree}: expected a nested dict of tensors, got {type(leaves).__name__}")
     return lines
+
+
+def check_trees(net: Net, params: TreeLike, buffers: TreeLike) -> list[str]:
+    """Every misfit of ``params`` and ``buffers`` with a net."""
+    return misfits_of(expected_of(net), {"params": params, "buffers": buffers})
 
 
 def refuse(net: Net, lines: list[str]) -> TreeError:

@@ -20,7 +20,7 @@ class Composed(Net):
     items: tuple[tuple[str, Any], ...]
 
     @property
-    def forward(self) -> Callable[..., Any]:  # type: ignore[override]
+    def forward(self) -> Callable[..., Any]:
         """The body itself, ``body(p, *inputs)``."""
         return self.body
 
@@ -100,7 +100,9 @@ def _check_part(name: str, part: Any) -> None:
             f"funcnet.from_module(module) for a net and its params."
         )
     if isinstance(part, Tensor):
-        raise TypeError(f"part {name!r} is a tensor; a net holds none. Declare Param(shape, init) or Buffer(shape, init).")
+        raise TypeError(
+            f"part {name!r} is a tensor; a net holds none. Declare Param(shape, init) or Buffer(shape, init)."
+        )
     if isinstance(part, (list, dict)):
         kind = "ModuleList" if isinstance(part, list) else "ModuleDict"
         raise TypeError(f"part {name!r} is a {type(part).__name__}: wrap nets in funcnet.{kind}, or pass a tuple.")

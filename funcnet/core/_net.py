@@ -12,6 +12,7 @@ from torch import nn
 from typing_extensions import dataclass_transform
 
 from funcnet._errors import InitError, TreeError
+from funcnet._torch import register_constant
 from funcnet._typing import Selector, Tree, TreeLike
 from funcnet.core._entries import Buffer, Entry, Param
 from funcnet.random import as_rng, at_path
@@ -50,8 +51,10 @@ class Net:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
+        register_constant(cls)  # so torch.compile and torch's pytrees take a net for the value it is
 
-    # --- what a subclass says ------------------------------------------------------------------------------------------
+    # --- what a subclass says
+    # ------------------------------------------------------------------------------------------
 
     def parts(self) -> Mapping[str, Any]:
         """Named parts in order: nets, ``Param``, ``Buffer``, functions, constants, or ``None`` for one left out."""
@@ -189,8 +192,12 @@ class Net:
         """
         specs = {join(path, name): spec for path, net in self.named_nets() for name, spec in net._own_entries.items()}
         table = {**self._aliases, **aliases}
-        problems = [f"{path!r} is not a tensor of the net" for pair in table.items() for path in pair if path not in specs]
-        problems += [f"{owner!r} owns {alias!r} and is an alias itself" for alias, owner in table.items() if owner in table]
+        problems = [
+            f"{path!r} is not a tensor of the net" for pair in table.items() for path in pair if path not in specs
+        ]
+        problems += [
+            f"{owner!r} owns {alias!r} and is an alias itself" for alias, owner in table.items() if owner in table
+        ]
         problems += [
             f"{alias!r} has shape {specs[alias].shape}, {owner!r} has {specs[owner].shape}"
             for alias, owner in table.items()
@@ -250,11 +257,11 @@ class Net:
             for alias, owner in net.__dict__.get("_alias_items", ())
         }
 
-    @cached_property
+    @property
     def _program(self) -> Program:
-        from funcnet.core._call import Program
-
-        return Program(self)
+        if torch.compiler.is_compiling() or "_built" not in self.__dict__:
+            _build(self)
+        return self.__dict__["_built"]
 
     # --- a value -------------------------------------------------------------------------------------------------------
 
@@ -269,7 +276,7 @@ class Net:
     def __eq__(self, other: object) -> bool:
         if self is other:
             return True
-        return type(other) is type(self) and hash(self) == hash(other) and self._record() == other._record()  # type: ignore[attr-defined]
+        return type(other) is type(self) and hash(self) == hash(other) and self._record() == other._record()
 
     def __hash__(self) -> int:
         return self._hash
@@ -292,6 +299,17 @@ class Net:
 
     def __copy__(self) -> Net:
         return self
+
+
+@torch.compiler.assume_constant_result
+def _build(net: Net) -> bool:
+    # torch.compile cannot trace how view classes are made, so it is told to call this and believe the result. What it
+    # can take for a constant is a bool, not a Program; that it finds on the net afterwards.
+    from funcnet.core._call import Program
+
+    if "_built" not in net.__dict__:
+        net.__dict__["_built"] = Program(net)
+    return True
 
 
 def _place(tree: Tree, path: str, value: Any) -> None:
@@ -347,5 +365,3 @@ def as_net(part: Any) -> Net:
     if callable(part) and not isinstance(part, type):
         return Function(part)
     raise TypeError(f"a part is a net or a function, not {part!r}.")
-
-

@@ -7,15 +7,15 @@ often. What a class holds:
 * params and buffers of other nets are properties over the dicts, read-only and recording in turn;
 * parts are properties that make the part's view; a part whose body ignores its view is one shared view.
 
-torch.compile can make an instance of a class only if it knows where the class came from. It knows for attributes of what
-it was given, so children are reached through ``_kids`` on the class, never through a closure.
+torch.compile can make an instance of a class only if it knows where the class came from. It knows for attributes of
+what it was given, so children are reached through ``_kids`` on the class, never through a closure.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +80,7 @@ class View:
     def rng(self) -> Tensor | Stream:
         """What to draw from: with a Key, another Key at every look; with an int seed, its sequence."""
         draws = draws_at(self)
-        return fold_in(draws.key, draws.salt) if isinstance(draws, At) else draws  # type: ignore[return-value]
+        return fold_in(draws.key, draws.salt) if isinstance(draws, At) else draws
 
     def __repr__(self) -> str:
         return f"<view of {type(self).__name__} at {origin(self)[1] or 'the root'!r}>"
@@ -116,7 +116,8 @@ def draws_at(view: View) -> Rng:
 PASS_RNG = "Pass rng=funcnet.random.key(0), or rng=0 for the draws of torch.manual_seed(0)."
 
 
-# --- generating the classes --------------------------------------------------------------------------------------------
+# --- generating the classes
+# --------------------------------------------------------------------------------------------
 
 
 def view_class(net: Net, made: dict[Net, type[View]]) -> type[View]:
@@ -259,7 +260,7 @@ def _source(net: Net, kind: type) -> str:
     return "given" if has(net, kind) else "nothing"
 
 
-@lru_cache(maxsize=None)
+@cache
 def _filler(eager_params: tuple[str, ...] | None, params: str, buffers: str) -> Callable[..., Any]:
     """Compile how views of one kind are made; one code object for all nets of that kind keeps them in the cache.
 
@@ -302,7 +303,7 @@ def bind(name, index, aliases, body):
     return get, step, open
 """
     space: dict[str, Any] = {"NOTHING": NOTHING, "expand": expand}
-    exec(code, space)  # noqa: S102 - the text above, with names of params that are Python identifiers
+    exec(code, space)
     return space["bind"]
 
 

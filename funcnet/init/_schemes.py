@@ -21,7 +21,7 @@ from funcnet.random._draws import contiguous_stride, filled
 class Draw:
     """Where a scheme's numbers go: one tensor to make, and the source of its draws."""
 
-    rng: Rng | None
+    rng: Rng
     shape: Shape
     dtype: torch.dtype
     device: torch.device
@@ -62,8 +62,11 @@ class Scheme:
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> Tensor:
+        source = rng if isinstance(rng, At) else as_rng(rng)
+        if source is None:
+            raise InitError(f"{self!r} needs rng: an int seed (0) or a Key (funcnet.random.key(0)).")
         draw = Draw(
-            rng if isinstance(rng, At) else as_rng(rng), tuple(shape), dtype or torch.get_default_dtype(), torch.device(device or torch.get_default_device())
+            source, tuple(shape), dtype or torch.get_default_dtype(), torch.device(device or torch.get_default_device())
         )
         return self.make(draw, **dict(self.options))
 

@@ -1,7 +1,7 @@
 """Elementwise functions and softmaxes, the counterparts of torch/nn/modules/activation.py.
 
-None has params, buffers or draws, and the shape of ``y`` is the shape of ``x``. ``inplace`` is kept for the twin and its
-``repr``; a pure call never writes to its input, and the result is the same.
+None has params, buffers or draws, and the shape of ``y`` is the shape of ``x``. ``inplace`` is kept for the twin and
+its ``repr``; a pure call never writes to its input, and the result is the same.
 """
 
 from __future__ import annotations

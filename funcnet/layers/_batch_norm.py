@@ -49,7 +49,7 @@ def _batch_norm(p: Any, x: Tensor, *ranks: int) -> Tensor:
         return F.batch_norm(x, p.running_mean, p.running_var, p.weight, p.bias, False, p.momentum or 0.0, p.eps)
     p.num_batches_tracked = p.num_batches_tracked + 1
     mean, var = _fresh(p.running_mean, x), _fresh(p.running_var, x)
-    if p.momentum is None and (under_vmap() or torch.compiler.is_compiling()):
+    if p.momentum is None and (torch.compiler.is_compiling() or under_vmap()):
         # The factor is a tensor here and the kernel takes a float, so the averages are rounded once more than there.
         batch_mean, batch_var = torch.zeros_like(mean), torch.zeros_like(var)
         y = F.batch_norm(x, batch_mean, batch_var, p.weight, p.bias, True, 1.0, p.eps)

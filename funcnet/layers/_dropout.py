@@ -1,7 +1,7 @@
 """Dropout, the counterpart of torch/nn/modules/dropout.py. Axes: N batch, C channel, L D H W space.
 
-None has params or buffers. In eval mode ``y`` is ``x``; in training each needs ``rng``. ``inplace`` is kept for the twin
-and its ``repr``; a pure call never writes to its input, and the result is the same.
+None has params or buffers. In eval mode ``y`` is ``x``; in training each needs ``rng``. ``inplace`` is kept for the
+twin and its ``repr``; a pure call never writes to its input, and the result is the same.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from funcnet import init
+from funcnet._torch import under_vmap
 from funcnet.core import Param
 from funcnet.init import Draw
 from funcnet.layers._layer import Layer
@@ -61,10 +62,20 @@ class Embedding(Layer):
     def forward(p: Any, x: Tensor) -> Tensor:
         weight = p.weight
         if p.max_norm is not None:
-            weight = weight.clone()  # F.embedding shortens rows in place
-            with torch.no_grad():
-                torch.embedding_renorm_(weight.detach(), x.contiguous(), p.max_norm, p.norm_type)
+            weight = _shortened(p, x)
         return F.embedding(x, weight, p.padding_idx, None, p.norm_type, p.scale_grad_by_freq, p.sparse)
+
+
+def _shortened(p: Any, x: Tensor) -> Tensor:
+    """The weight with the rows of ``x`` at most ``max_norm`` long; its gradient is the weight's own, as in the module."""
+    if under_vmap():  # the in-place kernel has no batching rule
+        norms = p.weight.detach().norm(p.norm_type, dim=1, keepdim=True)
+        scale = torch.where(norms > p.max_norm, p.max_norm / (norms + 1e-7), 1.0)
+        return p.weight + (p.weight.detach() * scale - p.weight.detach())
+    weight = p.weight.clone()  # F.embedding would shorten rows of the params in place
+    with torch.no_grad():
+        torch.embedding_renorm_(weight.detach(), x.contiguous(), p.max_norm, p.norm_type)
+    return weight
 
 
 def _normal_but_one_row(draw: Draw, row: int) -> Tensor:

@@ -40,7 +40,7 @@ class Layer(Net):
             object.__setattr__(self, name, value)
 
     def as_module(self) -> nn.Module:
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         if fields.get("device") is not None:
             fields["device"] = "meta"
         takes = inspect.signature(self.twin).parameters
@@ -55,7 +55,7 @@ class Layer(Net):
 
 def _read(cls: type[Layer], module: nn.Module) -> dict[str, Any]:
     fields = {}
-    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+    for field in dataclasses.fields(cls):
         if field.name in _FACTORY:
             continue
         value = getattr(module, field.name)
@@ -63,5 +63,3 @@ def _read(cls: type[Layer], module: nn.Module) -> dict[str, Any]:
             value = value is not None
         fields[field.name] = tuple(value) if isinstance(value, (list, torch.Size)) else value
     return fields
-
-

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from funcnet import init
+from funcnet._torch import under_vmap
 from funcnet.core import Param
 from funcnet.layers._layer import Layer
 
@@ -92,7 +93,11 @@ class Bilinear(Layer):
 
     @staticmethod
     def forward(p: Any, x1: Tensor, x2: Tensor) -> Tensor:
-        return F.bilinear(x1, x2, p.weight, p.bias)
+        if not under_vmap():
+            return F.bilinear(x1, x2, p.weight, p.bias)
+        # the kernel has no batching rule: torch would loop over the examples
+        y = torch.einsum("...i,oij,...j->...o", x1, p.weight, x2)
+        return y if p.bias is None else y + p.bias
 
 
 class Identity(Layer):

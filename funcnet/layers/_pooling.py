@@ -128,9 +128,7 @@ class AvgPool2d(_AvgPool):
 
     @staticmethod
     def forward(p: Any, x: Tensor) -> Tensor:
-        return F.avg_pool2d(
-            x, p.kernel_size, p.stride, p.padding, p.ceil_mode, p.count_include_pad, p.divisor_override
-        )
+        return F.avg_pool2d(x, p.kernel_size, p.stride, p.padding, p.ceil_mode, p.count_include_pad, p.divisor_override)
 
 
 class AvgPool3d(_AvgPool):
@@ -143,9 +141,7 @@ class AvgPool3d(_AvgPool):
 
     @staticmethod
     def forward(p: Any, x: Tensor) -> Tensor:
-        return F.avg_pool3d(
-            x, p.kernel_size, p.stride, p.padding, p.ceil_mode, p.count_include_pad, p.divisor_override
-        )
+        return F.avg_pool3d(x, p.kernel_size, p.stride, p.padding, p.ceil_mode, p.count_include_pad, p.divisor_override)
 
 
 class _AdaptiveAvgPool(Layer):

@@ -48,7 +48,8 @@ class Intercept(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-# --- computed by funcnet -----------------------------------------------------------------------------------------------
+# --- computed by funcnet
+# -----------------------------------------------------------------------------------------------
 
 
 def _dropout(draws: Draws, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
@@ -82,7 +83,7 @@ def _given_generator(rng: Rng, func: Any, args: Any, kwargs: Any) -> Any:
     if not isinstance(rng, Stream):
         if func in _BY_OPERATOR:
             return _by_operator(rng, *_BY_OPERATOR[func], args, kwargs)
-        if under_vmap() or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or under_vmap():
             raise RandomnessError(
                 f"torch's {func.__name__} cannot draw from a Key under vmap or compile. Draw with uniform, normal or "
                 f"bernoulli of funcnet.random from p.rng."
@@ -123,7 +124,7 @@ _TAKES_GENERATOR = frozenset(
 
 
 def _lent(rng: Rng, func: Any, args: Any, kwargs: Any) -> Any:
-    if under_vmap() or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or under_vmap():
         raise RandomnessError(
             f"torch's {func.__name__} draws inside its kernel, which works in eager calls outside vmap only. Draw with "
             f"funcnet.random.dropout and p.rng beside it, or switch its dropout off."
@@ -140,12 +141,16 @@ def _lent(rng: Rng, func: Any, args: Any, kwargs: Any) -> Any:
             torch.set_rng_state(before)
 
 
-def _attention_draws(query: Any, key: Any, value: Any, attn_mask: Any = None, dropout_p: float = 0.0, *_: Any, **__: Any) -> bool:
+def _attention_draws(
+    query: Any, key: Any, value: Any, attn_mask: Any = None, dropout_p: float = 0.0, *_: Any, **__: Any
+) -> bool:
     return dropout_p > 0
 
 
 def _recurrent_draws(*args: Any) -> bool:
-    flag = next(index for index, arg in enumerate(args) if isinstance(arg, bool))  # has_biases, num_layers, dropout, train
+    flag = next(
+        index for index, arg in enumerate(args) if isinstance(arg, bool)
+    )  # has_biases, num_layers, dropout, train
     return bool(args[flag + 2] > 0 and args[flag + 3])
 
 

@@ -61,7 +61,11 @@ def check_key(key: Any) -> None:
     if not isinstance(key, Tensor):
         raise RandomnessError(f"expected a Key, got {key!r}. Make one with funcnet.random.key(seed).")
     if key.dtype != torch.int64 or key.dim():
-        hint = "Take one of them, or vmap over them." if key.dtype == torch.int64 else "Make one with funcnet.random.key(seed)."
+        hint = (
+            "Take one of them, or vmap over them."
+            if key.dtype == torch.int64
+            else "Make one with funcnet.random.key(seed)."
+        )
         raise RandomnessError(
             f"expected one Key, a tensor of shape () and dtype torch.int64, "
             f"got shape {tuple(key.shape)} and dtype {key.dtype}. {hint}"

@@ -48,7 +48,7 @@ def _logical_shift(value: Tensor, bits: int) -> Tensor:
     return (value >> bits) & ((1 << (64 - bits)) - 1)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[misc]
+@torch.compiler.assume_constant_result
 def path_salt(path: str) -> int:
     """A number below 2**62 that stands for a path, the same on every machine and in every process."""
     salt = _SALTS.get(path)

@@ -16,9 +16,9 @@ from funcnet._torch import under_transform
 def value_and_grad(function: Callable[..., Any], argnums: int = 0, has_aux: bool = False) -> Callable[..., Any]:
     """A function that returns the value of ``function`` and its gradient by one argument.
 
-    At top level it runs torch.autograd.grad, which frees the graph as it goes; ``torch.func.grad`` always keeps it for a
-    second derivative, at about twice the peak memory. Under vmap, grad or compile it is ``torch.func.grad_and_value``, so
-    it nests. The bits are the same.
+    At top level it runs torch.autograd.grad, which frees the graph as it goes; ``torch.func.grad`` always keeps it for
+    a second derivative, at about twice the peak memory. Under vmap, grad or compile it is
+    ``torch.func.grad_and_value``, so it nests. The bits are the same.
 
     Args:
         function: returns a scalar tensor; with ``has_aux``, a pair of one and anything.
@@ -38,7 +38,7 @@ def value_and_grad(function: Callable[..., Any], argnums: int = 0, has_aux: bool
 
     @wraps(function)
     def both(*args: Any, **kwargs: Any) -> Any:
-        if under_transform() or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or under_transform():
             grads, value = torch.func.grad_and_value(function, argnums, has_aux)(*args, **kwargs)
             return value, grads
         leaves, treedef = optree.tree_flatten(args[argnums])
@@ -51,9 +51,13 @@ def value_and_grad(function: Callable[..., Any], argnums: int = 0, has_aux: bool
             got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(f"value_and_grad needs a scalar tensor from {function!r}, got {got}.")
         wanted = [leaf for leaf in inputs if leaf.requires_grad]
-        found: Any = torch.autograd.grad(value, wanted, allow_unused=True, materialize_grads=True) if value.requires_grad else ()
+        found: Any = (
+            torch.autograd.grad(value, wanted, allow_unused=True, materialize_grads=True) if value.requires_grad else ()
+        )
         each = iter(found)
-        filled = [next(each, torch.zeros_like(leaf)) if leaf.requires_grad else torch.zeros_like(leaf) for leaf in inputs]
+        filled = [
+            next(each, torch.zeros_like(leaf)) if leaf.requires_grad else torch.zeros_like(leaf) for leaf in inputs
+        ]
         return optree.tree_map(_detached, result), optree.tree_unflatten(treedef, filled)
 
     return both

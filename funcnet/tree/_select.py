@@ -56,7 +56,5 @@ def _patterns(patterns: tuple[str, ...]) -> Callable[[str], bool]:
 
 def _regex(pattern: str) -> re.Pattern[str]:
     keys = pattern.split(".") if pattern else []
-    body = "".join(
-        r"(?:\.[^.]+)*" if key == "**" else r"\." + re.escape(key).replace(r"\*", r"[^.]*") for key in keys
-    )
+    body = "".join(r"(?:\.[^.]+)*" if key == "**" else r"\." + re.escape(key).replace(r"\*", r"[^.]*") for key in keys)
     return re.compile(body + r"(?:\..*)?\Z")

@@ -1,0 +1,77 @@
+"""What the tests share: exact comparison, and cartesian products with readable names."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import funcnet as fn
+
+
+def parametrize(**axes: Any) -> Any:
+    """Run a test for the product of the axes; ids are the names of cases, dtypes and flags."""
+    names = list(axes)
+    rows = list(itertools.product(*axes.values()))
+    ids = ["-".join(_label(name, value) for name, value in zip(names, row, strict=True)) for row in rows]
+    return pytest.mark.parametrize(",".join(names), [row if len(names) > 1 else row[0] for row in rows], ids=ids)
+
+
+def _label(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return name if value else f"no_{name}"
+    return str(getattr(value, "name", value)).removeprefix("torch.")
+
+
+def assert_identical(left: Any, right: Any, path: str = "") -> None:
+    """Same structure, keys in the same order, and tensors with the same dtype, shape and bits (any NaN is any NaN)."""
+    if isinstance(left, Tensor) or isinstance(right, Tensor):
+        assert isinstance(left, Tensor) and isinstance(right, Tensor), f"{path}: {type(left)} against {type(right)}"
+        assert left.dtype == right.dtype, f"{path}: {left.dtype} against {right.dtype}"
+        assert left.shape == right.shape, f"{path}: {tuple(left.shape)} against {tuple(right.shape)}"
+        same = (left == right) | (left.isnan() & right.isnan())
+        assert bool(same.all()), f"{path}: {int((~same).sum())} of {left.numel()} elements differ"
+    elif isinstance(left, Mapping):
+        assert list(left) == list(right), f"{path}: keys {list(left)} against {list(right)}"
+        for key in left:
+            assert_identical(left[key], right[key], f"{path}[{key!r}]")
+    elif isinstance(left, (list, tuple)):
+        assert len(left) == len(right), f"{path}: {len(left)} items against {len(right)}"
+        for index, (one, other) in enumerate(zip(left, right, strict=True)):
+            assert_identical(one, other, f"{path}[{index}]")
+    else:
+        assert left == right, f"{path}: {left!r} against {right!r}"
+
+
+def clone(tree: Any) -> Any:
+    """A deep copy of tensors in dicts, lists and tuples."""
+    if isinstance(tree, Tensor):
+        return tree.clone()
+    if isinstance(tree, Mapping):
+        return {key: clone(value) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return type(tree)(clone(value) for value in tree)
+    return tree
+
+
+def params_of(module: nn.Module) -> dict[str, Any]:
+    """A module's parameters as the tree funcnet expects."""
+    return fn.tree.unflatten({name: param.detach() for name, param in module.named_parameters()})
+
+
+def buffers_of(module: nn.Module) -> dict[str, Any]:
+    """A module's buffers as the tree funcnet expects."""
+    return fn.tree.unflatten(dict(module.named_buffers()))
+
+
+@contextlib.contextmanager
+def global_generator_untouched() -> Iterator[None]:
+    """Assert that the block leaves torch's global generator where it was."""
+    before = torch.get_rng_state()
+    yield
+    assert torch.equal(before, torch.get_rng_state()), "the global generator moved"

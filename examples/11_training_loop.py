@@ -1,0 +1,67 @@
+"""A training loop, both ways.
+
+The stateful loop sends gradients into .grad and lets the optimizer overwrite the weights. The stateless step is a
+function from (params, velocity, batch) to (params, velocity, loss); the loop only carries them on. SGD with momentum is
+two lines. After 40 steps the weights are equal, bit for bit.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import funcnet as fn
+
+
+def main() -> None:
+    x_key, w_key = fn.random.split(fn.random.key(0))
+    x = fn.random.normal(x_key, (320, 8))
+    target = (x @ fn.random.normal(w_key, (8, 3))).argmax(1)
+    batches = list(zip(x.split(40), target.split(40), strict=True)) * 5
+
+    # Stateful
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 3))
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9)
+    losses_module = []
+    for inputs, labels in batches:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(module(inputs), labels)
+        loss.backward()
+        optimizer.step()
+        losses_module.append(loss.item())
+
+    # Stateless
+    net = fn.Sequential(fn.Linear(8, 32), fn.ReLU(), fn.Linear(32, 3))
+
+    def loss_of(params, inputs, labels):
+        return F.cross_entropy(net(params, inputs), labels)
+
+    def sgd(params, velocity, grads, lr=0.1, momentum=0.9):
+        velocity = fn.tree.map(lambda v, g: momentum * v + g, velocity, grads)
+        # add with alpha, as in torch.optim: it rounds once, and w - lr * v twice.
+        return fn.tree.map(lambda w, v: w.add(v, alpha=-lr), params, velocity), velocity
+
+    def step(params, velocity, inputs, labels):
+        loss, grads = fn.value_and_grad(loss_of)(params, inputs, labels)
+        return *sgd(params, velocity, grads), loss
+
+    params, _ = net.init(0)
+    velocity = fn.tree.map(torch.zeros_like, params)
+    losses = []
+    for inputs, labels in batches:
+        params, velocity, loss = step(params, velocity, inputs, labels)
+        losses.append(loss.item())
+
+    # Every loss on the way and every weight at the end.
+    assert losses == losses_module
+    for path, weight in fn.tree.flatten(params).items():
+        assert torch.equal(weight, module.get_parameter(path))
+
+    accuracy = (net(params, x).argmax(1) == target).float().mean()
+    print(f"{len(batches)} steps: loss {losses[0]:.3f} -> {losses[-1]:.3f}, accuracy {accuracy:.0%}")
+    differing = sum(int((w != module.get_parameter(path)).sum()) for path, w in fn.tree.flatten(params).items())
+    print(f"weights that differ from the module's: {differing}")
+
+
+if __name__ == "__main__":
+    main()

@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import ParamSpec, TypeVar
+
 import torch
 from torch._C._functorch import TransformType
-from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
+from torch._functorch.pyfunctorch import (
+    retrieve_all_functorch_interpreters,
+    temporarily_clear_interpreter_stack,
+)
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 parse_to = torch._C._nn._parse_to
 """``nn.Module.to``'s reading of its arguments: (device, dtype, non_blocking, memory_format)."""
+
+
+def constant_result(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """What torch.compiler.assume_constant_result does, without importing the compiler (a second) to do it."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+@contextlib.contextmanager
+def outside_transforms() -> Iterator[None]:
+    """Run a block as if no torch.func transform were active: for what has nothing to do with the tensors of the call."""
+    with temporarily_clear_interpreter_stack():
+        yield
+
 
 register_constant = torch.utils._pytree.register_constant
 """Declares a class of immutable, hashable values that compiled code may treat as constants."""

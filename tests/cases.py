@@ -142,7 +142,7 @@ LAYER_CASES = [
 ]
 
 
-# --- models, each written both ways ------------------------------------------------------------------------------------
+# --- models, each written both ways ---
 
 
 class TwoConvs(nn.Module):

@@ -36,7 +36,7 @@ def total(output) -> Tensor:
     return sum((leaf * torch.linspace(0.5, 1.5, leaf.numel(), dtype=leaf.dtype).view(leaf.shape)).sum() for leaf in floats(output))
 
 
-# --- equal -------------------------------------------------------------------------------------------------------------
+# --- equal ---
 
 
 @parametrize(case=CASES, dtype=DTYPES, train=[False, True])
@@ -112,7 +112,7 @@ def test_arguments_and_defaults_are_those_of_the_twin(twin):
     assert [(p.name, p.default, p.kind) for p in ours.parameters.values()] == expected
 
 
-# --- pure --------------------------------------------------------------------------------------------------------------
+# --- pure ---
 
 
 @parametrize(case=WITH_DRAWS)
@@ -153,7 +153,7 @@ def test_nets_are_values(case):
     assert not [value for value in vars(net).values() if isinstance(value, Tensor)]
 
 
-# --- both ways ---------------------------------------------------------------------------------------------------------
+# --- both ways ---
 
 
 @parametrize(case=CASES, train=[False, True])
@@ -191,7 +191,7 @@ def test_stock_layers_become_native_nets(case):
     assert fn.from_module(case.module())[0] == case.net()
 
 
-# --- transformable -----------------------------------------------------------------------------------------------------
+# --- transformable ---
 
 
 @parametrize(case=CASES, train=[False, True])

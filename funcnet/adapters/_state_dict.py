@@ -103,6 +103,11 @@ def from_state_dict(net: Net, state_dict: Mapping[str, Any], *, copy: bool = Tru
     >>> list(params), buffers
     (['weight', 'bias'], {})
     """
+    if not isinstance(net, Net) or not isinstance(state_dict, Mapping):
+        raise TypeError(
+            f"from_state_dict takes (net, state_dict), got ({type(net).__name__}, {type(state_dict).__name__}). "
+            f"For a module use funcnet.from_module(module)."
+        )
     aliases = net.aliases
     specs = {join(path, name): spec for path, below in net.named_nets() for name, spec in below._own_entries.items()}
     given = dict(state_dict)
@@ -145,8 +150,6 @@ def _first_value(key: str, spec: Buffer) -> Tensor:
 def _same_bits(left: Tensor, right: Tensor) -> bool:
     if left.shape != right.shape or left.dtype != right.dtype:
         return False
-    return (
-        torch.equal(left, right)
-        or (torch.equal(left.isnan(), right.isnan())
-        and torch.equal(left.nan_to_num(), right.nan_to_num()))
+    return torch.equal(left, right) or (
+        torch.equal(left.isnan(), right.isnan()) and torch.equal(left.nan_to_num(), right.nan_to_num())
     )

@@ -36,8 +36,7 @@ def to_module(net: Net, params: TreeLike, buffers: TreeLike | None = None) -> nn
     lines = check_trees(net, params, buffers)
     if lines:
         raise refuse(net, lines)
-    with torch.device("meta"):
-        module = net.as_module()
+    module = net.twin_module()
     aliases = net.aliases
     owned: dict[str, nn.Parameter | torch.Tensor] = {}
     for path, below in net.named_nets():

@@ -33,6 +33,7 @@ class Template:
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         self.names = [name for name, _ in module.named_modules(remove_duplicate=False)]
+        self.owners = _owners(module)
         self.leaves_attributes: bool | None = None  # known after the first call
         self._ready: dict[Any, deque[nn.Module]] = {}
         self._fixed: dict[Any, nn.Module] = {flag: self._copy(flag) for flag in (False, True)}
@@ -104,6 +105,9 @@ class Wrapped(Net):
     def constants(self) -> Mapping[str, Any]:
         return {}
 
+    def opaque(self) -> bool:
+        return True
+
     def as_module(self) -> nn.Module:
         return copy.deepcopy(self.template.module).train()
 
@@ -114,11 +118,13 @@ class Wrapped(Net):
         )
 
     def forward(self, p: View, *inputs: Any, **kwargs: Any) -> Any:
-        buffers = {path: value.clone() for path, value in flatten(getattr(p, "_buffers", {})).items()}
-        tensors = {**flatten(p._params), **buffers}
+        buffers = flatten(p._buffers) if hasattr(p, "_buffers") else {}  # the call's own, made for writing
+        given = {**flatten(p._params), **buffers}
+        # each tied tensor under one name only: functional_call fills in the others, and stumbles over some of them
+        tensors = {path: given[path] for path in given if self.template.owners[path] == path}
         inputs, kwargs = optree.tree_map(_private, (inputs, kwargs), none_is_leaf=True)  # type: ignore[arg-type, assignment]
         output = self._call(p, tensors, inputs, kwargs)
-        _record(p, {path: tensors[path] for path in buffers})
+        _record(p, {path: tensors[self.template.owners[path]] for path in buffers})
         return output
 
     def _call(self, p: View, tensors: dict[str, Tensor], inputs: Any, kwargs: Any) -> Any:
@@ -182,6 +188,13 @@ def _without_weights(module: nn.Module) -> nn.Module:
             f"cannot copy {type(module).__name__}: {error}. from_module runs a foreign forward on a private copy, so every "
             f"attribute of the module must survive copy.deepcopy; take open files, locks and graph tensors off it."
         ) from error
+
+
+def _owners(module: nn.Module) -> dict[str, str]:
+    """Every name of a parameter or buffer, and the first name of the same tensor."""
+    named = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
+    first: dict[int, str] = {}
+    return {name: first.setdefault(id(tensor), name) for name, tensor in named}
 
 
 def _private(value: Any) -> Any:

@@ -34,6 +34,11 @@ class _Container(Net):
 
     def _set(self, items: Iterable[tuple[str, Any]]) -> None:
         named = tuple((str(name), as_net(part)) for name, part in items)
+        bad = [name for name, _ in named if not name or "." in name or hasattr(nn.ModuleDict, name)]
+        if bad:
+            raise ValueError(
+                f"parts of {type(self).__name__} cannot be named {bad}: nn.Module uses or splits such names."
+            )
         object.__setattr__(self, "items_", named)
 
     @classmethod

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +14,12 @@ from torch import Tensor
 from funcnet._errors import FuncnetError, PurityError, RandomnessError, ShapeError, TreeError
 from funcnet._torch import under_transform
 from funcnet._typing import Selector, Tree, TreeLike
-from funcnet.core._check import check_trees, expected_of, misfits_of, refuse
-from funcnet.core._entries import Buffer
+from funcnet.core._check import expected_of, misfits_of, refuse
+from funcnet.core._entries import Buffer, Param
+from funcnet.core._ties import filled_in, linked, unlinked
 from funcnet.core._view import NOTHING, PASS_RNG, Call, View, draws_at, has, opener, origin, trusted, view_class
 from funcnet.random import Intercept, as_rng
-from funcnet.tree import select
+from funcnet.tree import get, join, select
 
 if TYPE_CHECKING:
     from funcnet.core._net import Net
@@ -35,6 +36,14 @@ class Program:
         self.open = opener(net)
         self.expected = expected_of(net)
         self.has_buffers = has(net, Buffer)
+        self.writable = [path for path in _writable(net) if path not in net.aliases]
+        specs = {
+            join(path, name): spec for path, below in net.named_nets() for name, spec in below._own_entries.items()
+        }
+        self.tied: dict[type, dict[str, str]] = {
+            kind: {alias: owner for alias, owner in net.aliases.items() if isinstance(specs[alias], kind)}
+            for kind in (Param, Buffer)
+        }
         self.foreign = not all(trusted(below) for _, below in net.named_nets())
         self.always_draws = self.drawing(False)
         self.seen: tuple[int, int] = (0, 0)
@@ -49,8 +58,7 @@ class Program:
         mode = (lambda path: train) if isinstance(train, bool) else train
         return [path for path, net in self.net.named_nets() if net.draws(mode(path))]
 
-    # --- the two ways to call
-    # ------------------------------------------------------------------------------------------
+    # --- the two ways to call ---
 
     def evaluate(self, params: TreeLike, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self.has_buffers or self.always_draws:
@@ -60,16 +68,7 @@ class Program:
         elif self.seen != (id(params), 0):
             self._admit(params, NOTHING)
             self.seen = (id(params), 0)
-        view = self.open(self.view, params, NOTHING, _EVAL)  # type: ignore[arg-type]
-        if self.foreign:
-            return self._run_foreign(view, params, NOTHING, inputs, kwargs)
-        try:
-            return view(*inputs, **kwargs)
-        except Exception as error:
-            explained = explain(self.net, params, NOTHING, error)
-            if explained is error:
-                raise
-            raise explained from error
+        return self._run(params, NOTHING, _EVAL, inputs, kwargs)
 
     def apply(
         self,
@@ -89,45 +88,57 @@ class Program:
         elif self.seen != (id(params), id(buffers)):
             self._admit(params, buffers)
             self.seen = (id(params), id(buffers))
-        fresh = _copy(buffers) if self.has_buffers else {}
-        view = self.open(self.view, params, fresh, call)  # type: ignore[arg-type]
-        if self.foreign:
-            output = self._run_foreign(view, params, fresh, inputs, kwargs)
+        if not self.has_buffers:
+            output = self._run(params, NOTHING, call, inputs, kwargs)
+            fresh: Tree = {}
         else:
-            try:
-                output = view(*inputs, **kwargs)
-            except Exception as error:
-                explained = explain(self.net, params, buffers, error)
-                if explained is error:
-                    raise
-                raise explained from error
+            fresh = own = self._own_tree(buffers)
+            if self.tied[Buffer]:
+                own = linked(fresh, self.tied[Buffer])
+            output = self._run(params, own, call, inputs, kwargs)
+            if self.tied[Buffer]:
+                fresh = unlinked(own, buffers)
         if call is not _EVAL:
             call.closed = True
         return output, fresh
 
-    def _run_foreign(self, view: View, params: TreeLike, buffers: Tree, inputs: Any, kwargs: Any) -> Any:
-        """Run a body that funcnet did not write: it may draw from torch's generator, or write in place."""
-        watch = _Watch(inputs, kwargs, buffers)
-        call = view._up
-        context: AbstractContextManager[Any] = nullcontext()
-        if (
-            call is not _EVAL or not self.vetted
-        ):  # the mode costs a third of a small call: a plain eval call pays it once
-            context = Intercept(lambda: draws_at(view))
+    def _run(self, params: TreeLike, buffers: Tree, call: Call, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run the body; ``buffers`` is the call's own tree, which it fills with new values."""
+        given = filled_in(params, self.tied[Param]) if self.tied[Param] else params
         try:
-            with context:
-                output = view(*inputs, **kwargs)
+            view = self.open(self.view, given, buffers, call)  # type: ignore[arg-type]
+            if self.foreign:
+                return self._run_foreign(view, call, inputs, kwargs)
+            return view(*inputs, **kwargs)
         except Exception as error:
-            explained = explain(self.net, params, buffers, error)
+            explained = explain(self, params, error)
             if explained is error:
                 raise
             raise explained from error
+
+    def _run_foreign(self, view: View, call: Call, inputs: Any, kwargs: Any) -> Any:
+        """Run a body that funcnet did not write: it may draw from torch's generator, or write in place."""
+        watch = _Watch(inputs, kwargs)
+        if call is _EVAL and self.vetted:
+            output = view(*inputs, **kwargs)
+        else:  # costs a third of a small call, so a plain eval call pays it only once
+            with Intercept(lambda: draws_at(view)):
+                output = view(*inputs, **kwargs)
         watch.check()
         if not torch.compiler.is_compiling():
             self.vetted = True
         return output
 
-    # --- refusals ------------------------------------------------------------------------------------------------------
+    def _own_tree(self, buffers: TreeLike) -> Tree:
+        """The tree that a call records new buffers in: new dicts, and new tensors where a body may write in place."""
+        fresh = _copy(buffers)
+        for path in self.writable:
+            parent, _, leaf = path.rpartition(".")
+            node = get(fresh, parent)
+            node[leaf] = node[leaf].clone()
+        return fresh
+
+    # --- refusals ---
 
     def _admit(self, params: TreeLike, buffers: TreeLike) -> None:
         """Check trees that are new to this net. Later calls with the same dicts rely on it."""
@@ -154,16 +165,25 @@ class Program:
             raise RandomnessError(f"rng is None and random numbers are drawn at {named}. {PASS_RNG}")
 
 
+def _writable(net: Net, prefix: str = "", within: bool = False) -> Iterator[str]:
+    """Paths of the buffers that a body not funcnet's own may write to in place, as ``p.steps += 1`` does."""
+    for name, spec in net._own_entries.items():
+        if isinstance(spec, Buffer) and (within or not trusted(net)):
+            yield join(prefix, name)
+    for name, child in net._children.items():
+        yield from _writable(child, join(prefix, name), within or net.opaque())
+
+
 def _copy(tree: TreeLike) -> Tree:
     return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in tree.items()}
 
 
 class _Watch:
-    """Notices in-place writes to inputs and buffers, by torch's version counters."""
+    """Notices in-place writes to inputs, by torch's version counters."""
 
     __slots__ = ("marks",)
 
-    def __init__(self, inputs: tuple[Any, ...], kwargs: dict[str, Any], buffers: Tree) -> None:
+    def __init__(self, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.marks: list[tuple[str, Tensor, int]] = []
         if torch.compiler.is_compiling():
             return
@@ -171,8 +191,6 @@ class _Watch:
             self._mark(f"input {index}", value)
         for name, value in kwargs.items():
             self._mark(f"input {name!r}", value)
-        if buffers:
-            self._mark("buffer ", buffers)
 
     def _mark(self, name: str, value: Any) -> None:
         if isinstance(value, Tensor):
@@ -190,31 +208,33 @@ class _Watch:
         if written:
             raise PurityError(
                 f"the body wrote in place to {', '.join(written)}, which belongs to the caller and is changed now. Write "
-                f"x = x + 1 for x += 1, and p.name = new for a buffer."
+                f"x = x + 1 for x += 1, or work on x.clone()."
             )
 
 
-# --- what went wrong, and where ----------------------------------------------------------------------------------------
+# --- what went wrong, and where ---
 
 
-def explain(net: Net, params: TreeLike, buffers: TreeLike, error: Exception) -> Exception:
+def explain(program: Program, params: TreeLike, error: Exception) -> Exception:
     """The error to show for one that came out of a body: with a path, and what funcnet knows about the cause."""
     if isinstance(error, FuncnetError):
         return error
-    lines = check_trees(net, params, buffers)
+    lines = misfits_of(program.expected, {"params": params})
     if lines:
-        return refuse(net, lines)
+        return refuse(program.net, lines)
     if isinstance(error, AttributeError) and isinstance(error.obj, View):
-        return _no_such_name(error.obj, error)
+        return _no_such_name(error.obj, error.name or "")
     views = list(_views_in(error))
     if not views:
-        return error
+        return _wrong_call(error)
+    if isinstance(error, AttributeError) and (unset := _NO_SETTER.match(str(error))):
+        return _no_such_name(views[-1], unset[1] or unset[2])
     _, path = origin(views[-1])
     where = f"{type(views[-1]).__name__} at {path!r}" if path else type(views[-1]).__name__
     expects = views[-1]._expects
     # within a transform an error may as well say what torch cannot transform, so it keeps its type
     if expects and isinstance(error, (RuntimeError, ValueError, IndexError)) and not under_transform():
-        return ShapeError(f"{where} expects {expects}: {error}")
+        return ShapeError(f"{where} failed: {str(error).rstrip('.')}. It expects {expects}.")
     if sys.version_info >= (3, 11):
         error.add_note(f"in the body of {where}{expects and f', which expects {expects}'}")
     return error
@@ -232,13 +252,24 @@ def _views_in(error: Exception) -> Iterator[View]:
         trace = trace.tb_next
 
 
-def _no_such_name(view: View, error: AttributeError) -> AttributeError:
+_NO_SETTER = re.compile(r"property '(\w+)' of .* has no setter|can't set attribute '(\w+)'")
+
+
+def _wrong_call(error: Exception) -> Exception:
+    """A TypeError of the call itself says where buffers go, if there were too many arguments."""
+    if isinstance(error, TypeError) and "positional argument" in str(error):
+        return TypeError(
+            f"{error}. net(params, *inputs) hands everything after params to the body; buffers go to "
+            f"net.apply(params, buffers, *inputs)."
+        )
+    return error
+
+
+def _no_such_name(view: View, name: str) -> AttributeError:
     _, path = origin(view)
     cls = type(view)
     names = sorted(name for name in (*cls.__dict__, *getattr(cls, "__slots__", ())) if not name.startswith("_"))
     what = f"{cls.__name__} at {path!r}" if path else cls.__name__
-    if isinstance(cls.__dict__.get(error.name or ""), property):
-        return AttributeError(
-            f"{what}: {error.name!r} is a param or a part, which a call cannot replace. Buffers it can."
-        )
-    return AttributeError(f"{what} has no {error.name!r}; it has {', '.join(names) or 'no names'}.")
+    if isinstance(cls.__dict__.get(name), property):
+        return AttributeError(f"{what}: {name!r} is a param or a part, which a call cannot replace. Buffers it can.")
+    return AttributeError(f"{what} has no {name!r}; it has {', '.join(names) or 'no names'}.")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from funcnet._typing import Shape
 from funcnet.init import as_scheme
@@ -58,6 +59,10 @@ class Buffer:
 
 
 def _sizes(shape: int | Sequence[int]) -> Shape:
+    if isinstance(shape, Tensor):
+        raise TypeError(
+            "declare a shape, and the tensor as first values: Buffer(tuple(t.shape), t). Nets hold no tensor."
+        )
     sizes = tuple(operator.index(size) for size in ((shape,) if isinstance(shape, int) else shape))
     if any(size < 0 for size in sizes):
         raise ValueError(f"a shape has no negative size, got {sizes}.")

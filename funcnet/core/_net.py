@@ -12,7 +12,7 @@ from torch import nn
 from typing_extensions import dataclass_transform
 
 from funcnet._errors import InitError, TreeError
-from funcnet._torch import register_constant
+from funcnet._torch import constant_result, outside_transforms, register_constant
 from funcnet._typing import Selector, Tree, TreeLike
 from funcnet.core._entries import Buffer, Entry, Param
 from funcnet.random import as_rng, at_path
@@ -53,8 +53,7 @@ class Net:
         dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
         register_constant(cls)  # so torch.compile and torch's pytrees take a net for the value it is
 
-    # --- what a subclass says
-    # ------------------------------------------------------------------------------------------
+    # --- what a subclass says ---
 
     def parts(self) -> Mapping[str, Any]:
         """Named parts in order: nets, ``Param``, ``Buffer``, functions, constants, or ``None`` for one left out."""
@@ -70,6 +69,10 @@ class Net:
 
     def check_init(self, path: str) -> None:
         """Raise InitError if the first values of this net, found at ``path``, are not known."""
+
+    def opaque(self) -> bool:
+        """Whether the body finds its tensors and parts by itself, so that its view needs no names."""
+        return False
 
     def expects(self) -> str:
         """The inputs the body takes, in words, for error messages."""
@@ -87,7 +90,7 @@ class Net:
 
         return View
 
-    # --- calling -------------------------------------------------------------------------------------------------------
+    # --- calling ---
 
     def __call__(self, params: TreeLike, /, *inputs: Any, **kwargs: Any) -> Any:
         """The output for ``params``, in eval mode: a pure function of its arguments.
@@ -130,7 +133,7 @@ class Net:
         """
         return self._program.apply(params, buffers, inputs, kwargs, train, rng)
 
-    # --- tensors -------------------------------------------------------------------------------------------------------
+    # --- tensors ---
 
     def init(
         self,
@@ -214,7 +217,7 @@ class Net:
         """Alias path -> owner path, of this net and of all nets below it."""
         return dict(self._all_aliases)
 
-    # --- structure -----------------------------------------------------------------------------------------------------
+    # --- structure ---
 
     def named_nets(self, prefix: str = "") -> Iterator[tuple[str, Net]]:
         """Paths and nets, this one first under ``prefix``, in the order of ``named_modules``."""
@@ -263,7 +266,7 @@ class Net:
             _build(self)
         return self.__dict__["_built"]
 
-    # --- a value -------------------------------------------------------------------------------------------------------
+    # --- a value ---
 
     def _record(self) -> tuple[Any, ...]:
         fields = tuple(getattr(self, field.name) for field in dataclasses.fields(self))  # type: ignore[arg-type]
@@ -282,13 +285,22 @@ class Net:
         return self._hash
 
     def __repr__(self) -> str:
-        with torch.device("meta"):
-            return repr(self.as_module())
+        return repr(self.twin_module())
+
+    @property
+    def __name__(self) -> str:
+        return type(self).__name__
+
+    def twin_module(self) -> nn.Module:
+        """The ``nn.Module`` twin on the meta device: its names, shapes and ``repr``, and no numbers."""
+        with torch.device("meta"), outside_transforms():
+            return self.as_module()
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("_") and "_building" not in self.__dict__ and name in self._parts:
             return self._parts[name]
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        hint = f". {_OF_MODULES[name]}" if name in _OF_MODULES else ""
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{hint}")
 
     def __getstate__(self) -> dict[str, Any]:
         kept = {field.name for field in dataclasses.fields(self)} | {"_alias_items"}  # type: ignore[arg-type]
@@ -301,7 +313,29 @@ class Net:
         return self
 
 
-@torch.compiler.assume_constant_result
+_OF_MODULES = {
+    "train": "A net has no mode: net.apply(params, buffers, x, train=True).",
+    "eval": "A net has no mode: net.apply(params, buffers, x) runs in eval mode.",
+    "training": "A net has no mode: its body reads p.training of each call.",
+    "parameters": "A net holds no tensors: params, buffers = net.init(0); funcnet.tree.flatten(params) lists them.",
+    "named_parameters": "A net holds no tensors: params, buffers = net.init(0); funcnet.tree.flatten(params) lists them.",
+    "buffers": "A net holds no tensors: params, buffers = net.init(0).",
+    "state_dict": "A net holds no tensors: funcnet.to_state_dict(net, params, buffers).",
+    "load_state_dict": "A net holds no tensors: params, buffers = funcnet.from_state_dict(net, state_dict).",
+    "to": "A net holds no tensors: funcnet.tree.to(params, device_or_dtype).",
+    "cuda": "A net holds no tensors: funcnet.tree.to(params, 'cuda').",
+    "half": "A net holds no tensors: funcnet.tree.to(params, torch.float16).",
+    "double": "A net holds no tensors: funcnet.tree.to(params, torch.float64).",
+    "zero_grad": "Gradients are values: loss, grads = funcnet.value_and_grad(loss)(params).",
+    "requires_grad_": "Gradients are values: loss, grads = funcnet.value_and_grad(loss)(params).",
+    "modules": "net.named_nets() gives paths and nets.",
+    "named_modules": "net.named_nets() gives paths and nets.",
+    "children": "net.named_nets() gives paths and nets.",
+}
+"""What someone used to nn.Module may look for on a net, and where it is."""
+
+
+@constant_result
 def _build(net: Net) -> bool:
     # torch.compile cannot trace how view classes are made, so it is told to call this and believe the result. What it
     # can take for a constant is a bool, not a Program; that it finds on the net afterwards.
@@ -362,6 +396,8 @@ def as_net(part: Any) -> Net:
             f"{type(part).__name__} is an nn.Module, which holds its own tensors. Use funcnet.{type(part).__name__}, or "
             f"funcnet.from_module(module) for a net and its params."
         )
-    if callable(part) and not isinstance(part, type):
+    if isinstance(part, type):
+        raise TypeError(f"a part is a net or a function, not the class {part.__name__}: write {part.__name__}(...).")
+    if callable(part):
         return Function(part)
     raise TypeError(f"a part is a net or a function, not {part!r}.")

@@ -25,7 +25,7 @@ from funcnet._errors import RandomnessError
 from funcnet._typing import Tree
 from funcnet.core._entries import Buffer, Param
 from funcnet.random import At, Rng, Stream, at_path, fold_in
-from funcnet.tree import get, join
+from funcnet.tree import join
 
 if TYPE_CHECKING:
     from funcnet.core._net import Net
@@ -101,11 +101,12 @@ def draws_at(view: View) -> Rng:
         RandomnessError: if the call has no ``rng``, or is over.
     """
     call, path = origin(view)
+    who = f"{type(view).__name__} at {path!r}" if path else type(view).__name__
     if call.rng is None:
-        raise RandomnessError(f"{path or 'the net'!r} draws random numbers and rng is None. {PASS_RNG}")
+        raise RandomnessError(f"{who} draws random numbers and rng is None. {PASS_RNG}")
     if call.closed:
         raise RandomnessError(
-            f"{path or 'the net'!r} draws after its call has ended, as when torch.utils.checkpoint runs a part again: the "
+            f"{who} draws after its call has ended, as when torch.utils.checkpoint runs a part again: the "
             f"draws would differ from the first run. Checkpoint a function of (params, x, key) that calls the net."
         )
     count = call.counts.get(path, 0)
@@ -116,8 +117,7 @@ def draws_at(view: View) -> Rng:
 PASS_RNG = "Pass rng=funcnet.random.key(0), or rng=0 for the draws of torch.manual_seed(0)."
 
 
-# --- generating the classes
-# --------------------------------------------------------------------------------------------
+# --- generating the classes ---
 
 
 def view_class(net: Net, made: dict[Net, type[View]]) -> type[View]:
@@ -126,7 +126,8 @@ def view_class(net: Net, made: dict[Net, type[View]]) -> type[View]:
         return made[net]
     base = net.view_base()
     body = body_of(net)
-    entries = net._own_entries
+    entries = {} if net.opaque() else net._own_entries
+    children = {} if net.opaque() else net._children
     slots = ["_up", "_name"]
     space: dict[str, Any] = {
         name: staticmethod(value) if isinstance(value, FunctionType) else value
@@ -147,7 +148,7 @@ def view_class(net: Net, made: dict[Net, type[View]]) -> type[View]:
             space[name] = property(_reader("_buffers", name), _recorder(name))
 
     kids, gets, steps = [], [], []
-    for index, (name, child) in enumerate(net._children.items()):
+    for index, (name, child) in enumerate(children.items()):
         kid = view_class(child, made)
         get, step = _bind(name, index, child, kid)
         kids.append(kid)
@@ -160,7 +161,7 @@ def view_class(net: Net, made: dict[Net, type[View]]) -> type[View]:
         _kids=tuple(kids),
         _gets=tuple(gets),
         _steps=tuple(steps),
-        _names=tuple(net._children),
+        _names=tuple(children),
         _expects=net.expects() if trusted(net) else "",
     )
     name = getattr(net, "name", type(net).__name__)
@@ -235,15 +236,15 @@ def _bind(name: str, index: int, net: Net, kid: type[View]) -> tuple[Callable[..
         if isinstance(forward, FunctionType):
             return get, forward
         return get, lambda up, x: forward(None, x)
-    bind = _filler(_eager_params(net), _source(net, Param), _source(net, Buffer))
-    get, step, _ = bind(name, index, net.__dict__.get("_alias_items", ()), kid.__call__)
+    bind = _filler(_eager_params(net), has(net, Param), has(net, Buffer))
+    get, step, _ = bind(name, index, kid.__call__)
     return get, step
 
 
 def opener(net: Net) -> Callable[[type[View], Tree, Tree, Call], View]:
     """The function that makes the root view of a call: ``open(view_class, params, buffers, call)``."""
-    bind = _filler(_eager_params(net), _source(net, Param), _source(net, Buffer))
-    return bind("", 0, net.__dict__.get("_alias_items", ()), None)[2]
+    bind = _filler(_eager_params(net), has(net, Param), has(net, Buffer))
+    return bind("", 0, None)[2]
 
 
 def _eager_params(net: Net) -> tuple[str, ...] | None:
@@ -253,35 +254,27 @@ def _eager_params(net: Net) -> tuple[str, ...] | None:
     return tuple(name for name, spec in net._own_entries.items() if isinstance(spec, Param))
 
 
-def _source(net: Net, kind: type) -> str:
-    """How a view of the net comes by its params (or buffers): "given", "tied" or "nothing"."""
-    if "_alias_items" in net.__dict__:
-        return "tied"
-    return "given" if has(net, kind) else "nothing"
-
-
 @cache
-def _filler(eager_params: tuple[str, ...] | None, params: str, buffers: str) -> Callable[..., Any]:
+def _filler(eager_params: tuple[str, ...] | None, params: bool, buffers: bool) -> Callable[..., Any]:
     """Compile how views of one kind are made; one code object for all nets of that kind keeps them in the cache.
 
     A function that assigns in a loop, or a class with ``__init__``, makes views at two to four times the price.
     """
-    tree = {"given": "{}", "tied": "expand({}, aliases)", "nothing": "NOTHING"}
 
     def fill(params_at: str, buffers_at: str) -> str:
         lines = []
         if eager_params is None:
-            lines.append(f"view._params = {tree[params].format(params_at)}")
+            lines.append(f"view._params = {params_at if params else 'NOTHING'}")
         elif eager_params:
-            lines.append(f"tensors = {tree[params].format(params_at)}")
+            lines.append(f"tensors = {params_at}")
             lines += [f"view.{name} = tensors[{name!r}]" for name in eager_params]
-        if buffers != "nothing":
-            lines.append(f"view._buffers = {tree[buffers].format(buffers_at)}")
+        if buffers:
+            lines.append(f"view._buffers = {buffers_at}")
         return "\n        ".join(lines) or "pass"
 
     part = fill("up._params[name]", "up._buffers[name]")
     code = f"""
-def bind(name, index, aliases, body):
+def bind(name, index, body):
     def get(up):
         view = up._kids[index]()
         view._up = up
@@ -302,26 +295,6 @@ def bind(name, index, aliases, body):
         return view
     return get, step, open
 """
-    space: dict[str, Any] = {"NOTHING": NOTHING, "expand": expand}
+    space: dict[str, Any] = {"NOTHING": NOTHING}
     exec(code, space)
     return space["bind"]
-
-
-def expand(tree: Tree, aliases: tuple[tuple[str, str], ...]) -> Tree:
-    """The tree with every alias filled in from its owner; nodes on the way are copied, never written to."""
-    copies: dict[str, Tree] = {"": dict(tree)}
-    for alias, owner in aliases:
-        try:
-            value = get(tree, owner)
-        except ValueError:
-            continue  # the owner lives in the other tree, or is missing, which the check of the call reports
-        *parents, leaf = alias.split(".")
-        path, node = "", copies[""]
-        for key in parents:
-            path = join(path, key)
-            if path not in copies:
-                copies[path] = dict(node.get(key, NOTHING))
-                node[key] = copies[path]
-            node = copies[path]
-        node[leaf] = value
-    return copies[""]

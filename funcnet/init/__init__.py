@@ -17,6 +17,7 @@ from funcnet.init._schemes import ones as ones
 from funcnet.init._schemes import orthogonal as orthogonal
 from funcnet.init._schemes import trunc_normal as trunc_normal
 from funcnet.init._schemes import uniform as uniform
+from funcnet.init._schemes import values as values
 from funcnet.init._schemes import xavier_normal as xavier_normal
 from funcnet.init._schemes import xavier_uniform as xavier_uniform
 from funcnet.init._schemes import zeros as zeros

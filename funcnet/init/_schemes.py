@@ -76,7 +76,11 @@ class Scheme:
 
 
 def as_scheme(init: Any) -> Scheme:
-    """A scheme from what a ``Param`` may be given: a scheme, a number, or torch's own ``nn.init.xavier_uniform_``.
+    """A scheme from what a ``Param`` may be given.
+
+    Args:
+        init: a scheme; a number; nested lists of numbers, or a tensor of them; torch's own ``nn.init.xavier_uniform_``;
+            or a function ``init(rng, shape, dtype=, device=)`` that draws with :mod:`funcnet.random`.
 
     Raises:
         InitError: if it is none of these.
@@ -86,16 +90,21 @@ def as_scheme(init: Any) -> Scheme:
     """
     if isinstance(init, Scheme):
         return init
-    if isinstance(init, (int, float, complex)) and not isinstance(init, bool):
+    if isinstance(init, (int, float, complex)):
         return constant(init)
+    if isinstance(init, (list, tuple, Tensor)):
+        return values(init)
     factory = init
     if getattr(init, "__module__", None) == nn.init.__name__:
         factory = getattr(sys.modules[__name__], init.__name__.removesuffix("_"), None)
     if getattr(factory, "__module__", None) == __name__:
         return factory()
+    if callable(factory) and not isinstance(factory, type):
+        return Scheme(_by_function, (("function", factory),))
     raise InitError(
-        f"cannot initialise from {init!r}: pass a number, a scheme such as funcnet.init.normal(std=0.02), or an in-place "
-        f"function of torch.nn.init that funcnet.init has too."
+        f"cannot initialise from {init!r}: pass a number, nested lists of numbers, a scheme such as "
+        f"funcnet.init.normal(std=0.02), a function of torch.nn.init that funcnet.init has too, or a function "
+        f"init(rng, shape, dtype=, device=)."
     )
 
 
@@ -112,6 +121,16 @@ def ones() -> Scheme:
 def constant(val: complex) -> Scheme:
     """All ``val``."""
     return Scheme(_constant, (("val", val),))
+
+
+def values(values: Any) -> Scheme:
+    """Given numbers: nested lists or tuples, or a tensor, kept as plain numbers; for small fixed kernels.
+
+    >>> values([[1, 0], [0, 1]])(0, (2, 2))
+    tensor([[1., 0.],
+            [0., 1.]])
+    """
+    return Scheme(_values, (("values", _as_tuples(values.tolist() if isinstance(values, Tensor) else values)),))
 
 
 def uniform(a: float = 0.0, b: float = 1.0) -> Scheme:
@@ -174,6 +193,25 @@ def _ones(draw: Draw) -> Tensor:
 
 def _constant(draw: Draw, val: float) -> Tensor:
     return nn.init.constant_(draw.empty(), val)
+
+
+def _values(draw: Draw, values: Any) -> Tensor:
+    made = torch.tensor(values, dtype=draw.dtype, device=draw.device)
+    if tuple(made.shape) != draw.shape:
+        raise InitError(f"the values given have shape {tuple(made.shape)}, the declared shape is {draw.shape}.")
+    return made
+
+
+def _as_tuples(values: Any) -> Any:
+    return tuple(_as_tuples(value) for value in values) if isinstance(values, (list, tuple)) else values
+
+
+def _by_function(draw: Draw, function: Callable[..., Tensor]) -> Tensor:
+    made = function(draw.rng, draw.shape, dtype=draw.dtype, device=draw.device)
+    if not isinstance(made, Tensor) or tuple(made.shape) != draw.shape:
+        got = tuple(made.shape) if isinstance(made, Tensor) else made
+        raise InitError(f"{function!r} was to make a tensor of shape {draw.shape}, got {got!r}.")
+    return made
 
 
 def _uniform(draw: Draw, a: float, b: float) -> Tensor:

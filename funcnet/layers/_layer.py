@@ -34,9 +34,7 @@ class Layer(Net):
             COUNTERPARTS[twin] = cls
 
     def __post_init__(self) -> None:
-        with torch.device("meta"):
-            module = self.as_module()
-        for name, value in _read(type(self), module).items():
+        for name, value in _read(type(self), self.twin_module()).items():
             object.__setattr__(self, name, value)
 
     def as_module(self) -> nn.Module:

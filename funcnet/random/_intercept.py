@@ -48,8 +48,7 @@ class Intercept(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-# --- computed by funcnet
-# -----------------------------------------------------------------------------------------------
+# --- computed by funcnet ---
 
 
 def _dropout(draws: Draws, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
@@ -76,7 +75,7 @@ _OWN: dict[Any, Callable[..., Tensor]] = {
 }
 
 
-# --- given a generator -------------------------------------------------------------------------------------------------
+# --- given a generator ---
 
 
 def _given_generator(rng: Rng, func: Any, args: Any, kwargs: Any) -> Any:
@@ -120,7 +119,7 @@ _TAKES_GENERATOR = frozenset(
 )
 
 
-# --- lent the global generator -----------------------------------------------------------------------------------------
+# --- lent the global generator ---
 
 
 def _lent(rng: Rng, func: Any, args: Any, kwargs: Any) -> Any:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
-import torch
 from torch import Tensor
+
+from funcnet._torch import constant_result
 
 _MASK = (1 << 64) - 1
 _C1, _C2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
@@ -27,7 +28,7 @@ def signed(value: int) -> int:
 def mix_int(value: int) -> int:
     """Mix one Python int; the result is an int64.
 
-    >>> mix_int(1) == int(mix_tensor(torch.tensor(1)))
+    >>> mix_int(1) == int(mix_tensor(Tensor([1]).long()))
     True
     """
     value &= _MASK
@@ -48,7 +49,7 @@ def _logical_shift(value: Tensor, bits: int) -> Tensor:
     return (value >> bits) & ((1 << (64 - bits)) - 1)
 
 
-@torch.compiler.assume_constant_result
+@constant_result
 def path_salt(path: str) -> int:
     """A number below 2**62 that stands for a path, the same on every machine and in every process."""
     salt = _SALTS.get(path)

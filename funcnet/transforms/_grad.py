@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -17,8 +18,8 @@ def value_and_grad(function: Callable[..., Any], argnums: int = 0, has_aux: bool
     """A function that returns the value of ``function`` and its gradient by one argument.
 
     At top level it runs torch.autograd.grad, which frees the graph as it goes; ``torch.func.grad`` always keeps it for
-    a second derivative, at about twice the peak memory. Under vmap, grad or compile it is
-    ``torch.func.grad_and_value``, so it nests. The bits are the same.
+    a second derivative, at about twice the peak memory. Under vmap, grad or compile, inside another ``value_and_grad``,
+    and where the argument requires grad already, it is ``torch.func.grad_and_value``, so it nests. The bits are the same.
 
     Args:
         function: returns a scalar tensor; with ``has_aux``, a pair of one and anything.
@@ -38,14 +39,18 @@ def value_and_grad(function: Callable[..., Any], argnums: int = 0, has_aux: bool
 
     @wraps(function)
     def both(*args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling() or under_transform():
+        if torch.compiler.is_compiling() or under_transform() or _differentiated(args[argnums]):
             grads, value = torch.func.grad_and_value(function, argnums, has_aux)(*args, **kwargs)
             return value, grads
         leaves, treedef = optree.tree_flatten(args[argnums])
         with torch.enable_grad():
             inputs = [leaf.detach().requires_grad_(_differentiable(leaf)) for leaf in leaves]
             given = (*args[:argnums], optree.tree_unflatten(treedef, inputs), *args[argnums + 1 :])
-            result = function(*given, **kwargs)
+            _inside.depth = 1
+            try:
+                result = function(*given, **kwargs)
+            finally:
+                _inside.depth = 0
         value = result[0] if has_aux else result
         if not isinstance(value, Tensor) or value.numel() != 1:
             got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
@@ -61,6 +66,17 @@ def value_and_grad(function: Callable[..., Any], argnums: int = 0, has_aux: bool
         return optree.tree_map(_detached, result), optree.tree_unflatten(treedef, filled)
 
     return both
+
+
+_inside = threading.local()
+
+
+def _differentiated(argument: Any) -> bool:
+    """Whether someone differentiates through this call: an outer value_and_grad, or autograd by the argument itself."""
+    if getattr(_inside, "depth", 0):
+        return True
+    leaves: list[Any] = optree.tree_leaves(argument)
+    return torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves)
 
 
 def _differentiable(leaf: Tensor) -> bool:

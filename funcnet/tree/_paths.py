@@ -86,12 +86,24 @@ def get(tree: TreeLike, path: str) -> Any:
 def map(function: Callable[..., Any], tree: TreeLike, *rest: TreeLike) -> Tree:  # noqa: A001 - jax.tree.map's name
     """Apply ``function`` to every leaf (and to the leaves at the same paths of ``rest``).
 
-    Keys keep the order of ``tree``. Raises ValueError where the structures differ.
+    Keys keep the order of ``tree``.
+
+    Raises:
+        TreeError: if the trees do not have the same paths; names those that differ.
 
     >>> map(lambda w, g: w - 0.5 * g, {"b": 1.0, "a": 2.0}, {"a": 2.0, "b": 2.0})
     {'b': 0.0, 'a': 1.0}
     """
-    return optree.tree_map(function, tree, *rest)  # type: ignore[arg-type, return-value]
+    try:
+        return optree.tree_map(function, tree, *rest)  # type: ignore[arg-type, return-value]
+    except ValueError:
+        paths = set(flatten(tree))
+        different = sorted({path for other in rest for path in paths ^ set(flatten(other))})
+        if not different:
+            raise
+        raise TreeError(
+            f"map needs trees of one structure; these paths are not in all of them: {', '.join(different)}."
+        ) from None
 
 
 def to(tree: TreeLike, *args: Any, **kwargs: Any) -> Tree:

@@ -33,7 +33,10 @@ def floats(output) -> list[Tensor]:
 
 def total(output) -> Tensor:
     """A scalar whose gradient tells outputs apart."""
-    return sum((leaf * torch.linspace(0.5, 1.5, leaf.numel(), dtype=leaf.dtype).view(leaf.shape)).sum() for leaf in floats(output))
+    return sum(
+        (leaf * torch.linspace(0.5, 1.5, leaf.numel(), dtype=leaf.dtype).view(leaf.shape)).sum()
+        for leaf in floats(output)
+    )
 
 
 # --- equal ---

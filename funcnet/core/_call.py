@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from difflib import get_close_matches
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +80,7 @@ class Program:
         train: Selector,
         rng: Any,
     ) -> tuple[Any, Tree]:
-        mode = train if isinstance(train, bool) else select(train)
+        mode = train if isinstance(train, bool) else self._selected(train)
         call = _EVAL if rng is None and mode is False else Call(mode, as_rng(rng))
         if call.rng is None and (mode is not False or self.always_draws):
             self._refuse_drawing(mode)
@@ -125,7 +126,7 @@ class Program:
             with Intercept(lambda: draws_at(view)):
                 output = view(*inputs, **kwargs)
         watch.check()
-        if not torch.compiler.is_compiling():
+        if call is _EVAL and not torch.compiler.is_compiling():
             self.vetted = True
         return output
 
@@ -137,6 +138,19 @@ class Program:
             node = get(fresh, parent)
             node[leaf] = node[leaf].clone()
         return fresh
+
+    def _selected(self, train: Selector) -> Callable[[str], bool]:
+        """The paths in training mode; a pattern that means none of them is a mistake."""
+        patterns = [train] if isinstance(train, str) else train if isinstance(train, (list, tuple)) else []
+        paths = [path for path, _ in self.net.named_nets()]
+        for pattern in patterns:
+            if not any(map(select(pattern.removeprefix("!")), paths)):
+                near = get_close_matches(pattern, paths, n=3, cutoff=0.3)
+                raise TreeError(
+                    f"train={train!r}: no net of {self.net.__name__} is at {pattern!r}. "
+                    f"{'Near it: ' + ', '.join(map(repr, near)) if near else 'Paths are ' + repr(paths[1:6])}."
+                )
+        return select(train)
 
     # --- refusals ---
 

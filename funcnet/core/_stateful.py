@@ -58,5 +58,5 @@ class FunctionModule(nn.Module):
         return getattr(self.function, "__name__", repr(self.function))
 
 
-RESERVED = frozenset(name for name in dir(Body) if not name.startswith("__"))
+RESERVED = frozenset(name for name in dir(Body) if not name.startswith("__")) | {"training"}
 """Names that no part can have, because an nn.Module means something else by them."""

@@ -1,0 +1,263 @@
+"""from_module and to_module on modules nobody planned for."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import funcnet as fn
+from tests.cases import Branches, TwoConvs
+from tests.helpers import assert_identical, buffers_of, clone, global_generator_untouched, params_of, parametrize
+
+X = torch.linspace(-1, 1, 24).view(4, 6)
+
+
+class Nasty(nn.Module):
+    """In-place on its input and buffers, attributes, counters, draws of several kinds, own tensors, ties, None."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.rand(6))
+        self.register_parameter("nothing", None)
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("table", torch.arange(6.0), persistent=False)
+        self.fc = nn.Linear(6, 6)
+        self.act = nn.ReLU(inplace=True)
+        self.bn = nn.BatchNorm1d(6)
+        self.lstm = nn.LSTM(6, 6, 2, dropout=0.5, batch_first=True)
+        self.head = nn.Linear(6, 6)
+        self.head.weight = self.fc.weight
+        self.calls = 0
+        self.cache = {}
+
+    def forward(self, x, *, gain=1.0):
+        self.calls += 1
+        x += self.calls
+        self.seen += x.shape[0]
+        self.table = self.table + 1
+        x = F.dropout(self.act(self.bn(self.fc(x))), 0.2, self.training) * self.scale
+        x = x + self.lstm(x[None])[0][0] + self.table
+        if self.training:
+            x = x + torch.rand(6) + torch.zeros(6).normal_()
+        self.last = x
+        return {"out": self.head(x) * gain, "calls": self.calls}
+
+
+@parametrize(train=[False, True])
+def test_a_nasty_module_is_wrapped_exactly_and_purely(train):
+    module = Nasty().train(train)
+    before = clone(dict(module.__dict__, _parameters=None, _buffers=None, _modules=None))
+    state = clone(dict(module.state_dict()))
+    net, params, buffers = fn.from_module(module)
+    given = clone((params, buffers, X))
+    with global_generator_untouched():
+        y, new = net.apply(params, buffers, X, train=train, rng=4, gain=2.0)
+        again, _ = net.apply(params, buffers, X, train=train, rng=4, gain=2.0)
+    assert_identical(again, y)
+    assert_identical((params, buffers, X), given)
+    assert_identical(dict(module.state_dict()), state)
+    assert {key: value for key, value in module.__dict__.items() if key in before}.keys() == before.keys()
+    assert (module.calls, hasattr(module, "last")) == (0, False)
+    torch.manual_seed(4)
+    assert_identical(y, module(X.clone(), gain=2.0))
+    assert_identical(new, buffers_of(module))
+
+
+def test_a_wrapped_net_shows_its_parts_and_goes_back_to_its_class():
+    module = Nasty()
+    net, params, buffers = fn.from_module(module)
+    assert isinstance(net, fn.Wrapped)
+    assert repr(net) == repr(module)
+    assert [path for path, _ in net.named_nets()] == [path for path, _ in module.named_modules()]
+    assert dict(net.named_nets())["bn"] == fn.BatchNorm1d(6)
+    back = fn.to_module(net, params, buffers)
+    assert type(back) is Nasty
+    assert_identical(dict(back.state_dict()), dict(module.state_dict()))
+    assert back.head.weight is back.fc.weight
+    assert_identical(back.eval()(X.clone())["out"], module.eval()(X.clone())["out"])
+    again = pickle.loads(pickle.dumps(net))
+    assert_identical(again.apply(params, buffers, X)[0], net.apply(params, buffers, X)[0])
+
+
+def test_a_wrapped_net_draws_from_a_key():
+    module = Branches()
+    module.norm = nn.LayerNorm(6)  # torch's batch_norm cannot map over examples with shared running averages
+    net, params, buffers = fn.from_module(module)
+    keys = fn.random.split(fn.random.key(0), 3)
+
+    def one(key):
+        return net.apply(params, buffers, X, train=True, rng=key)[0]["out"]
+
+    with global_generator_untouched():
+        mapped = torch.vmap(one)(keys)
+    torch.testing.assert_close(mapped, torch.stack([one(key) for key in keys]))
+    assert not torch.equal(mapped[0], mapped[1])
+    with pytest.raises(fn.RandomnessError, match="drawn at 'drop'"):
+        net.apply(params, buffers, X, train=True)
+
+
+def test_a_wrapped_net_is_differentiated_per_sample_and_compiled():
+    net, params, _ = fn.from_module(TwoConvs())
+    x = torch.linspace(-1, 1, 3 * 64).view(3, 1, 8, 8)
+
+    def loss(params, x):
+        return net(params, x[None]).pow(2).sum()
+
+    grads = torch.vmap(torch.func.grad(loss), in_dims=(None, 0))(params, x)
+    for index in range(3):
+        one = torch.func.grad(loss)(params, x[index])
+        torch.testing.assert_close(fn.tree.map(lambda leaf, index=index: leaf[index], grads), one)
+    torch._dynamo.reset()
+    compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
+    assert_identical(compiled(params, x), net(params, x))
+
+
+def test_a_forward_that_draws_in_eval_mode_needs_rng_and_leaves_the_generator():
+    class Sampler(nn.Module):
+        def forward(self, x):
+            return x + torch.randn_like(x)
+
+    net, params, buffers = fn.from_module(Sampler())
+    for _ in range(2):
+        with global_generator_untouched(), pytest.raises(fn.RandomnessError, match="Sampler draws random numbers"):
+            net(params, X)
+    torch.manual_seed(2)
+    expected = Sampler()(X)
+    assert_identical(net.apply(params, buffers, X, rng=2)[0], expected)
+
+
+def test_an_instance_that_does_more_than_its_class_is_wrapped():
+    hooked = nn.Linear(6, 6)
+    hooked.register_forward_hook(lambda module, args, output: output + 1)
+    patched = nn.Linear(6, 6)
+    patched.forward = lambda x: x * 2
+    larger = nn.Linear(6, 6)
+    larger.weight = nn.Parameter(torch.ones(3, 6))
+    larger.bias = None
+    extra = nn.ReLU()
+    extra.register_buffer("b", torch.ones(2))
+    sub = type("Sub", (nn.Linear,), {"forward": lambda self, x: x})(6, 6)
+    for module in (hooked, patched, larger, extra, sub, nn.Sequential(hooked, nn.ReLU())):
+        net, params, buffers = fn.from_module(module)
+        assert_identical(net.apply(params, buffers, X)[0], module(X))
+        assert any(isinstance(part, fn.Wrapped) for _, part in net.named_nets())
+
+
+def test_a_wrapped_part_of_a_native_net():
+    module = nn.Sequential(nn.Linear(6, 6), Branches(), nn.Identity())
+    net, params, buffers = fn.from_module(module)
+    assert isinstance(net, fn.Sequential) and isinstance(net[1], fn.Wrapped)
+    assert_identical(params, params_of(module))
+    y, new = net.apply(params, buffers, X, train=True, rng=6)
+    torch.manual_seed(6)
+    assert_identical(y, module(X))
+    assert_identical(new, buffers_of(module))
+
+
+def test_train_flags_reach_the_parts_of_a_foreign_forward():
+    module = Branches().train()
+    module.norm.eval()
+    net, params, buffers = fn.from_module(module)
+    y, new = net.apply(params, buffers, X, train=["**", "!norm"], rng=1)
+    torch.manual_seed(1)
+    assert_identical(y, module(X))
+    assert_identical(new, buffers_of(module))
+
+
+def test_trees_are_copies_unless_asked_otherwise():
+    module = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6))
+    net, params, buffers = fn.from_module(module)
+    _, shared, _ = fn.from_module(module, copy=False)
+    given = clone((params, buffers))
+    made = fn.to_module(net, params, buffers)
+    for each in (module, made):
+        with torch.no_grad():
+            each(X)
+            each[0].weight.mul_(2)
+    assert_identical((params, buffers), given)
+    assert_identical(shared["0"]["weight"], module[0].weight.detach())
+    assert not any(leaf.requires_grad for leaf in fn.tree.flatten(params).values())
+    assert all(param.requires_grad for param in made.parameters())
+
+
+def test_what_is_made_of_a_net_is_a_module_like_any_other():
+    net = fn.Sequential(fn.Linear(6, 6), fn.BatchNorm1d(6), fn.Dropout(0.1))
+    module = fn.to_module(net, *net.init(0))
+    assert type(module[0]) is nn.Linear and module.training
+    for each in (copy.deepcopy(module), pickle.loads(pickle.dumps(module)), module.to(torch.float64).float()):
+        assert_identical(each.eval()(X), module.eval()(X))
+    assert module.half()[0].weight.dtype == torch.float16
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (nn.Linear, "takes an nn.Module, not <class .*Instantiate it first"),
+        (torch.relu, "takes an nn.Module"),
+        (nn.LazyLinear(3), "weight, bias have no shape yet. Call the module once"),
+    ],
+    ids=["class", "function", "lazy"],
+)
+def test_what_is_no_finished_module_is_refused(module, message):
+    with pytest.raises(fn.ConversionError, match=message):
+        fn.from_module(module)
+
+
+def test_a_module_that_cannot_be_copied_is_refused():
+    class Holds(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(2))
+            self.stale = self.weight * 2
+
+        def forward(self, x):
+            return x
+
+    with pytest.raises(fn.ConversionError, match=r"cannot copy Holds: .*copy\.deepcopy"):
+        fn.from_module(Holds())
+
+
+def test_first_values_of_a_foreign_module_are_not_made_up():
+    net, _, _ = fn.from_module(nn.Sequential(nn.ReLU(), TwoConvs()))
+    with pytest.raises(fn.InitError, match="TwoConvs at '1' initialises itself"):
+        net.init(0)
+
+
+def test_a_transformers_model_with_ties():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(
+        vocab_size=60,
+        n_embd=16,
+        n_layer=2,
+        n_head=2,
+        n_positions=16,
+        bos_token_id=0,
+        eos_token_id=0,
+        use_cache=False,
+        attn_implementation="eager",
+    )
+    module = transformers.GPT2LMHeadModel(config)
+    ids = torch.arange(12).view(2, 6)
+    net, params, buffers = fn.from_module(module)
+    assert net.aliases == {"lm_head.weight": "transformer.wte.weight"}
+    with torch.no_grad():
+        assert_identical(net.apply(params, buffers, input_ids=ids)[0].logits, module.eval()(input_ids=ids).logits)
+    y = net.apply(params, buffers, input_ids=ids, train=True, rng=3)[0].logits
+    torch.manual_seed(3)
+    assert_identical(y, module.train()(input_ids=ids).logits)
+
+    def loss(params, ids):
+        return net.apply(params, buffers, input_ids=ids[None], labels=ids[None])[0].loss
+
+    grads = torch.vmap(torch.func.grad(loss), in_dims=(None, 0))(params, ids)
+    for index in range(2):
+        one = torch.func.grad(loss)(params, ids[index])
+        torch.testing.assert_close(fn.tree.map(lambda leaf, index=index: leaf[index], grads), one, atol=1e-5, rtol=1e-4)
+    back = fn.to_module(net, params, buffers)
+    assert list(back.state_dict()) == list(module.state_dict())
+    assert back.lm_head.weight is back.transformer.wte.weight

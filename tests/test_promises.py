@@ -100,8 +100,7 @@ def test_init_by_seed_gives_the_tensors_of_the_module(case, dtype):
 @parametrize(case=CASES)
 def test_repr_is_that_of_the_module(case):
     expected = repr(case.module())
-    name = type(case.module()).__name__
-    assert repr(case.net()).replace(getattr(case.net(), "name", name), name) == expected
+    assert repr(case.net()).replace(case.net().title(), type(case.module()).__name__) == expected
 
 
 @pytest.mark.parametrize("twin", COUNTERPARTS, ids=lambda twin: twin.__name__)

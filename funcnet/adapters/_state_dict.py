@@ -13,7 +13,7 @@ from funcnet._typing import Flat, Tree, TreeLike
 from funcnet.core import Buffer, Net, Param
 from funcnet.core._check import check_trees, misfits, refuse
 from funcnet.random import Stream
-from funcnet.tree import flatten, get, join, unflatten
+from funcnet.tree import flatten, get, unflatten
 
 
 @overload
@@ -72,12 +72,9 @@ def _of_net(net: Net, params: TreeLike, buffers: TreeLike) -> Flat:
         raise refuse(net, lines)
     aliases = net.aliases
     flat: Flat = {}
-    for path, below in net.named_nets():
-        for kind, tree in ((Param, params), (Buffer, buffers)):
-            for name, spec in below._own_entries.items():
-                if isinstance(spec, kind) and not (isinstance(spec, Buffer) and not spec.persistent):
-                    key = join(path, name)
-                    flat[key] = get(tree, aliases.get(key, key))
+    for path, spec in net._all_entries.items():
+        if isinstance(spec, Param) or spec.persistent:
+            flat[path] = get(params if isinstance(spec, Param) else buffers, aliases.get(path, path))
     return flat
 
 
@@ -109,7 +106,7 @@ def from_state_dict(net: Net, state_dict: Mapping[str, Any], *, copy: bool = Tru
             f"For a module use funcnet.from_module(module)."
         )
     aliases = net.aliases
-    specs = {join(path, name): spec for path, below in net.named_nets() for name, spec in below._own_entries.items()}
+    specs = net._all_entries
     given = dict(state_dict)
     for alias, owner in aliases.items():
         if owner not in given and alias in given:
@@ -127,7 +124,7 @@ def from_state_dict(net: Net, state_dict: Mapping[str, Any], *, copy: bool = Tru
         if given[alias] is not given[owner] and not _same_bits(given[alias], given[owner])
     ]
     if lines:
-        name = getattr(net, "name", type(net).__name__)
+        name = net.title()
         raise TreeError(
             f"the state_dict does not fit {name}: {len(lines)} problem{'s' * (len(lines) > 1)}{bullet_list(lines)}\n"
             f"Rename or reshape the keys, or build the net the file was saved from."

@@ -94,9 +94,7 @@ class Wrapped(Net):
         children = tuple((name, convert(child)) for name, child in module._modules.items() if child is not None)
         return cls(Template(_without_weights(module)), children, tuple(tensors.items()))
 
-    @property
-    def name(self) -> str:
-        """Name of the module's class."""
+    def title(self) -> str:
         return type(self.template.module).__name__
 
     def parts(self) -> Mapping[str, Any]:
@@ -113,7 +111,7 @@ class Wrapped(Net):
 
     def check_init(self, path: str) -> None:
         raise InitError(
-            f"{self.name} at {path or 'the root'!r} initialises itself in Python code that funcnet cannot replay. Build the "
+            f"{self.title()} at {path or 'the root'!r} initialises itself in Python code that funcnet cannot replay. Build the "
             f"module under torch.manual_seed(seed) and take its params from funcnet.from_module(module)."
         )
 

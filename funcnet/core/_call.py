@@ -38,11 +38,8 @@ class Program:
         self.expected = expected_of(net)
         self.has_buffers = has(net, Buffer)
         self.writable = [path for path in _writable(net) if path not in net.aliases]
-        specs = {
-            join(path, name): spec for path, below in net.named_nets() for name, spec in below._own_entries.items()
-        }
         self.tied: dict[type, dict[str, str]] = {
-            kind: {alias: owner for alias, owner in net.aliases.items() if isinstance(specs[alias], kind)}
+            kind: {alias: owner for alias, owner in net.aliases.items() if isinstance(net._all_entries[alias], kind)}
             for kind in (Param, Buffer)
         }
         self.foreign = not all(trusted(below) for _, below in net.named_nets())
@@ -147,7 +144,7 @@ class Program:
             if not any(map(select(pattern.removeprefix("!")), paths)):
                 near = get_close_matches(pattern, paths, n=3, cutoff=0.3)
                 raise TreeError(
-                    f"train={train!r}: no net of {self.net.__name__} is at {pattern!r}. "
+                    f"train={train!r}: no net of {self.net.title()} is at {pattern!r}. "
                     f"{'Near it: ' + ', '.join(map(repr, near)) if near else 'Paths are ' + repr(paths[1:6])}."
                 )
         return select(train)
@@ -170,10 +167,7 @@ class Program:
         self._refuse_drawing(False)
 
     def _refuse_drawing(self, mode: Any) -> None:
-        if mode is True:
-            paths = self.draws_in_training
-        else:
-            paths = self.always_draws if mode is False else self.drawing(mode)
+        paths = self.draws_in_training if mode is True else self.drawing(mode)
         if paths:
             named = ", ".join(repr(path) if path else "the net itself" for path in paths)
             raise RandomnessError(f"rng is None and random numbers are drawn at {named}. {PASS_RNG}")

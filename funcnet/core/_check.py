@@ -102,7 +102,7 @@ def check_trees(net: Net, params: TreeLike, buffers: TreeLike) -> list[str]:
 
 def refuse(net: Net, lines: list[str]) -> TreeError:
     """The error for misfits."""
-    name = getattr(net, "name", type(net).__name__)
+    name = net.title()
     noun = "problem" if len(lines) == 1 else "problems"
     return TreeError(
         f"params and buffers do not fit {name}: {len(lines)} {noun}{bullet_list(lines)}\n"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from pickle import PicklingError
 from typing import Any
 
 from torch import Tensor, nn
 
 from funcnet.core._net import Net
-from funcnet.core._stateful import RESERVED
+from funcnet.core._view import RESERVED
 
 
 class Composed(Net):
@@ -24,8 +25,7 @@ class Composed(Net):
         """The body itself, ``body(p, *inputs)``."""
         return self.body
 
-    @property
-    def __name__(self) -> str:
+    def title(self) -> str:
         return self.name
 
     def parts(self) -> Mapping[str, Any]:
@@ -42,7 +42,9 @@ class Composed(Net):
             found = getattr(found, key, None)
         if found == self:
             return (_load, (module, name))
-        return super().__reduce__()
+        raise PicklingError(
+            f"{self.name} cannot be pickled: {module}.{name} is not it. Compose it at the top of a module, as for a function."
+        )
 
 
 def _load(module: str, name: str) -> Any:

@@ -59,6 +59,10 @@ class Net:
         """Named parts in order: nets, ``Param``, ``Buffer``, functions, constants, or ``None`` for one left out."""
         return {}
 
+    def title(self) -> str:
+        """What the net is called in messages and in its ``repr``: the name of its class, or of its function."""
+        return type(self).__name__
+
     def constants(self) -> Mapping[str, Any]:
         """What a body reads by name besides its parts: the fields."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
@@ -103,7 +107,7 @@ class Net:
             TreeError: if ``params`` does not fit, or the net needs buffers, which only :meth:`apply` takes.
             RandomnessError: if the body draws in eval mode too.
         """
-        return self._program.evaluate(params, inputs, kwargs)
+        return self._program().evaluate(params, inputs, kwargs)
 
     def apply(
         self,
@@ -131,7 +135,7 @@ class Net:
             RandomnessError: if a draw is needed and ``rng`` is None; names the paths.
             PurityError: if a body wrote to an input or a buffer in place.
         """
-        return self._program.apply(params, buffers, inputs, kwargs, train, rng)
+        return self._program().apply(params, buffers, inputs, kwargs, train, rng)
 
     # --- tensors ---
 
@@ -156,33 +160,38 @@ class Net:
         source = as_rng(rng)
         if source is None:
             raise InitError("init needs rng: an int seed (0) or a Key (funcnet.random.key(0)).")
-        params: Tree = {}
-        buffers: Tree = {}
-        for path, net in self.named_nets():
-            net.check_init(path)
-            shared = [join(path, name) in self._all_aliases for name in net._own_entries]
-            for name, spec in net._own_entries.items():
-                where = join(path, name)
-                alias = where in self._all_aliases
-                if alias and all(shared):
-                    continue  # the same layer at a second place: its module was built, and drew, once
-                value = spec.init(
-                    at_path(source, where),
-                    spec.shape,
-                    dtype=spec.dtype or dtype or getattr(net, "dtype", None),
-                    device=device or getattr(net, "device", None),
+        made = dict(self._first_values(source, device, dtype, self._all_aliases, ""))
+        trees: dict[type, Tree] = {Param: {}, Buffer: {}}
+        for entry in self.entries():
+            _place(trees[type(entry.spec)], entry.path, made[entry.path])
+        return trees[Param], trees[Buffer]
+
+    def _first_values(
+        self, rng: Any, device: Any, dtype: torch.dtype | None, aliases: Mapping[str, str], path: str
+    ) -> Iterator[tuple[str, torch.Tensor]]:
+        """Paths and first values in the order of the parts, which is the order in which a module makes and draws them."""
+        self.check_init(path)
+        if self._own_entries and all(join(path, name) in aliases for name in self._own_entries):
+            return  # the same layer at a second place: its module was built, and drew, once
+        for name, part in self._parts.items():
+            where = join(path, name)
+            if isinstance(part, Net):
+                yield from part._first_values(rng, device, dtype, aliases, where)
+            elif isinstance(part, (Param, Buffer)):
+                dtype_of_layer, device_of_layer = getattr(self, "dtype", None), getattr(self, "device", None)
+                yield (
+                    where,
+                    part.init(
+                        at_path(rng, where),
+                        part.shape,
+                        dtype=part.dtype or dtype or dtype_of_layer,
+                        device=device or device_of_layer,
+                    ),
                 )
-                if not alias:
-                    _place(params if isinstance(spec, Param) else buffers, where, value)
-        return _in_order(params, self, Param), _in_order(buffers, self, Buffer)
 
     def entries(self) -> Iterator[Entry]:
         """Every declared tensor with its path, in the order of the module's ``state_dict``; aliases are left out."""
-        for path, net in self.named_nets():
-            for kind in (Param, Buffer):
-                for name, spec in net._own_entries.items():
-                    if isinstance(spec, kind) and join(path, name) not in self._all_aliases:
-                        yield Entry(join(path, name), spec)
+        return (Entry(path, spec) for path, spec in self._all_entries.items() if path not in self._all_aliases)
 
     def tie(self, aliases: Mapping[str, str]) -> Net:
         """This net with tied tensors: each alias path is read from its owner's path and has no entry of its own.
@@ -193,7 +202,7 @@ class Net:
         Raises:
             TreeError: if a path is not a tensor of the net, or the shapes of the two differ.
         """
-        specs = {join(path, name): spec for path, net in self.named_nets() for name, spec in net._own_entries.items()}
+        specs = self._all_entries
         table = {**self._aliases, **aliases}
         problems = [
             f"{path!r} is not a tensor of the net" for pair in table.items() for path in pair if path not in specs
@@ -237,7 +246,11 @@ class Net:
 
     @cached_property
     def _own_entries(self) -> dict[str, Param | Buffer]:
-        return {name: part for name, part in self._parts.items() if isinstance(part, (Param, Buffer))}
+        return {name: part for kind in (Param, Buffer) for name, part in self._parts.items() if isinstance(part, kind)}
+
+    @cached_property
+    def _all_entries(self) -> dict[str, Param | Buffer]:
+        return {join(path, name): spec for path, net in self.named_nets() for name, spec in net._own_entries.items()}
 
     @cached_property
     def _children(self) -> dict[str, Net]:
@@ -260,7 +273,6 @@ class Net:
             for alias, owner in net.__dict__.get("_alias_items", ())
         }
 
-    @property
     def _program(self) -> Program:
         if torch.compiler.is_compiling() or "_built" not in self.__dict__:
             _build(self)
@@ -287,10 +299,6 @@ class Net:
     def __repr__(self) -> str:
         return repr(self.twin_module())
 
-    @property
-    def __name__(self) -> str:
-        return type(self).__name__
-
     def twin_module(self) -> nn.Module:
         """The ``nn.Module`` twin on the meta device: its names, shapes and ``repr``, and no numbers."""
         with torch.device("meta"), outside_transforms():
@@ -299,6 +307,8 @@ class Net:
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("_") and "_building" not in self.__dict__ and name in self._parts:
             return self._parts[name]
+        if name == "__name__":  # as on a function: torch and functools ask what they call for it
+            return self.title()
         hint = f". {_OF_MODULES[name]}" if name in _OF_MODULES else ""
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{hint}")
 
@@ -351,15 +361,6 @@ def _place(tree: Tree, path: str, value: Any) -> None:
     for key in parents:
         tree = tree.setdefault(key, {})
     tree[leaf] = value
-
-
-def _in_order(tree: Tree, net: Net, kind: type) -> Tree:
-    """The tree with the keys of each node in the order of the module: own tensors first, then children."""
-    ordered = {name: tree[name] for name, spec in net._own_entries.items() if isinstance(spec, kind) and name in tree}
-    for name, child in net._children.items():
-        if name in tree:
-            ordered[name] = _in_order(tree[name], child, kind)
-    return ordered
 
 
 class Function(Net):

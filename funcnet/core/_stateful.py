@@ -41,7 +41,7 @@ class Body(nn.Module):
         return self._funcnet_net.forward(self, *inputs, **kwargs)
 
     def _get_name(self) -> str:
-        return getattr(self._funcnet_net, "name", type(self._funcnet_net).__name__)
+        return self._funcnet_net.title()
 
 
 class FunctionModule(nn.Module):
@@ -56,7 +56,3 @@ class FunctionModule(nn.Module):
 
     def extra_repr(self) -> str:
         return getattr(self.function, "__name__", repr(self.function))
-
-
-RESERVED = frozenset(name for name in dir(Body) if not name.startswith("__")) | {"training"}
-"""Names that no part can have, because an nn.Module means something else by them."""

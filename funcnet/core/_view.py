@@ -19,7 +19,7 @@ from functools import cache
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from funcnet._errors import RandomnessError
 from funcnet._typing import Tree
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from funcnet.core._net import Net
 
 NOTHING: Tree = {}
+RESERVED = frozenset(name for name in dir(nn.Module) if not name.startswith("__")) | {"training", "rng"}
+"""Names that no part can have, because an nn.Module or a view means something else by them."""
 
 
 class Call:
@@ -126,9 +128,13 @@ def view_class(net: Net, made: dict[Net, type[View]]) -> type[View]:
     if net in made:
         return made[net]
     base = net.view_base()
-    body = body_of(net)
     entries = {} if net.opaque() else net._own_entries
     children = {} if net.opaque() else net._children
+    bad = [name for name in (*entries, *children, *net._named_constants) if name in RESERVED or name.startswith("_")]
+    if bad:
+        raise ValueError(
+            f"{type(net).__name__} has parts or fields named {bad}: nn.Module uses such names itself. Choose others."
+        )
     slots = ["_up", "_name"]
     space: dict[str, Any] = {
         name: staticmethod(value) if isinstance(value, FunctionType) else value
@@ -148,6 +154,7 @@ def view_class(net: Net, made: dict[Net, type[View]]) -> type[View]:
         if isinstance(spec, Buffer):
             space[name] = property(_reader("_buffers", name), _recorder(name))
 
+    body = body_of(net)
     kids, gets, steps = [], [], []
     for index, (name, child) in enumerate(children.items()):
         kid = view_class(child, made)
@@ -165,7 +172,7 @@ def view_class(net: Net, made: dict[Net, type[View]]) -> type[View]:
         _names=tuple(children),
         _expects=net.expects() if trusted(net) else "",
     )
-    name = getattr(net, "name", type(net).__name__)
+    name = net.title()
     made[net] = cls = type(str(name), (base,), space)
     if ignores_view(net):
         shared = cls()
@@ -176,6 +183,8 @@ def view_class(net: Net, made: dict[Net, type[View]]) -> type[View]:
 
 def body_of(net: Net) -> Callable[..., Any]:
     """``forward`` as a plain function of (p, *inputs), which a class takes as ``__call__``."""
+    if not hasattr(type(net), "forward"):
+        raise TypeError(f"{net.title()} has no body: define forward(p, *inputs), a staticmethod or a method.")
     body = net.forward
     if isinstance(body, FunctionType):
         return body

@@ -5,6 +5,7 @@ None has params, buffers or draws. Inputs have a batch axis or none: (N, C, *) o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch.nn.functional as F
@@ -22,6 +23,12 @@ class _MaxPool(Layer):
     dilation: Size = 1
     return_indices: bool = False
     ceil_mode: bool = False
+
+
+def _max_pool(pool: Callable[..., Any], p: Any, x: Tensor) -> Any:
+    return pool(
+        x, p.kernel_size, p.stride, p.padding, p.dilation, ceil_mode=p.ceil_mode, return_indices=p.return_indices
+    )
 
 
 class MaxPool1d(_MaxPool):
@@ -45,9 +52,7 @@ class MaxPool1d(_MaxPool):
 
     @staticmethod
     def forward(p: Any, x: Tensor) -> Any:
-        return F.max_pool1d(
-            x, p.kernel_size, p.stride, p.padding, p.dilation, ceil_mode=p.ceil_mode, return_indices=p.return_indices
-        )
+        return _max_pool(F.max_pool1d, p, x)
 
 
 class MaxPool2d(_MaxPool):
@@ -60,9 +65,7 @@ class MaxPool2d(_MaxPool):
 
     @staticmethod
     def forward(p: Any, x: Tensor) -> Any:
-        return F.max_pool2d(
-            x, p.kernel_size, p.stride, p.padding, p.dilation, ceil_mode=p.ceil_mode, return_indices=p.return_indices
-        )
+        return _max_pool(F.max_pool2d, p, x)
 
 
 class MaxPool3d(_MaxPool):
@@ -75,9 +78,7 @@ class MaxPool3d(_MaxPool):
 
     @staticmethod
     def forward(p: Any, x: Tensor) -> Any:
-        return F.max_pool3d(
-            x, p.kernel_size, p.stride, p.padding, p.dilation, ceil_mode=p.ceil_mode, return_indices=p.return_indices
-        )
+        return _max_pool(F.max_pool3d, p, x)
 
 
 class AvgPool1d(Layer):
@@ -115,6 +116,10 @@ class _AvgPool(Layer):
     divisor_override: int | None = None
 
 
+def _avg_pool(pool: Callable[..., Tensor], p: Any, x: Tensor) -> Tensor:
+    return pool(x, p.kernel_size, p.stride, p.padding, p.ceil_mode, p.count_include_pad, p.divisor_override)
+
+
 class AvgPool2d(_AvgPool):
     """Mean of each window; see :class:`AvgPool1d`. Shape: x (N, C, H, W). Source: F.avg_pool2d.
 
@@ -128,7 +133,7 @@ class AvgPool2d(_AvgPool):
 
     @staticmethod
     def forward(p: Any, x: Tensor) -> Tensor:
-        return F.avg_pool2d(x, p.kernel_size, p.stride, p.padding, p.ceil_mode, p.count_include_pad, p.divisor_override)
+        return _avg_pool(F.avg_pool2d, p, x)
 
 
 class AvgPool3d(_AvgPool):
@@ -141,7 +146,7 @@ class AvgPool3d(_AvgPool):
 
     @staticmethod
     def forward(p: Any, x: Tensor) -> Tensor:
-        return F.avg_pool3d(x, p.kernel_size, p.stride, p.padding, p.ceil_mode, p.count_include_pad, p.divisor_override)
+        return _avg_pool(F.avg_pool3d, p, x)
 
 
 class _AdaptiveAvgPool(Layer):

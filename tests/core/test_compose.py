@@ -144,3 +144,36 @@ def test_training_a_body_either_way_gives_equal_weights():
         (_, buffers), grads = fn.value_and_grad(loss, has_aux=True)(params, buffers, step)
         params = fn.tree.map(lambda w, g: torch.add(w, g, alpha=-0.1), params, grads)
     assert_identical(fn.to_state_dict(net, params, buffers), dict(module.state_dict()))
+
+
+def test_first_values_are_drawn_in_the_order_of_the_parts():
+    net = fn.compose(fc=fn.Linear(3, 2), scale=fn.Param(2, nn.init.normal_), out=fn.Linear(2, 2))(lambda p, x: x)
+
+    class Twin(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(3, 2)
+            self.scale = nn.Parameter(torch.randn(2))
+            self.out = nn.Linear(2, 2)
+
+    torch.manual_seed(1)
+    assert_identical(fn.to_state_dict(net, *net.init(1)), dict(Twin().state_dict()))
+
+
+def test_names_of_class_parts_and_fields_are_checked_too():
+    class Typed(fn.Net):
+        rng: int = 0
+
+    class Parted(fn.Net):
+        def parts(self):
+            return {"train": fn.ReLU()}
+
+    for net in (Typed(), Parted()):
+        with pytest.raises(ValueError, match="has parts or fields named"):
+            net({}, X)
+
+
+def test_a_net_composed_in_a_function_says_why_it_is_not_pickled():
+    net = fn.compose(fc=fn.Linear(3, 2))(lambda p, x: p.fc(x))
+    with pytest.raises(pickle.PicklingError, match="Compose it at the top of a module"):
+        pickle.dumps(net)

@@ -28,7 +28,7 @@ def constant_result(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
 @contextlib.contextmanager
 def outside_transforms() -> Iterator[None]:
-    """Run a block as if no torch.func transform were active: for what has nothing to do with the tensors of the call."""
+    """Run a block as if no torch.func transform were active, for what does not concern the tensors of the call."""
     with temporarily_clear_interpreter_stack():
         yield
 

@@ -1,4 +1,4 @@
-"""The one table of cases. Each row is a module of torch.nn, its net, and an input; every promise is tested on every row."""
+"""The one table of cases: a module, its net and an input in each row; every promise is tested on every row."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def public(module):
 PACKAGES = [funcnet] + [
     __import__(f"funcnet.{info.name}", fromlist=["_"])
     for info in pkgutil.iter_modules(funcnet.__path__)
-    if info.ispkg and info.name not in ("cli",)
+    if info.ispkg and info.name != "cli"
 ]
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import funcnet as fn
 from funcnet.layers import COUNTERPARTS
 from tests.cases import CASES, LAYER_CASES
-from tests.helpers import assert_identical, buffers_of, clone, global_generator_untouched, params_of, parametrize
+from tests.helpers import assert_identical, buffers_of, clone, global_generator_untouched, parametrize, params_of
 
 DTYPES = [torch.float32, torch.float64]
 WITH_DRAWS = [case for case in CASES if case.dropout]

@@ -29,5 +29,7 @@ def test_each_command_is_the_first_block_after_its_comment(comment, words):
 
 
 def test_every_room_is_listed():
-    rooms = {path.name for path in (Path(__file__).parent.parent / "funcnet").iterdir() if (path / "__init__.py").exists()}
+    rooms = {
+        path.name for path in (Path(__file__).parent.parent / "funcnet").iterdir() if (path / "__init__.py").exists()
+    }
     assert {room for room in rooms if f"funcnet/{room}`" not in README} == set()

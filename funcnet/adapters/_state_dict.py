@@ -55,7 +55,7 @@ def _merged(params: TreeLike, buffers: TreeLike) -> Tree:
 
 
 def _interleaved(first: list[str], second: list[str]) -> list[str]:
-    """Keys of both lists in an order that agrees with both; numbers by size, else ``second`` fills in behind its own."""
+    """Keys of both lists in an order that agrees with both; numbers by size, else ``second`` fills the gaps."""
     if all(key.isdecimal() for key in (*first, *second)):
         return sorted({*first, *second}, key=int)
     merged = list(first)

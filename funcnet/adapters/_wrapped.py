@@ -111,8 +111,8 @@ class Wrapped(Net):
 
     def check_init(self, path: str) -> None:
         raise InitError(
-            f"{self.title()} at {path or 'the root'!r} initialises itself in Python code that funcnet cannot replay. Build the "
-            f"module under torch.manual_seed(seed) and take its params from funcnet.from_module(module)."
+            f"{self.title()} at {path or 'the root'!r} initialises itself in Python code that funcnet cannot replay. "
+            f"Build the module under torch.manual_seed(seed) and take its params from funcnet.from_module(module)."
         )
 
     def forward(self, p: View, *inputs: Any, **kwargs: Any) -> Any:
@@ -183,8 +183,8 @@ def _without_weights(module: nn.Module) -> nn.Module:
         return copy.deepcopy(module, memo)
     except Exception as error:
         raise ConversionError(
-            f"cannot copy {type(module).__name__}: {error}. from_module runs a foreign forward on a private copy, so every "
-            f"attribute of the module must survive copy.deepcopy; take open files, locks and graph tensors off it."
+            f"cannot copy {type(module).__name__}: {error}. from_module runs a foreign forward on a private copy, "
+            f"so every attribute of the module must survive copy.deepcopy; take open files, locks and graph tensors off it."
         ) from error
 
 

@@ -1,8 +1,8 @@
 """The idea itself: a net is a value, a view is one call's look at it.
 
-``Net`` is an immutable record of hyperparameters and named parts with a body ``forward(p, *inputs)``. It holds no tensor
-and has no mode. ``View`` is the ``p`` of one call: the params, buffers, mode and rng at the body's place. A body may
-equally be handed an ``nn.Module`` with the same names: that is how one body runs both ways.
+``Net`` is an immutable record of hyperparameters and named parts with a body ``forward(p, *inputs)``. It holds no
+tensor and has no mode. ``View`` is the ``p`` of one call: the params, buffers, mode and rng at the body's place. A body
+may equally be handed an ``nn.Module`` with the same names: that is how one body runs both ways.
 
 Reading order: ``_entries`` (what a net declares), ``_net`` (the record and its verbs), ``_view`` (what a body sees),
 ``_call`` (one call from start to end), ``_check`` (trees against declarations), ``_compose`` (nets from functions) and

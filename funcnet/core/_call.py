@@ -215,8 +215,8 @@ class _Watch:
         written = [name for name, value, version in self.marks if value._version != version]
         if written:
             raise PurityError(
-                f"the body wrote in place to {', '.join(written)}, which belongs to the caller and is changed now. Write "
-                f"x = x + 1 for x += 1, or work on x.clone()."
+                f"the body wrote in place to {', '.join(written)}, which belongs to the caller and is changed now. "
+                f"Write x = x + 1 for x += 1, or work on x.clone()."
             )
 
 

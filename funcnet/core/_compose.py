@@ -43,7 +43,7 @@ class Composed(Net):
         if found == self:
             return (_load, (module, name))
         raise PicklingError(
-            f"{self.name} cannot be pickled: {module}.{name} is not it. Compose it at the top of a module, as for a function."
+            f"{self.name} cannot be pickled: {module}.{name} is another. Compose it at the top of a module."
         )
 
 
@@ -63,8 +63,8 @@ def compose(function: Callable[..., Any] | None = None, /, **parts: Any) -> Any:
             ``None`` for a part left out.
 
     Returns:
-        A decorator of ``body(p, *inputs)``. The result is a :class:`Net` named after the function. In the body ``p.fc(x)``
-        calls a part, ``p.fc.weight`` and ``p.scale`` are tensors, ``p.running = new`` records a new buffer,
+        A decorator of ``body(p, *inputs)``. The result is a :class:`Net` named after the function. In the body
+        ``p.fc(x)`` calls a part, ``p.fc.weight`` and ``p.scale`` are tensors, ``p.running = new`` records a new buffer,
         ``p.training`` is the mode and ``p.rng`` what to draw from.
 
     Raises:

@@ -169,7 +169,7 @@ class Net:
     def _first_values(
         self, rng: Any, device: Any, dtype: torch.dtype | None, aliases: Mapping[str, str], path: str
     ) -> Iterator[tuple[str, torch.Tensor]]:
-        """Paths and first values in the order of the parts, which is the order in which a module makes and draws them."""
+        """Paths and first values in the order of the parts, in which a module makes, and so draws, them."""
         self.check_init(path)
         if self._own_entries and all(join(path, name) in aliases for name in self._own_entries):
             return  # the same layer at a second place: its module was built, and drew, once
@@ -327,8 +327,8 @@ _OF_MODULES = {
     "train": "A net has no mode: net.apply(params, buffers, x, train=True).",
     "eval": "A net has no mode: net.apply(params, buffers, x) runs in eval mode.",
     "training": "A net has no mode: its body reads p.training of each call.",
-    "parameters": "A net holds no tensors: params, buffers = net.init(0); funcnet.tree.flatten(params) lists them.",
-    "named_parameters": "A net holds no tensors: params, buffers = net.init(0); funcnet.tree.flatten(params) lists them.",
+    "parameters": "A net holds no tensors: params, buffers = net.init(0); see funcnet.tree.flatten(params).",
+    "named_parameters": "A net holds no tensors: params, buffers = net.init(0); see funcnet.tree.flatten(params).",
     "buffers": "A net holds no tensors: params, buffers = net.init(0).",
     "state_dict": "A net holds no tensors: funcnet.to_state_dict(net, params, buffers).",
     "load_state_dict": "A net holds no tensors: params, buffers = funcnet.from_state_dict(net, state_dict).",
@@ -394,8 +394,8 @@ def as_net(part: Any) -> Net:
         return part
     if isinstance(part, nn.Module):
         raise TypeError(
-            f"{type(part).__name__} is an nn.Module, which holds its own tensors. Use funcnet.{type(part).__name__}, or "
-            f"funcnet.from_module(module) for a net and its params."
+            f"{type(part).__name__} is an nn.Module, which holds its own tensors. Use funcnet.{type(part).__name__}, "
+            f"or funcnet.from_module(module) for a net and its params."
         )
     if isinstance(part, type):
         raise TypeError(f"a part is a net or a function, not the class {part.__name__}: write {part.__name__}(...).")

@@ -32,7 +32,7 @@ def _own(full: Tree, path: str, copied: dict[str, Tree]) -> Tree:
 
 
 def linked(buffers: TreeLike, aliases: Mapping[str, str]) -> Tree:
-    """A call's own tree of buffers with aliases filled in: a layer at two places is one node, so it sees its updates."""
+    """A call's own tree of buffers with aliases filled in; a layer at two places is one node and sees its updates."""
     full = filled_in(buffers, aliases)
     nodes: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
     for alias, owner in aliases.items():

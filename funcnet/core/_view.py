@@ -50,8 +50,8 @@ class Call:
 class View:
     """The ``p`` of a body: params, buffers, parts and fields by name, for one call.
 
-    ``p.fc(x)`` calls a part and ``p.fc.weight`` reads its tensor; assigning ``p.running_mean = new`` records a new buffer
-    and writes nothing. An ``nn.Module`` with the same names does the same things.
+    ``p.fc(x)`` calls a part and ``p.fc.weight`` reads its tensor; assigning ``p.running_mean = new`` records a new
+    buffer and writes nothing. An ``nn.Module`` with the same names does the same things.
     """
 
     __slots__ = ()
@@ -235,7 +235,7 @@ def _recorder(name: str) -> Callable[[View, Tensor], None]:
 
 
 def _bind(name: str, index: int, net: Net, kid: type[View]) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """(get, step) for a part: the part's view; and the part applied to one input, without the view's call in between."""
+    """(get, step) for a part: its view; and the part applied to one input, without a call of the view in between."""
     if hasattr(kid, "_shared"):
         shared = kid._shared
 

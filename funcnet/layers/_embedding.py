@@ -67,7 +67,7 @@ class Embedding(Layer):
 
 
 def _shortened(p: Any, x: Tensor) -> Tensor:
-    """The weight with the rows of ``x`` at most ``max_norm`` long; its gradient is the weight's own, as in the module."""
+    """The weight with the rows of ``x`` at most ``max_norm`` long; its gradient is the weight's, as in the module."""
     if under_vmap():  # the in-place kernel has no batching rule
         norms = p.weight.detach().norm(p.norm_type, dim=1, keepdim=True)
         scale = torch.where(norms > p.max_norm, p.max_norm / (norms + 1e-7), 1.0)

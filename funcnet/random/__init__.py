@@ -5,8 +5,8 @@ The global generator of torch is never read and never moved. Wherever funcnet ta
 * a **Key** (:func:`key`, :func:`split`, :func:`fold_in`): a 0-d int64 tensor. A draw depends on the key, on the path of
   the net that draws and on how often it drew before, and on nothing else: adding a layer reshuffles no other layer.
   Keys work under grad, vmap, ``torch.compile(fullgraph=True)`` and export.
-* or a plain **int** seed: the draws that ``torch.manual_seed(seed)`` followed by the module would make, bit for bit. This
-  is torch's own sequential generator, so it is for eager calls outside vmap.
+* or a plain **int** seed: the draws that ``torch.manual_seed(seed)`` followed by the module would make, bit for bit.
+  This is torch's own sequential generator, so it is for eager calls outside vmap.
 """
 
 from funcnet.random._draws import At as At

@@ -55,8 +55,8 @@ class Stream:
         else:
             return
         raise RandomnessError(
-            f"rng={self.seed} cannot draw under {where}: an int seed replays torch's sequential generator, which is eager "
-            f"only. Pass a Key: rng=funcnet.random.key({self.seed})."
+            f"rng={self.seed} cannot draw under {where}: an int seed replays torch's sequential generator, which is "
+            f"eager only. Pass a Key: rng=funcnet.random.key({self.seed})."
         )
 
 

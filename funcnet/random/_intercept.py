@@ -33,8 +33,8 @@ Draws = Callable[[], Rng]
 class Intercept(TorchFunctionMode):
     """A context in which torch's random functions draw from ``draws()``, called once per draw.
 
-    torch.compile does not show ``rand_like`` and ``randn_like`` to any mode: write ``torch.randn(x.shape)`` in code that is
-    to be compiled, or draw from ``p.rng``.
+    torch.compile does not show ``rand_like`` and ``randn_like`` to any mode: write ``torch.randn(x.shape)`` in code
+    that is to be compiled, or draw from ``p.rng``.
     """
 
     def __init__(self, draws: Draws) -> None:

@@ -19,7 +19,7 @@ def value_and_grad(function: Callable[..., Any], argnums: int = 0, has_aux: bool
 
     At top level it runs torch.autograd.grad, which frees the graph as it goes; ``torch.func.grad`` always keeps it for
     a second derivative, at about twice the peak memory. Under vmap, grad or compile, inside another ``value_and_grad``,
-    and where the argument requires grad already, it is ``torch.func.grad_and_value``, so it nests. The bits are the same.
+    and where the argument requires grad already, it is ``torch.func.grad_and_value``, so it nests. Same bits.
 
     Args:
         function: returns a scalar tensor; with ``has_aux``, a pair of one and anything.

@@ -55,7 +55,7 @@ def test_functions_are_layers():
 def test_lists_and_dicts_are_made_and_indexed_as_their_twins():
     layers = fn.ModuleList([fn.Linear(3, 3) for _ in range(4)] + [F.relu])
     assert repr(layers[:4]) == repr(nn.ModuleList([nn.Linear(3, 3) for _ in range(4)]))
-    assert layers[0] == layers[-2] and len(layers + [fn.ReLU()]) == 6
+    assert layers[0] == layers[-2] and len(layers + fn.ModuleList([fn.ReLU()])) == 6
     heads = fn.ModuleDict([("a", fn.Linear(3, 1)), ("b", fn.Linear(3, 2))])
     assert repr(heads) == repr(nn.ModuleDict({"a": nn.Linear(3, 1), "b": nn.Linear(3, 2)}))
     assert heads.keys() == ["a", "b"] and heads["b"] == heads.values()[1] and ("a", heads["a"]) in heads.items()

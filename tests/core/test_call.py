@@ -121,9 +121,9 @@ def test_params_and_parts_cannot_be_assigned():
         setattr(p, x, None)
 
     for name in ("fc", "scale"):
-        with pytest.raises(AttributeError, match=f"{name!r} is a param or a part, which a call cannot replace"):
+        with pytest.raises(AttributeError, match=rf"{name!r} is a param or a part, which a call cannot replace"):
             net(net.init(0)[0], name)
-    with pytest.raises(AttributeError, match="no attribute 'other'|has no 'other'"):
+    with pytest.raises(AttributeError, match=r"no attribute 'other'|has no 'other'"):
         net(net.init(0)[0], "other")
 
 

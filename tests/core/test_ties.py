@@ -96,7 +96,7 @@ IDS = torch.tensor([[0, 1, 4]])
 def test_a_net_is_tied_by_hand():
     params, buffers = TIED.init(0)
     assert list(params) == ["embed"]
-    assert TIED != language_model
+    assert language_model != TIED
     assert_identical(TIED(params, IDS), F.linear(params["embed"]["weight"][IDS], params["embed"]["weight"]))
     module = fn.to_module(TIED, params, buffers)
     assert module.head.weight is module.embed.weight

@@ -65,7 +65,7 @@ def test_the_inner_gradient_reaches_what_only_the_outer_differentiates():
         return loss(fn.tree.map(lambda w, g: w - rate * g, PARAMS, grads))
 
     def weighted(scale):
-        value, grads = fn.value_and_grad(lambda params: scale * loss(params))(PARAMS)
+        _, grads = fn.value_and_grad(lambda params: scale * loss(params))(PARAMS)
         return loss(fn.tree.map(lambda w, g: w - 0.5 * g, PARAMS, grads))
 
     for function in (tuned, weighted):

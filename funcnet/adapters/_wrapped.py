@@ -18,12 +18,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from funcnet._errors import ConversionError, InitError
-from funcnet._torch import under_vmap
 from funcnet._typing import Tree
-from funcnet.core import Buffer, Net, Param, View, draws_at
+from funcnet.core import Buffer, Net, Param, View
 from funcnet.core._view import origin
 from funcnet.init import Draw, Scheme
-from funcnet.random import Intercept
 from funcnet.tree import flatten, join
 
 
@@ -133,29 +131,11 @@ class Wrapped(Net):
         module = self.template.take(flags)
         before = None if self.template.leaves_attributes is False else [dict(m.__dict__) for m in module.modules()]
         try:
-            if call.train is False and call.rng is None:
-                return self._call_unseeded(p, module, tensors, inputs, kwargs)
             return functional_call(module, tensors, inputs, kwargs, strict=True)
         finally:
             if before is not None:
                 self._restore(module, before)
             self.template.give_back(flags, module)
-
-    def _call_unseeded(self, p: View, module: nn.Module, tensors: Any, inputs: Any, kwargs: Any) -> Any:
-        """Run a forward that should not draw, and find out whether it did."""
-        if under_vmap():
-            return functional_call(module, tensors, inputs, kwargs, strict=True)
-        state = torch.get_rng_state()
-        output = functional_call(module, tensors, inputs, kwargs, strict=True)
-        if torch.equal(state, torch.get_rng_state()):
-            return output
-        # The global generator moved: by this forward, which then raises now, or by another thread.
-        try:
-            with Intercept(lambda: draws_at(p)):
-                return functional_call(module, tensors, inputs, kwargs, strict=True)
-        except Exception:
-            torch.set_rng_state(state)
-            raise
 
     def _restore(self, module: nn.Module, before: list[dict[str, Any]]) -> None:
         """Take off what the forward left on the template; and remember whether it leaves anything."""
@@ -184,7 +164,7 @@ def _without_weights(module: nn.Module) -> nn.Module:
     except Exception as error:
         raise ConversionError(
             f"cannot copy {type(module).__name__}: {error}. from_module runs a foreign forward on a private copy, "
-            f"so every attribute of the module must survive copy.deepcopy; take open files, locks and graph tensors off it."
+            f"so every attribute of the module must survive copy.deepcopy; take files, locks and graph tensors off it."
         ) from error
 
 

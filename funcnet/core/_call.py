@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from funcnet._errors import FuncnetError, PurityError, RandomnessError, ShapeError, TreeError
-from funcnet._torch import under_transform
+from funcnet._torch import global_state, under_transform, under_vmap
 from funcnet._typing import Selector, Tree, TreeLike
 from funcnet.core._check import expected_of, misfits_of, refuse
 from funcnet.core._entries import Buffer, Param
@@ -43,9 +43,11 @@ class Program:
             for kind in (Param, Buffer)
         }
         self.foreign = not all(trusted(below) for _, below in net.named_nets())
+        self.opaque = any(below.opaque() for _, below in net.named_nets())
         self.always_draws = self.drawing(False)
         self.seen: tuple[int, int] = (0, 0)
-        self.vetted = False
+        self.quiet = False
+        self.drawn: set[bool] = set()  # the modes, plain eval or not, in which a body drew from torch's generator
 
     @cached_property
     def draws_in_training(self) -> list[str]:
@@ -66,7 +68,7 @@ class Program:
         elif self.seen != (id(params), 0):
             self._admit(params, NOTHING)
             self.seen = (id(params), 0)
-        return self._run(params, NOTHING, _EVAL, inputs, kwargs)
+        return self._call(params, NOTHING, False, None, inputs, kwargs)[0]
 
     def apply(
         self,
@@ -78,53 +80,94 @@ class Program:
         rng: Any,
     ) -> tuple[Any, Tree]:
         mode = train if isinstance(train, bool) else self._selected(train)
-        call = _EVAL if rng is None and mode is False else Call(mode, as_rng(rng))
-        if call.rng is None and (mode is not False or self.always_draws):
+        if rng is None and (mode is not False or self.always_draws):
             self._refuse_drawing(mode)
         if torch.compiler.is_compiling():
             self._admit(params, buffers)
         elif self.seen != (id(params), id(buffers)):
             self._admit(params, buffers)
             self.seen = (id(params), id(buffers))
-        if not self.has_buffers:
-            output = self._run(params, NOTHING, call, inputs, kwargs)
-            fresh: Tree = {}
-        else:
-            fresh = own = self._own_tree(buffers)
-            if self.tied[Buffer]:
-                own = linked(fresh, self.tied[Buffer])
-            output = self._run(params, own, call, inputs, kwargs)
-            if self.tied[Buffer]:
-                fresh = unlinked(own, buffers)
-        if call is not _EVAL:
-            call.closed = True
-        return output, fresh
+        return self._call(params, buffers, mode, rng, inputs, kwargs)
 
-    def _run(self, params: TreeLike, buffers: Tree, call: Call, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run the body; ``buffers`` is the call's own tree, which it fills with new values."""
-        given = filled_in(params, self.tied[Param]) if self.tied[Param] else params
+    def _call(
+        self, params: TreeLike, buffers: TreeLike, mode: Any, rng: Any, inputs: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, Tree]:
+        """Run the body, and see to it that no draw in it comes from the global generator."""
+        if not self.foreign:
+            return self._once(params, buffers, mode, rng, inputs, kwargs)
+        if torch.compiler.is_compiling() or under_vmap():
+            return self._once(params, buffers, mode, rng, inputs, kwargs, Intercept())
+        # To intercept costs a third of a small call, and keeps torch from its fast paths. So a body is only watched,
+        # and run again if the generator moved: it drew (and is intercepted from then on), or another thread did.
+        # A plain eval call of bodies composed by the user is watched once: to watch costs a fiftieth of a small call.
+        plain = mode is False and rng is None
+        if plain and self.quiet:
+            return self._once(params, buffers, mode, rng, inputs, kwargs)
+        state = None if plain in self.drawn else global_state()
+        if state is not None:
+            result = self._once(params, buffers, mode, rng, inputs, kwargs)
+            if torch.equal(state, global_state()):
+                self.quiet = self.quiet or (plain and not self.opaque)
+                return result
+        intercept = Intercept()
         try:
-            view = self.open(self.view, given, buffers, call)  # type: ignore[arg-type]
-            if self.foreign:
-                return self._run_foreign(view, call, inputs, kwargs)
-            return view(*inputs, **kwargs)
+            return self._once(params, buffers, mode, rng, inputs, kwargs, intercept)
+        finally:
+            if intercept.drew and state is not None:
+                self.drawn.add(plain)
+                torch.set_rng_state(state.view(torch.uint8))
+
+    def _once(
+        self,
+        params: TreeLike,
+        buffers: TreeLike,
+        mode: Any,
+        rng: Any,
+        inputs: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        intercept: Intercept | None = None,
+    ) -> tuple[Any, Tree]:
+        """Run the body once, over a tree of buffers of its own; returns the output and that tree."""
+        call = _EVAL if mode is False and rng is None else Call(mode, as_rng(rng))
+        given = filled_in(params, self.tied[Param]) if self.tied[Param] else params
+        own = self._own_tree(buffers) if self.has_buffers else {}
+        try:
+            view = self.open(self.view, given, own, call)  # type: ignore[arg-type]
+            if intercept is not None:
+                intercept.draws = lambda: draws_at(view)
+                with intercept:
+                    output = self._watched(view, inputs, kwargs)
+            elif self.foreign:
+                output = self._watched(view, inputs, kwargs)
+            else:
+                output = view(*inputs, **kwargs)
         except Exception as error:
             explained = explain(self, params, error)
             if explained is error:
                 raise
             raise explained from error
+        if call is not _EVAL:
+            call.closed = True
+        return output, unlinked(own, buffers) if self.tied[Buffer] else own
 
-    def _run_foreign(self, view: View, call: Call, inputs: Any, kwargs: Any) -> Any:
-        """Run a body that funcnet did not write: it may draw from torch's generator, or write in place."""
-        watch = _Watch(inputs, kwargs)
-        if call is _EVAL and self.vetted:
-            output = view(*inputs, **kwargs)
-        else:  # costs a third of a small call, so a plain eval call pays it only once
-            with Intercept(lambda: draws_at(view)):
-                output = view(*inputs, **kwargs)
-        watch.check()
-        if call is _EVAL and not torch.compiler.is_compiling():
-            self.vetted = True
+    def _watched(self, view: View, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a body that funcnet did not write, and notice by torch's version counters if it wrote to an input."""
+        if torch.compiler.is_compiling():
+            return view(*inputs, **kwargs)
+        if len(inputs) == 1 and not kwargs and type(inputs[0]) is Tensor:  # the common case, without a detour
+            given = [("input 0", inputs[0])]
+        else:
+            named = [(f"input {index}", value) for index, value in enumerate(inputs)]
+            named += [(f"input {name!r}", value) for name, value in kwargs.items()]
+            given = [found for name, value in named for found in _tensors(name, value)]
+        before = [_version(tensor) for _, tensor in given]
+        output = view(*inputs, **kwargs)
+        written = [name for (name, tensor), version in zip(given, before, strict=True) if _version(tensor) != version]
+        if written:
+            raise PurityError(
+                f"the body wrote in place to {', '.join(written)}, which belongs to the caller and is changed now. "
+                f"Write x = x + 1 for x += 1, or work on x.clone()."
+            )
         return output
 
     def _own_tree(self, buffers: TreeLike) -> Tree:
@@ -134,7 +177,7 @@ class Program:
             parent, _, leaf = path.rpartition(".")
             node = get(fresh, parent)
             node[leaf] = node[leaf].clone()
-        return fresh
+        return linked(fresh, self.tied[Buffer]) if self.tied[Buffer] else fresh
 
     def _selected(self, train: Selector) -> Callable[[str], bool]:
         """The paths in training mode; a pattern that means none of them is a mistake."""
@@ -186,38 +229,20 @@ def _copy(tree: TreeLike) -> Tree:
     return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in tree.items()}
 
 
-class _Watch:
-    """Notices in-place writes to inputs, by torch's version counters."""
+def _tensors(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
+    """The tensors in an input, with words for where they are."""
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _tensors(f"{name}[{key!r}]", item)
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from _tensors(f"{name}[{index}]", item)
 
-    __slots__ = ("marks",)
 
-    def __init__(self, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.marks: list[tuple[str, Tensor, int]] = []
-        if torch.compiler.is_compiling():
-            return
-        for index, value in enumerate(inputs):
-            self._mark(f"input {index}", value)
-        for name, value in kwargs.items():
-            self._mark(f"input {name!r}", value)
-
-    def _mark(self, name: str, value: Any) -> None:
-        if isinstance(value, Tensor):
-            if not value.is_inference():
-                self.marks.append((name, value, value._version))
-        elif isinstance(value, Mapping):
-            for key, item in value.items():
-                self._mark(f"{name}[{key!r}]", item)
-        elif isinstance(value, (list, tuple)):
-            for index, item in enumerate(value):
-                self._mark(f"{name}[{index}]", item)
-
-    def check(self) -> None:
-        written = [name for name, value, version in self.marks if value._version != version]
-        if written:
-            raise PurityError(
-                f"the body wrote in place to {', '.join(written)}, which belongs to the caller and is changed now. "
-                f"Write x = x + 1 for x += 1, or work on x.clone()."
-            )
+def _version(tensor: Tensor) -> int:
+    return -1 if tensor.is_inference() else tensor._version
 
 
 # --- what went wrong, and where ---

@@ -137,7 +137,7 @@ def view_class(net: Net, made: dict[Net, type[View]]) -> type[View]:
         )
     slots = ["_up", "_name"]
     space: dict[str, Any] = {
-        name: staticmethod(value) if isinstance(value, FunctionType) else value
+        name: staticmethod(value) if hasattr(type(value), "__get__") else value
         for name, value in net._named_constants.items()
     }
     params = tuple(name for name, spec in entries.items() if isinstance(spec, Param))

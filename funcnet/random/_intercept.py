@@ -37,18 +37,25 @@ class Intercept(TorchFunctionMode):
     that is to be compiled, or draw from ``p.rng``.
     """
 
-    def __init__(self, draws: Draws) -> None:
+    def __init__(self, draws: Draws | None = None) -> None:
         super().__init__()
         self.draws = draws
+        self.drew = False
+
+    def _next(self) -> Rng:
+        self.drew = True
+        if self.draws is None:
+            raise RandomnessError("Intercept was given nothing to draw from.")
+        return self.draws()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func in _OWN:
-            return _OWN[func](self.draws, *args, **kwargs)
+            return _OWN[func](self._next, *args, **kwargs)
         if func in _TAKES_GENERATOR and kwargs.get("generator") is None:
-            return _given_generator(self.draws(), func, args, kwargs)
+            return _given_generator(self._next(), func, args, kwargs)
         if func in _DRAWS_INSIDE and _DRAWS_INSIDE[func](*args, **kwargs):
-            return _lent(self.draws(), func, args, kwargs)
+            return _lent(self._next(), func, args, kwargs)
         return func(*args, **kwargs)
 
 
@@ -162,7 +169,7 @@ def _in_training(index: int, default: bool) -> Callable[..., bool]:
 
 
 def _multi_head_draws(*args: Any, training: bool = True, **_: Any) -> bool:
-    return bool(training and args[9] > 0)
+    return bool(training and args[10] > 0)  # dropout_p
 
 
 _LOCK = threading.RLock()

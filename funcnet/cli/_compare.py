@@ -1,0 +1,118 @@
+"""``funcnet compare``: arguments in; a report, or JSON, out."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from funcnet._errors import FuncnetError
+from funcnet.cli._articles import articles_report
+from funcnet.cli._untrained import untrained_report
+from funcnet.compare import Articles, CompareError, Untrained, compare_articles, compare_module, to_json
+
+STEPS = 300
+
+
+def compare(
+    target: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="TARGET",
+            help='A module to compare, "package.module:callable(args)"; the arguments are Python literals. '
+            "The current folder is importable. Without it, four models are trained.",
+            show_default=False,
+        ),
+    ] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            "-i",
+            metavar="SPEC",
+            help='An input of TARGET: "float32[2,3,64,64]", or "input_ids=int64[2,12]<100" for one given by name with '
+            "integers below 100. Once per input.",
+            show_default=False,
+        ),
+    ] = None,
+    models: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="NAME",
+            help="Train only this one: sequential, modulelist, conv or batchnorm. May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option("--steps", help=f"Training steps of the four models; {STEPS} unless given.", show_default=False),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**62, help="Seed of weights, inputs and draws.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Run one model stateful and stateless, side by side.
+
+    Without TARGET, four small models are trained on handwritten digits, as nn.Module with torch.optim and as pure
+    functions over explicit params. With TARGET, a module of yours is compared with its net on random inputs, without
+    training.
+
+    The exit code is 0 if both forms gave the same numbers, 1 if they differ, 2 if there was nothing to compare.
+    """
+    errors = Console(stderr=True, highlight=False)
+    try:
+        with _progress(errors) as progress, redirect_stdout(sys.stderr):  # whatever a foreign module prints
+            result: Articles | Untrained
+            if target is None:
+                _refuse(
+                    inputs,
+                    "--input",
+                    'needs a TARGET whose input it is, as in: funcnet compare "torch.nn:Linear(3, 4)"',
+                )
+                chosen = STEPS if steps is None else steps
+                result = compare_articles(models or (), steps=chosen, seed=seed, progress=progress)
+            else:
+                _refuse(
+                    models or steps is not None,
+                    "--model and --steps",
+                    "are for the training, and a TARGET is not trained",
+                )
+                if os.getcwd() not in sys.path:
+                    sys.path.insert(0, os.getcwd())
+                result = compare_module(target, inputs or (), seed=seed, progress=progress)
+    except FuncnetError as error:
+        errors.print(Text(f"funcnet compare: {' '.join(str(error).split())}"), soft_wrap=not errors.is_terminal)
+        raise typer.Exit(2) from None
+    if as_json:
+        sys.stdout.write(json.dumps(to_json(result), indent=2, allow_nan=False) + "\n")
+    else:
+        report = articles_report(result) if isinstance(result, Articles) else untrained_report(result)
+        Console(highlight=False).print(report)
+    raise typer.Exit(0 if result.passes else 1)
+
+
+def _refuse(given: object, what: str, why: str) -> None:
+    if given:
+        raise CompareError(f"{what} {why}.")
+
+
+@contextmanager
+def _progress(console: Console) -> Iterator[Callable[[str, float], None]]:
+    """A bar on a terminal, and nothing elsewhere."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("starting", total=1.0)
+
+        def advance(doing: str, share: float) -> None:
+            bar.update(task, description=doing, completed=share)
+
+        yield advance

@@ -1,0 +1,19 @@
+"""One model, stateful and stateless, side by side: what is the same, and what it costs.
+
+``compare_articles`` trains small models both ways on real data; ``compare_module`` takes any importable module. Both
+return records of plain values, which ``to_json`` writes out and ``funcnet.cli`` draws. Differences are computed from
+the tensors of two runs that share nothing but their inputs.
+"""
+
+from funcnet.compare._articles import compare_articles as compare_articles
+from funcnet.compare._errors import CompareError as CompareError
+from funcnet.compare._results import Articles as Articles
+from funcnet.compare._results import Compared as Compared
+from funcnet.compare._results import NotPossible as NotPossible
+from funcnet.compare._results import PerSample as PerSample
+from funcnet.compare._results import Programs as Programs
+from funcnet.compare._results import Sides as Sides
+from funcnet.compare._results import Trained as Trained
+from funcnet.compare._results import Untrained as Untrained
+from funcnet.compare._results import to_json as to_json
+from funcnet.compare._untrained import compare_module as compare_module

@@ -1,0 +1,107 @@
+"""Modules that somebody else might have written, for the comparison to import."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class Scale(nn.Module):
+    """A forward of its own, and an input written in place."""
+
+    def __init__(self, features: int = 4) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(features))
+
+    def forward(self, x):
+        return x.relu_() * self.scale
+
+
+class Mixed(nn.Module):
+    """BatchNorm, dropout, and outputs in a dict, one of them no tensor."""
+
+    def __init__(self, p: float = 0.5) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.bn = nn.BatchNorm2d(8)
+        self.drop = nn.Dropout(p)
+
+    def forward(self, x, *, shift=None):
+        x = self.drop(F.relu(self.bn(self.conv(x))))
+        return {"features": x if shift is None else x + shift, "channels": 8}
+
+
+class Branches(nn.Module):
+    """Looks at numbers, which vmap cannot."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.fc(x) if float(x.sum()) > 0 else -self.fc(x)
+
+
+class AlwaysDraws(nn.Module):
+    """Dropout in eval mode too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return F.dropout(self.fc(x), 0.5, training=True)
+
+
+class Opaque(nn.Module):
+    """Returns something beside its tensor that is no tree of tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.fc(x), object()
+
+
+class Raises(nn.Module):
+    """Raises, at length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x):
+        raise ValueError("cannot " + "very " * 200 + "long")
+
+
+def stacked() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(4, 4), Scale(), nn.BatchNorm1d(4), nn.Dropout())
+
+
+def bert(layers: int = 2) -> nn.Module:
+    from transformers import BertConfig, BertModel
+
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 50}
+    return BertModel(BertConfig(num_hidden_layers=layers, max_position_embeddings=16, **sizes))
+
+
+def gpt2() -> nn.Module:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    sizes = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 16, "vocab_size": 50}
+    return GPT2LMHeadModel(GPT2Config(bos_token_id=0, eos_token_id=0, **sizes))
+
+
+def broken() -> nn.Module:
+    raise RuntimeError("weights not found\n  in any folder")
+
+
+def forty_two() -> int:
+    return 42
+
+
+mixed = Mixed()
+number = 3
+shelf = {"mixed": mixed}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from funcnet._errors import ConversionError
@@ -50,7 +51,12 @@ def from_module(module: nn.Module, *, copy: bool = True) -> tuple[Net, Tree, Tre
     if not isinstance(module, nn.Module):
         hint = " Instantiate it first." if isinstance(module, type) else ""
         raise ConversionError(f"from_module takes an nn.Module, not {module!r:.80}.{hint}")
-    lazy = [name for name, tensor in module.named_parameters() if nn.parameter.is_lazy(tensor)]
+    if isinstance(module, torch.jit.ScriptModule):
+        raise ConversionError(
+            "from_module runs Python code, and a ScriptModule has none. Convert the module it was made of."
+        )
+    named = (*module.named_parameters(), *module.named_buffers())
+    lazy = [name for name, tensor in named if nn.parameter.is_lazy(tensor)]
     if lazy:
         raise ConversionError(
             f"{', '.join(lazy)} have no shape yet. Call the module once on example inputs, then convert."
@@ -88,6 +94,8 @@ def _native(module: nn.Module) -> Net | None:
     kind = type(module)
     if kind in COUNTERPARTS:
         return COUNTERPARTS[kind].from_module(module)
+    if None in module._modules.values() or any(name.startswith("_") or name == "rng" for name in module._modules):
+        return None
     children = {name: child for name, child in module._modules.items() if child is not None}
     if kind is nn.Sequential:
         return Sequential({name: convert(child) for name, child in children.items()})

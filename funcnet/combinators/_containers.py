@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from funcnet.combinators._views import MappingView, SequenceView
+from funcnet.combinators._views import MappingView, SequenceView, SequentialView
 from funcnet.core import Net, View
 from funcnet.core._net import as_net
 
@@ -34,10 +34,11 @@ class _Container(Net):
 
     def _set(self, items: Iterable[tuple[str, Any]]) -> None:
         named = tuple((str(name), as_net(part)) for name, part in items)
-        bad = [name for name, _ in named if not name or "." in name or hasattr(nn.ModuleDict, name)]
+        twin = getattr(nn, type(self).__name__, nn.Module)
+        bad = [name for name, _ in named if not name or "." in name or name == "rng" or hasattr(twin, name)]
         if bad:
             raise ValueError(
-                f"parts of {type(self).__name__} cannot be named {bad}: nn.Module uses or splits such names."
+                f"parts of {type(self).__name__} cannot be named {bad}: its twin or a view uses such names."
             )
         object.__setattr__(self, "items_", named)
 
@@ -92,6 +93,9 @@ class Sequential(_Sequence):
         for step in p._steps:
             x = step(p, x)
         return x
+
+    def view_base(self) -> type[View]:
+        return SequentialView
 
     def as_module(self) -> nn.Module:
         return nn.Sequential(OrderedDict((name, net.as_module()) for name, net in self.items_))

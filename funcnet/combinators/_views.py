@@ -9,7 +9,7 @@ from funcnet.core import View
 
 
 class SequenceView(View):
-    """What ``p.layers`` is for a Sequential or ModuleList: a sequence of parts."""
+    """What ``p.layers`` is for a ModuleList: a sequence of parts."""
 
     __slots__ = ()
 
@@ -21,8 +21,18 @@ class SequenceView(View):
 
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
-            return Slice([get(self) for get in self._gets[index]])
+            return [get(self) for get in self._gets[index]]
         return self._gets[index](self)
+
+
+class SequentialView(SequenceView):
+    """What ``p.layers`` is for a Sequential: a sequence of parts whose slices can be called, as nn.Sequential's."""
+
+    __slots__ = ()
+
+    def __getitem__(self, index: int | slice) -> Any:
+        found = super().__getitem__(index)
+        return Slice(found) if isinstance(index, slice) else found
 
 
 class Slice(list[Any]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from functools import cached_property
@@ -20,7 +21,7 @@ from funcnet.core._entries import Buffer, Param
 from funcnet.core._ties import filled_in, linked, unlinked
 from funcnet.core._view import NOTHING, PASS_RNG, Call, View, draws_at, has, opener, origin, trusted, view_class
 from funcnet.random import Intercept, as_rng
-from funcnet.tree import get, join, select
+from funcnet.tree import flatten, get, join, select
 
 if TYPE_CHECKING:
     from funcnet.core._net import Net
@@ -43,10 +44,9 @@ class Program:
             for kind in (Param, Buffer)
         }
         self.foreign = not all(trusted(below) for _, below in net.named_nets())
-        self.opaque = any(below.opaque() for _, below in net.named_nets())
         self.always_draws = self.drawing(False)
-        self.seen: tuple[int, int] = (0, 0)
-        self.quiet = False
+        self.seen: Seen | None = None
+        self.looked: set[bool] = set()  # the modes in which params were compared before and after a call
         self.drawn: set[bool] = set()  # the modes, plain eval or not, in which a body drew from torch's generator
 
     @cached_property
@@ -65,9 +65,9 @@ class Program:
             self._refuse_evaluate()
         if torch.compiler.is_compiling():
             self._admit(params, NOTHING)
-        elif self.seen != (id(params), 0):
+        elif self.seen is None or not self.seen.same(params, NOTHING):
             self._admit(params, NOTHING)
-            self.seen = (id(params), 0)
+            self.seen = Seen(self.expected, params, NOTHING)
         return self._call(params, NOTHING, False, None, inputs, kwargs)[0]
 
     def apply(
@@ -84,9 +84,9 @@ class Program:
             self._refuse_drawing(mode)
         if torch.compiler.is_compiling():
             self._admit(params, buffers)
-        elif self.seen != (id(params), id(buffers)):
+        elif self.seen is None or not self.seen.same(params, buffers):
             self._admit(params, buffers)
-            self.seen = (id(params), id(buffers))
+            self.seen = Seen(self.expected, params, buffers)
         return self._call(params, buffers, mode, rng, inputs, kwargs)
 
     def _call(
@@ -99,23 +99,43 @@ class Program:
             return self._once(params, buffers, mode, rng, inputs, kwargs, Intercept())
         # To intercept costs a third of a small call, and keeps torch from its fast paths. So a body is only watched,
         # and run again if the generator moved: it drew (and is intercepted from then on), or another thread did.
-        # A plain eval call of bodies composed by the user is watched once: to watch costs a fiftieth of a small call.
         plain = mode is False and rng is None
-        if plain and self.quiet:
-            return self._once(params, buffers, mode, rng, inputs, kwargs)
         state = None if plain in self.drawn else global_state()
         if state is not None:
             result = self._once(params, buffers, mode, rng, inputs, kwargs)
             if torch.equal(state, global_state()):
-                self.quiet = self.quiet or (plain and not self.opaque)
                 return result
+        return self._intercepted(params, buffers, mode, rng, inputs, kwargs, state)
+
+    def _intercepted(
+        self,
+        params: TreeLike,
+        buffers: TreeLike,
+        mode: Any,
+        rng: Any,
+        inputs: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        state: Tensor | None,
+    ) -> tuple[Any, Tree]:
+        """Run the body with torch's draws redirected; ``state`` is the global generator's, if the body moved it."""
+        before = global_state() if state is None else state
         intercept = Intercept()
         try:
-            return self._once(params, buffers, mode, rng, inputs, kwargs, intercept)
+            for _ in range(2):  # twice, if another thread may have moved the generator
+                start = global_state()
+                result = self._once(params, buffers, mode, rng, inputs, kwargs, intercept)
+                if torch.equal(start, global_state()):
+                    return result
+            intercept.drew = True
+            raise RandomnessError(
+                f"{self.net.title()} draws from torch's global generator by a function that takes no other. Draw with "
+                f"funcnet.random and p.rng, or with one of torch's functions that take generator=."
+            )
         finally:
-            if intercept.drew and state is not None:
-                self.drawn.add(plain)
-                torch.set_rng_state(state.view(torch.uint8))
+            if intercept.drew:
+                self.drawn.add(mode is False and rng is None)
+                if state is not None or not torch.equal(before, global_state()):
+                    torch.set_rng_state(before.view(torch.uint8))
 
     def _once(
         self,
@@ -136,9 +156,9 @@ class Program:
             if intercept is not None:
                 intercept.draws = lambda: draws_at(view)
                 with intercept:
-                    output = self._watched(view, inputs, kwargs)
+                    output = self._watched(view, call is _EVAL, given, inputs, kwargs)
             elif self.foreign:
-                output = self._watched(view, inputs, kwargs)
+                output = self._watched(view, call is _EVAL, given, inputs, kwargs)
             else:
                 output = view(*inputs, **kwargs)
         except Exception as error:
@@ -150,8 +170,13 @@ class Program:
             call.closed = True
         return output, unlinked(own, buffers) if self.tied[Buffer] else own
 
-    def _watched(self, view: View, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run a body that funcnet did not write, and notice by torch's version counters if it wrote to an input."""
+    def _watched(
+        self, view: View, plain: bool, params: TreeLike, inputs: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Run a body that funcnet did not write, and notice by version counters if it wrote to what it was given.
+
+        Inputs are looked at in every call, params in the first one of each mode: there may be thousands of them.
+        """
         if torch.compiler.is_compiling():
             return view(*inputs, **kwargs)
         if len(inputs) == 1 and not kwargs and type(inputs[0]) is Tensor:  # the common case, without a detour
@@ -160,13 +185,16 @@ class Program:
             named = [(f"input {index}", value) for index, value in enumerate(inputs)]
             named += [(f"input {name!r}", value) for name, value in kwargs.items()]
             given = [found for name, value in named for found in _tensors(name, value)]
+        if plain not in self.looked:
+            self.looked.add(plain)
+            given += [(f"params {path!r}", tensor) for path, tensor in flatten(params).items()]
         before = [_version(tensor) for _, tensor in given]
         output = view(*inputs, **kwargs)
         written = [name for (name, tensor), version in zip(given, before, strict=True) if _version(tensor) != version]
         if written:
             raise PurityError(
                 f"the body wrote in place to {', '.join(written)}, which belongs to the caller and is changed now. "
-                f"Write x = x + 1 for x += 1, or work on x.clone()."
+                f"Write x = x + 1 for x += 1, or work on a clone()."
             )
         return output
 
@@ -227,6 +255,37 @@ def _writable(net: Net, prefix: str = "", within: bool = False) -> Iterator[str]
 
 def _copy(tree: TreeLike) -> Tree:
     return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in tree.items()}
+
+
+class Seen:
+    """The trees last found to fit, recognised without keeping them alive: by identity and by their outermost leaves."""
+
+    __slots__ = ("_ids", "_leaves", "_sizes")
+
+    def __init__(self, expected: Mapping[str, Mapping[str, Any]], params: TreeLike, buffers: TreeLike) -> None:
+        names = list(expected["params"])
+        paths = [tuple(path.split(".")) for path in dict.fromkeys(names[:1] + names[-1:])]
+        self._ids = (id(params), id(buffers))
+        self._sizes = (len(params), len(buffers))
+        self._leaves = [(path, weakref.ref(_leaf(params, path))) for path in paths]
+
+    def same(self, params: TreeLike, buffers: TreeLike) -> bool:
+        """Whether these are those trees."""
+        if self._ids != (id(params), id(buffers)) or self._sizes != (len(params), len(buffers)):
+            return False
+        try:
+            for path, ref in self._leaves:
+                if ref() is not _leaf(params, path):
+                    return False
+        except (KeyError, TypeError):
+            return False
+        return True
+
+
+def _leaf(tree: TreeLike, path: tuple[str, ...]) -> Any:
+    for key in path:
+        tree = tree[key]
+    return tree
 
 
 def _tensors(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
@@ -290,7 +349,10 @@ _NO_SETTER = re.compile(r"property '(\w+)' of .* has no setter|can't set attribu
 
 def _wrong_call(error: Exception) -> Exception:
     """A TypeError of the call itself says where buffers go, if there were too many arguments."""
-    if isinstance(error, TypeError) and "positional argument" in str(error):
+    text = str(error)
+    if isinstance(error, TypeError) and re.search("unexpected keyword argument '(train|rng)'", text):
+        return TypeError(f"{error}. A mode and draws are for net.apply(params, buffers, *inputs, train=, rng=).")
+    if isinstance(error, TypeError) and "positional argument" in text:
         return TypeError(
             f"{error}. net(params, *inputs) hands everything after params to the body; buffers go to "
             f"net.apply(params, buffers, *inputs)."

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from funcnet._errors import TreeError, bullet_list
@@ -39,18 +40,25 @@ def misfits(expected: Mapping[str, Param | Buffer], given: Mapping[str, Any], tr
         if path in given:
             lines += [
                 f"{line.split(' ', 1)[0]:<11} {_at(tree, path)}: {line.split(' ', 1)[1]}"
-                for line in _misfit(spec, given[path])
+                for line in misfit(spec, given[path])
             ]
     return lines
 
 
-def _misfit(spec: Param | Buffer, value: Any) -> Iterable[str]:
+def misfit(spec: Param | Buffer, value: Any) -> Iterable[str]:
     if not isinstance(value, Tensor):
         yield f"mis-typed expected a tensor of shape {spec.shape}, got {_describe(value)}"
     elif tuple(value.shape) != spec.shape:
         yield f"mis-shaped expected {spec.shape}, got {tuple(value.shape)}{_shape_hint(spec.shape, tuple(value.shape))}"
-    elif spec.dtype is not None and not spec.dtype.is_floating_point and value.dtype != spec.dtype:
-        yield f"mis-typed expected {spec.dtype}, got {value.dtype}"
+    elif not _alike(spec.dtype or torch.float32, value.dtype):
+        expected = "a floating dtype" if spec.dtype is None else str(spec.dtype)
+        yield f"mis-typed expected {expected}, got {value.dtype}"
+
+
+def _alike(declared: torch.dtype, given: torch.dtype) -> bool:
+    """Whether one dtype will do for another: any inexact one for an inexact one, else only the same."""
+    inexact = [dtype.is_floating_point or dtype.is_complex for dtype in (declared, given)]
+    return all(inexact) or declared == given
 
 
 def _shape_hint(expected: Any, got: tuple[int, ...]) -> str:
@@ -88,7 +96,10 @@ def misfits_of(expected: Mapping[str, Mapping[str, Param | Buffer]], given: Mapp
     """Every misfit of the given trees."""
     lines: list[str] = []
     for tree, leaves in given.items():
-        if isinstance(leaves, Mapping):
+        if isinstance(leaves, Mapping) and (bad := [key for key in leaves if type(key) is not str or "." in key]):
+            hint = "; a flat state_dict goes through funcnet.from_state_dict" if "." in str(bad[0]) else ""
+            lines.append(f"mis-keyed   {tree}: expected nested dicts with keys of one name, got {bad[:3]}{hint}")
+        elif isinstance(leaves, Mapping):
             lines += misfits(expected[tree], flatten(leaves), tree)
         else:
             lines.append(f"mis-typed   {tree}: expected a nested dict of tensors, got {type(leaves).__name__}")

@@ -7,9 +7,7 @@ from collections.abc import Callable, Mapping
 from pickle import PicklingError
 from typing import Any
 
-from torch import Tensor, nn
-
-from funcnet.core._net import Net
+from funcnet.core._net import Net, check_part
 from funcnet.core._view import RESERVED
 
 
@@ -40,19 +38,19 @@ class Composed(Net):
         found: Any = sys.modules.get(module)
         for key in name.split("."):
             found = getattr(found, key, None)
-        if found == self:
-            return (_load, (module, name))
+        if isinstance(found, Composed) and found._record()[:-1] == self._record()[:-1]:
+            return (_load, (module, name, self._aliases))
         raise PicklingError(
             f"{self.name} cannot be pickled: {module}.{name} is another. Compose it at the top of a module."
         )
 
 
-def _load(module: str, name: str) -> Any:
+def _load(module: str, name: str, aliases: dict[str, str]) -> Any:
     __import__(module)
     found: Any = sys.modules[module]
     for key in name.split("."):
         found = getattr(found, key)
-    return found
+    return found if found.aliases == aliases else found.tie(aliases)
 
 
 def compose(function: Callable[..., Any] | None = None, /, **parts: Any) -> Any:
@@ -82,7 +80,11 @@ def compose(function: Callable[..., Any] | None = None, /, **parts: Any) -> Any:
     torch.Size([3, 2])
     """
     for name, part in parts.items():
-        _check_part(name, part)
+        if name in RESERVED or "." in name:
+            raise ValueError(
+                f"a part cannot be named {name!r}: nn.Module or a view uses that name itself. Choose another."
+            )
+        check_part(name, part)
 
     def decorate(body: Callable[..., Any]) -> Composed:
         if not callable(body):
@@ -91,24 +93,3 @@ def compose(function: Callable[..., Any] | None = None, /, **parts: Any) -> Any:
         return Composed("Lambda" if name == "<lambda>" else name, body, tuple(parts.items()))
 
     return decorate if function is None else decorate(function)
-
-
-def _check_part(name: str, part: Any) -> None:
-    if name in RESERVED or "." in name:
-        raise ValueError(f"a part cannot be named {name!r}: nn.Module uses that name itself. Choose another.")
-    if isinstance(part, nn.Module):
-        raise TypeError(
-            f"part {name!r} is an nn.Module, which holds its own tensors. Use funcnet.{type(part).__name__}, or "
-            f"funcnet.from_module(module) for a net and its params."
-        )
-    if isinstance(part, Tensor):
-        raise TypeError(
-            f"part {name!r} is a tensor; a net holds none. Declare Param(shape, init) or Buffer(shape, init)."
-        )
-    if isinstance(part, (list, dict)):
-        kind = "ModuleList" if isinstance(part, list) else "ModuleDict"
-        raise TypeError(f"part {name!r} is a {type(part).__name__}: wrap nets in funcnet.{kind}, or pass a tuple.")
-    try:
-        hash(part)
-    except TypeError as error:
-        raise TypeError(f"part {name!r} is not hashable: {part!r}. Parts are nets, functions or constants.") from error

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import dataclass_transform
 
 from funcnet._errors import InitError, TreeError
@@ -50,6 +51,12 @@ class Net:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        body = cls.__dict__.get("forward")
+        if isinstance(body, FunctionType) and body.__code__.co_varnames[:1] != ("self",):
+            raise TypeError(
+                f"{cls.__name__}.forward takes {body.__code__.co_varnames[:1]} first: decorate it with @staticmethod, "
+                f"or put self before p."
+            )
         dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
         register_constant(cls)  # so torch.compile and torch's pytrees take a net for the value it is
 
@@ -238,11 +245,14 @@ class Net:
     def _parts(self) -> dict[str, Any]:
         self.__dict__["_building"] = True  # so that a misspelt field in parts() does not ask parts() again
         try:
-            return dict(self.parts())
+            parts = dict(self.parts())
         except AttributeError as error:
             raise TypeError(f"{type(self).__name__}.parts() failed: {error}") from error
         finally:
             del self.__dict__["_building"]
+        for name, part in parts.items():
+            check_part(name, part)
+        return parts
 
     @cached_property
     def _own_entries(self) -> dict[str, Param | Buffer]:
@@ -259,7 +269,7 @@ class Net:
     @cached_property
     def _named_constants(self) -> dict[str, Any]:
         others = {name: part for name, part in self._parts.items() if not isinstance(part, (Net, Param, Buffer))}
-        return {**self.constants(), **others}
+        return {name: value for name, value in self.constants().items() if name not in self._parts} | others
 
     @property
     def _aliases(self) -> dict[str, str]:
@@ -402,3 +412,23 @@ def as_net(part: Any) -> Net:
     if callable(part):
         return Function(part)
     raise TypeError(f"a part is a net or a function, not {part!r}.")
+
+
+def check_part(name: str, part: Any) -> None:
+    """Refuse a part that holds tensors, or that would make the net unhashable."""
+    if isinstance(part, nn.Module):
+        raise TypeError(
+            f"part {name!r} is an nn.Module, which holds its own tensors. Use funcnet.{type(part).__name__}, or "
+            f"funcnet.from_module(module) for a net and its params."
+        )
+    if isinstance(part, Tensor):
+        raise TypeError(
+            f"part {name!r} is a tensor; a net holds none. Declare Param(shape, init) or Buffer(shape, init)."
+        )
+    if isinstance(part, (list, dict)):
+        kind = "ModuleList" if isinstance(part, list) else "ModuleDict"
+        raise TypeError(f"part {name!r} is a {type(part).__name__}: wrap nets in funcnet.{kind}, or pass a tuple.")
+    try:
+        hash(part)
+    except TypeError as error:
+        raise TypeError(f"part {name!r} is not hashable: {part!r}. Parts are nets, functions or constants.") from error

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from funcnet._errors import RandomnessError
+from funcnet._errors import RandomnessError, TreeError
 from funcnet._typing import Tree
+from funcnet.core._check import misfit
 from funcnet.core._entries import Buffer, Param
 from funcnet.random import At, Rng, Stream, at_path, fold_in
 from funcnet.tree import join
@@ -143,8 +144,6 @@ def view_class(net: Net, made: dict[Net, type[View]]) -> type[View]:
     params = tuple(name for name, spec in entries.items() if isinstance(spec, Param))
     if eager(net):
         slots += params
-        for name in params:
-            space.pop(name, None)  # a flag such as bias=True gives way to the tensor of that name
     else:
         slots += ["_params", "_kids"]
         space.update({name: property(_reader("_params", name)) for name in params})
@@ -152,7 +151,7 @@ def view_class(net: Net, made: dict[Net, type[View]]) -> type[View]:
         slots.append("_buffers")
     for name, spec in entries.items():
         if isinstance(spec, Buffer):
-            space[name] = property(_reader("_buffers", name), _recorder(name))
+            space[name] = property(_reader("_buffers", name), _recorder(name, spec))
 
     body = body_of(net)
     kids, gets, steps = [], [], []
@@ -224,10 +223,11 @@ def _reader(tree: str, name: str) -> Callable[[View], Tensor]:
     return read
 
 
-def _recorder(name: str) -> Callable[[View, Tensor], None]:
+def _recorder(name: str, spec: Buffer) -> Callable[[View, Tensor], None]:
     def record(view: View, value: Tensor) -> None:
-        if not isinstance(value, Tensor):
-            raise TypeError(f"buffer {name!r} takes a tensor, not {value!r}.")
+        wrong = list(misfit(spec, value))
+        if wrong:
+            raise TreeError(f"buffer {join(origin(view)[1], name)!r} cannot be recorded: {'; '.join(wrong)}.")
         if not origin(view)[0].closed:  # a part run again after its call (checkpointing) has nothing left to record
             view._buffers[name] = value
 

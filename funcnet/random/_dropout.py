@@ -5,6 +5,7 @@ Axes: N batch, C channel, * the rest.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from funcnet._errors import RandomnessError
@@ -23,12 +24,11 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True, *, rng: Rng | 
 
     Source: at::native::_dropout_impl.
 
-    >>> import torch
     >>> from funcnet.random import key
     >>> sorted(set(dropout(torch.ones(100), 0.5, rng=key(0)).tolist()))
     [0.0, 2.0]
     """
-    return _drop(input, p, training, rng, input.shape, input.stride())
+    return _drop(input, p, training, rng, input.shape, None)
 
 
 def feature_dropout(input: Tensor, p: float = 0.5, training: bool = True, *, rng: Rng | None) -> Tensor:
@@ -44,7 +44,7 @@ def feature_dropout(input: Tensor, p: float = 0.5, training: bool = True, *, rng
     return _drop(input, p, training, rng, size, contiguous_stride(size))
 
 
-def _drop(input: Tensor, p: float, training: bool, rng: Rng | None, size: Shape, stride: Shape) -> Tensor:
+def _drop(input: Tensor, p: float, training: bool, rng: Rng | None, size: Shape, stride: Shape | None) -> Tensor:
     if not 0.0 <= p <= 1.0:
         raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}")
     if not training or p == 0 or input.numel() == 0:
@@ -53,4 +53,6 @@ def _drop(input: Tensor, p: float, training: bool, rng: Rng | None, size: Shape,
         raise RandomnessError("dropout in training draws, and rng is None. Pass a Key or p.rng.")
     if p == 1:
         return input * input.new_zeros(())
+    if stride is None:  # that of torch's own mask: dense, also where the input is expanded
+        stride = torch.empty_like(input).stride()
     return input * filled(rng, size, stride, "bernoulli", (1 - p,), input.dtype, input.device).div_(1 - p)

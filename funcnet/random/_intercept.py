@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from funcnet._errors import RandomnessError
@@ -50,9 +50,11 @@ class Intercept(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if "generator" in kwargs and kwargs["generator"] is None:
+            kwargs = {name: value for name, value in kwargs.items() if name != "generator"}
         if func in _OWN:
             return _OWN[func](self._next, *args, **kwargs)
-        if func in _TAKES_GENERATOR and kwargs.get("generator") is None:
+        if func in _TAKES_GENERATOR and "generator" not in kwargs:
             return _given_generator(self._next(), func, args, kwargs)
         if func in _DRAWS_INSIDE and _DRAWS_INSIDE[func](*args, **kwargs):
             return _lent(self._next(), func, args, kwargs)
@@ -172,16 +174,29 @@ def _multi_head_draws(*args: Any, training: bool = True, **_: Any) -> bool:
     return bool(training and args[10] > 0)  # dropout_p
 
 
+def _always(*args: Any, **kwargs: Any) -> bool:
+    return True
+
+
 _LOCK = threading.RLock()
+_ALWAYS = (
+    *(F.gumbel_softmax, F.fractional_max_pool2d, F.fractional_max_pool3d),
+    *(torch.randint_like, torch.binomial, torch._standard_gamma, torch._sample_dirichlet),
+    *(getattr(nn.init, name) for name in ("uniform_", "normal_", "trunc_normal_", "orthogonal_", "sparse_")),
+    *(getattr(nn.init, f"{name}_{kind}_") for name in ("xavier", "kaiming") for kind in ("uniform", "normal")),
+)
 _DRAWS_INSIDE: dict[Any, Callable[..., bool]] = {
     F.scaled_dot_product_attention: _attention_draws,
     F.multi_head_attention_forward: _multi_head_draws,
     F.alpha_dropout: _in_training(2, False),
     F.feature_alpha_dropout: _in_training(2, False),
     F.rrelu: _in_training(3, False),
-    F.gumbel_softmax: lambda *args, **kwargs: True,
-    F.fractional_max_pool2d: lambda *args, **kwargs: True,
-    F.fractional_max_pool3d: lambda *args, **kwargs: True,
+    F.rrelu_: _in_training(3, False),
+    torch.rrelu: _in_training(3, False),
+    torch.rrelu_: _in_training(3, False),
+    **dict.fromkeys((torch.alpha_dropout, torch.feature_dropout, torch.feature_alpha_dropout), _in_training(2, True)),
+    torch.native_dropout: _in_training(2, True),
+    **dict.fromkeys(_ALWAYS, _always),
     **{getattr(torch, name): _recurrent_draws for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")},
 }
 """What draws within, and whether it does so with these arguments."""

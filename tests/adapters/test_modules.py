@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -261,3 +262,119 @@ def test_a_transformers_model_with_ties():
     back = fn.to_module(net, params, buffers)
     assert list(back.state_dict()) == list(module.state_dict())
     assert back.lm_head.weight is back.transformer.wte.weight
+
+
+class Keeps(nn.Module):
+    """Leaves something behind in every way a forward can."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+        self.w = nn.Parameter(torch.ones(6))
+        self.cache = {}
+        self.history = []
+        self.state = torch.zeros(())
+        self.generator = torch.Generator().manual_seed(0)
+        self.steps = 0
+        self.register_buffer("lazy", None)
+
+    def forward(self, x):
+        if self.how == "dict":
+            return x * self.cache.setdefault(len(x), self.w.exp())
+        if self.how == "list":
+            self.history.append(1.0)
+            return x * self.w * sum(self.history)
+        if self.how == "tensor":
+            self.state += 1
+            return x * self.w * self.state
+        if self.how == "generator":
+            return x * self.w + torch.rand(6, generator=self.generator)
+        if self.how == "training":
+            self.steps += self.training
+            return x * self.w * self.steps
+        if self.lazy is None:
+            self.lazy = self.w.detach() * 2
+        return x * self.lazy
+
+
+@pytest.mark.parametrize("how", ["dict", "list", "tensor", "generator", "training", "lazy"])
+def test_no_call_sees_what_another_left(how):
+    net, params, buffers = fn.from_module(Keeps(how))
+    net.apply(params, buffers, X)
+    for train in (False, True):
+        expected = Keeps(how).train(train)(X)
+        for _ in range(3):
+            assert_identical(net.apply(params, buffers, X, train=train)[0], expected.detach())
+    doubled = Keeps(how).eval()
+    with torch.no_grad():
+        doubled.w.mul_(2)
+    assert_identical(net.apply({"w": 2 * params["w"]}, buffers, X)[0], doubled(X).detach())
+
+
+def test_a_shared_part_and_a_weight_tied_to_it():
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(6, 6)
+            self.b = self.a
+            self.c = nn.Linear(6, 6)
+            self.c.weight = self.a.weight
+            self.drop = nn.Dropout(0.5)
+
+        def forward(self, x):
+            return self.drop(self.c(self.b(x)))
+
+    module = Both()
+    net, params, buffers = fn.from_module(module)
+    torch.manual_seed(0)
+    expected = module(X).detach()
+    for _ in range(3):
+        assert_identical(net.apply(params, buffers, X, train=True, rng=0)[0], expected)
+
+
+def test_one_input_given_twice_stays_one():
+    class Same(nn.Module):
+        def forward(self, a, b):
+            return a + 1 if a is b else a - 1
+
+    net, _, _ = fn.from_module(Same())
+    assert_identical(net({}, X, X), X + 1)
+    assert_identical(net({}, X, X.clone()), X - 1)
+    attention = nn.MultiheadAttention(6, 2, dropout=0.5, batch_first=True)
+    net, params, buffers = fn.from_module(attention)
+    x = X[None]
+    with torch.no_grad():
+        for _ in range(2):
+            assert_identical(net.apply(params, buffers, x, x, x)[0], attention.eval()(x, x, x))
+        with global_generator_untouched():
+            y, _ = net.apply(params, buffers, x, x, x, train=True, rng=2)
+        torch.manual_seed(2)
+        assert_identical(y, attention.train()(x, x, x))
+
+
+def test_an_embedding_that_shortens_its_rows_leaves_the_params():
+    class Embeds(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = nn.Embedding(5, 3, max_norm=0.5)
+
+        def forward(self, x):
+            return self.table(x)
+
+    module = Embeds()
+    net, params, buffers = fn.from_module(module)
+    given = clone(params)
+    ids = torch.tensor([0, 3])
+    assert_identical(net.apply(params, buffers, ids)[0], module(ids).detach())
+    assert_identical(params, given)
+
+
+def test_lists_with_gaps_and_names_that_views_use():
+    gaps = nn.ModuleList([nn.Linear(6, 6), None, nn.Linear(6, 6)])
+    holder = nn.Module()
+    holder.parts = gaps
+    assert list(fn.tree.flatten(fn.from_module(holder)[1])) == [name for name, _ in holder.named_parameters()]
+    for name in ("keys", "items", "rng", "_x"):
+        module = nn.Sequential(OrderedDict({name: nn.Linear(6, 6)}))
+        net, params, buffers = fn.from_module(module)
+        assert_identical(net.apply(params, buffers, X)[0], module(X).detach())

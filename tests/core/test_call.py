@@ -213,7 +213,7 @@ def test_a_body_may_do_what_python_does():
             x = p.layers[index](x) + p.layers[-1].bias
         assert len(p.layers) == 2 and len(p.layers[:1]) == 1 and "a" in p.heads and p.nothing is None
         assert [name for name, _ in p.heads.items()] == list(p.heads) == list(p.heads.keys())
-        return p.layers[:](x), p.heads["a"](x), p.heads.values()[0].weight, p.fc.in_features
+        return p.layers[:][0](x), p.heads["a"](x), p.heads.values()[0].weight, p.fc.in_features
 
     params, buffers = net.init(0)
     module = fn.to_module(net, params, buffers)
@@ -269,3 +269,75 @@ def test_a_recomputed_part_without_draws_keeps_its_gradients_and_records_nothing
         return fn.value_and_grad(loss)(params), new
 
     assert_identical(run(plain), run(saving))
+
+
+def test_other_trees_at_the_same_address_are_looked_at_again():
+    net = fn.compose(w=fn.Param(3, 1.0))(lambda p, x: x * p.w)
+    for _ in range(50):
+        # Regression: trees were recognised by id alone, and a dict is often made where another one was freed
+        net({"w": torch.ones(3)}, X)
+        with pytest.raises(fn.TreeError, match="mis-shaped"):
+            net({"w": torch.ones(1)}, X)
+        with pytest.raises(fn.TreeError, match="extra"):
+            net({"w": torch.ones(3), "junk": X}, X)
+
+
+def test_a_changed_entry_of_a_tree_that_fitted_is_told():
+    net = fn.Linear(3, 2)
+    params, _ = net.init(0)
+    net(params, X)
+    params["bias"] = torch.ones(1)
+    with pytest.raises(fn.TreeError, match=r"params\['bias'\]: expected \(2,\), got \(1,\)"):
+        net(params, X)
+
+
+def test_flat_and_oddly_keyed_trees_are_told():
+    net = fn.Sequential(fn.Linear(3, 2))
+    params, _ = net.init(0)
+    with pytest.raises(fn.TreeError, match=r"mis-keyed   params: .*from_state_dict"):
+        net(fn.to_state_dict(params), X)
+    with pytest.raises(fn.TreeError, match=r"mis-keyed   params: .*\[0\]"):
+        net({0: params["0"]}, X)
+
+
+def test_integers_are_no_params():
+    net = fn.Linear(3, 2)
+    params, _ = net.init(0)
+    with pytest.raises(fn.TreeError, match=r"params\['bias'\]: expected a floating dtype, got torch\.int64"):
+        net({**params, "bias": torch.ones(2, dtype=torch.int64)}, X)
+
+
+def test_in_place_writes_to_params_are_refused():
+    own = fn.compose(w=fn.Param(3, 1.0))(lambda p, x: x * p.w.mul_(2))
+    part = fn.compose(fc=fn.Linear(3, 2))(lambda p, x: p.fc(x) + p.fc.weight.clamp_(0, 0).sum())
+    for net, path in ((own, "w"), (part, "fc.weight")):
+        with pytest.raises(fn.PurityError, match=f"params '{path}'"):
+            net(net.init(0)[0], X)
+
+
+def test_buffers_of_another_shape_are_not_recorded():
+    net = fn.compose(seen=fn.Buffer(3), steps=fn.Buffer((), 0, dtype=torch.int64))
+
+    @net
+    def wrong_shape(p, x):
+        p.seen = x
+        return x
+
+    @net
+    def wrong_dtype(p, x):
+        p.steps = p.steps + 0.5
+        return x
+
+    for body, message in (
+        (wrong_shape, r"buffer 'seen'.*expected \(3,\), got \(4, 3\)"),
+        (wrong_dtype, "buffer 'steps'.*int64"),
+    ):
+        with pytest.raises(fn.TreeError, match=message):
+            body.apply(*body.init(0), X)
+
+
+def test_a_mode_given_to_the_short_form_points_to_apply():
+    params, _ = fn.Linear(3, 2).init(0)
+    for option in ({"train": True}, {"rng": 0}):
+        with pytest.raises(TypeError, match=r"net\.apply\(params, buffers, \*inputs, train=, rng=\)"):
+            fn.Linear(3, 2)(params, X, **option)

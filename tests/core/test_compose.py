@@ -177,3 +177,64 @@ def test_a_net_composed_in_a_function_says_why_it_is_not_pickled():
     net = fn.compose(fc=fn.Linear(3, 2))(lambda p, x: p.fc(x))
     with pytest.raises(pickle.PicklingError, match="Compose it at the top of a module"):
         pickle.dumps(net)
+
+
+def test_parts_of_classes_hold_no_state_either():
+    class Hidden(fn.Net):
+        def parts(self):
+            return {"fc": nn.Linear(3, 3)}
+
+        @staticmethod
+        def forward(p, x):
+            return p.fc(x)
+
+    with pytest.raises(TypeError, match=r"part 'fc' is an nn.Module"):
+        Hidden().init(0)
+
+
+def test_a_body_without_self_is_told_to_be_static():
+    with pytest.raises(TypeError, match="decorate it with"):
+
+        class Forgot(fn.Net):
+            def forward(p, x):  # noqa: N805 - the mistake
+                return x
+
+
+def test_a_field_may_have_the_name_of_a_part():
+    class Affine(fn.Net):
+        inner: fn.Net
+        bias: bool = True
+
+        def parts(self):
+            return {"inner": self.inner, "bias": fn.Param(2) if self.bias else None}
+
+        @staticmethod
+        def forward(p, x):
+            x = p.inner(x)
+            return x if p.bias is None else x + p.bias
+
+    for net in (Affine(fn.Linear(3, 2)), Affine(fn.Linear(3, 2), bias=False)):
+        params, buffers = net.init(0)
+        module = fn.to_module(net, params, buffers)
+        assert_identical(module(X), net(params, X))
+        assert repr(module) == repr(net)
+
+
+def test_a_cached_function_is_a_part():
+    import functools
+
+    doubled = functools.lru_cache(lambda x: x * 2)
+    net = fn.compose(act=doubled, fc=fn.Linear(3, 2))(lambda p, x: p.act(p.fc(x)))
+    params, buffers = net.init(0)
+    assert_identical(net(params, X), fn.to_module(net, params, buffers)(X))
+
+
+@fn.compose(a=fn.Linear(3, 3), b=fn.Linear(3, 3))
+def pair(p, x):
+    return p.b(p.a(x))
+
+
+def test_a_tied_composed_net_is_pickled():
+    tied = pair.tie({"b.weight": "a.weight"})
+    again = pickle.loads(pickle.dumps(tied))
+    assert again == tied != pair

@@ -150,3 +150,47 @@ def test_a_seed_is_refused_where_a_sequence_cannot_be_kept():
 def test_what_is_neither_key_nor_seed_is_refused(rng):
     with pytest.raises(fn.RandomnessError, match="Key"):
         fn.Dropout().apply({}, {}, X, train=True, rng=rng)
+
+
+def test_a_draw_that_depends_on_the_input_is_noticed_later_too():
+    @fn.compose()
+    def net(p, x):
+        return F.dropout(x) if x.shape[0] > 4 else x
+
+    net({}, X)
+    with global_generator_untouched(), pytest.raises(fn.RandomnessError, match="net draws"):
+        net({}, torch.ones(8, 3))
+    net.apply({}, {}, X, rng=0)
+    with global_generator_untouched():
+        first, second = (net.apply({}, {}, torch.ones(8, 3), rng=0)[0] for _ in range(2))
+    assert_identical(first, second)
+
+
+DRAWING = {
+    "randint_like": lambda x: torch.randint_like(x, 9),
+    "binomial": lambda x: torch.binomial(x * 9, x / 2),
+    "native_dropout": lambda x: torch.native_dropout(x, 0.5, True),
+    "feature_dropout": lambda x: torch.feature_dropout(x[None], 0.5, True),
+    "alpha_dropout": lambda x: torch.alpha_dropout(x, 0.5, True),
+    "gamma": lambda x: torch.distributions.Gamma(x, x).sample(),
+    "dirichlet": lambda x: torch.distributions.Dirichlet(x).sample(),
+    "student": lambda x: torch.distributions.StudentT(x + 3).sample(),
+    "normal": lambda x: torch.distributions.Normal(x, x).sample(),
+    "init": lambda x: torch.nn.init.normal_(torch.empty(3)),
+    "a layer made in the body": lambda x: torch.nn.Linear(50, 2)(x),
+    "no generator": lambda x: torch.rand(3, generator=None) + torch.randn(3, generator=None),
+    "rrelu": lambda x: torch.rrelu(-x, training=True),
+}
+
+
+@pytest.mark.parametrize("name", DRAWING)
+def test_whatever_draws_draws_from_the_call(name):
+    net = fn.compose()(lambda p, x: DRAWING[name](x))
+    with global_generator_untouched():
+        y, _ = net.apply({}, {}, X, rng=5)
+        with pytest.raises(fn.RandomnessError):
+            net({}, X)
+        keyed = [net.apply({}, {}, X, rng=fn.random.key(1))[0] for _ in range(2)]
+    assert_identical(keyed[0], keyed[1])
+    torch.manual_seed(5)
+    assert_identical(y, DRAWING[name](X))

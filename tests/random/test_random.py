@@ -129,3 +129,11 @@ def test_draws_on_a_gpu():
     x = torch.ones(1000, device="cuda")
     assert_identical(fn.random.dropout(x, 0.5, rng=k), fn.random.dropout(x, 0.5, rng=key(0)))
     assert fn.random.normal(k, (3,)).device.type == "cuda"
+
+
+def test_dropout_of_an_expanded_input_is_that_of_torch():
+    x = torch.ones(1, 64).expand(8, 64)
+    y = fn.random.dropout(x, 0.5, rng=fn.random.Stream(1))
+    torch.manual_seed(1)
+    assert_identical(y, F.dropout(x, 0.5))
+    assert fn.random.dropout(x, 0.5, rng=key(0)).shape == x.shape

@@ -100,3 +100,22 @@ def test_integers_unused_leaves_and_constants_have_gradient_zero():
 def test_what_is_no_scalar_tensor_is_refused(result):
     with pytest.raises(ValueError, match="needs a scalar tensor"):
         fn.value_and_grad(lambda params: result)(PARAMS)
+
+
+def test_a_graph_that_belongs_to_somebody_else_is_kept():
+    # Regression: the gradient of the inner function came back detached from what only plain autograd watches
+    meta = torch.tensor(2.0, requires_grad=True)
+    value, grads = fn.value_and_grad(lambda w: meta * (w**2).sum())(torch.tensor([1.0, 2.0]))
+    moved = torch.tensor([1.0, 2.0]) - 0.1 * grads
+    ((moved**2).sum() + meta**2).backward()
+    torch.testing.assert_close(meta.grad, torch.tensor(2.8))
+    assert value.requires_grad
+
+
+def test_several_arguments_at_once():
+    value, grads = fn.value_and_grad(lambda a, b, c: (a * b["w"] * c).sum(), argnums=(0, 1))(
+        torch.ones(2), {"w": torch.full((2,), 3.0)}, 2.0
+    )
+    assert_identical((value, grads), (torch.tensor(12.0), (torch.full((2,), 6.0), {"w": torch.full((2,), 2.0)})))
+    with pytest.raises(TypeError, match="argnums=1 needs 2 positional arguments, got 1"):
+        fn.value_and_grad(lambda a: a, argnums=1)(torch.ones(()))

@@ -18,6 +18,7 @@ from funcnet._torch import global_state, under_transform, under_vmap
 from funcnet._typing import Selector, Tree, TreeLike
 from funcnet.core._check import expected_of, misfits_of, refuse
 from funcnet.core._entries import Buffer, Param
+from funcnet.core._silent import silent
 from funcnet.core._ties import filled_in, linked, unlinked
 from funcnet.core._view import NOTHING, PASS_RNG, Call, View, draws_at, has, opener, origin, trusted, view_class
 from funcnet.random import Intercept, as_rng
@@ -43,6 +44,7 @@ class Program:
             kind: {alias: owner for alias, owner in net.aliases.items() if isinstance(net._all_entries[alias], kind)}
             for kind in (Param, Buffer)
         }
+        self.silent = all(trusted(below) or silent(below) for _, below in net.named_nets())
         self.foreign = not all(trusted(below) for _, below in net.named_nets())
         self.always_draws = self.drawing(False)
         self.seen: Seen | None = None
@@ -93,7 +95,7 @@ class Program:
         self, params: TreeLike, buffers: TreeLike, mode: Any, rng: Any, inputs: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Any, Tree]:
         """Run the body, and see to it that no draw in it comes from the global generator."""
-        if not self.foreign:
+        if self.silent:
             return self._once(params, buffers, mode, rng, inputs, kwargs)
         if torch.compiler.is_compiling() or under_vmap():
             return self._once(params, buffers, mode, rng, inputs, kwargs, Intercept())

@@ -210,3 +210,7 @@ def _generator(rng: Rng, device: torch.device) -> torch.Generator:
     key, salt = rng if isinstance(rng, At) else (rng, 0)
     seed = mix_int(int(key.item()) ^ mix_int(salt)) & 0x7FFF_FFFF_FFFF_FFFF
     return torch.Generator(device).manual_seed(seed)
+
+
+DRAWING = frozenset({*_OWN, *_TAKES_GENERATOR, *_DRAWS_INSIDE})
+"""torch's functions that draw from the global generator."""

@@ -43,10 +43,7 @@ def main() -> None:
     print("its edges:           ", edges(image)[0, 0, 2].tolist())
 
     # Stateless, as a Buffer: the kernel is an argument like any other, and a key of the state_dict.
-    def sobel(draw):
-        return torch.tensor([SOBEL], dtype=draw.dtype, device=draw.device)
-
-    @fn.compose(kernel=fn.Buffer((1, 1, 3, 3), init=fn.init.Scheme(sobel, ())))
+    @fn.compose(kernel=fn.Buffer((1, 1, 3, 3), [SOBEL]))
     def edges_of_buffer(p, x):
         return F.conv2d(x, p.kernel, padding=1)
 

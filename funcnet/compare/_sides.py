@@ -29,6 +29,10 @@ def total(output: Any) -> Tensor:
     return sum(summands, start=torch.zeros(()))
 
 
+def _as_weight(tensor: Tensor) -> Tensor:
+    return tensor.detach().requires_grad_(tensor.is_floating_point() or tensor.is_complex())
+
+
 def copied(tree: Any) -> Any:
     """The same numbers in tensors of their own: a module may write to its inputs."""
     return pytree.tree_map(torch.clone, tree)
@@ -73,6 +77,8 @@ class NetSide:
 
     def __init__(self, net: fn.Net, params: Tree, buffers: Tree, args: Args, kwargs: Kwargs, seed: int) -> None:
         self.net, self.params, self.given = net, params, buffers
+        # torch chooses some kernels by whether weights require grad, even under no_grad: here they do as the module's do
+        self.weights = fn.tree.map(_as_weight, params)
         self.args, self.kwargs, self.seed = args, kwargs, seed
         self.draws: int | None = None
         self.grads: Tree = {}
@@ -81,7 +87,7 @@ class NetSide:
     def forward(self) -> Any:
         """Call it in eval mode. A net that draws in eval mode too is given the seed."""
         try:
-            return self.net.apply(self.params, self.given, *self.args, rng=self.draws, **self.kwargs)[0]
+            return self.net.apply(self.weights, self.given, *self.args, rng=self.draws, **self.kwargs)[0]
         except fn.RandomnessError:
             if self.draws is not None:
                 raise

@@ -24,12 +24,6 @@ from funcnet.compare._target import Built, Target, build, parse_target, place, s
 
 SAMPLES = 32
 
-KERNELS = (
-    "The outputs in eval mode differ because torch chooses other kernels: in matmul by whether weights require "
-    "gradients, even under no_grad, and in attention by a fast path that not both forms take. With "
-    "module.requires_grad_(False) and torch.backends.mha.set_fastpath_enabled(False) the difference is 0."
-)
-
 
 def compare_module(
     target: str, inputs: Sequence[str], *, seed: int = 0, budget: float = 2.0, progress: Progress = quiet
@@ -92,10 +86,7 @@ class Comparison:
         self.progress("calling both", 0.1)
         opaque: set[str] = set()
         notes: list[str] = []
-        in_eval = self._in_eval(opaque)
-        differences: dict[str, float | None] = {"outputs in eval mode": in_eval}
-        if in_eval and self._in_eval_by_same_kernels() == 0:
-            notes.append(KERNELS)
+        differences: dict[str, float | None] = {"outputs in eval mode": self._in_eval(opaque)}
         differences.update(self._in_training(opaque))
         if opaque:
             notes.append(f"Not compared, being no tensors: {', '.join(sorted(opaque))} among the outputs.")
@@ -154,22 +145,12 @@ class Comparison:
 
     # --- differences ---
 
-    def _in_eval(self, opaque: set[str], frozen: bool = False) -> float:
+    def _in_eval(self, opaque: set[str]) -> float:
         stateful, stateless = self._module_side(train=False), self._net_side()
-        if frozen:
-            stateful.module.requires_grad_(False)
         with torch.no_grad():
             expected = self._run_module(stateful.forward, "eval")
             found = self._run_net(stateless.forward, "eval")
         return largest_difference(_readable(expected, opaque), _readable(found, opaque))
-
-    def _in_eval_by_same_kernels(self) -> float:
-        enabled = torch.backends.mha.get_fastpath_enabled()
-        torch.backends.mha.set_fastpath_enabled(False)
-        try:
-            return self._in_eval(set(), frozen=True)
-        finally:
-            torch.backends.mha.set_fastpath_enabled(enabled)
 
     def _in_training(self, opaque: set[str]) -> dict[str, float | None]:
         stateful, stateless = self._module_side(train=True), self._net_side()

@@ -1,8 +1,8 @@
 """Which bodies cannot draw from torch's global generator, told from their code.
 
 To watch the generator costs about a hundredth of a small call. Most bodies are a few calls of parts and of functions
-such as ``F.relu``; they need no watching, and saying so is safe only if nothing in them is unknown. So every name a body
-uses is looked at, its helpers too, and whatever is not known to be silent counts as drawing.
+such as ``F.relu``; they need no watching, and saying so is safe only if nothing in them is unknown. So every name
+a body uses is looked at, its helpers too, and whatever is not known to be silent counts as drawing.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ class NetSide:
 
     def __init__(self, net: fn.Net, params: Tree, buffers: Tree, args: Args, kwargs: Kwargs, seed: int) -> None:
         self.net, self.params, self.given = net, params, buffers
-        # torch chooses some kernels by whether weights require grad, even under no_grad: here they do as the module's do
+        # torch chooses some kernels by whether weights require grad, even under no_grad: here they do, as in the module
         self.weights = fn.tree.map(_as_weight, params)
         self.args, self.kwargs, self.seed = args, kwargs, seed
         self.draws: int | None = None

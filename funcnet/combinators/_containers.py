@@ -9,8 +9,7 @@ from typing import Any
 from torch import nn
 
 from funcnet.combinators._views import MappingView, SequenceView, SequentialView
-from funcnet.core import Net, View
-from funcnet.core._net import as_net
+from funcnet.core import Net, View, as_net
 
 Items = tuple[tuple[str, Net], ...]
 
@@ -33,7 +32,7 @@ class _Container(Net):
         return True  # a net, even an empty one; nn.Sequential() is falsy, which only hides mistakes
 
     def _set(self, items: Iterable[tuple[str, Any]]) -> None:
-        named = tuple((str(name), as_net(part)) for name, part in items)
+        named = tuple((str(name), as_net(str(name), part)) for name, part in items)
         twin = getattr(nn, type(self).__name__, nn.Module)
         bad = [name for name, _ in named if not name or "." in name or name == "rng" or hasattr(twin, name)]
         if bad:

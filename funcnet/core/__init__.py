@@ -5,8 +5,9 @@ tensor and has no mode. ``View`` is the ``p`` of one call: the params, buffers, 
 may equally be handed an ``nn.Module`` with the same names: that is how one body runs both ways.
 
 Reading order: ``_entries`` (what a net declares), ``_net`` (the record and its verbs), ``_view`` (what a body sees),
-``_call`` (one call from start to end), ``_check`` (trees against declarations), ``_compose`` (nets from functions) and
-``_stateful`` (the same body as an ``nn.Module``).
+``_call`` (one call from start to end), ``_check`` (trees against declarations), ``_explain`` (errors on the way),
+``_silent`` (which bodies cannot draw), ``_ties``, ``_compose`` (nets from functions) and ``_stateful`` (the same body
+as an ``nn.Module``).
 """
 
 from funcnet.core._compose import Composed as Composed
@@ -14,7 +15,8 @@ from funcnet.core._compose import compose as compose
 from funcnet.core._entries import Buffer as Buffer
 from funcnet.core._entries import Entry as Entry
 from funcnet.core._entries import Param as Param
-from funcnet.core._net import Function as Function
+from funcnet.core._function import Function as Function
+from funcnet.core._function import as_net as as_net
 from funcnet.core._net import Net as Net
 from funcnet.core._stateful import Body as Body
 from funcnet.core._stateful import FunctionModule as FunctionModule

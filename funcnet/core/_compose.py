@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from pickle import PicklingError
 from typing import Any
 
-from funcnet.core._net import Net, check_part
+from funcnet.core._net import Net
+from funcnet.core._parts import check_part
 from funcnet.core._view import RESERVED
 
 

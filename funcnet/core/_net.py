@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from typing_extensions import dataclass_transform
 
 from funcnet._errors import InitError, TreeError
 from funcnet._torch import constant_result, outside_transforms, register_constant
 from funcnet._typing import Selector, Tree, TreeLike
 from funcnet.core._entries import Buffer, Entry, Param
+from funcnet.core._parts import check_part
 from funcnet.random import as_rng, at_path
 from funcnet.tree import join
 
@@ -371,64 +372,3 @@ def _place(tree: Tree, path: str, value: Any) -> None:
     for key in parents:
         tree = tree.setdefault(key, {})
     tree[leaf] = value
-
-
-class Function(Net):
-    """A plain function as a part of a container: ``Sequential(Linear(2, 3), F.relu)`` holds one.
-
-    Args:
-        function: called with the inputs; must not keep state.
-
-    >>> Function(torch.relu)({}, torch.tensor([-1.0, 2.0]))
-    tensor([0., 2.])
-    """
-
-    function: Callable[..., Any]
-
-    def forward(self, _: Any, *inputs: Any, **kwargs: Any) -> Any:
-        return self.function(*inputs, **kwargs)
-
-    def as_module(self) -> nn.Module:
-        from funcnet.core._stateful import FunctionModule
-
-        return FunctionModule(self.function)
-
-
-def as_net(part: Any) -> Net:
-    """A net, or a function made into one.
-
-    Raises:
-        TypeError: if it is neither; an ``nn.Module`` is pointed to ``from_module``.
-    """
-    if isinstance(part, Net):
-        return part
-    if isinstance(part, nn.Module):
-        raise TypeError(
-            f"{type(part).__name__} is an nn.Module, which holds its own tensors. Use funcnet.{type(part).__name__}, "
-            f"or funcnet.from_module(module) for a net and its params."
-        )
-    if isinstance(part, type):
-        raise TypeError(f"a part is a net or a function, not the class {part.__name__}: write {part.__name__}(...).")
-    if callable(part):
-        return Function(part)
-    raise TypeError(f"a part is a net or a function, not {part!r}.")
-
-
-def check_part(name: str, part: Any) -> None:
-    """Refuse a part that holds tensors, or that would make the net unhashable."""
-    if isinstance(part, nn.Module):
-        raise TypeError(
-            f"part {name!r} is an nn.Module, which holds its own tensors. Use funcnet.{type(part).__name__}, or "
-            f"funcnet.from_module(module) for a net and its params."
-        )
-    if isinstance(part, Tensor):
-        raise TypeError(
-            f"part {name!r} is a tensor; a net holds none. Declare Param(shape, init) or Buffer(shape, init)."
-        )
-    if isinstance(part, (list, dict)):
-        kind = "ModuleList" if isinstance(part, list) else "ModuleDict"
-        raise TypeError(f"part {name!r} is a {type(part).__name__}: wrap nets in funcnet.{kind}, or pass a tuple.")
-    try:
-        hash(part)
-    except TypeError as error:
-        raise TypeError(f"part {name!r} is not hashable: {part!r}. Parts are nets, functions or constants.") from error

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from funcnet.core._net import Function, Net
+from funcnet.core._function import Function
+from funcnet.core._net import Net
 from funcnet.random import DRAWING
 
 _NAMES = {function.__name__ for function in DRAWING} | {"nn", "init", "distributions", "sample", "rsample", "Generator"}

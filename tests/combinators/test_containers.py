@@ -81,9 +81,9 @@ def test_a_dict_names_its_parts_when_asked_for_another():
     ("build", "message"),
     [
         (lambda: fn.Sequential(nn.Linear(2, 2)), "is an nn.Module, which holds its own tensors"),
-        (lambda: fn.Sequential(fn.ReLU), "not the class ReLU: write ReLU"),
-        (lambda: fn.Sequential(3), "a part is a net or a function, not 3"),
-        (lambda: fn.ModuleList([fn.ReLU(), "relu"]), "a part is a net or a function, not 'relu'"),
+        (lambda: fn.Sequential(fn.ReLU), "is the class ReLU, not a net: write ReLU"),
+        (lambda: fn.Sequential(3), "part '0' is no net and no function, but 3"),
+        (lambda: fn.ModuleList([fn.ReLU(), "relu"]), "part '1' is no net and no function, but 'relu'"),
     ],
 )
 def test_what_is_no_part_is_refused(build, message):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from funcnet.core._function import Function
@@ -21,6 +22,7 @@ from funcnet.random import DRAWING
 
 _NAMES = {function.__name__ for function in DRAWING} | {"nn", "init", "distributions", "sample", "rsample", "Generator"}
 _MODULES = ("torch", "funcnet", "math", "operator", "itertools", "functools")
+_LISTED = ("torch.nn.functional", "torch.functional")  # Python code of torch of which it is known what draws
 _BUILTINS = {
     getattr(builtins, name)
     for name in (
@@ -54,6 +56,8 @@ def _silent(value: Any, seen: set[int]) -> bool:
         return _silent_code(value, seen)
     if isinstance(value, type):
         return value in _BUILTINS or issubclass(value, Tensor)
+    if isinstance(value, types.FunctionType) and module not in _LISTED:
+        return False  # it may draw further down
     known = module.split(".")[0] in ("torch", "funcnet", "math") or isinstance(value, types.BuiltinFunctionType)
     return value in _BUILTINS if module == "builtins" else known and name not in _NAMES
 
@@ -65,6 +69,7 @@ def _silent_code(function: Callable[..., Any], seen: set[int]) -> bool:
     space = {**vars(builtins), **function.__globals__}
     cells = [cell.cell_contents for cell in function.__closure__ or () if _filled(cell)]
     used = [space[name] for name in names if name in space]
+    used += [getattr(home, name) for home in (torch, F) for name in names if hasattr(home, name)]
     return all(_silent(value, seen) for value in (*used, *cells, *(function.__defaults__ or ())))
 
 

@@ -85,6 +85,8 @@ class Dropout2d(_Dropout):
 class Dropout3d(_Dropout):
     """Zero whole channels with probability ``p``. Shape: x (N, C, D, H, W) or (C, D, H, W). Draws: in training.
 
+    As in torch, an input of another rank is read as (C, *), with a warning.
+
     >>> import torch
     >>> Dropout3d().apply({}, {}, torch.ones(2, 3, 4, 4, 4), train=True, rng=0)[0].shape
     torch.Size([2, 3, 4, 4, 4])
@@ -93,7 +95,10 @@ class Dropout3d(_Dropout):
     @staticmethod
     def forward(p: Any, x: Tensor) -> Tensor:
         if x.dim() not in (4, 5):
-            raise ValueError(f"expected 4D or 5D input, got {x.dim()}D.")
+            warnings.warn(
+                f"Dropout3d read a {x.dim()}D input as (C, *), as torch does; it is made for 4D and 5D input.",
+                stacklevel=2,
+            )
         return _drop_channels(p, x, 5)
 
 

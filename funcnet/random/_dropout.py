@@ -40,6 +40,8 @@ def feature_dropout(input: Tensor, p: float = 0.5, training: bool = True, *, rng
 
     Source: at::native::_feature_dropout.
     """
+    if input.dim() < 2:
+        raise RuntimeError(f"feature dropout takes inputs of at least 2 dimensions, got {input.dim()}.")
     size = (*input.shape[:2], *(1 for _ in input.shape[2:]))
     return _drop(input, p, training, rng, size, contiguous_stride(size))
 

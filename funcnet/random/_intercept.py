@@ -181,7 +181,15 @@ def _always(*args: Any, **kwargs: Any) -> bool:
 _LOCK = threading.RLock()
 _ALWAYS = (
     *(F.gumbel_softmax, F.fractional_max_pool2d, F.fractional_max_pool3d),
-    *(torch.randint_like, torch.binomial, torch._standard_gamma, torch._sample_dirichlet),
+    *(
+        torch.svd_lowrank,
+        torch.pca_lowrank,
+        torch.lobpcg,
+        torch.randint_like,
+        torch.binomial,
+        torch._standard_gamma,
+        torch._sample_dirichlet,
+    ),
     *(getattr(nn.init, name) for name in ("uniform_", "normal_", "trunc_normal_", "orthogonal_", "sparse_")),
     *(getattr(nn.init, f"{name}_{kind}_") for name in ("xavier", "kaiming") for kind in ("uniform", "normal")),
 )

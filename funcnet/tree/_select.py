@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from functools import lru_cache
 
 from funcnet._typing import Selector
 
@@ -40,7 +39,6 @@ def select(selector: Selector) -> Callable[[str], bool]:
     )
 
 
-@lru_cache(maxsize=1024)
 def _patterns(patterns: tuple[str, ...]) -> Callable[[str], bool]:
     rules = [(not pattern.startswith("!"), _regex(pattern.removeprefix("!"))) for pattern in patterns]
 

@@ -57,6 +57,7 @@ DRAWING = {
     "an unknown module": lambda p, x: random.choice([x, -x]),
     "an unknown object": lambda p, x: CALLABLE(x),
     "attention": lambda p, x: F.scaled_dot_product_attention(x, x, x, dropout_p=0.5),
+    "further down in torch": lambda p, x: torch.svd_lowrank(x)[0],
     "a partial": make_closure(functools.partial(F.dropout, p=0.5)),
     "a name that is taken": lambda p, x: x * fn.random.bernoulli(p.rng, x.shape),
     "a default": lambda p, x, draw=torch.rand: x + draw(3),

@@ -9,6 +9,7 @@ from funcnet._errors import InitError as InitError
 from funcnet._errors import PurityError as PurityError
 from funcnet._errors import RandomnessError as RandomnessError
 from funcnet._errors import ShapeError as ShapeError
+from funcnet._errors import TransformError as TransformError
 from funcnet._errors import TreeError as TreeError
 from funcnet.adapters import Wrapped as Wrapped
 from funcnet.adapters import from_module as from_module
@@ -24,6 +25,7 @@ from funcnet.core import Net as Net
 from funcnet.core import Param as Param
 from funcnet.core import View as View
 from funcnet.core import compose as compose
+from funcnet.core import supports as supports
 from funcnet.layers import GELU as GELU
 from funcnet.layers import AdaptiveAvgPool1d as AdaptiveAvgPool1d
 from funcnet.layers import AdaptiveAvgPool2d as AdaptiveAvgPool2d

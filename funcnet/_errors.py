@@ -25,6 +25,10 @@ class PurityError(FuncnetError, RuntimeError):
     """A body wrote to something that belongs to its caller."""
 
 
+class TransformError(FuncnetError, RuntimeError):
+    """A layer was called under a transform that it does not support."""
+
+
 class InitError(FuncnetError, ValueError):
     """Initial values were asked for where none are defined."""
 

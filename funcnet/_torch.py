@@ -49,6 +49,21 @@ def under_vmap() -> bool:
     return any(level.key() == TransformType.Vmap for level in retrieve_all_functorch_interpreters())
 
 
+def levels_of(tensor: torch.Tensor) -> set[tuple[str, int]]:
+    """The active transforms that a tensor takes part in: pairs of "vmap", "grad" or "jvp" and the level of nesting."""
+    kinds = {level.level(): _KINDS.get(level.key(), "") for level in retrieve_all_functorch_interpreters()}
+    found = set()
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        level = torch._C._functorch.maybe_get_level(tensor)
+        if level in kinds:
+            found.add((kinds[level], level))
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return found
+
+
+_KINDS = {TransformType.Vmap: "vmap", TransformType.Grad: "grad", TransformType.Jvp: "jvp"}
+
+
 def under_transform() -> bool:
     """Whether the caller runs inside any torch.func transform."""
     return bool(retrieve_all_functorch_interpreters())

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 import funcnet as fn
 
@@ -55,7 +56,8 @@ def clone(tree: Any) -> Any:
     if isinstance(tree, Mapping):
         return {key: clone(value) for key, value in tree.items()}
     if isinstance(tree, (list, tuple)):
-        return type(tree)(clone(value) for value in tree)
+        items = [clone(value) for value in tree]
+        return type(tree)(*items) if hasattr(tree, "_fields") else type(tree)(items)
     return tree
 
 
@@ -67,6 +69,20 @@ def params_of(module: nn.Module) -> dict[str, Any]:
 def buffers_of(module: nn.Module) -> dict[str, Any]:
     """A module's buffers as the tree funcnet expects."""
     return fn.tree.unflatten(dict(module.named_buffers()))
+
+
+def floats(output: Any) -> list[Tensor]:
+    """The floating tensors in an output."""
+    leaves = tree_leaves(output)
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+
+def total(output: Any) -> Tensor:
+    """A scalar whose gradient tells outputs apart."""
+    return sum(
+        (leaf * torch.linspace(0.5, 1.5, leaf.numel(), dtype=leaf.dtype).view(leaf.shape)).sum()
+        for leaf in floats(output)
+    )
 
 
 @contextlib.contextmanager

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 from funcnet._errors import FuncnetError, ShapeError
 from funcnet._torch import under_transform
 from funcnet._typing import TreeLike
 from funcnet.core._check import misfits_of, refuse
-from funcnet.core._view import View, origin
+from funcnet.core._view import View, origin, where
 
 if TYPE_CHECKING:
     from funcnet.core._call import Program
@@ -26,32 +28,55 @@ def explain(program: Program, params: TreeLike, error: Exception) -> Exception:
         return refuse(program.net, lines)
     if isinstance(error, AttributeError) and isinstance(error.obj, View):
         return _no_such_name(error.obj, error.name or "")
-    views = list(_views_in(error))
-    if not views:
+    bodies = list(_bodies_in(error))
+    if not bodies:
         return _wrong_call(error)
+    view, inputs = bodies[-1]
     if isinstance(error, AttributeError) and (unset := _NO_SETTER.match(str(error))):
-        return _no_such_name(views[-1], unset[1] or unset[2])
-    _, path = origin(views[-1])
-    where = f"{type(views[-1]).__name__} at {path!r}" if path else type(views[-1]).__name__
-    expects = views[-1]._expects
+        return _no_such_name(view, unset[1] or unset[2])
+    place, expects = where(view), view._expects
+    wanted = f"expected {expects}, " if expects else ""
+    got = f"{wanted}got {', '.join(f'{name} {described(value)}' for name, value in inputs.items()) or 'no input'}"
     # within a transform an error may as well say what torch cannot transform, so it keeps its type
-    if expects and isinstance(error, (RuntimeError, ValueError, IndexError)) and not under_transform():
-        return ShapeError(f"{where} failed: {str(error).rstrip('.')}. It expects {expects}.")
+    if expects is not None and isinstance(error, _OF_INPUTS) and not under_transform():
+        return ShapeError(f"{place}: {got}. {_sentence(error)}")
     if sys.version_info >= (3, 11):
-        error.add_note(f"in the body of {where}{expects and f', which expects {expects}'}")
+        error.add_note(f"in the body of {place}: {got}")
     return error
 
 
-def _views_in(error: Exception) -> Iterator[View]:
-    """The views of the bodies an error went through, outermost first."""
+_OF_INPUTS = (RuntimeError, ValueError, IndexError, AssertionError)
+
+
+def _sentence(error: Exception) -> str:
+    text = str(error).strip().rstrip(".")
+    return f"{text[:1].upper()}{text[1:]}." if text else ""
+
+
+def _bodies_in(error: Exception) -> Iterator[tuple[View, dict[str, Any]]]:
+    """The view and the inputs of each body an error went through, outermost first."""
     trace = error.__traceback__
     while trace is not None:
-        code = trace.tb_frame.f_code
+        code, values = trace.tb_frame.f_code, trace.tb_frame.f_locals
         if code.co_argcount:
-            first = trace.tb_frame.f_locals.get(code.co_varnames[0])
-            if isinstance(first, View) and (not code.co_name.startswith("_")):
-                yield first
+            first = values.get(code.co_varnames[0])
+            if isinstance(first, View) and not code.co_name.startswith("_"):
+                names = code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]
+                yield first, {name: values[name] for name in names if values.get(name) is not None}
         trace = trace.tb_next
+
+
+def described(value: Any) -> str:
+    """A value in a few words: for a tensor its shape and dtype.
+
+    >>> described(torch.ones(2, 3)), described((torch.ones(1), None))
+    ('(2, 3) float32', '((1,) float32, None)')
+    """
+    if isinstance(value, torch.Tensor):
+        return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+    if isinstance(value, (tuple, list)):
+        return f"({', '.join(map(described, value))})"
+    return f"{value!r:.40}"
 
 
 _NO_SETTER = re.compile(r"property '(\w+)' of .* has no setter|can't set attribute '(\w+)'")

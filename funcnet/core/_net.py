@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
@@ -79,8 +79,16 @@ class Net:
         """Whether the body itself draws random numbers in this mode."""
         return False
 
+    def limits(self, training: bool) -> Mapping[str, str]:
+        """The transforms that the body cannot run under in this mode (see ``supports``), each with the way out."""
+        return {}
+
     def check_init(self, path: str) -> None:
         """Raise InitError if the first values of this net, found at ``path``, are not known."""
+
+    def drawing_order(self) -> Iterable[str]:
+        """Names of the parts in the order in which a module draws their first values."""
+        return self._parts
 
     def opaque(self) -> bool:
         """Whether the body finds its tensors and parts by itself, so that its view needs no names."""
@@ -177,12 +185,12 @@ class Net:
     def _first_values(
         self, rng: Any, device: Any, dtype: torch.dtype | None, aliases: Mapping[str, str], path: str
     ) -> Iterator[tuple[str, torch.Tensor]]:
-        """Paths and first values in the order of the parts, in which a module makes, and so draws, them."""
+        """Paths and first values in the order in which a module makes, and so draws, them."""
         self.check_init(path)
         if self._own_entries and all(join(path, name) in aliases for name in self._own_entries):
             return  # the same layer at a second place: its module was built, and drew, once
-        for name, part in self._parts.items():
-            where = join(path, name)
+        for name in self.drawing_order():
+            part, where = self._parts[name], join(path, name)
             if isinstance(part, Net):
                 yield from part._first_values(rng, device, dtype, aliases, where)
             elif isinstance(part, (Param, Buffer)):

@@ -25,6 +25,7 @@ from funcnet._errors import RandomnessError, TreeError
 from funcnet._typing import Tree
 from funcnet.core._check import misfit
 from funcnet.core._entries import Buffer, Param
+from funcnet.core._limits import guarded, limited
 from funcnet.random import At, Rng, Stream, at_path, fold_in
 from funcnet.tree import join
 
@@ -72,7 +73,7 @@ class View:
     _gets: tuple[Callable[[View], Any], ...] = ()
     _steps: tuple[Callable[[View, Any], Any], ...] = ()
     _names: tuple[str, ...] = ()
-    _expects: str = ""
+    _expects: str | None = None  # None for a body not funcnet's own
 
     @property
     def training(self) -> bool:
@@ -98,6 +99,12 @@ def origin(view: View) -> tuple[Call, str]:
     return up, path
 
 
+def where(view: View) -> str:
+    """Words for the place of a view: what it is, and its path."""
+    path = origin(view)[1]
+    return f"{type(view).__name__} at {path!r}" if path else type(view).__name__
+
+
 def draws_at(view: View) -> Rng:
     """What the next draw at the place of a view draws from.
 
@@ -105,7 +112,7 @@ def draws_at(view: View) -> Rng:
         RandomnessError: if the call has no ``rng``, or is over.
     """
     call, path = origin(view)
-    who = f"{type(view).__name__} at {path!r}" if path else type(view).__name__
+    who = where(view)
     if call.rng is None:
         raise RandomnessError(f"{who} draws random numbers and rng is None. {PASS_RNG}")
     if call.closed:
@@ -169,7 +176,7 @@ def view_class(net: Net, made: dict[Net, type[View]]) -> type[View]:
         _gets=tuple(gets),
         _steps=tuple(steps),
         _names=tuple(children),
-        _expects=net.expects() if trusted(net) else "",
+        _expects=net.expects() if trusted(net) else None,
     )
     name = net.title()
     made[net] = cls = type(str(name), (base,), space)
@@ -185,6 +192,8 @@ def body_of(net: Net) -> Callable[..., Any]:
     if not hasattr(type(net), "forward"):
         raise TypeError(f"{net.title()} has no body: define forward(p, *inputs), a staticmethod or a method.")
     body = net.forward
+    if limited(net):
+        return guarded(net, body)
     if isinstance(body, FunctionType):
         return body
 
@@ -211,7 +220,7 @@ def has(net: Net, kind: type) -> bool:
 
 def ignores_view(net: Net) -> bool:
     """Whether a body has nothing and looks at nothing: its view argument is called ``_``."""
-    if net._own_entries or net._children:
+    if net._own_entries or net._children or limited(net):
         return False
     return next(iter(inspect.signature(net.forward).parameters), "") == "_"
 

@@ -53,7 +53,7 @@ def _batch_norm(p: Any, x: Tensor, *ranks: int) -> Tensor:
         # The factor is a tensor here and the kernel takes a float, so the averages are rounded once more than there.
         batch_mean, batch_var = torch.zeros_like(mean), torch.zeros_like(var)
         y = F.batch_norm(x, batch_mean, batch_var, p.weight, p.bias, True, 1.0, p.eps)
-        factor = 1.0 / p.num_batches_tracked
+        factor = p.num_batches_tracked.to(mean.dtype).reciprocal()
         mean, var = torch.lerp(mean, batch_mean, factor), torch.lerp(var, batch_var, factor)
     else:
         momentum = 1.0 / float(p.num_batches_tracked) if p.momentum is None else p.momentum

@@ -15,6 +15,7 @@ COUNTERPARTS: dict[type[nn.Module], type[Layer]] = {}
 """torch.nn class -> its stateless counterpart; filled as the classes below are defined."""
 
 _FACTORY = ("device", "dtype")
+_MERGED = ("size_average", "reduce")  # old arguments of losses, which the twin turns into ``reduction``
 
 
 class Layer(Net):
@@ -22,6 +23,9 @@ class Layer(Net):
 
     The twin is built on the meta device when the record is made: it refuses bad arguments, and what it holds afterwards
     (``kernel_size=3`` as ``(3, 3)``) is what the record holds. So equal layers are equal records.
+
+    A layer whose kernel some transforms cannot pass may have a field ``impl``, "fused" or "composed", which the twin
+    knows nothing of.
     """
 
     twin: ClassVar[type[nn.Module]]
@@ -34,30 +38,40 @@ class Layer(Net):
             COUNTERPARTS[twin] = cls
 
     def __post_init__(self) -> None:
-        for name, value in _read(type(self), self.twin_module()).items():
+        for name, value in self.read(self.twin_module()).items():
             object.__setattr__(self, name, value)
 
     def as_module(self) -> nn.Module:
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        impl = fields.pop("impl", None)
+        if impl not in (None, "fused", "composed"):
+            raise ValueError(f"{type(self).__name__}: impl is 'fused' or 'composed', got {impl!r}.")
         if fields.get("device") is not None:
             fields["device"] = "meta"
         takes = inspect.signature(self.twin).parameters
         # an argument that only a newer torch has (bias of BatchNorm) is left out where it says nothing
-        return self.twin(**{name: value for name, value in fields.items() if name in takes or value is not True})
+        module = self.twin(**{name: value for name, value in fields.items() if name in takes or value is not True})
+        if impl == "composed":
+            module._funcnet_impl = impl
+        return module
 
     @classmethod
     def from_module(cls, module: nn.Module) -> Layer:
         """The record of a module's hyperparameters."""
-        return cls(**_read(cls, module))
+        return cls(**cls.read(module))
 
-
-def _read(cls: type[Layer], module: nn.Module) -> dict[str, Any]:
-    fields = {}
-    for field in dataclasses.fields(cls):
-        if field.name in _FACTORY:
-            continue
-        value = getattr(module, field.name)
-        if field.name == "bias":  # a flag in the arguments, the tensor or None in the module
-            value = value is not None
-        fields[field.name] = tuple(value) if isinstance(value, (list, torch.Size)) else value
-    return fields
+    @classmethod
+    def read(cls, module: nn.Module) -> dict[str, Any]:
+        """The fields of the record for a module, in the form the module has brought them to."""
+        fields: dict[str, Any] = {}
+        for field in dataclasses.fields(cls):
+            if field.name in _FACTORY or field.name in _MERGED:
+                continue
+            if field.name == "impl":
+                fields["impl"] = getattr(module, "_funcnet_impl", "fused")
+            elif field.name == "bias":  # a flag in the arguments, the tensor or None in the module
+                fields["bias"] = module.bias is not None
+            else:
+                value = getattr(module, field.name)
+                fields[field.name] = tuple(value) if isinstance(value, (list, torch.Size)) else value
+        return fields

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import funcnet as fn
-from tests.cases import Branches, TwoConvs
+from tests.cases.models import Branches, TwoConvs
 from tests.helpers import assert_identical, buffers_of, clone, global_generator_untouched, parametrize, params_of
 
 X = torch.linspace(-1, 1, 24).view(4, 6)

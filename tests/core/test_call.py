@@ -99,10 +99,10 @@ def test_trees_are_nested_dicts(trees):
 
 def test_an_input_that_does_not_fit_is_told_with_the_path():
     params, buffers = NET.init(0)
-    with pytest.raises(fn.ShapeError, match=r"Linear at '0\.fc' failed: .*It expects x \(\*, 3\)\.") as caught:
+    with pytest.raises(fn.ShapeError, match=r"Linear at '0\.fc': expected x \(\*, 3\), got x ") as caught:
         NET.apply(params, buffers, torch.ones(4, 5))
     assert isinstance(caught.value, RuntimeError)
-    with pytest.raises(fn.ShapeError, match=r"BatchNorm1d at '0\.bn' failed: expected 2D or 3D input"):
+    with pytest.raises(fn.ShapeError, match=r"BatchNorm1d at '0\.bn': .*Expected 2D or 3D input"):
         NET.apply(params, buffers, torch.ones(2, 2, 2, 3))
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 import funcnet as fn
 from funcnet.core._silent import silent
-from tests.cases import Branches, Branches_net, two_convs
+from tests.cases.models import Branches, Branches_net, two_convs
 
 
 def plain_helper(x, scale=2.0):

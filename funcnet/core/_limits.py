@@ -1,0 +1,100 @@
+"""Which transforms a net can be put through: known before it is called, and said before torch fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from funcnet._errors import TransformError
+from funcnet._torch import levels_of, under_transform
+
+if TYPE_CHECKING:
+    from funcnet.core._net import Net
+
+TRANSFORMS: Mapping[str, str] = {
+    "grad": "torch.func.grad, or a backward pass",
+    "vmap": "torch.vmap over the inputs",
+    "vmap(grad)": "per-sample gradients: torch.vmap of torch.func.grad",
+    "jvp": "torch.func.jvp, forward-mode derivatives",
+    "hessian": "torch.func.hessian, or the gradient of a gradient",
+    "ensemble": "torch.vmap over params and buffers",
+    "compile": "torch.compile(fullgraph=True)",
+    "export": "torch.export",
+}
+"""The transforms a layer is tested under, and what each stands for."""
+
+_MODES = (False, True)
+
+
+def supports(net: Net | type[Net], transform: str, *, train: bool | None = None) -> bool:
+    """Whether a net works under a transform. Answered from what each layer declares, which the tests hold it to.
+
+    Args:
+        net: a net, or the class of a layer for what it does with its default options.
+        transform: one of "grad", "vmap", "vmap(grad)", "jvp", "hessian", "ensemble", "compile", "export".
+        train: the mode asked about; None for both.
+
+    Raises:
+        ValueError: for the name of no transform.
+
+    >>> import funcnet as fn
+    >>> fn.supports(fn.Linear(2, 3), "vmap"), fn.supports(fn.BatchNorm1d, "vmap", train=True)
+    (True, True)
+    """
+    if transform not in TRANSFORMS:
+        raise ValueError(f"{transform!r} is no transform of the table; those are {', '.join(map(repr, TRANSFORMS))}.")
+    modes = _MODES if train is None else (train,)
+    if isinstance(net, type):
+        return not any(transform in net.limits(net, mode) for mode in modes)  # type: ignore[arg-type]
+    return not any(transform in below.limits(mode) for _, below in net.named_nets() for mode in modes)
+
+
+def limited(net: Net) -> bool:
+    """Whether a net, parts not included, refuses some transform."""
+    return any(net.limits(mode) for mode in _MODES)
+
+
+def guarded(net: Net, body: Callable[..., Any]) -> Callable[..., Any]:
+    """The body, which first refuses the transforms that its tensors are in and that it does not support."""
+    limits = {mode: dict(net.limits(mode)) for mode in _MODES}
+
+    def call(p: Any, *inputs: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            active = {"export"} if torch.compiler.is_exporting() else set()
+        else:
+            active = active_transforms((inputs, kwargs), _own_tensors(p, net)) if under_transform() else set()
+        for transform in active:
+            if transform in limits[p.training]:
+                from funcnet.core._view import where
+
+                raise TransformError(f"{where(p)} cannot run under {transform}: {limits[p.training][transform]}.")
+        return body(p, *inputs, **kwargs)
+
+    return call
+
+
+def _own_tensors(p: Any, net: Net) -> list[Any]:
+    return [getattr(p, name) for name in net._own_entries]
+
+
+def active_transforms(inputs: Any, own: Any) -> set[str]:
+    """The transforms that inputs or own tensors of a call take part in, by the names of the table."""
+    given = [levels_of(leaf) for leaf in torch.utils._pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
+    held = [levels_of(leaf) for leaf in own if isinstance(leaf, Tensor)]
+    levels = set().union(*given, *held)
+    kinds = [kind for kind, _ in levels]
+    active = set()
+    derived = "grad" in kinds or "jvp" in kinds
+    if "vmap" in kinds:
+        over_inputs = any(kind == "vmap" for found in given for kind, _ in found)
+        active.add("vmap(grad)" if derived else "vmap" if over_inputs else "ensemble")
+    if "jvp" in kinds:
+        active.add("jvp")
+    if kinds.count("grad") + kinds.count("jvp") > 1:
+        active.add("hessian")
+    if "grad" in kinds:
+        active.add("grad")
+    return active

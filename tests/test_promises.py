@@ -112,6 +112,13 @@ def test_arguments_and_defaults_are_those_of_the_twin(twin):
     assert [(p.name, p.default, p.kind) for p in ours.parameters.values() if p.name not in added] == expected
 
 
+@pytest.mark.parametrize("twin", COUNTERPARTS, ids=lambda twin: twin.__name__)
+def test_inputs_have_the_names_and_defaults_of_the_twin(twin):
+    ours = list(inspect.signature(COUNTERPARTS[twin].forward).parameters.values())[1:]
+    theirs = list(inspect.signature(twin.forward).parameters.values())[1:]
+    assert [(p.name, p.default, p.kind) for p in ours] == [(p.name, p.default, p.kind) for p in theirs]
+
+
 # --- pure ---
 
 

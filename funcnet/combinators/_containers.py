@@ -88,10 +88,10 @@ class Sequential(_Sequence):
             self._set((str(index), part) for index, part in enumerate(args))
 
     @staticmethod
-    def forward(p: Any, x: Any) -> Any:
+    def forward(p: Any, input: Any) -> Any:
         for step in p._steps:
-            x = step(p, x)
-        return x
+            input = step(p, input)
+        return input
 
     def view_base(self) -> type[View]:
         return SequentialView

@@ -6,8 +6,8 @@ may equally be handed an ``nn.Module`` with the same names: that is how one body
 
 Reading order: ``_entries`` (what a net declares), ``_net`` (the record and its verbs), ``_view`` (what a body sees),
 ``_call`` (one call from start to end), ``_check`` (trees against declarations), ``_explain`` (errors on the way),
-``_silent`` (which bodies cannot draw), ``_limits`` (which transforms a net supports), ``_ties``, ``_compose`` (nets from
-functions) and ``_stateful`` (the same body as an ``nn.Module``).
+``_silent`` (which bodies cannot draw), ``_limits`` (which transforms a net supports), ``_ties``, ``_compose`` (nets
+from functions) and ``_stateful`` (the same body as an ``nn.Module``).
 """
 
 from funcnet.core._compose import Composed as Composed

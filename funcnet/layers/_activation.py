@@ -1,7 +1,7 @@
 """Elementwise functions and softmaxes, the counterparts of torch/nn/modules/activation.py.
 
-None has params, buffers or draws, and the shape of ``y`` is the shape of ``x``. ``inplace`` is kept for the twin and
-its ``repr``; a pure call never writes to its input, and the result is the same.
+None has params, buffers or draws, and the output has the shape of ``input``. ``inplace`` is kept for the twin and its
+``repr``; a pure call never writes to its input, and the result is the same.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class ReLU(Layer):
     inplace: bool = False
 
     @staticmethod
-    def forward(_: Any, x: Tensor) -> Tensor:
-        return F.relu(x)
+    def forward(_: Any, input: Tensor) -> Tensor:
+        return F.relu(input)
 
 
 class Sigmoid(Layer):
@@ -37,8 +37,8 @@ class Sigmoid(Layer):
     """
 
     @staticmethod
-    def forward(_: Any, x: Tensor) -> Tensor:
-        return torch.sigmoid(x)
+    def forward(_: Any, input: Tensor) -> Tensor:
+        return torch.sigmoid(input)
 
 
 class Tanh(Layer):
@@ -49,8 +49,8 @@ class Tanh(Layer):
     """
 
     @staticmethod
-    def forward(_: Any, x: Tensor) -> Tensor:
-        return torch.tanh(x)
+    def forward(_: Any, input: Tensor) -> Tensor:
+        return torch.tanh(input)
 
 
 class GELU(Layer):
@@ -66,8 +66,8 @@ class GELU(Layer):
     approximate: str = "none"
 
     @staticmethod
-    def forward(p: Any, x: Tensor) -> Tensor:
-        return F.gelu(x, approximate=p.approximate)
+    def forward(p: Any, input: Tensor) -> Tensor:
+        return F.gelu(input, approximate=p.approximate)
 
 
 class SiLU(Layer):
@@ -80,8 +80,8 @@ class SiLU(Layer):
     inplace: bool = False
 
     @staticmethod
-    def forward(_: Any, x: Tensor) -> Tensor:
-        return F.silu(x)
+    def forward(_: Any, input: Tensor) -> Tensor:
+        return F.silu(input)
 
 
 class LeakyReLU(Layer):
@@ -95,8 +95,8 @@ class LeakyReLU(Layer):
     inplace: bool = False
 
     @staticmethod
-    def forward(p: Any, x: Tensor) -> Tensor:
-        return F.leaky_relu(x, p.negative_slope)
+    def forward(p: Any, input: Tensor) -> Tensor:
+        return F.leaky_relu(input, p.negative_slope)
 
 
 class Softmax(Layer):
@@ -112,8 +112,8 @@ class Softmax(Layer):
     dim: int | None = None
 
     @staticmethod
-    def forward(p: Any, x: Tensor) -> Tensor:
-        return F.softmax(x, p.dim, _stacklevel=5)
+    def forward(p: Any, input: Tensor) -> Tensor:
+        return F.softmax(input, p.dim, _stacklevel=5)
 
 
 class LogSoftmax(Layer):
@@ -126,5 +126,5 @@ class LogSoftmax(Layer):
     dim: int | None = None
 
     @staticmethod
-    def forward(p: Any, x: Tensor) -> Tensor:
-        return F.log_softmax(x, p.dim, _stacklevel=5)
+    def forward(p: Any, input: Tensor) -> Tensor:
+        return F.log_softmax(input, p.dim, _stacklevel=5)

@@ -37,34 +37,34 @@ class _BatchNorm(Layer):
         }
 
     def expects(self) -> str:
-        return f"x with {self.num_features} channels in axis 1"
+        return f"input with {self.num_features} channels in axis 1"
 
 
-def _batch_norm(p: Any, x: Tensor, *ranks: int) -> Tensor:
-    if x.dim() not in ranks:
-        raise ValueError(f"expected {' or '.join(f'{rank}D' for rank in ranks)} input (got {x.dim()}D input)")
+def _batch_norm(p: Any, input: Tensor, *ranks: int) -> Tensor:
+    if input.dim() not in ranks:
+        raise ValueError(f"expected {' or '.join(f'{rank}D' for rank in ranks)} input (got {input.dim()}D input)")
     if p.running_mean is None:
-        return F.batch_norm(x, None, None, p.weight, p.bias, True, p.momentum or 0.0, p.eps)
+        return F.batch_norm(input, None, None, p.weight, p.bias, True, p.momentum or 0.0, p.eps)
     if not p.training:
-        return F.batch_norm(x, p.running_mean, p.running_var, p.weight, p.bias, False, p.momentum or 0.0, p.eps)
+        return F.batch_norm(input, p.running_mean, p.running_var, p.weight, p.bias, False, p.momentum or 0.0, p.eps)
     p.num_batches_tracked = p.num_batches_tracked + 1
-    mean, var = _fresh(p.running_mean, x), _fresh(p.running_var, x)
+    mean, var = _fresh(p.running_mean, input), _fresh(p.running_var, input)
     if p.momentum is None and (torch.compiler.is_compiling() or under_vmap()):
         # The factor is a tensor here and the kernel takes a float, so the averages are rounded once more than there.
         batch_mean, batch_var = torch.zeros_like(mean), torch.zeros_like(var)
-        y = F.batch_norm(x, batch_mean, batch_var, p.weight, p.bias, True, 1.0, p.eps)
+        y = F.batch_norm(input, batch_mean, batch_var, p.weight, p.bias, True, 1.0, p.eps)
         factor = p.num_batches_tracked.to(mean.dtype).reciprocal()
         mean, var = torch.lerp(mean, batch_mean, factor), torch.lerp(var, batch_var, factor)
     else:
         momentum = 1.0 / float(p.num_batches_tracked) if p.momentum is None else p.momentum
-        y = F.batch_norm(x, mean, var, p.weight, p.bias, True, momentum, p.eps)
+        y = F.batch_norm(input, mean, var, p.weight, p.bias, True, momentum, p.eps)
     p.running_mean, p.running_var = mean, var
     return y
 
 
-def _fresh(buffer: Tensor, x: Tensor) -> Tensor:
-    # A copy, because F.batch_norm writes to it; and batched wherever x is, so that under vmap it can be written to.
-    return buffer + x.new_zeros((), dtype=buffer.dtype)
+def _fresh(buffer: Tensor, input: Tensor) -> Tensor:
+    # A copy, as F.batch_norm writes to it; and batched wherever the input is, so that vmap lets it be written to.
+    return buffer + input.new_zeros((), dtype=buffer.dtype)
 
 
 class BatchNorm1d(_BatchNorm):
@@ -81,7 +81,7 @@ class BatchNorm1d(_BatchNorm):
 
     Params: weight (C,), bias (C,).  Draws: none.
     Buffers: running_mean (C,), running_var (C,), num_batches_tracked (); replaced by each training call.
-    Shape:  x (N, C) or (N, C, L) -> y of the same shape.
+    Shape:  input (N, C) or (N, C, L) -> y of the same shape.
     Raises: ShapeError for another rank.
     Source: torch.nn.functional.batch_norm.
 
@@ -93,12 +93,12 @@ class BatchNorm1d(_BatchNorm):
     """
 
     @staticmethod
-    def forward(p: Any, x: Tensor) -> Tensor:
-        return _batch_norm(p, x, 2, 3)
+    def forward(p: Any, input: Tensor) -> Tensor:
+        return _batch_norm(p, input, 2, 3)
 
 
 class BatchNorm2d(_BatchNorm):
-    """Normalise each channel over batch and space; see :class:`BatchNorm1d`. Shape: x (N, C, H, W).
+    """Normalise each channel over batch and space; see :class:`BatchNorm1d`. Shape: input (N, C, H, W).
 
     >>> bn = BatchNorm2d(3)
     >>> bn.apply(*bn.init(0), torch.ones(4, 3, 2, 2))[0].shape
@@ -106,12 +106,12 @@ class BatchNorm2d(_BatchNorm):
     """
 
     @staticmethod
-    def forward(p: Any, x: Tensor) -> Tensor:
-        return _batch_norm(p, x, 4)
+    def forward(p: Any, input: Tensor) -> Tensor:
+        return _batch_norm(p, input, 4)
 
 
 class BatchNorm3d(_BatchNorm):
-    """Normalise each channel over batch and space; see :class:`BatchNorm1d`. Shape: x (N, C, D, H, W).
+    """Normalise each channel over batch and space; see :class:`BatchNorm1d`. Shape: input (N, C, D, H, W).
 
     >>> bn = BatchNorm3d(3)
     >>> bn.apply(*bn.init(0), torch.ones(4, 3, 2, 2, 2))[0].shape
@@ -119,5 +119,5 @@ class BatchNorm3d(_BatchNorm):
     """
 
     @staticmethod
-    def forward(p: Any, x: Tensor) -> Tensor:
-        return _batch_norm(p, x, 5)
+    def forward(p: Any, input: Tensor) -> Tensor:
+        return _batch_norm(p, input, 5)

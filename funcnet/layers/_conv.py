@@ -42,7 +42,7 @@ class _Conv(Layer):
 
     def expects(self) -> str:
         space = {1: "L", 2: "H, W", 3: "D, H, W"}[len(self.kernel_size)]  # type: ignore[arg-type]
-        return f"x (N, {self.in_channels}, {space}) or ({self.in_channels}, {space})"
+        return f"input (N, {self.in_channels}, {space}) or ({self.in_channels}, {space})"
 
 
 def _pad_amounts(conv: _Conv) -> tuple[int, ...]:
@@ -57,11 +57,11 @@ def _pad_amounts(conv: _Conv) -> tuple[int, ...]:
     return tuple(amounts)
 
 
-def _convolve(conv: Callable[..., Tensor], p: Any, x: Tensor) -> Tensor:
+def _convolve(conv: Callable[..., Tensor], p: Any, input: Tensor) -> Tensor:
     if p.padding_mode == "zeros":
-        return conv(x, p.weight, p.bias, p.stride, p.padding, p.dilation, p.groups)
-    x = F.pad(x, p.pad, mode=p.padding_mode)
-    return conv(x, p.weight, p.bias, p.stride, 0, p.dilation, p.groups)
+        return conv(input, p.weight, p.bias, p.stride, p.padding, p.dilation, p.groups)
+    input = F.pad(input, p.pad, mode=p.padding_mode)
+    return conv(input, p.weight, p.bias, p.stride, 0, p.dilation, p.groups)
 
 
 class Conv1d(_Conv):
@@ -76,8 +76,8 @@ class Conv1d(_Conv):
         device, dtype: what :meth:`init` uses unless told otherwise.
 
     Params: weight (O, I / groups, k), bias (O,).  Buffers: none.  Draws: none at apply.
-    Shape:  x (N, I, L) or (I, L) -> y (N, O, L').
-    Raises: ShapeError if the channels of ``x`` are not I.
+    Shape:  input (N, I, L) or (I, L) -> y (N, O, L').
+    Raises: ShapeError if the channels of ``input`` are not I.
     Source: torch.nn.functional.conv1d.
 
     >>> conv = Conv1d(2, 4, 3, padding="same")
@@ -86,15 +86,15 @@ class Conv1d(_Conv):
     """
 
     @staticmethod
-    def forward(p: Any, x: Tensor) -> Tensor:
-        return _convolve(F.conv1d, p, x)
+    def forward(p: Any, input: Tensor) -> Tensor:
+        return _convolve(F.conv1d, p, input)
 
 
 class Conv2d(_Conv):
     """Convolution over two axes of space. Arguments as for :class:`Conv1d`, tuples of two.
 
     Params: weight (O, I / groups, k, k), bias (O,).  Buffers: none.  Draws: none at apply.
-    Shape:  x (N, I, H, W) or (I, H, W) -> y (N, O, H', W').
+    Shape:  input (N, I, H, W) or (I, H, W) -> y (N, O, H', W').
     Source: torch.nn.functional.conv2d.
 
     >>> conv = Conv2d(1, 20, 3)
@@ -103,15 +103,15 @@ class Conv2d(_Conv):
     """
 
     @staticmethod
-    def forward(p: Any, x: Tensor) -> Tensor:
-        return _convolve(F.conv2d, p, x)
+    def forward(p: Any, input: Tensor) -> Tensor:
+        return _convolve(F.conv2d, p, input)
 
 
 class Conv3d(_Conv):
     """Convolution over three axes of space. Arguments as for :class:`Conv1d`, tuples of three.
 
     Params: weight (O, I / groups, k, k, k), bias (O,).  Buffers: none.  Draws: none at apply.
-    Shape:  x (N, I, D, H, W) or (I, D, H, W) -> y (N, O, D', H', W').
+    Shape:  input (N, I, D, H, W) or (I, D, H, W) -> y (N, O, D', H', W').
     Source: torch.nn.functional.conv3d.
 
     >>> conv = Conv3d(1, 2, 3, stride=2)
@@ -120,5 +120,5 @@ class Conv3d(_Conv):
     """
 
     @staticmethod
-    def forward(p: Any, x: Tensor) -> Tensor:
-        return _convolve(F.conv3d, p, x)
+    def forward(p: Any, input: Tensor) -> Tensor:
+        return _convolve(F.conv3d, p, input)

@@ -1,6 +1,6 @@
 """Dropout, the counterpart of torch/nn/modules/dropout.py. Axes: N batch, C channel, L D H W space.
 
-None has params or buffers. In eval mode ``y`` is ``x``; in training each needs ``rng``. ``inplace`` is kept for the
+None has params or buffers. In eval mode ``y`` is ``input``; in training each needs ``rng``. ``inplace`` is kept for the
 twin and its ``repr``; a pure call never writes to its input, and the result is the same.
 """
 
@@ -41,14 +41,14 @@ class Dropout(_Dropout):
     """
 
     @staticmethod
-    def forward(p: Any, x: Tensor) -> Tensor:
+    def forward(p: Any, input: Tensor) -> Tensor:
         if not p.training or p.p == 0:
-            return x
-        return dropout(x, p.p, rng=draws_at(p))
+            return input
+        return dropout(input, p.p, rng=draws_at(p))
 
 
 class Dropout1d(_Dropout):
-    """Zero whole channels with probability ``p``. Shape: x (N, C, L) or (C, L). Draws: in training.
+    """Zero whole channels with probability ``p``. Shape: input (N, C, L) or (C, L). Draws: in training.
 
     >>> import torch
     >>> Dropout1d().apply({}, {}, torch.ones(2, 3, 4), train=True, rng=0)[0].shape
@@ -56,14 +56,14 @@ class Dropout1d(_Dropout):
     """
 
     @staticmethod
-    def forward(p: Any, x: Tensor) -> Tensor:
-        if x.dim() not in (2, 3):
-            raise ValueError(f"expected 2D or 3D input, got {x.dim()}D.")
-        return _drop_channels(p, x, 3)
+    def forward(p: Any, input: Tensor) -> Tensor:
+        if input.dim() not in (2, 3):
+            raise ValueError(f"expected 2D or 3D input, got {input.dim()}D.")
+        return _drop_channels(p, input, 3)
 
 
 class Dropout2d(_Dropout):
-    """Zero whole channels with probability ``p``. Shape: x (N, C, H, W). Draws: in training.
+    """Zero whole channels with probability ``p``. Shape: input (N, C, H, W). Draws: in training.
 
     As in torch, a 3-d input is read as (N, C, L), with a warning.
 
@@ -73,17 +73,17 @@ class Dropout2d(_Dropout):
     """
 
     @staticmethod
-    def forward(p: Any, x: Tensor) -> Tensor:
-        if x.dim() != 4:
+    def forward(p: Any, input: Tensor) -> Tensor:
+        if input.dim() != 4:
             warnings.warn(
-                f"Dropout2d read a {x.dim()}D input as (N, C, *), as torch does; Dropout1d is the layer for 3D input.",
+                f"Dropout2d read {input.dim()}D input as (N, C, *), as torch does; Dropout1d is the layer for 3D input.",
                 stacklevel=2,
             )
-        return _drop_channels(p, x, x.dim())
+        return _drop_channels(p, input, input.dim())
 
 
 class Dropout3d(_Dropout):
-    """Zero whole channels with probability ``p``. Shape: x (N, C, D, H, W) or (C, D, H, W). Draws: in training.
+    """Zero whole channels with probability ``p``. Shape: input (N, C, D, H, W) or (C, D, H, W). Draws: in training.
 
     As in torch, an input of another rank is read as (C, *), with a warning.
 
@@ -93,18 +93,18 @@ class Dropout3d(_Dropout):
     """
 
     @staticmethod
-    def forward(p: Any, x: Tensor) -> Tensor:
-        if x.dim() not in (4, 5):
+    def forward(p: Any, input: Tensor) -> Tensor:
+        if input.dim() not in (4, 5):
             warnings.warn(
-                f"Dropout3d read a {x.dim()}D input as (C, *), as torch does; it is made for 4D and 5D input.",
+                f"Dropout3d read a {input.dim()}D input as (C, *), as torch does; it is made for 4D and 5D input.",
                 stacklevel=2,
             )
-        return _drop_channels(p, x, 5)
+        return _drop_channels(p, input, 5)
 
 
-def _drop_channels(p: Any, x: Tensor, batched_rank: int) -> Tensor:
+def _drop_channels(p: Any, input: Tensor, batched_rank: int) -> Tensor:
     if not p.training or p.p == 0:
-        return x
-    if x.dim() == batched_rank:
-        return feature_dropout(x, p.p, rng=draws_at(p))
-    return feature_dropout(x.unsqueeze(0), p.p, rng=draws_at(p)).squeeze(0)
+        return input
+    if input.dim() == batched_rank:
+        return feature_dropout(input, p.p, rng=draws_at(p))
+    return feature_dropout(input.unsqueeze(0), p.p, rng=draws_at(p)).squeeze(0)

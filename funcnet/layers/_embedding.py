@@ -25,12 +25,12 @@ class Embedding(Layer):
         max_norm: rows that are looked up and longer than this are shortened to it. The module writes the shortened rows
             to its weight; here the result and the gradient are the same and ``params`` stay as they are.
         norm_type: the p of that norm.
-        scale_grad_by_freq: divide gradients by how often an index occurs in ``x``.
+        scale_grad_by_freq: divide gradients by how often an index occurs in ``input``.
         sparse: make the gradient of the weight a sparse tensor.
         device, dtype: what :meth:`init` uses unless told otherwise.
 
     Params: weight (V, E).  Buffers: none.  Draws: none at apply.
-    Shape:  x (*) of ints in [0, V) -> y (*, E).
+    Shape:  input (*) of ints in [0, V) -> y (*, E).
     Raises: ShapeError for an index out of range.
     Source: torch.nn.functional.embedding.
 
@@ -56,25 +56,25 @@ class Embedding(Layer):
         return {"weight": Param((self.num_embeddings, self.embedding_dim), scheme)}
 
     def expects(self) -> str:
-        return f"x of ints in [0, {self.num_embeddings})"
+        return f"input of ints in [0, {self.num_embeddings})"
 
     @staticmethod
-    def forward(p: Any, x: Tensor) -> Tensor:
+    def forward(p: Any, input: Tensor) -> Tensor:
         weight = p.weight
         if p.max_norm is not None:
-            weight = _shortened(p, x)
-        return F.embedding(x, weight, p.padding_idx, None, p.norm_type, p.scale_grad_by_freq, p.sparse)
+            weight = _shortened(p, input)
+        return F.embedding(input, weight, p.padding_idx, None, p.norm_type, p.scale_grad_by_freq, p.sparse)
 
 
-def _shortened(p: Any, x: Tensor) -> Tensor:
-    """The weight with the rows of ``x`` at most ``max_norm`` long; its gradient is the weight's, as in the module."""
+def _shortened(p: Any, input: Tensor) -> Tensor:
+    """The weight with looked-up rows at most ``max_norm`` long; its gradient is the weight's, as in the module."""
     if under_vmap():  # the in-place kernel has no batching rule
         norms = p.weight.detach().norm(p.norm_type, dim=1, keepdim=True)
         scale = torch.where(norms > p.max_norm, p.max_norm / (norms + 1e-7), 1.0)
         return p.weight + (p.weight.detach() * scale - p.weight.detach())
     weight = p.weight.clone()  # F.embedding would shorten rows of the params in place
     with torch.no_grad():
-        torch.embedding_renorm_(weight.detach(), x.contiguous(), p.max_norm, p.norm_type)
+        torch.embedding_renorm_(weight.detach(), input.contiguous(), p.max_norm, p.norm_type)
     return weight
 
 

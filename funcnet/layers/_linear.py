@@ -21,14 +21,14 @@ class Linear(Layer):
     Names, layout and default initialisation match :class:`torch.nn.Linear`.
 
     Args:
-        in_features: size I of the last axis of ``x``.
+        in_features: size I of the last axis of ``input``.
         out_features: size O of the last axis of ``y``.
         bias: when false, ``params`` has no ``bias`` entry at all.
         device, dtype: what :meth:`init` uses unless told otherwise.
 
     Params: weight (O, I), bias (O,).  Buffers: none.  Draws: none at apply.
-    Shape:  x (*, I) -> y (*, O), dtype and device of ``x``.
-    Raises: ShapeError if the last axis of ``x`` is not I.
+    Shape:  input (*, I) -> y (*, O), dtype and device of ``input``.
+    Raises: ShapeError if the last axis of ``input`` is not I.
     Source: torch.nn.functional.linear.
 
     >>> fc = Linear(3, 2)
@@ -50,23 +50,23 @@ class Linear(Layer):
         }
 
     def expects(self) -> str:
-        return f"x (*, {self.in_features})"
+        return f"input (*, {self.in_features})"
 
     @staticmethod
-    def forward(p: Any, x: Tensor) -> Tensor:
-        return F.linear(x, p.weight, p.bias)
+    def forward(p: Any, input: Tensor) -> Tensor:
+        return F.linear(input, p.weight, p.bias)
 
 
 class Bilinear(Layer):
-    """Bilinear map of two inputs, ``y_o = x1 @ weight_o @ x2 + bias_o``.
+    """Bilinear map of two inputs, ``y_o = input1 @ weight_o @ input2 + bias_o``.
 
     Args:
-        in1_features, in2_features: sizes I1 and I2 of the last axes of ``x1`` and ``x2``.
+        in1_features, in2_features: sizes I1 and I2 of the last axes of ``input1`` and ``input2``.
         out_features: size O of the last axis of ``y``.
         bias, device, dtype: as for :class:`Linear`.
 
     Params: weight (O, I1, I2), bias (O,).  Buffers: none.  Draws: none at apply.
-    Shape:  x1 (*, I1), x2 (*, I2) -> y (*, O).
+    Shape:  input1 (*, I1), input2 (*, I2) -> y (*, O).
     Source: torch.nn.functional.bilinear.
 
     >>> net = Bilinear(3, 4, 2)
@@ -89,14 +89,14 @@ class Bilinear(Layer):
         }
 
     def expects(self) -> str:
-        return f"x1 (*, {self.in1_features}) and x2 (*, {self.in2_features})"
+        return f"input1 (*, {self.in1_features}) and input2 (*, {self.in2_features})"
 
     @staticmethod
-    def forward(p: Any, x1: Tensor, x2: Tensor) -> Tensor:
+    def forward(p: Any, input1: Tensor, input2: Tensor) -> Tensor:
         if not under_vmap():
-            return F.bilinear(x1, x2, p.weight, p.bias)
+            return F.bilinear(input1, input2, p.weight, p.bias)
         # the kernel has no batching rule: torch would loop over the examples
-        y = torch.einsum("...i,oij,...j->...o", x1, p.weight, x2)
+        y = torch.einsum("...i,oij,...j->...o", input1, p.weight, input2)
         return y if p.bias is None else y + p.bias
 
 
@@ -111,8 +111,8 @@ class Identity(Layer):
         del args, kwargs
 
     @staticmethod
-    def forward(_: Any, x: Tensor) -> Tensor:
-        return x
+    def forward(_: Any, input: Tensor) -> Tensor:
+        return input
 
 
 def fan_in_uniform(fan_in: int) -> init.Scheme:

@@ -24,7 +24,7 @@ class LayerNorm(Layer):
         device, dtype: what :meth:`init` uses unless told otherwise.
 
     Params: weight S, bias S.  Buffers: none.  Draws: none.
-    Shape:  x (*, S) -> y of the same shape.
+    Shape:  input (*, S) -> y of the same shape.
     Source: torch.nn.functional.layer_norm.
 
     >>> norm = LayerNorm(3)
@@ -47,11 +47,11 @@ class LayerNorm(Layer):
         }
 
     def expects(self) -> str:
-        return f"x (*, {', '.join(map(str, self.normalized_shape))})"  # type: ignore[arg-type]
+        return f"input (*, {', '.join(map(str, self.normalized_shape))})"  # type: ignore[arg-type]
 
     @staticmethod
-    def forward(p: Any, x: Tensor) -> Tensor:
-        return F.layer_norm(x, p.normalized_shape, p.weight, p.bias, p.eps)
+    def forward(p: Any, input: Tensor) -> Tensor:
+        return F.layer_norm(input, p.normalized_shape, p.weight, p.bias, p.eps)
 
 
 class GroupNorm(Layer):
@@ -66,7 +66,7 @@ class GroupNorm(Layer):
         bias: when false, ``params`` has no ``bias`` entry.
 
     Params: weight (C,), bias (C,).  Buffers: none.  Draws: none.
-    Shape:  x (N, C, *) -> y of the same shape.
+    Shape:  input (N, C, *) -> y of the same shape.
     Source: torch.nn.functional.group_norm.
 
     >>> norm = GroupNorm(2, 4)
@@ -89,8 +89,8 @@ class GroupNorm(Layer):
         }
 
     def expects(self) -> str:
-        return f"x (N, {self.num_channels}, *)"
+        return f"input (N, {self.num_channels}, *)"
 
     @staticmethod
-    def forward(p: Any, x: Tensor) -> Tensor:
-        return F.group_norm(x, p.num_groups, p.weight, p.bias, p.eps)
+    def forward(p: Any, input: Tensor) -> Tensor:
+        return F.group_norm(input, p.num_groups, p.weight, p.bias, p.eps)

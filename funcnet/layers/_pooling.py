@@ -25,9 +25,9 @@ class _MaxPool(Layer):
     ceil_mode: bool = False
 
 
-def _max_pool(pool: Callable[..., Any], p: Any, x: Tensor) -> Any:
+def _max_pool(pool: Callable[..., Any], p: Any, input: Tensor) -> Any:
     return pool(
-        x, p.kernel_size, p.stride, p.padding, p.dilation, ceil_mode=p.ceil_mode, return_indices=p.return_indices
+        input, p.kernel_size, p.stride, p.padding, p.dilation, ceil_mode=p.ceil_mode, return_indices=p.return_indices
     )
 
 
@@ -42,7 +42,7 @@ class MaxPool1d(_MaxPool):
         return_indices: return ``(y, indices)``, the position of each largest value.
         ceil_mode: let the last window hang over the edge.
 
-    Shape:  x (N, C, L) or (C, L) -> y (N, C, L').
+    Shape:  input (N, C, L) or (C, L) -> y (N, C, L').
     Source: torch.nn.functional.max_pool1d.
 
     >>> import torch
@@ -51,12 +51,12 @@ class MaxPool1d(_MaxPool):
     """
 
     @staticmethod
-    def forward(p: Any, x: Tensor) -> Any:
-        return _max_pool(F.max_pool1d, p, x)
+    def forward(p: Any, input: Tensor) -> Any:
+        return _max_pool(F.max_pool1d, p, input)
 
 
 class MaxPool2d(_MaxPool):
-    """Largest value in each window; see :class:`MaxPool1d`. Shape: x (N, C, H, W). Source: F.max_pool2d.
+    """Largest value in each window; see :class:`MaxPool1d`. Shape: input (N, C, H, W). Source: F.max_pool2d.
 
     >>> import torch
     >>> MaxPool2d(2)({}, torch.ones(1, 4, 4)).shape
@@ -64,12 +64,12 @@ class MaxPool2d(_MaxPool):
     """
 
     @staticmethod
-    def forward(p: Any, x: Tensor) -> Any:
-        return _max_pool(F.max_pool2d, p, x)
+    def forward(p: Any, input: Tensor) -> Any:
+        return _max_pool(F.max_pool2d, p, input)
 
 
 class MaxPool3d(_MaxPool):
-    """Largest value in each window; see :class:`MaxPool1d`. Shape: x (N, C, D, H, W). Source: F.max_pool3d.
+    """Largest value in each window; see :class:`MaxPool1d`. Shape: input (N, C, D, H, W). Source: F.max_pool3d.
 
     >>> import torch
     >>> MaxPool3d(2)({}, torch.ones(1, 4, 4, 4)).shape
@@ -77,8 +77,8 @@ class MaxPool3d(_MaxPool):
     """
 
     @staticmethod
-    def forward(p: Any, x: Tensor) -> Any:
-        return _max_pool(F.max_pool3d, p, x)
+    def forward(p: Any, input: Tensor) -> Any:
+        return _max_pool(F.max_pool3d, p, input)
 
 
 class AvgPool1d(Layer):
@@ -88,7 +88,7 @@ class AvgPool1d(Layer):
         kernel_size, stride, padding, ceil_mode: as for :class:`MaxPool1d`, padding with zeros.
         count_include_pad: whether those zeros count as elements.
 
-    Shape:  x (N, C, L) or (C, L) -> y (N, C, L').
+    Shape:  input (N, C, L) or (C, L) -> y (N, C, L').
     Source: torch.nn.functional.avg_pool1d.
 
     >>> import torch
@@ -103,8 +103,8 @@ class AvgPool1d(Layer):
     count_include_pad: bool = True
 
     @staticmethod
-    def forward(p: Any, x: Tensor) -> Tensor:
-        return F.avg_pool1d(x, p.kernel_size, p.stride, p.padding, p.ceil_mode, p.count_include_pad)
+    def forward(p: Any, input: Tensor) -> Tensor:
+        return F.avg_pool1d(input, p.kernel_size, p.stride, p.padding, p.ceil_mode, p.count_include_pad)
 
 
 class _AvgPool(Layer):
@@ -116,12 +116,12 @@ class _AvgPool(Layer):
     divisor_override: int | None = None
 
 
-def _avg_pool(pool: Callable[..., Tensor], p: Any, x: Tensor) -> Tensor:
-    return pool(x, p.kernel_size, p.stride, p.padding, p.ceil_mode, p.count_include_pad, p.divisor_override)
+def _avg_pool(pool: Callable[..., Tensor], p: Any, input: Tensor) -> Tensor:
+    return pool(input, p.kernel_size, p.stride, p.padding, p.ceil_mode, p.count_include_pad, p.divisor_override)
 
 
 class AvgPool2d(_AvgPool):
-    """Mean of each window; see :class:`AvgPool1d`. Shape: x (N, C, H, W). Source: F.avg_pool2d.
+    """Mean of each window; see :class:`AvgPool1d`. Shape: input (N, C, H, W). Source: F.avg_pool2d.
 
     Args:
         divisor_override: divide the sum of a window by this, not by its number of elements.
@@ -132,12 +132,12 @@ class AvgPool2d(_AvgPool):
     """
 
     @staticmethod
-    def forward(p: Any, x: Tensor) -> Tensor:
-        return _avg_pool(F.avg_pool2d, p, x)
+    def forward(p: Any, input: Tensor) -> Tensor:
+        return _avg_pool(F.avg_pool2d, p, input)
 
 
 class AvgPool3d(_AvgPool):
-    """Mean of each window; see :class:`AvgPool2d`. Shape: x (N, C, D, H, W). Source: F.avg_pool3d.
+    """Mean of each window; see :class:`AvgPool2d`. Shape: input (N, C, D, H, W). Source: F.avg_pool3d.
 
     >>> import torch
     >>> AvgPool3d(2)({}, torch.ones(1, 4, 4, 4)).shape
@@ -145,8 +145,8 @@ class AvgPool3d(_AvgPool):
     """
 
     @staticmethod
-    def forward(p: Any, x: Tensor) -> Tensor:
-        return _avg_pool(F.avg_pool3d, p, x)
+    def forward(p: Any, input: Tensor) -> Tensor:
+        return _avg_pool(F.avg_pool3d, p, input)
 
 
 class _AdaptiveAvgPool(Layer):
@@ -159,7 +159,7 @@ class AdaptiveAvgPool1d(_AdaptiveAvgPool):
     Args:
         output_size: size of each axis of the output, in elements.
 
-    Shape:  x (N, C, L) or (C, L) -> y (N, C, output_size).
+    Shape:  input (N, C, L) or (C, L) -> y (N, C, output_size).
     Source: torch.nn.functional.adaptive_avg_pool1d.
 
     >>> import torch
@@ -168,8 +168,8 @@ class AdaptiveAvgPool1d(_AdaptiveAvgPool):
     """
 
     @staticmethod
-    def forward(p: Any, x: Tensor) -> Tensor:
-        return F.adaptive_avg_pool1d(x, p.output_size)
+    def forward(p: Any, input: Tensor) -> Tensor:
+        return F.adaptive_avg_pool1d(input, p.output_size)
 
 
 class AdaptiveAvgPool2d(_AdaptiveAvgPool):
@@ -181,8 +181,8 @@ class AdaptiveAvgPool2d(_AdaptiveAvgPool):
     """
 
     @staticmethod
-    def forward(p: Any, x: Tensor) -> Tensor:
-        return F.adaptive_avg_pool2d(x, p.output_size)
+    def forward(p: Any, input: Tensor) -> Tensor:
+        return F.adaptive_avg_pool2d(input, p.output_size)
 
 
 class AdaptiveAvgPool3d(_AdaptiveAvgPool):
@@ -194,5 +194,5 @@ class AdaptiveAvgPool3d(_AdaptiveAvgPool):
     """
 
     @staticmethod
-    def forward(p: Any, x: Tensor) -> Tensor:
-        return F.adaptive_avg_pool3d(x, p.output_size)
+    def forward(p: Any, input: Tensor) -> Tensor:
+        return F.adaptive_avg_pool3d(input, p.output_size)

@@ -21,8 +21,8 @@ class Flatten(Layer):
     end_dim: int = -1
 
     @staticmethod
-    def forward(p: Any, x: Tensor) -> Tensor:
-        return x.flatten(p.start_dim, p.end_dim)
+    def forward(p: Any, input: Tensor) -> Tensor:
+        return input.flatten(p.start_dim, p.end_dim)
 
 
 class Unflatten(Layer):
@@ -37,5 +37,5 @@ class Unflatten(Layer):
     unflattened_size: tuple[Any, ...]
 
     @staticmethod
-    def forward(p: Any, x: Tensor) -> Tensor:
-        return x.unflatten(p.dim, p.unflattened_size)
+    def forward(p: Any, input: Tensor) -> Tensor:
+        return input.unflatten(p.dim, p.unflattened_size)

@@ -99,7 +99,7 @@ def test_trees_are_nested_dicts(trees):
 
 def test_an_input_that_does_not_fit_is_told_with_the_path():
     params, buffers = NET.init(0)
-    with pytest.raises(fn.ShapeError, match=r"Linear at '0\.fc': expected x \(\*, 3\), got x ") as caught:
+    with pytest.raises(fn.ShapeError, match=r"Linear at '0\.fc': expected input \(\*, 3\), got input ") as caught:
         NET.apply(params, buffers, torch.ones(4, 5))
     assert isinstance(caught.value, RuntimeError)
     with pytest.raises(fn.ShapeError, match=r"BatchNorm1d at '0\.bn': .*Expected 2D or 3D input"):

@@ -1,4 +1,4 @@
-"""Every sample of PyTorch's own module tests: the net of a module gives its outputs, gradients and buffers bit for bit."""
+"""Every sample of PyTorch's own module tests: a net gives the module's outputs, gradients and buffers bit for bit."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def get(tree: TreeLike, path: str) -> Any:
     return node
 
 
-def map(function: Callable[..., Any], tree: TreeLike, *rest: TreeLike) -> Tree:  # noqa: A001 - jax.tree.map's name
+def map(function: Callable[..., Any], tree: TreeLike, *rest: TreeLike) -> Tree:
     """Apply ``function`` to every leaf (and to the leaves at the same paths of ``rest``).
 
     Keys keep the order of ``tree``.

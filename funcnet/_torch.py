@@ -67,3 +67,9 @@ _KINDS = {TransformType.Vmap: "vmap", TransformType.Grad: "grad", TransformType.
 def under_transform() -> bool:
     """Whether the caller runs inside any torch.func transform."""
     return bool(retrieve_all_functorch_interpreters())
+
+
+def lazy_shapes(module: torch.nn.Module, *inputs: torch.Tensor) -> type[torch.nn.Module]:
+    """Give a lazy module on the meta device the shapes that fit its inputs; the class it then is."""
+    module.initialize_parameters(*inputs)  # type: ignore[operator]
+    return module.cls_to_become  # type: ignore[return-value]

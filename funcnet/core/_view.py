@@ -38,15 +38,19 @@ RESERVED = frozenset(name for name in dir(nn.Module) if not name.startswith("__"
 
 
 class Call:
-    """What one call knows: its mode, its source of draws and how often each path drew. The root of every view."""
+    """What one call knows: its mode, its source of draws and how often each path drew. The root of every view.
 
-    __slots__ = ("closed", "counts", "rng", "train")
+    ``found`` is there in a call that is made to learn shapes: what lazy nets become, by path.
+    """
 
-    def __init__(self, train: Any, rng: Any) -> None:
+    __slots__ = ("closed", "counts", "found", "rng", "train")
+
+    def __init__(self, train: Any, rng: Any, found: dict[str, Net] | None = None) -> None:
         self.train: bool | Callable[[str], bool] = train
         self.rng: Any = rng
         self.counts: dict[str, int] = {}
         self.closed = False
+        self.found = found
 
 
 class View:

@@ -185,6 +185,8 @@ def filled(
     device: torch.device,
 ) -> Tensor:
     """A new tensor of this layout, filled by the rule named ``kind`` from ``rng``."""
+    if device.type == "meta":
+        return torch.empty_strided(size, stride, dtype=dtype, device=device)
     if isinstance(rng, Stream):
         out = torch.empty_strided(size, stride, dtype=dtype, device=device)
         return FILL[kind](out, *numbers, generator=rng.generator(out.device))

@@ -73,6 +73,15 @@ def levels_of(tensor: torch.Tensor) -> set[tuple[str, int]]:
 _KINDS = {TransformType.Vmap: "vmap", TransformType.Grad: "grad", TransformType.Jvp: "jvp"}
 
 
+def plainly_eager() -> bool:
+    """Whether operators run as they are called: no torch.func transform, no compiler, no mode that traces or fakes."""
+    return (
+        torch._C._functorch.peek_interpreter_stack() is None
+        and not torch._C._len_torch_dispatch_stack()
+        and not torch.compiler.is_compiling()
+    )
+
+
 def under_transform() -> bool:
     """Whether the caller runs inside any torch.func transform."""
     return bool(retrieve_all_functorch_interpreters())

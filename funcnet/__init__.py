@@ -26,6 +26,7 @@ from funcnet.core import Param as Param
 from funcnet.core import View as View
 from funcnet.core import compose as compose
 from funcnet.core import supports as supports
+from funcnet.inspect import summary as summary
 from funcnet.layers import GELU as GELU
 from funcnet.layers import AdaptiveAvgPool1d as AdaptiveAvgPool1d
 from funcnet.layers import AdaptiveAvgPool2d as AdaptiveAvgPool2d

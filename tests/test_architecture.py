@@ -24,6 +24,7 @@ LEVELS = [
     {"combinators"},
     {"transforms"},
     {"adapters"},
+    {"inspect"},
     {"compare"},
     {"cli", "__main__"},
 ]

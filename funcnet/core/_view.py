@@ -138,7 +138,9 @@ def view_class(net: Net, made: dict[Net, type[View]]) -> type[View]:
     base = net.view_base()
     entries = {} if net.opaque() else net._own_entries
     children = {} if net.opaque() else net._children
-    bad = [name for name in (*entries, *children, *net._named_constants) if name in RESERVED or name.startswith("_")]
+    names = (*entries, *children, *net._named_constants)
+    # torch itself names a buffer of one of its layers so
+    bad = [name for name in names if name in RESERVED or (name.startswith("_") and name != "_random_samples")]
     if bad:
         raise ValueError(
             f"{type(net).__name__} has parts or fields named {bad}: nn.Module uses such names itself. Choose others."

@@ -92,5 +92,5 @@ def private_backend() -> str:
     return torch._C._get_privateuse1_backend_name()
 
 
-unpool_output_size = torch.nn.functional._unpool_output_size
+unpool_output_size: Callable[..., Any] = getattr(torch.nn.functional, "_unpool_output_size")
 """The size a max_unpool function gives: (input, kernel_size, stride, padding, output_size)."""

@@ -26,7 +26,7 @@ class Embedding(Layer):
             to its weight; here the result and the gradient are the same and ``params`` stay as they are.
         norm_type: the p of that norm.
         scale_grad_by_freq: divide gradients by how often an index occurs in ``input``.
-        sparse: make the gradient of the weight a sparse tensor.
+        sparse: make the gradient of the weight a sparse tensor; under vmap it is dense.
         device, dtype: what :meth:`init` uses unless told otherwise.
 
     Params: weight (V, E).  Buffers: none.  Draws: none at apply.
@@ -60,7 +60,8 @@ class Embedding(Layer):
         weight = p.weight
         if p.max_norm is not None:
             weight = shortened(p, input)
-        return F.embedding(input, weight, p.padding_idx, None, p.norm_type, p.scale_grad_by_freq, p.sparse)
+        sparse = p.sparse and not under_vmap()  # which has no rule for making sparse tensors
+        return F.embedding(input, weight, p.padding_idx, None, p.norm_type, p.scale_grad_by_freq, sparse)
 
 
 def shortened(p: Any, input: Tensor) -> Tensor:

@@ -110,7 +110,7 @@ def _composed(p: Any, weight: Tensor, input: Tensor, offsets: Tensor | None, fac
     else:
         raise ValueError("expected a 2D input and no offsets, or a 1D input and 1D offsets")
     flat = input.reshape(-1)
-    rows = F.embedding(flat, weight, scale_grad_by_freq=p.scale_grad_by_freq)
+    rows = F.embedding(flat, _by_frequency(weight, flat) if p.scale_grad_by_freq else weight)
     if factors is not None:
         rows = rows * factors.reshape(-1, 1)
     kept = torch.ones_like(flat, dtype=torch.bool) if p.padding_idx is None else flat != p.padding_idx
@@ -122,6 +122,19 @@ def _composed(p: Any, weight: Tensor, input: Tensor, offsets: Tensor | None, fac
         return total
     entries = rows.new_zeros(count).index_add(0, bag, kept.to(rows.dtype))
     return total / entries.clamp(min=1)[:, None]
+
+
+def _by_frequency(weight: Tensor, flat: Tensor) -> Tensor:
+    """The weight, with gradients divided by how often each row is looked up."""
+    if flat.shape[0] == 0:
+        return weight
+    counts = flat.new_zeros(weight.shape[0]).index_add(0, flat, torch.ones_like(flat))
+    if weight.device.type == "cpu":
+        # torch's kernel on the CPU divides the n-th distinct index by the count of the n-th of all, once sorted
+        nth = ((counts > 0).cumsum(0) - 1).clamp(min=0)
+        counts = counts.index_select(0, flat.sort().values.index_select(0, nth))
+    held = weight.detach()
+    return held + (weight - held) / counts.clamp(min=1)[:, None]
 
 
 def _largest(rows: Tensor, bag: Tensor, kept: Tensor, count: int) -> Tensor:

@@ -50,8 +50,8 @@ class CrossMapLRN2d(Layer):
     """:class:`LocalResponseNorm` as Lua Torch had it, for (N, C, H, W).
 
     Two habits of torch's implementation are kept, since a net gives the module's numbers: channel 0 counts as a
-    neighbour of all, and the gradient is not quite the derivative (its neighbours are one channel off). Every transform
-    uses that gradient: jvp, too, gives its transpose.
+    neighbour of all, and the gradient is not quite the derivative (its neighbours are one channel off). Transforms use
+    that gradient too, jvp its transpose; a gradient of the gradient is refused. LocalResponseNorm has no such habits.
 
     Args:
         size, alpha, beta, k: as for :class:`LocalResponseNorm`.
@@ -73,6 +73,12 @@ class CrossMapLRN2d(Layer):
         super().__post_init__()
         check_sizes(self, 1, "size")
 
+    def limits(self, training: bool) -> dict[str, str]:
+        return {
+            "hessian": "torch's gradient of it is not the derivative of a function, so it has no Hessian; "
+            "LocalResponseNorm has one"
+        }
+
     def expects(self) -> str:
         return "input (N, C, H, W)"
 
@@ -80,7 +86,7 @@ class CrossMapLRN2d(Layer):
     def forward(p: Any, input: Tensor) -> Tensor:
         if input.dim() != 4:
             raise ValueError(f"expected 4D input (got {input.dim()}D input)")
-        if under_transform() or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or under_transform():
             return _Composed.apply(input, p.size, p.alpha, p.beta, p.k)
         return cross_map_lrn(input, p.size, p.alpha, p.beta, p.k)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch._C._functorch import TransformType
@@ -12,6 +12,7 @@ from torch._functorch.pyfunctorch import (
     retrieve_all_functorch_interpreters,
     temporarily_clear_interpreter_stack,
 )
+from torch.nn.modules import _functions as functions
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -91,3 +92,29 @@ def lazy_shapes(module: torch.nn.Module, *inputs: torch.Tensor) -> type[torch.nn
     """Give a lazy module on the meta device the shapes that fit its inputs; the class it then is."""
     module.initialize_parameters(*inputs)  # type: ignore[operator]
     return module.cls_to_become  # type: ignore[return-value]
+
+
+def under_jvp() -> bool:
+    """Whether the caller runs inside ``torch.func.jvp`` or what is made of it, at any depth."""
+    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is None:
+        return False
+    return any(level.key() == TransformType.Jvp for level in retrieve_all_functorch_interpreters())
+
+
+def sync_batch_norm(*arguments: Any) -> torch.Tensor:
+    """(input, weight, bias, running mean and var, written to, eps, momentum, process group, its size) -> y."""
+    return functions.SyncBatchNorm.apply(*arguments)
+
+
+def cross_map_lrn(*arguments: Any) -> torch.Tensor:
+    """(input, size, alpha, beta, k) -> y; its gradient is written by hand, and knows no transforms."""
+    return functions.CrossMapLRN2d.apply(*arguments)
+
+
+def private_backend() -> str:
+    """The name of the device that an extension of torch may have registered."""
+    return torch._C._get_privateuse1_backend_name()
+
+
+unpool_output_size: Callable[..., Any] = getattr(torch.nn.functional, "_unpool_output_size")
+"""The size a max_unpool function gives: (input, kernel_size, stride, padding, output_size)."""

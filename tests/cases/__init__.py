@@ -1,7 +1,11 @@
 """The one table of cases: a module, its net and an input in each row; every promise is tested on every row."""
 
 from tests.cases.basic import BASIC
+from tests.cases.convolution import CONVOLUTION
+from tests.cases.embedding import EMBEDDING
 from tests.cases.models import MODEL_CASES
+from tests.cases.norms import NORMS
+from tests.cases.pooling import POOLING
 
-LAYER_CASES = [*BASIC]
+LAYER_CASES = [*BASIC, *POOLING, *CONVOLUTION, *NORMS, *EMBEDDING]
 CASES = [*LAYER_CASES, *MODEL_CASES]

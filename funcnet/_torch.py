@@ -67,3 +67,13 @@ _KINDS = {TransformType.Vmap: "vmap", TransformType.Grad: "grad", TransformType.
 def under_transform() -> bool:
     """Whether the caller runs inside any torch.func transform."""
     return bool(retrieve_all_functorch_interpreters())
+
+
+def derivatives_of(tensor: torch.Tensor) -> int:
+    """How many derivatives a tensor takes part in, known within transforms of torch.func only, and 0 outside."""
+    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is None:
+        return 0
+    count = sum(kind != "vmap" for kind, _ in levels_of(tensor))
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return count + tensor.requires_grad  # by autograd itself, around the transforms

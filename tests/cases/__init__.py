@@ -1,7 +1,9 @@
 """The one table of cases: a module, its net and an input in each row; every promise is tested on every row."""
 
+from tests.cases.activations import ACTIVATIONS
 from tests.cases.basic import BASIC
 from tests.cases.models import MODEL_CASES
+from tests.cases.shapes import SHAPES
 
-LAYER_CASES = [*BASIC]
+LAYER_CASES = [*BASIC, *ACTIVATIONS, *SHAPES]
 CASES = [*LAYER_CASES, *MODEL_CASES]

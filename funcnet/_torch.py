@@ -118,3 +118,13 @@ def private_backend() -> str:
 
 unpool_output_size: Callable[..., Any] = getattr(torch.nn.functional, "_unpool_output_size")
 """The size a max_unpool function gives: (input, kernel_size, stride, padding, output_size)."""
+
+
+def derivatives_of(tensor: torch.Tensor) -> int:
+    """How many derivatives a tensor takes part in, known within transforms of torch.func only, and 0 outside."""
+    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is None:
+        return 0
+    count = sum(kind != "vmap" for kind, _ in levels_of(tensor))
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return count + tensor.requires_grad  # by autograd itself, around the transforms

@@ -1,11 +1,22 @@
 """The one table of cases: a module, its net and an input in each row; every promise is tested on every row."""
 
+from tests.cases.activations import ACTIVATIONS
 from tests.cases.basic import BASIC
 from tests.cases.convolution import CONVOLUTION
 from tests.cases.embedding import EMBEDDING
 from tests.cases.models import MODEL_CASES
 from tests.cases.norms import NORMS
 from tests.cases.pooling import POOLING
+from tests.cases.shapes import PADDING, SHAPES
 
-LAYER_CASES = [*BASIC, *POOLING, *CONVOLUTION, *NORMS, *EMBEDDING]
+LAYER_CASES = [
+    *BASIC,
+    *ACTIVATIONS,
+    *CONVOLUTION,
+    *EMBEDDING,
+    *NORMS,
+    *POOLING,
+    *PADDING,
+    *SHAPES,
+]
 CASES = [*LAYER_CASES, *MODEL_CASES]

@@ -67,3 +67,12 @@ _KINDS = {TransformType.Vmap: "vmap", TransformType.Grad: "grad", TransformType.
 def under_transform() -> bool:
     """Whether the caller runs inside any torch.func transform."""
     return bool(retrieve_all_functorch_interpreters())
+
+
+any_autocast = torch._C._is_any_autocast_enabled
+"""Whether autocast is on for some device."""
+
+
+def forward_mode() -> bool:
+    """Whether the caller differentiates in forward mode, by ``torch.func.jvp`` or ``torch.autograd.forward_ad``."""
+    return torch.autograd.forward_ad._current_level >= 0

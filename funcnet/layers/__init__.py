@@ -39,5 +39,13 @@ from funcnet.layers._pooling import AvgPool3d as AvgPool3d
 from funcnet.layers._pooling import MaxPool1d as MaxPool1d
 from funcnet.layers._pooling import MaxPool2d as MaxPool2d
 from funcnet.layers._pooling import MaxPool3d as MaxPool3d
+from funcnet.layers._recurrent import GRU as GRU
+from funcnet.layers._recurrent import LSTM as LSTM
+from funcnet.layers._recurrent import RNN as RNN
+from funcnet.layers._recurrent import RNNBase as RNNBase
+from funcnet.layers._recurrent_cells import GRUCell as GRUCell
+from funcnet.layers._recurrent_cells import LSTMCell as LSTMCell
+from funcnet.layers._recurrent_cells import RNNCell as RNNCell
+from funcnet.layers._recurrent_cells import RNNCellBase as RNNCellBase
 from funcnet.layers._shape import Flatten as Flatten
 from funcnet.layers._shape import Unflatten as Unflatten

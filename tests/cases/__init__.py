@@ -2,6 +2,7 @@
 
 from tests.cases.basic import BASIC
 from tests.cases.models import MODEL_CASES
+from tests.cases.recurrent import RECURRENT
 
-LAYER_CASES = [*BASIC]
+LAYER_CASES = [*BASIC, *RECURRENT]
 CASES = [*LAYER_CASES, *MODEL_CASES]

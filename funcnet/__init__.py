@@ -53,6 +53,13 @@ from funcnet.layers import GroupNorm as GroupNorm
 from funcnet.layers import GRUCell as GRUCell
 from funcnet.layers import Identity as Identity
 from funcnet.layers import LayerNorm as LayerNorm
+from funcnet.layers import LazyBatchNorm1d as LazyBatchNorm1d
+from funcnet.layers import LazyBatchNorm2d as LazyBatchNorm2d
+from funcnet.layers import LazyBatchNorm3d as LazyBatchNorm3d
+from funcnet.layers import LazyConv1d as LazyConv1d
+from funcnet.layers import LazyConv2d as LazyConv2d
+from funcnet.layers import LazyConv3d as LazyConv3d
+from funcnet.layers import LazyLinear as LazyLinear
 from funcnet.layers import LeakyReLU as LeakyReLU
 from funcnet.layers import Linear as Linear
 from funcnet.layers import LogSoftmax as LogSoftmax

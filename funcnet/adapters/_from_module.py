@@ -59,7 +59,8 @@ def from_module(module: nn.Module, *, copy: bool = True) -> tuple[Net, Tree, Tre
     lazy = [name for name, tensor in named if nn.parameter.is_lazy(tensor)]
     if lazy:
         raise ConversionError(
-            f"{', '.join(lazy)} have no shape yet. Call the module once on example inputs, then convert."
+            f"{', '.join(lazy)} have no shape yet. Call the module once on example inputs, then convert; or build the "
+            f"net of funcnet's own lazy layers: net.init(rng, example_inputs=...)."
         )
     net = convert(module)
     params, owners = _collect(list(module.named_parameters(remove_duplicate=False)), copy)

@@ -25,6 +25,13 @@ from funcnet.layers._dropout import Dropout3d as Dropout3d
 from funcnet.layers._embedding import Embedding as Embedding
 from funcnet.layers._layer import COUNTERPARTS as COUNTERPARTS
 from funcnet.layers._layer import Layer as Layer
+from funcnet.layers._lazy import LazyBatchNorm1d as LazyBatchNorm1d
+from funcnet.layers._lazy import LazyBatchNorm2d as LazyBatchNorm2d
+from funcnet.layers._lazy import LazyBatchNorm3d as LazyBatchNorm3d
+from funcnet.layers._lazy import LazyConv1d as LazyConv1d
+from funcnet.layers._lazy import LazyConv2d as LazyConv2d
+from funcnet.layers._lazy import LazyConv3d as LazyConv3d
+from funcnet.layers._lazy import LazyLinear as LazyLinear
 from funcnet.layers._linear import Bilinear as Bilinear
 from funcnet.layers._linear import Identity as Identity
 from funcnet.layers._linear import Linear as Linear

@@ -76,7 +76,7 @@ class Dropout2d(_Dropout):
     def forward(p: Any, input: Tensor) -> Tensor:
         if input.dim() != 4:
             warnings.warn(
-                f"Dropout2d read {input.dim()}D input as (N, C, *), as torch does; Dropout1d is the layer for 3D input.",
+                f"Dropout2d read {input.dim()}D input as (N, C, *), as torch does; Dropout1d is the layer for 3D.",
                 stacklevel=2,
             )
         return _drop_channels(p, input, input.dim())

@@ -14,7 +14,7 @@ from funcnet.core import Net
 COUNTERPARTS: dict[type[nn.Module], type[Layer]] = {}
 """torch.nn class -> its stateless counterpart; filled as the classes below are defined."""
 
-_FACTORY = ("device", "dtype")
+FACTORY = ("device", "dtype")
 _MERGED = ("size_average", "reduce")  # old arguments of losses, which the twin turns into ``reduction``
 
 
@@ -66,7 +66,7 @@ class Layer(Net):
         """The fields of the record for a module, in the form the module has brought them to."""
         fields: dict[str, Any] = {}
         for field in dataclasses.fields(cls):
-            if field.name in _FACTORY or field.name in _MERGED:
+            if field.name in FACTORY or field.name in _MERGED:
                 continue
             if field.name == "impl":
                 fields["impl"] = getattr(module, "_funcnet_impl", "fused")

@@ -168,43 +168,33 @@ class LSTMCell(RNNCellBase):
     def forward(p: Any, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         if hx is not None and (isinstance(hx, Tensor) or len(hx) != 2):
             raise ValueError("hx is a pair of tensors (h, c)")
-        batched = _check(input, *(hx or ()))
-        if not batched:
-            input = input.unsqueeze(0)
-        if hx is None:
-            zeros = torch.zeros(input.shape[0], p.hidden_size, dtype=input.dtype, device=input.device)
-            hx = (zeros, zeros)
-        elif not batched:
-            hx = (hx[0].unsqueeze(0), hx[1].unsqueeze(0))
-        h, c = _step(p, input, hx, torch.lstm_cell, composed.lstm)
-        return (h, c) if batched else (h.squeeze(0), c.squeeze(0))
+        return _next(p, input, hx, torch.lstm_cell, composed.lstm)  # type: ignore[return-value]
 
 
-def _one_state(p: Any, input: Tensor, hx: Tensor | None, kernel: Callable[..., Tensor], step: composed.Step) -> Tensor:
-    batched = _check(input) if hx is None else _check(input, hx)
+def _one_state(p: Any, input: Tensor, hx: Tensor | None, kernel: Callable[..., Any], step: composed.Step) -> Tensor:
+    return _next(p, input, None if hx is None else (hx,), kernel, step)[0]
+
+
+def _next(
+    p: Any, input: Tensor, hx: composed.State | None, kernel: Callable[..., Any], step: composed.Step
+) -> composed.State:
+    """The state after ``input``, with the batch axis that it has."""
+    if input.dim() not in (1, 2):
+        raise ValueError(f"input has 1 or 2 dimensions, got {input.dim()}")
+    if hx is not None and any(part.dim() not in (1, 2) for part in hx):
+        raise ValueError("hx has 1 or 2 dimensions")
+    batched, several = input.dim() == 2, p.num_chunks == 4
     if not batched:
         input = input.unsqueeze(0)
     if hx is None:
-        hx = torch.zeros(input.shape[0], p.hidden_size, dtype=input.dtype, device=input.device)
+        zeros = torch.zeros(input.shape[0], p.hidden_size, dtype=input.dtype, device=input.device)
+        hx = (zeros, zeros) if several else (zeros,)
     elif not batched:
-        hx = hx.unsqueeze(0)
-    h = _step(p, input, hx, kernel, step)
-    return h if batched else h.squeeze(0)
-
-
-def _check(input: Tensor, *state: Tensor) -> bool:
-    """Whether there is a batch axis."""
-    if input.dim() not in (1, 2):
-        raise ValueError(f"input has 1 or 2 dimensions, got {input.dim()}")
-    if any(part.dim() not in (1, 2) for part in state):
-        raise ValueError("hx has 1 or 2 dimensions")
-    return input.dim() == 2
-
-
-def _step(p: Any, input: Tensor, hx: Any, kernel: Callable[..., Any], step: composed.Step) -> Any:
-    if not under_vmap():
-        return kernel(input, hx, p.weight_ih, p.weight_hh, p.bias_ih, p.bias_hh)
-    # the kernels have no batching rule
-    x = F.linear(input, p.weight_ih, p.bias_ih)
-    state = step(x, hx if isinstance(hx, tuple) else (hx,), p.weight_hh, p.bias_hh)
-    return state if isinstance(hx, tuple) else state[0]
+        hx = tuple(part.unsqueeze(0) for part in hx)
+    if under_vmap():  # the kernels have no batching rule
+        state = step(F.linear(input, p.weight_ih, p.bias_ih), hx, p.weight_hh, p.bias_hh)
+    else:
+        given = hx if several else hx[0]
+        state = kernel(input, given, p.weight_ih, p.weight_hh, p.bias_ih, p.bias_hh)
+        state = state if several else (state,)
+    return state if batched else tuple(part.squeeze(0) for part in state)

@@ -18,8 +18,9 @@ def pair(*inputs: Input) -> Input:
 H_AND_C = pair(normal(4, 1, 4), normal(4, 1, 4))
 PROJECTED = pair(normal(1, 2), normal(1, 4))
 
-# dropout=True is the table's; the probability of a layer goes by position. Rows with batch_first have a batch of one: for
-# more, torch's kernels round by whether weights require gradients, and the table compares modules with plain tensors.
+# dropout=True is the table's; the probability of a layer goes by position. Rows with batch_first have a batch of one:
+# with more, torch's kernels round by whether weights require gradients, and the table compares modules with tensors
+# that do not. tests/layers/test_recurrent.py has both in the same state.
 RECURRENT = [
     layer("RNN", 3, 4, given=(5, 2, 3)),
     layer("RNN", 3, 4, 2, "relu", True, True, 0.4, True, given=(1, 5, 3), dropout=True),

@@ -31,6 +31,9 @@ from funcnet.layers import CELU as CELU
 from funcnet.layers import ELU as ELU
 from funcnet.layers import GELU as GELU
 from funcnet.layers import GLU as GLU
+from funcnet.layers import GRU as GRU
+from funcnet.layers import LSTM as LSTM
+from funcnet.layers import RNN as RNN
 from funcnet.layers import SELU as SELU
 from funcnet.layers import AdaptiveAvgPool1d as AdaptiveAvgPool1d
 from funcnet.layers import AdaptiveAvgPool2d as AdaptiveAvgPool2d
@@ -72,6 +75,7 @@ from funcnet.layers import Fold as Fold
 from funcnet.layers import FractionalMaxPool2d as FractionalMaxPool2d
 from funcnet.layers import FractionalMaxPool3d as FractionalMaxPool3d
 from funcnet.layers import GroupNorm as GroupNorm
+from funcnet.layers import GRUCell as GRUCell
 from funcnet.layers import Hardshrink as Hardshrink
 from funcnet.layers import Hardsigmoid as Hardsigmoid
 from funcnet.layers import Hardswish as Hardswish
@@ -96,6 +100,7 @@ from funcnet.layers import LogSoftmax as LogSoftmax
 from funcnet.layers import LPPool1d as LPPool1d
 from funcnet.layers import LPPool2d as LPPool2d
 from funcnet.layers import LPPool3d as LPPool3d
+from funcnet.layers import LSTMCell as LSTMCell
 from funcnet.layers import MaxPool1d as MaxPool1d
 from funcnet.layers import MaxPool2d as MaxPool2d
 from funcnet.layers import MaxPool3d as MaxPool3d
@@ -115,6 +120,9 @@ from funcnet.layers import ReplicationPad1d as ReplicationPad1d
 from funcnet.layers import ReplicationPad2d as ReplicationPad2d
 from funcnet.layers import ReplicationPad3d as ReplicationPad3d
 from funcnet.layers import RMSNorm as RMSNorm
+from funcnet.layers import RNNBase as RNNBase
+from funcnet.layers import RNNCell as RNNCell
+from funcnet.layers import RNNCellBase as RNNCellBase
 from funcnet.layers import RReLU as RReLU
 from funcnet.layers import Sigmoid as Sigmoid
 from funcnet.layers import SiLU as SiLU

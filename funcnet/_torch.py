@@ -88,6 +88,15 @@ def under_transform() -> bool:
     return bool(retrieve_all_functorch_interpreters())
 
 
+any_autocast = torch._C._is_any_autocast_enabled
+"""Whether autocast is on for some device."""
+
+
+def forward_mode() -> bool:
+    """Whether the caller differentiates in forward mode, by ``torch.func.jvp`` or ``torch.autograd.forward_ad``."""
+    return torch.autograd.forward_ad._current_level >= 0
+
+
 def lazy_shapes(module: torch.nn.Module, *inputs: torch.Tensor) -> type[torch.nn.Module]:
     """Give a lazy module on the meta device the shapes that fit its inputs; the class it then is."""
     module.initialize_parameters(*inputs)  # type: ignore[operator]

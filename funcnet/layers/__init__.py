@@ -87,6 +87,14 @@ from funcnet.layers._padding import ReplicationPad3d as ReplicationPad3d
 from funcnet.layers._padding import ZeroPad1d as ZeroPad1d
 from funcnet.layers._padding import ZeroPad2d as ZeroPad2d
 from funcnet.layers._padding import ZeroPad3d as ZeroPad3d
+from funcnet.layers._recurrent import GRU as GRU
+from funcnet.layers._recurrent import LSTM as LSTM
+from funcnet.layers._recurrent import RNN as RNN
+from funcnet.layers._recurrent import RNNBase as RNNBase
+from funcnet.layers._recurrent_cells import GRUCell as GRUCell
+from funcnet.layers._recurrent_cells import LSTMCell as LSTMCell
+from funcnet.layers._recurrent_cells import RNNCell as RNNCell
+from funcnet.layers._recurrent_cells import RNNCellBase as RNNCellBase
 from funcnet.layers._shape import ChannelShuffle as ChannelShuffle
 from funcnet.layers._shape import Flatten as Flatten
 from funcnet.layers._shape import Fold as Fold

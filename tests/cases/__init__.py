@@ -7,6 +7,7 @@ from tests.cases.embedding import EMBEDDING
 from tests.cases.models import MODEL_CASES
 from tests.cases.norms import NORMS
 from tests.cases.pooling import POOLING
+from tests.cases.recurrent import COMPOSED, RECURRENT
 from tests.cases.shapes import PADDING, SHAPES
 
 LAYER_CASES = [
@@ -16,6 +17,8 @@ LAYER_CASES = [
     *EMBEDDING,
     *NORMS,
     *POOLING,
+    *RECURRENT,
+    *COMPOSED,
     *PADDING,
     *SHAPES,
 ]

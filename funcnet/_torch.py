@@ -67,3 +67,15 @@ _KINDS = {TransformType.Vmap: "vmap", TransformType.Grad: "grad", TransformType.
 def under_transform() -> bool:
     """Whether the caller runs inside any torch.func transform."""
     return bool(retrieve_all_functorch_interpreters())
+
+
+def beyond_backward() -> bool:
+    """Whether torch.func asks more of a kernel than its backward: batching, forward mode or a second derivative."""
+    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is None:
+        return False
+    levels = [level.key() for level in retrieve_all_functorch_interpreters()]
+    return len(levels) > 1 or levels[0] != TransformType.Grad
+
+
+AdaptiveSoftmaxOutput = torch.nn.modules.adaptive._ASMoutput
+"""The named tuple ``(output, loss)`` that adaptive softmax returns."""

@@ -70,8 +70,10 @@ def under_transform() -> bool:
 
 
 def beyond_backward() -> bool:
-    """Whether torch.func asks more of a kernel than its backward: batching, forward mode or a second derivative."""
-    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is None:
+    """Whether more than a call and its backward is wanted: a batch, a tangent, a second derivative or a trace."""
+    if torch.compiler.is_compiling():
+        return True
+    if torch._C._functorch.peek_interpreter_stack() is None:
         return False
     levels = [level.key() for level in retrieve_all_functorch_interpreters()]
     return len(levels) > 1 or levels[0] != TransformType.Grad

@@ -10,10 +10,12 @@ import dataclasses
 import warnings
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from funcnet.layers._loss import Loss, Numbers, PlainLoss, WeightedLoss, shape_of
+from funcnet._torch import under_vmap
+from funcnet.layers._loss import Loss, Numbers, PlainLoss, WeightedLoss, reduced, shape_of
 
 
 class _ByClass(Loss):
@@ -129,6 +131,8 @@ class CrossEntropyLoss(_ByClass):
 
     @staticmethod
     def forward(p: Any, input: Tensor, target: Tensor) -> Tensor:
+        if p.weight is not None and p.label_smoothing and p.reduction == "mean" and under_vmap():
+            return smoothed_mean(p, input, target, p.ignore_index)
         return F.cross_entropy(
             input,
             target,
@@ -137,6 +141,20 @@ class CrossEntropyLoss(_ByClass):
             reduction=p.reduction,
             label_smoothing=p.label_smoothing,
         )
+
+
+def smoothed_mean(p: Any, input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+    """Weighted mean with smoothed labels; torch's own form selects the targets to weigh, which vmap cannot."""
+    if input.shape == target.shape:
+        return F.cross_entropy(input, target, weight=p.weight, label_smoothing=p.label_smoothing)
+    axis = 0 if input.dim() == 1 else 1
+    log_probs = input.log_softmax(axis)
+    hard = F.nll_loss(log_probs, target, weight=p.weight, ignore_index=ignore_index)
+    counted = target != ignore_index
+    weight = p.weight.view(-1, *[1] * (input.dim() - axis - 1))
+    smooth = torch.where(counted, -(log_probs * weight).sum(axis), 0).sum()
+    smooth = smooth / torch.where(counted, p.weight[torch.where(counted, target, 0)], 0).sum()
+    return (1 - p.label_smoothing) * hard + p.label_smoothing / len(p.weight) * smooth
 
 
 class KLDivLoss(Loss):
@@ -168,7 +186,15 @@ class KLDivLoss(Loss):
 
     @staticmethod
     def forward(p: Any, input: Tensor, target: Tensor) -> Tensor:
-        return F.kl_div(input, target, reduction=p.reduction, log_target=p.log_target)
+        if not under_vmap():
+            return F.kl_div(input, target, reduction=p.reduction, log_target=p.log_target)
+        if p.log_target:
+            loss = target.exp() * (target - input)
+        else:
+            loss = target.xlogy(target) - target * input
+        if p.reduction == "batchmean":
+            return loss.sum() / (len(input) if input.dim() else 1)
+        return reduced(loss, p.reduction)
 
 
 class BCELoss(WeightedLoss):
@@ -251,7 +277,9 @@ class SoftMarginLoss(PlainLoss):
 
     @staticmethod
     def forward(p: Any, input: Tensor, target: Tensor) -> Tensor:
-        return F.soft_margin_loss(input, target, reduction=p.reduction)
+        if not under_vmap():
+            return F.soft_margin_loss(input, target, reduction=p.reduction)
+        return reduced((-target * input).exp().log1p(), p.reduction)
 
 
 class MultiLabelSoftMarginLoss(WeightedLoss):

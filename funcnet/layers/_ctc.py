@@ -52,7 +52,7 @@ class CTCLoss(Loss):
 
     @staticmethod
     def forward(p: Any, log_probs: Tensor, targets: Tensor, input_lengths: Tensor, target_lengths: Tensor) -> Tensor:
-        if not (beyond_backward() or torch.compiler.is_compiling()):
+        if not beyond_backward():
             if under_transform():  # the kernel for lengths in tuples makes tensors, and takes them for outsiders then
                 input_lengths, target_lengths = torch.as_tensor(input_lengths), torch.as_tensor(target_lengths)
             return F.ctc_loss(log_probs, targets, input_lengths, target_lengths, p.blank, p.reduction, p.zero_infinity)

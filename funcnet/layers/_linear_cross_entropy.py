@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from funcnet._torch import under_transform
+from funcnet._torch import under_transform, under_vmap
+from funcnet.layers._classification_loss import smoothed_mean
 from funcnet.layers._linear import Linear
 from funcnet.layers._loss import Loss, Numbers
 
@@ -91,11 +92,14 @@ class LinearCrossEntropyLoss(Loss):
     @staticmethod
     def forward(p: Any, input: Tensor, target: Tensor) -> Tensor:
         linear, options = p.linear, p.options
+        if p.weight is not None and p.label_smoothing and p.reduction == "mean" and under_vmap():
+            scores = linear(input).reshape(*input.shape[:-1], *p.scores)
+            return smoothed_mean(p, scores, target, -100 if p.ignore_index is None else p.ignore_index)
         if options is not None:
-            if under_transform():
+            if torch.compiler.is_compiling():
+                options = dataclasses.replace(options, allow_retain_graph=True)  # as F would, with a warning
+            elif under_transform():
                 options = None
-            elif torch.compiler.is_compiling():  # where F would do so too, with a warning
-                options = dataclasses.replace(options, allow_retain_graph=True)
         return F.linear_cross_entropy(
             input,
             linear.weight.reshape(*p.scores, linear.in_features),

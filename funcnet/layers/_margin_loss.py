@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from funcnet._torch import beyond_backward
+from funcnet._torch import beyond_backward, under_vmap
 from funcnet.layers._loss import Loss, Numbers, PlainLoss, reduced
 
 
@@ -98,7 +98,11 @@ class MarginRankingLoss(Loss):
 
     @staticmethod
     def forward(p: Any, input1: Tensor, input2: Tensor, target: Tensor) -> Tensor:
-        return F.margin_ranking_loss(input1, input2, target, margin=p.margin, reduction=p.reduction)
+        if not under_vmap():
+            return F.margin_ranking_loss(input1, input2, target, margin=p.margin, reduction=p.reduction)
+        if not input1.dim() == input2.dim() == target.dim():
+            raise RuntimeError("input1, input2 and target have unequal numbers of axes")
+        return reduced((p.margin - target * (input1 - input2)).clamp(min=0), p.reduction)
 
 
 class MultiMarginLoss(Loss):
@@ -112,9 +116,10 @@ class MultiMarginLoss(Loss):
 
     Params: none.  Buffers: weight (C,), if given.  Draws: none.
     Shape:  input (N, C) or (C,), target (N,) or () of ints -> y (), or as target where not reduced.
-    Raises: ShapeError for a class out of range; under vmap, jvp and second derivatives, where no value can be looked
-        at, the loss is NaN then.
-    Source: torch.nn.functional.multi_margin_loss, whose kernel knows no vmap, jvp or second derivative.
+    Raises: ShapeError for a class out of range; under vmap, jvp, second derivatives, compile and export, where no
+        value can be looked at, the loss is NaN then.
+    Source: torch.nn.functional.multi_margin_loss, whose kernel knows no vmap, jvp or second derivative, and which
+        torch.compile turns into something of another shape: under these the formula above is computed.
 
     >>> MultiMarginLoss()({}, torch.tensor([[0.0, 2.0, 0.5]]), torch.tensor([1]))
     tensor(0.)
@@ -154,8 +159,9 @@ class MultiLabelMarginLoss(PlainLoss):
 
     Params, Buffers, Draws: none.
     Shape:  input (N, C) or (C,), target of that shape: classes, and after the last one -1 -> y (), or (N,).
-    Source: torch.nn.functional.multilabel_margin_loss, whose kernel knows no vmap, jvp or second derivative; under them
-        all pairs of classes are compared, which takes C times the memory.
+    Source: torch.nn.functional.multilabel_margin_loss, whose kernel knows no vmap, jvp or second derivative, and of
+        which torch.compile makes other numbers (its own form counts what comes after -1): under these all pairs of
+        classes are compared, which takes C times the memory.
 
     >>> MultiLabelMarginLoss()({}, torch.tensor([0.25, 0.5, 0.0]), torch.tensor([1, -1, 0]))
     tensor(0.4167)

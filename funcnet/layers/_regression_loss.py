@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from funcnet._torch import under_vmap
+from funcnet._torch import beyond_backward
 from funcnet.layers._loss import Loss, PlainLoss, reduced
 
 _ALIKE = "input and target of equal shape"
@@ -164,8 +164,8 @@ class GaussianNLLLoss(Loss):
         reduction: as for :class:`L1Loss`.
 
     Shape:  input (*), target (*), var (*), or (*) with last size 1 or none, or a float -> y (), or (*).
-    Raises: ShapeError for a negative variance. Under vmap, compile and export, where no value can be looked at, the
-        loss is NaN then.
+    Raises: ShapeError for other shapes and for a negative variance; under vmap, jvp, second derivatives, compile and
+        export, where no value can be looked at, the loss is NaN then.
     Source: torch.nn.functional.gaussian_nll_loss.
 
     >>> GaussianNLLLoss()({}, torch.zeros(2), torch.tensor([1.0, 3.0]), torch.ones(2))
@@ -183,21 +183,27 @@ class GaussianNLLLoss(Loss):
 
     @staticmethod
     def forward(p: Any, input: Tensor, target: Tensor, var: Tensor | float) -> Tensor:
-        if not isinstance(var, float) and (under_vmap() or torch.compiler.is_compiling()):
+        if beyond_backward():
             return _gaussian_nll(p, input, target, var)
         return F.gaussian_nll_loss(input, target, var, full=p.full, eps=p.eps, reduction=p.reduction)
 
 
-def _gaussian_nll(p: Any, input: Tensor, target: Tensor, var: Tensor) -> Tensor:
-    """The same without a branch on values: F asks whether any variance is negative."""
-    if input.shape != var.shape:
-        if input.shape[:-1] == var.shape:
-            var = var.unsqueeze(-1)
-        elif var.dim() != input.dim() or sum(v for v, x in zip(var.shape, input.shape, strict=True) if v != x) != 1:
-            raise ValueError("var is of incorrect size")
+def _gaussian_nll(p: Any, input: Tensor, target: Tensor, var: Any) -> Tensor:
+    """The same without a branch on values, and without the clamp in place that jvp does not see."""
+    if isinstance(var, float):
+        var = var * torch.ones_like(input)
+    elif input.shape[:-1] == var.shape:
+        var = var.unsqueeze(-1)
+    elif input.shape != var.shape and not _shared_along_one_axis(input, var):
+        raise ValueError("var is of incorrect size")
     negative = (var < 0).any()
     var = torch.where(var < p.eps, var - var.detach() + p.eps, var)
     loss = 0.5 * (var.log() + (input - target) ** 2 / var)
     if p.full:
         loss = loss + 0.5 * math.log(2 * math.pi)
     return reduced(torch.where(negative, math.nan, loss), p.reduction)
+
+
+def _shared_along_one_axis(input: Tensor, var: Tensor) -> bool:
+    """Whether ``var`` has the shape of ``input`` but for one axis, where its size is 1."""
+    return var.dim() == input.dim() and sum(v for v, x in zip(var.shape, input.shape, strict=True) if v != x) == 1

@@ -9,6 +9,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from funcnet._torch import under_vmap
 from funcnet.core import Body, Function, FunctionModule, Net
 from funcnet.layers._distance import PairwiseDistance
 from funcnet.layers._layer import COUNTERPARTS
@@ -49,8 +50,18 @@ class TripletMarginLoss(Loss):
 
     @staticmethod
     def forward(p: Any, anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-        return F.triplet_margin_loss(
-            anchor, positive, negative, margin=p.margin, p=p.p, eps=p.eps, swap=p.swap, reduction=p.reduction
+        if not under_vmap():
+            return F.triplet_margin_loss(
+                anchor, positive, negative, margin=p.margin, p=p.p, eps=p.eps, swap=p.swap, reduction=p.reduction
+            )
+        return F.triplet_margin_with_distance_loss(
+            anchor,
+            positive,
+            negative,
+            distance_function=lambda x1, x2: F.pairwise_distance(x1, x2, p.p, p.eps),
+            margin=p.margin,
+            swap=p.swap,
+            reduction=p.reduction,
         )
 
 

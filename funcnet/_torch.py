@@ -137,3 +137,17 @@ def derivatives_of(tensor: torch.Tensor) -> int:
     while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
         tensor = torch._C._functorch.get_unwrapped(tensor)
     return count + tensor.requires_grad  # by autograd itself, around the transforms
+
+
+def beyond_backward() -> bool:
+    """Whether more than a call and its backward is wanted: a batch, a tangent, a second derivative or a trace."""
+    if torch.compiler.is_compiling():
+        return True
+    if torch._C._functorch.peek_interpreter_stack() is None:
+        return False
+    levels = [level.key() for level in retrieve_all_functorch_interpreters()]
+    return len(levels) > 1 or levels[0] != TransformType.Grad
+
+
+AdaptiveSoftmaxOutput = torch.nn.modules.adaptive._ASMoutput
+"""The named tuple ``(output, loss)`` that adaptive softmax returns."""

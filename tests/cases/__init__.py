@@ -4,6 +4,7 @@ from tests.cases.activations import ACTIVATIONS
 from tests.cases.basic import BASIC
 from tests.cases.convolution import CONVOLUTION
 from tests.cases.embedding import EMBEDDING
+from tests.cases.losses import LOSSES
 from tests.cases.models import MODEL_CASES
 from tests.cases.norms import NORMS
 from tests.cases.pooling import POOLING
@@ -15,6 +16,7 @@ LAYER_CASES = [
     *ACTIVATIONS,
     *CONVOLUTION,
     *EMBEDDING,
+    *LOSSES,
     *NORMS,
     *POOLING,
     *RECURRENT,

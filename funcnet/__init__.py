@@ -62,6 +62,7 @@ from funcnet.layers import LogSoftmax as LogSoftmax
 from funcnet.layers import MaxPool1d as MaxPool1d
 from funcnet.layers import MaxPool2d as MaxPool2d
 from funcnet.layers import MaxPool3d as MaxPool3d
+from funcnet.layers import MultiheadAttention as MultiheadAttention
 from funcnet.layers import ReLU as ReLU
 from funcnet.layers import Sigmoid as Sigmoid
 from funcnet.layers import SiLU as SiLU

@@ -12,6 +12,8 @@ from funcnet.layers._activation import Sigmoid as Sigmoid
 from funcnet.layers._activation import SiLU as SiLU
 from funcnet.layers._activation import Softmax as Softmax
 from funcnet.layers._activation import Tanh as Tanh
+from funcnet.layers._attention import MultiheadAttention as MultiheadAttention
+from funcnet.layers._attention import NonDynamicallyQuantizableLinear as NonDynamicallyQuantizableLinear
 from funcnet.layers._batch_norm import BatchNorm1d as BatchNorm1d
 from funcnet.layers._batch_norm import BatchNorm2d as BatchNorm2d
 from funcnet.layers._batch_norm import BatchNorm3d as BatchNorm3d

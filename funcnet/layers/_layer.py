@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -29,10 +31,11 @@ class Layer(Net):
     """
 
     twin: ClassVar[type[nn.Module]]
+    calls_parts: ClassVar[bool] = False  # the twin's forward calls its children, so others may take their places
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        twin = getattr(nn, cls.__name__, None)
+        twin = cls.__dict__.get("twin", getattr(nn, cls.__name__, None))
         if cls.__module__.startswith("funcnet.layers.") and twin is not None:
             cls.twin = twin
             COUNTERPARTS[twin] = cls
@@ -48,17 +51,34 @@ class Layer(Net):
             raise ValueError(f"{type(self).__name__}: impl is 'fused' or 'composed', got {impl!r}.")
         if fields.get("device") is not None:
             fields["device"] = "meta"
+        fields = {name: value.as_module() if isinstance(value, Net) else value for name, value in fields.items()}
         takes = inspect.signature(self.twin).parameters
         # an argument that only a newer torch has (bias of BatchNorm) is left out where it says nothing
         module = self.twin(**{name: value for name, value in fields.items() if name in takes or value is not True})
         if impl == "composed":
             module._funcnet_impl = impl
+        for name, net in self.__dict__.get("_replaced_items", ()):
+            setattr(module, name, net.as_module())
         return module
 
     @classmethod
-    def from_module(cls, module: nn.Module) -> Layer:
-        """The record of a module's hyperparameters."""
-        return cls(**cls.read(module))
+    def from_module(cls, module: nn.Module, children: Mapping[str, Net] = MappingProxyType({})) -> Net | None:
+        """The record of a module's hyperparameters, or None where this class cannot say what the module does.
+
+        Args:
+            module: of the twin's class.
+            children: the nets for its children, by name.
+        """
+        net = cls(**cls.read(module), **cls.given(children))
+        if list(net._children) != list(children):
+            return None
+        changed = {name: child for name, child in children.items() if child != net._children[name]}
+        return net.replaced(changed) if not changed or cls.calls_parts else None
+
+    @classmethod
+    def given(cls, children: Mapping[str, Net]) -> Mapping[str, Any]:
+        """The fields that hold nets, taken from the nets for a module's children."""
+        return {}
 
     @classmethod
     def read(cls, module: nn.Module) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 ``F.dropout(x, training=p.training)`` in a body, or anything in a foreign module's forward, would draw from the global
 generator. Within :class:`Intercept` it draws from the call's ``rng``, by the first of these that applies:
 
-* the dropout family is computed by funcnet's own dropout: every transform, every kind of ``rng``;
+* the dropout family, attention included, is computed by funcnet's own dropout: every transform, every ``rng``;
 * ``rand``, ``randn`` and their ``_like`` forms draw from a Key by the same operator: every transform too;
 * what takes ``generator=`` is given a private one;
 * kernels that draw inside (attention, recurrent layers, rrelu) run with the global generator lent: it is set to the
@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from funcnet._errors import RandomnessError
 from funcnet._torch import under_vmap
+from funcnet.random._attention import scaled_dot_product_attention
 from funcnet.random._draws import At, Rng, Stream, filled
 from funcnet.random._dropout import dropout, feature_dropout
 from funcnet.random._mix import mix_int
@@ -78,6 +79,21 @@ def _feature_dropout(*ranks: int) -> Callable[..., Tensor]:
     return apply
 
 
+def _attention(
+    draws: Draws,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    **options: Any,
+) -> Tensor:
+    if dropout_p <= 0:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, **options)
+    return scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, **options, rng=draws())
+
+
 _OWN: dict[Any, Callable[..., Tensor]] = {
     F.dropout: _dropout,
     torch.dropout: lambda draws, input, p, train: _dropout(draws, input, p, train),
@@ -85,6 +101,7 @@ _OWN: dict[Any, Callable[..., Tensor]] = {
     F.dropout1d: _feature_dropout(3),
     F.dropout2d: _feature_dropout(2, 3, 4, 5),
     F.dropout3d: _feature_dropout(5),
+    F.scaled_dot_product_attention: _attention,
 }
 
 
@@ -153,12 +170,6 @@ def _lent(rng: Rng, func: Any, args: Any, kwargs: Any) -> Any:
             torch.set_rng_state(before)
 
 
-def _attention_draws(
-    query: Any, key: Any, value: Any, attn_mask: Any = None, dropout_p: float = 0.0, *_: Any, **__: Any
-) -> bool:
-    return dropout_p > 0
-
-
 def _recurrent_draws(*args: Any) -> bool:
     flag = next(
         index for index, arg in enumerate(args) if isinstance(arg, bool)
@@ -194,7 +205,6 @@ _ALWAYS = (
     *(getattr(nn.init, f"{name}_{kind}_") for name in ("xavier", "kaiming") for kind in ("uniform", "normal")),
 )
 _DRAWS_INSIDE: dict[Any, Callable[..., bool]] = {
-    F.scaled_dot_product_attention: _attention_draws,
     F.multi_head_attention_forward: _multi_head_draws,
     F.alpha_dropout: _in_training(2, False),
     F.feature_alpha_dropout: _in_training(2, False),

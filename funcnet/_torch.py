@@ -39,7 +39,16 @@ register_constant = torch.utils._pytree.register_constant
 
 def global_state() -> torch.Tensor:
     """The state of torch's global CPU generator, as int64: four times as fast to compare as the bytes."""
-    return torch.default_generator.get_state().view(torch.int64)
+    if torch._C._functorch.peek_interpreter_stack() is None:
+        return torch.default_generator.get_state().view(torch.int64)
+    with outside_transforms():  # where a state would become a tensor of the transform, which has no storage
+        return torch.default_generator.get_state().view(torch.int64)
+
+
+def set_global_state(state: torch.Tensor) -> None:
+    """Put torch's global CPU generator back to what :func:`global_state` returned."""
+    with outside_transforms():
+        torch.default_generator.set_state(state.view(torch.uint8))
 
 
 def under_vmap() -> bool:
@@ -62,6 +71,15 @@ def levels_of(tensor: torch.Tensor) -> set[tuple[str, int]]:
 
 
 _KINDS = {TransformType.Vmap: "vmap", TransformType.Grad: "grad", TransformType.Jvp: "jvp"}
+
+
+def plainly_eager() -> bool:
+    """Whether operators run as they are called: no torch.func transform, no compiler, no mode that traces or fakes."""
+    return (
+        torch._C._functorch.peek_interpreter_stack() is None
+        and not torch._C._len_torch_dispatch_stack()
+        and not torch.compiler.is_compiling()
+    )
 
 
 def under_transform() -> bool:

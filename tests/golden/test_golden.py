@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from tests.cases import CASES
-from tests.golden import FILE, described, dumped
+from tests.golden import FILE, described, dumped, transforms
 from tests.helpers import parametrize
 
 
@@ -22,6 +22,10 @@ def test_names_shapes_and_counts_are_the_golden_ones(case):
 
 def test_the_golden_file_is_what_is_declared():
     assert FILE.read_text() == dumped(described())
+
+
+def test_the_table_of_transforms_says_what_the_layers_declare():
+    assert transforms.FILE.read_text() == transforms.rendered(), "run python -m tests.golden"
 
 
 def test_the_names_of_cases_are_unique():

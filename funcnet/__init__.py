@@ -68,6 +68,11 @@ from funcnet.layers import Sigmoid as Sigmoid
 from funcnet.layers import SiLU as SiLU
 from funcnet.layers import Softmax as Softmax
 from funcnet.layers import Tanh as Tanh
+from funcnet.layers import Transformer as Transformer
+from funcnet.layers import TransformerDecoder as TransformerDecoder
+from funcnet.layers import TransformerDecoderLayer as TransformerDecoderLayer
+from funcnet.layers import TransformerEncoder as TransformerEncoder
+from funcnet.layers import TransformerEncoderLayer as TransformerEncoderLayer
 from funcnet.layers import Unflatten as Unflatten
 from funcnet.transforms import value_and_grad as value_and_grad
 

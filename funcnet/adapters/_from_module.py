@@ -100,7 +100,10 @@ def _native(module: nn.Module) -> Net | None:
         return None  # its children are converted elsewhere
     children = {name: convert(child) for name, child in module._modules.items() if child is not None}
     if kind in COUNTERPARTS:
-        return COUNTERPARTS[kind].from_module(module, children)
+        try:
+            return COUNTERPARTS[kind].from_module(module, children)
+        except (AttributeError, LookupError, TypeError, ValueError):
+            return None  # changed since it was built, into what no arguments make
     if kind is nn.Sequential:
         return Sequential(children)
     if kind is nn.ModuleList:

@@ -95,6 +95,10 @@ class Net:
         """Whether the body finds its tensors and parts by itself, so that its view needs no names."""
         return False
 
+    def foreign(self) -> bool:
+        """Whether the body of a stock net calls functions that it was given, and of which nothing is known."""
+        return False
+
     def expects(self) -> str:
         """The inputs the body takes, in words, for error messages."""
         return ""

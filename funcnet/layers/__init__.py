@@ -50,3 +50,8 @@ from funcnet.layers._pooling import MaxPool2d as MaxPool2d
 from funcnet.layers._pooling import MaxPool3d as MaxPool3d
 from funcnet.layers._shape import Flatten as Flatten
 from funcnet.layers._shape import Unflatten as Unflatten
+from funcnet.layers._transformer import Transformer as Transformer
+from funcnet.layers._transformer import TransformerDecoder as TransformerDecoder
+from funcnet.layers._transformer import TransformerEncoder as TransformerEncoder
+from funcnet.layers._transformer_layers import TransformerDecoderLayer as TransformerDecoderLayer
+from funcnet.layers._transformer_layers import TransformerEncoderLayer as TransformerEncoderLayer

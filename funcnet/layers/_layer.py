@@ -69,7 +69,7 @@ class Layer(Net):
             module: of the twin's class.
             children: the nets for its children, by name.
         """
-        net = cls(**cls.read(module), **cls.given(children))
+        net = cls(**{**cls.read(module), **cls.given(children)})
         if list(net._children) != list(children):
             return None
         changed = {name: child for name, child in children.items() if child != net._children[name]}

@@ -153,6 +153,9 @@ class _Method(Net):
         return getattr(p, self.name)(input)
 
 
+_METHODS = ("log_prob", "predict")
+
+
 def _method(net: Net, name: str) -> Net:
     if torch.compiler.is_compiling() or "_methods" not in net.__dict__:
         _make_methods(net)
@@ -161,7 +164,7 @@ def _method(net: Net, name: str) -> Net:
 
 @constant_result
 def _make_methods(net: Net) -> bool:  # as for the program of a net: what a compiler cannot trace, it believes
-    net.__dict__.setdefault("_methods", {name: _Method(net, name) for name in ("log_prob", "predict")})
+    net.__dict__.setdefault("_methods", {name: _Method(net, name).tie(net.aliases) for name in _METHODS})
     return True
 
 

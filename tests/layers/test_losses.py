@@ -301,6 +301,15 @@ def test_log_prob_and_predict_are_there_in_a_body_and_under_transforms():
         net.log_prob({"head": params["head"]}, x[0])
 
 
+def test_log_prob_knows_tied_tensors():
+    module = nn.AdaptiveLogSoftmaxWithLoss(16, 12, [3, 6], div_value=1.0)
+    module.tail[1][0].weight = module.tail[0][0].weight
+    net, params, _ = fn.from_module(module)
+    assert net.aliases == {"tail.1.0.weight": "tail.0.0.weight"}
+    x = torch.randn(5, 16)
+    assert_identical(net.log_prob(params, x), module.log_prob(x))
+
+
 @parametrize(classes=[[0], [5], [11], [0, 1], [3, 11], [0, 5, 11], []])
 def test_adaptive_softmax_gives_the_bits_of_the_module_whichever_clusters_are_empty(classes):
     module, net, params, _ = adaptive()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch._C._functorch import TransformType
@@ -12,6 +12,7 @@ from torch._functorch.pyfunctorch import (
     retrieve_all_functorch_interpreters,
     temporarily_clear_interpreter_stack,
 )
+from torch.nn.modules import _functions as functions
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -96,7 +97,83 @@ def forward_mode() -> bool:
     return torch.autograd.forward_ad._current_level >= 0
 
 
+def beyond_one_gradient() -> bool:
+    """Whether the caller runs inside torch.func transforms other than a single gradient."""
+    if torch._C._functorch.peek_interpreter_stack() is None:
+        return False
+    if torch.compiler.is_compiling():
+        return True  # Dynamo shows that there is a transform, not which
+    kinds = [level.key() for level in retrieve_all_functorch_interpreters()]
+    return kinds != [TransformType.Grad]
+
+
+check_attention_shapes = torch.nn.functional._mha_shape_check  # type: ignore[attr-defined]
+"""Refuses wrong ranks of (query, key, value, key_padding_mask, attn_mask, num_heads); whether they are batched."""
+
+canonical_mask = torch.nn.functional._canonical_mask
+"""A mask as floats to be added to scores: a bool one becomes 0 and -inf."""
+
+none_or_dtype = torch.nn.functional._none_or_dtype
+"""The dtype of a tensor or None."""
+
+detect_causal = torch.nn.modules.transformer._detect_is_causal_mask
+"""Whether a mask hides exactly what comes later: ``(mask, hint, size)``; a hint that is not None is believed."""
+
+safe_softmax = torch.ops.aten._safe_softmax.default
+"""Softmax that gives zeros, not NaN, where every score is -inf; torch._safe_softmax stops the compiler."""
+
+
 def lazy_shapes(module: torch.nn.Module, *inputs: torch.Tensor) -> type[torch.nn.Module]:
     """Give a lazy module on the meta device the shapes that fit its inputs; the class it then is."""
     module.initialize_parameters(*inputs)  # type: ignore[operator]
     return module.cls_to_become  # type: ignore[return-value]
+
+
+def under_jvp() -> bool:
+    """Whether the caller runs inside ``torch.func.jvp`` or what is made of it, at any depth."""
+    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is None:
+        return False
+    return any(level.key() == TransformType.Jvp for level in retrieve_all_functorch_interpreters())
+
+
+def sync_batch_norm(*arguments: Any) -> torch.Tensor:
+    """(input, weight, bias, running mean and var, written to, eps, momentum, process group, its size) -> y."""
+    return functions.SyncBatchNorm.apply(*arguments)
+
+
+def cross_map_lrn(*arguments: Any) -> torch.Tensor:
+    """(input, size, alpha, beta, k) -> y; its gradient is written by hand, and knows no transforms."""
+    return functions.CrossMapLRN2d.apply(*arguments)
+
+
+def private_backend() -> str:
+    """The name of the device that an extension of torch may have registered."""
+    return torch._C._get_privateuse1_backend_name()
+
+
+unpool_output_size: Callable[..., Any] = getattr(torch.nn.functional, "_unpool_output_size")
+"""The size a max_unpool function gives: (input, kernel_size, stride, padding, output_size)."""
+
+
+def derivatives_of(tensor: torch.Tensor) -> int:
+    """How many derivatives a tensor takes part in, known within transforms of torch.func only, and 0 outside."""
+    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is None:
+        return 0
+    count = sum(kind != "vmap" for kind, _ in levels_of(tensor))
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return count + tensor.requires_grad  # by autograd itself, around the transforms
+
+
+def beyond_backward() -> bool:
+    """Whether more than a call and its backward is wanted: a batch, a tangent, a second derivative or a trace."""
+    if torch.compiler.is_compiling():
+        return True
+    if torch._C._functorch.peek_interpreter_stack() is None:
+        return False
+    levels = [level.key() for level in retrieve_all_functorch_interpreters()]
+    return len(levels) > 1 or levels[0] != TransformType.Grad
+
+
+AdaptiveSoftmaxOutput = torch.nn.modules.adaptive._ASMoutput
+"""The named tuple ``(output, loss)`` that adaptive softmax returns."""

@@ -24,6 +24,7 @@ LEVELS = [
     {"layers"},
     {"transforms"},
     {"adapters"},
+    {"inspect"},
     {"compare"},
     {"cli", "__main__"},
 ]

@@ -203,5 +203,6 @@ def test_stock_layers_become_native_nets(case):
 
 def test_every_counterpart_has_a_case():
     covered = {type(case.module()) for case in LAYER_CASES}
-    assert set(COUNTERPARTS) - covered - LAZY == set()
+    base = {twin for twin in COUNTERPARTS if twin.forward is nn.Module.forward}  # which compute nothing
+    assert set(COUNTERPARTS) - covered - LAZY - base == set()
     assert all(issubclass(twin, nn.Module) and twin.__name__ == net.__name__ for twin, net in COUNTERPARTS.items())

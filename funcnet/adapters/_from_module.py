@@ -122,6 +122,13 @@ def _is_altered(module: nn.Module) -> bool:
     return "forward" in module.__dict__ or any(getattr(module, hooks, None) for hooks in _HOOKS)
 
 
+def _inside(module: nn.Module) -> list[Any]:
+    """What a stock layer is made of: classes by path and shapes by path; parts of one may have been replaced."""
+    tensors = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
+    modules = [(path, type(below)) for path, below in module.named_modules(remove_duplicate=False)]
+    return [modules, [(path, tensor.shape) for path, tensor in tensors]]
+
+
 def _declares_the_same(net: Net, module: nn.Module) -> bool:
     """Whether the net's own entries are the module's own tensors: names, shapes, and whether they are saved."""
     held: dict[str, Any] = {

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from funcnet.core._view import View
 
 
-@dataclass_transform(frozen_default=True)
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
 class Net:
     """An immutable, hashable record of hyperparameters and named parts, with a body.
 

@@ -150,7 +150,8 @@ def view_class(net: Net, made: dict[Net, type[View]]) -> type[View]:
     base = net.view_base()
     entries = {} if net.opaque() else net._own_entries
     children = {} if net.opaque() else net._children
-    bad = [name for name in (*entries, *children, *net._named_constants) if name in RESERVED or name.startswith("_")]
+    names = (*entries, *children, *net._named_constants)
+    bad = [name for name in names if name in RESERVED or (name.startswith("_") and not trusted(net))]
     if bad:
         raise ValueError(
             f"{type(net).__name__} has parts or fields named {bad}: nn.Module uses such names itself. Choose others."

@@ -16,6 +16,7 @@ from funcnet.core import Net
 COUNTERPARTS: dict[type[nn.Module], type[Layer]] = {}
 """torch.nn class -> its stateless counterpart; filled as the classes below are defined."""
 
+NO_CHILDREN: Mapping[str, Net] = MappingProxyType({})
 FACTORY = ("device", "dtype")
 _MERGED = ("size_average", "reduce")  # old arguments of losses, which the twin turns into ``reduction``
 
@@ -45,7 +46,7 @@ class Layer(Net):
             object.__setattr__(self, name, value)
 
     def as_module(self) -> nn.Module:
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.init}
         impl = fields.pop("impl", None)
         if impl not in (None, "fused", "composed"):
             raise ValueError(f"{type(self).__name__}: impl is 'fused' or 'composed', got {impl!r}.")
@@ -54,7 +55,8 @@ class Layer(Net):
         fields = {name: value.as_module() if isinstance(value, Net) else value for name, value in fields.items()}
         takes = inspect.signature(self.twin).parameters
         # an argument that only a newer torch has (bias of BatchNorm) is left out where it says nothing
-        module = self.twin(**{name: value for name, value in fields.items() if name in takes or value is not True})
+        known = set(fields) if "kwargs" in takes else set(takes)
+        module = self.twin(**{name: value for name, value in fields.items() if name in known or value is not True})
         if impl == "composed":
             module._funcnet_impl = impl
         for name, net in self.__dict__.get("_replaced_items", ()):
@@ -62,7 +64,7 @@ class Layer(Net):
         return module
 
     @classmethod
-    def from_module(cls, module: nn.Module, children: Mapping[str, Net] = MappingProxyType({})) -> Net | None:
+    def from_module(cls, module: nn.Module, children: Mapping[str, Net] = NO_CHILDREN) -> Net | None:
         """The record of a module's hyperparameters, or None where this class cannot say what the module does.
 
         Args:

@@ -14,7 +14,7 @@ from tests.cases.case import Case, given, layer, normal
 HIDDEN = torch.tensor([[False, False, True, False], [True, False, False, False]])
 LATER = torch.ones(3, 4).triu(2).bool()
 
-# Where its weight requires grad, torch multiplies an input whose axes are swapped by another kernel. So rows with
+# Where its weight requires grad, torch multiplies an input with swapped axes by another kernel. So rows with
 # batch_first have one example and a bias; tests/layers compares the rest, with module and net in the same state.
 
 

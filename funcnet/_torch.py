@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch._C._functorch import TransformType
@@ -12,6 +12,7 @@ from torch._functorch.pyfunctorch import (
     retrieve_all_functorch_interpreters,
     temporarily_clear_interpreter_stack,
 )
+from torch.nn.modules import _functions as functions
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -39,7 +40,16 @@ register_constant = torch.utils._pytree.register_constant
 
 def global_state() -> torch.Tensor:
     """The state of torch's global CPU generator, as int64: four times as fast to compare as the bytes."""
-    return torch.default_generator.get_state().view(torch.int64)
+    if torch._C._functorch.peek_interpreter_stack() is None:
+        return torch.default_generator.get_state().view(torch.int64)
+    with outside_transforms():  # where a state would become a tensor of the transform, which has no storage
+        return torch.default_generator.get_state().view(torch.int64)
+
+
+def set_global_state(state: torch.Tensor) -> None:
+    """Put torch's global CPU generator back to what :func:`global_state` returned."""
+    with outside_transforms():
+        torch.default_generator.set_state(state.view(torch.uint8))
 
 
 def under_vmap() -> bool:
@@ -64,9 +74,59 @@ def levels_of(tensor: torch.Tensor) -> set[tuple[str, int]]:
 _KINDS = {TransformType.Vmap: "vmap", TransformType.Grad: "grad", TransformType.Jvp: "jvp"}
 
 
+def plainly_eager() -> bool:
+    """Whether operators run as they are called: no torch.func transform, no compiler, no mode that traces or fakes."""
+    return (
+        torch._C._functorch.peek_interpreter_stack() is None
+        and not torch._C._len_torch_dispatch_stack()
+        and not torch.compiler.is_compiling()
+    )
+
+
 def under_transform() -> bool:
     """Whether the caller runs inside any torch.func transform."""
     return bool(retrieve_all_functorch_interpreters())
+
+
+any_autocast = torch._C._is_any_autocast_enabled
+"""Whether autocast is on for some device."""
+
+
+def forward_mode() -> bool:
+    """Whether the caller differentiates in forward mode, by ``torch.func.jvp`` or ``torch.autograd.forward_ad``."""
+    return torch.autograd.forward_ad._current_level >= 0
+
+
+def lazy_shapes(module: torch.nn.Module, *inputs: torch.Tensor) -> type[torch.nn.Module]:
+    """Give a lazy module on the meta device the shapes that fit its inputs; the class it then is."""
+    module.initialize_parameters(*inputs)  # type: ignore[operator]
+    return module.cls_to_become  # type: ignore[return-value]
+
+
+def under_jvp() -> bool:
+    """Whether the caller runs inside ``torch.func.jvp`` or what is made of it, at any depth."""
+    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is None:
+        return False
+    return any(level.key() == TransformType.Jvp for level in retrieve_all_functorch_interpreters())
+
+
+def sync_batch_norm(*arguments: Any) -> torch.Tensor:
+    """(input, weight, bias, running mean and var, written to, eps, momentum, process group, its size) -> y."""
+    return functions.SyncBatchNorm.apply(*arguments)
+
+
+def cross_map_lrn(*arguments: Any) -> torch.Tensor:
+    """(input, size, alpha, beta, k) -> y; its gradient is written by hand, and knows no transforms."""
+    return functions.CrossMapLRN2d.apply(*arguments)
+
+
+def private_backend() -> str:
+    """The name of the device that an extension of torch may have registered."""
+    return torch._C._get_privateuse1_backend_name()
+
+
+unpool_output_size: Callable[..., Any] = getattr(torch.nn.functional, "_unpool_output_size")
+"""The size a max_unpool function gives: (input, kernel_size, stride, padding, output_size)."""
 
 
 def derivatives_of(tensor: torch.Tensor) -> int:
@@ -77,3 +137,17 @@ def derivatives_of(tensor: torch.Tensor) -> int:
     while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
         tensor = torch._C._functorch.get_unwrapped(tensor)
     return count + tensor.requires_grad  # by autograd itself, around the transforms
+
+
+def beyond_backward() -> bool:
+    """Whether more than a call and its backward is wanted: a batch, a tangent, a second derivative or a trace."""
+    if torch.compiler.is_compiling():
+        return True
+    if torch._C._functorch.peek_interpreter_stack() is None:
+        return False
+    levels = [level.key() for level in retrieve_all_functorch_interpreters()]
+    return len(levels) > 1 or levels[0] != TransformType.Grad
+
+
+AdaptiveSoftmaxOutput = torch.nn.modules.adaptive._ASMoutput
+"""The named tuple ``(output, loss)`` that adaptive softmax returns."""

@@ -153,14 +153,21 @@ def test_a_gradient_has_a_gradient(case, train):
         grads = torch.func.grad(f)(tensors)
         return sum((grad * tangent).sum() for grad, tangent in zip(grads, tangents, strict=True))
 
-    result = run(case, "hessian", train, lambda: torch.func.grad(along)(tensors))
-    if result is not None:
+    def products():
+        # by two gradients; and forward over reverse for many tangents at once, which is what torch.func.hessian does
+        many = [torch.stack([tangent, -tangent]) for tangent in tangents]
+        ahead = torch.vmap(lambda *each: torch.func.jvp(torch.func.grad(f), (tensors,), (list(each),))[1])(*many)
+        return torch.func.grad(along)(tensors), [both[0] for both in ahead]
+
+    results = run(case, "hessian", train, products)
+    if results is not None:
         # the same product by finite differences of the gradient
         step = 1e-6
         ahead = torch.func.grad(f)([x + step * t for x, t in zip(tensors, tangents, strict=True)])
         behind = torch.func.grad(f)([x - step * t for x, t in zip(tensors, tangents, strict=True)])
         numeric = [(a - b) / (2 * step) for a, b in zip(ahead, behind, strict=True)]
-        torch.testing.assert_close(result, numeric, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(results[0], numeric, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(results[1], results[0])
 
 
 @parametrize(case=CASES, train=MODES)

@@ -6,8 +6,8 @@ may equally be handed an ``nn.Module`` with the same names: that is how one body
 
 Reading order: ``_entries`` (what a net declares), ``_net`` (the record and its verbs), ``_view`` (what a body sees),
 ``_call`` (one call from start to end), ``_check`` (trees against declarations), ``_explain`` (errors on the way),
-``_silent`` (which bodies cannot draw), ``_limits`` (which transforms a net supports), ``_ties``, ``_compose`` (nets
-from functions) and ``_stateful`` (the same body as an ``nn.Module``).
+``_silent`` (which bodies cannot draw), ``_limits`` (which transforms a net supports), ``_ties``, ``_lazy`` (shapes from
+inputs), ``_compose`` (nets from functions) and ``_stateful`` (the same body as an ``nn.Module``).
 """
 
 from funcnet.core._compose import Composed as Composed
@@ -17,6 +17,7 @@ from funcnet.core._entries import Entry as Entry
 from funcnet.core._entries import Param as Param
 from funcnet.core._function import Function as Function
 from funcnet.core._function import as_net as as_net
+from funcnet.core._lazy import Lazy as Lazy
 from funcnet.core._limits import TRANSFORMS as TRANSFORMS
 from funcnet.core._limits import supports as supports
 from funcnet.core._net import Net as Net

@@ -14,7 +14,7 @@ from funcnet.core import Net
 COUNTERPARTS: dict[type[nn.Module], type[Layer]] = {}
 """torch.nn class -> its stateless counterpart; filled as the classes below are defined."""
 
-_FACTORY = ("device", "dtype")
+FACTORY = ("device", "dtype")
 _MERGED = ("size_average", "reduce")  # old arguments of losses, which the twin turns into ``reduction``
 
 
@@ -42,7 +42,7 @@ class Layer(Net):
             object.__setattr__(self, name, value)
 
     def as_module(self) -> nn.Module:
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.init}
         impl = fields.pop("impl", None)
         if impl not in (None, "fused", "composed"):
             raise ValueError(f"{type(self).__name__}: impl is 'fused' or 'composed', got {impl!r}.")
@@ -50,7 +50,8 @@ class Layer(Net):
             fields["device"] = "meta"
         takes = inspect.signature(self.twin).parameters
         # an argument that only a newer torch has (bias of BatchNorm) is left out where it says nothing
-        module = self.twin(**{name: value for name, value in fields.items() if name in takes or value is not True})
+        known = set(fields) if "kwargs" in takes else set(takes)
+        module = self.twin(**{name: value for name, value in fields.items() if name in known or value is not True})
         if impl == "composed":
             module._funcnet_impl = impl
         return module
@@ -65,7 +66,7 @@ class Layer(Net):
         """The fields of the record for a module, in the form the module has brought them to."""
         fields: dict[str, Any] = {}
         for field in dataclasses.fields(cls):
-            if field.name in _FACTORY or field.name in _MERGED:
+            if field.name in FACTORY or field.name in _MERGED:
                 continue
             if field.name == "impl":
                 fields["impl"] = getattr(module, "_funcnet_impl", "fused")

@@ -2,8 +2,26 @@
 
 from tests.cases.activations import ACTIVATIONS
 from tests.cases.basic import BASIC
+from tests.cases.convolution import CONVOLUTION
+from tests.cases.embedding import EMBEDDING
+from tests.cases.losses import LOSSES
 from tests.cases.models import MODEL_CASES
-from tests.cases.shapes import SHAPES
+from tests.cases.norms import NORMS
+from tests.cases.pooling import POOLING
+from tests.cases.recurrent import COMPOSED, RECURRENT
+from tests.cases.shapes import PADDING, SHAPES
 
-LAYER_CASES = [*BASIC, *ACTIVATIONS, *SHAPES]
+LAYER_CASES = [
+    *BASIC,
+    *ACTIVATIONS,
+    *CONVOLUTION,
+    *EMBEDDING,
+    *LOSSES,
+    *NORMS,
+    *POOLING,
+    *RECURRENT,
+    *COMPOSED,
+    *PADDING,
+    *SHAPES,
+]
 CASES = [*LAYER_CASES, *MODEL_CASES]

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from funcnet._torch import under_transform, under_vmap
+from funcnet._torch import plainly_eager, under_vmap
 from funcnet.layers._layer import Layer
 
 
@@ -243,6 +243,6 @@ class GLU(Layer):
 def _copy(input: Tensor) -> Tensor:
     """A copy to write to, also with the gaps between the elements of a slice: kernels round by strides."""
     copy = input.clone()
-    if copy.stride() == input.stride() or torch.compiler.is_compiling() or under_transform():
+    if copy.stride() == input.stride() or not plainly_eager():
         return copy
     return torch.empty_strided(input.shape, input.stride(), dtype=input.dtype, device=input.device).copy_(input)

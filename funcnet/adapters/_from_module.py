@@ -93,27 +93,28 @@ def convert(module: nn.Module) -> Net:
 
 def _native(module: nn.Module) -> Net | None:
     kind = type(module)
-    if kind in COUNTERPARTS:
-        if any(map(_is_altered, module.modules())):
-            return None
-        layer = COUNTERPARTS[kind].from_module(module)
-        return layer if not module._modules or _inside(layer.twin_module()) == _inside(module) else None
     if None in module._modules.values() or any(name.startswith("_") or name == "rng" for name in module._modules):
         return None
-    children = {name: child for name, child in module._modules.items() if child is not None}
+    containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+    if kind not in COUNTERPARTS and kind not in containers and not isinstance(module, (FunctionModule, Body)):
+        return None  # its children are converted elsewhere
+    children = {name: convert(child) for name, child in module._modules.items() if child is not None}
+    if kind in COUNTERPARTS:
+        try:
+            return COUNTERPARTS[kind].from_module(module, children)
+        except (AttributeError, LookupError, TypeError, ValueError):
+            return None  # changed since it was built, into what no arguments make
     if kind is nn.Sequential:
-        return Sequential({name: convert(child) for name, child in children.items()})
+        return Sequential(children)
     if kind is nn.ModuleList:
-        return ModuleList(convert(child) for child in children.values())
+        return ModuleList(children.values())
     if kind is nn.ModuleDict:
-        return ModuleDict({name: convert(child) for name, child in children.items()})
+        return ModuleDict(children)
     if isinstance(module, FunctionModule):
         return Function(module.function)
-    if isinstance(module, Body):
-        net = module._funcnet_net
-        untied = {name: convert(child) for name, child in children.items()}
-        return net if net._children == untied else None
-    return None
+    assert isinstance(module, Body)
+    net = module._funcnet_net
+    return net if net._children == children else None
 
 
 def _is_altered(module: nn.Module) -> bool:

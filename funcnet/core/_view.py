@@ -223,8 +223,7 @@ def eager(net: Net) -> bool:
 
 def trusted(net: Net) -> bool:
     """Whether the body is funcnet's own: it draws from ``p`` only, and writes nothing in place."""
-    ours = type(net).__module__.startswith(("funcnet.layers.", "funcnet.combinators."))
-    return ours and getattr(net, "_trusted", True)  # a layer may call a function that it was given
+    return type(net).__module__.startswith(("funcnet.layers.", "funcnet.combinators.")) and not net.foreign()
 
 
 def has(net: Net, kind: type) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from funcnet._torch import under_vmap
+from funcnet.core import Net
+from funcnet.layers._layer import NO_CHILDREN
 from funcnet.layers._loss import Loss, Numbers, PlainLoss, WeightedLoss, reduced, shape_of
 
 
@@ -86,7 +89,7 @@ class NLLLoss2d(NLLLoss):
         return module
 
     @classmethod
-    def from_module(cls, module: nn.Module) -> NLLLoss2d:
+    def from_module(cls, module: nn.Module, children: Mapping[str, Net] = NO_CHILDREN) -> NLLLoss2d:
         made = object.__new__(cls)  # not made by the caller, whom the module has warned
         made.__dict__.update({field.name: field.default for field in dataclasses.fields(cls)} | cls.read(module))
         return made
@@ -188,10 +191,7 @@ class KLDivLoss(Loss):
     def forward(p: Any, input: Tensor, target: Tensor) -> Tensor:
         if not under_vmap():
             return F.kl_div(input, target, reduction=p.reduction, log_target=p.log_target)
-        if p.log_target:
-            loss = target.exp() * (target - input)
-        else:
-            loss = target.xlogy(target) - target * input
+        loss = target.exp() * (target - input) if p.log_target else target.xlogy(target) - target * input
         if p.reduction == "batchmean":
             return loss.sum() / (len(input) if input.dim() else 1)
         return reduced(loss, p.reduction)

@@ -120,9 +120,8 @@ class TripletMarginWithDistanceLoss(Loss):
     def read(cls, module: nn.Module) -> dict[str, Any]:
         return super().read(module) | {"distance_function": _distance_of(module.distance_function)}
 
-    @property
-    def _trusted(self) -> bool:
-        return isinstance(self.distance_function, Net)  # of a function of the caller's nothing is known
+    def foreign(self) -> bool:
+        return not isinstance(self.distance_function, Net)
 
     def parts(self) -> dict[str, Any]:
         return {"distance_function": self.distance_function}

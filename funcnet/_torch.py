@@ -67,7 +67,7 @@ _KINDS = {TransformType.Vmap: "vmap", TransformType.Grad: "grad", TransformType.
 
 def under_transform() -> bool:
     """Whether the caller runs inside any torch.func transform."""
-    return bool(retrieve_all_functorch_interpreters())
+    return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def under_jvp() -> bool:
@@ -94,3 +94,7 @@ def private_backend() -> str:
 
 unpool_output_size: Callable[..., Any] = getattr(torch.nn.functional, "_unpool_output_size")
 """The size a max_unpool function gives: (input, kernel_size, stride, padding, output_size)."""
+
+fractional_max_pool2d = torch._C._nn.fractional_max_pool2d
+fractional_max_pool3d = torch._C._nn.fractional_max_pool3d
+"""(input, kernel_size, output_size, random_samples) -> (y, indices): the kernels, which draw nothing themselves."""

@@ -70,11 +70,12 @@ def under_transform() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
-def under_jvp() -> bool:
-    """Whether the caller runs inside ``torch.func.jvp`` or what is made of it, at any depth."""
+def beyond_backward() -> bool:
+    """Whether more than one backward pass may be asked of the caller: inside ``torch.func.jvp``, or two derivatives."""
     if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is None:
         return False
-    return any(level.key() == TransformType.Jvp for level in retrieve_all_functorch_interpreters())
+    kinds = [level.key() for level in retrieve_all_functorch_interpreters()]
+    return TransformType.Jvp in kinds or kinds.count(TransformType.Grad) > 1
 
 
 def sync_batch_norm(*arguments: Any) -> torch.Tensor:

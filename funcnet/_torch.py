@@ -12,6 +12,7 @@ from torch._functorch.pyfunctorch import (
     retrieve_all_functorch_interpreters,
     temporarily_clear_interpreter_stack,
 )
+from torch.nn.utils import parametrizations, parametrize
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -82,3 +83,28 @@ def lazy_shapes(module: torch.nn.Module, *inputs: torch.Tensor) -> type[torch.nn
     """Give a lazy module on the meta device the shapes that fit its inputs; the class it then is."""
     module.initialize_parameters(*inputs)  # type: ignore[operator]
     return module.cls_to_become  # type: ignore[return-value]
+
+
+def in_forward_mode() -> bool:
+    """Whether the caller runs inside ``torch.func.jvp`` or another forward-mode derivative, at any depth."""
+    if torch.autograd.forward_ad._current_level >= 0:
+        return True
+    if torch._C._functorch.peek_interpreter_stack() is None:
+        return False
+    return any(level.key() == TransformType.Jvp for level in retrieve_all_functorch_interpreters())
+
+
+WeightNormModule: type[torch.nn.Module] = parametrizations._WeightNorm
+SpectralNormModule: type[torch.nn.Module] = parametrizations._SpectralNorm
+OrthogonalModule: type[torch.nn.Module] = parametrizations._Orthogonal
+OrthogonalMap = parametrizations._OrthMaps
+
+
+def parametrized_class(module: torch.nn.Module) -> None:
+    """Give a module the class of its own that parametrized tensors are properties of."""
+    parametrize._inject_new_class(module)
+
+
+def parametrized_property(module: torch.nn.Module, name: str) -> None:
+    """Make an attribute of such a module the tensor that its parametrizations compute."""
+    parametrize._inject_property(module, name)

@@ -22,6 +22,7 @@ LEVELS = [
     {"core"},
     {"layers"},
     {"combinators"},
+    {"parametrize"},
     {"transforms"},
     {"adapters"},
     {"compare"},

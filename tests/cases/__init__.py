@@ -2,6 +2,7 @@
 
 from tests.cases.basic import BASIC
 from tests.cases.models import MODEL_CASES
+from tests.cases.parametrized import PARAMETRIZED, PARAMETRIZED_MODELS
 
-LAYER_CASES = [*BASIC]
-CASES = [*LAYER_CASES, *MODEL_CASES]
+LAYER_CASES = [*BASIC, *PARAMETRIZED]
+CASES = [*LAYER_CASES, *MODEL_CASES, *PARAMETRIZED_MODELS]

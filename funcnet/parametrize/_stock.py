@@ -68,7 +68,12 @@ class WeightNorm(Stock):
 def _length(v: Tensor, dim: int) -> Tensor:
     if not under_vmap():
         return torch.norm_except_dim(v, 2, dim)
-    return v.norm() if dim == -1 else torch.linalg.vector_norm(v, 2, [d for d in range(v.dim()) if d != dim], True)
+    # the same in steps that have batching rules
+    if dim == -1:
+        return v.norm()
+    if dim != 0:
+        return _length(v.transpose(0, dim), 0).transpose(0, dim)
+    return v.reshape(v.shape[0], -1).norm(2, 1).view(-1, *[1] * (v.dim() - 1))
 
 
 class SpectralNorm(Stock):

@@ -33,8 +33,8 @@ def list_module(modules: Sequence[nn.Module], originals: Sequence[tuple[str, Par
 def attach(module: Any, name: str, computed: Any) -> None:
     """Make a tensor of a module the one that a ParametrizationList computes."""
     if type(computed[0]) is WeightNormModule:
-        # torch's own function also lets the module read what its older weight_norm saved
-        weight_norm(module, name, computed[0].dim)
+        dim: Any = computed[0].dim
+        weight_norm(module, name, dim)  # which also lets it load what torch's older weight_norm saved
         module.parametrizations[name] = computed
         return
     delattr(module, name)

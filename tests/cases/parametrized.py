@@ -32,7 +32,7 @@ PARAMETRIZED = [
     by("weight_norm", ("Conv2d", 4, 6, 3), (2, 4, 5, 5)),
     by("weight_norm", ("Conv1d", 4, 6, 3), (2, 4, 5), dim=1),
     by("weight_norm", ("LayerNorm", 5), (4, 5)),
-    by("weight_norm", ("BatchNorm1d", 5), (4, 5), name="bias"),
+    by("weight_norm", ("BatchNorm1d", 5), (4, 5), name="weight", dim=None),
     by("spectral_norm", ("Linear", 5, 3), (4, 5)),
     by("spectral_norm", ("Linear", 5, 3), (4, 5), n_power_iterations=3, eps=1e-6, dim=1),
     by("spectral_norm", ("Linear", 5, 3), (4, 5), name="bias"),

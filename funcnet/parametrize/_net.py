@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,9 @@ from funcnet.combinators import ModuleDict
 from funcnet.combinators._views import SequenceView
 from funcnet.core import Buffer, Net, Param, View
 from funcnet.core._entries import exact_dtype
-from funcnet.parametrize._first_values import Registered
+from funcnet.core._view import has
+from funcnet.layers import Layer
+from funcnet.parametrize._first_values import Registered, right_inverse
 from funcnet.parametrize._twins import attach, list_module
 from funcnet.tree import join
 
@@ -48,7 +51,7 @@ class ParametrizationList(Net):
         return SequenceView
 
     def as_module(self) -> nn.Module:
-        return list_module([net.as_module() for net in self.items], self.originals, self.unsafe)
+        return list_module(list(map(_twin, self.items)), self.originals, self.unsafe)
 
     def _with_children(self, nets: Mapping[str, Net]) -> Net:
         items = tuple(nets.get(str(index), net) for index, net in enumerate(self.items))
@@ -62,6 +65,19 @@ class ParametrizationList(Net):
         return tensor
 
 
+def _twin(net: Net) -> nn.Module:
+    """The module of a parametrization, with the inverse that assigning to the computed tensor takes."""
+    module: Any = net.as_module()
+    inverse = right_inverse(net)
+    if inverse is not None and not hasattr(module, "right_inverse"):
+        module.right_inverse = partial(inverse, module)
+    return module
+
+
+READ_SEVERAL_TIMES = {nn.MultiheadAttention}
+"""Modules that read a tensor several times in a call, which counts if a read leaves something behind in buffers."""
+
+
 def parametrized(base: Net, lists: Mapping[str, Net]) -> Parametrized | None:
     """The net whose tensors of these names are computed; None if that would not be what a module does."""
     if base.opaque() or not set(lists) <= set(base._own_entries):
@@ -69,7 +85,10 @@ def parametrized(base: Net, lists: Mapping[str, Net]) -> Parametrized | None:
     for name, computed in lists.items():
         if not isinstance(computed, ParametrizationList):
             return None
-        if not isinstance(base._own_entries[name], type(computed.originals[0][1])):
+        kind = type(computed.originals[0][1])
+        if type(base._own_entries[name]) is not kind or (kind is Buffer and isinstance(base, Layer)):
+            return None  # a layer replaces its buffers, which cannot be done to one that is computed
+        if has(computed, Buffer) and getattr(base, "twin", nn.Module) in READ_SEVERAL_TIMES:
             return None
     return Parametrized(base, tuple(lists.items()))  # type: ignore[arg-type]
 

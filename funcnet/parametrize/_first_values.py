@@ -123,6 +123,8 @@ class _Placed:
         try:
             return value if body is None else body(self._view(), value)
         except NotImplementedError:
+            if value.is_meta:
+                raise  # it may be a kernel that needs numbers
             return value
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from funcnet._errors import TreeError
+from funcnet._typing import Flat
 from funcnet.combinators import ModuleDict
 from funcnet.combinators._views import SequenceView
 from funcnet.core import Buffer, Net, Param, View
@@ -56,6 +57,13 @@ class ParametrizationList(Net):
     def _with_children(self, nets: Mapping[str, Net]) -> Net:
         items = tuple(nets.get(str(index), net) for index, net in enumerate(self.items))
         return ParametrizationList(items, self.originals, self.unsafe)
+
+    def _shapes(self, dtype: torch.dtype, path: str) -> Flat:
+        """The tensors of the list at a path, without content."""
+        specs = self._all_entries.items()
+        return {
+            join(path, key): torch.empty(spec.shape, dtype=spec.dtype or dtype, device="meta") for key, spec in specs
+        }
 
     @staticmethod
     def forward(p: Any) -> Tensor:
@@ -151,7 +159,11 @@ class Parametrized(Net):
         made = dict(self.base._first_values(rng, device, dtype, aliases, path))
         for name, computed in self.lists:
             value, where = made.pop(join(path, name)), join(path, f"parametrizations.{name}")
-            made.update(Registered(computed.items, computed.unsafe, value, rng, where, aliases).tensors())
+            made.update(
+                computed._shapes(value.dtype, where)
+                if value.is_meta
+                else Registered(computed.items, computed.unsafe, value, rng, where, aliases).tensors()
+            )
         yield from made.items()
 
 

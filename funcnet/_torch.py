@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch._C._functorch import TransformType
@@ -12,6 +12,7 @@ from torch._functorch.pyfunctorch import (
     retrieve_all_functorch_interpreters,
     temporarily_clear_interpreter_stack,
 )
+from torch.nn.modules import _functions as functions
 from torch.nn.utils import parametrizations, parametrize
 
 _P = ParamSpec("_P")
@@ -74,9 +75,27 @@ def levels_of(tensor: torch.Tensor) -> set[tuple[str, int]]:
 _KINDS = {TransformType.Vmap: "vmap", TransformType.Grad: "grad", TransformType.Jvp: "jvp"}
 
 
+def plainly_eager() -> bool:
+    """Whether operators run as they are called: no torch.func transform, no compiler, no mode that traces or fakes."""
+    return (
+        torch._C._functorch.peek_interpreter_stack() is None
+        and not torch._C._len_torch_dispatch_stack()
+        and not torch.compiler.is_compiling()
+    )
+
+
 def under_transform() -> bool:
     """Whether the caller runs inside any torch.func transform."""
     return bool(retrieve_all_functorch_interpreters())
+
+
+any_autocast = torch._C._is_any_autocast_enabled
+"""Whether autocast is on for some device."""
+
+
+def forward_mode() -> bool:
+    """Whether the caller differentiates in forward mode, by ``torch.func.jvp`` or ``torch.autograd.forward_ad``."""
+    return torch.autograd.forward_ad._current_level >= 0
 
 
 def lazy_shapes(module: torch.nn.Module, *inputs: torch.Tensor) -> type[torch.nn.Module]:
@@ -85,13 +104,54 @@ def lazy_shapes(module: torch.nn.Module, *inputs: torch.Tensor) -> type[torch.nn
     return module.cls_to_become  # type: ignore[return-value]
 
 
-def in_forward_mode() -> bool:
-    """Whether the caller runs inside ``torch.func.jvp`` or another forward-mode derivative, at any depth."""
-    if torch.autograd.forward_ad._current_level >= 0:
+def under_jvp() -> bool:
+    """Whether the caller runs inside ``torch.func.jvp`` or what is made of it, at any depth."""
+    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is None:
+        return False
+    return any(level.key() == TransformType.Jvp for level in retrieve_all_functorch_interpreters())
+
+
+def sync_batch_norm(*arguments: Any) -> torch.Tensor:
+    """(input, weight, bias, running mean and var, written to, eps, momentum, process group, its size) -> y."""
+    return functions.SyncBatchNorm.apply(*arguments)
+
+
+def cross_map_lrn(*arguments: Any) -> torch.Tensor:
+    """(input, size, alpha, beta, k) -> y; its gradient is written by hand, and knows no transforms."""
+    return functions.CrossMapLRN2d.apply(*arguments)
+
+
+def private_backend() -> str:
+    """The name of the device that an extension of torch may have registered."""
+    return torch._C._get_privateuse1_backend_name()
+
+
+unpool_output_size: Callable[..., Any] = getattr(torch.nn.functional, "_unpool_output_size")
+"""The size a max_unpool function gives: (input, kernel_size, stride, padding, output_size)."""
+
+
+def derivatives_of(tensor: torch.Tensor) -> int:
+    """How many derivatives a tensor takes part in, known within transforms of torch.func only, and 0 outside."""
+    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is None:
+        return 0
+    count = sum(kind != "vmap" for kind, _ in levels_of(tensor))
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return count + tensor.requires_grad  # by autograd itself, around the transforms
+
+
+def beyond_backward() -> bool:
+    """Whether more than a call and its backward is wanted: a batch, a tangent, a second derivative or a trace."""
+    if torch.compiler.is_compiling():
         return True
     if torch._C._functorch.peek_interpreter_stack() is None:
         return False
-    return any(level.key() == TransformType.Jvp for level in retrieve_all_functorch_interpreters())
+    levels = [level.key() for level in retrieve_all_functorch_interpreters()]
+    return len(levels) > 1 or levels[0] != TransformType.Grad
+
+
+AdaptiveSoftmaxOutput = torch.nn.modules.adaptive._ASMoutput
+"""The named tuple ``(output, loss)`` that adaptive softmax returns."""
 
 
 WeightNormModule: type[torch.nn.Module] = parametrizations._WeightNorm

@@ -20,11 +20,12 @@ LEVELS = [
     {"random"},
     {"init"},
     {"core"},
-    {"layers"},
     {"combinators"},
+    {"layers"},
     {"parametrize"},
     {"transforms"},
     {"adapters"},
+    {"inspect"},
     {"compare"},
     {"cli", "__main__"},
 ]

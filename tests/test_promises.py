@@ -136,7 +136,7 @@ def test_equal_arguments_give_equal_results_and_other_keys_others(case):
         second = net.apply(params, buffers, *xs, **case.call, train=True, rng=key)
         other = net.apply(params, buffers, *xs, **case.call, train=True, rng=fn.random.key(1))
     assert_identical(first, second)
-    draws = any(below.draws(True) and below.p < 1 for _, below in net.named_nets())
+    draws = any(below.draws(True) and getattr(below, "p", 0) < 1 for _, below in net.named_nets())
     assert draws != bool(torch.equal(floats(first[0])[0], floats(other[0])[0]))
 
 
@@ -203,5 +203,6 @@ def test_stock_layers_become_native_nets(case):
 
 def test_every_counterpart_has_a_case():
     covered = {type(case.module()) for case in LAYER_CASES}
-    assert set(COUNTERPARTS) - covered - LAZY == set()
+    base = {twin for twin in COUNTERPARTS if twin.forward is nn.Module.forward}  # which compute nothing
+    assert set(COUNTERPARTS) - covered - LAZY - base == set()
     assert all(issubclass(twin, nn.Module) and twin.__name__ == net.__name__ for twin, net in COUNTERPARTS.items())

@@ -102,7 +102,10 @@ def convert(module: nn.Module) -> Net:
 def _native(module: nn.Module) -> Net | None:
     kind = type(module)
     if kind in COUNTERPARTS:
-        return COUNTERPARTS[kind].from_module(module)
+        if any(map(_is_altered, module.modules())):
+            return None
+        layer = COUNTERPARTS[kind].from_module(module)
+        return layer if not module._modules or _inside(layer.twin_module()) == _inside(module) else None
     if kind in STOCK:
         return STOCK[kind].from_module(module)
     if None in module._modules.values() or any(name.startswith("_") or name == "rng" for name in module._modules):
@@ -144,6 +147,13 @@ def _parameters(module: Any) -> Net | None:
 def _is_altered(module: nn.Module) -> bool:
     """Whether an instance does more than its class says: hooks, or a forward of its own."""
     return "forward" in module.__dict__ or any(getattr(module, hooks, None) for hooks in _HOOKS)
+
+
+def _inside(module: nn.Module) -> list[Any]:
+    """What a stock layer is made of: classes by path and shapes by path; parts of one may have been replaced."""
+    tensors = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
+    modules = [(path, type(below)) for path, below in module.named_modules(remove_duplicate=False)]
+    return [modules, [(path, tensor.shape) for path, tensor in tensors]]
 
 
 def _declares_the_same(net: Net, module: nn.Module) -> bool:

@@ -60,12 +60,15 @@ def limited(net: Net) -> bool:
 def guarded(net: Net, body: Callable[..., Any]) -> Callable[..., Any]:
     """The body, which first refuses the transforms that its tensors are in and that it does not support."""
     limits = {mode: dict(net.limits(mode)) for mode in _MODES}
+    own = tuple(net._own_entries)  # not the net: torch.compile cannot take one out of a closure
 
     def call(p: Any, *inputs: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling():
             active = {"export"} if torch.compiler.is_exporting() else set()
+        elif under_transform():
+            active = active_transforms((inputs, kwargs), [getattr(p, name) for name in own])
         else:
-            active = active_transforms((inputs, kwargs), _own_tensors(p, net)) if under_transform() else set()
+            active = set()
         for transform in active:
             if transform in limits[p.training]:
                 from funcnet.core._view import where
@@ -74,10 +77,6 @@ def guarded(net: Net, body: Callable[..., Any]) -> Callable[..., Any]:
         return body(p, *inputs, **kwargs)
 
     return call
-
-
-def _own_tensors(p: Any, net: Net) -> list[Any]:
-    return [getattr(p, name) for name in net._own_entries]
 
 
 def active_transforms(inputs: Any, own: Any) -> set[str]:

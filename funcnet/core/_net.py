@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Device: TypeAlias = "torch.device | str | None"
 
 
-@dataclass_transform(frozen_default=True)
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
 class Net:
     """An immutable, hashable record of hyperparameters and named parts, with a body.
 

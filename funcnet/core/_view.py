@@ -83,8 +83,10 @@ class View:
     @property
     def training(self) -> bool:
         """Whether the net at this place is in training mode."""
-        call, path = origin(self)
-        return call.train if isinstance(call.train, bool) else bool(call.train(path))
+        up = self._up
+        while type(up) is not Call:
+            up = up._up
+        return up.train if isinstance(up.train, bool) else bool(up.train(origin(self)[1]))
 
     @property
     def rng(self) -> Tensor | Stream:
@@ -116,18 +118,24 @@ def draws_at(view: View) -> Rng:
     Raises:
         RandomnessError: if the call has no ``rng``, or is over.
     """
-    call, path = origin(view)
-    who = where(view)
-    if call.rng is None:
-        raise RandomnessError(f"{who} draws random numbers and rng is None. {PASS_RNG}")
-    if call.closed:
+    up, path = view._up, view._name
+    while type(up) is not Call:
+        name = up._name
+        path, up = f"{name}.{path}" if name else path, up._up
+    rng = up.rng
+    if rng is None:
+        raise RandomnessError(f"{where(view)} draws random numbers and rng is None. {PASS_RNG}")
+    if up.closed:
         raise RandomnessError(
-            f"{who} draws after its call has ended, as when torch.utils.checkpoint runs a part again: the "
+            f"{where(view)} draws after its call has ended, as when torch.utils.checkpoint runs a part again: the "
             f"draws would differ from the first run. Checkpoint a function of (params, x, key) that calls the net."
         )
-    count = call.counts.get(path, 0)
-    call.counts[path] = count + 1
-    return at_path(call.rng, path, count)
+    if type(rng) is Stream:
+        return rng
+    counts = up.counts
+    count = counts.get(path, 0)
+    counts[path] = count + 1
+    return at_path(rng, path, count)
 
 
 PASS_RNG = "Pass rng=funcnet.random.key(0), or rng=0 for the draws of torch.manual_seed(0)."
@@ -143,7 +151,8 @@ def view_class(net: Net, made: dict[Net, type[View]]) -> type[View]:
     base = net.view_base()
     entries = {} if net.opaque() else net._own_entries
     children = {} if net.opaque() else net._children
-    bad = [name for name in (*entries, *children, *net._named_constants) if name in RESERVED or name.startswith("_")]
+    names = (*entries, *children, *net._named_constants)
+    bad = [name for name in names if name in RESERVED or (name.startswith("_") and not trusted(net))]
     if bad:
         raise ValueError(
             f"{type(net).__name__} has parts or fields named {bad}: nn.Module uses such names itself. Choose others."
@@ -216,12 +225,8 @@ def eager(net: Net) -> bool:
 
 def trusted(net: Net) -> bool:
     """Whether the body is funcnet's own: it draws from ``p`` only, and writes nothing in place."""
-    body = getattr(net, "forward", None)  # which may be that of another net
-    homes = (type(net).__module__, f"{getattr(body, '__module__', None)}.")
-    return homes[0].startswith(_OWN) or homes[1].startswith((*_OWN, "funcnet.parametrize."))
-
-
-_OWN = ("funcnet.layers.", "funcnet.combinators.")
+    ours = type(net).__module__.startswith(("funcnet.layers.", "funcnet.combinators.", "funcnet.parametrize."))
+    return ours and getattr(net, "_trusted", True)  # it may call a function, or be a body, that it was given
 
 
 def has(net: Net, kind: type) -> bool:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from funcnet._torch import under_vmap
+from funcnet._torch import private_backend, sync_batch_norm, under_vmap
 from funcnet.core import Buffer, Param
 from funcnet.layers._layer import Layer
 
@@ -26,29 +26,48 @@ class _BatchNorm(Layer):
     dtype: torch.dtype | None = None
     bias: bool = field(default=True, kw_only=True)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_eps(self)
+
     def parts(self) -> dict[str, Any]:
-        size, tracked = self.num_features, self.track_running_stats
-        return {
-            "weight": Param(size, 1.0) if self.affine else None,
-            "bias": Param(size, 0.0) if self.affine and self.bias else None,
-            "running_mean": Buffer(size, 0.0) if tracked else None,
-            "running_var": Buffer(size, 1.0) if tracked else None,
-            "num_batches_tracked": Buffer((), 0, dtype=torch.long) if tracked else None,
-        }
+        return tracked_parts(self)
 
     def expects(self) -> str:
         return f"input with {self.num_features} channels in axis 1"
 
 
+def check_eps(layer: Any) -> None:
+    """Refuse what no call could use."""
+    if layer.eps < 0:
+        raise ValueError(f"{type(layer).__name__}: eps is added to a variance and not negative, got {layer.eps}.")
+
+
+def tracked_parts(layer: Any) -> dict[str, Any]:
+    """The params and buffers of a layer that may scale, shift and keep statistics of its channels."""
+    size, tracked = layer.num_features, layer.track_running_stats
+    return {
+        "weight": Param(size, 1.0) if layer.affine else None,
+        "bias": Param(size, 0.0) if layer.affine and layer.bias else None,
+        "running_mean": Buffer(size, 0.0) if tracked else None,
+        "running_var": Buffer(size, 1.0) if tracked else None,
+        "num_batches_tracked": Buffer((), 0, dtype=torch.long) if tracked else None,
+    }
+
+
 def _batch_norm(p: Any, input: Tensor, *ranks: int) -> Tensor:
     if input.dim() not in ranks:
         raise ValueError(f"expected {' or '.join(f'{rank}D' for rank in ranks)} input (got {input.dim()}D input)")
+    return _normalised(p, input)
+
+
+def _normalised(p: Any, input: Tensor) -> Tensor:
     if p.running_mean is None:
         return F.batch_norm(input, None, None, p.weight, p.bias, True, p.momentum or 0.0, p.eps)
     if not p.training:
         return F.batch_norm(input, p.running_mean, p.running_var, p.weight, p.bias, False, p.momentum or 0.0, p.eps)
     p.num_batches_tracked = p.num_batches_tracked + 1
-    mean, var = _fresh(p.running_mean, input), _fresh(p.running_var, input)
+    mean, var = fresh(p.running_mean, input), fresh(p.running_var, input)
     if p.momentum is None and (torch.compiler.is_compiling() or under_vmap()):
         # The factor is a tensor here and the kernel takes a float, so the averages are rounded once more than there.
         batch_mean, batch_var = torch.zeros_like(mean), torch.zeros_like(var)
@@ -62,9 +81,11 @@ def _batch_norm(p: Any, input: Tensor, *ranks: int) -> Tensor:
     return y
 
 
-def _fresh(buffer: Tensor, input: Tensor) -> Tensor:
-    # A copy, as F.batch_norm writes to it; and batched wherever the input is, so that vmap lets it be written to.
-    return buffer + input.new_zeros((), dtype=buffer.dtype)
+def fresh(buffer: Tensor, input: Tensor) -> Tensor:
+    """A copy of a buffer for a kernel to write to."""
+    if under_vmap() or torch.compiler.is_compiling():  # batched wherever the input is, or vmap lets nothing be written
+        return buffer + input.new_zeros((), dtype=buffer.dtype)
+    return buffer.clone()
 
 
 class BatchNorm1d(_BatchNorm):
@@ -121,3 +142,69 @@ class BatchNorm3d(_BatchNorm):
     @staticmethod
     def forward(p: Any, input: Tensor) -> Tensor:
         return _batch_norm(p, input, 5)
+
+
+class SyncBatchNorm(Layer):
+    """:class:`BatchNorm1d` of any rank, which in training normalises over the batches of all processes.
+
+    It does so where ``torch.distributed`` is initialised, with inputs on a GPU; with one process, and in eval, it is
+    plain batch normalisation.
+
+    Args:
+        process_group: the processes that share statistics; None for all of them.
+        num_features, eps, momentum, affine, track_running_stats, device, dtype, bias: as for :class:`BatchNorm1d`.
+
+    Shape:  input (N, C, *) -> y of the same shape.
+    Raises: ShapeError for fewer axes or no channels, and, between processes, for an input that is not on a GPU.
+    Source: torch.nn.functional.batch_norm; between processes the function beneath torch.nn.SyncBatchNorm.
+
+    >>> bn = SyncBatchNorm(3)
+    >>> bn.apply(*bn.init(0), torch.ones(4, 3, 2, 2), train=True)[1]["running_mean"]
+    tensor([0.1000, 0.1000, 0.1000])
+    """
+
+    num_features: int
+    eps: float = 1e-5
+    momentum: float | None = 0.1
+    affine: bool = True
+    track_running_stats: bool = True
+    process_group: Any = None
+    device: Any = None
+    dtype: torch.dtype | None = None
+    bias: bool = field(default=True, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_eps(self)
+
+    def parts(self) -> dict[str, Any]:
+        return tracked_parts(self)
+
+    def expects(self) -> str:
+        return f"input (N, {self.num_features}, *)"
+
+    @staticmethod
+    def forward(p: Any, input: Tensor) -> Tensor:
+        if input.dim() < 2:
+            raise ValueError(f"expected at least 2D input (got {input.dim()}D input)")
+        if input.size(1) == 0:
+            raise ValueError("expected at least one channel")
+        if not (p.training and torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return _normalised(p, input)
+        if input.device.type not in ("cuda", "hpu", "xpu", private_backend()):
+            raise ValueError(f"between processes expected input on a GPU, got it on {input.device}")
+        group = p.process_group or torch.distributed.group.WORLD
+        count = torch.distributed.get_world_size(group)
+        return _normalised(p, input) if count == 1 else _synchronised(p, input, group, count)
+
+
+def _synchronised(p: Any, input: Tensor, group: Any, count: int) -> Tensor:
+    mean, var, momentum = p.running_mean, p.running_var, p.momentum or 0.0
+    if mean is not None:
+        p.num_batches_tracked = p.num_batches_tracked + 1
+        mean, var = mean.clone(), var.clone()
+        momentum = 1.0 / float(p.num_batches_tracked) if p.momentum is None else momentum
+    y = sync_batch_norm(input, p.weight, p.bias, mean, var, p.eps, momentum, group, count)
+    if mean is not None:
+        p.running_mean, p.running_var = mean, var
+    return y

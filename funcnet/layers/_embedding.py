@@ -26,7 +26,7 @@ class Embedding(Layer):
             to its weight; here the result and the gradient are the same and ``params`` stay as they are.
         norm_type: the p of that norm.
         scale_grad_by_freq: divide gradients by how often an index occurs in ``input``.
-        sparse: make the gradient of the weight a sparse tensor.
+        sparse: make the gradient of the weight a sparse tensor; under vmap it is dense.
         device, dtype: what :meth:`init` uses unless told otherwise.
 
     Params: weight (V, E).  Buffers: none.  Draws: none at apply.
@@ -50,10 +50,7 @@ class Embedding(Layer):
     dtype: torch.dtype | None = None
 
     def parts(self) -> dict[str, Any]:
-        scheme = init.normal()
-        if self.padding_idx is not None:
-            scheme = init.Scheme(_normal_but_one_row, (("row", self.padding_idx),))
-        return {"weight": Param((self.num_embeddings, self.embedding_dim), scheme)}
+        return {"weight": Param((self.num_embeddings, self.embedding_dim), normal_but_one_row(self.padding_idx))}
 
     def expects(self) -> str:
         return f"input of ints in [0, {self.num_embeddings})"
@@ -62,11 +59,12 @@ class Embedding(Layer):
     def forward(p: Any, input: Tensor) -> Tensor:
         weight = p.weight
         if p.max_norm is not None:
-            weight = _shortened(p, weight, input)
-        return F.embedding(input, weight, p.padding_idx, None, p.norm_type, p.scale_grad_by_freq, p.sparse)
+            weight = shortened(p, weight, input)
+        sparse = p.sparse and not under_vmap()  # which has no rule for making sparse tensors
+        return F.embedding(input, weight, p.padding_idx, None, p.norm_type, p.scale_grad_by_freq, sparse)
 
 
-def _shortened(p: Any, weight: Tensor, input: Tensor) -> Tensor:
+def shortened(p: Any, weight: Tensor, input: Tensor) -> Tensor:
     """The weight with looked-up rows at most ``max_norm`` long; its gradient is the weight's, as in the module."""
     if under_vmap():  # the in-place kernel has no batching rule
         norms = weight.detach().norm(p.norm_type, dim=1, keepdim=True)
@@ -76,6 +74,11 @@ def _shortened(p: Any, weight: Tensor, input: Tensor) -> Tensor:
     with torch.no_grad():
         torch.embedding_renorm_(weight.detach(), input.contiguous(), p.max_norm, p.norm_type)
     return weight
+
+
+def normal_but_one_row(row: int | None) -> init.Scheme:
+    """Numbers from the normal distribution, but for one row of zeros."""
+    return init.normal() if row is None else init.Scheme(_normal_but_one_row, (("row", row),))
 
 
 def _normal_but_one_row(draw: Draw, row: int) -> Tensor:

@@ -42,7 +42,7 @@ class Layer(Net):
             object.__setattr__(self, name, value)
 
     def as_module(self) -> nn.Module:
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.init}
         impl = fields.pop("impl", None)
         if impl not in (None, "fused", "composed"):
             raise ValueError(f"{type(self).__name__}: impl is 'fused' or 'composed', got {impl!r}.")
@@ -50,7 +50,8 @@ class Layer(Net):
             fields["device"] = "meta"
         takes = inspect.signature(self.twin).parameters
         # an argument that only a newer torch has (bias of BatchNorm) is left out where it says nothing
-        module = self.twin(**{name: value for name, value in fields.items() if name in takes or value is not True})
+        known = set(fields) if "kwargs" in takes else set(takes)
+        module = self.twin(**{name: value for name, value in fields.items() if name in known or value is not True})
         if impl == "composed":
             module._funcnet_impl = impl
         return module

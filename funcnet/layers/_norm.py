@@ -94,3 +94,38 @@ class GroupNorm(Layer):
     @staticmethod
     def forward(p: Any, input: Tensor) -> Tensor:
         return F.group_norm(input, p.num_groups, p.weight, p.bias, p.eps)
+
+
+class RMSNorm(Layer):
+    """Divide by the root of the mean square over the last axes, then scale.
+
+    Args:
+        normalized_shape: sizes S of the axes normalised over; an int for one.
+        eps: added to the mean square; None for the smallest step of the dtype.
+        elementwise_affine: when false, ``params`` has no entries.
+        device, dtype: what :meth:`init` uses unless told otherwise.
+
+    Params: weight S.  Buffers: none.  Draws: none.
+    Shape:  x (*, S) -> y of the same shape.
+    Source: torch.nn.functional.rms_norm.
+
+    >>> norm = RMSNorm(2)
+    >>> norm(norm.init(0)[0], torch.tensor([3.0, -4.0]))
+    tensor([ 0.8485, -1.1314])
+    """
+
+    normalized_shape: int | tuple[int, ...]
+    eps: float | None = None
+    elementwise_affine: bool = True
+    device: Any = None
+    dtype: torch.dtype | None = None
+
+    def parts(self) -> dict[str, Any]:
+        return {"weight": Param(self.normalized_shape, 1.0) if self.elementwise_affine else None}
+
+    def expects(self) -> str:
+        return f"x (*, {', '.join(map(str, self.normalized_shape))})"  # type: ignore[arg-type]
+
+    @staticmethod
+    def forward(p: Any, x: Tensor) -> Tensor:
+        return F.rms_norm(x, p.normalized_shape, p.weight, p.eps)

@@ -15,7 +15,7 @@ from funcnet.combinators import ModuleDict
 from funcnet.combinators._views import SequenceView
 from funcnet.core import Buffer, Net, Param, View
 from funcnet.core._entries import exact_dtype
-from funcnet.core._view import has
+from funcnet.core._view import has, trusted
 from funcnet.layers import Layer
 from funcnet.parametrize._first_values import Registered, right_inverse
 from funcnet.parametrize._twins import attach, list_module
@@ -114,6 +114,10 @@ class Parametrized(Net):
     def forward(self) -> Callable[..., Any]:
         """The body of ``base``."""
         return self.base.forward
+
+    @property
+    def _trusted(self) -> bool:
+        return trusted(self.base)
 
     def title(self) -> str:
         return f"Parametrized{self.base.title()}"

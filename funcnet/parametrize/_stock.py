@@ -13,7 +13,7 @@ from funcnet._torch import (
     OrthogonalModule,
     SpectralNormModule,
     WeightNormModule,
-    in_forward_mode,
+    beyond_backward,
     under_vmap,
 )
 from funcnet.core import Buffer, Net, View, draws_at
@@ -56,7 +56,7 @@ class WeightNorm(Stock):
 
     @staticmethod
     def forward(p: Any, weight_g: Tensor, weight_v: Tensor) -> Tensor:
-        if torch.compiler.is_compiling() or under_vmap() or in_forward_mode():  # the kernel has a backward formula only
+        if beyond_backward():  # the kernel has a formula for that only
             return weight_v * (weight_g / _length(weight_v, p.dim))
         return torch._weight_norm(weight_v, weight_g, p.dim)
 

@@ -5,6 +5,9 @@ Axes: N batch, C channel, * the rest.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -40,13 +43,68 @@ def feature_dropout(input: Tensor, p: float = 0.5, training: bool = True, *, rng
 
     Source: at::native::_feature_dropout.
     """
+    return _drop(input, p, training, rng, *_of_channels(input))
+
+
+def alpha_dropout(input: Tensor, p: float = 0.5, training: bool = True, *, rng: Rng | None) -> Tensor:
+    """Set elements to SELU's lower limit with probability ``p``, then scale and shift all to keep mean and variance.
+
+    Args:
+        input: any shape; mean 0 and variance 1 are what stays as it is.
+        p, training, rng: as in :func:`dropout`; ``p`` is the probability that an element is replaced.
+
+    Source: at::native::_alpha_dropout.
+
+    >>> from funcnet.random import key
+    >>> len(set(alpha_dropout(torch.zeros(100), 0.5, rng=key(0)).tolist()))
+    2
+    """
+    return _drop(input, p, training, rng, input.shape, None, _alpha_scaled)
+
+
+def feature_alpha_dropout(input: Tensor, p: float = 0.5, training: bool = True, *, rng: Rng | None) -> Tensor:
+    """:func:`alpha_dropout` of whole channels, ``input[n, c]``.
+
+    Args:
+        input: shape (N, C, *).
+        p, training, rng: as in :func:`alpha_dropout`.
+
+    Source: at::native::_feature_alpha_dropout.
+    """
+    return _drop(input, p, training, rng, *_of_channels(input), _alpha_scaled)
+
+
+def _of_channels(input: Tensor) -> tuple[Shape, Shape]:
     if input.dim() < 2:
         raise RuntimeError(f"feature dropout takes inputs of at least 2 dimensions, got {input.dim()}.")
     size = (*input.shape[:2], *(1 for _ in input.shape[2:]))
-    return _drop(input, p, training, rng, size, contiguous_stride(size))
+    return size, contiguous_stride(size)
 
 
-def _drop(input: Tensor, p: float, training: bool, rng: Rng | None, size: Shape, stride: Shape | None) -> Tensor:
+def _scaled(input: Tensor, keep: Tensor, p: float) -> Tensor:
+    return input * keep.div_(1 - p)
+
+
+def _alpha_scaled(input: Tensor, keep: Tensor, p: float) -> Tensor:
+    # torch's numbers in torch's order: any other gives other bits
+    scale = 1 / math.sqrt((_ALPHA * _ALPHA * p + 1) * (1 - p))
+    shift = (keep - 1).mul_(_ALPHA * scale).add_(_ALPHA * scale * p)
+    return (input * keep.mul_(scale)).add_(shift)
+
+
+_ALPHA = 1.7580993408473766
+"""Minus the lower limit of SELU."""
+
+
+def _drop(
+    input: Tensor,
+    p: float,
+    training: bool,
+    rng: Rng | None,
+    size: Shape,
+    stride: Shape | None,
+    applied: Callable[[Tensor, Tensor, float], Tensor] = _scaled,
+) -> Tensor:
     if not 0.0 <= p <= 1.0:
         raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}")
     if not training or p == 0 or input.numel() == 0:
@@ -57,4 +115,4 @@ def _drop(input: Tensor, p: float, training: bool, rng: Rng | None, size: Shape,
         return input * input.new_zeros(())
     if stride is None:  # that of torch's own mask: dense, also where the input is expanded
         stride = torch.empty_like(input).stride()
-    return input * filled(rng, size, stride, "bernoulli", (1 - p,), input.dtype, input.device).div_(1 - p)
+    return applied(input, filled(rng, size, stride, "bernoulli", (1 - p,), input.dtype, input.device), p)

@@ -30,5 +30,6 @@ def test_a_class_of_torch_has_a_net_of_its_name(name):
 
 def test_every_layer_has_a_case():
     covered = {type(module) for case in CASES for module in case.module().modules()}
-    missing = [twin.__name__ for twin, net in COUNTERPARTS.items() if twin not in covered and not net.is_lazy()]
+    base = {twin for twin in COUNTERPARTS if twin.forward is nn.Module.forward}  # which compute nothing
+    missing = [twin.__name__ for twin, net in COUNTERPARTS.items() if twin not in covered | base and not net.is_lazy()]
     assert not missing

@@ -59,7 +59,8 @@ def test_a_net_gives_the_bits_of_the_module(info, train):
             continue
         count += 1
         args, kwargs = sample.forward_input.args, sample.forward_input.kwargs
-        module = info.module_cls(*sample.constructor_input.args, **sample.constructor_input.kwargs).train(train)
+        module = info.module_cls(*sample.constructor_input.args, **sample.constructor_input.kwargs)
+        module = module.to(torch.float32).train(train)  # some samples hold doubles
         if isinstance(module, LazyModuleMixin):
             with torch.no_grad():
                 module(*fresh(args), **fresh(kwargs))  # which gives it its shapes

@@ -1,0 +1,165 @@
+"""Max pooling over windows at drawn places, to any fraction of the size. Axes: N batch, C channel, D H W space."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from funcnet._torch import under_vmap
+from funcnet.core import Buffer, draws_at
+from funcnet.layers._layer import Layer
+from funcnet.layers._sizes import Size, check_sizes, windows
+from funcnet.random import uniform
+
+Numbers = tuple[tuple[tuple[float, ...], ...], ...]
+
+
+class _FractionalMaxPool(Layer):
+    axes: ClassVar[int]
+
+    kernel_size: Size
+    output_size: Size = None
+    output_ratio: float | tuple[float, ...] | None = None
+    return_indices: bool = False
+    _random_samples: Numbers | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self._random_samples, Tensor):
+            raise TypeError(
+                f"{type(self).__name__}: a net holds no tensor. Pass _random_samples as nested tuples of numbers: "
+                f"(N, C, {self.axes}) of them."
+            )
+        object.__setattr__(self, "_random_samples", _frozen(self._random_samples))
+        super().__post_init__()
+        check_sizes(self, self.axes, "kernel_size", "output_size")
+
+    def as_module(self) -> nn.Module:
+        samples = self._random_samples
+        # with its numbers on the CPU, wherever the module is made: they are all that a module knows of them
+        given = None if samples is None else torch.tensor(samples, dtype=torch.float64, device="cpu")
+        return self.twin(self.kernel_size, self.output_size, self.output_ratio, self.return_indices, given)
+
+    @classmethod
+    def read(cls, module: nn.Module) -> dict[str, Any]:
+        fields = super().read(module)
+        if isinstance(module._random_samples, Tensor):
+            fields["_random_samples"] = _frozen(module._random_samples.tolist())
+        return fields
+
+    def parts(self) -> dict[str, Any]:
+        samples: Any = self._random_samples
+        shape = None if samples is None else torch.tensor(samples, device="cpu").shape
+        return {"_random_samples": None if shape is None else Buffer(shape, samples)}
+
+    def draws(self, training: bool) -> bool:
+        return self._random_samples is None
+
+    def expects(self) -> str:
+        return windows("C", self.axes)
+
+
+def _frozen(numbers: Any) -> Any:
+    return tuple(map(_frozen, numbers)) if isinstance(numbers, (list, tuple)) else numbers
+
+
+def _pool(pool: Callable[..., tuple[Tensor, Tensor]], p: Any, input: Tensor, places: tuple[int, ...]) -> Any:
+    axes = len(places)
+    if input.dim() not in (axes + 1, axes + 2):
+        raise ValueError(f"expected {axes + 1}D or {axes + 2}D input (got {input.dim()}D input)")
+    size = p.output_size
+    if size is None:
+        size = tuple(int(input.size(axis - axes) * p.output_ratio[axis]) for axis in range(axes))
+    samples = p._random_samples
+    if samples is None:
+        examples = 1 if input.dim() == axes + 1 else input.size(0)
+        shape = (examples, input.size(-axes - 1), axes)
+        samples = uniform(draws_at(p), shape, dtype=input.dtype, device=input.device)
+    if under_vmap():
+        y, indices = _gathered(input, p.kernel_size, size, samples, places)
+    else:
+        y, indices = pool(input, p.kernel_size, size, _random_samples=samples)
+    return (y, indices) if p.return_indices else y
+
+
+def _gathered(
+    input: Tensor, kernel: tuple[int, ...], size: tuple[int, ...], samples: Tensor, places: tuple[int, ...]
+) -> tuple[Tensor, Tensor]:
+    """The same by gathering every window: the kernel has no batching rule."""
+    axes = len(places)
+    if samples.shape[0] != (1 if input.dim() == axes + 1 else input.shape[0]):
+        raise ValueError(f"expected _random_samples for as many examples as input has, got {tuple(samples.shape)}")
+    at = torch.zeros((1,) * (2 * axes + 2), dtype=torch.int64, device=input.device)
+    for axis, place in enumerate(places):
+        length = input.shape[axis - axes]
+        starts = _starts(samples[..., place], length, kernel[axis], size[axis])
+        within = starts.unsqueeze(-1) + torch.arange(kernel[axis], device=input.device)  # (N, C, out, k)
+        shape = [1] * (2 * axes)
+        shape[axis], shape[axes + axis] = size[axis], kernel[axis]
+        at = at * length + within.reshape(*within.shape[:2], *shape)
+    at = at.flatten(2 + axes).flatten(2, 1 + axes)  # (N, C, outputs, elements of a window)
+    batched = input.flatten(-axes) if input.dim() == axes + 2 else input.flatten(-axes).unsqueeze(0)
+    at = at.expand(*batched.shape[:2], *at.shape[2:])
+    y, best = batched.gather(-1, at.flatten(2)).unflatten(-1, at.shape[2:]).max(-1)
+    indices = at.gather(-1, best.unsqueeze(-1)).squeeze(-1)
+    y, indices = y.unflatten(-1, size), indices.unflatten(-1, size)
+    return (y, indices) if input.dim() == axes + 2 else (y.squeeze(0), indices.squeeze(0))
+
+
+def _starts(sample: Tensor, length: int, kernel: int, count: int) -> Tensor:
+    """Where ``count`` windows begin, one more axis than ``sample``; the last ends where the axis does."""
+    if length < kernel + count - 1:
+        raise ValueError(f"an axis of {length} elements has no {count} windows of {kernel}")
+    step = torch.tensor(length - kernel, dtype=sample.dtype, device=sample.device) / max(count - 1, 1)
+    nth = torch.arange(max(count - 1, 0), dtype=sample.dtype, device=sample.device)
+    moved = ((nth + sample.unsqueeze(-1)) * step).long() - (sample.unsqueeze(-1) * step).long()
+    last = sample.new_full((*sample.shape, 1), length - kernel, dtype=torch.int64)
+    return torch.cat([moved, last], -1)
+
+
+class FractionalMaxPool2d(_FractionalMaxPool):
+    """Largest values of windows whose places are drawn, so that any size of output can be had.
+
+    Draws in eval mode too, as the module does: call it with ``net.apply(params, buffers, x, rng=key)``.
+
+    Args:
+        kernel_size: size of the windows, in elements.
+        output_size: size of the output; or
+        output_ratio: the same as a fraction of the input, in (0, 1).
+        return_indices: return ``(y, indices)``, the position of each largest value.
+        _random_samples: numbers in [0, 1) to use instead of draws, as nested tuples (N, C, 2); they are the first
+            values of the buffer of that name.
+
+    Params: none.  Buffers: none, or _random_samples (N, C, 2).  Draws: one number for each axis of each channel.
+    Shape:  input (N, C, H, W) or (C, H, W) -> y (N, C, H', W').
+    Raises: ValueError unless one of size and ratio is given; ShapeError if the input is too small.
+    Source: torch.nn.functional.fractional_max_pool2d_with_indices.
+
+    >>> pool = FractionalMaxPool2d(2, output_ratio=0.7)
+    >>> pool.apply({}, {}, torch.ones(1, 10, 10), rng=0)[0].shape
+    torch.Size([1, 7, 7])
+    """
+
+    axes = 2
+
+    @staticmethod
+    def forward(p: Any, input: Tensor) -> Any:
+        return _pool(F.fractional_max_pool2d_with_indices, p, input, (1, 0))
+
+
+class FractionalMaxPool3d(_FractionalMaxPool):
+    """See :class:`FractionalMaxPool2d`. Shape: input (N, C, D, H, W). Source: F.fractional_max_pool3d_with_indices.
+
+    >>> pool = FractionalMaxPool3d(2, output_size=(2, 3, 4))
+    >>> pool.apply({}, {}, torch.ones(1, 6, 6, 6), rng=0)[0].shape
+    torch.Size([1, 2, 3, 4])
+    """
+
+    axes = 3
+
+    @staticmethod
+    def forward(p: Any, input: Tensor) -> Any:
+        return _pool(F.fractional_max_pool3d_with_indices, p, input, (0, 1, 2))

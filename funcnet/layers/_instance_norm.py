@@ -1,0 +1,125 @@
+"""Normalisation of each channel of each example. Axes: N batch, C channel, L D H W space."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import field
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from funcnet.layers._batch_norm import fresh, tracked_parts
+from funcnet.layers._layer import Layer
+from funcnet.layers._sizes import windows
+
+
+class _InstanceNorm(Layer):
+    """What the three have in common; each says how many axes of space it has."""
+
+    axes: ClassVar[int]
+
+    num_features: int
+    eps: float = 1e-5
+    momentum: float | None = 0.1
+    affine: bool = False
+    track_running_stats: bool = False
+    device: Any = None
+    dtype: torch.dtype | None = None
+    bias: bool = field(default=True, kw_only=True)
+
+    def parts(self) -> dict[str, Any]:
+        return tracked_parts(self)
+
+    def expects(self) -> str:
+        return windows(self.num_features, self.axes)
+
+
+def _instance_norm(p: Any, input: Tensor, axes: int) -> Tensor:
+    rank = input.dim()
+    if rank not in (axes + 1, axes + 2):
+        raise ValueError(f"expected {axes + 1}D or {axes + 2}D input (got {rank}D input)")
+    channels = input.size(rank - axes - 1)
+    if channels != p.num_features:
+        if p.affine:
+            raise ValueError(f"expected {p.num_features} channels in axis {rank - axes - 1}, got {channels}")
+        warnings.warn(
+            f"InstanceNorm{axes}d was made for {p.num_features} channels and got {channels}, which makes no difference "
+            f"without affine.",
+            stacklevel=3,
+        )
+    if rank == axes + 1:
+        return _normalised(p, input.unsqueeze(0)).squeeze(0)
+    return _normalised(p, input)
+
+
+def _normalised(p: Any, input: Tensor) -> Tensor:
+    mean, var, momentum = p.running_mean, p.running_var, p.momentum or 0.0
+    if mean is None or not p.training:
+        return F.instance_norm(input, mean, var, p.weight, p.bias, mean is None, momentum, p.eps)
+    mean, var = fresh(mean, input), fresh(var, input)
+    y = F.instance_norm(input, mean, var, p.weight, p.bias, True, momentum, p.eps)
+    p.running_mean, p.running_var = mean, var  # num_batches_tracked stays as it is, in the module too
+    return y
+
+
+class InstanceNorm1d(_InstanceNorm):
+    """Normalise each channel of each example over space, then scale and shift.
+
+    Args:
+        num_features: size C; of no effect unless ``affine`` or ``track_running_stats``.
+        eps: added to the variance.
+        momentum: weight of the new value, ``new = (1 - m) * old + m * mean over the batch``; None for 0.
+        affine: whether ``params`` has ``weight`` and ``bias``.
+        track_running_stats: whether ``buffers`` has running statistics, which eval normalises by.
+        device, dtype: what :meth:`init` uses unless told otherwise.
+        bias: when false, ``params`` has no ``bias`` entry.
+
+    Params: none, or weight (C,), bias (C,).  Draws: none.
+    Buffers: none, or running_mean (C,), running_var (C,), num_batches_tracked (); training replaces the first two.
+    Shape:  input (N, C, L) or (C, L) -> y of the same shape.
+    Raises: ShapeError for another rank, for a single element of space in training, and with affine for other channels.
+    Source: torch.nn.functional.instance_norm.
+
+    >>> norm = InstanceNorm1d(1)
+    >>> norm({}, torch.tensor([[1.0, 2.0, 3.0]]))
+    tensor([[-1.2247,  0.0000,  1.2247]])
+    """
+
+    axes = 1
+
+    @staticmethod
+    def forward(p: Any, input: Tensor) -> Tensor:
+        return _instance_norm(p, input, 1)
+
+
+class InstanceNorm2d(_InstanceNorm):
+    """See :class:`InstanceNorm1d`. Shape: input (N, C, H, W) or (C, H, W).
+
+    >>> norm = InstanceNorm2d(3, affine=True)
+    >>> norm(norm.init(0)[0], torch.ones(4, 3, 2, 2)).shape
+    torch.Size([4, 3, 2, 2])
+    """
+
+    axes = 2
+
+    @staticmethod
+    def forward(p: Any, input: Tensor) -> Tensor:
+        return _instance_norm(p, input, 2)
+
+
+class InstanceNorm3d(_InstanceNorm):
+    """See :class:`InstanceNorm1d`. Shape: input (N, C, D, H, W) or (C, D, H, W).
+
+    >>> norm = InstanceNorm3d(3, track_running_stats=True)
+    >>> y, new = norm.apply(*norm.init(0), torch.ones(4, 3, 2, 2, 2), train=True)
+    >>> new["running_mean"]
+    tensor([0.1000, 0.1000, 0.1000])
+    """
+
+    axes = 3
+
+    @staticmethod
+    def forward(p: Any, input: Tensor) -> Tensor:
+        return _instance_norm(p, input, 3)

@@ -1,0 +1,98 @@
+"""The way back from max pooling, without params or buffers. Axes: N batch, C channel, L D H W space."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from funcnet._torch import under_vmap, unpool_output_size
+from funcnet.layers._layer import Layer
+from funcnet.layers._sizes import Size, check_sizes, windows
+
+
+class _MaxUnpool(Layer):
+    axes: ClassVar[int]
+
+    kernel_size: Size
+    stride: Size = None
+    padding: Size = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_sizes(self, self.axes, "kernel_size", "stride")
+        check_sizes(self, self.axes, "padding", least=0)
+
+    def expects(self) -> str:
+        return f"{windows('C', self.axes)} and indices of the same shape, as pooling returned them"
+
+
+def _unpool(
+    unpool: Callable[..., Tensor], p: Any, input: Tensor, indices: Tensor, output_size: Sequence[int] | None
+) -> Tensor:
+    if not under_vmap():
+        return unpool(input, indices, p.kernel_size, p.stride, p.padding, output_size)
+    # the kernel has no batching rule: torch would loop over the examples
+    if input.shape != indices.shape:
+        raise ValueError(f"indices have the shape of input, {tuple(input.shape)}, got {tuple(indices.shape)}")
+    size = unpool_output_size(input, p.kernel_size, p.stride, p.padding, output_size)
+    axes = len(p.kernel_size)
+    flat = input.new_zeros((*input.shape[:-axes], math.prod(size)))
+    return flat.scatter(-1, indices.flatten(-axes), input.flatten(-axes)).unflatten(-1, tuple(size))
+
+
+class MaxUnpool1d(_MaxUnpool):
+    """Puts values back to where max pooling took them from, between zeros.
+
+    Args:
+        kernel_size, stride, padding: those of the pooling, in elements.
+
+    Shape:  input (N, C, L) or (C, L), indices of the same shape -> y (N, C, L'). Several sizes are pooled to the same
+        one, so ``output_size`` may say which it was: the last axes of it, or all axes.
+    Raises: ShapeError for an index outside the output, or a size that pooling does not bring to that of ``input``.
+    Source: torch.nn.functional.max_unpool1d.
+
+    >>> import torch
+    >>> MaxUnpool1d(2)({}, torch.tensor([[3.0, 2.0]]), torch.tensor([[1, 2]]))
+    tensor([[0., 3., 2., 0.]])
+    """
+
+    axes = 1
+
+    @staticmethod
+    def forward(p: Any, input: Tensor, indices: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        return _unpool(F.max_unpool1d, p, input, indices, output_size)
+
+
+class MaxUnpool2d(_MaxUnpool):
+    """See :class:`MaxUnpool1d`. Shape: input and indices (N, C, H, W). Source: F.max_unpool2d.
+
+    >>> import torch
+    >>> MaxUnpool2d(2)({}, torch.ones(1, 1, 1), torch.tensor([[[3]]]))
+    tensor([[[0., 0.],
+             [0., 1.]]])
+    """
+
+    axes = 2
+
+    @staticmethod
+    def forward(p: Any, input: Tensor, indices: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        return _unpool(F.max_unpool2d, p, input, indices, output_size)
+
+
+class MaxUnpool3d(_MaxUnpool):
+    """See :class:`MaxUnpool1d`. Shape: input and indices (N, C, D, H, W). Source: F.max_unpool3d.
+
+    >>> import torch
+    >>> MaxUnpool3d(2)({}, torch.ones(1, 1, 1, 1), torch.tensor([[[[3]]]])).shape
+    torch.Size([1, 2, 2, 2])
+    """
+
+    axes = 3
+
+    @staticmethod
+    def forward(p: Any, input: Tensor, indices: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        return _unpool(F.max_unpool3d, p, input, indices, output_size)

@@ -141,8 +141,17 @@ class Parametrized(Net):
         return self.base.expects()
 
     def view_base(self) -> type[View]:
-        computed = {name: property(_reader(name), _refusal(name)) for name, _ in self.lists}
+        computed = {name: property(_reader(name, self._looks(name)), _refusal(name)) for name, _ in self.lists}
         return type("ParametrizedView", (self.base.view_base(),), {"__slots__": (), **computed})
+
+    def _looks(self, name: str) -> int:
+        """How often the module looks at a computed tensor in a call; told only where that leaves traces in buffers."""
+        computed = dict(self.lists)
+        if getattr(self.base, "twin", None) not in _RECURRENT or not has(computed[name], Buffer):
+            return 1
+        # It looks whether a weight is there and whether it is another one than before, until the first that is; as
+        # then one is, it gathers all, and again looks first whether each is there.
+        return 4 if name == next(name for name in self.base._own_entries if name in computed) else 2
 
     def as_module(self) -> nn.Module:
         module = self.base.as_module()
@@ -171,8 +180,13 @@ class Parametrized(Net):
         yield from made.items()
 
 
-def _reader(name: str) -> Callable[[View], Tensor]:
+_RECURRENT = (nn.RNN, nn.LSTM, nn.GRU)
+
+
+def _reader(name: str, looks: int) -> Callable[[View], Tensor]:
     def _read(view: View) -> Tensor:
+        for _ in range(looks - 1):
+            getattr(view.parametrizations, name)()
         return getattr(view.parametrizations, name)()
 
     return _read

@@ -45,8 +45,8 @@ def spectral_norm(
     """Divide a tensor by its largest singular value.
 
     The value is estimated by power iteration: each call in training mode makes ``n_power_iterations`` steps and returns
-    the new estimates of the singular vectors as buffers. That is so for each read of the tensor, of which a body of
-    funcnet makes one in a call; torch's modules too, but for recurrent ones (four) and MultiheadAttention (three).
+    the new estimates of the singular vectors as buffers. (A recurrent layer makes four times as many, or twice for all
+    but its first such weight, since torch's module looks at its weights that often.)
 
     Args:
         net: a net that declares the tensor.

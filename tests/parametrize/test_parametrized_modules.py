@@ -157,6 +157,14 @@ def test_a_layer_whose_buffers_are_computed_is_wrapped():
     assert isinstance(assert_equal_both_ways(module, X), fn.Wrapped)
 
 
+@pytest.mark.parametrize("name", NORMS)
+def test_recurrent_weights_are_looked_at_as_often_as_by_the_module(name):
+    module = getattr(parametrizations, name)(nn.LSTM(5, 4), "weight_hh_l0")
+    assert not isinstance(
+        assert_equal_both_ways(getattr(parametrizations, name)(module, "weight_ih_l0"), X), fn.Wrapped
+    )
+
+
 def test_shared_and_tied_modules_stay_so():
     layer = parametrizations.spectral_norm(nn.Linear(5, 5))
     other = parametrizations.weight_norm(nn.Linear(5, 5))
@@ -178,11 +186,7 @@ def test_module_and_net_of_double_precision_and_of_complex_numbers():
             assert_identical(made, (params_of(twin), buffers_of(twin)))
 
 
-# Recurrent modules compare each weight with the one of the call before, which takes four looks at it.
-READ_OFTEN = (nn.RNNBase,)
-
-
-@axes(case=[case for case in LAYER_CASES if not isinstance(case.module(), READ_OFTEN)])
+@axes(case=LAYER_CASES)
 def test_a_body_looks_at_each_tensor_as_often_as_the_module(case):
     module = case.module()
     for name in list(module._parameters):

@@ -126,6 +126,7 @@ from funcnet.layers import MaxUnpool2d as MaxUnpool2d
 from funcnet.layers import MaxUnpool3d as MaxUnpool3d
 from funcnet.layers import Mish as Mish
 from funcnet.layers import MSELoss as MSELoss
+from funcnet.layers import MultiheadAttention as MultiheadAttention
 from funcnet.layers import MultiLabelMarginLoss as MultiLabelMarginLoss
 from funcnet.layers import MultiLabelSoftMarginLoss as MultiLabelSoftMarginLoss
 from funcnet.layers import MultiMarginLoss as MultiMarginLoss
@@ -163,6 +164,11 @@ from funcnet.layers import SyncBatchNorm as SyncBatchNorm
 from funcnet.layers import Tanh as Tanh
 from funcnet.layers import Tanhshrink as Tanhshrink
 from funcnet.layers import Threshold as Threshold
+from funcnet.layers import Transformer as Transformer
+from funcnet.layers import TransformerDecoder as TransformerDecoder
+from funcnet.layers import TransformerDecoderLayer as TransformerDecoderLayer
+from funcnet.layers import TransformerEncoder as TransformerEncoder
+from funcnet.layers import TransformerEncoderLayer as TransformerEncoderLayer
 from funcnet.layers import TripletMarginLoss as TripletMarginLoss
 from funcnet.layers import TripletMarginWithDistanceLoss as TripletMarginWithDistanceLoss
 from funcnet.layers import Unflatten as Unflatten

@@ -98,6 +98,32 @@ def forward_mode() -> bool:
     return torch.autograd.forward_ad._current_level >= 0
 
 
+def beyond_one_gradient() -> bool:
+    """Whether the caller runs inside torch.func transforms other than a single gradient."""
+    if torch._C._functorch.peek_interpreter_stack() is None:
+        return False
+    if torch.compiler.is_compiling():
+        return True  # Dynamo shows that there is a transform, not which
+    kinds = [level.key() for level in retrieve_all_functorch_interpreters()]
+    return kinds != [TransformType.Grad]
+
+
+check_attention_shapes = torch.nn.functional._mha_shape_check  # type: ignore[attr-defined]
+"""Refuses wrong ranks of (query, key, value, key_padding_mask, attn_mask, num_heads); whether they are batched."""
+
+canonical_mask = torch.nn.functional._canonical_mask
+"""A mask as floats to be added to scores: a bool one becomes 0 and -inf."""
+
+none_or_dtype = torch.nn.functional._none_or_dtype
+"""The dtype of a tensor or None."""
+
+detect_causal = torch.nn.modules.transformer._detect_is_causal_mask
+"""Whether a mask hides exactly what comes later: ``(mask, hint, size)``; a hint that is not None is believed."""
+
+safe_softmax = torch.ops.aten._safe_softmax.default
+"""Softmax that gives zeros, not NaN, where every score is -inf; torch._safe_softmax stops the compiler."""
+
+
 def lazy_shapes(module: torch.nn.Module, *inputs: torch.Tensor) -> type[torch.nn.Module]:
     """Give a lazy module on the meta device the shapes that fit its inputs; the class it then is."""
     module.initialize_parameters(*inputs)  # type: ignore[operator]

@@ -226,7 +226,7 @@ def eager(net: Net) -> bool:
 def trusted(net: Net) -> bool:
     """Whether the body is funcnet's own: it draws from ``p`` only, and writes nothing in place."""
     ours = type(net).__module__.startswith(("funcnet.layers.", "funcnet.combinators.", "funcnet.parametrize."))
-    return ours and getattr(net, "_trusted", True)  # it may call a function, or be a body, that it was given
+    return ours and not net.foreign()
 
 
 def has(net: Net, kind: type) -> bool:

@@ -24,6 +24,8 @@ from funcnet.layers._adaptive_pool import AdaptiveMaxPool1d as AdaptiveMaxPool1d
 from funcnet.layers._adaptive_pool import AdaptiveMaxPool2d as AdaptiveMaxPool2d
 from funcnet.layers._adaptive_pool import AdaptiveMaxPool3d as AdaptiveMaxPool3d
 from funcnet.layers._adaptive_softmax import AdaptiveLogSoftmaxWithLoss as AdaptiveLogSoftmaxWithLoss
+from funcnet.layers._attention import MultiheadAttention as MultiheadAttention
+from funcnet.layers._attention import NonDynamicallyQuantizableLinear as NonDynamicallyQuantizableLinear
 from funcnet.layers._avg_pool import AvgPool1d as AvgPool1d
 from funcnet.layers._avg_pool import AvgPool2d as AvgPool2d
 from funcnet.layers._avg_pool import AvgPool3d as AvgPool3d
@@ -141,6 +143,11 @@ from funcnet.layers._threshold import ReLU6 as ReLU6
 from funcnet.layers._threshold import RReLU as RReLU
 from funcnet.layers._threshold import Softshrink as Softshrink
 from funcnet.layers._threshold import Threshold as Threshold
+from funcnet.layers._transformer import Transformer as Transformer
+from funcnet.layers._transformer import TransformerDecoder as TransformerDecoder
+from funcnet.layers._transformer import TransformerEncoder as TransformerEncoder
+from funcnet.layers._transformer_layers import TransformerDecoderLayer as TransformerDecoderLayer
+from funcnet.layers._transformer_layers import TransformerEncoderLayer as TransformerEncoderLayer
 from funcnet.layers._triplet_loss import TripletMarginLoss as TripletMarginLoss
 from funcnet.layers._triplet_loss import TripletMarginWithDistanceLoss as TripletMarginWithDistanceLoss
 from funcnet.layers._unpool import MaxUnpool1d as MaxUnpool1d

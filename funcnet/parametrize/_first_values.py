@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from funcnet._typing import Flat
 from funcnet.core import Buffer, Function, Net, Param, View
+from funcnet.core._start import Start
 from funcnet.core._ties import filled_in
 from funcnet.core._view import Call
 from funcnet.parametrize._stock import SpectralNorm
@@ -25,32 +26,23 @@ class Registered:
         nets: the parametrizations.
         unsafe: whether registering them does without a look at what they compute.
         value: the tensor.
-        rng: what first values of the parametrizations are drawn from.
+        start: what first values of the parametrizations are made from.
         path: where they are.
-        aliases: of the whole net.
 
     Raises:
         ValueError: if they change the shape or dtype and are not ``unsafe``.
     """
 
-    def __init__(
-        self,
-        nets: Sequence[Net],
-        unsafe: bool,
-        value: Tensor,
-        rng: Any,
-        path: str,
-        aliases: Mapping[str, str] | None = None,
-    ) -> None:
+    def __init__(self, nets: Sequence[Net], unsafe: bool, value: Tensor, start: Start, path: str) -> None:
         self.path = path
         self.originals: tuple[Tensor, ...] = ()
         self.single = True
         self._placed: list[_Placed] = []
-        call = Call(True, rng)
+        call = Call(True, start.rng)
         for index, net in enumerate(nets):
-            looks = bool(self._placed) and hasattr(type(net), "start")
+            looks = bool(self._placed) and hasattr(type(net), "fit")
             seen = self._computed() if looks else value
-            placed = _Placed(net, join(path, str(index)), call, seen, aliases or {})
+            placed = _Placed(net, join(path, str(index)), call, seen, start)
             if not self._placed:
                 self._invert(placed, value)
             self._append(placed, checked=not unsafe or isinstance(net, SpectralNorm), value=value)
@@ -96,16 +88,17 @@ class Registered:
 class _Placed:
     """One parametrization at its place, with its tensors."""
 
-    def __init__(self, net: Net, path: str, call: Call, value: Tensor, aliases: Mapping[str, str]) -> None:
+    def __init__(self, net: Net, path: str, call: Call, value: Tensor, start: Start) -> None:
         self.net, self.path, self.call = net, path, call
-        made = {} if value.is_meta else dict(net._first_values(call.rng, value.device, value.dtype, aliases, path))
+        start = start._replace(device=value.device, dtype=value.dtype)
+        made = {} if value.is_meta else dict(start.of_net(net, path))
         flat: dict[type, Flat] = {Param: {}, Buffer: {}}
         for name, spec in net.entries():
             empty = torch.empty(spec.shape, dtype=spec.dtype or value.dtype, device="meta")
             flat[type(spec)][name] = made.get(join(path, name), empty)
         self.params, self.buffers = unflatten(flat[Param]), unflatten(flat[Buffer])
-        if hasattr(type(net), "start"):
-            net.start(self._view(), value)
+        if hasattr(type(net), "fit"):
+            net.fit(self._view(), value)
 
     def _view(self) -> View:
         program = self.net._program()

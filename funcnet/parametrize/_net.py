@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ from funcnet.combinators import ModuleDict
 from funcnet.combinators._views import SequenceView
 from funcnet.core import Buffer, Net, Param, View
 from funcnet.core._entries import exact_dtype
+from funcnet.core._start import Start
 from funcnet.core._view import has, trusted
 from funcnet.layers import Layer
 from funcnet.parametrize._first_values import Registered, right_inverse
@@ -33,7 +34,7 @@ class ParametrizationList(Net):
     unsafe: bool = False
 
     @classmethod
-    def of(cls, module: Any, nets: Sequence[Net]) -> ParametrizationList | None:
+    def of(cls, module: Any, nets: Iterable[Net]) -> ParametrizationList | None:
         """The net for torch's list, with nets for its parametrizations; None if an original is no tensor."""
         kind, held = (Param, module._parameters) if module._parameters else (Buffer, module._buffers)
         names = ["original"] if module.is_tensor else [f"original{index}" for index in range(module.ntensors)]
@@ -115,10 +116,6 @@ class Parametrized(Net):
         """The body of ``base``."""
         return self.base.forward
 
-    @property
-    def _trusted(self) -> bool:
-        return trusted(self.base)
-
     def title(self) -> str:
         return f"Parametrized{self.base.title()}"
 
@@ -133,6 +130,9 @@ class Parametrized(Net):
 
     def draws(self, training: bool) -> bool:
         return self.base.draws(training)
+
+    def foreign(self) -> bool:
+        return not trusted(self.base)
 
     def limits(self, training: bool) -> Mapping[str, str]:
         return self.base.limits(training)
@@ -164,18 +164,16 @@ class Parametrized(Net):
         lists: Any = nets.get("parametrizations", self._children["parametrizations"])
         return Parametrized(self.base._with_children(kept) if kept else self.base, lists.items_)
 
-    def _first_values(
-        self, rng: Any, device: Any, dtype: torch.dtype | None, aliases: Mapping[str, str], path: str
-    ) -> Iterator[tuple[str, Tensor]]:
-        if all(join(path, name) in aliases for name in self._all_entries):
+    def first_values(self, start: Start, path: str) -> Iterator[tuple[str, Tensor]]:
+        if all(join(path, name) in start.aliases for name in self._all_entries):
             return  # the same net at a second place
-        made = dict(self.base._first_values(rng, device, dtype, aliases, path))
+        made = dict(start.of_net(self.base, path))
         for name, computed in self.lists:
             value, where = made.pop(join(path, name)), join(path, f"parametrizations.{name}")
             made.update(
                 computed._shapes(value.dtype, where)
                 if value.is_meta
-                else Registered(computed.items, computed.unsafe, value, rng, where, aliases).tensors()
+                else Registered(computed.items, computed.unsafe, value, start, where).tensors()
             )
         yield from made.items()
 

@@ -115,7 +115,7 @@ class SpectralNorm(Stock):
         return True  # a view has no names that start with an underscore
 
     @staticmethod
-    def start(p: Any, weight: Tensor) -> None:
+    def fit(p: Any, weight: Tensor) -> None:
         """Make the numbers drawn for u and v an estimate of the singular vectors of a first weight."""
         if p.sizes is not None:
             u, v = (F.normalize(p._buffers[name], dim=0, eps=p.eps) for name in ("_u", "_v"))
@@ -187,7 +187,7 @@ class Orthogonal(Stock):
         return {"base": Buffer(self._square()) if self.use_trivialization else None}
 
     @staticmethod
-    def start(p: Any, weight: Tensor) -> None:
+    def fit(p: Any, weight: Tensor) -> None:
         """Nothing to do with a first weight, though torch looks at it."""
 
     @staticmethod

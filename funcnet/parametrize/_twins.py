@@ -51,7 +51,9 @@ def parametrizations_of(module: nn.Module) -> dict[str, Any]:
     if type(found) is not nn.ModuleDict or not type(module).__name__.startswith("Parametrized"):
         return {}
     named = dict(found.items())
-    return named if all(isinstance(vars(type(module)).get(name), property) for name in named) else {}
+    computed = (isinstance(vars(type(module)).get(name), property) for name in named)
+    plain = (type(one) is ParametrizationList for one in named.values())
+    return named if all(computed) and all(plain) else {}
 
 
 def without_parametrizations(module: nn.Module) -> nn.Module:

@@ -12,6 +12,7 @@ from funcnet._typing import Tree, TreeLike
 from funcnet.core import Buffer, Net, Param, as_net
 from funcnet.core._check import check_trees, refuse
 from funcnet.core._entries import exact_dtype
+from funcnet.core._start import Start
 from funcnet.parametrize._first_values import Registered, right_inverse
 from funcnet.parametrize._net import ParametrizationList, Parametrized
 from funcnet.parametrize._stock import Orthogonal, SpectralNorm, WeightNorm
@@ -236,12 +237,12 @@ def _originals(
 ) -> tuple[tuple[str, Any], ...]:
     """What the originals are called, and their shapes: found by registering on the meta device, where that can be."""
     value = torch.empty(spec.shape, dtype=_dtype_of(net, spec), device="meta")
+    start = Start(Stream(0), None, None, {})
     try:
-        found = Registered(nets, unsafe, value, Stream(0), name)
+        found = Registered(nets, unsafe, value, start, name)
     except (RuntimeError, NotImplementedError):  # a right_inverse that looks at numbers
         base = net.base if isinstance(net, Parametrized) else net
-        value = dict(base._first_values(Stream(0), None, None, {}, ""))[name]
-        found = Registered(nets, unsafe, value, Stream(0), name)
+        found = Registered(nets, unsafe, dict(start.of_net(base, ""))[name], start, name)
     return tuple(
         (one, type(spec)(tuple(tensor.shape), dtype=exact_dtype(tensor)))
         for one, tensor in zip(found.names(), found.originals, strict=True)

@@ -1,6 +1,7 @@
 """The one table of cases: a module, its net and an input in each row; every promise is tested on every row."""
 
 from tests.cases.activations import ACTIVATIONS
+from tests.cases.attention import ATTENTION
 from tests.cases.basic import BASIC
 from tests.cases.convolution import CONVOLUTION
 from tests.cases.embedding import EMBEDDING
@@ -15,6 +16,7 @@ from tests.cases.shapes import PADDING, SHAPES
 LAYER_CASES = [
     *BASIC,
     *ACTIVATIONS,
+    *ATTENTION,
     *CONVOLUTION,
     *EMBEDDING,
     *LOSSES,

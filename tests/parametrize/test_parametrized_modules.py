@@ -189,10 +189,10 @@ def test_module_and_net_of_double_precision_and_of_complex_numbers():
 @axes(case=LAYER_CASES)
 def test_a_body_looks_at_each_tensor_as_often_as_the_module(case):
     module = case.module()
-    for name in list(module._parameters):
-        if module._parameters[name] is not None:
-            parametrize.register_parametrization(module, name, Read())
-    if parametrize.is_parametrized(module):
+    for below in list(module.modules()):
+        for name in [name for name, param in below._parameters.items() if param is not None]:
+            parametrize.register_parametrization(below, name, Read())
+    if list(module.parameters()):
         net, params, buffers = fn.from_module(module)
         xs = case.inputs()
         y, new = net.apply(params, buffers, *xs, **case.call, train=True, rng=3)

@@ -77,8 +77,10 @@ class EmbeddingBag(Layer):
     ) -> Tensor:
         if per_sample_weights is not None and p.mode != "sum":
             raise ValueError(f"per_sample_weights go with mode 'sum', and this is {p.mode!r}")
-        weight = p.weight if p.max_norm is None else shortened(p, input)
-        if beyond_one_gradient():  # the kernel has rules for neither
+        weight = p.weight
+        if p.max_norm is not None:
+            weight = shortened(p, weight, input)
+        if beyond_one_gradient():  # the kernel has no rules for vmap, jvp or a second derivative
             return _composed(p, weight, input, offsets, per_sample_weights)
         return F.embedding_bag(
             input,

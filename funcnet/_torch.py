@@ -85,7 +85,7 @@ def plainly_eager() -> bool:
 
 def under_transform() -> bool:
     """Whether the caller runs inside any torch.func transform."""
-    return bool(retrieve_all_functorch_interpreters())
+    return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 any_autocast = torch._C._is_any_autocast_enabled
@@ -177,3 +177,7 @@ def beyond_backward() -> bool:
 
 AdaptiveSoftmaxOutput = torch.nn.modules.adaptive._ASMoutput
 """The named tuple ``(output, loss)`` that adaptive softmax returns."""
+
+fractional_max_pool2d = torch._C._nn.fractional_max_pool2d
+fractional_max_pool3d = torch._C._nn.fractional_max_pool3d
+"""(input, kernel_size, output_size, random_samples) -> (y, indices): the kernels, which draw nothing themselves."""

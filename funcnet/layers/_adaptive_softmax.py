@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from funcnet._torch import AdaptiveSoftmaxOutput, under_vmap
+from funcnet._torch import AdaptiveSoftmaxOutput, constant_result, under_vmap
 from funcnet._typing import TreeLike
 from funcnet.combinators import ModuleList, Sequential
 from funcnet.core import Net, View
@@ -104,19 +103,11 @@ class AdaptiveLogSoftmaxWithLoss(Layer):
 
     def log_prob(self, params: TreeLike, input: Tensor) -> Tensor:
         """Log probabilities of all classes: input (N, I) -> (N, C)."""
-        return self._log_prob(params, input)
+        return _method(self, "log_prob")(params, input)
 
     def predict(self, params: TreeLike, input: Tensor) -> Tensor:
         """The likeliest class: input (N, I) -> (N,) of ints."""
-        return self._predict(params, input)
-
-    @cached_property
-    def _log_prob(self) -> Net:
-        return _Method(self, "log_prob")
-
-    @cached_property
-    def _predict(self) -> Net:
-        return _Method(self, "predict")
+        return _method(self, "predict")(params, input)
 
 
 class AdaptiveView(View):
@@ -146,20 +137,35 @@ class AdaptiveView(View):
 class _Method(Net):
     """A further method of a net's view as a net of its own, over the same parts."""
 
-    net: Net
+    of: Net
     name: str
 
     def parts(self) -> Any:
-        return self.net.parts()
+        return self.of.parts()
 
     def title(self) -> str:
-        return f"{self.net.title()}.{self.name}"
+        return f"{self.of.title()}.{self.name}"
 
     def view_base(self) -> type[View]:
-        return self.net.view_base()
+        return self.of.view_base()
 
     def forward(self, p: Any, input: Tensor) -> Tensor:
         return getattr(p, self.name)(input)
+
+
+_METHODS = ("log_prob", "predict")
+
+
+def _method(net: Net, name: str) -> Net:
+    if torch.compiler.is_compiling() or "_methods" not in net.__dict__:
+        _make_methods(net)
+    return net.__dict__["_methods"][name]
+
+
+@constant_result
+def _make_methods(net: Net) -> bool:  # as for the program of a net: what a compiler cannot trace, it believes
+    net.__dict__.setdefault("_methods", {name: _Method(net, name).tie(net.aliases) for name in _METHODS})
+    return True
 
 
 def _score(p: Any, input: Tensor, target: Tensor) -> Tensor:

@@ -75,8 +75,7 @@ def _three(query: Tensor, key: Tensor, value: Tensor, weights: Any, bias: Tensor
 
 def _unpacked(packed: Tensor, count: int, size: int) -> Any:
     """The products side by side on the last axis, as tensors of their own."""
-    apart = packed.reshape(*packed.shape[:-1], count, size).unsqueeze(0).transpose(0, -2).squeeze(-2).contiguous()
-    return tuple(apart[index] for index in range(count))
+    return packed.reshape(*packed.shape[:-1], count, size).permute(2, 0, 1, 3).contiguous().unbind()
 
 
 def heads(x: Tensor, count: int, batch: int) -> Tensor:

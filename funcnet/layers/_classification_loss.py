@@ -52,7 +52,6 @@ class NLLLoss(_ByClass):
     Raises: ShapeError for other shapes and classes out of range; ValueError for a weight that is not one axis.
     Source: torch.nn.functional.nll_loss.
 
-    >>> import torch
     >>> NLLLoss()({}, torch.tensor([[-1.0, -2.0], [-3.0, -4.0]]), torch.tensor([0, 1]))
     tensor(2.5000)
     """
@@ -111,7 +110,6 @@ class CrossEntropyLoss(_ByClass):
     Raises: ShapeError for other shapes and classes out of range; ValueError for a weight that is not one axis.
     Source: torch.nn.functional.cross_entropy.
 
-    >>> import torch
     >>> loss = CrossEntropyLoss(weight=[1.0, 3.0])
     >>> params, buffers = loss.init(0)
     >>> buffers
@@ -173,7 +171,6 @@ class KLDivLoss(Loss):
     Shape:  input (*), target (*) -> y (), or (*) where not reduced.
     Source: torch.nn.functional.kl_div.
 
-    >>> import torch
     >>> KLDivLoss(reduction="batchmean")({}, torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.0, 1.0]]))
     tensor(0.6931)
     """
@@ -210,7 +207,6 @@ class BCELoss(WeightedLoss):
     Raises: ShapeError for unequal shapes and for inputs outside of [0, 1].
     Source: torch.nn.functional.binary_cross_entropy.
 
-    >>> import torch
     >>> BCELoss()({}, torch.tensor([0.5, 0.5]), torch.tensor([0.0, 1.0]))
     tensor(0.6931)
     """
@@ -235,7 +231,6 @@ class BCEWithLogitsLoss(Loss):
     Raises: ShapeError for unequal shapes.
     Source: torch.nn.functional.binary_cross_entropy_with_logits.
 
-    >>> import torch
     >>> loss = BCEWithLogitsLoss(pos_weight=[3.0])
     >>> loss.apply(*loss.init(0), torch.tensor([0.0, 0.0]), torch.tensor([0.0, 1.0]))[0]
     tensor(1.3863)
@@ -267,7 +262,6 @@ class SoftMarginLoss(PlainLoss):
     Shape:  input (*), target (*) of 1 and -1 -> y (), or (*) where not reduced.
     Source: torch.nn.functional.soft_margin_loss.
 
-    >>> import torch
     >>> SoftMarginLoss()({}, torch.tensor([0.0, 0.0]), torch.tensor([1.0, -1.0]))
     tensor(0.6931)
     """
@@ -293,7 +287,6 @@ class MultiLabelSoftMarginLoss(WeightedLoss):
     Shape:  input (*, C), target (*, C) of 0 and 1 -> y (), or (*) where not reduced.
     Source: torch.nn.functional.multilabel_soft_margin_loss.
 
-    >>> import torch
     >>> MultiLabelSoftMarginLoss()({}, torch.zeros(2, 3), torch.ones(2, 3))
     tensor(0.6931)
     """

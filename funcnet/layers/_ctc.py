@@ -28,10 +28,12 @@ class CTCLoss(Loss):
     Params, Buffers, Draws: none.
     Shape:  log_probs (T, N, C) with targets (N, S), or (sum of target_lengths,), and lengths (N,); or log_probs (T, C)
         with targets (S,) and lengths () or (1,). Lengths are all tensors or all tuples. -> y (), or (N,) not reduced.
-    Raises: ShapeError for lengths that do not fit; ValueError for a negative ``blank``.
+    Raises: ShapeError for lengths that do not fit; ValueError for a negative ``blank``. Classes are not looked at: for
+        one out of range torch's kernel reads memory that is not its own.
     Source: torch.nn.functional.ctc_loss. Its kernel knows no vmap, jvp, second derivative, compile or export; under
         them the recursion over T is run step by step, which takes longer, and to compile too, and gives NaN for lengths
-        that do not fit. As with the kernel, the gradient has ``exp(log_probs)`` added: nothing, behind a log_softmax.
+        or classes that do not fit. As with the kernel, the gradient has ``exp(log_probs)`` added: nothing, behind a
+        log_softmax.
 
     >>> log_probs = torch.full((3, 1, 2), 0.5).log()
     >>> CTCLoss()({}, log_probs, torch.tensor([[1]]), (3,), (1,))
@@ -73,6 +75,9 @@ def _by_steps(p: Any, log_probs: Tensor, targets: Tensor, spent: Tensor, wanted:
     time, _, classes = log_probs.shape
     if targets.dim() == 1:
         targets = _padded(targets, wanted)
+    size = targets.shape[1]
+    known = ((targets >= 0) & (targets < classes)) | (torch.arange(size, device=targets.device) >= wanted[:, None])
+    fits = known.all(1) & (spent >= 0) & (spent <= time) & (wanted >= 0) & (wanted <= size)
     targets = targets.clamp(0, classes - 1)  # what lies beyond a length may be anything
     # states: blank, first class, blank, second class, ..., blank
     states = torch.stack([torch.full_like(targets, p.blank), targets], 2).flatten(1)
@@ -85,23 +90,22 @@ def _by_steps(p: Any, log_probs: Tensor, targets: Tensor, spent: Tensor, wanted:
     reached = torch.where(start, seen[0], _NEVER)
     for step in range(1, time):
         from_before = F.pad(reached[:, :-1], (1, 0), value=_NEVER)
-        from_class = F.pad(torch.where(follows, reached[:, :-2], _NEVER), (2, 0), value=_NEVER)
+        from_class = F.pad(torch.where(follows, reached[:, :-2], _NEVER), (2, 0), value=_NEVER)[:, : 2 * size + 1]
         ahead = torch.stack([reached, from_before, from_class]).logsumexp(0) + seen[step]
         reached = torch.where(step < spent[:, None], ahead, reached)
-    last = (2 * wanted.clamp(0, targets.shape[1]))[:, None]
+    last = (2 * wanted.clamp(0, size))[:, None]
     ends = torch.cat([reached.gather(1, last), reached.gather(1, (last - 1).clamp(min=0))], 1)
     ends = torch.where(torch.cat([last < 0, last == 0], 1), _NEVER, ends)
     loss = -ends.logsumexp(1)
 
     # The kernel's gradient has exp(log_probs) in it: zero behind log_softmax, and its value is zero here.
-    known = torch.arange(time, device=log_probs.device)[:, None] < spent
-    mass = torch.where(known[:, :, None], log_probs.exp(), 0).sum((0, 2))
+    heard = torch.arange(time, device=log_probs.device)[:, None] < spent
+    mass = torch.where(heard[:, :, None], log_probs.exp(), 0).sum((0, 2))
     mass = mass - mass.detach()
     nothing = torch.where(wanted == 0, 0.0, math.inf)
     loss = torch.where(spent == 0, nothing, loss + mass)
     never = loss > -_NEVER / 2
     loss = torch.where(never, 0.0 if p.zero_infinity else math.inf * (1 + torch.where(never, mass, 0.0)), loss)
-    fits = (spent >= 0) & (spent <= time) & (wanted >= 0) & (wanted <= targets.shape[1])
     return torch.where(fits, loss, math.nan)
 
 

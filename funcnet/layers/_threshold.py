@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from funcnet._torch import derivatives_of
+from funcnet._torch import derivatives_of, under_vmap
 from funcnet.core import Net, Param, draws_at
 from funcnet.layers._layer import NO_CHILDREN, Layer
 from funcnet.random import rrelu
@@ -117,6 +117,8 @@ class PReLU(Layer):
 
     @staticmethod
     def forward(p: Any, input: Tensor) -> Tensor:
+        if under_vmap():  # torch's rule for a batch of weights wants a batch of inputs too
+            input = input * p.weight.new_ones((), dtype=input.dtype)
         return F.prelu(input, p.weight)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import KW_ONLY
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -13,7 +14,9 @@ from funcnet._torch import under_vmap
 from funcnet.core import Body, Function, FunctionModule, Net
 from funcnet.layers._distance import PairwiseDistance
 from funcnet.layers._layer import COUNTERPARTS
-from funcnet.layers._loss import Loss
+from funcnet.layers._loss import Loss, reduced
+
+Distance = Callable[[Tensor, Tensor], Tensor]
 
 
 class TripletMarginLoss(Loss):
@@ -32,7 +35,6 @@ class TripletMarginLoss(Loss):
     Raises: ValueError for a margin of 0 or less.
     Source: torch.nn.functional.triplet_margin_loss.
 
-    >>> import torch
     >>> TripletMarginLoss(eps=0.0)({}, torch.zeros(2), torch.tensor([3.0, 4.0]), torch.tensor([0.0, 1.0]))
     tensor(5.)
     """
@@ -54,18 +56,7 @@ class TripletMarginLoss(Loss):
             return F.triplet_margin_loss(
                 anchor, positive, negative, margin=p.margin, p=p.p, eps=p.eps, swap=p.swap, reduction=p.reduction
             )
-        return F.triplet_margin_with_distance_loss(
-            anchor,
-            positive,
-            negative,
-            distance_function=lambda x1, x2: F.pairwise_distance(x1, x2, p.p, p.eps),
-            margin=p.margin,
-            swap=p.swap,
-            reduction=p.reduction,
-        )
-
-
-Distance = Callable[[Tensor, Tensor], Tensor]
+        return _hinge(p, lambda x1, x2: F.pairwise_distance(x1, x2, p.p, p.eps), anchor, positive, negative)
 
 
 class TripletMarginWithDistanceLoss(Loss):
@@ -83,7 +74,6 @@ class TripletMarginWithDistanceLoss(Loss):
     Raises: ValueError for a margin of 0 or less; TypeError for a distance that is a module with tensors of its own.
     Source: torch.nn.functional.triplet_margin_with_distance_loss.
 
-    >>> import torch
     >>> def city_block(x1, x2):
     ...     return (x1 - x2).abs().sum(-1)
     >>> loss = TripletMarginWithDistanceLoss(distance_function=city_block)
@@ -131,15 +121,17 @@ class TripletMarginWithDistanceLoss(Loss):
 
     @staticmethod
     def forward(p: Any, anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-        return F.triplet_margin_with_distance_loss(
-            anchor,
-            positive,
-            negative,
-            distance_function=p.distance_function,
-            margin=p.margin,
-            swap=p.swap,
-            reduction=p.reduction,
-        )
+        return _hinge(p, p.distance_function, anchor, positive, negative)
+
+
+def _hinge(p: Any, distance: Distance, anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    """Not by F, within which the draws of a distance could not be redirected."""
+    if not anchor.dim() == positive.dim() == negative.dim():
+        raise RuntimeError("anchor, positive and negative have unequal numbers of axes")
+    near, far = distance(anchor, positive), distance(anchor, negative)
+    if p.swap:
+        far = torch.minimum(far, distance(positive, negative))
+    return reduced(torch.clamp_min(p.margin + near - far, 0), p.reduction)
 
 
 def _distance_of(given: Any) -> Any:

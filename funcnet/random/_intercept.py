@@ -37,8 +37,9 @@ Draws = Callable[[], Rng]
 class Intercept(TorchFunctionMode):
     """A context in which torch's random functions draw from ``draws()``, called once per draw.
 
-    torch.compile does not show ``rand_like`` and ``randn_like`` to any mode: write ``torch.randn(x.shape)`` in code
-    that is to be compiled, or draw from ``p.rng``.
+    torch.compile shows neither ``rand_like`` and ``randn_like`` to any mode, nor ``torch.dropout_``, ``alpha_dropout_``
+    and ``rrelu_``: in code that is to be compiled write ``torch.randn(x.shape)`` and ``F.dropout(x, inplace=True)``, or
+    draw from ``p.rng``.
     """
 
     def __init__(self, draws: Draws | None = None) -> None:

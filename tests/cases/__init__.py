@@ -22,8 +22,8 @@ LAYER_CASES = [
     *NORMS,
     *POOLING,
     *RECURRENT,
-    *COMPOSED,
     *PADDING,
     *SHAPES,
 ]
+COMPOSED_CASES = [*COMPOSED]  # close to the module, not equal: for transforms only
 CASES = [*LAYER_CASES, *MODEL_CASES]

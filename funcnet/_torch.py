@@ -129,13 +129,6 @@ def lazy_shapes(module: torch.nn.Module, *inputs: torch.Tensor) -> type[torch.nn
     return module.cls_to_become  # type: ignore[return-value]
 
 
-def under_jvp() -> bool:
-    """Whether the caller runs inside ``torch.func.jvp`` or what is made of it, at any depth."""
-    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is None:
-        return False
-    return any(level.key() == TransformType.Jvp for level in retrieve_all_functorch_interpreters())
-
-
 def sync_batch_norm(*arguments: Any) -> torch.Tensor:
     """(input, weight, bias, running mean and var, written to, eps, momentum, process group, its size) -> y."""
     return functions.SyncBatchNorm.apply(*arguments)

@@ -56,6 +56,19 @@ def test_bags_of_any_length_are_composed_as_the_kernel_makes_them(mode, last, pa
     torch.testing.assert_close(both[0], net(params, ids[0], offsets))
 
 
+def test_bags_have_second_derivatives_that_the_kernel_lacks():
+    net = fn.EmbeddingBag(7, 3, mode="sum")
+    weight, factors = torch.randn(7, 3, dtype=torch.float64), torch.rand(2, 4, dtype=torch.float64)
+
+    def f(factors, weight):
+        return net({"weight": weight}, IDS, None, factors).square().sum()
+
+    mixed = torch.func.jacrev(torch.func.grad(f), argnums=1)(factors, weight)
+    step = 1e-6 * torch.ones_like(weight)
+    ahead, behind = (torch.func.grad(f)(factors, weight + sign * step) for sign in (1, -1))
+    torch.testing.assert_close(mixed.sum((-1, -2)), (ahead - behind) / 2e-6, rtol=1e-6, atol=1e-6)
+
+
 def test_params_keep_rows_longer_than_max_norm_while_the_module_s_are_shortened():
     for net in (fn.Embedding(7, 3, max_norm=0.5), fn.EmbeddingBag(7, 3, max_norm=0.5)):
         params, buffers = net.init(0)

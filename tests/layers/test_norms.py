@@ -158,6 +158,9 @@ def test_cross_map_lrn_has_the_module_s_gradient_under_transforms_and_no_hessian
     given = x.clone().requires_grad_()
     nn.CrossMapLRN2d(4, 0.5)(given).square().sum().backward()
     torch.testing.assert_close(torch.func.grad(lambda x: net({}, x).square().sum())(x), given.grad)
+    compiled = x.clone().requires_grad_()
+    torch.compile(lambda x: net({}, x), fullgraph=True, backend="aot_eager")(compiled).square().sum().backward()
+    torch.testing.assert_close(compiled.grad, given.grad)
     with pytest.raises(fn.TransformError, match="LocalResponseNorm"):
         torch.func.hessian(lambda x: net({}, x).sum())(x)
 

@@ -150,10 +150,10 @@ from funcnet.layers._threshold import RReLU as RReLU
 from funcnet.layers._threshold import Softshrink as Softshrink
 from funcnet.layers._threshold import Threshold as Threshold
 from funcnet.layers._transformer import Transformer as Transformer
-from funcnet.layers._transformer import TransformerDecoder as TransformerDecoder
-from funcnet.layers._transformer import TransformerEncoder as TransformerEncoder
 from funcnet.layers._transformer_layers import TransformerDecoderLayer as TransformerDecoderLayer
 from funcnet.layers._transformer_layers import TransformerEncoderLayer as TransformerEncoderLayer
+from funcnet.layers._transformer_stacks import TransformerDecoder as TransformerDecoder
+from funcnet.layers._transformer_stacks import TransformerEncoder as TransformerEncoder
 from funcnet.layers._triplet_loss import TripletMarginLoss as TripletMarginLoss
 from funcnet.layers._triplet_loss import TripletMarginWithDistanceLoss as TripletMarginWithDistanceLoss
 from funcnet.layers._unpool import MaxUnpool1d as MaxUnpool1d

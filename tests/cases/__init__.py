@@ -1,7 +1,7 @@
 """The one table of cases: a module, its net and an input in each row; every promise is tested on every row."""
 
 from tests.cases.activations import ACTIVATIONS
-from tests.cases.attention import ATTENTION
+from tests.cases.attention import ATTENTION, COMPOSED_ATTENTION
 from tests.cases.basic import BASIC
 from tests.cases.convolution import CONVOLUTION
 from tests.cases.embedding import EMBEDDING
@@ -28,5 +28,5 @@ LAYER_CASES = [
     *PADDING,
     *SHAPES,
 ]
-COMPOSED_CASES = [*COMPOSED]  # close to the module, not equal: for transforms only
+COMPOSED_CASES = [*COMPOSED, *COMPOSED_ATTENTION]  # close to the module, not equal: for transforms only
 CASES = [*LAYER_CASES, *MODEL_CASES]

@@ -86,7 +86,7 @@ def plainly_eager() -> bool:
 
 def under_transform() -> bool:
     """Whether the caller runs inside any torch.func transform."""
-    return bool(retrieve_all_functorch_interpreters())
+    return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 any_autocast = torch._C._is_any_autocast_enabled
@@ -128,13 +128,6 @@ def lazy_shapes(module: torch.nn.Module, *inputs: torch.Tensor) -> type[torch.nn
     """Give a lazy module on the meta device the shapes that fit its inputs; the class it then is."""
     module.initialize_parameters(*inputs)  # type: ignore[operator]
     return module.cls_to_become  # type: ignore[return-value]
-
-
-def under_jvp() -> bool:
-    """Whether the caller runs inside ``torch.func.jvp`` or what is made of it, at any depth."""
-    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is None:
-        return False
-    return any(level.key() == TransformType.Jvp for level in retrieve_all_functorch_interpreters())
 
 
 def sync_batch_norm(*arguments: Any) -> torch.Tensor:
@@ -179,6 +172,9 @@ def beyond_backward() -> bool:
 AdaptiveSoftmaxOutput = torch.nn.modules.adaptive._ASMoutput
 """The named tuple ``(output, loss)`` that adaptive softmax returns."""
 
+fractional_max_pool2d = torch._C._nn.fractional_max_pool2d
+fractional_max_pool3d = torch._C._nn.fractional_max_pool3d
+"""(input, kernel_size, output_size, random_samples) -> (y, indices): the kernels, which draw nothing themselves."""
 
 WeightNormModule: type[torch.nn.Module] = parametrizations._WeightNorm
 SpectralNormModule: type[torch.nn.Module] = parametrizations._SpectralNorm

@@ -19,6 +19,7 @@ from functools import cache
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from funcnet._errors import RandomnessError, TreeError
@@ -249,11 +250,20 @@ def _reader(tree: str, name: str) -> Callable[[View], Tensor]:
 
 
 def _recorder(name: str, spec: Buffer) -> Callable[[View, Tensor], None]:
+    shape, dtype = spec.shape, spec.dtype or torch.float32
+    floating = dtype.is_floating_point
+
     def record(view: View, value: Tensor) -> None:
-        wrong = list(misfit(spec, value))
-        if wrong:
-            raise TreeError(f"buffer {join(origin(view)[1], name)!r} cannot be recorded: {'; '.join(wrong)}.")
-        if not origin(view)[0].closed:  # a part run again after its call (checkpointing) has nothing left to record
+        # what fits is told here at a quarter of the price of misfit: a normalisation records three values a call
+        fits = isinstance(value, Tensor) and value.shape == shape
+        if not fits or not (value.is_floating_point() if floating else value.dtype is dtype):
+            wrong = list(misfit(spec, value))
+            if wrong:
+                raise TreeError(f"buffer {join(origin(view)[1], name)!r} cannot be recorded: {'; '.join(wrong)}.")
+        call = view._up
+        while type(call) is not Call:
+            call = call._up
+        if not call.closed:  # a part run again after its call (checkpointing) has nothing left to record
             view._buffers[name] = value
 
     return record

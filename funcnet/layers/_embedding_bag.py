@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from funcnet._torch import under_jvp, under_vmap
+from funcnet._torch import beyond_one_gradient
 from funcnet.core import Param
 from funcnet.layers._embedding import normal_but_one_row, shortened
 from funcnet.layers._layer import Layer
@@ -80,7 +80,7 @@ class EmbeddingBag(Layer):
         weight = p.weight
         if p.max_norm is not None:
             weight = shortened(p, weight, input)
-        if under_vmap() or under_jvp():  # the kernel has no rules for either
+        if beyond_one_gradient():  # the kernel has rules for neither
             return _composed(p, weight, input, offsets, per_sample_weights)
         return F.embedding_bag(
             input,

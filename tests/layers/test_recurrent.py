@@ -18,9 +18,8 @@ from typing_extensions import get_overloads
 
 import funcnet as fn
 from funcnet.core import TRANSFORMS
-from tests import test_transforms as table
 from tests.cases.recurrent import COMPOSED
-from tests.helpers import assert_identical, clone, global_generator_untouched, parametrize, params_of, total
+from tests.helpers import assert_identical, clone, global_generator_untouched, params_of, total
 
 NAMES = ["RNN", "LSTM", "GRU"]
 MODES = [False, True]
@@ -122,23 +121,6 @@ def test_the_composed_form_is_close_to_the_fused_one_draws_included(name, option
             grads = gradients(output, [*params.values(), *our_leaves])
             others = gradients(expected, [*params.values(), *their_leaves])
             torch.testing.assert_close(grads, others)
-
-
-TABLE = {
-    "vmap": table.test_vmap_over_inputs_is_a_loop,
-    "vmap(grad)": table.test_per_sample_gradients_are_a_loop,
-    "jvp": table.test_jvp_is_the_directional_derivative,
-    "hessian": table.test_a_gradient_has_a_gradient,
-    "ensemble": table.test_an_ensemble_is_a_vmap_over_init_and_params,
-    "compile": table.test_compiles_without_a_break_and_once_for_other_values,
-    "export": table.test_exports,
-}
-
-
-@parametrize(transform=TABLE, case=COMPOSED, train=MODES)
-def test_the_composed_form_passes_every_transform(transform, case, train):
-    assert fn.supports(case.net(), transform)
-    TABLE[transform](case, train)
 
 
 def test_the_composed_form_declares_no_limit():

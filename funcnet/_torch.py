@@ -176,7 +176,6 @@ fractional_max_pool2d = torch._C._nn.fractional_max_pool2d
 fractional_max_pool3d = torch._C._nn.fractional_max_pool3d
 """(input, kernel_size, output_size, random_samples) -> (y, indices): the kernels, which draw nothing themselves."""
 
-
 WeightNormModule: type[torch.nn.Module] = parametrizations._WeightNorm
 SpectralNormModule: type[torch.nn.Module] = parametrizations._SpectralNorm
 OrthogonalModule: type[torch.nn.Module] = parametrizations._Orthogonal

@@ -40,7 +40,16 @@ register_constant = torch.utils._pytree.register_constant
 
 def global_state() -> torch.Tensor:
     """The state of torch's global CPU generator, as int64: four times as fast to compare as the bytes."""
-    return torch.default_generator.get_state().view(torch.int64)
+    if torch._C._functorch.peek_interpreter_stack() is None:
+        return torch.default_generator.get_state().view(torch.int64)
+    with outside_transforms():  # where a state would become a tensor of the transform, which has no storage
+        return torch.default_generator.get_state().view(torch.int64)
+
+
+def set_global_state(state: torch.Tensor) -> None:
+    """Put torch's global CPU generator back to what :func:`global_state` returned."""
+    with outside_transforms():
+        torch.default_generator.set_state(state.view(torch.uint8))
 
 
 def under_vmap() -> bool:
@@ -65,17 +74,59 @@ def levels_of(tensor: torch.Tensor) -> set[tuple[str, int]]:
 _KINDS = {TransformType.Vmap: "vmap", TransformType.Grad: "grad", TransformType.Jvp: "jvp"}
 
 
+def plainly_eager() -> bool:
+    """Whether operators run as they are called: no torch.func transform, no compiler, no mode that traces or fakes."""
+    return (
+        torch._C._functorch.peek_interpreter_stack() is None
+        and not torch._C._len_torch_dispatch_stack()
+        and not torch.compiler.is_compiling()
+    )
+
+
 def under_transform() -> bool:
     """Whether the caller runs inside any torch.func transform."""
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
-def beyond_backward() -> bool:
-    """Whether more than one backward pass may be asked of the caller: inside ``torch.func.jvp``, or two derivatives."""
-    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is None:
+any_autocast = torch._C._is_any_autocast_enabled
+"""Whether autocast is on for some device."""
+
+
+def forward_mode() -> bool:
+    """Whether the caller differentiates in forward mode, by ``torch.func.jvp`` or ``torch.autograd.forward_ad``."""
+    return torch.autograd.forward_ad._current_level >= 0
+
+
+def beyond_one_gradient() -> bool:
+    """Whether the caller runs inside torch.func transforms other than a single gradient."""
+    if torch._C._functorch.peek_interpreter_stack() is None:
         return False
+    if torch.compiler.is_compiling():
+        return True  # Dynamo shows that there is a transform, not which
     kinds = [level.key() for level in retrieve_all_functorch_interpreters()]
-    return TransformType.Jvp in kinds or kinds.count(TransformType.Grad) > 1
+    return kinds != [TransformType.Grad]
+
+
+check_attention_shapes = torch.nn.functional._mha_shape_check  # type: ignore[attr-defined]
+"""Refuses wrong ranks of (query, key, value, key_padding_mask, attn_mask, num_heads); whether they are batched."""
+
+canonical_mask = torch.nn.functional._canonical_mask
+"""A mask as floats to be added to scores: a bool one becomes 0 and -inf."""
+
+none_or_dtype = torch.nn.functional._none_or_dtype
+"""The dtype of a tensor or None."""
+
+detect_causal = torch.nn.modules.transformer._detect_is_causal_mask
+"""Whether a mask hides exactly what comes later: ``(mask, hint, size)``; a hint that is not None is believed."""
+
+safe_softmax = torch.ops.aten._safe_softmax.default
+"""Softmax that gives zeros, not NaN, where every score is -inf; torch._safe_softmax stops the compiler."""
+
+
+def lazy_shapes(module: torch.nn.Module, *inputs: torch.Tensor) -> type[torch.nn.Module]:
+    """Give a lazy module on the meta device the shapes that fit its inputs; the class it then is."""
+    module.initialize_parameters(*inputs)  # type: ignore[operator]
+    return module.cls_to_become  # type: ignore[return-value]
 
 
 def sync_batch_norm(*arguments: Any) -> torch.Tensor:
@@ -95,6 +146,30 @@ def private_backend() -> str:
 
 unpool_output_size: Callable[..., Any] = getattr(torch.nn.functional, "_unpool_output_size")
 """The size a max_unpool function gives: (input, kernel_size, stride, padding, output_size)."""
+
+
+def derivatives_of(tensor: torch.Tensor) -> int:
+    """How many derivatives a tensor takes part in, known within transforms of torch.func only, and 0 outside."""
+    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is None:
+        return 0
+    count = sum(kind != "vmap" for kind, _ in levels_of(tensor))
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return count + tensor.requires_grad  # by autograd itself, around the transforms
+
+
+def beyond_backward() -> bool:
+    """Whether more than a call and its backward is wanted: a batch, a tangent, a second derivative or a trace."""
+    if torch.compiler.is_compiling():
+        return True
+    if torch._C._functorch.peek_interpreter_stack() is None:
+        return False
+    levels = [level.key() for level in retrieve_all_functorch_interpreters()]
+    return len(levels) > 1 or levels[0] != TransformType.Grad
+
+
+AdaptiveSoftmaxOutput = torch.nn.modules.adaptive._ASMoutput
+"""The named tuple ``(output, loss)`` that adaptive softmax returns."""
 
 fractional_max_pool2d = torch._C._nn.fractional_max_pool2d
 fractional_max_pool3d = torch._C._nn.fractional_max_pool3d

@@ -20,10 +20,11 @@ LEVELS = [
     {"random"},
     {"init"},
     {"core"},
-    {"layers"},
     {"combinators"},
+    {"layers"},
     {"transforms"},
     {"adapters"},
+    {"inspect"},
     {"compare"},
     {"cli", "__main__"},
 ]

@@ -59,7 +59,8 @@ def from_module(module: nn.Module, *, copy: bool = True) -> tuple[Net, Tree, Tre
     lazy = [name for name, tensor in named if nn.parameter.is_lazy(tensor)]
     if lazy:
         raise ConversionError(
-            f"{', '.join(lazy)} have no shape yet. Call the module once on example inputs, then convert."
+            f"{', '.join(lazy)} have no shape yet. Call the module once on example inputs, then convert; or build the "
+            f"net of funcnet's own lazy layers: net.init(rng, example_inputs=...)."
         )
     net = convert(module)
     params, owners = _collect(list(module.named_parameters(remove_duplicate=False)), copy)
@@ -92,29 +93,40 @@ def convert(module: nn.Module) -> Net:
 
 def _native(module: nn.Module) -> Net | None:
     kind = type(module)
-    if kind in COUNTERPARTS:
-        return COUNTERPARTS[kind].from_module(module)
     if None in module._modules.values() or any(name.startswith("_") or name == "rng" for name in module._modules):
         return None
-    children = {name: child for name, child in module._modules.items() if child is not None}
+    containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+    if kind not in COUNTERPARTS and kind not in containers and not isinstance(module, (FunctionModule, Body)):
+        return None  # its children are converted elsewhere
+    children = {name: convert(child) for name, child in module._modules.items() if child is not None}
+    if kind in COUNTERPARTS:
+        try:
+            return COUNTERPARTS[kind].from_module(module, children)
+        except (AttributeError, LookupError, TypeError, ValueError):
+            return None  # changed since it was built, into what no arguments make
     if kind is nn.Sequential:
-        return Sequential({name: convert(child) for name, child in children.items()})
+        return Sequential(children)
     if kind is nn.ModuleList:
-        return ModuleList(convert(child) for child in children.values())
+        return ModuleList(children.values())
     if kind is nn.ModuleDict:
-        return ModuleDict({name: convert(child) for name, child in children.items()})
+        return ModuleDict(children)
     if isinstance(module, FunctionModule):
         return Function(module.function)
-    if isinstance(module, Body):
-        net = module._funcnet_net
-        untied = {name: convert(child) for name, child in children.items()}
-        return net if net._children == untied else None
-    return None
+    assert isinstance(module, Body)
+    net = module._funcnet_net
+    return net if net._children == children else None
 
 
 def _is_altered(module: nn.Module) -> bool:
     """Whether an instance does more than its class says: hooks, or a forward of its own."""
     return "forward" in module.__dict__ or any(getattr(module, hooks, None) for hooks in _HOOKS)
+
+
+def _inside(module: nn.Module) -> list[Any]:
+    """What a stock layer is made of: classes by path and shapes by path; parts of one may have been replaced."""
+    tensors = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
+    modules = [(path, type(below)) for path, below in module.named_modules(remove_duplicate=False)]
+    return [modules, [(path, tensor.shape) for path, tensor in tensors]]
 
 
 def _declares_the_same(net: Net, module: nn.Module) -> bool:

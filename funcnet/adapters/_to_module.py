@@ -51,6 +51,8 @@ def to_module(net: Net, params: TreeLike, buffers: TreeLike | None = None) -> nn
                     if isinstance(spec, Buffer)
                     else nn.Parameter(value, value.is_floating_point() or value.is_complex())
                 )
-            held = holder._parameters if isinstance(spec, Param) else holder._buffers
-            held[name] = owned[owner]  # type: ignore[assignment]
+            if isinstance(spec, Param):
+                setattr(holder, name, owned[owner])  # recurrent modules keep a list of their weights beside
+            else:
+                holder._buffers[name] = owned[owner]
     return module

@@ -41,6 +41,9 @@ class _Container(Net):
             )
         object.__setattr__(self, "items_", named)
 
+    def _with_children(self, nets: Mapping[str, Net]) -> Net:
+        return self._of(tuple((name, nets.get(name, net)) for name, net in self.items_))
+
     @classmethod
     def _of(cls, items: Items) -> Any:
         made = object.__new__(cls)

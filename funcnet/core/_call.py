@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from funcnet._errors import PurityError, RandomnessError, TreeError
-from funcnet._torch import global_state, under_vmap
+from funcnet._torch import global_state, set_global_state, under_vmap
 from funcnet._typing import Selector, Tree, TreeLike
 from funcnet.core._check import Seen, expected_of, misfits_of, refuse
 from funcnet.core._entries import Buffer, Param
@@ -135,7 +135,7 @@ class Program:
             if intercept.drew:
                 self.drawn.add(mode is False and rng is None)
                 if state is not None or not torch.equal(before, global_state()):
-                    torch.set_rng_state(before.view(torch.uint8))
+                    set_global_state(before)
 
     def _once(
         self,

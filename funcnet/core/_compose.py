@@ -33,6 +33,9 @@ class Composed(Net):
     def constants(self) -> Mapping[str, Any]:
         return {}
 
+    def _with_children(self, nets: Mapping[str, Net]) -> Net:
+        return Composed(self.name, self.body, tuple({**dict(self.items), **nets}.items()))
+
     def __reduce__(self) -> Any:
         # By name, as functions are: the decorated name is this net, so the bare body cannot be pickled.
         module, name = self.body.__module__, self.body.__qualname__

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
+from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +15,7 @@ from funcnet._torch import under_transform
 from funcnet._typing import TreeLike
 from funcnet.core._check import misfits_of, refuse
 from funcnet.core._view import View, origin, where
+from funcnet.tree import join
 
 if TYPE_CHECKING:
     from funcnet.core._call import Program
@@ -31,10 +33,10 @@ def explain(program: Program, params: TreeLike, error: Exception) -> Exception:
     bodies = list(_bodies_in(error))
     if not bodies:
         return _wrong_call(error)
-    view, inputs = bodies[-1]
+    view, place, inputs = bodies[-1]
     if isinstance(error, AttributeError) and (unset := _NO_SETTER.match(str(error))):
         return _no_such_name(view, unset[1] or unset[2])
-    place, expects = where(view), view._expects
+    expects = view._expects
     wanted = f"expected {expects}, " if expects else ""
     got = f"{wanted}got {', '.join(f'{name} {described(value)}' for name, value in inputs.items()) or 'no input'}"
     # within a transform an error may as well say what torch cannot transform, so it keeps its type
@@ -53,17 +55,33 @@ def _sentence(error: Exception) -> str:
     return f"{text[:1].upper()}{text[1:]}." if text else ""
 
 
-def _bodies_in(error: Exception) -> Iterator[tuple[View, dict[str, Any]]]:
-    """The view and the inputs of each body an error went through, outermost first."""
-    trace = error.__traceback__
+def _bodies_in(error: Exception) -> Iterator[tuple[View, str, dict[str, Any]]]:
+    """The view, the place in words and the inputs of each body an error went through, outermost first."""
+    trace, above = error.__traceback__, None
     while trace is not None:
         code, values = trace.tb_frame.f_code, trace.tb_frame.f_locals
-        if code.co_argcount:
-            first = values.get(code.co_varnames[0])
-            if isinstance(first, View) and not code.co_name.startswith("_"):
-                names = code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]
-                yield first, {name: values[name] for name in names if values.get(name) is not None}
+        view = values.get(code.co_varnames[0]) if code.co_argcount else None
+        if isinstance(view, View) and not code.co_name.startswith("_"):
+            names = code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]
+            inputs = {name: values[name] for name in names if values.get(name) is not None}
+            shared = above is not None and code.co_varnames[0] == "_"
+            kid, place = _places(above, code) if shared else (view, where(view))  # type: ignore[arg-type]
+            yield kid, place, inputs
+            above = view if not shared else above
         trace = trace.tb_next
+
+
+def _places(above: View, code: CodeType) -> tuple[View, str]:
+    """The shared view of a body that ignores its own, and the paths under ``above`` where that body is."""
+    found = [(kid, path) for kid, path in _below(type(above), origin(above)[1]) if kid.__call__.__code__ is code]
+    paths = " or ".join(repr(path) for _, path in found)
+    return (found[0][0]._shared, f"{found[0][0].__name__} at {paths}") if found else (above, where(above))
+
+
+def _below(cls: type[View], path: str) -> Iterator[tuple[Any, str]]:
+    for name, kid in zip(cls._names, cls._classes, strict=True):
+        yield kid, join(path, name)
+        yield from _below(kid, join(path, name))
 
 
 def described(value: Any) -> str:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from types import FunctionType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import nn
@@ -17,7 +17,8 @@ from funcnet._torch import constant_result, outside_transforms, register_constan
 from funcnet._typing import Selector, Tree, TreeLike
 from funcnet.core._entries import Buffer, Entry, Param
 from funcnet.core._parts import check_part
-from funcnet.random import as_rng, at_path
+from funcnet.core._start import Device, Start
+from funcnet.random import as_rng
 from funcnet.tree import join
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from funcnet.core._view import View
 
 
-@dataclass_transform(frozen_default=True)
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
 class Net:
     """An immutable, hashable record of hyperparameters and named parts, with a body.
 
@@ -94,6 +95,10 @@ class Net:
         """Whether the body finds its tensors and parts by itself, so that its view needs no names."""
         return False
 
+    def foreign(self) -> bool:
+        """Whether the body of a stock net calls functions that it was given, and of which nothing is known."""
+        return False
+
     def expects(self) -> str:
         """The inputs the body takes, in words, for error messages."""
         return ""
@@ -155,55 +160,64 @@ class Net:
 
     # --- tensors ---
 
+    @overload
+    def init(self, rng: Any, *, device: Device = None, dtype: torch.dtype | None = None) -> tuple[Tree, Tree]: ...
+    @overload
     def init(
-        self,
-        rng: Any,
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> tuple[Tree, Tree]:
-        """First params and buffers.
+        self, rng: Any, *, example_inputs: Any, device: Device = None, dtype: torch.dtype | None = None
+    ) -> tuple[Net, Tree, Tree]: ...
+    def init(
+        self, rng: Any, *, example_inputs: Any = None, device: Device = None, dtype: torch.dtype | None = None
+    ) -> Any:
+        """First params and buffers; with ``example_inputs``, the concrete net and its params and buffers.
 
         Args:
             rng: an int seed: the numbers of ``torch.manual_seed(seed)`` followed by building the module. Or a Key: the
                 numbers depend on the path of each tensor, and ``torch.vmap(net.init)(keys)`` makes an ensemble.
+            example_inputs: a tuple of inputs, or a single tensor, for nets with lazy layers. The body runs on their
+                shapes alone (on the meta device), and each lazy layer becomes the layer that fits.
             device: where to put them; default torch's default device. "meta" gives shapes only.
             dtype: of floating tensors; default that of the layer, else torch's default dtype.
 
         Raises:
-            InitError: if ``rng`` is missing, or part of the net has no first values.
+            InitError: if ``rng`` is missing, part of the net has no first values, or a lazy layer no input.
+
+        >>> from funcnet import LazyLinear, ReLU, Sequential
+        >>> net, params, buffers = Sequential(LazyLinear(8), ReLU()).init(0, example_inputs=torch.ones(1, 5))
+        >>> net[0], params["0"]["weight"].shape
+        (Linear(in_features=5, out_features=8, bias=True), torch.Size([8, 5]))
         """
         source = as_rng(rng)
         if source is None:
             raise InitError("init needs rng: an int seed (0) or a Key (funcnet.random.key(0)).")
-        made = dict(self._first_values(source, device, dtype, self._all_aliases, ""))
-        trees: dict[type, Tree] = {Param: {}, Buffer: {}}
-        for entry in self.entries():
-            _place(trees[type(entry.spec)], entry.path, made[entry.path])
-        return trees[Param], trees[Buffer]
+        from funcnet.core._lazy import SHOW_INPUTS, Lazy, concrete_nets
 
-    def _first_values(
-        self, rng: Any, device: Any, dtype: torch.dtype | None, aliases: Mapping[str, str], path: str
-    ) -> Iterator[tuple[str, torch.Tensor]]:
-        """Paths and first values in the order in which a module makes, and so draws, them."""
-        self.check_init(path)
-        if self._own_entries and all(join(path, name) in aliases for name in self._own_entries):
-            return  # the same layer at a second place: its module was built, and drew, once
+        net, found = self, {}
+        if example_inputs is not None:
+            found = concrete_nets(self, example_inputs)
+            net = self.replaced(found)
+        elif lazy := [path or "the net itself" for path, below in self.named_nets() if isinstance(below, Lazy)]:
+            raise InitError(f"{', '.join(map(repr, lazy))} have no shape yet. {SHOW_INPUTS}")
+        start = Start(source, device, dtype, net._all_aliases)
+        made = dict(start.of_net(self, ""))
+        for path, late in found.items():  # drawn last, as by lazy modules, which wait for their first call
+            made.update(start.of_net(late, path))
+        trees: dict[type, Tree] = {Param: {}, Buffer: {}}
+        for entry in net.entries():
+            _place(trees[type(entry.spec)], entry.path, made[entry.path])
+        return (trees[Param], trees[Buffer]) if example_inputs is None else (net, trees[Param], trees[Buffer])
+
+    def first_values(self, start: Start, path: str) -> Iterator[tuple[str, torch.Tensor]]:
+        """Paths and first values in the order in which a module makes, and so draws, them.
+
+        A net whose module does more than build its parts (copies one, draws some anew) overrides this.
+        """
         for name in self.drawing_order():
             part, where = self._parts[name], join(path, name)
             if isinstance(part, Net):
-                yield from part._first_values(rng, device, dtype, aliases, where)
+                yield from start.of_net(part, where)
             elif isinstance(part, (Param, Buffer)):
-                dtype_of_layer, device_of_layer = getattr(self, "dtype", None), getattr(self, "device", None)
-                yield (
-                    where,
-                    part.init(
-                        at_path(rng, where),
-                        part.shape,
-                        dtype=part.dtype or dtype or dtype_of_layer,
-                        device=device or device_of_layer,
-                    ),
-                )
+                yield where, start.of_spec(part, where, self)
 
     def entries(self) -> Iterator[Entry]:
         """Every declared tensor with its path, in the order of the module's ``state_dict``; aliases are left out."""
@@ -237,6 +251,35 @@ class Net:
         tied.__dict__.update(self.__getstate__(), _alias_items=tuple(table.items()))
         return tied
 
+    def replaced(self, nets: Mapping[str, Net]) -> Net:
+        """This net with other nets at some paths.
+
+        >>> from funcnet import Linear, ReLU, Sequential
+        >>> Sequential(Linear(2, 3), ReLU()).replaced({"0": Linear(4, 3)})[0]
+        Linear(in_features=4, out_features=3, bias=True)
+        """
+        if "" in nets:
+            return nets[""]
+        below: dict[str, dict[str, Net]] = {}
+        for path, net in nets.items():
+            name, _, rest = path.partition(".")
+            below.setdefault(name, {})[rest] = net
+        if unknown := sorted(set(below) - set(self._children)):
+            raise TreeError(f"{self.title()} has no nets {unknown}; it has {list(self._children)}.")
+        if not below:
+            return self
+        made = self._with_children({name: self._children[name].replaced(rest) for name, rest in below.items()})
+        if self._aliases:
+            made.__dict__["_alias_items"] = tuple(self._aliases.items())
+        return made
+
+    def _with_children(self, nets: Mapping[str, Net]) -> Net:
+        """A new record with other nets under some names."""
+        made = object.__new__(type(self))
+        made.__dict__.update(self.__getstate__())
+        made.__dict__["_replaced_items"] = tuple({**dict(self.__dict__.get("_replaced_items", ())), **nets}.items())
+        return made
+
     @property
     def aliases(self) -> dict[str, str]:
         """Alias path -> owner path, of this net and of all nets below it."""
@@ -254,7 +297,7 @@ class Net:
     def _parts(self) -> dict[str, Any]:
         self.__dict__["_building"] = True  # so that a misspelt field in parts() does not ask parts() again
         try:
-            parts = dict(self.parts())
+            parts = {**self.parts(), **dict(self.__dict__.get("_replaced_items", ()))}
         except AttributeError as error:
             raise TypeError(f"{type(self).__name__}.parts() failed: {error}") from error
         finally:
@@ -301,7 +344,7 @@ class Net:
 
     def _record(self) -> tuple[Any, ...]:
         fields = tuple(getattr(self, field.name) for field in dataclasses.fields(self))  # type: ignore[arg-type]
-        return (*fields, self.__dict__.get("_alias_items", ()))
+        return (*fields, *(self.__dict__.get(name, ()) for name in _BESIDE_FIELDS))
 
     @cached_property
     def _hash(self) -> int:
@@ -332,7 +375,7 @@ class Net:
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{hint}")
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = {field.name for field in dataclasses.fields(self)} | {"_alias_items"}  # type: ignore[arg-type]
+        kept = {field.name for field in dataclasses.fields(self)} | {*_BESIDE_FIELDS}  # type: ignore[arg-type]
         return {name: value for name, value in self.__dict__.items() if name in kept}
 
     def __deepcopy__(self, memo: Any) -> Net:
@@ -342,6 +385,7 @@ class Net:
         return self
 
 
+_BESIDE_FIELDS = ("_replaced_items", "_alias_items")  # what a record holds that its class does not declare
 _OF_MODULES = {
     "train": "A net has no mode: net.apply(params, buffers, x, train=True).",
     "eval": "A net has no mode: net.apply(params, buffers, x) runs in eval mode.",

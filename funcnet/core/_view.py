@@ -39,15 +39,19 @@ RESERVED = frozenset(name for name in dir(nn.Module) if not name.startswith("__"
 
 
 class Call:
-    """What one call knows: its mode, its source of draws and how often each path drew. The root of every view."""
+    """What one call knows: its mode, its source of draws and how often each path drew. The root of every view.
 
-    __slots__ = ("closed", "counts", "rng", "train")
+    ``found`` is there in a call that is made to learn shapes: what lazy nets become, by path.
+    """
 
-    def __init__(self, train: Any, rng: Any) -> None:
+    __slots__ = ("closed", "counts", "found", "rng", "train")
+
+    def __init__(self, train: Any, rng: Any, found: dict[str, Net] | None = None) -> None:
         self.train: bool | Callable[[str], bool] = train
         self.rng: Any = rng
         self.counts: dict[str, int] = {}
         self.closed = False
+        self.found = found
 
 
 class View:
@@ -79,8 +83,10 @@ class View:
     @property
     def training(self) -> bool:
         """Whether the net at this place is in training mode."""
-        call, path = origin(self)
-        return call.train if isinstance(call.train, bool) else bool(call.train(path))
+        up = self._up
+        while type(up) is not Call:
+            up = up._up
+        return up.train if isinstance(up.train, bool) else bool(up.train(origin(self)[1]))
 
     @property
     def rng(self) -> Tensor | Stream:
@@ -112,17 +118,24 @@ def draws_at(view: View) -> Rng:
     Raises:
         RandomnessError: if the call has no ``rng``, or is over.
     """
-    call, path = origin(view)
-    if call.rng is None:
+    up, path = view._up, view._name
+    while type(up) is not Call:
+        name = up._name
+        path, up = f"{name}.{path}" if name else path, up._up
+    rng = up.rng
+    if rng is None:
         raise RandomnessError(f"{where(view)} draws random numbers and rng is None. {PASS_RNG}")
-    if call.closed:
+    if up.closed:
         raise RandomnessError(
             f"{where(view)} draws after its call has ended, as when torch.utils.checkpoint runs a part again: the "
             f"draws would differ from the first run. Checkpoint a function of (params, x, key) that calls the net."
         )
-    count = call.counts.get(path, 0)
-    call.counts[path] = count + 1
-    return at_path(call.rng, path, count)
+    if type(rng) is Stream:
+        return rng
+    counts = up.counts
+    count = counts.get(path, 0)
+    counts[path] = count + 1
+    return at_path(rng, path, count)
 
 
 PASS_RNG = "Pass rng=funcnet.random.key(0), or rng=0 for the draws of torch.manual_seed(0)."
@@ -139,8 +152,7 @@ def view_class(net: Net, made: dict[Net, type[View]]) -> type[View]:
     entries = {} if net.opaque() else net._own_entries
     children = {} if net.opaque() else net._children
     names = (*entries, *children, *net._named_constants)
-    # torch itself names a buffer of one of its layers so
-    bad = [name for name in names if name in RESERVED or (name.startswith("_") and name != "_random_samples")]
+    bad = [name for name in names if name in RESERVED or (name.startswith("_") and not trusted(net))]
     if bad:
         raise ValueError(
             f"{type(net).__name__} has parts or fields named {bad}: nn.Module uses such names itself. Choose others."
@@ -212,7 +224,7 @@ def eager(net: Net) -> bool:
 
 def trusted(net: Net) -> bool:
     """Whether the body is funcnet's own: it draws from ``p`` only, and writes nothing in place."""
-    return type(net).__module__.startswith(("funcnet.layers.", "funcnet.combinators."))
+    return type(net).__module__.startswith(("funcnet.layers.", "funcnet.combinators.")) and not net.foreign()
 
 
 def has(net: Net, kind: type) -> bool:

@@ -1,4 +1,5 @@
-"""Elementwise functions and softmaxes, the counterparts of torch/nn/modules/activation.py.
+"""Smooth elementwise functions, counterparts of torch/nn/modules/activation.py; those made of straight pieces are in
+``_threshold``, softmaxes in ``_softmax``.
 
 None has params, buffers or draws, and the output has the shape of ``input``. ``inplace`` is kept for the twin and its
 ``repr``; a pure call never writes to its input, and the result is the same.
@@ -12,21 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from funcnet._torch import plainly_eager, under_vmap
 from funcnet.layers._layer import Layer
-
-
-class ReLU(Layer):
-    """``max(0, x)``. Source: torch.nn.functional.relu.
-
-    >>> ReLU()({}, torch.tensor([-1.0, 2.0]))
-    tensor([0., 2.])
-    """
-
-    inplace: bool = False
-
-    @staticmethod
-    def forward(_: Any, input: Tensor) -> Tensor:
-        return F.relu(input)
 
 
 class Sigmoid(Layer):
@@ -41,6 +29,18 @@ class Sigmoid(Layer):
         return torch.sigmoid(input)
 
 
+class LogSigmoid(Layer):
+    """The logarithm of :class:`Sigmoid`, computed stably. Source: torch.nn.functional.logsigmoid.
+
+    >>> LogSigmoid()({}, torch.tensor([0.0, -100.0]))
+    tensor([  -0.6931, -100.0000])
+    """
+
+    @staticmethod
+    def forward(_: Any, input: Tensor) -> Tensor:
+        return F.logsigmoid(input)
+
+
 class Tanh(Layer):
     """``tanh(x)``. Source: torch.tanh.
 
@@ -51,6 +51,54 @@ class Tanh(Layer):
     @staticmethod
     def forward(_: Any, input: Tensor) -> Tensor:
         return torch.tanh(input)
+
+
+class Tanhshrink(Layer):
+    """``x - tanh(x)``. Source: torch.nn.functional.tanhshrink.
+
+    >>> Tanhshrink()({}, torch.tensor([1.0]))
+    tensor([0.2384])
+    """
+
+    @staticmethod
+    def forward(_: Any, input: Tensor) -> Tensor:
+        return F.tanhshrink(input)
+
+
+class Softsign(Layer):
+    """``x / (1 + |x|)``. Source: torch.nn.functional.softsign.
+
+    >>> Softsign()({}, torch.tensor([1.0, -3.0]))
+    tensor([ 0.5000, -0.7500])
+    """
+
+    @staticmethod
+    def forward(_: Any, input: Tensor) -> Tensor:
+        return F.softsign(input)
+
+
+class Softplus(Layer):
+    """``log(1 + exp(beta * x)) / beta``, a smooth ReLU. Source: torch.nn.functional.softplus.
+
+    Args:
+        beta: sharpness of the bend, not 0.
+        threshold: where ``beta * x`` is above it, the result is ``x`` itself.
+
+    >>> Softplus()({}, torch.tensor([0.0, 30.0]))
+    tensor([ 0.6931, 30.0000])
+    """
+
+    beta: float = 1.0
+    threshold: float = 20.0
+
+    def __post_init__(self) -> None:
+        if self.beta == 0:
+            raise ValueError("Softplus: beta is not 0, which it divides by.")
+        super().__post_init__()
+
+    @staticmethod
+    def forward(p: Any, input: Tensor) -> Tensor:
+        return F.softplus(input, p.beta, p.threshold)
 
 
 class GELU(Layer):
@@ -64,6 +112,11 @@ class GELU(Layer):
     """
 
     approximate: str = "none"
+
+    def __post_init__(self) -> None:
+        if self.approximate not in ("none", "tanh"):
+            raise ValueError(f"GELU: approximate is 'none' or 'tanh', got {self.approximate!r}.")
+        super().__post_init__()
 
     @staticmethod
     def forward(p: Any, input: Tensor) -> Tensor:
@@ -84,47 +137,112 @@ class SiLU(Layer):
         return F.silu(input)
 
 
-class LeakyReLU(Layer):
-    """``x`` where positive, else ``negative_slope * x``. Source: torch.nn.functional.leaky_relu.
+class Mish(Layer):
+    """``x * tanh(softplus(x))``. Source: torch.nn.functional.mish.
 
-    >>> LeakyReLU(0.1)({}, torch.tensor([-1.0, 2.0]))
-    tensor([-0.1000,  2.0000])
+    >>> Mish()({}, torch.tensor([0.0, 1.0]))
+    tensor([0.0000, 0.8651])
     """
 
-    negative_slope: float = 1e-2
+    inplace: bool = False
+
+    @staticmethod
+    def forward(_: Any, input: Tensor) -> Tensor:
+        return F.mish(input)
+
+
+class ELU(Layer):
+    """``x`` where positive, else ``alpha * (exp(x) - 1)``. Source: torch.nn.functional.elu.
+
+    Args:
+        alpha: minus the limit for very negative ``x``.
+        inplace: no effect on the output; torch's in-place form rounds its gradient another way, and so does this.
+
+    >>> ELU()({}, torch.tensor([-1.0, 2.0]))
+    tensor([-0.6321,  2.0000])
+    """
+
+    alpha: float = 1.0
     inplace: bool = False
 
     @staticmethod
     def forward(p: Any, input: Tensor) -> Tensor:
-        return F.leaky_relu(input, p.negative_slope)
+        if p.inplace and input.requires_grad:
+            return F.elu(_copy(input), p.alpha, True)
+        return F.elu(input, p.alpha)
 
 
-class Softmax(Layer):
-    """Positive numbers that sum to one along ``dim``. Source: torch.nn.functional.softmax.
+class CELU(Layer):
+    """``x`` where positive, else ``alpha * (exp(x / alpha) - 1)``. Source: torch.nn.functional.celu.
 
     Args:
-        dim: the axis that sums to one; without it torch chooses by the rank, and warns.
+        alpha: minus the limit for very negative ``x``; not 0.
+        inplace: as for :class:`ELU`.
 
-    >>> Softmax(dim=0)({}, torch.zeros(4))
-    tensor([0.2500, 0.2500, 0.2500, 0.2500])
+    >>> CELU(2.0)({}, torch.tensor([-1.0, 2.0]))
+    tensor([-0.7869,  2.0000])
     """
 
-    dim: int | None = None
+    alpha: float = 1.0
+    inplace: bool = False
+
+    def __post_init__(self) -> None:
+        if self.alpha == 0:
+            raise ValueError("CELU: alpha is not 0, which it divides by.")
+        super().__post_init__()
 
     @staticmethod
     def forward(p: Any, input: Tensor) -> Tensor:
-        return F.softmax(input, p.dim, _stacklevel=5)
+        if p.inplace and input.requires_grad:
+            return F.celu(_copy(input), p.alpha, True)
+        return F.celu(input, p.alpha)
 
 
-class LogSoftmax(Layer):
-    """The logarithm of :class:`Softmax`, computed stably. Source: torch.nn.functional.log_softmax.
+class SELU(Layer):
+    """:class:`ELU` scaled so that deep nets keep mean 0 and variance 1. Source: torch.nn.functional.selu.
 
-    >>> LogSoftmax(dim=0)({}, torch.zeros(1))
-    tensor([0.])
+    Args:
+        inplace: as for :class:`ELU`.
+
+    >>> SELU()({}, torch.tensor([-1.0, 2.0]))
+    tensor([-1.1113,  2.1014])
     """
 
-    dim: int | None = None
+    inplace: bool = False
 
     @staticmethod
     def forward(p: Any, input: Tensor) -> Tensor:
-        return F.log_softmax(input, p.dim, _stacklevel=5)
+        if p.inplace and input.requires_grad:
+            return F.selu(_copy(input), True)
+        return F.selu(input)
+
+
+class GLU(Layer):
+    """One half of the input times the sigmoid of the other. Source: torch.nn.functional.glu.
+
+    Args:
+        dim: the axis that is halved; its size is even.
+
+    >>> GLU()({}, torch.tensor([2.0, 0.0]))
+    tensor([1.])
+    """
+
+    dim: int = -1
+
+    def expects(self) -> str:
+        return f"input with an even size in axis {self.dim}"
+
+    @staticmethod
+    def forward(p: Any, input: Tensor) -> Tensor:
+        if under_vmap() and input.dim() and input.shape[p.dim] % 2 == 0:
+            value, gate = input.chunk(2, p.dim)  # the forward derivative of the kernel has no batching rule
+            return value * torch.sigmoid(gate)
+        return F.glu(input, p.dim)
+
+
+def _copy(input: Tensor) -> Tensor:
+    """A copy to write to, also with the gaps between the elements of a slice: kernels round by strides."""
+    copy = input.clone()
+    if copy.stride() == input.stride() or not plainly_eager():
+        return copy
+    return torch.empty_strided(input.shape, input.stride(), dtype=input.dtype, device=input.device).copy_(input)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from funcnet.core import draws_at
 from funcnet.layers._layer import Layer
-from funcnet.random import dropout, feature_dropout
+from funcnet.random import alpha_dropout, dropout, feature_alpha_dropout, feature_dropout
 
 
 class _Dropout(Layer):
@@ -76,7 +76,7 @@ class Dropout2d(_Dropout):
     def forward(p: Any, input: Tensor) -> Tensor:
         if input.dim() != 4:
             warnings.warn(
-                f"Dropout2d read {input.dim()}D input as (N, C, *), as torch does; Dropout1d is the layer for 3D input.",
+                f"Dropout2d read {input.dim()}D input as (N, C, *), as torch does; Dropout1d is made for 3D input.",
                 stacklevel=2,
             )
         return _drop_channels(p, input, input.dim())
@@ -100,6 +100,49 @@ class Dropout3d(_Dropout):
                 stacklevel=2,
             )
         return _drop_channels(p, input, 5)
+
+
+class AlphaDropout(_Dropout):
+    """Replace each element with probability ``p`` by SELU's lower limit, and keep mean and variance of the input.
+
+    Args:
+        p: probability that an element is replaced, in [0, 1].
+        inplace: no effect on the result.
+
+    Shape:  any.  Draws: in training.
+    Source: funcnet.random.alpha_dropout, bit-equal to torch.nn.functional.alpha_dropout for an int seed.
+
+    >>> import torch
+    >>> y, _ = AlphaDropout(0.5).apply({}, {}, torch.zeros(100), train=True, rng=0)
+    >>> sorted({round(value, 4) for value in y.tolist()})
+    [-0.7792, 0.7792]
+    """
+
+    @staticmethod
+    def forward(p: Any, input: Tensor) -> Tensor:
+        if not p.training or p.p == 0:
+            return input
+        return alpha_dropout(input, p.p, rng=draws_at(p))
+
+
+class FeatureAlphaDropout(_Dropout):
+    """:class:`AlphaDropout` of whole channels. Shape: input (N, C, *). Draws: in training.
+
+    As in torch, the first two axes are batch and channels, whatever the rank.
+
+    >>> import torch
+    >>> FeatureAlphaDropout().apply({}, {}, torch.ones(2, 3, 4, 4), train=True, rng=0)[0].shape
+    torch.Size([2, 3, 4, 4])
+    """
+
+    def expects(self) -> str:
+        return "input (N, C, *)"
+
+    @staticmethod
+    def forward(p: Any, input: Tensor) -> Tensor:
+        if not p.training or p.p == 0:
+            return input
+        return feature_alpha_dropout(input, p.p, rng=draws_at(p))
 
 
 def _drop_channels(p: Any, input: Tensor, batched_rank: int) -> Tensor:

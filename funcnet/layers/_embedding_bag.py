@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from funcnet._torch import beyond_backward, under_vmap
+from funcnet._torch import beyond_one_gradient, forward_mode
 from funcnet.core import Param
 from funcnet.layers._embedding import normal_but_one_row, shortened
 from funcnet.layers._layer import Layer
@@ -77,8 +77,10 @@ class EmbeddingBag(Layer):
     ) -> Tensor:
         if per_sample_weights is not None and p.mode != "sum":
             raise ValueError(f"per_sample_weights go with mode 'sum', and this is {p.mode!r}")
+        if offsets is not None and offsets.shape[:1] == (0,) and input.shape[:1] != (0,):
+            raise ValueError("offsets say where bags begin, and are empty")  # torch's kernel reads past their end
         weight = p.weight if p.max_norm is None else shortened(p, input)
-        if under_vmap() or beyond_backward():  # the kernel has rules for neither
+        if forward_mode() or beyond_one_gradient():  # the kernel has rules for neither
             return _composed(p, weight, input, offsets, per_sample_weights)
         return F.embedding_bag(
             input,

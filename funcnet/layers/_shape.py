@@ -1,12 +1,19 @@
-"""Layers that only change shapes, the counterparts of torch/nn/modules/flatten.py."""
+"""Layers that only move elements, counterparts of flatten.py, fold.py, pixelshuffle.py and channelshuffle.py of torch.
+
+Axes: N batch, C channel, H W space, k kernel, * any. None has params, buffers or draws.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from funcnet.layers._layer import Layer
+
+Size = Any  # an int or a tuple of two
 
 
 class Flatten(Layer):
@@ -19,6 +26,9 @@ class Flatten(Layer):
 
     start_dim: int = 1
     end_dim: int = -1
+
+    def expects(self) -> str:
+        return f"input with axes {self.start_dim} to {self.end_dim}"
 
     @staticmethod
     def forward(p: Any, input: Tensor) -> Tensor:
@@ -36,6 +46,189 @@ class Unflatten(Layer):
     dim: int | str
     unflattened_size: tuple[Any, ...]
 
+    def expects(self) -> str:
+        return f"input whose axis {self.dim} splits into {self.unflattened_size}"
+
     @staticmethod
     def forward(p: Any, input: Tensor) -> Tensor:
         return input.unflatten(p.dim, p.unflattened_size)
+
+
+class PixelShuffle(Layer):
+    """Make one image of r * r times the pixels from r * r channels each.
+
+    Args:
+        upscale_factor: r, at least 1.
+
+    Shape:  input (*, C * r * r, H, W) -> y (*, C, H * r, W * r).
+    Source: torch.nn.functional.pixel_shuffle.
+
+    >>> import torch
+    >>> PixelShuffle(2)({}, torch.arange(4.0).view(4, 1, 1))
+    tensor([[[0., 1.],
+             [2., 3.]]])
+    """
+
+    upscale_factor: int
+
+    def __post_init__(self) -> None:
+        _at_least(self, "upscale_factor")
+        super().__post_init__()
+
+    def expects(self) -> str:
+        return f"input (*, C, H, W) with C a multiple of {self.upscale_factor**2}"
+
+    @staticmethod
+    def forward(p: Any, input: Tensor) -> Tensor:
+        return F.pixel_shuffle(input, p.upscale_factor)
+
+
+class PixelUnshuffle(Layer):
+    """What undoes :class:`PixelShuffle`.
+
+    Args:
+        downscale_factor: r, at least 1.
+
+    Shape:  input (*, C, H * r, W * r) -> y (*, C * r * r, H, W).
+    Source: torch.nn.functional.pixel_unshuffle.
+
+    >>> import torch
+    >>> PixelUnshuffle(2)({}, torch.ones(1, 6, 4)).shape
+    torch.Size([4, 3, 2])
+    """
+
+    downscale_factor: int
+
+    def __post_init__(self) -> None:
+        _at_least(self, "downscale_factor")
+        super().__post_init__()
+
+    def expects(self) -> str:
+        return f"input (*, C, H, W) with H and W multiples of {self.downscale_factor}"
+
+    @staticmethod
+    def forward(p: Any, input: Tensor) -> Tensor:
+        return F.pixel_unshuffle(input, p.downscale_factor)
+
+
+class ChannelShuffle(Layer):
+    """Deal out the channels like cards: the first of each group, then the second of each.
+
+    Args:
+        groups: number of groups the channels are split into, at least 1.
+
+    Shape:  input (N, C, *) with C a multiple of ``groups`` -> y of the same shape.
+    Source: torch.nn.functional.channel_shuffle.
+
+    >>> import torch
+    >>> ChannelShuffle(2)({}, torch.arange(4.0).view(1, 4, 1)).flatten()
+    tensor([0., 2., 1., 3.])
+    """
+
+    groups: int
+
+    def __post_init__(self) -> None:
+        _at_least(self, "groups")
+        super().__post_init__()
+
+    def expects(self) -> str:
+        return f"input (N, C, *) with C a multiple of {self.groups}"
+
+    @staticmethod
+    def forward(p: Any, input: Tensor) -> Tensor:
+        return F.channel_shuffle(input, p.groups)
+
+
+class Unfold(Layer):
+    """Each window of an image as a column.
+
+    Args:
+        kernel_size: size of a window, in pixels.
+        dilation: step between the pixels of a window.
+        padding: zeros on both sides.
+        stride: step of the window.
+
+    Shape:  input (N, C, H, W) or (C, H, W) -> y (N, C * k * k, number of windows).
+    Source: torch.nn.functional.unfold.
+
+    >>> import torch
+    >>> Unfold(2)({}, torch.ones(1, 3, 4, 5)).shape
+    torch.Size([1, 12, 12])
+    """
+
+    kernel_size: Size
+    dilation: Size = 1
+    padding: Size = 0
+    stride: Size = 1
+
+    def __post_init__(self) -> None:
+        _check_window(self)
+        super().__post_init__()
+
+    def expects(self) -> str:
+        return "input (N, C, H, W) or (C, H, W), no smaller than a window"
+
+    @staticmethod
+    def forward(p: Any, input: Tensor) -> Tensor:
+        return F.unfold(input, p.kernel_size, p.dilation, p.padding, p.stride)
+
+
+class Fold(Layer):
+    """Add up windows, given as columns, to an image: the transpose of :class:`Unfold`.
+
+    Args:
+        output_size: (H, W) of the image, or an int for both.
+        kernel_size, dilation, padding, stride: as for :class:`Unfold`.
+
+    Shape:  input (N, C * k * k, number of windows), or without N -> y (N, C, H, W).
+    Raises: ShapeError if the number of windows is not that of such an image.
+    Source: torch.nn.functional.fold.
+
+    >>> import torch
+    >>> Fold((4, 5), 2)({}, torch.ones(1, 12, 12)).shape
+    torch.Size([1, 3, 4, 5])
+    """
+
+    output_size: Size
+    kernel_size: Size
+    dilation: Size = 1
+    padding: Size = 0
+    stride: Size = 1
+
+    def __post_init__(self) -> None:
+        _at_least(self, "output_size")
+        _check_window(self)
+        super().__post_init__()
+
+    def expects(self) -> str:
+        kernel = _pair(self.kernel_size)
+        each = (self.output_size, kernel, self.dilation, self.padding, self.stride)
+        numbers = zip(*map(_pair, each), strict=True)
+        windows = math.prod((size + 2 * pad - step * (k - 1) - 1) // by + 1 for size, k, step, pad, by in numbers)
+        columns = f"C, {windows}) with C a multiple of {math.prod(kernel)}"
+        return f"input (N, {columns}, or without N"
+
+    @staticmethod
+    def forward(p: Any, input: Tensor) -> Tensor:
+        return F.fold(input, p.output_size, p.kernel_size, p.dilation, p.padding, p.stride)
+
+
+def _at_least(layer: Layer, *names: str, least: int = 1) -> None:
+    """Refuse sizes and factors that are too small, which torch notices when it is called."""
+    for name in names:
+        value = getattr(layer, name)
+        if any(not isinstance(size, int) or size < least for size in _pair(value)):
+            raise ValueError(f"{type(layer).__name__}: {name} is at least {least}, got {value!r}.")
+
+
+def _check_window(layer: Fold | Unfold) -> None:
+    for name in ("kernel_size", "dilation", "padding", "stride"):
+        value = getattr(layer, name)
+        if len(_pair(value)) != 2:
+            raise ValueError(f"{type(layer).__name__}: {name} is an int or two, got {value!r}.")
+    _at_least(layer, "kernel_size", "dilation", "stride")
+    _at_least(layer, "padding", least=0)
+
+
+def _pair(value: Size) -> tuple[int, ...]:
+    return tuple(value) if isinstance(value, (tuple, list)) else (value, value)

@@ -9,6 +9,7 @@ The global generator of torch is never read and never moved. Wherever funcnet ta
   This is torch's own sequential generator, so it is for eager calls outside vmap.
 """
 
+from funcnet.random._attention import scaled_dot_product_attention as scaled_dot_product_attention
 from funcnet.random._draws import At as At
 from funcnet.random._draws import Rng as Rng
 from funcnet.random._draws import Stream as Stream
@@ -17,10 +18,13 @@ from funcnet.random._draws import at_path as at_path
 from funcnet.random._draws import bernoulli as bernoulli
 from funcnet.random._draws import normal as normal
 from funcnet.random._draws import uniform as uniform
+from funcnet.random._dropout import alpha_dropout as alpha_dropout
 from funcnet.random._dropout import dropout as dropout
+from funcnet.random._dropout import feature_alpha_dropout as feature_alpha_dropout
 from funcnet.random._dropout import feature_dropout as feature_dropout
 from funcnet.random._intercept import DRAWING as DRAWING
 from funcnet.random._intercept import Intercept as Intercept
 from funcnet.random._keys import fold_in as fold_in
 from funcnet.random._keys import key as key
 from funcnet.random._keys import split as split
+from funcnet.random._rrelu import rrelu as rrelu

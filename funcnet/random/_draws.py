@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from funcnet._errors import RandomnessError
-from funcnet._torch import under_vmap
+from funcnet._torch import plainly_eager, under_vmap
 from funcnet._typing import Shape
 from funcnet.random._keys import check_key
 from funcnet.random._mix import path_salt
-from funcnet.random._op import FILL, draw
+from funcnet.random._op import FILL, draw, seeded
 
 
 class At(NamedTuple):
@@ -185,10 +185,15 @@ def filled(
     device: torch.device,
 ) -> Tensor:
     """A new tensor of this layout, filled by the rule named ``kind`` from ``rng``."""
+    if device.type == "meta":
+        return torch.empty_strided(size, stride, dtype=dtype, device=device)
     if isinstance(rng, Stream):
         out = torch.empty_strided(size, stride, dtype=dtype, device=device)
         return FILL[kind](out, *numbers, generator=rng.generator(out.device))
     if not isinstance(rng, At):
         check_key(rng)
         rng = At(rng, 0)
+    if plainly_eager() and type(rng.key) is Tensor:  # the operator below costs more than a small draw itself
+        out = torch.empty_strided(size, stride, dtype=dtype, device=device)
+        return FILL[kind](out, *numbers, generator=seeded(rng.key, rng.salt, device))
     return draw(rng.key, rng.salt, size, stride, kind, [float(number) for number in numbers], dtype, device)

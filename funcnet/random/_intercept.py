@@ -3,10 +3,11 @@
 ``F.dropout(x, training=p.training)`` in a body, or anything in a foreign module's forward, would draw from the global
 generator. Within :class:`Intercept` it draws from the call's ``rng``, by the first of these that applies:
 
-* the dropout family is computed by funcnet's own dropout: every transform, every kind of ``rng``;
+* the dropout family and rrelu are computed by funcnet's own: every transform, every kind of ``rng``;
+* the dropout family, attention included, is computed by funcnet's own dropout: every transform, every ``rng``;
 * ``rand``, ``randn`` and their ``_like`` forms draw from a Key by the same operator: every transform too;
 * what takes ``generator=`` is given a private one;
-* kernels that draw inside (attention, recurrent layers, rrelu) run with the global generator lent: it is set to the
+* kernels that draw inside (attention, recurrent layers) run with the global generator lent: it is set to the
   call's numbers under a lock and put back. Eager only.
 """
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,9 +25,11 @@ from torch.overrides import TorchFunctionMode
 
 from funcnet._errors import RandomnessError
 from funcnet._torch import under_vmap
+from funcnet.random._attention import scaled_dot_product_attention
 from funcnet.random._draws import At, Rng, Stream, filled
-from funcnet.random._dropout import dropout, feature_dropout
-from funcnet.random._mix import mix_int
+from funcnet.random._dropout import alpha_dropout, dropout, feature_alpha_dropout, feature_dropout
+from funcnet.random._op import seeded
+from funcnet.random._rrelu import rrelu
 
 Draws = Callable[[], Rng]
 
@@ -33,8 +37,9 @@ Draws = Callable[[], Rng]
 class Intercept(TorchFunctionMode):
     """A context in which torch's random functions draw from ``draws()``, called once per draw.
 
-    torch.compile does not show ``rand_like`` and ``randn_like`` to any mode: write ``torch.randn(x.shape)`` in code
-    that is to be compiled, or draw from ``p.rng``.
+    torch.compile shows neither ``rand_like`` and ``randn_like`` to any mode, nor ``torch.dropout_``, ``alpha_dropout_``
+    and ``rrelu_``: in code that is to be compiled write ``torch.randn(x.shape)`` and ``F.dropout(x, inplace=True)``, or
+    draw from ``p.rng``.
     """
 
     def __init__(self, draws: Draws | None = None) -> None:
@@ -52,7 +57,7 @@ class Intercept(TorchFunctionMode):
         kwargs = kwargs or {}
         if "generator" in kwargs and kwargs["generator"] is None:
             kwargs = {name: value for name, value in kwargs.items() if name != "generator"}
-        if func in _OWN:
+        if func in _OWN and "generator" not in kwargs:
             return _OWN[func](self._next, *args, **kwargs)
         if func in _TAKES_GENERATOR and "generator" not in kwargs:
             return _given_generator(self._next(), func, args, kwargs)
@@ -64,9 +69,20 @@ class Intercept(TorchFunctionMode):
 # --- computed by funcnet ---
 
 
-def _dropout(draws: Draws, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-    result = dropout(input, p, training, rng=draws() if training and p else None)
-    return input.copy_(result) if inplace and result is not input else result
+def _dropout(rule: Callable[..., Tensor], default: bool = True) -> Callable[..., Tensor]:
+    """A function of the dropout family as torch.nn.functional calls it; ``default`` is that of its ``training``."""
+
+    def apply(draws: Draws, input: Tensor, p: float = 0.5, training: bool = default, inplace: bool = False) -> Tensor:
+        result = rule(input, p, training, rng=draws() if training and p else None)
+        return input.copy_(result) if inplace and result is not input else result
+
+    return apply
+
+
+def _kernel(rule: Callable[..., Tensor], inplace: bool = False) -> Callable[..., Tensor]:
+    """The same function as torch itself calls it."""
+    apply = _dropout(rule)
+    return lambda draws, input, p, train: apply(draws, input, p, train, inplace)
 
 
 def _feature_dropout(*ranks: int) -> Callable[..., Tensor]:
@@ -78,13 +94,49 @@ def _feature_dropout(*ranks: int) -> Callable[..., Tensor]:
     return apply
 
 
+def _rrelu(
+    draws: Draws,
+    input: Tensor,
+    lower: float = 1.0 / 8,
+    upper: float = 1.0 / 3,
+    training: bool = False,
+    inplace: bool = False,
+) -> Tensor:
+    result = rrelu(input, lower, upper, training, rng=draws() if training else None)
+    return input.copy_(result) if inplace else result
+
+
+_RULES = (dropout, feature_dropout, alpha_dropout, feature_alpha_dropout)
+
+
+def _attention(
+    draws: Draws,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    **options: Any,
+) -> Tensor:
+    if dropout_p <= 0:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, **options)
+    return scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, **options, rng=draws())
+
+
 _OWN: dict[Any, Callable[..., Tensor]] = {
-    F.dropout: _dropout,
-    torch.dropout: lambda draws, input, p, train: _dropout(draws, input, p, train),
-    torch.dropout_: lambda draws, input, p, train: _dropout(draws, input, p, train, True),
+    F.dropout: _dropout(dropout),
     F.dropout1d: _feature_dropout(3),
     F.dropout2d: _feature_dropout(2, 3, 4, 5),
     F.dropout3d: _feature_dropout(5),
+    F.alpha_dropout: _dropout(alpha_dropout, False),
+    F.feature_alpha_dropout: _dropout(feature_alpha_dropout, False),
+    **{getattr(torch, rule.__name__): _kernel(rule) for rule in _RULES},
+    **{getattr(torch, f"{rule.__name__}_"): _kernel(rule, inplace=True) for rule in _RULES},
+    F.rrelu: _rrelu,
+    torch.rrelu: _rrelu,
+    torch.rrelu_: partial(_rrelu, inplace=True),
+    F.scaled_dot_product_attention: _attention,
 }
 
 
@@ -153,12 +205,6 @@ def _lent(rng: Rng, func: Any, args: Any, kwargs: Any) -> Any:
             torch.set_rng_state(before)
 
 
-def _attention_draws(
-    query: Any, key: Any, value: Any, attn_mask: Any = None, dropout_p: float = 0.0, *_: Any, **__: Any
-) -> bool:
-    return dropout_p > 0
-
-
 def _recurrent_draws(*args: Any) -> bool:
     flag = next(
         index for index, arg in enumerate(args) if isinstance(arg, bool)
@@ -194,15 +240,7 @@ _ALWAYS = (
     *(getattr(nn.init, f"{name}_{kind}_") for name in ("xavier", "kaiming") for kind in ("uniform", "normal")),
 )
 _DRAWS_INSIDE: dict[Any, Callable[..., bool]] = {
-    F.scaled_dot_product_attention: _attention_draws,
     F.multi_head_attention_forward: _multi_head_draws,
-    F.alpha_dropout: _in_training(2, False),
-    F.feature_alpha_dropout: _in_training(2, False),
-    F.rrelu: _in_training(3, False),
-    F.rrelu_: _in_training(3, False),
-    torch.rrelu: _in_training(3, False),
-    torch.rrelu_: _in_training(3, False),
-    **dict.fromkeys((torch.alpha_dropout, torch.feature_dropout, torch.feature_alpha_dropout), _in_training(2, True)),
     torch.native_dropout: _in_training(2, True),
     **dict.fromkeys(_ALWAYS, _always),
     **{getattr(torch, name): _recurrent_draws for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")},
@@ -216,8 +254,7 @@ def _generator(rng: Rng, device: torch.device) -> torch.Generator:
         assert generator is not None, "a module draws from torch's generator without Intercept"
         return generator
     key, salt = rng if isinstance(rng, At) else (rng, 0)
-    seed = mix_int(int(key.item()) ^ mix_int(salt)) & 0x7FFF_FFFF_FFFF_FFFF
-    return torch.Generator(device).manual_seed(seed)
+    return seeded(key, salt, device)
 
 
 DRAWING = frozenset({*_OWN, *_TAKES_GENERATOR, *_DRAWS_INSIDE})

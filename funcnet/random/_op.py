@@ -45,12 +45,15 @@ def _draw(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Tensor:
+    out = torch.empty_strided(size, stride, dtype=dtype, device=device)
+    return FILL[kind](out, *numbers, generator=seeded(key, salt, device))
+
+
+def seeded(key: Tensor, salt: int, device: torch.device) -> torch.Generator:
+    """The generator of a Key at a place; this thread's only one for the device, so it is good until the next draw."""
     generator = _generator(device)
     # The CPU generator looks at 32 bits of its seed only: two draws in four billion share their numbers.
-    generator.manual_seed(mix_int(int(key.item()) ^ mix_int(salt)) & 0x7FFF_FFFF_FFFF_FFFF)
-    out = torch.empty_strided(size, stride, dtype=dtype, device=device)
-    FILL[kind](out, *numbers, generator=generator)
-    return out
+    return generator.manual_seed(mix_int(int(key.item()) ^ salt) & 0x7FFF_FFFF_FFFF_FFFF)
 
 
 def _generator(device: torch.device) -> torch.Generator:

@@ -10,6 +10,7 @@ import optree
 from funcnet._errors import TreeError
 from funcnet._torch import parse_to
 from funcnet._typing import Tree, TreeLike
+from funcnet.tree._absent import ABSENT
 
 
 def join(*keys: str) -> str:
@@ -22,7 +23,7 @@ def join(*keys: str) -> str:
 
 
 def flatten(tree: TreeLike, prefix: str = "") -> dict[str, Any]:
-    """Leaves by joined path, in the tree's own order; empty dicts leave no trace.
+    """Leaves by joined path, in the tree's own order; empty dicts and absent leaves leave no trace.
 
     Args:
         tree: nested dicts; whatever is not a dict is a leaf.
@@ -36,9 +37,18 @@ def flatten(tree: TreeLike, prefix: str = "") -> dict[str, Any]:
         path = f"{prefix}.{key}" if prefix else str(key)
         if isinstance(value, Mapping):
             flat.update(flatten(value, path))
-        else:
+        elif value is not ABSENT:
             flat[path] = value
     return flat
+
+
+def paths(tree: TreeLike) -> list[str]:
+    """The joined paths of all leaves, in the tree's own order.
+
+    >>> paths({"fc": {"weight": 1, "bias": 2}})
+    ['fc.weight', 'fc.bias']
+    """
+    return list(flatten(tree))
 
 
 def unflatten(flat: Mapping[str, Any]) -> Tree:

@@ -1,0 +1,84 @@
+"""Nets whose sizes come from their inputs: what they are, and how they are made concrete."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from funcnet._errors import InitError
+from funcnet._torch import outside_transforms
+from funcnet._typing import Tree
+from funcnet.core._entries import Param
+from funcnet.core._explain import explain
+from funcnet.core._net import Net
+from funcnet.core._view import Call, View, origin, where
+from funcnet.random import Stream
+from funcnet.tree import unflatten
+
+
+class Lazy(Net):
+    """A net that is not known in full before it has seen an input; ``net.init(rng, example_inputs=...)`` shows it one.
+
+    It declares no tensors. A subclass says in :meth:`concrete` which net it becomes.
+    """
+
+    def concrete(self, *inputs: Any, **kwargs: Any) -> Net:
+        """The net for inputs of these shapes; they are on the meta device."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what it becomes: define concrete(*inputs).")
+
+    def forward(self, p: View, *inputs: Any, **kwargs: Any) -> Any:
+        call, path = origin(p)
+        if call.found is None:
+            raise InitError(f"{where(p)} has no shape yet. {SHOW_INPUTS}")
+        if path not in call.found:
+            call.found[path] = self.concrete(*inputs, **kwargs)
+        net = call.found[path]
+        return net.apply(*_shapes_of(net), *inputs, **kwargs, rng=0)[0]
+
+
+SHOW_INPUTS = "net, params, buffers = net.init(rng, example_inputs=(x,)) gives the concrete net."
+
+
+def concrete_nets(net: Net, example_inputs: Any) -> dict[str, Net]:
+    """What each lazy net becomes, by path, in the order in which they are called; nothing is computed.
+
+    Args:
+        net: the net that holds them.
+        example_inputs: what it is called with: a tuple of inputs, or a single tensor; only shapes and dtypes matter.
+
+    Raises:
+        InitError: if one of them is not called.
+    """
+    inputs = example_inputs if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
+    found: dict[str, Net] = {}
+    program = net._program()
+    with outside_transforms(), torch.no_grad(), torch.device("meta"):
+        inputs = tree_map(lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) else leaf, inputs)
+        params, buffers = _shapes_of(net)
+        view = program.open(program.view, params, buffers, Call(False, Stream(0), found))
+        try:
+            view(*inputs)
+        except Exception as error:
+            explained = explain(program, params, error)
+            if explained is error:
+                raise
+            raise explained from error
+    missed = [path for path, below in net.named_nets() if isinstance(below, Lazy) and path not in found]
+    if missed:
+        raise InitError(
+            f"{', '.join(map(repr, missed))} got no input from these example_inputs, and have no shape yet."
+        )
+    return found
+
+
+def _shapes_of(net: Net) -> tuple[Tree, Tree]:
+    """Params and buffers without content."""
+    params: dict[str, Tensor] = {}
+    buffers: dict[str, Tensor] = {}
+    for path, spec in net._all_entries.items():
+        made = torch.empty(spec.shape, dtype=spec.dtype, device="meta")
+        (params if isinstance(spec, Param) else buffers)[path] = made
+    return unflatten(params), unflatten(buffers)

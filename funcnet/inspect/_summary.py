@@ -1,0 +1,162 @@
+"""A table of a net: paths, types, output shapes, parameters and bytes."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from funcnet._typing import Flat, Tree, TreeLike
+from funcnet.adapters import to_module
+from funcnet.core import Net, Param
+from funcnet.tree import flatten, join, unflatten
+from funcnet.tree import map as tree_of
+
+
+@dataclass(frozen=True)
+class Row:
+    """One net of a summary.
+
+    Attributes:
+        path: joined path; empty for the net itself.
+        type: name of its class or function.
+        output: shapes of what it returned, in words; empty if it was not called.
+        parameters: how many numbers its own params are, parts not included and tied tensors counted once.
+        bytes: the memory of its own params and buffers.
+    """
+
+    path: str
+    type: str
+    output: str
+    parameters: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The rows of a net in the order of ``named_nets``, and their totals; print it for a table."""
+
+    rows: tuple[Row, ...]
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the params are."""
+        return sum(row.parameters for row in self.rows)
+
+    @property
+    def bytes(self) -> int:
+        """The memory of params and buffers."""
+        return sum(row.bytes for row in self.rows)
+
+    def _cells(self) -> list[tuple[str, ...]]:
+        rows = [(row.path, row.type, row.output, f"{row.parameters:,}", f"{row.bytes:,}") for row in self.rows]
+        return [*rows, ("total", "", "", f"{self.parameters:,}", f"{self.bytes:,}")]
+
+    def __rich__(self) -> Any:
+        from rich.table import Table
+
+        table = Table("path", "type", "output")
+        table.add_column("parameters", justify="right")
+        table.add_column("bytes", justify="right")
+        cells = self._cells()
+        for index, row in enumerate(cells):
+            table.add_row(*row, end_section=index == len(cells) - 2)
+        return table
+
+    def __str__(self) -> str:
+        try:
+            from rich.console import Console
+        except ImportError:
+            return self._plain()
+        console = Console(file=io.StringIO(), width=200)
+        console.print(self)
+        return str(console.file.getvalue()).rstrip()  # type: ignore[attr-defined]
+
+    def _plain(self) -> str:
+        lines = [("path", "type", "output", "parameters", "bytes"), *self._cells()]
+        widths = [max(len(line[column]) for line in lines) for column in range(5)]
+        return "\n".join(
+            "  ".join(
+                cell.rjust(width) if column > 2 else cell.ljust(width)
+                for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+            ).rstrip()
+            for line in lines
+        )
+
+
+def summary(
+    net: Net, params: TreeLike | None = None, *inputs: Any, buffers: TreeLike | None = None, **kwargs: Any
+) -> Summary:
+    """A table of a net: path, type, output shape, parameters and bytes of each net in it.
+
+    The body runs once, in eval mode, on shapes alone (the meta device), so even a large model costs nothing.
+
+    Args:
+        net: the net.
+        params, buffers: its trees, for their dtypes; without them they are taken to be of torch's default dtype.
+        inputs, kwargs: what it is called with; without any, the column of outputs stays empty.
+
+    Raises:
+        TreeError: if the trees do not fit.
+        ShapeError: if the inputs do not.
+
+    >>> from funcnet import Linear, ReLU, Sequential
+    >>> net = Sequential(Linear(4, 8), ReLU())
+    >>> table = summary(net, net.init(0)[0], torch.ones(3, 4))
+    >>> [(row.path, row.type, row.output, row.parameters) for row in table.rows]
+    [('', 'Sequential', '(3, 8)', 0), ('0', 'Linear', '(3, 8)', 40), ('1', 'ReLU', '(3, 8)', 0)]
+    """
+    declared = _declared(net)
+    given = [tree_of(lambda leaf: leaf.to("meta"), tree) if tree is not None else None for tree in (params, buffers)]
+    params_, buffers_ = (tree if tree is not None else made for tree, made in zip(given, declared, strict=True))
+    module = to_module(net, params_, buffers_).eval()
+    outputs: dict[str, str] = {}
+    for path, _ in net.named_nets():
+        part = module.get_submodule(path)
+        part.register_forward_hook(_noting(outputs, path))
+    if inputs or kwargs:
+        args, kwargs = tree_map(lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) else leaf, (inputs, kwargs))
+        with torch.device("meta"):
+            # a net checks its inputs and names the path where they do not fit, which the module does not do
+            net.apply(params_, buffers_, *args, rng=0, **kwargs)
+            module(*args, **kwargs)
+    held: Flat = {**flatten(params_), **flatten(buffers_)}
+    kinds = {entry.path: entry.kind for entry in net.entries()}
+    rows = []
+    for path, below in net.named_nets():
+        own = [join(path, name) for name in below._own_entries if join(path, name) in kinds]
+        numbers = sum(held[name].numel() for name in own if kinds[name] == "params")
+        size = sum(held[name].numel() * held[name].element_size() for name in own)
+        rows.append(Row(path, below.title(), outputs.get(path, ""), numbers, size))
+    return Summary(tuple(rows))
+
+
+def _declared(net: Net) -> tuple[Tree, Tree]:
+    """Params and buffers without content."""
+    params: Flat = {}
+    buffers: Flat = {}
+    for entry in net.entries():
+        made = torch.empty(entry.spec.shape, dtype=entry.spec.dtype, device="meta")
+        (params if isinstance(entry.spec, Param) else buffers)[entry.path] = made
+    return unflatten(params), unflatten(buffers)
+
+
+def _noting(outputs: dict[str, str], path: str) -> Any:
+    def note(module: Any, inputs: Any, output: Any) -> None:
+        outputs.setdefault(path, _shapes(output))
+
+    return note
+
+
+def _shapes(output: Any) -> str:
+    if isinstance(output, Tensor):
+        return str(tuple(output.shape))
+    if isinstance(output, dict):
+        return "{" + ", ".join(f"{key}: {_shapes(value)}" for key, value in output.items()) + "}"
+    if isinstance(output, (tuple, list)):
+        return "(" + ", ".join(map(_shapes, output)) + ")"
+    return type(output).__name__

@@ -1,0 +1,272 @@
+"""Elementwise functions made of straight pieces, counterparts of torch/nn/modules/activation.py.
+
+Buffers: none. Only :class:`PReLU` has a param, only :class:`RReLU` draws. The output has the shape of ``input``.
+``inplace`` is kept for the twin and its ``repr``; a pure call never writes to its input, and the result is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from funcnet._torch import derivatives_of, under_vmap
+from funcnet.core import Net, Param, draws_at
+from funcnet.layers._layer import NO_CHILDREN, Layer
+from funcnet.random import rrelu
+
+
+class ReLU(Layer):
+    """``max(0, x)``. Source: torch.nn.functional.relu.
+
+    >>> ReLU()({}, torch.tensor([-1.0, 2.0]))
+    tensor([0., 2.])
+    """
+
+    inplace: bool = False
+
+    @staticmethod
+    def forward(_: Any, input: Tensor) -> Tensor:
+        return F.relu(input)
+
+
+class ReLU6(Layer):
+    """``x`` cut off below 0 and above 6. Source: torch.nn.functional.relu6.
+
+    >>> ReLU6()({}, torch.tensor([-1.0, 2.0, 9.0]))
+    tensor([0., 2., 6.])
+    """
+
+    inplace: bool = False
+
+    @staticmethod
+    def forward(_: Any, input: Tensor) -> Tensor:
+        return F.relu6(input)
+
+
+class LeakyReLU(Layer):
+    """``x`` where positive, else ``negative_slope * x``. Source: torch.nn.functional.leaky_relu.
+
+    >>> LeakyReLU(0.1)({}, torch.tensor([-1.0, 2.0]))
+    tensor([-0.1000,  2.0000])
+    """
+
+    negative_slope: float = 1e-2
+    inplace: bool = False
+
+    @staticmethod
+    def forward(p: Any, input: Tensor) -> Tensor:
+        return F.leaky_relu(input, p.negative_slope)
+
+
+class PReLU(Layer):
+    """``x`` where positive, else ``weight * x``, with a learned slope for all elements or for each channel.
+
+    Args:
+        num_parameters: 1, or the number C of channels.
+        init: first value of the slopes, kept as ``slope``.
+        device, dtype: what :meth:`init` uses unless told otherwise.
+
+    Params: weight (num_parameters,).  Draws: none.
+    Shape:  input (N, C, *), or (C,); any shape where ``num_parameters`` is 1.
+    Raises: ShapeError if the channels of ``input`` are not ``num_parameters``.
+    Source: torch.nn.functional.prelu.
+
+    >>> net = PReLU(init=0.5)
+    >>> net(net.init(0)[0], torch.tensor([-1.0, 2.0]))
+    tensor([-0.5000,  2.0000])
+    """
+
+    num_parameters: int = 1
+    slope: float = 0.25  # named init in torch, which is a method here
+    device: Any = None
+    dtype: torch.dtype | None = None
+
+    def __init__(
+        self,
+        num_parameters: int = 1,
+        init: float = 0.25,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        fields = {"num_parameters": num_parameters, "slope": init, "device": device, "dtype": dtype}
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+        self.__post_init__()
+
+    def parts(self) -> dict[str, Any]:
+        return {"weight": Param(self.num_parameters, self.slope)}
+
+    def as_module(self) -> nn.Module:
+        return nn.PReLU(self.num_parameters, self.slope, self.device and "meta", self.dtype)
+
+    @classmethod
+    def from_module(cls, module: nn.Module, children: Mapping[str, Net] = NO_CHILDREN) -> PReLU:
+        return cls(module.num_parameters, module.init)  # type: ignore[arg-type]
+
+    @classmethod
+    def read(cls, module: nn.Module) -> dict[str, Any]:
+        return {"num_parameters": module.num_parameters, "slope": module.init}
+
+    def expects(self) -> str:
+        channels = self.num_parameters
+        return "a floating input" if channels == 1 else f"input (N, {channels}, *) or ({channels},)"
+
+    @staticmethod
+    def forward(p: Any, input: Tensor) -> Tensor:
+        if under_vmap():  # torch's rule for a batch of weights wants a batch of inputs too
+            input = input * p.weight.new_ones((), dtype=input.dtype)
+        return F.prelu(input, p.weight)
+
+
+class RReLU(Layer):
+    """``x`` where positive, else ``x`` times a slope: drawn for each element in training, the mean of both in eval.
+
+    Args:
+        lower, upper: slopes are drawn uniformly from [lower, upper).
+        inplace: no effect on the result.
+
+    Shape:  any.  Draws: in training.
+    Source: funcnet.random.rrelu, bit-equal to torch.nn.functional.rrelu for an int seed.
+
+    >>> RReLU(0.1, 0.3)({}, torch.tensor([-1.0, 2.0]))
+    tensor([-0.2000,  2.0000])
+    """
+
+    lower: float = 1.0 / 8
+    upper: float = 1.0 / 3
+    inplace: bool = False
+
+    def __post_init__(self) -> None:
+        if self.lower > self.upper:
+            raise ValueError(f"RReLU: lower is at most upper, got lower={self.lower} and upper={self.upper}.")
+        super().__post_init__()
+
+    def draws(self, training: bool) -> bool:
+        return training
+
+    @staticmethod
+    def forward(p: Any, input: Tensor) -> Tensor:
+        if p.training:
+            return rrelu(input, p.lower, p.upper, True, rng=draws_at(p))
+        return rrelu(input, p.lower, p.upper, rng=None)
+
+
+class Threshold(Layer):
+    """``x`` where it is above a threshold, else a fixed value. Source: torch.nn.functional.threshold.
+
+    Args:
+        threshold: what ``x`` is compared with.
+        value: what stands in for the rest.
+
+    >>> Threshold(0.5, 9.0)({}, torch.tensor([0.0, 1.0]))
+    tensor([9., 1.])
+    """
+
+    threshold: float
+    value: float
+    inplace: bool = False
+
+    @staticmethod
+    def forward(p: Any, input: Tensor) -> Tensor:
+        return F.threshold(input, p.threshold, p.value)
+
+
+class Hardtanh(Layer):
+    """``x`` cut off below ``min_val`` and above ``max_val``. Source: torch.nn.functional.hardtanh.
+
+    Args:
+        min_val, max_val: the bounds; the second is the greater one.
+        inplace: no effect on the result.
+        min_value, max_value: old names of the two, with a FutureWarning; None afterwards.
+
+    >>> Hardtanh(-2, 2)({}, torch.tensor([-5.0, 1.0, 5.0]))
+    tensor([-2.,  1.,  2.])
+    """
+
+    min_val: float = -1.0
+    max_val: float = 1.0
+    inplace: bool = False
+    min_value: float | None = None
+    max_value: float | None = None
+
+    @classmethod
+    def read(cls, module: nn.Module) -> dict[str, Any]:
+        bounds = {"min_val": module.min_val, "max_val": module.max_val}
+        return {**bounds, "inplace": module.inplace, "min_value": None, "max_value": None}
+
+    @staticmethod
+    def forward(p: Any, input: Tensor) -> Tensor:
+        return F.hardtanh(input, p.min_val, p.max_val)
+
+
+class Hardsigmoid(Layer):
+    """``x / 6 + 1 / 2`` cut off below 0 and above 1. Source: torch.nn.functional.hardsigmoid.
+
+    The gradient of its gradient, which torch's kernel lacks, is there under nested transforms; a backward pass through
+    ``torch.autograd.grad(create_graph=True)`` outside of them fails as with the module.
+
+    >>> Hardsigmoid()({}, torch.tensor([-3.0, 0.0, 3.0]))
+    tensor([0.0000, 0.5000, 1.0000])
+    """
+
+    inplace: bool = False
+
+    @staticmethod
+    def forward(_: Any, input: Tensor) -> Tensor:
+        if derivatives_of(input) > 1:
+            return F.relu6(input + 3) / 6
+        return F.hardsigmoid(input)
+
+
+class Hardswish(Layer):
+    """``x`` times its :class:`Hardsigmoid`. Source: torch.nn.functional.hardswish.
+
+    >>> Hardswish()({}, torch.tensor([-3.0, 1.0, 3.0]))
+    tensor([-0.0000, 0.6667, 3.0000])
+    """
+
+    inplace: bool = False
+
+    @staticmethod
+    def forward(_: Any, input: Tensor) -> Tensor:
+        return F.hardswish(input)
+
+
+class Hardshrink(Layer):
+    """Zero where ``|x|`` is at most ``lambd``, else ``x``. Source: torch.nn.functional.hardshrink.
+
+    >>> Hardshrink()({}, torch.tensor([-0.1, 2.0]))
+    tensor([0., 2.])
+    """
+
+    lambd: float = 0.5
+
+    @staticmethod
+    def forward(p: Any, input: Tensor) -> Tensor:
+        return F.hardshrink(input, p.lambd)
+
+
+class Softshrink(Layer):
+    """``x`` moved towards zero by ``lambd``, which stops there. Source: torch.nn.functional.softshrink.
+
+    Args:
+        lambd: how far, at least 0.
+
+    >>> Softshrink()({}, torch.tensor([-1.0, 2.0]))
+    tensor([-0.5000,  1.5000])
+    """
+
+    lambd: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.lambd < 0:
+            raise ValueError(f"Softshrink: lambd is at least 0, got {self.lambd}.")
+        super().__post_init__()
+
+    @staticmethod
+    def forward(p: Any, input: Tensor) -> Tensor:
+        return F.softshrink(input, p.lambd)

@@ -1,0 +1,56 @@
+"""Rows of activations, and of the dropout that goes with SELU."""
+
+from __future__ import annotations
+
+from tests.cases.case import channels_last, layer, normal
+
+IMAGES = channels_last(normal(2, 4, 3, 2))
+
+ACTIVATIONS = [
+    layer("LogSigmoid", given=(4, 5)),
+    layer("Tanhshrink", given=(4, 5)),
+    layer("Softsign", given=(4, 5)),
+    layer("Softplus", given=(4, 5)),
+    layer("Softplus", 2.0, threshold=1.0, given=(4, 5)),
+    layer("Mish", given=(4, 5)),
+    layer("Mish", inplace=True, given=(4, 5)),
+    layer("ELU", given=(4, 5)),
+    layer("ELU", 0.7, True, given=(4, 5)),
+    layer("CELU", given=(4, 5)),
+    layer("CELU", alpha=0.6, inplace=True, given=(4, 5)),
+    layer("SELU", given=(4, 5)),
+    layer("SELU", True, given=IMAGES, note="channels_last"),
+    layer("GLU", given=(4, 6)),
+    layer("GLU", 1, given=IMAGES, note="channels_last"),
+    layer("ReLU6", given=(4, 5)),
+    layer("ReLU6", True, given=(4, 5)),
+    layer("PReLU", given=(4, 5)),
+    layer("PReLU", given=()),
+    layer("PReLU", 4, 0.4, given=IMAGES, note="channels_last"),
+    layer("PReLU", num_parameters=5, given=(4, 5)),
+    layer("RReLU", given=(20, 5), dropout=True),
+    layer("RReLU", 0.2, 0.9, True, given=IMAGES, note="channels_last", dropout=True),
+    layer("Threshold", 0.1, 2.0, given=(4, 5)),
+    layer("Threshold", -0.5, -3, True, given=(4, 5)),
+    layer("Hardtanh", given=(4, 5)),
+    layer("Hardtanh", -0.3, max_val=0.5, inplace=True, given=(4, 5)),
+    layer("Hardsigmoid", given=(4, 5)),
+    layer("Hardsigmoid", True, given=(4, 5)),
+    layer("Hardswish", given=(4, 5)),
+    layer("Hardswish", True, given=(4, 5)),
+    layer("Hardshrink", given=(4, 5)),
+    layer("Hardshrink", 0.9, given=(4, 5)),
+    layer("Softshrink", given=(4, 5)),
+    layer("Softshrink", 0.2, given=IMAGES, note="channels_last"),
+    layer("Softmin", 1, given=(4, 5)),
+    layer("Softmin", dim=-2, given=(4, 5)),
+    layer("Softmax2d", given=(2, 3, 4, 2)),
+    layer("Softmax2d", given=(3, 4, 2)),
+    layer("AlphaDropout", given=(20, 5), dropout=True),
+    layer("AlphaDropout", 0.2, True, given=IMAGES, note="channels_last", dropout=True),
+    layer("AlphaDropout", 0.0, given=(4, 5), dropout=True),
+    layer("AlphaDropout", 1.0, given=(4, 5), dropout=True),
+    layer("FeatureAlphaDropout", given=(8, 6, 3), dropout=True),
+    layer("FeatureAlphaDropout", 0.3, given=channels_last(normal(4, 6, 2, 2)), note="channels_last", dropout=True),
+    layer("FeatureAlphaDropout", 0.3, given=(8, 6), dropout=True),
+]

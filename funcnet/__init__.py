@@ -1,6 +1,7 @@
 """funcnet: PyTorch models as pure functions over explicit parameter trees, and both ways to ``nn.Module``."""
 
 from funcnet import init as init
+from funcnet import parametrize as parametrize
 from funcnet import random as random
 from funcnet import tree as tree
 from funcnet._errors import ConversionError as ConversionError
@@ -18,6 +19,8 @@ from funcnet.adapters import to_module as to_module
 from funcnet.adapters import to_state_dict as to_state_dict
 from funcnet.combinators import ModuleDict as ModuleDict
 from funcnet.combinators import ModuleList as ModuleList
+from funcnet.combinators import ParameterDict as ParameterDict
+from funcnet.combinators import ParameterList as ParameterList
 from funcnet.combinators import Sequential as Sequential
 from funcnet.core import Buffer as Buffer
 from funcnet.core import Function as Function

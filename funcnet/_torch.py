@@ -13,6 +13,7 @@ from torch._functorch.pyfunctorch import (
     temporarily_clear_interpreter_stack,
 )
 from torch.nn.modules import _functions as functions
+from torch.nn.utils import parametrizations, parametrize
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -174,3 +175,19 @@ AdaptiveSoftmaxOutput = torch.nn.modules.adaptive._ASMoutput
 fractional_max_pool2d = torch._C._nn.fractional_max_pool2d
 fractional_max_pool3d = torch._C._nn.fractional_max_pool3d
 """(input, kernel_size, output_size, random_samples) -> (y, indices): the kernels, which draw nothing themselves."""
+
+
+WeightNormModule: type[torch.nn.Module] = parametrizations._WeightNorm
+SpectralNormModule: type[torch.nn.Module] = parametrizations._SpectralNorm
+OrthogonalModule: type[torch.nn.Module] = parametrizations._Orthogonal
+OrthogonalMap = parametrizations._OrthMaps
+
+
+def parametrized_class(module: torch.nn.Module) -> None:
+    """Give a module the class of its own that parametrized tensors are properties of."""
+    parametrize._inject_new_class(module)
+
+
+def parametrized_property(module: torch.nn.Module, name: str) -> None:
+    """Make an attribute of such a module the tensor that its parametrizations compute."""
+    parametrize._inject_property(module, name)

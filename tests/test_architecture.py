@@ -22,6 +22,7 @@ LEVELS = [
     {"core"},
     {"combinators"},
     {"layers"},
+    {"parametrize"},
     {"transforms"},
     {"adapters"},
     {"inspect"},

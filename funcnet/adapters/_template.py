@@ -81,6 +81,9 @@ def without_weights(module: nn.Module) -> nn.Module:
     for tensor in (*module.parameters(), *module.buffers()):
         empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
         memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+    for below in module.modules():
+        for tensor in _computed_by_hooks(below):
+            memo[id(tensor)] = torch.empty_like(tensor, device="meta")
     try:
         return copy.deepcopy(module, memo)
     except Exception as error:
@@ -88,6 +91,15 @@ def without_weights(module: nn.Module) -> nn.Module:
             f"cannot copy {type(module).__name__}: {error}. from_module runs a foreign forward on a private copy, so "
             f"every attribute must survive copy.deepcopy: take files, locks and graph tensors off the module."
         ) from error
+
+
+def _computed_by_hooks(module: nn.Module) -> Iterator[Tensor]:
+    """The attributes that pre-hooks of torch.nn.utils compute anew before each call: of weight norm, pruning ..."""
+    for hook in module._forward_pre_hooks.values():
+        name = getattr(hook, "name", getattr(hook, "_tensor_name", ""))
+        value = module.__dict__.get(name)
+        if isinstance(value, Tensor) and type(hook).__module__.startswith("torch.nn.utils."):
+            yield value
 
 
 def _slots(module: nn.Module) -> dict[str, str]:

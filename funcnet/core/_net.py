@@ -359,7 +359,7 @@ class Net:
         return self._hash
 
     def __repr__(self) -> str:
-        return repr(self.twin_module())
+        return repr(self.twin_module()).replace("torch.meta.", "torch.")  # in the types that a ParameterDict shows
 
     def twin_module(self) -> nn.Module:
         """The ``nn.Module`` twin on the meta device: its names, shapes and ``repr``, and no numbers."""

@@ -78,6 +78,7 @@ class View:
     _gets: tuple[Callable[[View], Any], ...] = ()
     _steps: tuple[Callable[[View, Any], Any], ...] = ()
     _names: tuple[str, ...] = ()
+    _tensors: tuple[str, ...] = ()
     _expects: str | None = None  # None for a body not funcnet's own
 
     @property
@@ -190,6 +191,7 @@ def view_class(net: Net, made: dict[Net, type[View]]) -> type[View]:
         _gets=tuple(gets),
         _steps=tuple(steps),
         _names=tuple(children),
+        _tensors=tuple(net._own_entries),
         _expects=net.expects() if trusted(net) else None,
     )
     name = net.title()
@@ -218,13 +220,14 @@ def body_of(net: Net) -> Callable[..., Any]:
 
 
 def eager(net: Net) -> bool:
-    """Whether params become slots: where the body is funcnet's own and has no parts."""
-    return trusted(net) and not net._children
+    """Whether params become slots: where the body is funcnet's own, has no parts, and reads them by name."""
+    return trusted(net) and not net._children and not net.opaque()
 
 
 def trusted(net: Net) -> bool:
     """Whether the body is funcnet's own: it draws from ``p`` only, and writes nothing in place."""
-    return type(net).__module__.startswith(("funcnet.layers.", "funcnet.combinators.")) and not net.foreign()
+    ours = type(net).__module__.startswith(("funcnet.layers.", "funcnet.combinators.", "funcnet.parametrize."))
+    return ours and not net.foreign()
 
 
 def has(net: Net, kind: type) -> bool:

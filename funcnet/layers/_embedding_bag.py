@@ -79,8 +79,10 @@ class EmbeddingBag(Layer):
             raise ValueError(f"per_sample_weights go with mode 'sum', and this is {p.mode!r}")
         if offsets is not None and offsets.shape[:1] == (0,) and input.shape[:1] != (0,):
             raise ValueError("offsets say where bags begin, and are empty")  # torch's kernel reads past their end
-        weight = p.weight if p.max_norm is None else shortened(p, input)
-        if forward_mode() or beyond_one_gradient():  # the kernel has rules for neither
+        weight = p.weight
+        if p.max_norm is not None:
+            weight = shortened(p, weight, input)
+        if forward_mode() or beyond_one_gradient():  # the kernel has no rules for vmap, tangents or a second derivative
             return _composed(p, weight, input, offsets, per_sample_weights)
         return F.embedding_bag(
             input,

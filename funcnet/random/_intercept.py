@@ -16,6 +16,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from functools import partial
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from funcnet._errors import RandomnessError
-from funcnet._torch import under_vmap
+from funcnet._torch import beyond_one_gradient, under_vmap
 from funcnet.random._attention import scaled_dot_product_attention
 from funcnet.random._draws import At, Rng, Stream, filled
 from funcnet.random._dropout import alpha_dropout, dropout, feature_alpha_dropout, feature_dropout
@@ -61,6 +62,9 @@ class Intercept(TorchFunctionMode):
             return _OWN[func](self._next, *args, **kwargs)
         if func in _TAKES_GENERATOR and "generator" not in kwargs:
             return _given_generator(self._next(), func, args, kwargs)
+        if func in _MADE_OF_THEM and not torch.compiler.is_compiling():  # Dynamo stops in it if a mode is on
+            with self:
+                return _MADE_OF_THEM[func](*args, **kwargs)
         if func in _DRAWS_INSIDE and _DRAWS_INSIDE[func](*args, **kwargs):
             return _lent(self._next(), func, args, kwargs)
         return func(*args, **kwargs)
@@ -119,9 +123,10 @@ def _attention(
     is_causal: bool = False,
     **options: Any,
 ) -> Tensor:
-    if dropout_p <= 0:
+    if dropout_p <= 0 and not beyond_one_gradient():
         return F.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, **options)
-    return scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, **options, rng=draws())
+    rng = draws() if dropout_p > 0 else None  # else torch's kernel, which has no rule for vmap
+    return scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, **options, rng=rng)
 
 
 _OWN: dict[Any, Callable[..., Tensor]] = {
@@ -138,6 +143,18 @@ _OWN: dict[Any, Callable[..., Tensor]] = {
     torch.rrelu_: partial(_rrelu, inplace=True),
     F.scaled_dot_product_attention: _attention,
 }
+
+
+# --- made of those ---
+
+
+def _unguarded(function: Any) -> Any:
+    """A Python function of torch that does not first ask who overrides it, so that what it calls is intercepted."""
+    space = {**function.__globals__, "has_torch_function": lambda inputs: False}
+    return FunctionType(function.__code__, space, function.__name__, function.__defaults__, function.__closure__)
+
+
+_MADE_OF_THEM = {F.multi_head_attention_forward: _unguarded(F.multi_head_attention_forward)}
 
 
 # --- given a generator ---

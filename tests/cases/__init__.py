@@ -8,6 +8,7 @@ from tests.cases.embedding import EMBEDDING
 from tests.cases.losses import LOSSES
 from tests.cases.models import MODEL_CASES
 from tests.cases.norms import NORMS
+from tests.cases.parametrized import PARAMETRIZED, PARAMETRIZED_MODELS
 from tests.cases.pooling import POOLING
 from tests.cases.recurrent import COMPOSED, RECURRENT
 from tests.cases.shapes import PADDING, SHAPES
@@ -24,6 +25,7 @@ LAYER_CASES = [
     *RECURRENT,
     *PADDING,
     *SHAPES,
+    *PARAMETRIZED,
 ]
 COMPOSED_CASES = [*COMPOSED]  # close to the module, not equal: for transforms only
-CASES = [*LAYER_CASES, *MODEL_CASES]
+CASES = [*LAYER_CASES, *MODEL_CASES, *PARAMETRIZED_MODELS]

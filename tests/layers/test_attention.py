@@ -232,6 +232,41 @@ def test_attention_in_a_foreign_forward_draws_from_rng_under_every_transform():
     torch.testing.assert_close(torch.compile(one, fullgraph=True, backend="aot_eager")(x[0], keys[0]), alone[0])
 
 
+class Enclosed(nn.Module):
+    """torch's own layer in a foreign forward."""
+
+    def __init__(self, need_weights):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(SIZE, HEADS, 0.4)
+        self.need_weights = need_weights
+
+    def forward(self, x):
+        return self.attention(x, x, x, need_weights=self.need_weights)[0]
+
+
+@parametrize(need_weights=[False, True])
+def test_the_module_in_a_foreign_forward_draws_from_rng_under_vmap_and_grad(need_weights):
+    module = Enclosed(need_weights)
+    net, params, buffers = fn.from_module(module)
+    x, keys = torch.randn(3, SOURCE, BATCH, SIZE), fn.random.split(fn.random.key(0), 3)
+    torch.manual_seed(5)
+    expected = module(x[0])
+    tracked = fn.tree.map(lambda leaf: leaf.clone().requires_grad_(), params)
+    with global_generator_untouched():
+        assert_identical(net.apply(tracked, buffers, x[0], train=True, rng=5)[0], expected)
+
+    for train in (False, True):
+
+        def loss(x, key, train=train):
+            return net.apply(params, buffers, x, train=train, rng=key)[0].square().sum()
+
+        grads = torch.vmap(torch.func.grad(loss))(x, keys)
+        alone = torch.stack([torch.func.grad(loss)(one, key) for one, key in zip(x, keys, strict=True)])
+        torch.testing.assert_close(grads, alone)
+    compiled = torch.compile(lambda x: net(params, x), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x[0]), net(params, x[0]))
+
+
 @parametrize(heads=[(2, 2), (4, 2)], dtype=[torch.float32, torch.bfloat16])
 def test_attention_with_explicit_draws_has_the_bits_of_the_kernel_with_dropout(heads, dtype):
     q = torch.randn(2, heads[0], 3, 4, dtype=dtype)

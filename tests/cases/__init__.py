@@ -11,7 +11,7 @@ from tests.cases.norms import NORMS
 from tests.cases.parametrized import PARAMETRIZED, PARAMETRIZED_MODELS
 from tests.cases.pooling import POOLING
 from tests.cases.recurrent import COMPOSED, RECURRENT
-from tests.cases.shapes import PADDING, SHAPES
+from tests.cases.shapes import SHAPES
 
 LAYER_CASES = [
     *BASIC,
@@ -22,12 +22,9 @@ LAYER_CASES = [
     *LOSSES,
     *NORMS,
     *PARAMETRIZED,
-    *PARAMETRIZED_MODELS,
     *POOLING,
     *RECURRENT,
-    *PADDING,
     *SHAPES,
-    *PARAMETRIZED,
 ]
 COMPOSED_CASES = [*COMPOSED, *COMPOSED_ATTENTION]  # close to the module, not equal: for transforms only
 CASES = [*LAYER_CASES, *MODEL_CASES, *PARAMETRIZED_MODELS]

@@ -58,7 +58,7 @@ def test_a_lazy_layer_becomes_the_layer_the_module_becomes(name):
         assert_identical(net(params, x), expected)
     else:
         fresh = type(module).cls_to_become if hasattr(type(module), "cls_to_become") else type(module)
-        assert_identical(buffers, buffers_of(fresh(3, affine=False)))
+        assert_identical(buffers, buffers_of(fresh(3, track_running_stats=True)))
 
 
 @parametrize(name=NAMES)

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from funcnet._torch import AdaptiveSoftmaxOutput, constant_result, under_vmap
+from funcnet._context import under_vmap
+from funcnet._torch import AdaptiveSoftmaxOutput, constant_result
 from funcnet._typing import TreeLike
 from funcnet.combinators import ModuleList, Sequential
 from funcnet.core import Net, View

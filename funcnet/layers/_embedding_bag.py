@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from funcnet._torch import beyond_one_gradient, forward_mode
+from funcnet._context import beyond_one_gradient, forward_mode
 from funcnet.core import Param
 from funcnet.layers._embedding import normal_but_one_row, shortened
 from funcnet.layers._layer import Layer

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from funcnet._torch import beyond_backward
+from funcnet._context import beyond_backward
 from funcnet.layers._loss import Loss, PlainLoss, reduced
 
 _ALIKE = "input and target of equal shape"

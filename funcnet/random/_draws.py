@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from funcnet._context import plainly_eager, under_vmap
 from funcnet._errors import RandomnessError
-from funcnet._torch import plainly_eager, under_vmap
 from funcnet._typing import Shape
 from funcnet.random._keys import check_key
 from funcnet.random._mix import path_salt

@@ -6,11 +6,11 @@ twin and its ``repr``; a pure call never writes to its input, and the result is 
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 from torch import Tensor
 
+from funcnet._context import warn
 from funcnet.core import draws_at
 from funcnet.layers._layer import Layer
 from funcnet.random import alpha_dropout, dropout, feature_alpha_dropout, feature_dropout
@@ -75,7 +75,7 @@ class Dropout2d(_Dropout):
     @staticmethod
     def forward(p: Any, input: Tensor) -> Tensor:
         if input.dim() != 4:
-            warnings.warn(
+            warn(
                 f"Dropout2d read {input.dim()}D input as (N, C, *), as torch does; Dropout1d is made for 3D input.",
                 stacklevel=2,
             )
@@ -95,7 +95,7 @@ class Dropout3d(_Dropout):
     @staticmethod
     def forward(p: Any, input: Tensor) -> Tensor:
         if input.dim() not in (4, 5):
-            warnings.warn(
+            warn(
                 f"Dropout3d read a {input.dim()}D input as (C, *), as torch does; it is made for 4D and 5D input.",
                 stacklevel=2,
             )

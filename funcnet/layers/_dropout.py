@@ -55,6 +55,9 @@ class Dropout1d(_Dropout):
     torch.Size([2, 3, 4])
     """
 
+    def expects(self) -> str:
+        return "a floating input (N, C, L) or (C, L)"
+
     @staticmethod
     def forward(p: Any, input: Tensor) -> Tensor:
         if input.dim() not in (2, 3):
@@ -71,6 +74,9 @@ class Dropout2d(_Dropout):
     >>> Dropout2d().apply({}, {}, torch.ones(2, 3, 4, 4), train=True, rng=0)[0].shape
     torch.Size([2, 3, 4, 4])
     """
+
+    def expects(self) -> str:
+        return "a floating input (N, C, H, W)"
 
     @staticmethod
     def forward(p: Any, input: Tensor) -> Tensor:
@@ -91,6 +97,9 @@ class Dropout3d(_Dropout):
     >>> Dropout3d().apply({}, {}, torch.ones(2, 3, 4, 4, 4), train=True, rng=0)[0].shape
     torch.Size([2, 3, 4, 4, 4])
     """
+
+    def expects(self) -> str:
+        return "a floating input (N, C, D, H, W) or (C, D, H, W)"
 
     @staticmethod
     def forward(p: Any, input: Tensor) -> Tensor:

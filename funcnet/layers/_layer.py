@@ -63,6 +63,9 @@ class Layer(Net):
             setattr(module, name, net.as_module())
         return module
 
+    def expects(self) -> str:
+        return "a floating input"
+
     @classmethod
     def from_module(cls, module: nn.Module, children: Mapping[str, Net] = NO_CHILDREN) -> Net | None:
         """The record of a module's hyperparameters, or None where this class cannot say what the module does.

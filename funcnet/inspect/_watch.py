@@ -1,0 +1,310 @@
+"""One call, watched: every operator on its way to the kernel, and every module as it starts and ends."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from funcnet._torch import DispatchMode, Memory, operator_name, written_arguments
+from funcnet.inspect._effect import MEANINGS, Effect
+from funcnet.inspect._examples import Examples
+from funcnet.inspect._origins import DRAWN, Held, Names, Origins, leaves_in, memory_of, tensors_in
+from funcnet.inspect._places import Place, Places
+from funcnet.tree import join
+
+_aten = torch.ops.aten
+_READS_A_VALUE = {Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.__dlpack__}
+"""What takes values out of a tensor without an operator."""
+
+
+class Watch(DispatchMode):
+    """A context in which what a module does is noted.
+
+    Args:
+        module: the module that will be called; hooks are put on it.
+        origins: what it is called with.
+        examples: the same as a batch.
+    """
+
+    def __init__(self, module: nn.Module, origins: Origins, examples: Examples) -> None:
+        super().__init__()
+        self.places = Places(module)
+        self.origins = origins
+        self.examples = examples
+        self.function: Any = None  # of torch, that user code or a layer called and that runs now
+        self.notes: list[str] = []
+        self._found: dict[tuple[str, Place], dict[str, None]] = {}
+        self._outside: set[tuple[str, Memory | None]] = set()
+        self._suspects: list[tuple[Place, str]] = []
+        self._overwritten: list[tuple[Tensor, Tensor]] = []
+        self._python_state: Any = None
+        for path, below in module.named_modules():
+            below.register_forward_pre_hook(self._start, prepend=True, with_kwargs=True)
+            below.register_forward_hook(self._end, with_kwargs=True, always_call=True)
+            below.__dict__["_buffers"] = _Noting(below._buffers, partial(self._replaced, path))
+
+    # --- what was found ---
+
+    def effects(self) -> tuple[Effect, ...]:
+        """Everything found, by path and line."""
+        order = {path: index for index, path in reversed(list(enumerate(self.places.order)))}
+        kinds = list(MEANINGS)
+        found = sorted(
+            self._found.items(),
+            key=lambda item: (order[item[0][1].path], item[0][1].file, item[0][1].line, kinds.index(item[0][0])),
+        )
+        return tuple(
+            Effect(kind, place.path, place.file, place.line, place.code, "; ".join(details))
+            for (kind, place), details in found
+        )
+
+    def _report(self, kind: str, detail: str, place: Place | None = None) -> None:
+        self._found.setdefault((kind, place or self.places.now()), {})[detail] = None
+
+    def _called(self, operator: Any = None) -> str:
+        """What to call an operator: the function of torch that user code or a layer called, where there is one."""
+        name = getattr(self.function, "__name__", "") or operator_name(operator)
+        return f"{name.strip('_')}()" if name.startswith("__") else name
+
+    def finish(self, output: Any) -> None:
+        """Look at the output of the whole call, and put back what lies outside and was written to."""
+        for tensor, before in reversed(self._overwritten):
+            tensor.copy_(before)
+        if any(self.examples.misplaced(tensor) for tensor in leaves_in(output)):
+            place, name = self._suspects[-1] if self._suspects else (Place("", *self.places.now()[1:]), "the output")
+            self._report("mixes examples", f"{name} moves examples to the place of others", place)
+
+    # --- modules ---
+
+    def _start(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        self._python_draws()
+        given = leaves_in((args, kwargs))
+        if self.places.visits:
+            self._account(given, "hands on")
+        visit = self.places.enter(module)
+        visit.handed.update(memory for memory in map(memory_of, given) if memory is not None)
+
+    def _end(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        self._python_draws()
+        given = leaves_in(output)
+        if self.places.visits[-1].module is module:
+            self._account(given, "returns")
+        self.places.leave(module)
+        if self.places.visits:
+            self.places.visits[-1].handed.update(memory for memory in map(memory_of, given) if memory is not None)
+
+    def _replaced(self, path: str, name: str, value: Any) -> None:
+        if isinstance(value, Tensor):
+            self.origins.hold(value, Held("buffers", join(path, name)))
+        self._report("writes buffer", f"replaces {join(path, name)}")
+
+    def _python_draws(self) -> None:
+        """Notice draws of Python's and NumPy's generators, of which the line is not known: only the module."""
+        state = python_state()
+        if self._python_state is not None and self._python_state != state and self.places.visits:
+            which = "random" if self._python_state[0] != state[0] else "numpy.random"
+            code = type(self.places.visits[-1].module).forward.__code__
+            place = Place(self.places.path, code.co_filename, code.co_firstlineno)
+            self._report("draws", f"{which} of Python, in this forward", place)
+        self._python_state = state
+
+    # --- operators ---
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        given = list(tensors_in(args, kwargs))
+        if func is _aten.lift_fresh.default:  # a constant of the code, as torch.tensor(1.0)
+            self.origins.made(given, frozenset())
+        written = list(_written(func, args, kwargs))
+        if not operator_name(func).startswith(_READ_NO_VALUE):
+            self._account(given, self._called(func))
+        for tensor in written:
+            self._writes(tensor, func)
+        self._reads(func, args, kwargs, given)
+        draws = _Draws(given, kwargs)
+        step = self.examples.before(args, kwargs, written)
+        result = func(*args, **kwargs)
+        drew = draws.moved()
+        if drew:
+            self._report("draws", self._called(func))
+        made = list(tensors_in(result))
+        new = [tensor for tensor in made if not any(tensor is one for one in given)]
+        self.origins.made((*new, *written), self.origins.depends(given) | (DRAWN if drew else frozenset()))
+        if step is not None and not operator_name(func).startswith(_UNFILLED):
+            run = draws.repeated(func)
+            again = None if written else partial(run, args, kwargs)
+            try:
+                mixture = self.examples.after(step, result, run, again, drew)
+                if mixture is None and self.examples.misplaces(step, result):
+                    self._suspects.append((self.places.now(), self._called(func)))
+            except Exception as error:
+                place = self.places.now()
+                self.notes.append(
+                    f"examples behind {self._called(func)} at {place.path or 'the root'!r}: {str(error).splitlines()[0]}"
+                )
+                self.examples.forget((*made, *written))
+                mixture = None
+            finally:
+                draws.restore()
+            if mixture is not None:
+                done = f"reduces the examples to shape {mixture.shape}" if mixture.reduced else "mixes them"
+                self._report("mixes examples", f"{self._called(func)} {done}")
+        return result
+
+    def _account(self, tensors: list[Tensor], name: str) -> None:
+        """Notice tensors that were neither given nor made in the call."""
+        for tensor in tensors:
+            if not self.origins.outside(tensor):
+                continue
+            memory = memory_of(tensor)
+            key = (self.places.path, memory)
+            if key in self._outside or (self.places.visits and memory in self.places.visits[-1].handed):
+                continue
+            self._outside.add(key)
+            what = f"{self.places.name_of(tensor)} of shape {tuple(tensor.shape)}"
+            self._report("reads outside tensor", f"{name} {what}" if name in _PASSING else f"{what}, by {name}")
+
+    def _writes(self, tensor: Tensor, func: Any) -> None:
+        held, name = self.origins.holder(tensor), self._called(func)
+        if held is None:
+            if self.origins.outside(tensor):
+                self._overwritten.append((tensor, tensor.clone()))
+                self._report("reads outside tensor", f"{name} writes to it")
+        elif held.kind == "buffers":
+            self._report("writes buffer", f"{name} writes {held.name}")
+        elif held.kind == "inputs":
+            self._report("mutates input", f"{name} writes {held.name}")
+        else:
+            self._report("mutates input", f"{name} writes the parameter {held.name}")
+
+    def _reads(self, func: Any, args: Any, kwargs: Any, given: list[Tensor]) -> None:
+        """Notice what takes a value out of a tensor, or has as many results as the values say."""
+        mask = func in _BY_INDEX
+        if mask:
+            given = [one for one in tensors_in(args[1]) if one.dtype in (torch.bool, torch.uint8)]
+        elif torch.Tag.data_dependent_output not in func.tags and torch.Tag.dynamic_output_shape not in func.tags:
+            return
+        depends = self.origins.depends(given)
+        if not depends:
+            return
+        names = _listed(depends)
+        if mask:
+            self._report("branches on data", f"{self._called(func)} takes as many elements as a mask of {names} says")
+        elif torch.Tag.data_dependent_output in func.tags:
+            self._report("branches on data", f"{self._called(func)} reads a value of {names} into Python")
+        else:
+            self._report("branches on data", f"the shape that {self._called(func)} gives depends on {names}")
+
+    def reads_without_operator(self, function: Any, args: Any) -> None:
+        """Notice a function of torch that no operator tells of."""
+        if function in _READS_A_VALUE and args and isinstance(args[0], Tensor):
+            self._account([args[0]], self._called())
+            depends = self.origins.depends([args[0]])
+            if depends:
+                self._report("branches on data", f"{self._called()} reads the values of {_listed(depends)} into Python")
+        elif function is _SET_DATA:
+            self._writes(args[0], None)
+
+
+class Functions(TorchFunctionMode):
+    """A context in which a watch is told which of torch's functions runs."""
+
+    def __init__(self, watch: Watch) -> None:
+        super().__init__()
+        self.watch = watch
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        outer, self.watch.function = self.watch.function, func
+        try:
+            self.watch.reads_without_operator(func, args)
+            return func(*args, **(kwargs or {}))
+        finally:
+            self.watch.function = outer
+
+
+class _Noting(dict[str, Any]):
+    """The buffers of a module, which say when one is replaced."""
+
+    def __init__(self, buffers: Any, note: Callable[[str, Any], None]) -> None:
+        super().__init__(buffers)
+        self._note = note
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        old = self.get(name)
+        super().__setitem__(name, value)
+        if value is not old:
+            self._note(name, value)
+
+
+class _Draws:
+    """The generators that an operator may draw from, and whether it did."""
+
+    def __init__(self, given: list[Tensor], kwargs: Any) -> None:
+        own = kwargs.get("generator")
+        indices = {tensor.device.index for tensor in given if tensor.device.type == "cuda"}
+        self._generators = [torch.default_generator, *(torch.cuda.default_generators[index] for index in indices)]
+        self._generators += [own] if own is not None else []
+        self._before = self._states()
+        self._after = self._before
+
+    def _states(self) -> list[Tensor]:
+        return [generator.get_state() for generator in self._generators]
+
+    def _set(self, states: list[Tensor]) -> None:
+        for generator, state in zip(self._generators, states, strict=True):
+            generator.set_state(state)
+
+    def moved(self) -> bool:
+        self._after = self._states()
+        return not all(map(torch.equal, self._before, self._after))
+
+    def repeated(self, func: Any) -> Callable[[Any, Any], Any]:
+        """The operator, which draws in each call what it drew in the first."""
+
+        def run(args: Any, kwargs: Any) -> Any:
+            self.restore(before=True)
+            return func(*args, **kwargs)
+
+        return run
+
+    def restore(self, before: bool = False) -> None:
+        if not all(map(torch.equal, self._before, self._after)):
+            self._set(self._before if before else self._after)
+
+
+def python_state() -> tuple[Any, Any]:
+    """The states of Python's generator, and of NumPy's where it is loaded."""
+    numpy = sys.modules.get("numpy")
+    return random.getstate(), repr(numpy.random.get_state(legacy=False)) if numpy is not None else ""
+
+
+def _written(func: Any, args: Any, kwargs: Any) -> Iterator[Tensor]:
+    """The tensors that an operator writes to."""
+    for at, name in written_arguments(func):
+        yield from tensors_in(args[at] if at < len(args) else kwargs.get(name))
+    if func in _WRITES_UNDECLARED and args[5]:
+        yield from tensors_in(args[3:5])
+
+
+_READ_NO_VALUE = ("empty_like", "zeros_like", "ones_like", "full_like", "new_")
+_UNFILLED = ("empty_like", "new_empty")
+_PASSING = ("hands on", "returns")
+_BY_INDEX = {
+    *(_aten.index.Tensor, _aten.index_put.default, _aten.index_put_.default),
+    *(_aten._unsafe_index.Tensor, _aten._index_put_impl_.default),
+}
+_WRITES_UNDECLARED = {  # (input, weight, bias, running mean and var, training, ...)
+    getattr(_aten, name).default for name in ("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm")
+}
+_SET_DATA = Tensor.data.__set__  # type: ignore[attr-defined]
+
+
+def _listed(names: Names) -> str:
+    return ", ".join(sorted(names))

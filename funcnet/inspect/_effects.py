@@ -19,12 +19,13 @@ from funcnet.adapters import to_module
 from funcnet.adapters._template import _computed_by_hooks
 from funcnet.core import Net
 from funcnet.inspect._effect import Effects
-from funcnet.inspect._examples import Examples
 from funcnet.inspect._origins import Held, Origins, leaves_in
+from funcnet.inspect._places import spelled
+from funcnet.inspect._versions import Versions
 from funcnet.inspect._watch import Functions, Watch
 from funcnet.random import Stream, as_rng
 
-Axes: TypeAlias = "int | None | tuple[int | None, ...]"
+Axes: TypeAlias = "int | tuple[int | None, ...] | None"
 
 
 def effects(
@@ -91,21 +92,22 @@ def effects(
     for tensor in given:  # in objects that torch cannot look into
         origins.hold(tensor, Held("inputs", "an input"))
     with torch.no_grad():
-        examples = Examples(_batch(inputs, kwargs, batch_dim))
-    watch = Watch(module, origins, examples)
+        versions = Versions(_batch(inputs, kwargs, batch_dim))
+    watch = Watch(module, origins, versions)
     with _own_generators(rng, given):
         try:
             with watch, Functions(watch):
                 output = module(*inputs, **kwargs)
         except Exception as error:
             if watch.places.failed is not None and hasattr(error, "add_note"):
-                place = watch.places.failed[1]
-                error.add_note(f"funcnet.effects ran the model, which failed at {place.path or 'the root'!r}.")
+                error.add_note(
+                    f"funcnet.effects ran the model, which failed at {spelled(watch.places.failed[1].path)}."
+                )
             raise
         with torch.no_grad():
             watch.finish(output)
     notes = list(dict.fromkeys(watch.notes))
-    if batch_dim is not None and not examples.changed:
+    if batch_dim is not None and not versions.changed:
         notes.append("whether examples mix: give at least two that differ")
     return Effects(watch.effects(), tuple(notes))
 

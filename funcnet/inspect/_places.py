@@ -99,6 +99,11 @@ class Places:
         return "a tensor"
 
 
+def spelled(path: str) -> str:
+    """A path in words."""
+    return repr(path) if path else "the root"
+
+
 def user_frame() -> FrameType | None:
     """The innermost frame of the caller that is neither torch's, nor funcnet's, nor the standard library's."""
     frame: FrameType | None = sys._getframe(1)

@@ -10,7 +10,7 @@ Rows = Sequence[Sequence[str]]
 
 
 def rich_table(columns: Sequence[str], rows: Rows, right: frozenset[str] = frozenset(), total: bool = False) -> Any:
-    """A table for rich: the columns named in ``right`` are set to the right, and a ``total`` is parted from the rest."""
+    """A table for rich: the columns named in ``right`` are set to the right, a ``total`` is parted from the rest."""
     from rich.table import Table
     from rich.text import Text
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import random
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,16 +10,27 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from funcnet._torch import DispatchMode, Memory, operator_name, written_arguments
+from funcnet._torch import DispatchMode, Memory, operator_name
 from funcnet.inspect._effect import MEANINGS, Effect
-from funcnet.inspect._examples import Examples
+from funcnet.inspect._examples import Step, misplaced
+from funcnet.inspect._operators import (
+    BY_INDEX,
+    CONSTANT,
+    READ_NO_VALUE,
+    READS_A_VALUE,
+    SET_DATA,
+    UNFILLED,
+    Draws,
+    filled,
+    python_state,
+    written_by,
+)
 from funcnet.inspect._origins import DRAWN, Held, Names, Origins, leaves_in, memory_of, tensors_in
-from funcnet.inspect._places import Place, Places
+from funcnet.inspect._places import Place, Places, spelled
+from funcnet.inspect._versions import Versions
 from funcnet.tree import join
 
-_aten = torch.ops.aten
-_READS_A_VALUE = {Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.__dlpack__}
-"""What takes values out of a tensor without an operator."""
+_PASSING = ("hands on", "returns")
 
 
 class Watch(DispatchMode):
@@ -30,14 +39,14 @@ class Watch(DispatchMode):
     Args:
         module: the module that will be called; hooks are put on it.
         origins: what it is called with.
-        examples: the same as a batch.
+        versions: of the same.
     """
 
-    def __init__(self, module: nn.Module, origins: Origins, examples: Examples) -> None:
+    def __init__(self, module: nn.Module, origins: Origins, versions: Versions) -> None:
         super().__init__()
         self.places = Places(module)
         self.origins = origins
-        self.examples = examples
+        self.versions = versions
         self.function: Any = None  # of torch, that user code or a layer called and that runs now
         self.notes: list[str] = []
         self._found: dict[tuple[str, Place], dict[str, None]] = {}
@@ -77,7 +86,7 @@ class Watch(DispatchMode):
         """Look at the output of the whole call, and put back what lies outside and was written to."""
         for tensor, before in reversed(self._overwritten):
             tensor.copy_(before)
-        if any(self.examples.misplaced(tensor) for tensor in leaves_in(output)):
+        if any(misplaced(self.versions, tensor) for tensor in leaves_in(output)):
             place, name = self._suspects[-1] if self._suspects else (Place("", *self.places.now()[1:]), "the output")
             self._report("mixes examples", f"{name} moves examples to the place of others", place)
 
@@ -120,43 +129,50 @@ class Watch(DispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         given = list(tensors_in(args, kwargs))
-        if func is _aten.lift_fresh.default:  # a constant of the code, as torch.tensor(1.0)
+        if func is CONSTANT:  # a constant of the code, as torch.tensor(1.0)
             self.origins.made(given, frozenset())
-        written = list(_written(func, args, kwargs))
-        if not operator_name(func).startswith(_READ_NO_VALUE):
+        written = list(written_by(func, args, kwargs))
+        if not operator_name(func).startswith(READ_NO_VALUE):
             self._account(given, self._called(func))
         for tensor in written:
             self._writes(tensor, func)
         self._reads(func, args, kwargs, given)
-        draws = _Draws(given, kwargs)
-        step = self.examples.before(args, kwargs, written)
+        step = self._step(func, args, kwargs, given, written)
+        draws = Draws(given, kwargs)
         result = func(*args, **kwargs)
         drew = draws.moved()
         if drew:
             self._report("draws", self._called(func))
-        made = list(tensors_in(result))
-        new = [tensor for tensor in made if not any(tensor is one for one in given)]
+        new = [tensor for tensor in tensors_in(result) if not any(tensor is one for one in given)]
         self.origins.made((*new, *written), self.origins.depends(given) | (DRAWN if drew else frozenset()))
-        if step is not None and not operator_name(func).startswith(_UNFILLED):
-            run = draws.repeated(func)
-            again = None if written else partial(run, args, kwargs)
-            try:
-                mixture = self.examples.after(step, result, run, again, drew)
-                if mixture is None and self.examples.misplaces(step, result):
-                    self._suspects.append((self.places.now(), self._called(func)))
-            except Exception as error:
-                place = self.places.now()
-                self.notes.append(
-                    f"examples behind {self._called(func)} at {place.path or 'the root'!r}: {str(error).splitlines()[0]}"
-                )
-                self.examples.forget((*made, *written))
-                mixture = None
-            finally:
-                draws.restore()
-            if mixture is not None:
-                done = f"reduces the examples to shape {mixture.shape}" if mixture.reduced else "mixes them"
-                self._report("mixes examples", f"{self._called(func)} {done}")
+        if step is not None:
+            self._compare(func, step, result, draws, drew)
         return result
+
+    def _step(self, func: Any, args: Any, kwargs: Any, given: list[Tensor], written: list[Tensor]) -> Step | None:
+        """What to compare an operator by; None if its result is the same in all versions."""
+        if operator_name(func).startswith(UNFILLED):
+            self.versions.forget(written)
+            return None
+        return Step(self.versions, args, kwargs, written) if any(map(self.versions.has, given)) else None
+
+    def _compare(self, func: Any, step: Step, result: Any, draws: Draws, drew: bool) -> None:
+        """Notice an operator that mixes examples. Draws may depend on all values before them, and are not looked at."""
+        try:
+            mixture = step.compare(filled(func, result), draws.repeated(func))
+            suspect = mixture is None and step.misplaces(result)
+        except Exception as error:  # of an operator that does not take what it got in a version
+            why = str(error).splitlines()[0]
+            self.notes.append(f"examples behind {self._called(func)} at {spelled(self.places.path)}: {why}")
+            self.versions.forget((*tensors_in(result), *step.written))
+            return
+        finally:
+            draws.restore()
+        if suspect:
+            self._suspects.append((self.places.now(), self._called(func)))
+        if mixture is not None and not drew:
+            done = f"reduces the examples to shape {mixture.shape}" if mixture.reduced else "mixes them"
+            self._report("mixes examples", f"{self._called(func)} {done}")
 
     def _account(self, tensors: list[Tensor], name: str) -> None:
         """Notice tensors that were neither given nor made in the call."""
@@ -186,7 +202,7 @@ class Watch(DispatchMode):
 
     def _reads(self, func: Any, args: Any, kwargs: Any, given: list[Tensor]) -> None:
         """Notice what takes a value out of a tensor, or has as many results as the values say."""
-        mask = func in _BY_INDEX
+        mask = func in BY_INDEX
         if mask:
             given = [one for one in tensors_in(args[1]) if one.dtype in (torch.bool, torch.uint8)]
         elif torch.Tag.data_dependent_output not in func.tags and torch.Tag.dynamic_output_shape not in func.tags:
@@ -204,12 +220,12 @@ class Watch(DispatchMode):
 
     def reads_without_operator(self, function: Any, args: Any) -> None:
         """Notice a function of torch that no operator tells of."""
-        if function in _READS_A_VALUE and args and isinstance(args[0], Tensor):
+        if function in READS_A_VALUE and args and isinstance(args[0], Tensor):
             self._account([args[0]], self._called())
             depends = self.origins.depends([args[0]])
             if depends:
                 self._report("branches on data", f"{self._called()} reads the values of {_listed(depends)} into Python")
-        elif function is _SET_DATA:
+        elif function is SET_DATA:
             self._writes(args[0], None)
 
 
@@ -241,69 +257,6 @@ class _Noting(dict[str, Any]):
         super().__setitem__(name, value)
         if value is not old:
             self._note(name, value)
-
-
-class _Draws:
-    """The generators that an operator may draw from, and whether it did."""
-
-    def __init__(self, given: list[Tensor], kwargs: Any) -> None:
-        own = kwargs.get("generator")
-        indices = {tensor.device.index for tensor in given if tensor.device.type == "cuda"}
-        self._generators = [torch.default_generator, *(torch.cuda.default_generators[index] for index in indices)]
-        self._generators += [own] if own is not None else []
-        self._before = self._states()
-        self._after = self._before
-
-    def _states(self) -> list[Tensor]:
-        return [generator.get_state() for generator in self._generators]
-
-    def _set(self, states: list[Tensor]) -> None:
-        for generator, state in zip(self._generators, states, strict=True):
-            generator.set_state(state)
-
-    def moved(self) -> bool:
-        self._after = self._states()
-        return not all(map(torch.equal, self._before, self._after))
-
-    def repeated(self, func: Any) -> Callable[[Any, Any], Any]:
-        """The operator, which draws in each call what it drew in the first."""
-
-        def run(args: Any, kwargs: Any) -> Any:
-            self.restore(before=True)
-            return func(*args, **kwargs)
-
-        return run
-
-    def restore(self, before: bool = False) -> None:
-        if not all(map(torch.equal, self._before, self._after)):
-            self._set(self._before if before else self._after)
-
-
-def python_state() -> tuple[Any, Any]:
-    """The states of Python's generator, and of NumPy's where it is loaded."""
-    numpy = sys.modules.get("numpy")
-    return random.getstate(), repr(numpy.random.get_state(legacy=False)) if numpy is not None else ""
-
-
-def _written(func: Any, args: Any, kwargs: Any) -> Iterator[Tensor]:
-    """The tensors that an operator writes to."""
-    for at, name in written_arguments(func):
-        yield from tensors_in(args[at] if at < len(args) else kwargs.get(name))
-    if func in _WRITES_UNDECLARED and args[5]:
-        yield from tensors_in(args[3:5])
-
-
-_READ_NO_VALUE = ("empty_like", "zeros_like", "ones_like", "full_like", "new_")
-_UNFILLED = ("empty_like", "new_empty")
-_PASSING = ("hands on", "returns")
-_BY_INDEX = {
-    *(_aten.index.Tensor, _aten.index_put.default, _aten.index_put_.default),
-    *(_aten._unsafe_index.Tensor, _aten._index_put_impl_.default),
-}
-_WRITES_UNDECLARED = {  # (input, weight, bias, running mean and var, training, ...)
-    getattr(_aten, name).default for name in ("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm")
-}
-_SET_DATA = Tensor.data.__set__  # type: ignore[attr-defined]
 
 
 def _listed(names: Names) -> str:

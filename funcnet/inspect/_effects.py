@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import random
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
@@ -24,6 +23,7 @@ from funcnet.inspect._places import spelled
 from funcnet.inspect._versions import Versions
 from funcnet.inspect._watch import Functions, Watch
 from funcnet.random import Stream, as_rng
+from funcnet.random._intercept import _LOCK
 
 Axes: TypeAlias = "int | tuple[int | None, ...] | None"
 
@@ -40,20 +40,19 @@ def effects(
 ) -> Effects:
     """What a call does besides computing its output, by path and with the line of user code.
 
-    Six kinds: it **draws**, **writes buffer**, **mixes examples** of a batch, **reads outside tensor** (one that is no
-    parameter, buffer or input), **mutates input**, **branches on data**. The first, second, third, fifth and sixth are
-    what vmap fails on, or answers otherwise than the batched call; printed, the report says what each kind means.
+    There are six kinds: it **draws**, **writes buffer**, **mixes examples** of a batch, **reads outside tensor** (one
+    that is no parameter, buffer or input), **mutates input**, **branches on data**. They are what torch.vmap fails on or
+    answers otherwise than the batch; printed, the report says what each means, and what to write instead.
 
-    The call runs once, on copies: nothing given is changed, and the global generators are left as they are. A net runs
-    as its module. What it says holds for this call: the branch taken, the mode, these shapes. Beyond that it cannot
-    see
+    The call runs once, on copies and in the caller's grad mode: nothing given is changed, and the global generators are
+    left as they are. A net runs as its module. What is said holds for this call: its branches, mode and shapes. It
+    cannot show
 
-    * code that is not run, and values that leave torch: a number read by ``item()`` is reported where it is read, but
-      not followed into what is computed with it;
-    * examples mixed where changing one of them changes no bit of the result in this run, as a maximum over more than
-      four examples may (of them the first, second, middle and last are changed); give examples that differ;
-    * what is not a tensor and is left behind: a counter or a list on the module, a print, a file;
-    * calls inside compiled or scripted code.
+    * code that did not run, or that is compiled or scripted;
+    * what is computed from a number once ``item()`` has read it: that it was read is reported;
+    * a mixture that changes no bit in this run. Of more than four examples the first, second, middle and last are
+      changed in turn, which a maximum may not notice. Examples that differ show most;
+    * what is left behind and is no tensor: a counter or a list on the module, a print, a file.
 
     Args:
         model: a module; or a net, whose params come next.
@@ -62,7 +61,7 @@ def effects(
         train: the mode of the call; a module's own flags are not looked at.
         batch_dim: the axis of examples, of every input that is as long there as the first; or as in torch.vmap one for
             each input, None for an input that is the same for all. None if there are no examples.
-        rng: a Key or an int seed for the draws; any will do.
+        rng: a Key or an int seed for the draws; which one matters only to a branch on what is drawn.
 
     Returns:
         The effects: false if there are none, ``of(kind)`` and ``at(path)`` for some, print it for a table.
@@ -179,6 +178,3 @@ def _own_generators(rng: Any, given: list[Tensor]) -> Iterator[None]:
             random.setstate(before[0])
             if numpy is not None:
                 numpy.random.set_state(before[1])
-
-
-_LOCK = threading.Lock()

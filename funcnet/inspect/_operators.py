@@ -91,7 +91,10 @@ class Draws:
             self._set(self._before if before else self._after)
 
 
-def python_state() -> tuple[Any, Any]:
+def python_state() -> dict[str, Any]:
     """The states of Python's generator, and of NumPy's where it is loaded."""
-    numpy = sys.modules.get("numpy")
-    return random.getstate(), repr(numpy.random.get_state(legacy=False)) if numpy is not None else ""
+    states: dict[str, Any] = {"random": random.getstate()}
+    if "numpy" in sys.modules:
+        _, keys, *rest = sys.modules["numpy"].random.get_state()
+        states["numpy.random"] = (keys.tobytes(), *rest)
+    return states

@@ -53,7 +53,7 @@ class Watch(DispatchMode):
         self._outside: set[tuple[str, Memory | None]] = set()
         self._suspects: list[tuple[Place, str]] = []
         self._overwritten: list[tuple[Tensor, Tensor]] = []
-        self._python_state: Any = None
+        self._python_state: dict[str, Any] = {}
         for path, below in module.named_modules():
             below.register_forward_pre_hook(self._start, prepend=True, with_kwargs=True)
             below.register_forward_hook(self._end, with_kwargs=True, always_call=True)
@@ -117,11 +117,11 @@ class Watch(DispatchMode):
     def _python_draws(self) -> None:
         """Notice draws of Python's and NumPy's generators, of which the line is not known: only the module."""
         state = python_state()
-        if self._python_state is not None and self._python_state != state and self.places.visits:
-            which = "random" if self._python_state[0] != state[0] else "numpy.random"
-            code = type(self.places.visits[-1].module).forward.__code__
-            place = Place(self.places.path, code.co_filename, code.co_firstlineno)
-            self._report("draws", f"{which} of Python, in this forward", place)
+        for name, now in state.items() if self.places.visits else ():
+            if self._python_state.get(name) not in (None, now):
+                code = type(self.places.visits[-1].module).forward.__code__
+                place = Place(self.places.path, code.co_filename, code.co_firstlineno)
+                self._report("draws", f"{name}, somewhere in this forward", place)
         self._python_state = state
 
     # --- operators ---

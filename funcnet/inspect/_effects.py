@@ -41,8 +41,8 @@ def effects(
     """What a call does besides computing its output, by path and with the line of user code.
 
     There are six kinds: it **draws**, **writes buffer**, **mixes examples** of a batch, **reads outside tensor** (one
-    that is no parameter, buffer or input), **mutates input**, **branches on data**. They are what torch.vmap fails on or
-    answers otherwise than the batch; printed, the report says what each means, and what to write instead.
+    that is no parameter, buffer or input), **mutates input**, **branches on data**. They are what torch.vmap fails on,
+    or answers otherwise than the batch; printed, the report says what each means, and what to write instead.
 
     The call runs once, on copies and in the caller's grad mode: nothing given is changed, and the global generators are
     left as they are. A net runs as its module. What is said holds for this call: its branches, mode and shapes. It

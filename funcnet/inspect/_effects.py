@@ -51,7 +51,7 @@ def effects(
     * code that did not run, or that is compiled or scripted;
     * what is computed from a number once ``item()`` has read it: that it was read is reported;
     * a mixture that changes no bit in this run. Of more than four examples the first, second, middle and last are
-      changed in turn, which a maximum may not notice. Examples that differ show most;
+      changed in turn, which ``any`` or a maximum of probabilities may not notice. Examples that differ show most;
     * what is left behind and is no tensor: a counter or a list on the module, a print, a file.
 
     Args:
@@ -103,6 +103,8 @@ def effects(
                     f"funcnet.effects ran the model, which failed at {spelled(watch.places.failed[1].path)}."
                 )
             raise
+        finally:
+            watch.put_back()
         with torch.no_grad():
             watch.finish(output)
     notes = list(dict.fromkeys(watch.notes))

@@ -43,8 +43,8 @@ class Versions:
             within = not own.is_complex() and bool((tensor >= 0).all() and (tensor <= 1).all())  # probabilities, say
             if other is None:
                 other = torch.where(own == 0, 0.5, own * 0.5)
-            elif not within:
-                other = other * 1.5  # so that a maximum moves too
+            elif not within and bool(other.any()):
+                other = other * (2 * tensor.abs().max() / other.abs().max())  # so that a maximum over examples moves
         elif other is None:
             other = own.flip(list(range(own.dim())))
         self.of(tensor, version).select(axis, example).copy_(other)

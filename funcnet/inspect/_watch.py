@@ -82,10 +82,14 @@ class Watch(DispatchMode):
         name = getattr(self.function, "__name__", "") or operator_name(operator)
         return f"{name.strip('_')}()" if name.startswith("__") else name
 
+    def put_back(self) -> None:
+        """Undo what the call wrote to tensors from outside."""
+        with torch.no_grad():
+            for tensor, before in reversed(self._overwritten):
+                tensor.copy_(before)
+
     def finish(self, output: Any) -> None:
-        """Look at the output of the whole call, and put back what lies outside and was written to."""
-        for tensor, before in reversed(self._overwritten):
-            tensor.copy_(before)
+        """Look at the output of the whole call."""
         if any(misplaced(self.versions, tensor) for tensor in leaves_in(output)):
             place, name = self._suspects[-1] if self._suspects else (Place("", *self.places.now()[1:]), "the output")
             self._report("mixes examples", f"{name} moves examples to the place of others", place)
@@ -225,7 +229,7 @@ class Watch(DispatchMode):
             depends = self.origins.depends([args[0]])
             if depends:
                 self._report("branches on data", f"{self._called()} reads the values of {_listed(depends)} into Python")
-        elif function is SET_DATA:
+        elif function == SET_DATA:
             self._writes(args[0], None)
 
 

@@ -251,6 +251,12 @@ def test_equal_examples_still_differ_in_the_run():
     assert look(lambda m, x: x - x.mean(0), torch.ones(4, 3)).of("mixes examples")
 
 
+def test_a_maximum_over_many_examples_is_noticed():
+    x = torch.randn(64, 3)
+    assert look(lambda m, x: x / x.abs().max(), x).of("mixes examples")
+    assert not look(lambda m, x: x / x.abs().amax(1, keepdim=True), x)
+
+
 def test_one_example_is_noted():
     found = look(lambda m, x: x - x.mean(0), X[:1])
     assert not found and found.notes == ("whether examples mix: give at least two that differ",)
@@ -288,9 +294,12 @@ def test_an_outside_tensor_that_is_written_to_is_put_back():
 
     def body(m, x):
         table.add_(1)
-        return x + table
+        return x + table if m.training else m.fc(x[:, :1])
 
-    assert look(body).of("reads outside tensor")
+    assert look(body, train=True).of("reads outside tensor")
+    assert table.tolist() == [0.0, 0.0, 0.0]
+    with pytest.raises(RuntimeError):
+        look(body, fc=nn.Linear(3, 3))
     assert table.tolist() == [0.0, 0.0, 0.0]
 
 
@@ -305,6 +314,14 @@ def test_writes_to_an_input_are_told():
     found = look(body, act=nn.ReLU(inplace=True))
     assert listed(found) == [("mutates input", "", "x += 1"), ("mutates input", "act", "return m.act(x[:, :2])")]
     assert [effect.detail for effect in found] == ["add_ writes input 0", "relu writes input 0"]
+
+
+def test_data_that_are_set_are_a_write():
+    def body(m, x):
+        x.data = x * 2
+        return x
+
+    assert listed(look(body)) == [("mutates input", "", "x.data = x * 2")]
 
 
 def test_a_table_that_is_renormalised_is_told():

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, ParamSpec, TypeVar
 
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.modules import _functions as functions
 from torch.nn.utils import parametrizations, parametrize
 
@@ -108,3 +110,22 @@ def parametrized_class(module: torch.nn.Module) -> None:
 def parametrized_property(module: torch.nn.Module, name: str) -> None:
     """Make an attribute of such a module the tensor that its parametrizations compute."""
     parametrize._inject_property(module, name)
+
+
+DispatchMode = torch.utils._python_dispatch.TorchDispatchMode
+"""A context in which every operator is shown, below autograd, before it runs."""
+
+Memory = StorageWeakRef
+"""A name for the memory of an untyped storage: hashable, and given to no other memory as long as it is held."""
+
+
+@cache
+def written_arguments(operator: Any) -> tuple[tuple[int, str], ...]:
+    """Position and name of the arguments that an operator declares to write to."""
+    arguments = enumerate(operator._schema.arguments)
+    return tuple((at, one.name) for at, one in arguments if one.alias_info is not None and one.alias_info.is_write)
+
+
+def operator_name(operator: Any) -> str:
+    """The name of an operator without its library and its overload."""
+    return str(operator._schema.name.split("::")[-1])

@@ -190,3 +190,16 @@ def parametrized_class(module: torch.nn.Module) -> None:
 def parametrized_property(module: torch.nn.Module, name: str) -> None:
     """Make an attribute of such a module the tensor that its parametrizations compute."""
     parametrize._inject_property(module, name)
+
+
+def inside_wrapper(module: torch.nn.Module) -> torch.nn.Module | None:
+    """What a module that only wraps another one wraps: one compiled, or handed to several devices or processes."""
+    if isinstance(module, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)):
+        return module.module
+    if type(module).__name__ == "OptimizedModule" and type(module).__module__.startswith("torch._dynamo."):
+        return module._modules["_orig_mod"]  # asked by name: to import its class takes a second
+    return None
+
+
+call_impl = torch.nn.Module._call_impl.__code__
+"""The code of every call of a module, hooks included: a frame of it says which module is running."""

@@ -55,7 +55,7 @@ CELLS = _Cells()
 
 def holders(value: Any) -> Iterator[tuple[Any, Any]]:
     """What a value holds: pairs of a container and its keys, such that ``container[key]`` is one thing held."""
-    if isinstance(value, _ATOMS) or isinstance(value, (Tensor, weakref.ref)):
+    if isinstance(value, (*_ATOMS, Tensor, weakref.ref)):
         return
     if isinstance(value, types.FunctionType):
         yield CELLS, [cell for cell in value.__closure__ or () if _filled(cell)]
@@ -189,8 +189,9 @@ def without_weights(module: nn.Module) -> nn.Module:
     try:
         return private(module, dict(memo))
     except Exception as error:
+        reason = str(error).partition("\n")[0]
         raise ConversionError(
-            f"cannot copy {type(module).__name__}: {str(error).splitlines()[0]:.200}{bullet_list(_obstacles(module, memo))}\n"
+            f"cannot copy {type(module).__name__}: {reason:.200}{bullet_list(_obstacles(module, memo))}\n"
             f"from_module runs a foreign forward on a private copy, so every attribute must survive copy.deepcopy: "
             f"take files, generators and graph tensors off the module."
         ) from error

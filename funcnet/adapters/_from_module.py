@@ -38,8 +38,8 @@ def from_module(module: nn.Module, *, example_inputs: Any = None, copy: bool = T
 
     Stock layers and containers become the nets of the same name. A module with a forward of its own becomes
     ``Wrapped``, which runs that forward on a private copy. The module itself is never called and never written to.
-    Parameters that do not require grad are listed in ``net.frozen``; :func:`funcnet.train_flags` gives the ``train=`` of
-    parts in different modes. What torch.compile or DataParallel were put around is converted without them.
+    Parameters that do not require grad are listed in ``net.frozen``; :func:`funcnet.train_flags` gives the ``train=``
+    of parts in different modes. What torch.compile or DataParallel were put around is converted without them.
 
     Args:
         module: any ``nn.Module``.

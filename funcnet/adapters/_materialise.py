@@ -52,7 +52,8 @@ def materialised(module: nn.Module, example_inputs: Any) -> nn.Module:
     made = copy.deepcopy(module)
     now = dict(named_modules(called))
     for path, below in list(named_modules(made)):
-        if any(map(nn.parameter.is_lazy, (*below._parameters.values(), *below._buffers.values()))):
+        held: list[Any] = [*below._parameters.values(), *below._buffers.values()]
+        if any(map(nn.parameter.is_lazy, held)):
             training = below.training
             below.__class__ = type(now[path])
             below.__dict__ = now[path].__dict__ | {"training": training}
@@ -62,6 +63,6 @@ def materialised(module: nn.Module, example_inputs: Any) -> nn.Module:
 def refuse_lazy(module: nn.Module) -> ConversionError:
     """The error for a lazy module without inputs."""
     return ConversionError(
-        f"{', '.join(lazy_names(module))} have no shape yet. Give from_module(module, example_inputs=(x,)) something to "
-        f"call a copy on; or build the net of funcnet's own lazy layers: net.init(rng, example_inputs=...)."
+        f"{', '.join(lazy_names(module))} have no shape yet. Give from_module(module, example_inputs=(x,)) something "
+        f"to call a copy on; or build the net of funcnet's own lazy layers: net.init(rng, example_inputs=...)."
     )

@@ -93,7 +93,7 @@ def from_state_dict(net: Net, state_dict: Mapping[str, Any], *, copy: bool = Tru
         net: says which keys and shapes there are.
         state_dict: as ``module.state_dict()`` or ``torch.load(path, weights_only=True)`` gives it. A tied tensor may be
             there under one of its names or under all of them; a non-persistent buffer may be missing, and then gets its
-            first value. ``module.`` and ``_orig_mod.``, which DataParallel and torch.compile put into keys, are read past.
+            first value. ``module.`` and ``_orig_mod.``, put into keys by DataParallel and torch.compile, are read past.
         copy: when false, the trees share memory with ``state_dict``.
 
     Returns:

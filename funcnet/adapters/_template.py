@@ -82,8 +82,8 @@ class Template:
 class Lease:
     """A copy lent to one call: where its tensors are, and what it was like before.
 
-    ``torch.func.functional_call`` swaps tensors name by name, at three times the price of a layer; a private copy can be
-    written to directly. It also reaches what has no name: a list of weights beside them, a closure over one.
+    ``torch.func.functional_call`` swaps tensors name by name, at three times the price of a layer; a private copy can
+    be written to directly. It also reaches what has no name: a list of weights beside them, a closure over one.
     """
 
     def __init__(self, module: nn.Module, shared: set[int]) -> None:
@@ -113,7 +113,7 @@ class Lease:
         _put(self._buffers, buffers)
         for tensors in self._shortened:  # torch shortens rows in place, and a tied weight has other names
             given = tensors["weight"]
-            own = given.clone()
+            own = _cloned(given)
             for others, name, _ in self._own:
                 if others[name] is given:
                     others[name] = own

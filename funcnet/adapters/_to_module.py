@@ -15,7 +15,8 @@ def to_module(net: Net, params: TreeLike, buffers: TreeLike | None = None) -> nn
     """The equivalent ``nn.Module``: stock layers as themselves, a composed net as a module with the same body.
 
     The module has its own copy of every tensor, tied tensors are one Parameter, what ``net.frozen`` names does not
-    require grad, and, as every new module, it is in training mode. Keys, order and ``repr`` are those of the module the net came from.
+    require grad, and, as every new module, it is in training mode. Keys, order and
+    ``repr`` are those of the module the net came from.
 
     Args:
         net: the net.

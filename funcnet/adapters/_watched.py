@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Set
-from itertools import chain
+from collections.abc import Iterable, Iterator
 from operator import is_
 from typing import Any
 
@@ -55,18 +54,17 @@ class Watched:
         if self._restless or any(self._empty):
             return False
         for held, keys, values in self._dicts:
-            if len(held) != len(keys) or not all(map(is_, held.values(), values)):
-                if list(held) != keys or not _same(held.values(), values):
-                    return False
+            same = len(held) == len(keys) and all(map(is_, held.values(), values))
+            if not same and (list(held) != keys or not _same(held.values(), values)):
+                return False
         return (
             all(tensor._version == version for tensor, version in self._tensors)
             and all(_same(_held(one), values) for one, values in self._others)
-            and all(_equal(_state(one), state) for one, state in self._states)
+            and all(_state(one) == state for one, state in self._states)
         )
 
 
 _PLAIN = (int, float, complex, str, bytes, bool, type(None))
-_END = object()
 
 
 def _same(now: Iterable[Any], before: list[Any]) -> bool:
@@ -78,8 +76,7 @@ def _same(now: Iterable[Any], before: list[Any]) -> bool:
 
 
 def _held(value: Any) -> Iterator[Any]:
-    items = (container[key] for container, keys in holders(value) for key in keys)
-    return chain(sorted(items, key=id), ()) if isinstance(value, Set) else items
+    return (container[key] for container, keys in holders(value) for key in keys)
 
 
 def _state(value: Any) -> Any:
@@ -91,7 +88,3 @@ def _state(value: Any) -> Any:
     if isinstance(value, (bytearray, memoryview)) or hasattr(value, "__array_interface__"):
         return bytes(value) if isinstance(value, bytearray) else value.tobytes()
     return None
-
-
-def _equal(left: Any, right: Any) -> bool:
-    return bool(left == right)

@@ -207,7 +207,7 @@ _RUN = Wrapped._run.__code__
 
 
 def _mapped(buffers: Any, given: list[Tensor]) -> None:
-    """Give every buffer the batch axes of what a call was given: vmap lets nothing batched be written to what is not."""
+    """Give every buffer the batch axes of what a call was given; else vmap lets nothing batched be written to it."""
     zeros: dict[Any, Tensor] = {}
     for tensor in given:
         levels = frozenset() if torch.compiler.is_compiling() else frozenset(levels_of(tensor))

@@ -17,6 +17,7 @@ from funcnet.adapters import from_module as from_module
 from funcnet.adapters import from_state_dict as from_state_dict
 from funcnet.adapters import to_module as to_module
 from funcnet.adapters import to_state_dict as to_state_dict
+from funcnet.adapters import train_flags as train_flags
 from funcnet.combinators import ModuleDict as ModuleDict
 from funcnet.combinators import ModuleList as ModuleList
 from funcnet.combinators import ParameterDict as ParameterDict

@@ -129,3 +129,16 @@ def written_arguments(operator: Any) -> tuple[tuple[int, str], ...]:
 def operator_name(operator: Any) -> str:
     """The name of an operator without its library and its overload."""
     return str(operator._schema.name.split("::")[-1])
+
+
+def inside_wrapper(module: torch.nn.Module) -> torch.nn.Module | None:
+    """What a module that only wraps another one wraps: one compiled, or handed to several devices or processes."""
+    if isinstance(module, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)):
+        return module.module
+    if type(module).__name__ == "OptimizedModule" and type(module).__module__.startswith("torch._dynamo."):
+        return module._modules["_orig_mod"]  # asked by name: to import its class takes a second
+    return None
+
+
+call_impl = torch.nn.Module._call_impl.__code__
+"""The code of every call of a module, hooks included: a frame of it says which module is running."""

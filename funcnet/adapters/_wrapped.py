@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from funcnet._context import levels_of, under_vmap
 from funcnet._errors import InitError, RandomnessError
-from funcnet._torch import call_impl, constant_result, levels_of, under_vmap
+from funcnet._torch import call_impl, constant_result
 from funcnet.adapters._inputs import private_inputs, tensors_in
 from funcnet.adapters._template import Flags, Lease, Template, within
 from funcnet.core import Buffer, Net, Param, View

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
+from inspect import CO_VARARGS
 from types import CodeType
 from typing import TYPE_CHECKING, Any
 
@@ -39,8 +40,8 @@ def explain(program: Program, params: TreeLike, error: Exception) -> Exception:
     expects = view._expects
     wanted = f"expected {expects}, " if expects else ""
     got = f"{wanted}got {', '.join(f'{name} {described(value)}' for name, value in inputs.items()) or 'no input'}"
-    # within a transform an error may as well say what torch cannot transform, so it keeps its type
-    if expects is not None and isinstance(error, _OF_INPUTS) and not under_transform():
+    transform = under_transform() and _OF_TRANSFORMS.search(str(error))  # it says what torch cannot transform
+    if expects is not None and isinstance(error, _OF_INPUTS) and not transform:
         kind = TypeError if isinstance(error, (TypeError, AttributeError)) else ShapeError
         return kind(f"{place}: {got}. {_sentence(error)}")
     if sys.version_info >= (3, 11):
@@ -48,6 +49,9 @@ def explain(program: Program, params: TreeLike, error: Exception) -> Exception:
     return error
 
 
+_OF_TRANSFORMS = re.compile(
+    r"vmap|batch|functorch|torch\.func|forward AD|derivative|data-dependent|item\(\)|not implemented"
+)
 _OF_INPUTS = (RuntimeError, ValueError, IndexError, AssertionError, TypeError, AttributeError)
 
 
@@ -67,6 +71,9 @@ def _bodies_in(error: Exception) -> Iterator[tuple[View, str, dict[str, Any]]]:
             names = code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]
             inputs = {name: values[name] for name in names if name in values}
             inputs = {name: value for name, value in inputs.items() if name == names[0] or _is_data(value)}
+            if code.co_flags & CO_VARARGS:
+                rest = values[code.co_varnames[code.co_argcount + code.co_kwonlyargcount]]
+                inputs.update({f"input {index}": value for index, value in enumerate(rest)})
             shared = above is not None and code.co_varnames[0] == "_"
             kid, place = _places(above, code) if shared else (view, where(view))  # type: ignore[arg-type]
             yield kid, place, inputs

@@ -208,9 +208,10 @@ class Net:
             raise InitError("init needs rng: an int seed (0) or a Key (funcnet.random.key(0)).")
         from funcnet.core._lazy import SHOW_INPUTS, Lazy, concrete_nets
 
-        net, found = self, {}
+        net: Net = self
+        found: dict[str, Net] = {}
         if example_inputs is not None:
-            found = concrete_nets(self, example_inputs)
+            found = concrete_nets(self, example_inputs, dtype)
             net = self.replaced(found)
         elif lazy := [path or "the net itself" for path, below in self.named_nets() if isinstance(below, Lazy)]:
             raise InitError(f"{', '.join(map(repr, lazy))} have no shape yet. {SHOW_INPUTS}")

@@ -31,6 +31,7 @@ from funcnet.random import At, Rng, Stream, at_path, fold_in
 from funcnet.tree import join
 
 if TYPE_CHECKING:
+    from funcnet.core._lazy import Found
     from funcnet.core._net import Net
 
 NOTHING: Tree = {}
@@ -47,7 +48,7 @@ class Call:
 
     __slots__ = ("closed", "counts", "found", "rng", "train", "within")
 
-    def __init__(self, train: Any, rng: Any, found: dict[str, Net] | None = None) -> None:
+    def __init__(self, train: Any, rng: Any, found: Found | None = None) -> None:
         self.train: bool | Callable[[str], bool] = train
         self.rng: Any = rng
         self.counts: dict[str, int] = {}

@@ -12,10 +12,9 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from funcnet._errors import ConversionError
 from funcnet._typing import TreeLike
 from funcnet.adapters import to_module
-from funcnet.adapters._template import _computed_by_hooks
+from funcnet.adapters._copies import replica
 from funcnet.core import Net
 from funcnet.inspect._effect import Effects
 from funcnet.inspect._origins import Held, Origins, leaves_in
@@ -123,16 +122,7 @@ def _private_module(model: Any, inputs: tuple[Any, ...], buffers: Any) -> tuple[
         raise TypeError(f"effects takes a net or an nn.Module, not {model!r:.80}.")
     if buffers is not None:
         raise TypeError("a module holds its buffers itself: leave buffers out.")
-    memo: dict[int, Any] = {}
-    for below in model.modules():
-        memo.update({id(tensor): tensor.detach().clone() for tensor in _computed_by_hooks(below)})
-    try:
-        return copy.deepcopy(model, memo), inputs
-    except Exception as error:
-        raise ConversionError(
-            f"cannot copy {type(model).__name__}: {error}. effects runs a copy, so every attribute must survive "
-            f"copy.deepcopy: take files, locks and graph tensors off the module."
-        ) from error
+    return replica(model, Tensor.clone, "effects runs a copy"), inputs
 
 
 def _private_inputs(inputs: Any, kwargs: Any) -> tuple[tuple[Any, Any], list[Tensor]]:

@@ -59,7 +59,7 @@ def _normalised(p: Any, input: Tensor) -> Tensor:
     mean, var, momentum = p.running_mean, p.running_var, p.momentum or 0.0
     if mean is None or not p.training:
         return F.instance_norm(input, mean, var, p.weight, p.bias, mean is None, momentum, p.eps)
-    if under_vmap() or torch.compiler.is_compiling():
+    if under_vmap() or torch.compiler.is_compiling() or input.dtype != mean.dtype:
         mean, var = fresh(mean, input), fresh(var, input)
         y = F.instance_norm(input, mean, var, p.weight, p.bias, True, momentum, p.eps)
     else:

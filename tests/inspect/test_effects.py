@@ -491,7 +491,7 @@ def test_wrong_arguments_are_refused():
     with pytest.raises(fn.TreeError, match="weight"):
         fn.effects(net, {}, X)
     with pytest.raises(fn.ConversionError, match="cannot copy Calls"):
-        look(lambda m, x: x, lock=__import__("threading").Lock())
+        look(lambda m, x: x, iterator=(one for one in ()))
 
 
 # --- printing ---

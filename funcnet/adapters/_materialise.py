@@ -34,7 +34,7 @@ def materialised(module: nn.Module, example_inputs: Any) -> nn.Module:
         ConversionError: if the call fails or leaves a part without shape.
     """
     inputs = example_inputs if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
-    called = copy.deepcopy(module).eval()
+    called = _copy(module).eval()
     before = global_state()
     try:
         with torch.no_grad():
@@ -49,7 +49,7 @@ def materialised(module: nn.Module, example_inputs: Any) -> nn.Module:
         raise ConversionError(
             f"{', '.join(missed)} got no input from these example_inputs, and have no shape yet: choose others."
         )
-    made = copy.deepcopy(module)
+    made = _copy(module)
     now = dict(named_modules(called))
     for path, below in list(named_modules(made)):
         held: list[Any] = [*below._parameters.values(), *below._buffers.values()]
@@ -58,6 +58,13 @@ def materialised(module: nn.Module, example_inputs: Any) -> nn.Module:
             below.__class__ = type(now[path])
             below.__dict__ = now[path].__dict__ | {"training": training}
     return made
+
+
+def _copy(module: nn.Module) -> nn.Module:
+    """A deep copy; buffers without shape know no way to make one of theirs."""
+    empty: Any = nn.UninitializedBuffer
+    lazy = [buffer for buffer in module.buffers() if isinstance(buffer, empty)]
+    return copy.deepcopy(module, {id(one): empty(False, one.device, one.dtype) for one in lazy})
 
 
 def refuse_lazy(module: nn.Module) -> ConversionError:

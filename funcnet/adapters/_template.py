@@ -1,9 +1,9 @@
 """Private copies of a module, without weights, for calls to run its forward on.
 
 A forward may leave things behind: a counter, a cache, a lazily made buffer, an advanced generator. So every copy is
-looked at after its call, and one that is not as it was made is thrown away. No call sees what another left. A copy that
-something still refers to after its call (a checkpoint that will run a part again in backward) stays as it is, with the
-weights of that call, and is not lent again.
+looked at after its call and put back, and thrown away where that is not possible: no call sees what another left. A copy
+that something still refers to after its call (a checkpoint that will run a part again in backward) stays as it is, with
+the weights of that call, and is not lent again.
 """
 
 from __future__ import annotations
@@ -109,6 +109,7 @@ class Lease:
     def fill(self, params: TreeLike, buffers: TreeLike) -> None:
         """Put the tensors of a call where the module looks for its own."""
         self._counts = self._counts or self._references()
+        self._watched.count()
         _put(self._params, params)
         _put(self._buffers, buffers)
         for tensors in self._shortened:  # torch shortens rows in place, and a tied weight has other names
@@ -139,7 +140,7 @@ class Lease:
             container[key] = tensors[name]
         for below, names in self._recurrent:
             below.__dict__.update(names)
-        return self._watched.unchanged()
+        return self._watched.put_back()
 
 
 def _named(modules: list[nn.Module]) -> Iterator[tuple[dict[str, Any], str]]:

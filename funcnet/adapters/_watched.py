@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from operator import is_
@@ -24,7 +25,7 @@ class Watched:
 
     def __init__(self, objects: list[Any], exempt: set[int]) -> None:
         self._empty: list[Any] = []
-        self._dicts: list[tuple[dict[Any, Any], list[Any], list[Any]]] = []
+        self._dicts: list[tuple[Any, list[Any], list[Any]]] = []
         self._others: list[tuple[Any, list[Any]]] = []
         self._tensors: list[tuple[Tensor, int]] = []
         self._states: list[tuple[Any, Any]] = []
@@ -35,12 +36,9 @@ class Watched:
                     self._tensors.append((one, one._version))
             elif isinstance(one, nn.Module):
                 self._dicts.append((one.__dict__, list(one.__dict__), list(one.__dict__.values())))
-            elif type(one) in (dict, OrderedDict):
-                if one:
-                    self._dicts.append((one, list(one), list(one.values())))
-                else:
-                    self._empty.append(one)
-            elif type(one) in (list, set) and not one:
+            elif type(one) in (dict, OrderedDict) and one:
+                self._dicts.append((one, list(one), list(one.values())))
+            elif type(one) in (dict, OrderedDict, list, set) and not one:
                 self._empty.append(one)
             elif (state := _state(one)) is not None:
                 self._states.append((one, state))
@@ -48,20 +46,38 @@ class Watched:
                 self._restless = True  # where an iterator is cannot be seen
             elif held := list(_held(one)):
                 self._others.append((one, held))
+        self._counts: list[list[int]] = []
 
-    def unchanged(self) -> bool:
-        """Whether all is as it was: the same objects in the same places, and equal plain values."""
-        if self._restless or any(self._empty):
+    def count(self) -> None:
+        """Remember how many refer to each dict: one that a call handed out is not to be emptied."""
+        self._counts = self._counts or [
+            [sys.getrefcount(held) for held in self._empty],
+            [sys.getrefcount(held) for held, _, _ in self._dicts],
+        ]
+
+    def put_back(self) -> bool:
+        """Put back what is other than it was, as far as that is a dict; whether all is now as it was."""
+        if self._restless or (any(self._empty) and not self._emptied()):
             return False
-        for held, keys, values in self._dicts:
-            same = len(held) == len(keys) and all(map(is_, held.values(), values))
-            if not same and (list(held) != keys or not _same(held.values(), values)):
-                return False
+        for index, (held, keys, values) in enumerate(self._dicts):
+            if len(held) != len(keys) or not all(map(is_, held.values(), values)):
+                if sys.getrefcount(held) != self._counts[1][index]:
+                    return False
+                held.clear()
+                held.update(zip(keys, values, strict=True))
         return (
             all(tensor._version == version for tensor, version in self._tensors)
             and all(_same(_held(one), values) for one, values in self._others)
             and all(_state(one) == state for one, state in self._states)
         )
+
+    def _emptied(self) -> bool:
+        for index, held in enumerate(self._empty):
+            if held:
+                if sys.getrefcount(held) != self._counts[0][index]:
+                    return False
+                held.clear()
+        return True
 
 
 _PLAIN = (int, float, complex, str, bytes, bool, type(None))

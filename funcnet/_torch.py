@@ -137,3 +137,45 @@ def derivatives_of(tensor: torch.Tensor) -> int:
     while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
         tensor = torch._C._functorch.get_unwrapped(tensor)
     return count + tensor.requires_grad  # by autograd itself, around the transforms
+
+
+@contextlib.contextmanager
+def capture_settings() -> Iterator[None]:
+    """Let torch's tracer keep marked sizes free and everything else constant, whatever its settings are outside.
+
+    Backed by private switches: without ``backed_size_oblivious`` a size that is free is never 0 or 1, and code that
+    asks is answered without a guard; with ``use_duck_shape`` sizes that are equal by chance would be one.
+    """
+    import torch._dynamo
+    from torch.fx.experimental import _config as sizes
+
+    settings: dict[str, Any] = {
+        "specialize_int": True,
+        "specialize_float": True,
+        "capture_scalar_outputs": True,
+        "capture_dynamic_output_shape_ops": True,
+        "automatic_dynamic_shapes": False,
+        "assume_static_by_default": True,
+        "allow_rnn": True,
+        "suppress_errors": False,
+        "verbose": False,
+    }
+    with (
+        torch._dynamo.config.patch(settings),
+        sizes.patch(use_duck_shape=False, backed_size_oblivious=True),  # type: ignore[attr-defined]
+    ):
+        yield
+
+
+def keep_size_free(tensor: torch.Tensor, axis: int) -> None:
+    """Ask torch's tracer not to take one size of a tensor for a constant; it may still find that it is one."""
+    import torch._dynamo
+
+    torch._dynamo.maybe_mark_dynamic(tensor, axis)
+
+
+def tracers_shapes() -> Any:
+    """The ShapeEnv of the graph that is being compiled: its guards, ranges and the inputs it knows."""
+    context = torch._guards.TracingContext.get()
+    assert context.fake_mode is not None
+    return context.fake_mode.shape_env

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import types
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -77,16 +77,27 @@ def without_weights(module: nn.Module) -> nn.Module:
     Raises:
         ConversionError: if an attribute of the module cannot be copied.
     """
-    memo: dict[int, Any] = {}
-    for tensor in (*module.parameters(), *module.buffers()):
-        empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
-        memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+
+    def empty(tensor: Tensor) -> Tensor:
+        like = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+        return nn.Parameter(like, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else like
+
+    return replica(module, empty, "from_module runs a foreign forward on a private copy")
+
+
+def replica(module: nn.Module, tensor_for: Callable[[Tensor], Tensor], why: str) -> nn.Module:
+    """A deep copy with other tensors in the place of its parameters and buffers; ``why`` is for the error.
+
+    Raises:
+        ConversionError: if an attribute of the module cannot be copied.
+    """
+    memo: dict[int, Any] = {id(tensor): tensor_for(tensor) for tensor in (*module.parameters(), *module.buffers())}
     try:
         return copy.deepcopy(module, memo)
     except Exception as error:
         raise ConversionError(
-            f"cannot copy {type(module).__name__}: {error}. from_module runs a foreign forward on a private copy, so "
-            f"every attribute must survive copy.deepcopy: take files, locks and graph tensors off the module."
+            f"cannot copy {type(module).__name__}: {error}. {why}, so every attribute must survive copy.deepcopy: take "
+            f"files, locks and graph tensors off the module."
         ) from error
 
 

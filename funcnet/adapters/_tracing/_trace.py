@@ -1,0 +1,239 @@
+"""The verb: nn.Module -> net of plain code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_map_only
+
+from funcnet._errors import ConversionError, FuncnetError, bullet_list
+from funcnet._torch import global_state
+from funcnet._typing import Tree
+from funcnet.adapters._from_module import from_module
+from funcnet.adapters._tracing._capture import FROM_MODULE, Captured, capture
+from funcnet.adapters._tracing._emit import emitted
+from funcnet.adapters._tracing._inputs import Check, Inputs, taken_apart
+from funcnet.adapters._tracing._same import differences
+from funcnet.adapters._tracing._source import Code, code_for, shape_checks
+from funcnet.adapters._tracing._traced import Traced
+from funcnet.core import Buffer, Net
+from funcnet.tree import flatten
+
+
+def trace(
+    module: nn.Module,
+    *example_inputs: Any,
+    train: bool | str = False,
+    dynamic: Any = ("batch",),
+    **example_kwargs: Any,
+) -> tuple[Traced, Tree, Tree]:
+    """Write a module's forward down as plain ``F.*`` code over params: a net with the same bits, and faster.
+
+    torch's own tracer runs the forward on the shapes of the example inputs; modules, hooks, Python branches and loops
+    are gone afterwards, and what is left is one statement per operation, ``net.source``. In-place writes to buffers
+    become new buffers, and draws come from ``rng`` at the path of the module that makes them. Before it is handed out,
+    the net is run beside :func:`funcnet.from_module` on the examples, and its output and buffers must have the same bits.
+
+    A trace holds for what it was made with, ``net.specialised``: the mode, the dtypes and sizes of inputs, everything
+    else in them (numbers, flags, None, the structure of dicts), and the branches taken. Other inputs are refused.
+
+    Args:
+        module: any ``nn.Module`` whose forward torch's tracer can follow. It is not called and not written to.
+        example_inputs, example_kwargs: what it is called with. Sizes, dtypes and constants matter, numbers in tensors
+            do not.
+        train: the mode to trace, ``True`` or ``False``; or ``"both"``, for a net that can be called in either.
+        dynamic: which sizes stay free. ``("batch",)``: axis 0 of every tensor input; ``()``: none; or a mapping from the
+            name or number of an input to an axis or a tuple of axes.
+
+    Returns:
+        ``(net, params, buffers)``, the trees as from :func:`funcnet.from_module`.
+
+    Raises:
+        ConversionError: if the forward cannot be traced (it branches on numbers in a tensor, calls what torch's tracer
+            does not know, holds a tensor that is neither parameter nor buffer); names the line.
+
+    Source: torch.compile's tracer, TorchDynamo, with a backend that keeps the graph.
+
+    >>> import funcnet as fn
+    >>> net, params, buffers = fn.trace(nn.Sequential(nn.Linear(2, 3), nn.ReLU()), torch.ones(4, 2))
+    >>> net(params, torch.ones(7, 2)).shape
+    torch.Size([7, 3])
+    >>> print(net.source)
+    import torch.nn.functional as F
+    <BLANKLINE>
+    <BLANKLINE>
+    def forward(params, input):
+        \"\"\"Sequential in eval mode, as a function of its params. Returns the output.
+    <BLANKLINE>
+        Captured by funcnet.trace for
+        input: float32 (batch, 2)
+        params["0"]["weight"]: float32
+        \"\"\"
+        # 0: Linear
+        input = F.linear(input, params["0"]["weight"], params["0"]["bias"])
+        # 1: ReLU
+        input = F.relu(input)
+        return input
+    <BLANKLINE>
+    """
+    modes = {"both": (False, True)}.get(train, (train,)) if isinstance(train, str) else (train,)
+    if not all(isinstance(mode, bool) for mode in modes):
+        raise ValueError(f'train is True, False or "both", not {train!r}.')
+    net, params, buffers = from_module(module)
+    inputs = taken_apart(module, example_inputs, example_kwargs)
+    free = free_axes(inputs, dynamic)
+    codes = tuple(
+        _code(module, bool(mode), net, params, buffers, inputs, free, example_inputs, example_kwargs) for mode in modes
+    )
+    return _of(net, codes), params, buffers
+
+
+def _of(net: Net, codes: tuple[Code, ...]) -> Traced:
+    made = Traced(net, codes)
+    return made.tie(net._aliases) if net._aliases else made  # type: ignore[return-value]
+
+
+def _code(
+    module: nn.Module,
+    train: bool,
+    net: Net,
+    params: Tree,
+    buffers: Tree,
+    inputs: Inputs,
+    free: Sequence[Sequence[int]],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> Code:
+    """The code for one mode, compared with what the module itself does."""
+    expected = net.apply(params, buffers, *args, train=train, rng=0, **kwargs)
+    captured = capture(module, train, inputs, free)
+    _refuse_constant_sizes(captured, inputs, free)
+    words = inputs.words.copy()
+    written = emitted(captured, inputs, words)
+    paths = [entry.path for entry in net.entries() if isinstance(entry.spec, Buffer)]
+
+    def code(relaxed: bool) -> Code:
+        checks = [*inputs.checks, *shape_checks(captured, inputs, free, relaxed), *_dtype_of_params(params)]
+        return code_for(net.title(), train, written, inputs, words, checks, paths)
+
+    made = code(True)
+    found = list(_differences(_of(net, (made,)), expected, params, buffers, train, args, kwargs))
+    if found:
+        raise ConversionError(
+            f"the code captured from {net.title()} does not do what the module does:{bullet_list(found)}\n"
+            f"It may ask whether it is being compiled, or for something that was different then. {FROM_MODULE}"
+        )
+    strict = code(False)
+    if made.checks != strict.checks and not _holds_for_one(
+        net, made, params, buffers, train, inputs, free, args, kwargs
+    ):
+        return strict
+    return made
+
+
+def _differences(
+    traced: Net, expected: Any, params: Tree, buffers: Tree, train: bool, args: Any, kwargs: Any
+) -> list[str]:
+    before = global_state()
+    output, new = traced.apply(params, buffers, *args, train=train, rng=0, **kwargs)
+    lines = list(differences(output, expected[0])) + list(differences(new, expected[1], "buffers"))
+    if not torch.equal(before, global_state()):
+        lines.append("it moved torch's global generator")
+    return lines
+
+
+def _holds_for_one(
+    net: Net,
+    code: Code,
+    params: Tree,
+    buffers: Tree,
+    train: bool,
+    inputs: Inputs,
+    free: Sequence[Sequence[int]],
+    args: Any,
+    kwargs: Any,
+) -> bool:
+    """Whether code for which torch's tracer excluded free sizes of 1 does what the module does for them."""
+    ones = {}
+    for tensor, axes in zip(inputs.tensors, free, strict=True):
+        value = tensor.value.detach()
+        for axis in axes:
+            value = value.narrow(axis, 0, min(1, value.shape[axis]))
+        ones[id(tensor.value)] = value.clone()
+    args, kwargs = tree_map_only(torch.Tensor, lambda value: ones[id(value)], (args, dict(kwargs)))
+    try:
+        expected = net.apply(params, buffers, *args, train=train, rng=0, **kwargs)
+    except Exception:
+        return True  # neither does the module take them
+    try:
+        return not _differences(_of(net, (code,)), expected, params, buffers, train, args, kwargs)
+    except FuncnetError:
+        raise
+    except Exception:
+        return False
+
+
+def _dtype_of_params(params: Tree) -> list[Check]:
+    """A check that params have the dtype they had: which one a forward computes in may be written in its code."""
+    for path, tensor in flatten(params).items():
+        if tensor.is_floating_point() or tensor.is_complex():
+            place = "params" + "".join(f'["{key}"]' for key in path.split("."))
+            dtype = str(tensor.dtype)
+            return [Check(place, dtype.removeprefix("torch."), f"_p._{place}.dtype is {dtype}")]
+    return []
+
+
+# --- sizes ---
+
+
+def free_axes(inputs: Inputs, dynamic: Any) -> list[tuple[int, ...]]:
+    """For each tensor input the axes whose size stays free.
+
+    Raises:
+        ValueError: if ``dynamic`` names what is no input or no axis.
+    """
+    if isinstance(dynamic, Mapping):
+        return _by_input(inputs, dynamic)
+    if tuple(dynamic) == ():
+        return [() for _ in inputs.tensors]
+    if tuple(dynamic) == ("batch",):
+        return [(0,) if tensor.value.dim() else () for tensor in inputs.tensors]
+    raise ValueError(f'dynamic is ("batch",), () or a mapping from inputs to axes, not {dynamic!r}.')
+
+
+def _by_input(inputs: Inputs, dynamic: Mapping[Any, Any]) -> list[tuple[int, ...]]:
+    wanted = {
+        inputs.names[key] if isinstance(key, int) and key < len(inputs.names) else key: value
+        for key, value in dynamic.items()
+    }
+    free: list[tuple[int, ...]] = []
+    matched: set[Any] = set()
+    for tensor in inputs.tensors:
+        keys = [key for key in wanted if tensor.place == key or tensor.place.startswith((f"{key}[", f"{key}."))]
+        matched |= set(keys)
+        axes = [axis for key in keys for axis in ([wanted[key]] if isinstance(wanted[key], int) else wanted[key])]
+        rank = tensor.value.dim()
+        if wrong := [axis for axis in axes if not -rank <= axis < rank]:
+            raise ValueError(f"dynamic: {tensor.place} has {rank} axes, and no axis {wrong}.")
+        free.append(tuple(sorted({axis % rank for axis in axes})))
+    if unknown := [key for key in wanted if key not in matched]:
+        raise ValueError(
+            f"dynamic names {unknown}, the tensor inputs are {[tensor.place for tensor in inputs.tensors]}."
+        )
+    return free
+
+
+def _refuse_constant_sizes(captured: Captured, inputs: Inputs, free: Sequence[Sequence[int]]) -> None:
+    """Refuse a size that was to stay free and that the forward needs to be what it is."""
+    batches = [tensor.value.shape[0] for tensor, axes in zip(inputs.tensors, free, strict=True) if 0 in axes]
+    for tensor, axes, sizes in zip(inputs.tensors, free, captured.sizes, strict=False):
+        for axis in axes:
+            if sizes and isinstance(sizes[axis], int) and tensor.value.shape[axis] == batches[0]:
+                where = next((guard.where for guard in captured.guards if guard.where), "")
+                raise ConversionError(
+                    f"axis {axis} of {tensor.place} cannot stay free: the forward needs its size to be {sizes[axis]}"
+                    f"{f', as at {where}' if where else ''}. Pass dynamic=() to keep every size, or {FROM_MODULE}"
+                )

@@ -1,6 +1,7 @@
 """funcnet: PyTorch models as pure functions over explicit parameter trees, and both ways to ``nn.Module``."""
 
 from funcnet import init as init
+from funcnet import parametrize as parametrize
 from funcnet import random as random
 from funcnet import tree as tree
 from funcnet._errors import ConversionError as ConversionError
@@ -20,6 +21,8 @@ from funcnet.adapters import to_state_dict as to_state_dict
 from funcnet.adapters import trace as trace
 from funcnet.combinators import ModuleDict as ModuleDict
 from funcnet.combinators import ModuleList as ModuleList
+from funcnet.combinators import ParameterDict as ParameterDict
+from funcnet.combinators import ParameterList as ParameterList
 from funcnet.combinators import Sequential as Sequential
 from funcnet.core import Buffer as Buffer
 from funcnet.core import Function as Function
@@ -40,6 +43,7 @@ from funcnet.layers import SELU as SELU
 from funcnet.layers import AdaptiveAvgPool1d as AdaptiveAvgPool1d
 from funcnet.layers import AdaptiveAvgPool2d as AdaptiveAvgPool2d
 from funcnet.layers import AdaptiveAvgPool3d as AdaptiveAvgPool3d
+from funcnet.layers import AdaptiveLogSoftmaxWithLoss as AdaptiveLogSoftmaxWithLoss
 from funcnet.layers import AdaptiveMaxPool1d as AdaptiveMaxPool1d
 from funcnet.layers import AdaptiveMaxPool2d as AdaptiveMaxPool2d
 from funcnet.layers import AdaptiveMaxPool3d as AdaptiveMaxPool3d
@@ -50,6 +54,8 @@ from funcnet.layers import AvgPool3d as AvgPool3d
 from funcnet.layers import BatchNorm1d as BatchNorm1d
 from funcnet.layers import BatchNorm2d as BatchNorm2d
 from funcnet.layers import BatchNorm3d as BatchNorm3d
+from funcnet.layers import BCELoss as BCELoss
+from funcnet.layers import BCEWithLogitsLoss as BCEWithLogitsLoss
 from funcnet.layers import Bilinear as Bilinear
 from funcnet.layers import ChannelShuffle as ChannelShuffle
 from funcnet.layers import CircularPad1d as CircularPad1d
@@ -64,7 +70,11 @@ from funcnet.layers import Conv3d as Conv3d
 from funcnet.layers import ConvTranspose1d as ConvTranspose1d
 from funcnet.layers import ConvTranspose2d as ConvTranspose2d
 from funcnet.layers import ConvTranspose3d as ConvTranspose3d
+from funcnet.layers import CosineEmbeddingLoss as CosineEmbeddingLoss
+from funcnet.layers import CosineSimilarity as CosineSimilarity
+from funcnet.layers import CrossEntropyLoss as CrossEntropyLoss
 from funcnet.layers import CrossMapLRN2d as CrossMapLRN2d
+from funcnet.layers import CTCLoss as CTCLoss
 from funcnet.layers import Dropout as Dropout
 from funcnet.layers import Dropout1d as Dropout1d
 from funcnet.layers import Dropout2d as Dropout2d
@@ -76,16 +86,21 @@ from funcnet.layers import Flatten as Flatten
 from funcnet.layers import Fold as Fold
 from funcnet.layers import FractionalMaxPool2d as FractionalMaxPool2d
 from funcnet.layers import FractionalMaxPool3d as FractionalMaxPool3d
+from funcnet.layers import GaussianNLLLoss as GaussianNLLLoss
 from funcnet.layers import GroupNorm as GroupNorm
 from funcnet.layers import GRUCell as GRUCell
 from funcnet.layers import Hardshrink as Hardshrink
 from funcnet.layers import Hardsigmoid as Hardsigmoid
 from funcnet.layers import Hardswish as Hardswish
 from funcnet.layers import Hardtanh as Hardtanh
+from funcnet.layers import HingeEmbeddingLoss as HingeEmbeddingLoss
+from funcnet.layers import HuberLoss as HuberLoss
 from funcnet.layers import Identity as Identity
 from funcnet.layers import InstanceNorm1d as InstanceNorm1d
 from funcnet.layers import InstanceNorm2d as InstanceNorm2d
 from funcnet.layers import InstanceNorm3d as InstanceNorm3d
+from funcnet.layers import KLDivLoss as KLDivLoss
+from funcnet.layers import L1Loss as L1Loss
 from funcnet.layers import LayerNorm as LayerNorm
 from funcnet.layers import LazyBatchNorm1d as LazyBatchNorm1d
 from funcnet.layers import LazyBatchNorm2d as LazyBatchNorm2d
@@ -96,6 +111,7 @@ from funcnet.layers import LazyConv3d as LazyConv3d
 from funcnet.layers import LazyLinear as LazyLinear
 from funcnet.layers import LeakyReLU as LeakyReLU
 from funcnet.layers import Linear as Linear
+from funcnet.layers import LinearCrossEntropyLoss as LinearCrossEntropyLoss
 from funcnet.layers import LocalResponseNorm as LocalResponseNorm
 from funcnet.layers import LogSigmoid as LogSigmoid
 from funcnet.layers import LogSoftmax as LogSoftmax
@@ -103,6 +119,7 @@ from funcnet.layers import LPPool1d as LPPool1d
 from funcnet.layers import LPPool2d as LPPool2d
 from funcnet.layers import LPPool3d as LPPool3d
 from funcnet.layers import LSTMCell as LSTMCell
+from funcnet.layers import MarginRankingLoss as MarginRankingLoss
 from funcnet.layers import MaxPool1d as MaxPool1d
 from funcnet.layers import MaxPool2d as MaxPool2d
 from funcnet.layers import MaxPool3d as MaxPool3d
@@ -110,8 +127,17 @@ from funcnet.layers import MaxUnpool1d as MaxUnpool1d
 from funcnet.layers import MaxUnpool2d as MaxUnpool2d
 from funcnet.layers import MaxUnpool3d as MaxUnpool3d
 from funcnet.layers import Mish as Mish
+from funcnet.layers import MSELoss as MSELoss
+from funcnet.layers import MultiheadAttention as MultiheadAttention
+from funcnet.layers import MultiLabelMarginLoss as MultiLabelMarginLoss
+from funcnet.layers import MultiLabelSoftMarginLoss as MultiLabelSoftMarginLoss
+from funcnet.layers import MultiMarginLoss as MultiMarginLoss
+from funcnet.layers import NLLLoss as NLLLoss
+from funcnet.layers import NLLLoss2d as NLLLoss2d
+from funcnet.layers import PairwiseDistance as PairwiseDistance
 from funcnet.layers import PixelShuffle as PixelShuffle
 from funcnet.layers import PixelUnshuffle as PixelUnshuffle
+from funcnet.layers import PoissonNLLLoss as PoissonNLLLoss
 from funcnet.layers import PReLU as PReLU
 from funcnet.layers import ReflectionPad1d as ReflectionPad1d
 from funcnet.layers import ReflectionPad2d as ReflectionPad2d
@@ -128,6 +154,8 @@ from funcnet.layers import RNNCellBase as RNNCellBase
 from funcnet.layers import RReLU as RReLU
 from funcnet.layers import Sigmoid as Sigmoid
 from funcnet.layers import SiLU as SiLU
+from funcnet.layers import SmoothL1Loss as SmoothL1Loss
+from funcnet.layers import SoftMarginLoss as SoftMarginLoss
 from funcnet.layers import Softmax as Softmax
 from funcnet.layers import Softmax2d as Softmax2d
 from funcnet.layers import Softmin as Softmin
@@ -138,6 +166,13 @@ from funcnet.layers import SyncBatchNorm as SyncBatchNorm
 from funcnet.layers import Tanh as Tanh
 from funcnet.layers import Tanhshrink as Tanhshrink
 from funcnet.layers import Threshold as Threshold
+from funcnet.layers import Transformer as Transformer
+from funcnet.layers import TransformerDecoder as TransformerDecoder
+from funcnet.layers import TransformerDecoderLayer as TransformerDecoderLayer
+from funcnet.layers import TransformerEncoder as TransformerEncoder
+from funcnet.layers import TransformerEncoderLayer as TransformerEncoderLayer
+from funcnet.layers import TripletMarginLoss as TripletMarginLoss
+from funcnet.layers import TripletMarginWithDistanceLoss as TripletMarginWithDistanceLoss
 from funcnet.layers import Unflatten as Unflatten
 from funcnet.layers import Unfold as Unfold
 from funcnet.layers import Upsample as Upsample

@@ -13,6 +13,7 @@ from torch._functorch.pyfunctorch import (
     temporarily_clear_interpreter_stack,
 )
 from torch.nn.modules import _functions as functions
+from torch.nn.utils import parametrizations, parametrize
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -85,7 +86,7 @@ def plainly_eager() -> bool:
 
 def under_transform() -> bool:
     """Whether the caller runs inside any torch.func transform."""
-    return bool(retrieve_all_functorch_interpreters())
+    return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 any_autocast = torch._C._is_any_autocast_enabled
@@ -97,17 +98,36 @@ def forward_mode() -> bool:
     return torch.autograd.forward_ad._current_level >= 0
 
 
+def beyond_one_gradient() -> bool:
+    """Whether the caller runs inside torch.func transforms other than a single gradient."""
+    if torch._C._functorch.peek_interpreter_stack() is None:
+        return False
+    if torch.compiler.is_compiling():
+        return True  # Dynamo shows that there is a transform, not which
+    kinds = [level.key() for level in retrieve_all_functorch_interpreters()]
+    return kinds != [TransformType.Grad]
+
+
+check_attention_shapes = torch.nn.functional._mha_shape_check  # type: ignore[attr-defined]
+"""Refuses wrong ranks of (query, key, value, key_padding_mask, attn_mask, num_heads); whether they are batched."""
+
+canonical_mask = torch.nn.functional._canonical_mask
+"""A mask as floats to be added to scores: a bool one becomes 0 and -inf."""
+
+none_or_dtype = torch.nn.functional._none_or_dtype
+"""The dtype of a tensor or None."""
+
+detect_causal = torch.nn.modules.transformer._detect_is_causal_mask
+"""Whether a mask hides exactly what comes later: ``(mask, hint, size)``; a hint that is not None is believed."""
+
+safe_softmax = torch.ops.aten._safe_softmax.default
+"""Softmax that gives zeros, not NaN, where every score is -inf; torch._safe_softmax stops the compiler."""
+
+
 def lazy_shapes(module: torch.nn.Module, *inputs: torch.Tensor) -> type[torch.nn.Module]:
     """Give a lazy module on the meta device the shapes that fit its inputs; the class it then is."""
     module.initialize_parameters(*inputs)  # type: ignore[operator]
     return module.cls_to_become  # type: ignore[return-value]
-
-
-def under_jvp() -> bool:
-    """Whether the caller runs inside ``torch.func.jvp`` or what is made of it, at any depth."""
-    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is None:
-        return False
-    return any(level.key() == TransformType.Jvp for level in retrieve_all_functorch_interpreters())
 
 
 def sync_batch_norm(*arguments: Any) -> torch.Tensor:
@@ -137,6 +157,40 @@ def derivatives_of(tensor: torch.Tensor) -> int:
     while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
         tensor = torch._C._functorch.get_unwrapped(tensor)
     return count + tensor.requires_grad  # by autograd itself, around the transforms
+
+
+def beyond_backward() -> bool:
+    """Whether more than a call and its backward is wanted: a batch, a tangent, a second derivative or a trace."""
+    if torch.compiler.is_compiling():
+        return True
+    if torch._C._functorch.peek_interpreter_stack() is None:
+        return False
+    levels = [level.key() for level in retrieve_all_functorch_interpreters()]
+    return len(levels) > 1 or levels[0] != TransformType.Grad
+
+
+AdaptiveSoftmaxOutput = torch.nn.modules.adaptive._ASMoutput
+"""The named tuple ``(output, loss)`` that adaptive softmax returns."""
+
+fractional_max_pool2d = torch._C._nn.fractional_max_pool2d
+fractional_max_pool3d = torch._C._nn.fractional_max_pool3d
+"""(input, kernel_size, output_size, random_samples) -> (y, indices): the kernels, which draw nothing themselves."""
+
+
+WeightNormModule: type[torch.nn.Module] = parametrizations._WeightNorm
+SpectralNormModule: type[torch.nn.Module] = parametrizations._SpectralNorm
+OrthogonalModule: type[torch.nn.Module] = parametrizations._Orthogonal
+OrthogonalMap = parametrizations._OrthMaps
+
+
+def parametrized_class(module: torch.nn.Module) -> None:
+    """Give a module the class of its own that parametrized tensors are properties of."""
+    parametrize._inject_new_class(module)
+
+
+def parametrized_property(module: torch.nn.Module, name: str) -> None:
+    """Make an attribute of such a module the tensor that its parametrizations compute."""
+    parametrize._inject_property(module, name)
 
 
 @contextlib.contextmanager

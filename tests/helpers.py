@@ -26,7 +26,8 @@ def parametrize(**axes: Any) -> Any:
 def _label(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return name if value else f"no_{name}"
-    return str(getattr(value, "name", value)).removeprefix("torch.")
+    named = getattr(value, "name", None) or getattr(value, "__name__", None)
+    return str(named or value).removeprefix("torch.")
 
 
 def assert_identical(left: Any, right: Any, path: str = "") -> None:

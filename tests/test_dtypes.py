@@ -71,7 +71,7 @@ def test_other_dtypes(case, dtype, train):
 def strided(x: Tensor) -> Tensor:
     """The same values, every other element of a larger tensor whose axes are stored in reverse."""
     wide = x.new_zeros([2 * size for size in reversed(x.shape)])
-    view = wide[tuple(slice(None, None, 2) for _ in x.shape)].permute(*reversed(range(x.dim())))
+    view = wide[tuple(slice(None, None, 2) for _ in x.shape)].permute(tuple(reversed(range(x.dim()))))
     return view.copy_(x)
 
 

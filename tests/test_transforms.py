@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 import funcnet as fn
-from tests.cases import CASES
+from tests.cases import CASES, COMPOSED_CASES
 from tests.helpers import assert_identical, parametrize, total
 
 MODES = [False, True]
@@ -51,7 +51,7 @@ def differentiable(xs: Any) -> tuple[list[Tensor], Any]:
     return [leaves[place] for place in places], rebuilt
 
 
-@parametrize(case=CASES, train=MODES)
+@parametrize(case=[*CASES, *COMPOSED_CASES], train=MODES)
 def test_vmap_over_inputs_is_a_loop(case, train):
     net = case.net()
     params, buffers = net.init(0)
@@ -66,7 +66,7 @@ def test_vmap_over_inputs_is_a_loop(case, train):
         torch.testing.assert_close(at(mapped, index), one(keys[index], *example(case, xs, index)))
 
 
-@parametrize(case=CASES, train=MODES)
+@parametrize(case=[*CASES, *COMPOSED_CASES], train=MODES)
 def test_per_sample_gradients_are_a_loop(case, train):
     net = case.net()
     params, buffers = net.init(0)
@@ -90,7 +90,7 @@ def test_per_sample_gradients_are_a_loop(case, train):
         torch.testing.assert_close(at(mapped, index), alone, rtol=2e-4, atol=2e-5)
 
 
-@parametrize(case=CASES, train=MODES)
+@parametrize(case=[*CASES, *COMPOSED_CASES], train=MODES)
 def test_an_ensemble_is_a_vmap_over_init_and_params(case, train):
     net = case.net()
     keys = fn.random.split(fn.random.key(0), 3)
@@ -114,7 +114,7 @@ def test_an_ensemble_is_a_vmap_over_init_and_params(case, train):
         torch.testing.assert_close(at(results, index), one(*init(keys[index]), keys[index]))
 
 
-@parametrize(case=CASES, train=MODES)
+@parametrize(case=[*CASES, *COMPOSED_CASES], train=MODES)
 def test_jvp_is_the_directional_derivative(case, train):
     net = case.net()
     params, buffers = net.init(0, dtype=torch.float64)
@@ -136,7 +136,7 @@ def test_jvp_is_the_directional_derivative(case, train):
         torch.testing.assert_close(result[1], backward)
 
 
-@parametrize(case=CASES, train=MODES)
+@parametrize(case=[*CASES, *COMPOSED_CASES], train=MODES)
 def test_a_gradient_has_a_gradient(case, train):
     net = case.net()
     params, buffers = net.init(0, dtype=torch.float64)
@@ -170,7 +170,7 @@ def test_a_gradient_has_a_gradient(case, train):
         torch.testing.assert_close(results[1], results[0])
 
 
-@parametrize(case=CASES, train=MODES)
+@parametrize(case=[*CASES, *COMPOSED_CASES], train=MODES)
 def test_compiles_without_a_break_and_once_for_other_values(case, train):
     net = case.net()
     torch._dynamo.reset()
@@ -193,7 +193,7 @@ def test_compiles_without_a_break_and_once_for_other_values(case, train):
         assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 1  # none where nothing is computed
 
 
-@parametrize(case=CASES, train=MODES)
+@parametrize(case=[*CASES, *COMPOSED_CASES], train=MODES)
 def test_exports(case, train):
     net = case.net()
     params, buffers = net.init(0)

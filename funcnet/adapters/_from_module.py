@@ -9,10 +9,14 @@ from torch import Tensor, nn
 
 from funcnet._errors import ConversionError
 from funcnet._typing import Flat, Tree
-from funcnet.adapters._wrapped import Wrapped
-from funcnet.combinators import ModuleDict, ModuleList, Sequential
-from funcnet.core import Body, Function, FunctionModule, Net
+from funcnet.adapters._wrapped import UNKNOWN, Wrapped
+from funcnet.combinators import ModuleDict, ModuleList, ParameterDict, ParameterList, Sequential
+from funcnet.core import Body, Function, FunctionModule, Net, Param
+from funcnet.core._entries import exact_dtype
 from funcnet.layers import COUNTERPARTS
+from funcnet.parametrize._net import ParametrizationList, parametrized
+from funcnet.parametrize._stock import STOCK
+from funcnet.parametrize._twins import parametrizations_of, without_parametrizations
 from funcnet.tree import unflatten
 
 _HOOKS = (
@@ -87,30 +91,58 @@ def _collect(named: list[tuple[str, Tensor]], copy: bool) -> tuple[Flat, dict[st
 
 def convert(module: nn.Module) -> Net:
     """The net for a module: native where that is exact, else ``Wrapped``."""
-    net = None if _is_altered(module) else _native(module)
+    lists = parametrizations_of(module)
+    plain = without_parametrizations(module) if lists else module
+    net = None if _is_altered(plain) else _native(plain)
+    if net is not None and lists:
+        net = parametrized(net, {name: convert(computed) for name, computed in lists.items()})
     return net if net is not None and _declares_the_same(net, module) else Wrapped.of(module, convert)
 
 
 def _native(module: nn.Module) -> Net | None:
     kind = type(module)
-    if kind in COUNTERPARTS:
-        return COUNTERPARTS[kind].from_module(module)
+    if kind in STOCK:
+        return STOCK[kind].from_module(module)
+    if kind in (nn.ParameterList, nn.ParameterDict):
+        return _parameters(module)
     if None in module._modules.values() or any(name.startswith("_") or name == "rng" for name in module._modules):
         return None
-    children = {name: child for name, child in module._modules.items() if child is not None}
+    containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.utils.parametrize.ParametrizationList)
+    if kind not in COUNTERPARTS and kind not in containers and not isinstance(module, (FunctionModule, Body)):
+        return None  # its children are converted elsewhere
+    children = {name: convert(child) for name, child in module._modules.items() if child is not None}
+    if kind in COUNTERPARTS:
+        try:
+            return COUNTERPARTS[kind].from_module(module, children)
+        except (AttributeError, LookupError, TypeError, ValueError):
+            return None  # changed since it was built, into what no arguments make
     if kind is nn.Sequential:
-        return Sequential({name: convert(child) for name, child in children.items()})
+        return Sequential(children)
     if kind is nn.ModuleList:
-        return ModuleList(convert(child) for child in children.values())
+        return ModuleList(children.values())
     if kind is nn.ModuleDict:
-        return ModuleDict({name: convert(child) for name, child in children.items()})
+        return ModuleDict(children)
+    if kind is nn.utils.parametrize.ParametrizationList:
+        return ParametrizationList.of(module, children.values())
     if isinstance(module, FunctionModule):
         return Function(module.function)
-    if isinstance(module, Body):
-        net = module._funcnet_net
-        untied = {name: convert(child) for name, child in children.items()}
-        return net if net._children == untied else None
-    return None
+    assert isinstance(module, Body)
+    net = module._funcnet_net
+    return net if net._children == children else None
+
+
+def _parameters(module: Any) -> Net | None:
+    """The net for a container of parameters that holds nothing else."""
+    names = list(module._keys) if isinstance(module, nn.ParameterDict) else [str(index) for index in range(len(module))]
+    if names != list(module._parameters) or None in module._parameters.values() or module._modules:
+        return None
+    known = getattr(module, "_funcnet_net", None)  # of to_module, with the first values
+    if known is not None and _declares_the_same(known, module):
+        return known
+    params = {
+        name: Param(tuple(tensor.shape), UNKNOWN, exact_dtype(tensor)) for name, tensor in module._parameters.items()
+    }
+    return ParameterDict(params.items()) if isinstance(module, nn.ParameterDict) else ParameterList(params.values())
 
 
 def _is_altered(module: nn.Module) -> bool:

@@ -92,6 +92,9 @@ def replica(module: nn.Module, tensor_for: Callable[[Tensor], Tensor], why: str)
         ConversionError: if an attribute of the module cannot be copied.
     """
     memo: dict[int, Any] = {id(tensor): tensor_for(tensor) for tensor in (*module.parameters(), *module.buffers())}
+    for below in module.modules():
+        for tensor in _computed_by_hooks(below):
+            memo[id(tensor)] = torch.empty_like(tensor, device="meta")
     try:
         return copy.deepcopy(module, memo)
     except Exception as error:
@@ -99,6 +102,15 @@ def replica(module: nn.Module, tensor_for: Callable[[Tensor], Tensor], why: str)
             f"cannot copy {type(module).__name__}: {error}. {why}, so every attribute must survive copy.deepcopy: take "
             f"files, locks and graph tensors off the module."
         ) from error
+
+
+def _computed_by_hooks(module: nn.Module) -> Iterator[Tensor]:
+    """The attributes that pre-hooks of torch.nn.utils compute anew before each call: of weight norm, pruning ..."""
+    for hook in module._forward_pre_hooks.values():
+        name = getattr(hook, "name", getattr(hook, "_tensor_name", ""))
+        value = module.__dict__.get(name)
+        if isinstance(value, Tensor) and type(hook).__module__.startswith("torch.nn.utils."):
+            yield value
 
 
 def _slots(module: nn.Module) -> dict[str, str]:

@@ -20,6 +20,7 @@ from funcnet._errors import InitError
 from funcnet._typing import Tree
 from funcnet.adapters._template import Template, without_weights
 from funcnet.core import Buffer, Net, Param, View
+from funcnet.core._entries import exact_dtype
 from funcnet.core._view import origin
 from funcnet.init import Draw, Scheme
 from funcnet.tree import flatten, join
@@ -42,12 +43,12 @@ class Wrapped(Net):
         tensors: dict[str, Param | Buffer] = {}
         for name, param in module._parameters.items():
             if param is not None:
-                tensors[name] = Param(tuple(param.shape), Scheme(_unknown, ()), _exact(param))
+                tensors[name] = Param(tuple(param.shape), UNKNOWN, exact_dtype(param))
         for name, buffer in module._buffers.items():
             if buffer is not None:
                 persistent = name not in module._non_persistent_buffers_set
-                scheme = Scheme(_unknown, ()) if persistent else Scheme(_carried, (("value", Carried(buffer)),))
-                tensors[name] = Buffer(tuple(buffer.shape), scheme, _exact(buffer), persistent)
+                scheme = UNKNOWN if persistent else Scheme(_carried, (("value", Carried(buffer)),))
+                tensors[name] = Buffer(tuple(buffer.shape), scheme, exact_dtype(buffer), persistent)
         children = tuple((name, convert(child)) for name, child in module._modules.items() if child is not None)
         return cls(Template(without_weights(module)), children, tuple(tensors.items()))
 
@@ -115,11 +116,6 @@ def _private_copies(given: Any) -> Any:
     return optree.tree_map(private, given, none_is_leaf=True)
 
 
-def _exact(tensor: Tensor) -> torch.dtype | None:
-    """The dtype a tensor must have: any floating one will do for another."""
-    return None if tensor.is_floating_point() or tensor.is_complex() else tensor.dtype
-
-
 def _record(p: View, new: Mapping[str, Tensor]) -> None:
     if not new or origin(p)[0].closed:
         return
@@ -143,6 +139,10 @@ class Carried:
 
 def _unknown(draw: Draw) -> Tensor:
     raise InitError("a foreign module's tensor has no known first value; take it from funcnet.from_module(module).")
+
+
+UNKNOWN = Scheme(_unknown, ())
+"""First values of what a module made by code of its own."""
 
 
 def _carried(draw: Draw, value: Carried) -> Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from torch import Tensor
+
 from funcnet.core import View
 
 
@@ -72,6 +74,59 @@ class MappingView(View):
     def items(self) -> list[tuple[str, Any]]:
         """Names and parts."""
         return [(name, get(self)) for name, get in zip(self._names, self._gets, strict=True)]
+
+
+class ParamSequenceView(View):
+    """What ``p.weights`` is for a ParameterList: a sequence of tensors."""
+
+    __slots__ = ()
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter([self._params[name] for name in self._tensors])
+
+    def __getitem__(self, index: int | slice) -> Any:
+        found = self._tensors[index]
+        return self._params[found] if isinstance(found, str) else [self._params[name] for name in found]
+
+
+class ParamMappingView(View):
+    """What ``p.table`` is for a ParameterDict: a mapping of names to tensors."""
+
+    __slots__ = ()
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __reversed__(self) -> Iterator[str]:
+        return reversed(self._tensors)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tensors
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._params[name] if name in self._tensors else _no_key(name, self._tensors)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The tensor of this name, or ``default`` if there is none."""
+        return self._params[name] if name in self._tensors else default
+
+    def keys(self) -> tuple[str, ...]:
+        """Names of the tensors."""
+        return self._tensors
+
+    def values(self) -> list[Tensor]:
+        """The tensors."""
+        return [self._params[name] for name in self._tensors]
+
+    def items(self) -> list[tuple[str, Tensor]]:
+        """Names and tensors."""
+        return [(name, self._params[name]) for name in self._tensors]
 
 
 def _no_key(name: str, names: tuple[str, ...]) -> Any:

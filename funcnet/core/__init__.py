@@ -4,10 +4,11 @@
 tensor and has no mode. ``View`` is the ``p`` of one call: the params, buffers, mode and rng at the body's place. A body
 may equally be handed an ``nn.Module`` with the same names: that is how one body runs both ways.
 
-Reading order: ``_entries`` (what a net declares), ``_net`` (the record and its verbs), ``_view`` (what a body sees),
-``_call`` (one call from start to end), ``_check`` (trees against declarations), ``_explain`` (errors on the way),
-``_silent`` (which bodies cannot draw), ``_limits`` (which transforms a net supports), ``_ties``, ``_lazy`` (shapes from
-inputs), ``_compose`` (nets from functions) and ``_stateful`` (the same body as an ``nn.Module``).
+Reading order: ``_entries`` (what a net declares), ``_net`` (the record and its verbs), ``_start`` (first values),
+``_view`` (what a body sees), ``_call`` (one call from start to end), ``_check`` (trees against declarations),
+``_explain`` (errors on the way), ``_silent`` (which bodies cannot draw), ``_limits`` (which transforms a net supports),
+``_ties``, ``_lazy`` (shapes from inputs), ``_compose`` (nets from functions) and ``_stateful`` (the same body as an
+``nn.Module``).
 """
 
 from funcnet.core._compose import Composed as Composed
@@ -21,6 +22,7 @@ from funcnet.core._lazy import Lazy as Lazy
 from funcnet.core._limits import TRANSFORMS as TRANSFORMS
 from funcnet.core._limits import supports as supports
 from funcnet.core._net import Net as Net
+from funcnet.core._start import Start as Start
 from funcnet.core._stateful import Body as Body
 from funcnet.core._stateful import FunctionModule as FunctionModule
 from funcnet.core._view import View as View

@@ -246,7 +246,7 @@ class Program:
 
 def _writable(net: Net, prefix: str = "", within: bool = False) -> Iterator[str]:
     """Paths of the buffers that a body not funcnet's own may write to in place, as ``p.steps += 1`` does."""
-    if net.opaque() and trusted(net):
+    if net.whole():
         return
     for name, spec in net._own_entries.items():
         if isinstance(spec, Buffer) and (within or not trusted(net)):

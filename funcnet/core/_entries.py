@@ -69,6 +69,11 @@ def _sizes(shape: int | Sequence[int]) -> Shape:
     return sizes
 
 
+def exact_dtype(tensor: Tensor) -> torch.dtype | None:
+    """The dtype to declare for a tensor like this one: any floating one will do for another."""
+    return None if tensor.is_floating_point() or tensor.is_complex() else tensor.dtype
+
+
 class Entry(NamedTuple):
     """One declared tensor at its place in a net."""
 

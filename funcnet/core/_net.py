@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import nn
@@ -17,14 +17,13 @@ from funcnet._torch import constant_result, outside_transforms, register_constan
 from funcnet._typing import Selector, Tree, TreeLike
 from funcnet.core._entries import Buffer, Entry, Param
 from funcnet.core._parts import check_part
-from funcnet.random import as_rng, at_path
+from funcnet.core._start import Device, Start
+from funcnet.random import as_rng
 from funcnet.tree import join
 
 if TYPE_CHECKING:
     from funcnet.core._call import Program
     from funcnet.core._view import View
-
-Device: TypeAlias = "torch.device | str | None"
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
@@ -94,6 +93,14 @@ class Net:
 
     def opaque(self) -> bool:
         """Whether the body finds its tensors and parts by itself, so that its view needs no names."""
+        return False
+
+    def foreign(self) -> bool:
+        """Whether the body of a stock net calls functions that it was given, and of which nothing is known."""
+        return False
+
+    def whole(self) -> bool:
+        """Whether the body is one piece of code that calls no parts and writes to no buffer in place."""
         return False
 
     def expects(self) -> str:
@@ -195,36 +202,26 @@ class Net:
             net = self.replaced(found)
         elif lazy := [path or "the net itself" for path, below in self.named_nets() if isinstance(below, Lazy)]:
             raise InitError(f"{', '.join(map(repr, lazy))} have no shape yet. {SHOW_INPUTS}")
-        made = dict(self._first_values(source, device, dtype, self._all_aliases, ""))
+        start = Start(source, device, dtype, net._all_aliases)
+        made = dict(start.of_net(self, ""))
         for path, late in found.items():  # drawn last, as by lazy modules, which wait for their first call
-            made.update(late._first_values(source, device, dtype, net._all_aliases, path))
+            made.update(start.of_net(late, path))
         trees: dict[type, Tree] = {Param: {}, Buffer: {}}
         for entry in net.entries():
             _place(trees[type(entry.spec)], entry.path, made[entry.path])
         return (trees[Param], trees[Buffer]) if example_inputs is None else (net, trees[Param], trees[Buffer])
 
-    def _first_values(
-        self, rng: Any, device: Any, dtype: torch.dtype | None, aliases: Mapping[str, str], path: str
-    ) -> Iterator[tuple[str, torch.Tensor]]:
-        """Paths and first values in the order in which a module makes, and so draws, them."""
-        self.check_init(path)
-        if self._own_entries and all(join(path, name) in aliases for name in self._own_entries):
-            return  # the same layer at a second place: its module was built, and drew, once
+    def first_values(self, start: Start, path: str) -> Iterator[tuple[str, torch.Tensor]]:
+        """Paths and first values in the order in which a module makes, and so draws, them.
+
+        A net whose module does more than build its parts (copies one, draws some anew) overrides this.
+        """
         for name in self.drawing_order():
             part, where = self._parts[name], join(path, name)
             if isinstance(part, Net):
-                yield from part._first_values(rng, device, dtype, aliases, where)
+                yield from start.of_net(part, where)
             elif isinstance(part, (Param, Buffer)):
-                dtype_of_layer, device_of_layer = getattr(self, "dtype", None), getattr(self, "device", None)
-                yield (
-                    where,
-                    part.init(
-                        at_path(rng, where),
-                        part.shape,
-                        dtype=part.dtype or dtype or dtype_of_layer,
-                        device=device or device_of_layer,
-                    ),
-                )
+                yield where, start.of_spec(part, where, self)
 
     def entries(self) -> Iterator[Entry]:
         """Every declared tensor with its path, in the order of the module's ``state_dict``; aliases are left out."""
@@ -366,7 +363,7 @@ class Net:
         return self._hash
 
     def __repr__(self) -> str:
-        return repr(self.twin_module())
+        return repr(self.twin_module()).replace("torch.meta.", "torch.")  # in the types that a ParameterDict shows
 
     def twin_module(self) -> nn.Module:
         """The ``nn.Module`` twin on the meta device: its names, shapes and ``repr``, and no numbers."""

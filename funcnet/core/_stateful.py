@@ -41,7 +41,7 @@ class Body(nn.Module):
         return self._funcnet_net.forward(self, *inputs, **kwargs)
 
     def _get_name(self) -> str:
-        return self._funcnet_net.title()
+        return type(self).__name__.replace("Body", self._funcnet_net.title())  # torch names one ParametrizedBody
 
 
 class FunctionModule(nn.Module):

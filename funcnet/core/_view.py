@@ -19,6 +19,7 @@ from functools import cache
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from funcnet._errors import RandomnessError, TreeError
@@ -77,6 +78,7 @@ class View:
     _gets: tuple[Callable[[View], Any], ...] = ()
     _steps: tuple[Callable[[View, Any], Any], ...] = ()
     _names: tuple[str, ...] = ()
+    _tensors: tuple[str, ...] = ()
     _expects: str | None = None  # None for a body not funcnet's own
 
     @property
@@ -191,6 +193,7 @@ def view_class(net: Net, made: dict[Net, type[View]]) -> type[View]:
         _gets=tuple(gets),
         _steps=tuple(steps),
         _names=tuple(children),
+        _tensors=tuple(net._own_entries),
         _expects=net.expects() if trusted(net) else None,
     )
     name = net.title()
@@ -219,19 +222,23 @@ def body_of(net: Net) -> Callable[..., Any]:
 
 
 def eager(net: Net) -> bool:
-    """Whether params become slots: where the body is funcnet's own and has no parts."""
+    """Whether params become slots: where the body is funcnet's own, has no parts, and reads them by name."""
     return trusted(net) and not net._children and not net.opaque()
 
 
 def trusted(net: Net) -> bool:
     """Whether the body is funcnet's own: it draws from ``p`` only, and writes nothing in place."""
-    return type(net).__module__.startswith(("funcnet.layers.", "funcnet.combinators.", "funcnet.adapters._tracing."))
+    ours = type(net).__module__.startswith(_OURS)
+    return ours and not net.foreign()
+
+
+_OURS = ("funcnet.layers.", "funcnet.combinators.", "funcnet.parametrize.", "funcnet.adapters._tracing.")
 
 
 def bodies(net: Net, prefix: str = "") -> Iterator[tuple[str, Net]]:
-    """Paths and nets, without those below a body of funcnet's own that does not call them."""
+    """Paths and nets whose bodies a call may run: not those below a body that calls no parts."""
     yield prefix, net
-    if not (net.opaque() and trusted(net)):
+    if not net.whole():
         for name, child in net._children.items():
             yield from bodies(child, join(prefix, name))
 
@@ -256,11 +263,20 @@ def _reader(tree: str, name: str) -> Callable[[View], Tensor]:
 
 
 def _recorder(name: str, spec: Buffer) -> Callable[[View, Tensor], None]:
+    shape, dtype = spec.shape, spec.dtype or torch.float32
+    floating = dtype.is_floating_point
+
     def record(view: View, value: Tensor) -> None:
-        wrong = list(misfit(spec, value))
-        if wrong:
-            raise TreeError(f"buffer {join(origin(view)[1], name)!r} cannot be recorded: {'; '.join(wrong)}.")
-        if not origin(view)[0].closed:  # a part run again after its call (checkpointing) has nothing left to record
+        # what fits is told here at a quarter of the price of misfit: a normalisation records three values a call
+        fits = isinstance(value, Tensor) and value.shape == shape
+        if not fits or not (value.is_floating_point() if floating else value.dtype is dtype):
+            wrong = list(misfit(spec, value))
+            if wrong:
+                raise TreeError(f"buffer {join(origin(view)[1], name)!r} cannot be recorded: {'; '.join(wrong)}.")
+        call = view._up
+        while type(call) is not Call:
+            call = call._up
+        if not call.closed:  # a part run again after its call (checkpointing) has nothing left to record
             view._buffers[name] = value
 
     return record

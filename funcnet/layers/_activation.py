@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from funcnet._torch import under_vmap
+from funcnet._torch import plainly_eager, under_vmap
 from funcnet.layers._layer import Layer
 
 
@@ -168,7 +168,7 @@ class ELU(Layer):
     @staticmethod
     def forward(p: Any, input: Tensor) -> Tensor:
         if p.inplace and input.requires_grad:
-            return F.elu(input.clone(), p.alpha, True)
+            return F.elu(_copy(input), p.alpha, True)
         return F.elu(input, p.alpha)
 
 
@@ -194,7 +194,7 @@ class CELU(Layer):
     @staticmethod
     def forward(p: Any, input: Tensor) -> Tensor:
         if p.inplace and input.requires_grad:
-            return F.celu(input.clone(), p.alpha, True)
+            return F.celu(_copy(input), p.alpha, True)
         return F.celu(input, p.alpha)
 
 
@@ -213,7 +213,7 @@ class SELU(Layer):
     @staticmethod
     def forward(p: Any, input: Tensor) -> Tensor:
         if p.inplace and input.requires_grad:
-            return F.selu(input.clone(), True)
+            return F.selu(_copy(input), True)
         return F.selu(input)
 
 
@@ -238,3 +238,11 @@ class GLU(Layer):
             value, gate = input.chunk(2, p.dim)  # the forward derivative of the kernel has no batching rule
             return value * torch.sigmoid(gate)
         return F.glu(input, p.dim)
+
+
+def _copy(input: Tensor) -> Tensor:
+    """A copy to write to, also with the gaps between the elements of a slice: kernels round by strides."""
+    copy = input.clone()
+    if copy.stride() == input.stride() or not plainly_eager():
+        return copy
+    return torch.empty_strided(input.shape, input.stride(), dtype=input.dtype, device=input.device).copy_(input)

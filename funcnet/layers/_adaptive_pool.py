@@ -40,9 +40,12 @@ class _AdaptiveMaxPool(Layer):
 
 def check_output_size(layer: Any) -> None:
     """Refuse a size of output that the kernels refuse, and None where there is no other axis to keep."""
-    check_sizes(layer, layer.axes, "output_size", least=0)
-    if layer.axes == 1 and layer.output_size in (None, (None,)):
-        raise ValueError(f"{type(layer).__name__}: output_size is an int; None, for as the input, is for 2d and 3d.")
+    check_sizes(layer, layer.axes, "output_size", least=0, exactly=True)
+    if layer.output_size is None or layer.output_size == (None,):
+        raise ValueError(
+            f"{type(layer).__name__}: output_size is an int or a tuple of {layer.axes}; None in a tuple of two or more "
+            f"keeps the size of an axis, got {layer.output_size!r}."
+        )
 
 
 class AdaptiveAvgPool1d(_AdaptiveAvgPool):

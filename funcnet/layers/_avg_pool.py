@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import torch.nn.functional as F
@@ -117,7 +118,10 @@ class _LPPool(Layer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_sizes(self, self.axes, "kernel_size", "stride")
+        check_sizes(self, self.axes, "kernel_size", exactly=True)
+        check_sizes(self, self.axes, "stride")
+        if self.axes == 1 and isinstance(self.kernel_size, tuple) and math.isfinite(self.norm_type):
+            raise ValueError(f"LPPool1d: kernel_size is an int, got {self.kernel_size!r}.")
         if float(self.norm_type) == 0:
             raise ValueError(f"{type(self).__name__}: norm_type is the p of a norm and not 0.")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -14,26 +14,35 @@ from funcnet import init
 from funcnet.core import Param
 from funcnet.layers._layer import Layer
 from funcnet.layers._linear import fan_in_uniform
+from funcnet.layers._sizes import Size, check_sizes, windows
 
 
 class _Conv(Layer):
     """What the three have in common; each says how many axes of space it has."""
 
+    axes: ClassVar[int]
+
     in_channels: int
     out_channels: int
-    kernel_size: int | tuple[int, ...]
-    stride: int | tuple[int, ...] = 1
-    padding: str | int | tuple[int, ...] = 0
-    dilation: int | tuple[int, ...] = 1
+    kernel_size: Size
+    stride: Size = 1
+    padding: Size = 0
+    dilation: Size = 1
     groups: int = 1
     bias: bool = True
     padding_mode: str = "zeros"
     device: Any = None
     dtype: torch.dtype | None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_sizes(self, self.axes, "kernel_size", exactly=True)
+        check_sizes(self, self.axes, "stride", "dilation")
+        if self.padding_mode == "zeros":  # the other modes crop where it is negative
+            check_sizes(self, self.axes, "padding", least=0)
+
     def parts(self) -> dict[str, Any]:
-        kernel: tuple[int, ...] = self.kernel_size  # type: ignore[assignment]
-        shape = (self.out_channels, self.in_channels // self.groups, *kernel)
+        shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
         return {
             "weight": Param(shape, init.kaiming_uniform(a=math.sqrt(5))),
             "bias": Param(self.out_channels, fan_in_uniform(math.prod(shape[1:]))) if self.bias else None,
@@ -41,19 +50,21 @@ class _Conv(Layer):
         }
 
     def expects(self) -> str:
-        space = {1: "L", 2: "H, W", 3: "D, H, W"}[len(self.kernel_size)]  # type: ignore[arg-type]
-        return f"input (N, {self.in_channels}, {space}) or ({self.in_channels}, {space})"
+        return windows(self.in_channels, self.axes)
 
 
 def _pad_amounts(conv: _Conv) -> tuple[int, ...]:
     """What F.pad takes for a padding mode other than zeros: (left, right) of each axis, last axis first."""
     amounts: list[int] = []
-    for axis in reversed(range(len(conv.kernel_size))):  # type: ignore[arg-type]
+    for axis in reversed(range(conv.axes)):
         if conv.padding == "same":
-            total = conv.dilation[axis] * (conv.kernel_size[axis] - 1)  # type: ignore[index]
+            step = conv.dilation[axis] if axis < len(conv.dilation) else 0  # torch leaves out what is not given
+            total = step * (conv.kernel_size[axis] - 1)
             amounts += [total // 2, total - total // 2]
-        else:
-            amounts += [0, 0] if conv.padding == "valid" else [conv.padding[axis]] * 2  # type: ignore[index, list-item]
+        elif conv.padding == "valid":
+            amounts += [0, 0]
+        elif axis < len(conv.padding):
+            amounts += [conv.padding[axis]] * 2
     return tuple(amounts)
 
 
@@ -85,6 +96,8 @@ class Conv1d(_Conv):
     torch.Size([5, 4, 8])
     """
 
+    axes = 1
+
     @staticmethod
     def forward(p: Any, input: Tensor) -> Tensor:
         return _convolve(F.conv1d, p, input)
@@ -102,6 +115,8 @@ class Conv2d(_Conv):
     torch.Size([5, 20, 6, 6])
     """
 
+    axes = 2
+
     @staticmethod
     def forward(p: Any, input: Tensor) -> Tensor:
         return _convolve(F.conv2d, p, input)
@@ -118,6 +133,8 @@ class Conv3d(_Conv):
     >>> conv(conv.init(0)[0], torch.ones(1, 7, 7, 7)).shape
     torch.Size([2, 3, 3, 3])
     """
+
+    axes = 3
 
     @staticmethod
     def forward(p: Any, input: Tensor) -> Tensor:

@@ -37,8 +37,9 @@ class _ConvTranspose(Layer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_sizes(self, self.axes, "kernel_size", "stride", "dilation", exactly=True)
-        check_sizes(self, self.axes, "padding", "output_padding", least=0, exactly=True)
+        check_sizes(self, self.axes, "kernel_size", exactly=True)
+        check_sizes(self, self.axes, "stride", "dilation")
+        check_sizes(self, self.axes, "padding", "output_padding", least=0)
 
     def parts(self) -> dict[str, Any]:
         shape = (self.in_channels, self.out_channels // self.groups, *self.kernel_size)

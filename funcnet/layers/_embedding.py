@@ -59,18 +59,18 @@ class Embedding(Layer):
     def forward(p: Any, input: Tensor) -> Tensor:
         weight = p.weight
         if p.max_norm is not None:
-            weight = shortened(p, input)
+            weight = shortened(p, weight, input)
         sparse = p.sparse and not under_vmap()  # which has no rule for making sparse tensors
         return F.embedding(input, weight, p.padding_idx, None, p.norm_type, p.scale_grad_by_freq, sparse)
 
 
-def shortened(p: Any, input: Tensor) -> Tensor:
+def shortened(p: Any, weight: Tensor, input: Tensor) -> Tensor:
     """The weight with looked-up rows at most ``max_norm`` long; its gradient is the weight's, as in the module."""
     if under_vmap():  # the in-place kernel has no batching rule
-        norms = p.weight.detach().norm(p.norm_type, dim=1, keepdim=True)
+        norms = weight.detach().norm(p.norm_type, dim=1, keepdim=True)
         scale = torch.where(norms > p.max_norm, p.max_norm / (norms + 1e-7), 1.0)
-        return p.weight + (p.weight.detach() * scale - p.weight.detach())
-    weight = p.weight.clone()  # F.embedding would shorten rows of the params in place
+        return weight + (weight.detach() * scale - weight.detach())
+    weight = weight.clone()  # F.embedding would shorten rows of the params in place
     with torch.no_grad():
         torch.embedding_renorm_(weight.detach(), input.contiguous(), p.max_norm, p.norm_type)
     return weight

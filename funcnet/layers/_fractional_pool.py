@@ -6,14 +6,13 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from funcnet._torch import under_vmap
+from funcnet._torch import fractional_max_pool2d, fractional_max_pool3d, under_vmap
 from funcnet.core import Buffer, draws_at
 from funcnet.layers._layer import Layer
 from funcnet.layers._sizes import Size, check_sizes, windows
-from funcnet.random import uniform
+from funcnet.random._draws import filled
 
 Numbers = tuple[tuple[tuple[float, ...], ...], ...]
 
@@ -35,7 +34,10 @@ class _FractionalMaxPool(Layer):
             )
         object.__setattr__(self, "_random_samples", _frozen(self._random_samples))
         super().__post_init__()
-        check_sizes(self, self.axes, "kernel_size", "output_size")
+        check_sizes(self, self.axes, "kernel_size", exactly=True)
+        check_sizes(self, self.axes, "output_size", least=0, exactly=True)
+        if self.output_ratio is not None and len(self.output_ratio) != self.axes:  # type: ignore[arg-type]
+            raise ValueError(f"{type(self).__name__}: output_ratio has {self.axes} numbers, got {self.output_ratio}.")
 
     def as_module(self) -> nn.Module:
         samples = self._random_samples
@@ -76,12 +78,13 @@ def _pool(pool: Callable[..., tuple[Tensor, Tensor]], p: Any, input: Tensor, pla
     samples = p._random_samples
     if samples is None:
         examples = 1 if input.dim() == axes + 1 else input.size(0)
-        shape = (examples, input.size(-axes - 1), axes)
-        samples = uniform(draws_at(p), shape, dtype=input.dtype, device=input.device)
+        channels = input.size(-axes - 1)
+        shape, stride = (examples, channels, axes), (channels * axes, axes, 1)
+        samples = filled(draws_at(p), shape, stride, "uniform", (0.0, 1.0), input.dtype, input.device)
     if under_vmap():
         y, indices = _gathered(input, p.kernel_size, size, samples, places)
     else:
-        y, indices = pool(input, p.kernel_size, size, _random_samples=samples)
+        y, indices = pool(input, p.kernel_size, size, samples)
     return (y, indices) if p.return_indices else y
 
 
@@ -117,7 +120,7 @@ def _starts(sample: Tensor, length: int, kernel: int, count: int) -> Tensor:
     nth = torch.arange(max(count - 1, 0), dtype=sample.dtype, device=sample.device)
     moved = ((nth + sample.unsqueeze(-1)) * step).long() - (sample.unsqueeze(-1) * step).long()
     last = sample.new_full((*sample.shape, 1), length - kernel, dtype=torch.int64)
-    return torch.cat([moved, last], -1)
+    return torch.cat([moved, last], -1)[..., :count]
 
 
 class FractionalMaxPool2d(_FractionalMaxPool):
@@ -136,7 +139,7 @@ class FractionalMaxPool2d(_FractionalMaxPool):
     Params: none.  Buffers: none, or _random_samples (N, C, 2).  Draws: one number for each axis of each channel.
     Shape:  input (N, C, H, W) or (C, H, W) -> y (N, C, H', W').
     Raises: ValueError unless one of size and ratio is given; ShapeError if the input is too small.
-    Source: torch.nn.functional.fractional_max_pool2d_with_indices.
+    Source: the kernel of torch.nn.functional.fractional_max_pool2d.
 
     >>> pool = FractionalMaxPool2d(2, output_ratio=0.7)
     >>> pool.apply({}, {}, torch.ones(1, 10, 10), rng=0)[0].shape
@@ -147,11 +150,11 @@ class FractionalMaxPool2d(_FractionalMaxPool):
 
     @staticmethod
     def forward(p: Any, input: Tensor) -> Any:
-        return _pool(F.fractional_max_pool2d_with_indices, p, input, (1, 0))
+        return _pool(fractional_max_pool2d, p, input, (1, 0))
 
 
 class FractionalMaxPool3d(_FractionalMaxPool):
-    """See :class:`FractionalMaxPool2d`. Shape: input (N, C, D, H, W). Source: F.fractional_max_pool3d_with_indices.
+    """See :class:`FractionalMaxPool2d`. Shape: input (N, C, D, H, W). Source: F.fractional_max_pool3d.
 
     >>> pool = FractionalMaxPool3d(2, output_size=(2, 3, 4))
     >>> pool.apply({}, {}, torch.ones(1, 6, 6, 6), rng=0)[0].shape
@@ -162,4 +165,4 @@ class FractionalMaxPool3d(_FractionalMaxPool):
 
     @staticmethod
     def forward(p: Any, input: Tensor) -> Any:
-        return _pool(F.fractional_max_pool3d_with_indices, p, input, (0, 1, 2))
+        return _pool(fractional_max_pool3d, p, input, (0, 1, 2))

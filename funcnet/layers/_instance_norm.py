@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import field
 from typing import Any, ClassVar
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from funcnet._torch import under_vmap
 from funcnet.layers._batch_norm import fresh, tracked_parts
 from funcnet.layers._layer import Layer
 from funcnet.layers._sizes import windows
@@ -58,10 +60,26 @@ def _normalised(p: Any, input: Tensor) -> Tensor:
     mean, var, momentum = p.running_mean, p.running_var, p.momentum or 0.0
     if mean is None or not p.training:
         return F.instance_norm(input, mean, var, p.weight, p.bias, mean is None, momentum, p.eps)
-    mean, var = fresh(mean, input), fresh(var, input)
-    y = F.instance_norm(input, mean, var, p.weight, p.bias, True, momentum, p.eps)
+    if under_vmap() or torch.compiler.is_compiling():
+        mean, var = fresh(mean, input), fresh(var, input)
+        y = F.instance_norm(input, mean, var, p.weight, p.bias, True, momentum, p.eps)
+    else:
+        y, mean, var = _tracked(p, input, mean, var, momentum)
     p.running_mean, p.running_var = mean, var  # num_batches_tracked stays as it is, in the module too
     return y
+
+
+def _tracked(p: Any, input: Tensor, mean: Tensor, var: Tensor, momentum: float) -> tuple[Tensor, Tensor, Tensor]:
+    """What F.instance_norm comes down to, without writing to statistics that would have to be copied first."""
+    examples, channels, *space = input.shape
+    if math.prod(space) == 1:
+        raise ValueError(f"expected more than 1 element of space in training, got input {tuple(input.shape)}")
+    # repeat() would do, at ten times the price
+    mean, var = (row.new_empty(examples, row.shape[0]).copy_(row).view(-1) for row in (mean, var))
+    weight, bias = (None if given is None else given.repeat(examples) for given in (p.weight, p.bias))
+    rows = input.contiguous().view(1, examples * channels, *space)
+    y = torch.batch_norm(rows, weight, bias, mean, var, True, momentum, p.eps, torch.backends.cudnn.enabled)
+    return y.view(input.shape), mean.view(examples, channels).mean(0), var.view(examples, channels).mean(0)
 
 
 class InstanceNorm1d(_InstanceNorm):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -14,6 +16,7 @@ from funcnet.core import Net
 COUNTERPARTS: dict[type[nn.Module], type[Layer]] = {}
 """torch.nn class -> its stateless counterpart; filled as the classes below are defined."""
 
+NO_CHILDREN: Mapping[str, Net] = MappingProxyType({})
 FACTORY = ("device", "dtype")
 _MERGED = ("size_average", "reduce")  # old arguments of losses, which the twin turns into ``reduction``
 
@@ -29,10 +32,11 @@ class Layer(Net):
     """
 
     twin: ClassVar[type[nn.Module]]
+    calls_parts: ClassVar[bool] = False  # the twin's forward calls its children, so others may take their places
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        twin = getattr(nn, cls.__name__, None)
+        twin = cls.__dict__.get("twin", getattr(nn, cls.__name__, None))
         if cls.__module__.startswith("funcnet.layers.") and twin is not None:
             cls.twin = twin
             COUNTERPARTS[twin] = cls
@@ -48,18 +52,35 @@ class Layer(Net):
             raise ValueError(f"{type(self).__name__}: impl is 'fused' or 'composed', got {impl!r}.")
         if fields.get("device") is not None:
             fields["device"] = "meta"
+        fields = {name: value.as_module() if isinstance(value, Net) else value for name, value in fields.items()}
         takes = inspect.signature(self.twin).parameters
         # an argument that only a newer torch has (bias of BatchNorm) is left out where it says nothing
         known = set(fields) if "kwargs" in takes else set(takes)
         module = self.twin(**{name: value for name, value in fields.items() if name in known or value is not True})
         if impl == "composed":
             module._funcnet_impl = impl
+        for name, net in self.__dict__.get("_replaced_items", ()):
+            setattr(module, name, net.as_module())
         return module
 
     @classmethod
-    def from_module(cls, module: nn.Module) -> Layer:
-        """The record of a module's hyperparameters."""
-        return cls(**cls.read(module))
+    def from_module(cls, module: nn.Module, children: Mapping[str, Net] = NO_CHILDREN) -> Net | None:
+        """The record of a module's hyperparameters, or None where this class cannot say what the module does.
+
+        Args:
+            module: of the twin's class.
+            children: the nets for its children, by name.
+        """
+        net = cls(**{**cls.read(module), **cls.given(children)})
+        if list(net._children) != list(children):
+            return None
+        changed = {name: child for name, child in children.items() if child != net._children[name]}
+        return net.replaced(changed) if not changed or cls.calls_parts else None
+
+    @classmethod
+    def given(cls, children: Mapping[str, Net]) -> Mapping[str, Any]:
+        """The fields that hold nets, taken from the nets for a module's children."""
+        return {}
 
     @classmethod
     def read(cls, module: nn.Module) -> dict[str, Any]:

@@ -86,13 +86,15 @@ class CrossMapLRN2d(Layer):
     def forward(p: Any, input: Tensor) -> Tensor:
         if input.dim() != 4:
             raise ValueError(f"expected 4D input (got {input.dim()}D input)")
-        if torch.compiler.is_compiling() or under_transform():
+        if torch.compiler.is_compiling():
             return _Composed.apply(input, p.size, p.alpha, p.beta, p.k)
+        if under_transform():
+            return _ForwardToo.apply(input, p.size, p.alpha, p.beta, p.k)
         return cross_map_lrn(input, p.size, p.alpha, p.beta, p.k)
 
 
 class _Composed(torch.autograd.Function):
-    """The same with rules for all transforms. The gradient is torch's formula, not the derivative of ``forward``."""
+    """The same in terms that can be traced. The gradient is torch's formula, not the derivative of ``forward``."""
 
     generate_vmap_rule = True
 
@@ -114,6 +116,10 @@ class _Composed(torch.autograd.Function):
         ratio = grad * input * scale.pow(-beta - 1)
         near = _over_channels(_near_in_gradient(input, size), ratio)
         return grad * scale.pow(-beta) - (2 * alpha * beta / size) * input * near, None, None, None, None
+
+
+class _ForwardToo(_Composed):
+    """The same with a rule for jvp, with which torch.compile takes no function."""
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:

@@ -13,6 +13,12 @@ from funcnet.core import Param
 from funcnet.layers._layer import Layer
 
 
+def check_normalized_shape(layer: Any) -> None:
+    """Refuse no axes at all, which the twin takes and the kernel does not."""
+    if layer.normalized_shape == ():
+        raise ValueError(f"{type(layer).__name__}: normalized_shape names at least one axis, got ().")
+
+
 class LayerNorm(Layer):
     """Normalise over the last axes, then scale and shift.
 
@@ -38,6 +44,10 @@ class LayerNorm(Layer):
     bias: bool = True
     device: Any = None
     dtype: torch.dtype | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_normalized_shape(self)
 
     def parts(self) -> dict[str, Any]:
         affine = self.elementwise_affine
@@ -82,6 +92,11 @@ class GroupNorm(Layer):
     dtype: torch.dtype | None = None
     bias: bool = field(default=True, kw_only=True)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_groups < 1:
+            raise ValueError(f"GroupNorm: num_groups is at least 1, got {self.num_groups}.")
+
     def parts(self) -> dict[str, Any]:
         return {
             "weight": Param(self.num_channels, 1.0) if self.affine else None,
@@ -119,6 +134,10 @@ class RMSNorm(Layer):
     elementwise_affine: bool = True
     device: Any = None
     dtype: torch.dtype | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_normalized_shape(self)
 
     def parts(self) -> dict[str, Any]:
         return {"weight": Param(self.normalized_shape, 1.0) if self.elementwise_affine else None}

@@ -105,7 +105,7 @@ class RNNBase(Layer):
 
     @staticmethod
     def forward(_: Any, *input: Any) -> Any:
-        raise NotImplementedError("RNNBase computes nothing, as in torch: build RNN, GRU or LSTM.")
+        raise TypeError("RNNBase computes nothing, as in torch: build RNN, GRU or LSTM.")
 
 
 class _Recurrent(RNNBase):

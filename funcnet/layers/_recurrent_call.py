@@ -6,7 +6,7 @@ Axes: L time, N batch, I input, S sequences of all layers and directions, H hidd
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -26,6 +26,9 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "LSTM": torch.lstm,
 }
 """torch's kernel of each mode."""
+
+Run: TypeAlias = "Callable[[Tensor, State, list[Tensor]], tuple[Tensor, ...]]"
+"""What computes one or more layers: ``run(data, state, weights)`` gives the output and each part of the last state."""
 
 NO_BATCHING = 'torch\'s kernel has no batching rule; build it with impl="composed"'
 
@@ -92,21 +95,13 @@ def _computed(
 ) -> tuple[Tensor, State]:
     training = p.training
     drops = p.dropout > 0 and p.num_layers > 1 and training
-    if p.impl == "fused" and not _beyond_onednn(p, data, state, weights):
-        if not drops:
-            return _fused(p, data, batch_sizes, state, weights, p.num_layers, training, p.batch_first)
-
-        def run(data: Tensor, state: State, weights: list[Tensor]) -> tuple[Tensor, State]:
-            if under_vmap() and any(kind == "vmap" for kind, _ in levels_of(data)):  # by a vmap over the Key
-                raise TransformError(f"{where(p)} cannot run under vmap: {NO_BATCHING}.")
-            return _fused(p, data, batch_sizes, state, weights, 1, training, False)
+    if p.impl == "composed" or _beyond_onednn(p, data, state, weights):
+        run = _composed(p, batch_sizes)
+    elif drops:  # a kernel would draw from the global generator
+        run = _kernel(p, batch_sizes, 1, training, False)
     else:
-        lengths = None if batch_sizes is None else batch_sizes.tolist()
-
-        def run(data: Tensor, state: State, weights: list[Tensor]) -> tuple[Tensor, State]:
-            states = list(zip(*(part.unbind(0) for part in state), strict=True))
-            return one_layer(STEPS[p.mode], data, lengths, states, _by_direction(p, weights))
-
+        output, *last = _kernel(p, batch_sizes, p.num_layers, training, p.batch_first)(data, state, weights)
+        return output, tuple(last)
     turned = p.batch_first and batch_sizes is None
     output, final = _layer_by_layer(p, run, data.transpose(0, 1) if turned else data, state, weights, drops)
     return output.transpose(0, 1) if turned else output, final
@@ -124,38 +119,45 @@ def _beyond_onednn(p: Any, data: Tensor, state: State, weights: list[Tensor]) ->
     return forward_mode()
 
 
-def _fused(
-    p: Any,
-    data: Tensor,
-    batch_sizes: Tensor | None,
-    state: State,
-    weights: list[Tensor],
-    layers: int,
-    training: bool,
-    batch_first: bool,
-) -> tuple[Tensor, State]:
-    hx = state if p.mode == "LSTM" else state[0]
-    given, order = ((data, hx), (batch_first,)) if batch_sizes is None else ((data, batch_sizes, hx), ())
-    # dropout 0: a kernel would draw from the global generator
-    output, *final = KERNELS[p.mode](*given, weights, p.bias, layers, 0.0, training, p.bidirectional, *order)
-    return output, tuple(final)
+def _kernel(p: Any, batch_sizes: Tensor | None, layers: int, training: bool, batch_first: bool) -> Run:
+    """Torch's kernel for this many layers, without dropout."""
+    kernel, pair = KERNELS[p.mode], p.mode == "LSTM"
+    options = (p.bias, layers, 0.0, training, p.bidirectional)
+    if batch_sizes is None:
+        return lambda data, state, weights: kernel(data, state if pair else state[0], weights, *options, batch_first)
+    return lambda data, state, weights: kernel(data, batch_sizes, state if pair else state[0], weights, *options)
+
+
+def _composed(p: Any, batch_sizes: Tensor | None) -> Run:
+    """One layer cell by cell."""
+    step, lengths = STEPS[p.mode], None if batch_sizes is None else batch_sizes.tolist()
+
+    def run(data: Tensor, state: State, weights: list[Tensor]) -> tuple[Tensor, ...]:
+        states = list(zip(*(part.unbind(0) for part in state), strict=True))
+        output, last = one_layer(step, data, lengths, states, _by_direction(p, weights))
+        return output, *last
+
+    return run
 
 
 def _layer_by_layer(
-    p: Any, run: Callable[..., tuple[Tensor, State]], data: Tensor, state: State, weights: list[Tensor], drops: bool
+    p: Any, run: Run, data: Tensor, state: State, weights: list[Tensor], drops: bool
 ) -> tuple[Tensor, State]:
     """The layers one after the other, with dropout between them; ``data`` (L, N, I) or packed."""
     if data.shape[0] == 0:
         raise ValueError("input has no time steps")
     layers, directions = p.num_layers, 2 if p.bidirectional else 1
     step = len(weights) // layers
-    states = list(zip(*(part.split(directions) for part in state), strict=True))
+    mapped = drops and p.impl == "fused" and under_vmap()
+    states = list(zip(*(part.view(layers, directions, *part.shape[1:]).unbind(0) for part in state), strict=True))
     finals = []
     for index in range(layers):
         if index and drops:
             data = dropout(data, p.dropout, rng=draws_at(p))
-        data, final = run(data, states[index], weights[index * step : (index + 1) * step])
-        finals.append(final)
+            if mapped and any(kind == "vmap" for kind, _ in levels_of(data)):  # over the Key alone
+                raise TransformError(f"{where(p)} cannot run under vmap: {NO_BATCHING}.")
+        data, *last = run(data, states[index], weights[index * step : (index + 1) * step])
+        finals.append(last)
     return data, tuple(torch.cat(parts) for parts in zip(*finals, strict=True))
 
 

@@ -64,7 +64,7 @@ class RNNCellBase(Layer):
 
     @staticmethod
     def forward(_: Any, *input: Any) -> Any:
-        raise NotImplementedError("RNNCellBase computes nothing, as in torch: build RNNCell, GRUCell or LSTMCell.")
+        raise TypeError("RNNCellBase computes nothing, as in torch: build RNNCell, GRUCell or LSTMCell.")
 
 
 class RNNCell(RNNCellBase):

@@ -25,10 +25,10 @@ def check_sizes(layer: Layer, axes: int, *names: str, least: int = 1, exactly: b
     """
     for name in names:
         value = getattr(layer, name)
-        if value is None or isinstance(value, str):
-            continue
+        if value is None or isinstance(value, str) or (value == () and name == "stride"):
+            continue  # an empty stride is the kernel size
         sizes = value if isinstance(value, tuple) else (value,)
-        wrong = len(sizes) != axes and (exactly or len(sizes) != 1)
+        wrong = isinstance(value, tuple) and len(sizes) != axes and (exactly or len(sizes) != 1)
         if wrong or any(size is not None and operator.index(size) < least for size in sizes):
             raise ValueError(
                 f"{type(layer).__name__}: {name} is an int or a tuple of {axes}, each at least {least}, got {value!r}."

@@ -6,15 +6,16 @@ Buffers: none. Only :class:`PReLU` has a param, only :class:`RReLU` draws. The o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from funcnet._torch import derivatives_of
-from funcnet.core import Param, draws_at
-from funcnet.layers._layer import Layer
+from funcnet._torch import derivatives_of, under_vmap
+from funcnet.core import Net, Param, draws_at
+from funcnet.layers._layer import NO_CHILDREN, Layer
 from funcnet.random import rrelu
 
 
@@ -103,7 +104,7 @@ class PReLU(Layer):
         return nn.PReLU(self.num_parameters, self.slope, self.device and "meta", self.dtype)
 
     @classmethod
-    def from_module(cls, module: nn.Module) -> PReLU:
+    def from_module(cls, module: nn.Module, children: Mapping[str, Net] = NO_CHILDREN) -> PReLU:
         return cls(module.num_parameters, module.init)  # type: ignore[arg-type]
 
     @classmethod
@@ -116,6 +117,8 @@ class PReLU(Layer):
 
     @staticmethod
     def forward(p: Any, input: Tensor) -> Tensor:
+        if under_vmap():  # torch's rule for a batch of weights wants a batch of inputs too
+            input = input * p.weight.new_ones((), dtype=input.dtype)
         return F.prelu(input, p.weight)
 
 

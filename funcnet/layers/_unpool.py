@@ -23,8 +23,8 @@ class _MaxUnpool(Layer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_sizes(self, self.axes, "kernel_size", "stride")
-        check_sizes(self, self.axes, "padding", least=0)
+        check_sizes(self, self.axes, "kernel_size", "stride", exactly=True)
+        check_sizes(self, self.axes, "padding", least=0, exactly=True)
 
     def expects(self) -> str:
         return f"{windows('C', self.axes)} and indices of the same shape, as pooling returned them"

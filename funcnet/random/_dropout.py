@@ -6,13 +6,11 @@ Axes: N batch, C channel, * the rest.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from funcnet._errors import RandomnessError
-from funcnet._typing import Shape
 from funcnet.random._draws import Rng, contiguous_stride, filled
 
 
@@ -31,7 +29,7 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True, *, rng: Rng | 
     >>> sorted(set(dropout(torch.ones(100), 0.5, rng=key(0)).tolist()))
     [0.0, 2.0]
     """
-    return _drop(input, p, training, rng, input.shape, None)
+    return _drop(input, p, training, rng)
 
 
 def feature_dropout(input: Tensor, p: float = 0.5, training: bool = True, *, rng: Rng | None) -> Tensor:
@@ -43,7 +41,7 @@ def feature_dropout(input: Tensor, p: float = 0.5, training: bool = True, *, rng
 
     Source: at::native::_feature_dropout.
     """
-    return _drop(input, p, training, rng, *_of_channels(input))
+    return _drop(input, p, training, rng, channels=True)
 
 
 def alpha_dropout(input: Tensor, p: float = 0.5, training: bool = True, *, rng: Rng | None) -> Tensor:
@@ -59,7 +57,7 @@ def alpha_dropout(input: Tensor, p: float = 0.5, training: bool = True, *, rng: 
     >>> len(set(alpha_dropout(torch.zeros(100), 0.5, rng=key(0)).tolist()))
     2
     """
-    return _drop(input, p, training, rng, input.shape, None, _alpha_scaled)
+    return _drop(input, p, training, rng, alpha=True)
 
 
 def feature_alpha_dropout(input: Tensor, p: float = 0.5, training: bool = True, *, rng: Rng | None) -> Tensor:
@@ -71,21 +69,23 @@ def feature_alpha_dropout(input: Tensor, p: float = 0.5, training: bool = True, 
 
     Source: at::native::_feature_alpha_dropout.
     """
-    return _drop(input, p, training, rng, *_of_channels(input), _alpha_scaled)
+    return _drop(input, p, training, rng, channels=True, alpha=True)
 
 
-def _of_channels(input: Tensor) -> tuple[Shape, Shape]:
-    if input.dim() < 2:
-        raise RuntimeError(f"feature dropout takes inputs of at least 2 dimensions, got {input.dim()}.")
-    size = (*input.shape[:2], *(1 for _ in input.shape[2:]))
-    return size, contiguous_stride(size)
-
-
-def _scaled(input: Tensor, keep: Tensor, p: float) -> Tensor:
-    return input * keep.div_(1 - p)
-
-
-def _alpha_scaled(input: Tensor, keep: Tensor, p: float) -> Tensor:
+def _drop(
+    input: Tensor, p: float, training: bool, rng: Rng | None, channels: bool = False, alpha: bool = False
+) -> Tensor:
+    if not 0.0 <= p <= 1.0:
+        raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}")
+    if not training or p == 0 or input.numel() == 0:
+        return input
+    if rng is None:
+        raise RandomnessError("dropout in training draws, and rng is None. Pass a Key or p.rng.")
+    if p == 1:
+        return input * input.new_zeros(())
+    keep = _mask(input, p, rng, channels)
+    if not alpha:
+        return input * keep.div_(1 - p)
     # torch's numbers in torch's order: any other gives other bits
     scale = 1 / math.sqrt((_ALPHA * _ALPHA * p + 1) * (1 - p))
     shift = (keep - 1).mul_(_ALPHA * scale).add_(_ALPHA * scale * p)
@@ -96,23 +96,13 @@ _ALPHA = 1.7580993408473766
 """Minus the lower limit of SELU."""
 
 
-def _drop(
-    input: Tensor,
-    p: float,
-    training: bool,
-    rng: Rng | None,
-    size: Shape,
-    stride: Shape | None,
-    applied: Callable[[Tensor, Tensor, float], Tensor] = _scaled,
-) -> Tensor:
-    if not 0.0 <= p <= 1.0:
-        raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}")
-    if not training or p == 0 or input.numel() == 0:
-        return input
-    if rng is None:
-        raise RandomnessError("dropout in training draws, and rng is None. Pass a Key or p.rng.")
-    if p == 1:
-        return input * input.new_zeros(())
-    if stride is None:  # that of torch's own mask: dense, also where the input is expanded
-        stride = torch.empty_like(input).stride()
-    return applied(input, filled(rng, size, stride, "bernoulli", (1 - p,), input.dtype, input.device), p)
+def _mask(input: Tensor, p: float, rng: Rng, channels: bool) -> Tensor:
+    """Ones with probability ``1 - p``, one for each element or each channel."""
+    if not channels:  # with torch's own strides: dense, also where the input is expanded
+        size, stride = input.shape, torch.empty_like(input).stride()
+    elif input.dim() < 2:
+        raise RuntimeError(f"feature dropout takes inputs of at least 2 dimensions, got {input.dim()}.")
+    else:
+        size = torch.Size((*input.shape[:2], *(1 for _ in input.shape[2:])))
+        stride = contiguous_stride(size)
+    return filled(rng, size, stride, "bernoulli", (1 - p,), input.dtype, input.device)

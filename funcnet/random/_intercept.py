@@ -4,6 +4,7 @@
 generator. Within :class:`Intercept` it draws from the call's ``rng``, by the first of these that applies:
 
 * the dropout family and rrelu are computed by funcnet's own: every transform, every kind of ``rng``;
+* the dropout family, attention included, is computed by funcnet's own dropout: every transform, every ``rng``;
 * ``rand``, ``randn`` and their ``_like`` forms draw from a Key by the same operator: every transform too;
 * what takes ``generator=`` is given a private one;
 * kernels that draw inside (attention, recurrent layers) run with the global generator lent: it is set to the
@@ -15,6 +16,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from functools import partial
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -23,10 +25,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from funcnet._errors import RandomnessError
-from funcnet._torch import under_vmap
+from funcnet._torch import beyond_one_gradient, under_vmap
+from funcnet.random._attention import scaled_dot_product_attention
 from funcnet.random._draws import At, Rng, Stream, filled
 from funcnet.random._dropout import alpha_dropout, dropout, feature_alpha_dropout, feature_dropout
-from funcnet.random._mix import mix_int
+from funcnet.random._op import seeded
 from funcnet.random._rrelu import rrelu
 
 Draws = Callable[[], Rng]
@@ -35,8 +38,9 @@ Draws = Callable[[], Rng]
 class Intercept(TorchFunctionMode):
     """A context in which torch's random functions draw from ``draws()``, called once per draw.
 
-    torch.compile does not show ``rand_like`` and ``randn_like`` to any mode: write ``torch.randn(x.shape)`` in code
-    that is to be compiled, or draw from ``p.rng``.
+    torch.compile shows neither ``rand_like`` and ``randn_like`` to any mode, nor ``torch.dropout_``, ``alpha_dropout_``
+    and ``rrelu_``: in code that is to be compiled write ``torch.randn(x.shape)`` and ``F.dropout(x, inplace=True)``, or
+    draw from ``p.rng``.
     """
 
     def __init__(self, draws: Draws | None = None) -> None:
@@ -58,6 +62,9 @@ class Intercept(TorchFunctionMode):
             return _OWN[func](self._next, *args, **kwargs)
         if func in _TAKES_GENERATOR and "generator" not in kwargs:
             return _given_generator(self._next(), func, args, kwargs)
+        if func in _MADE_OF_THEM and not torch.compiler.is_compiling():  # Dynamo stops in it if a mode is on
+            with self:
+                return _MADE_OF_THEM[func](*args, **kwargs)
         if func in _DRAWS_INSIDE and _DRAWS_INSIDE[func](*args, **kwargs):
             return _lent(self._next(), func, args, kwargs)
         return func(*args, **kwargs)
@@ -79,6 +86,8 @@ def drawn(func: Callable[..., Any], *args: Any, rng: Rng, **kwargs: Any) -> Any:
 
 def draws_when_called(func: Any, args: Any, kwargs: Any) -> bool:
     """Whether a function of torch's draws from the global generator with these arguments, tensors not looked at."""
+    if func is F.scaled_dot_product_attention:
+        return bool(kwargs.get("dropout_p", args[4] if len(args) > 4 else 0.0))
     if func in _RRELU:
         return bool(kwargs.get("training", args[3] if len(args) > 3 else False))
     if func in _OWN:
@@ -137,6 +146,24 @@ _RRELU: dict[Any, Callable[..., Tensor]] = {
     torch.rrelu_: partial(_rrelu, inplace=True),
 }
 _RULES = (dropout, feature_dropout, alpha_dropout, feature_alpha_dropout)
+
+
+def _attention(
+    draws: Draws,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    **options: Any,
+) -> Tensor:
+    if dropout_p <= 0 and not beyond_one_gradient():
+        return F.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, **options)
+    rng = draws() if dropout_p > 0 else None  # else torch's kernel, which has no rule for vmap
+    return scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, **options, rng=rng)
+
+
 _OWN: dict[Any, Callable[..., Tensor]] = {
     F.dropout: _dropout(dropout),
     F.dropout1d: _feature_dropout(3),
@@ -147,7 +174,20 @@ _OWN: dict[Any, Callable[..., Tensor]] = {
     **{getattr(torch, rule.__name__): _kernel(rule) for rule in _RULES},
     **{getattr(torch, f"{rule.__name__}_"): _kernel(rule, inplace=True) for rule in _RULES},
     **_RRELU,
+    F.scaled_dot_product_attention: _attention,
 }
+
+
+# --- made of those ---
+
+
+def _unguarded(function: Any) -> Any:
+    """A Python function of torch that does not first ask who overrides it, so that what it calls is intercepted."""
+    space = {**function.__globals__, "has_torch_function": lambda inputs: False}
+    return FunctionType(function.__code__, space, function.__name__, function.__defaults__, function.__closure__)
+
+
+_MADE_OF_THEM = {F.multi_head_attention_forward: _unguarded(F.multi_head_attention_forward)}
 
 
 # --- given a generator ---
@@ -215,12 +255,6 @@ def _lent(rng: Rng, func: Any, args: Any, kwargs: Any) -> Any:
             torch.set_rng_state(before)
 
 
-def _attention_draws(
-    query: Any, key: Any, value: Any, attn_mask: Any = None, dropout_p: float = 0.0, *_: Any, **__: Any
-) -> bool:
-    return dropout_p > 0
-
-
 def _recurrent_draws(*args: Any) -> bool:
     flag = next(
         index for index, arg in enumerate(args) if isinstance(arg, bool)
@@ -256,7 +290,6 @@ _ALWAYS = (
     *(getattr(nn.init, f"{name}_{kind}_") for name in ("xavier", "kaiming") for kind in ("uniform", "normal")),
 )
 _DRAWS_INSIDE: dict[Any, Callable[..., bool]] = {
-    F.scaled_dot_product_attention: _attention_draws,
     F.multi_head_attention_forward: _multi_head_draws,
     torch.native_dropout: _in_training(2, True),
     **dict.fromkeys(_ALWAYS, _always),
@@ -271,8 +304,7 @@ def _generator(rng: Rng, device: torch.device) -> torch.Generator:
         assert generator is not None, "a module draws from torch's generator without Intercept"
         return generator
     key, salt = rng if isinstance(rng, At) else (rng, 0)
-    seed = mix_int(int(key.item()) ^ mix_int(salt)) & 0x7FFF_FFFF_FFFF_FFFF
-    return torch.Generator(device).manual_seed(seed)
+    return seeded(key, salt, device)
 
 
 DRAWING = frozenset({*_OWN, *_TAKES_GENERATOR, *_DRAWS_INSIDE})

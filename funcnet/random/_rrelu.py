@@ -40,10 +40,7 @@ def rrelu(
     if rng is None:
         raise RandomnessError("rrelu in training draws, and rng is None. Pass a Key or p.rng.")
     if isinstance(rng, Stream):  # the kernel draws for the negative elements only, one by one
-        return _kernel(input, lower, upper, True, rng.generator(input.device))
+        return torch.rrelu(input, lower, upper, True, generator=rng.generator(input.device))
     stride = torch.empty_like(input).stride()
     slope = filled(rng, input.shape, stride, "uniform", (lower, upper), input.dtype, input.device)
     return input * torch.where(input <= 0, slope, 1.0)
-
-
-_kernel = torch.ops.aten.rrelu.default

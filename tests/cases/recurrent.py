@@ -50,11 +50,11 @@ def composed(name: str, *args: Any, given: tuple[Input, ...], **kwargs: Any) -> 
 
 
 COMPOSED = [
-    composed("RNN", 3, 4, 2, "relu", given=(normal(5, 2, 3), normal(2, 2, 4))),
-    composed("RNN", 3, 4, 2, "tanh", False, True, 0.4, True, given=(normal(2, 5, 3),)),
-    composed("LSTM", 3, 4, given=(normal(5, 3),)),
-    composed("LSTM", 3, 4, 2, True, True, 0.4, True, given=(normal(1, 5, 3), H_AND_C)),
-    composed("LSTM", 3, 4, bias=False, proj_size=2, given=(normal(5, 3), PROJECTED)),
-    composed("GRU", 3, 4, 2, True, False, 0.4, True, given=(normal(5, 2, 3),)),
-    composed("GRU", 3, 4, given=(normal(5, 3), normal(1, 4))),
+    composed("RNN", 3, 4, 2, "relu", given=(normal(3, 2, 3), normal(2, 2, 4))),
+    composed("RNN", 3, 4, 2, "tanh", False, True, 0.4, True, given=(normal(2, 3, 3),)),
+    composed("LSTM", 3, 4, given=(normal(3, 3),)),
+    composed("LSTM", 3, 4, 2, True, True, 0.4, True, given=(normal(1, 3, 3), H_AND_C)),
+    composed("LSTM", 3, 4, bias=False, proj_size=2, given=(normal(3, 3), PROJECTED)),
+    composed("GRU", 3, 4, 2, True, False, 0.4, True, given=(normal(3, 2, 3),)),
+    composed("GRU", 3, 4, given=(normal(3, 3), normal(1, 4))),
 ]

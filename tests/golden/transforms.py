@@ -6,7 +6,7 @@ from pathlib import Path
 
 import funcnet as fn
 from funcnet.core import TRANSFORMS
-from tests.cases import LAYER_CASES
+from tests.cases import COMPOSED_CASES, LAYER_CASES
 
 FILE = Path(fn.__file__).parent / "layers" / "TRANSFORMS.md"
 
@@ -23,7 +23,7 @@ declarations, for any net. A cell without a tick has a note: calling the layer u
 def rendered() -> str:
     """The text of the file."""
     nets: dict[str, list[fn.Net]] = {}
-    for case in LAYER_CASES:
+    for case in [*LAYER_CASES, *COMPOSED_CASES]:
         net = case.net()
         nets.setdefault(type(net).__name__, []).append(net)
     notes: list[str] = []

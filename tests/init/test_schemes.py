@@ -75,7 +75,7 @@ def test_a_param_takes_whatever_says_its_first_values():
         assert_identical(net.init(0), ({"w": expected}, {}))
 
 
-@pytest.mark.parametrize("wrong", ["zeros", None, torch.Tensor, nn.init.calculate_gain], ids=repr)
+@pytest.mark.parametrize("wrong", ["zeros", None, torch.Tensor, nn.init.calculate_gain])
 def test_what_says_nothing_about_values_is_refused(wrong):
     with pytest.raises(fn.InitError, match="cannot initialise from"):
         fn.Param((2, 2), wrong)

@@ -96,7 +96,7 @@ PATHS = ["", "embed", "blocks", "blocks.0", "blocks.0.bn", "blocks.1", "blocks.1
         (lambda path: path.endswith("c"), ["blocks.10.fc"]),
         ([], []),
     ],
-    ids=repr,
+    ids=lambda value: "a predicate" if callable(value) else repr(value),
 )
 def test_selectors(selector, meant):
     test = fn.tree.select(selector)

@@ -202,8 +202,8 @@ def _read(found: Captured, module: GraphModule) -> None:
     refused = next((node for node in module.graph.nodes if node.op in ("get_attr", "call_module")), None)
     if refused is not None:
         raise ConversionError(
-            f"trace cannot write down {found.where(refused)}: it holds a function or tensor of its own ({refused.target}), "
-            f"as torch.utils.checkpoint, torch.cond and autograd.Function do. {FROM_MODULE}"
+            f"trace cannot write down {found.where(refused)}: it holds a function or tensor of its own "
+            f"({refused.target}), as torch.utils.checkpoint, torch.cond and autograd.Function do. {FROM_MODULE}"
         )
     fakes = {node: meta["example_value"] for node, meta in found.meta.items() if "example_value" in meta}
     found.writes = Writes(module, fakes)

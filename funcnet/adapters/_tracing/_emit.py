@@ -19,13 +19,13 @@ from torch.fx import Node
 from funcnet._errors import ConversionError
 from funcnet.adapters._tracing._capture import FROM_MODULE, Captured, Place
 from funcnet.adapters._tracing._inputs import OWN_NAMES, Inputs
-from funcnet.adapters._tracing._words import IN_PLACE, INFIX, PREFIX, Unspeakable, Words
+from funcnet.adapters._tracing._words import IN_PLACE, INFIX, PREFIX, UnspeakableError, Words
+from funcnet.adapters._tracing._writes import NORMS
 from funcnet.random import DRAWING, draws_when_called
 
 _SKIPPED = frozenset({torch._C._log_api_usage_once})
 _PURE_METHODS = frozenset({"size", "dim", "new_ones", "new_zeros", "new_empty"})
 _PURE = frozenset({*INFIX, *PREFIX, operator.getitem, getattr, torch.arange, torch.zeros, torch.ones, torch.empty})
-_NORMS = {F.batch_norm: ("running_mean", "running_var"), F.instance_norm: ("running_mean", "running_var")}
 _INACTIVE = frozenset({F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout})
 _FOREIGN = ("torch._functorch", "torch._C._functorch", "torch._dynamo", "torch._higher_order_ops")
 _TAKEN = frozenset({*keyword.kwlist, *dir(builtins), *OWN_NAMES}) - {"input"}
@@ -116,8 +116,8 @@ class _Emitter:
         name = re.sub(r"\._(modules|parameters|buffers)\['(\w+)'\]", r".\2", str(place.name))
         name = re.sub(r"^L\['module'\]\.", "", name)
         raise ConversionError(
-            f"the forward uses {name}, which is neither a parameter nor a buffer nor an input. Give it to the module by "
-            f"register_buffer(name, tensor, persistent=False), which changes no state_dict; or: {FROM_MODULE}"
+            f"the forward uses {name}, which is neither a parameter nor a buffer nor an input. Give it to the module "
+            f"by register_buffer(name, tensor, persistent=False), which changes no state_dict; or: {FROM_MODULE}"
         )
 
     def _new_name(self, base: str, until: float) -> str:
@@ -184,7 +184,7 @@ class _Emitter:
                 self._function(node)
             else:
                 self._method(node)
-        except Unspeakable as error:
+        except UnspeakableError as error:
             raise self._refused(node, f"it is given {error.value!r:.60}") from None
 
     def _is_context(self, node: Node) -> bool:
@@ -222,9 +222,8 @@ class _Emitter:
         args = node.args
         home = getattr(target, "__module__", None) or ""
         if home.startswith(_FOREIGN) or isinstance(target, torch._ops.HigherOrderOperator):
-            raise self._refused(
-                node, f"it is {getattr(target, '__name__', target)}, which is no function of torch's users"
-            )
+            name = getattr(target, "__name__", target)
+            raise self._refused(node, f"{name} is no function that code outside of torch calls")
         if target in DRAWING and draws_when_called(target, args, node.kwargs):
             self._drawing(node, target)
         elif target in _INACTIVE:
@@ -254,8 +253,8 @@ class _Emitter:
         owner, rest = node.args[0], node.args[1:]
         if isinstance(owner, Node) and self._as_value(owner) and target.endswith("_"):
             place = self.captured.held[self._root(owner)]
-            text = f"{self._expr(owner)}.{target.rstrip('_')}({self._arguments(rest, node.kwargs)})"
-            self._replace(node, place, text)
+            symbol = {"add_": "+", "sub_": "-", "mul_": "*"}[target]
+            self._replace(node, place, f"{self._expr(owner)} {symbol} {self._operand(rest[0])}")
             return
         self._bind(node, f"{self._operand(owner)}.{target}({self._arguments(rest, node.kwargs)})")
 
@@ -292,7 +291,7 @@ class _Emitter:
         return writes is not None and any(self.captured.held[node] == place for node in writes.written)
 
     def _written_by(self, node: Node) -> list[Place]:
-        """Placeholders that have to be values of this function before a node uses them, since it or a later one writes."""
+        """Placeholders that a node uses and that are written to, there or elsewhere, and are the caller's until now."""
         writes = self.captured.writes
         if writes is None:
             return []
@@ -305,7 +304,8 @@ class _Emitter:
             return
         text = f"{self._place(place)}.clone()"
         assert self.captured.writes is not None
-        if place.kind == "buffers" and node.target in _NORMS and self.captured.writes.written[holder] == [node]:
+        writers = self.captured.writes.written[holder]
+        if place.kind == "buffers" and node in writers and all(one.target in NORMS for one in writers):
             # plus a zero of the input: a copy, and batched wherever the input is, so that vmap lets it be written to
             text = f"{self._place(place)} + {self._expr(node.args[0])}.new_zeros(())"
         base = place.name.rpartition(".")[2] if place.kind != "input" else self._place(place)
@@ -333,10 +333,9 @@ class _Emitter:
         fake = self.captured.meta[root]["example_value"]
         owner, others = (node.args[0] if node.args else None), [*node.args[1:], *node.kwargs.values()]
         chained = isinstance(owner, Node) and (owner is root or owner in self.captured.writes.written[root])  # type: ignore[union-attr]
-        known = node.target in IN_PLACE or node.target in ("add_", "sub_", "mul_", "div_")
-        numbers = all(isinstance(other, (int, float)) for other in others)
-        integral = fake.is_floating_point() or all(isinstance(other, int) for other in others)
-        return chained and known and numbers and integral and node.target not in (operator.itruediv, "div_")
+        known = node.target in (operator.iadd, operator.isub, operator.imul, "add_", "sub_", "mul_")
+        numbers = len(others) == 1 and isinstance(others[0], (int, float) if fake.is_floating_point() else int)
+        return chained and known and numbers and not node.kwargs
 
     def _replace(self, node: Node, place: Place, text: str) -> None:
         name = self.own.get(place) or self._new_name(place.name.rpartition(".")[2], math.inf)
@@ -370,7 +369,7 @@ class _Emitter:
     def _result(self, value: Any, what: str) -> str:
         try:
             return self.words.value(value, self._leaf)
-        except Unspeakable as error:
+        except UnspeakableError as error:
             raise ConversionError(
                 f"{what}{error.where} is {error.value!r:.60}, of {type(error.value).__name__}: trace knows tensors, "
                 f"constants, tuples, lists, dicts, NamedTuples and dataclasses. {FROM_MODULE}"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from funcnet._errors import ConversionError
-from funcnet.adapters._tracing._words import Unspeakable, Words, fields_of
+from funcnet.adapters._tracing._words import UnspeakableError, Words, fields_of
 
 OWN_NAMES = frozenset({"params", "buffers", "rng", "torch", "F", "fn", "math", "operator"})
 """What a captured function calls things itself."""
@@ -86,7 +86,7 @@ def taken_apart(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, A
         else:
             try:
                 words.constant(parameter.default)
-            except Unspeakable:
+            except UnspeakableError:
                 checks.append(Check(name, "nothing", f"{name} is NOT_GIVEN"))
             else:
                 _walk(parameter.default, name, tensors, checks, words)
@@ -149,7 +149,7 @@ def _walk(value: Any, place: str, tensors: list[TensorInput], checks: list[Check
                 _walk(item, f"{place}.{name}", tensors, checks, words)
             return
         constant = words.constant(value)
-    except Unspeakable as error:
+    except UnspeakableError as error:
         raise ConversionError(
             f"input {place} is {error.value!r:.60}, which is neither a tensor nor a constant nor a container of those. "
             f"funcnet.from_module(module) runs the module's own forward on anything."
@@ -175,7 +175,7 @@ def _signature(signature: inspect.Signature, words: Words) -> str:
         if parameter.default is not parameter.empty:
             try:
                 default = f"={words.constant(parameter.default)}"
-            except Unspeakable:
+            except UnspeakableError:
                 default = "=NOT_GIVEN"
         parts.append(f"{star}{name}{default}")
         after = kinds[index + 1] if index + 1 < len(kinds) else None

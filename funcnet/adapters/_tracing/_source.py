@@ -17,8 +17,8 @@ from funcnet.tree import unflatten
 class Code(NamedTuple):
     """A forward in one mode.
 
-    ``source`` is the text of ``forward(params, buffers, *inputs, rng)``, complete with its imports; ``signature`` is that
-    of the module, ``arguments`` those of its arguments that hold tensors; ``checks`` must hold for a call; ``replaced``
+    ``source`` is the text of ``forward(params, buffers, *inputs, rng)``, complete with its imports; ``signature`` that of
+    the module, ``arguments`` those of its arguments that hold tensors; ``checks`` must hold for a call; ``replaced``
     are the paths of buffers that it gives new, ``draws`` those of modules that draw.
     """
 
@@ -132,7 +132,8 @@ def shape_checks(captured: Captured, inputs: Inputs, free: Sequence[Sequence[int
                 conditions.append((axis, _printed(size, names)))
         dtype = str(tensor.value.dtype)
         shape = f"({', '.join(words)}{',' if len(words) == 1 else ''})"
-        text = f"_isinstance({tensor.place}, _Tensor) and {tensor.place}.dtype is {dtype} and {_of_shape(tensor.place, tensor.value.dim(), conditions)}"
+        of_shape = _of_shape(tensor.place, tensor.value.dim(), conditions)
+        text = f"_isinstance({tensor.place}, _Tensor) and {tensor.place}.dtype is {dtype} and {of_shape}"
         batch = next((place for place in names.values() if place.endswith("[0]")), None)
         shape = shape.replace(batch, "batch") if batch is not None else shape
         checks.append(Check(tensor.place, f"{dtype.removeprefix('torch.')} {shape}", text))

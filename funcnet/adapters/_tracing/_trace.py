@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from funcnet._errors import ConversionError, FuncnetError, bullet_list
@@ -35,7 +35,7 @@ def trace(
     torch's own tracer runs the forward on the shapes of the example inputs; modules, hooks, Python branches and loops
     are gone afterwards, and what is left is one statement per operation, ``net.source``. In-place writes to buffers
     become new buffers, and draws come from ``rng`` at the path of the module that makes them. Before it is handed out,
-    the net is run beside :func:`funcnet.from_module` on the examples, and its output and buffers must have the same bits.
+    the net is run beside :func:`funcnet.from_module` on the examples, and must give the same bits.
 
     A trace holds for what it was made with, ``net.specialised``: the mode, the dtypes and sizes of inputs, everything
     else in them (numbers, flags, None, the structure of dicts), and the branches taken. Other inputs are refused.
@@ -45,8 +45,8 @@ def trace(
         example_inputs, example_kwargs: what it is called with. Sizes, dtypes and constants matter, numbers in tensors
             do not.
         train: the mode to trace, ``True`` or ``False``; or ``"both"``, for a net that can be called in either.
-        dynamic: which sizes stay free. ``("batch",)``: axis 0 of every tensor input; ``()``: none; or a mapping from the
-            name or number of an input to an axis or a tuple of axes.
+        dynamic: which sizes stay free. ``("batch",)``: axis 0 of every tensor input; ``()``: none; or a mapping from
+            the name or number of an input to an axis or a tuple of axes.
 
     Returns:
         ``(net, params, buffers)``, the trees as from :func:`funcnet.from_module`.
@@ -137,11 +137,16 @@ def _code(
 def _differences(
     traced: Net, expected: Any, params: Tree, buffers: Tree, train: bool, args: Any, kwargs: Any
 ) -> list[str]:
-    before = global_state()
+    """What a traced net does otherwise than its module, and anything it writes to."""
+    state, given = global_state(), tree_map_only(Tensor, Tensor.clone, (buffers, args, dict(kwargs)))
+    versions = {path: tensor._version for path, tensor in flatten(params).items()}
     output, new = traced.apply(params, buffers, *args, train=train, rng=0, **kwargs)
-    lines = list(differences(output, expected[0])) + list(differences(new, expected[1], "buffers"))
-    if not torch.equal(before, global_state()):
-        lines.append("it moved torch's global generator")
+    lines = [*differences(output, expected[0]), *differences(new, expected[1], "buffers")]
+    written = [path for path, tensor in flatten(params).items() if tensor._version != versions[path]]
+    if written or list(differences(given, (buffers, args, dict(kwargs)))):
+        lines.append(f"it writes to what it is given: {', '.join(written) or 'inputs or buffers'}")
+    if not torch.equal(state, global_state()):
+        lines.append("it moves torch's global generator")
     return lines
 
 
@@ -163,7 +168,7 @@ def _holds_for_one(
         for axis in axes:
             value = value.narrow(axis, 0, min(1, value.shape[axis]))
         ones[id(tensor.value)] = value.clone()
-    args, kwargs = tree_map_only(torch.Tensor, lambda value: ones[id(value)], (args, dict(kwargs)))
+    args, kwargs = tree_map_only(Tensor, lambda value: ones[id(value)], (args, dict(kwargs)))
     try:
         expected = net.apply(params, buffers, *args, train=train, rng=0, **kwargs)
     except Exception:

@@ -63,13 +63,16 @@ class Traced(Net):
 
     def _with_children(self, nets: Mapping[str, Net]) -> Net:
         raise ConversionError(
-            f"{self.title()} is traced: its code is one piece and calls no parts, so no other net can take the place of "
-            f"{', '.join(map(repr, nets))}. Replace them in funcnet.from_module(module)[0], or in the module."
+            f"{self.title()} is traced: its code is one piece and calls no parts, so no other net can take the place "
+            f"of {', '.join(map(repr, nets))}. Replace them in funcnet.from_module(module)[0], or in the module."
         )
 
     # --- its own body ---
 
     def opaque(self) -> bool:
+        return True
+
+    def whole(self) -> bool:
         return True
 
     def draws(self, training: bool) -> bool:
@@ -136,7 +139,7 @@ class Traced(Net):
         ]
         raise ShapeError(
             f"{where(p)} was traced for other inputs:{bullet_list(lines)}\n"
-            f"Trace it again with inputs like these (dynamic= keeps more sizes free), or use funcnet.from_module(module)."
+            f"Trace it again with inputs like these (dynamic= keeps more sizes free), or use from_module(module)."
         )
 
     # --- a value ---

@@ -58,7 +58,7 @@ PREFIX: dict[Any, str] = {operator.neg: "-", operator.pos: "+", operator.invert:
 Leaf = Callable[[Any], "str | None"]
 
 
-class Unspeakable(Exception):
+class UnspeakableError(Exception):
     """A value that no expression stands for: ``where`` it is within what was asked about, and the value."""
 
     def __init__(self, where: str, value: Any) -> None:
@@ -115,7 +115,7 @@ class Words:
         """An expression that builds a value of containers and constants; ``leaf`` says what tensors are called.
 
         Raises:
-            Unspeakable: if there is none.
+            UnspeakableError: if there is none.
         """
         named = leaf(value)
         if named is not None:
@@ -154,7 +154,7 @@ class Words:
         """An expression for an immutable value.
 
         Raises:
-            Unspeakable: if it is none of those that are known.
+            UnspeakableError: if it is none of those that are known.
         """
         if isinstance(value, enum.Enum):
             return f"{self.function(type(value))}.{value.name}"
@@ -178,20 +178,20 @@ class Words:
             return repr(value)
         if isinstance(value, type):
             return self.function(value)
-        raise Unspeakable(where, value)
+        raise UnspeakableError(where, value)
 
 
 def fields_of(value: Any) -> dict[str, Any]:
     """The fields of a NamedTuple or dataclass that its class is called with; those of a ModelOutput that are set.
 
     Raises:
-        Unspeakable: if calling the class with its fields would not give the value back.
+        UnspeakableError: if calling the class with its fields would not give the value back.
     """
     if isinstance(value, tuple):
         return dict(zip(value._fields, value, strict=True))  # type: ignore[attr-defined]
     names = [field.name for field in dataclasses.fields(value) if field.init]
     if len(names) != len(dataclasses.fields(value)):
-        raise Unspeakable("", value)
+        raise UnspeakableError("", value)
     if isinstance(value, OrderedDict):  # a ModelOutput holds no item for a field that is None
         return {name: getattr(value, name) for name in names if name in value}
     return {name: getattr(value, name) for name in names}

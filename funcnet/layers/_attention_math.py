@@ -1,0 +1,142 @@
+"""What MultiheadAttention computes, in the order of torch.nn.functional.multi_head_attention_forward, so its bits.
+
+Axes: L queries, S keys and values, N batch, H heads, D features of a head, E = H * D. Within this file sequences come
+first, (L, N, E), and unbatched inputs have N = 1. That query, key and value are one tensor is looked at, as by torch:
+one product over the whole of in_proj_weight rounds otherwise than three.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from funcnet._torch import beyond_one_gradient
+from funcnet.random import Rng, dropout, scaled_dot_product_attention
+
+
+def sequence_first(query: Tensor, key: Tensor, value: Tensor, batched: bool, batch_first: bool) -> tuple[Tensor, ...]:
+    """(L, N, E), (S, N, K), (S, N, V); what was one batched tensor still is."""
+    if not batched:
+        return query.unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1)
+    if not batch_first:
+        return query, key, value
+    q = query.transpose(1, 0)
+    if key is not value:
+        return q, key.transpose(1, 0), value.transpose(1, 0)
+    k = q if key is query else key.transpose(1, 0)
+    return q, k, k
+
+
+def check_sizes(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, padding: Tensor | None, p: Any) -> None:
+    """Refuse sizes that do not fit together; those of the batch and the projections refuse themselves."""
+    (length, batch, features), source = query.shape, key.shape[0]
+    if features != p.embed_dim:
+        raise ValueError(f"the last axis of query is embed_dim={p.embed_dim}, got {features}")
+    if p.in_proj_weight is not None and key.shape != value.shape:
+        raise ValueError(f"key and value have equal shapes, got {tuple(key.shape)} and {tuple(value.shape)}")
+    if key.shape[:2] != value.shape[:2]:
+        raise ValueError(
+            f"key and value have equal lengths and batches, got {tuple(key.shape)} and {tuple(value.shape)}"
+        )
+    if mask is not None:
+        fitting = (length, source) if mask.dim() == 2 else (batch * p.num_heads, length, source)
+        if mask.shape != fitting:
+            raise ValueError(f"attn_mask of {mask.dim()} axes has shape {fitting} here, got {tuple(mask.shape)}")
+    if padding is not None and padding.shape != (batch, source):
+        raise ValueError(f"key_padding_mask has shape {(batch, source)} here, got {tuple(padding.shape)}")
+
+
+def projected(query: Tensor, key: Tensor, value: Tensor, p: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Query, key and value brought to E features each."""
+    weight, bias = p.in_proj_weight, p.in_proj_bias
+    if weight is None:
+        return _three(query, key, value, (p.q_proj_weight, p.k_proj_weight, p.v_proj_weight), bias)
+    if key is not value:
+        return _three(query, key, value, weight.chunk(3), bias)
+    size = query.shape[-1]
+    if query is key:
+        q, k, v = _unpacked(F.linear(query, weight, bias), 3, size)
+        return q, k, v
+    w_q, w_kv = weight.split([size, 2 * size])
+    b_q, b_kv = (None, None) if bias is None else bias.split([size, 2 * size])
+    q = F.linear(query, w_q, b_q)
+    k, v = _unpacked(F.linear(key, w_kv, b_kv), 2, size)
+    return q, k, v
+
+
+def _three(query: Tensor, key: Tensor, value: Tensor, weights: Any, bias: Tensor | None) -> Any:
+    biases = (None, None, None) if bias is None else bias.chunk(3)
+    return tuple(map(F.linear, (query, key, value), weights, biases))
+
+
+def _unpacked(packed: Tensor, count: int, size: int) -> Any:
+    """The products side by side on the last axis, as tensors of their own."""
+    return packed.reshape(*packed.shape[:-1], count, size).permute(2, 0, 1, 3).contiguous().unbind()
+
+
+def heads(x: Tensor, count: int, batch: int) -> Tensor:
+    """(L, N, H * D) as (N * H, L, D)."""
+    return x.reshape(x.shape[0], batch * count, x.shape[-1] // count).transpose(0, 1)
+
+
+def with_extra_keys(k: Tensor, v: Tensor, masks: Any, bias_k: Tensor, bias_v: Tensor) -> Any:
+    """Learned biases as one more key and value; no mask hides them."""
+    batch = k.shape[1]
+    k, v = (torch.cat([x, bias.repeat(1, batch, 1)]) for x, bias in ((k, bias_k), (v, bias_v)))
+    return k, v, *_longer(masks)
+
+
+def with_zero_key(k: Tensor, v: Tensor, masks: Any) -> Any:
+    """Zeros as one more key and value, by heads; no mask hides them."""
+    zeros = k.new_zeros((k.shape[0], 1, k.shape[2]))
+    return torch.cat([k, zeros], dim=1), torch.cat([v, zeros], dim=1), *_longer(masks)
+
+
+def _longer(masks: Any) -> Any:
+    return tuple(None if mask is None else F.pad(mask, (0, 1)) for mask in masks)
+
+
+def merged(mask: Tensor | None, padding: Tensor | None, count: int) -> Tensor | None:
+    """Both masks as one: (1 or N * H, L or 1, S)."""
+    if mask is not None and mask.dim() == 2:
+        mask = mask.unsqueeze(0)
+    if padding is None:
+        return mask
+    batch, source = padding.shape
+    padding = padding.view(batch, 1, 1, source).expand(-1, count, -1, -1).reshape(batch * count, 1, source)
+    return padding if mask is None else mask + padding
+
+
+def attended_with_weights(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout_p: float, rng: Rng | None
+) -> tuple[Tensor, Tensor]:
+    """Outputs (N * H, L, D) and weights (N * H, L, S), dropped ones included."""
+    q = q * math.sqrt(1.0 / q.shape[-1])
+    k = k.transpose(-2, -1)
+    weights = torch.bmm(q, k) if mask is None else torch.baddbmm(mask, q, k)
+    weights = F.softmax(weights, dim=-1)
+    if rng is not None:
+        weights = dropout(weights, dropout_p, rng=rng)
+    return torch.bmm(weights, v), weights
+
+
+def attended(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    causal: bool,
+    dropout_p: float,
+    rng: Rng | None,
+    fused: bool,
+) -> Tensor:
+    """Outputs (N, H, L, D) for q, k and v by heads, (N, H, *, D)."""
+    if rng is not None:  # torch, too, leaves its fused kernel where there is dropout
+        return scaled_dot_product_attention(q, k, v, mask, dropout_p, causal, rng=rng)
+    if not fused or beyond_one_gradient():  # the kernel has no rule for vmap, jvp, or a second derivative
+        return scaled_dot_product_attention(q, k, v, mask, 0.0, causal, rng=None)
+    return F.scaled_dot_product_attention(q, k, v, mask, 0.0, causal)

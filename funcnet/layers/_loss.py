@@ -1,0 +1,119 @@
+"""What losses share: one way to reduce, and weights that are given as tensors and kept as plain numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from funcnet import init
+from funcnet.core import Buffer
+from funcnet.layers._layer import Layer
+
+Numbers = Any  # in a record: nested tuples of floats, or None; as an argument a tensor or nested lists too
+
+_TENSORS = ("weight", "pos_weight")
+_MERGED = ("size_average", "reduce")
+
+
+class Loss(Layer):
+    """A layer that compares its inputs.
+
+    A tensor among the arguments becomes nested tuples of floats in the record and a buffer of its name in ``buffers``:
+    ``init`` makes it of those numbers. The two flags that torch merges into ``reduction`` read None afterwards.
+    """
+
+    reductions: ClassVar[tuple[str, ...]] = ("none", "mean", "sum", "elementwise_mean")
+
+    def __post_init__(self) -> None:
+        for name in self.tensors():
+            object.__setattr__(self, name, as_numbers(getattr(self, name)))
+        super().__post_init__()
+        for field in dataclasses.fields(self):
+            if field.name in _MERGED:
+                object.__setattr__(self, field.name, None)
+        reduction = getattr(self, "reduction", "none")
+        if reduction not in self.reductions:
+            known = ", ".join(map(repr, self.reductions))
+            raise ValueError(f"{type(self).__name__}: reduction is one of {known}, got {reduction!r}.")
+
+    @classmethod
+    def tensors(cls) -> list[str]:
+        """Names of the arguments that torch.nn takes as tensors."""
+        return [field.name for field in dataclasses.fields(cls) if field.name in _TENSORS]
+
+    def as_module(self) -> nn.Module:
+        return self.twin(**self.arguments())
+
+    def arguments(self) -> dict[str, Any]:
+        """What the twin is made with: the fields, with a tensor of the same shape for numbers."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        for name in self.tensors():
+            if fields[name] is not None:
+                fields[name] = torch.empty(shape_of(fields[name]), device="meta")
+        if fields.get("device") is not None:
+            fields["device"] = "meta"
+        return fields
+
+    @classmethod
+    def read(cls, module: nn.Module) -> dict[str, Any]:
+        fields = super().read(module)
+        return {name: value for name, value in fields.items() if name not in _TENSORS} | cls.numbers(module)
+
+    @classmethod
+    def numbers(cls, module: nn.Module) -> dict[str, Numbers]:
+        """The numbers in a module's weights; none of those on the meta device, which have a shape and no numbers."""
+        weights = {name: getattr(module, name) for name in cls.tensors()}
+        return {name: as_numbers(value) for name, value in weights.items() if value is None or not value.is_meta}
+
+    def parts(self) -> dict[str, Any]:
+        weights = {name: getattr(self, name) for name in self.tensors()}
+        return {
+            name: None if numbers is None else Buffer(shape_of(numbers), init.values(numbers))
+            for name, numbers in weights.items()
+        }
+
+
+def as_numbers(value: Any) -> Numbers:
+    """Nested tuples of floats for a tensor, or for nested lists, which are rounded as ``torch.tensor`` rounds them."""
+    if isinstance(value, (Sequence, int, float)) and not isinstance(value, (str, bool)):
+        value = torch.tensor(value, dtype=torch.get_default_dtype(), device="cpu")
+    return _tuples(value.detach().tolist()) if isinstance(value, Tensor) else value
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else float(value)
+
+
+def shape_of(numbers: Numbers) -> tuple[int, ...]:
+    """The sizes of nested tuples."""
+    if not isinstance(numbers, tuple):
+        return ()
+    return (len(numbers), *(shape_of(numbers[0]) if numbers else ()))
+
+
+def reduced(loss: Tensor, reduction: str) -> Tensor:
+    """The elements of a loss brought together."""
+    if reduction == "none":
+        return loss
+    return loss.sum() if reduction == "sum" else loss.mean()
+
+
+class PlainLoss(Loss):
+    """A loss with no options but how to reduce."""
+
+    size_average: bool | None = None
+    reduce: bool | None = None
+    reduction: str = "mean"
+
+
+class WeightedLoss(Loss):
+    """A loss with a weight, and no options but how to reduce."""
+
+    weight: Numbers = None
+    size_average: bool | None = None
+    reduce: bool | None = None
+    reduction: str = "mean"

@@ -1,0 +1,145 @@
+"""Losses of triplets, of torch/nn/modules/loss.py: an anchor is to be nearer to a positive than to a negative."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import KW_ONLY
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from funcnet._torch import under_vmap
+from funcnet.core import Body, Function, FunctionModule, Net
+from funcnet.layers._distance import PairwiseDistance
+from funcnet.layers._layer import COUNTERPARTS
+from funcnet.layers._loss import Loss, reduced
+
+Distance = Callable[[Tensor, Tensor], Tensor]
+
+
+class TripletMarginLoss(Loss):
+    """``max(0, d(anchor, positive) - d(anchor, negative) + margin)`` for d a norm of the difference.
+
+    Args:
+        margin: by how much the positive is to be nearer, above 0.
+        p: the power of the norm.
+        eps: added to each difference, as in :class:`PairwiseDistance`.
+        swap: let the distance of the positive from the negative count, where it is the smaller one.
+        size_average, reduce: torch's old names for ``reduction``; None in the record.
+        reduction: "none", "mean" or "sum" over N.
+
+    Params, Buffers, Draws: none.
+    Shape:  anchor, positive, negative (N, D) or (D,) -> y (), or (N,) where not reduced.
+    Raises: ValueError for a margin of 0 or less.
+    Source: torch.nn.functional.triplet_margin_loss.
+
+    >>> TripletMarginLoss(eps=0.0)({}, torch.zeros(2), torch.tensor([3.0, 4.0]), torch.tensor([0.0, 1.0]))
+    tensor(5.)
+    """
+
+    margin: float = 1.0
+    p: float = 2.0
+    eps: float = 1e-6
+    swap: bool = False
+    size_average: bool | None = None
+    reduce: bool | None = None
+    reduction: str = "mean"
+
+    def expects(self) -> str:
+        return "anchor, positive and negative (N, D) or (D,), of as many axes"
+
+    @staticmethod
+    def forward(p: Any, anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+        if not under_vmap():
+            return F.triplet_margin_loss(
+                anchor, positive, negative, margin=p.margin, p=p.p, eps=p.eps, swap=p.swap, reduction=p.reduction
+            )
+        return _hinge(p, lambda x1, x2: F.pairwise_distance(x1, x2, p.p, p.eps), anchor, positive, negative)
+
+
+class TripletMarginWithDistanceLoss(Loss):
+    """:class:`TripletMarginLoss` for a distance of one's own.
+
+    Args:
+        distance_function: gives the distances (*) of two tensors: a pure function, or a net, whose params and buffers
+            are then those of the loss under "distance_function". Default :class:`PairwiseDistance`.
+        margin: by how much the positive is to be nearer, above 0.
+        swap: let the distance of the positive from the negative count, where it is the smaller one.
+        reduction: "none", "mean" or "sum" over all distances.
+
+    Params, Buffers, Draws: those of the distance.
+    Shape:  anchor, positive, negative as the distance takes them, of as many axes -> y (), or as the distance.
+    Raises: ValueError for a margin of 0 or less; TypeError for a distance that is a module with tensors of its own.
+    Source: torch.nn.functional.triplet_margin_with_distance_loss.
+
+    >>> def city_block(x1, x2):
+    ...     return (x1 - x2).abs().sum(-1)
+    >>> loss = TripletMarginWithDistanceLoss(distance_function=city_block)
+    >>> loss({}, torch.zeros(2), torch.tensor([3.0, 4.0]), torch.tensor([0.0, 1.0]))
+    tensor(7.)
+    """
+
+    reductions = ("none", "mean", "sum")
+    _: KW_ONLY
+    distance_function: Distance | None = None
+    margin: float = 1.0
+    swap: bool = False
+    reduction: str = "mean"
+
+    def __post_init__(self) -> None:
+        given = PairwiseDistance() if self.distance_function is None else self.distance_function
+        distance = _distance_of(given)
+        if distance is None or (isinstance(given, nn.Module) and given.state_dict()):
+            raise TypeError(
+                f"TripletMarginWithDistanceLoss: distance_function is the module {type(given).__name__}. Give a "
+                f"function or a net; funcnet.from_module converts a module of this loss with its distance."
+            )
+        object.__setattr__(self, "distance_function", distance)
+        super().__post_init__()
+        object.__setattr__(self, "distance_function", distance)
+
+    def arguments(self) -> dict[str, Any]:
+        distance = self.distance_function
+        return super().arguments() | {
+            "distance_function": distance.as_module() if isinstance(distance, Net) else distance
+        }
+
+    @classmethod
+    def read(cls, module: nn.Module) -> dict[str, Any]:
+        return super().read(module) | {"distance_function": _distance_of(module.distance_function)}
+
+    def foreign(self) -> bool:
+        return not isinstance(self.distance_function, Net)
+
+    def parts(self) -> dict[str, Any]:
+        return {"distance_function": self.distance_function}
+
+    def expects(self) -> str:
+        return "anchor, positive and negative of as many axes, as the distance takes them"
+
+    @staticmethod
+    def forward(p: Any, anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+        return _hinge(p, p.distance_function, anchor, positive, negative)
+
+
+def _hinge(p: Any, distance: Distance, anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    """Not by F, within which the draws of a distance could not be redirected."""
+    if not anchor.dim() == positive.dim() == negative.dim():
+        raise RuntimeError("anchor, positive and negative have unequal numbers of axes")
+    near, far = distance(anchor, positive), distance(anchor, negative)
+    if p.swap:
+        far = torch.minimum(far, distance(positive, negative))
+    return reduced(torch.clamp_min(p.margin + near - far, 0), p.reduction)
+
+
+def _distance_of(given: Any) -> Any:
+    """A net for a module, None if it is not known what the module computes; anything else as it is."""
+    if isinstance(given, Body):
+        return given._funcnet_net
+    if isinstance(given, FunctionModule):
+        return Function(given.function)
+    if type(given) in COUNTERPARTS:
+        return COUNTERPARTS[type(given)].from_module(given)
+    return None if isinstance(given, nn.Module) else given

@@ -1,0 +1,262 @@
+"""The functions of torch.nn.utils.parametrize and torch.nn.utils.parametrizations, on nets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from funcnet._typing import Tree, TreeLike
+from funcnet.core import Buffer, Net, Param, as_net
+from funcnet.core._check import check_trees, refuse
+from funcnet.core._entries import exact_dtype
+from funcnet.core._start import Start
+from funcnet.parametrize._first_values import Registered, right_inverse
+from funcnet.parametrize._net import ParametrizationList, Parametrized
+from funcnet.parametrize._stock import Orthogonal, SpectralNorm, WeightNorm
+from funcnet.random import Stream
+from funcnet.tree import flatten, unflatten
+
+
+def weight_norm(net: Net, name: str = "weight", dim: int | None = 0) -> Net:
+    """Compute a tensor from its lengths and its direction, ``g * v / |v|``.
+
+    Args:
+        net: a net that declares the tensor.
+        name: of the tensor.
+        dim: one length for each slice along this axis; None for one length in all.
+
+    Params: parametrizations.weight.original0 (g) and .original1 (v) in place of weight.
+    Source: torch.nn.utils.parametrizations.weight_norm.
+
+    >>> from funcnet import Linear
+    >>> net = weight_norm(Linear(3, 2))
+    >>> params, _ = net.init(0)
+    >>> {name: tuple(tensor.shape) for name, tensor in params["parametrizations"]["weight"].items()}
+    {'original0': (2, 1), 'original1': (2, 3)}
+    """
+    return register_parametrization(net, name, WeightNorm(-1 if dim is None else dim), unsafe=True)
+
+
+def spectral_norm(
+    net: Net, name: str = "weight", n_power_iterations: int = 1, eps: float = 1e-12, dim: int | None = None
+) -> Net:
+    """Divide a tensor by its largest singular value.
+
+    The value is estimated by power iteration: each call in training mode makes ``n_power_iterations`` steps and returns
+    the new estimates of the singular vectors as buffers. (A recurrent layer makes four times as many, or twice for all
+    but its first such weight, since torch's module looks at its weights that often.)
+
+    Args:
+        net: a net that declares the tensor.
+        name: of the tensor.
+        n_power_iterations: steps of each training call, at least 1.
+        eps: lower bound of lengths that are divided by.
+        dim: the axis of outputs; None for axis 1 of transposed convolutions and axis 0 of anything else.
+
+    Params: parametrizations.weight.original in place of weight.  Buffers: parametrizations.weight.0._u and ._v.
+    Source: torch.nn.utils.parametrizations.spectral_norm.
+
+    >>> from funcnet import Linear
+    >>> net = spectral_norm(Linear(3, 2))
+    >>> params, buffers = net.init(0)
+    >>> y, new = net.apply(params, buffers, torch.ones(1, 3), train=True)
+    >>> {name: tuple(tensor.shape) for name, tensor in new["parametrizations"]["weight"]["0"].items()}
+    {'_u': (2,), '_v': (3,)}
+    """
+    if dim is None:
+        base = net.base if isinstance(net, Parametrized) else net
+        dim = int(getattr(type(base), "twin", None) in _TRANSPOSED)
+    shape = tuple(_spec_of(net, name).shape)  # type: ignore[arg-type]
+    return register_parametrization(net, name, SpectralNorm.of(shape, n_power_iterations, dim, eps))
+
+
+def orthogonal(
+    net: Net, name: str = "weight", orthogonal_map: str | None = None, *, use_trivialization: bool = True
+) -> Net:
+    """Make a matrix, or a batch of matrices, orthogonal: orthonormal columns, or rows where those are more.
+
+    Args:
+        net: a net that declares the tensor.
+        name: of the tensor.
+        orthogonal_map: "matrix_exp", "cayley" or "householder", how an orthogonal matrix is computed from one without
+            constraints; None for "matrix_exp" if square or complex, else "householder".
+        use_trivialization: whether to multiply by a fixed matrix, the first value made orthogonal, in a buffer.
+
+    Params: parametrizations.weight.original in place of weight.  Buffers: parametrizations.weight.0.base.
+    Raises: ValueError for a vector, an unknown map, or a complex tensor and "householder".
+    Source: torch.nn.utils.parametrizations.orthogonal.
+
+    >>> from funcnet import Linear
+    >>> net = orthogonal(Linear(3, 3, bias=False))
+    >>> y = net.apply(*net.init(0), torch.eye(3))[0]
+    >>> torch.allclose(y @ y.T, torch.eye(3), atol=1e-6)
+    True
+    """
+    spec = _spec_of(net, name)
+    shape: tuple[int, ...] = tuple(spec.shape)  # type: ignore[arg-type]
+    if len(shape) < 2:
+        raise ValueError(f"orthogonal takes a matrix or a batch of matrices; {name!r} has shape {shape}.")
+    is_complex = _dtype_of(net, spec).is_complex
+    if orthogonal_map is None:
+        orthogonal_map = "matrix_exp" if shape[-2] == shape[-1] or is_complex else "householder"
+    if is_complex and orthogonal_map == "householder":
+        raise ValueError("the map 'householder' takes no complex tensors. Take 'matrix_exp' or 'cayley'.")
+    if is_parametrized(net, name) and use_trivialization:
+        raise ValueError(
+            f"{name!r} is parametrized already, and then there is no first value to trivialise at. Pass "
+            f"use_trivialization=False, or make it orthogonal first."
+        )
+    return register_parametrization(net, name, Orthogonal(shape, orthogonal_map, use_trivialization), unsafe=True)
+
+
+def register_parametrization(
+    net: Net, tensor_name: str, parametrization: Net | Callable[..., Any], *, unsafe: bool = False
+) -> Net:
+    """A net whose tensor of this name is computed by a parametrization each time the body reads it.
+
+    Args:
+        net: any net that declares the tensor itself; for one inside a container, parametrize the part.
+        tensor_name: of the tensor; parametrized again, the new one takes what the earlier ones compute.
+        parametrization: a net, called with the tensor, which may have params and buffers of its own; or a function.
+            A net may have a second body ``right_inverse(p, value)``, and a function such an attribute: what to compute
+            ``value`` from, one tensor or several; it makes the first values, and is the identity if missing.
+        unsafe: whether it may change shape and dtype.
+
+    Raises:
+        ValueError: if there is no such tensor, or its shape or dtype would change.
+
+    >>> from funcnet import Linear
+    >>> net = register_parametrization(Linear(3, 3, bias=False), "weight", torch.triu)
+    >>> net(net.init(0)[0], torch.eye(3)).T[2, :2]
+    tensor([0., 0.])
+    """
+    spec = _spec_of(net, tensor_name)
+    base, lists = (net.base, dict(net.lists)) if isinstance(net, Parametrized) else (net, {})
+    if base.opaque():
+        raise TypeError(
+            f"{base.title()} finds its tensors by itself. Parametrize the module with "
+            f"torch.nn.utils.parametrize, and take the net from funcnet.from_module."
+        )
+    one = as_net(tensor_name, parametrization)
+    if right_inverse(one) is None and hasattr(one.twin_module(), "right_inverse"):
+        raise TypeError(
+            f"the net of {one.title()} does not know its right_inverse. Parametrize the module with "
+            f"torch.nn.utils.parametrize, and take the net from funcnet.from_module."
+        )
+    before = lists.get(tensor_name)
+    items = (*(before.items if before else ()), one)
+    unsafe = unsafe or bool(before and before.unsafe)
+    originals = _originals(net, spec, items, unsafe, tensor_name)
+    lists[tensor_name] = ParametrizationList(items, originals, unsafe)
+    return _with(net, base, lists, tensor_name)
+
+
+def is_parametrized(net: Net, tensor_name: str | None = None) -> bool:
+    """Whether a net computes a tensor of this name, or any.
+
+    >>> from funcnet import Linear
+    >>> is_parametrized(weight_norm(Linear(3, 2))), is_parametrized(weight_norm(Linear(3, 2)), "bias")
+    (True, False)
+    """
+    return isinstance(net, Parametrized) and (tensor_name is None or tensor_name in dict(net.lists))
+
+
+def remove_parametrizations(
+    net: Net, params: TreeLike, buffers: TreeLike, tensor_name: str, leave_parametrized: bool = True
+) -> tuple[Net, Tree, Tree]:
+    """The net with a tensor of its own again, and trees for it.
+
+    Args:
+        net, params, buffers: a parametrized net and its trees.
+        tensor_name: of the tensor.
+        leave_parametrized: whether its value is the computed one, as it is in eval mode; else the original one.
+
+    Returns:
+        ``(net, params, buffers)``; the tensors that stay are shared.
+
+    Raises:
+        ValueError: if the tensor is not parametrized, has several originals and is to become one of them, or is tied.
+
+    >>> from funcnet import Linear
+    >>> net = weight_norm(Linear(3, 2))
+    >>> params, buffers = net.init(0)
+    >>> plain, params, buffers = remove_parametrizations(net, params, buffers, "weight")
+    >>> plain, list(params)
+    (Linear(in_features=3, out_features=2, bias=True), ['weight', 'bias'])
+    """
+    if not isinstance(net, Parametrized) or not is_parametrized(net, tensor_name):
+        raise ValueError(f"{net.title()} has no parametrization of {tensor_name!r}.")
+    lines = check_trees(net, params, buffers)
+    if lines:
+        raise refuse(net, lines)
+    lists = dict(net.lists)
+    computed, where = lists.pop(tensor_name), f"parametrizations.{tensor_name}."
+    flat = {Param: flatten(params), Buffer: flatten(buffers)}
+    own = {
+        kind: {name.removeprefix(where): tensor for name, tensor in tree.items() if name.startswith(where)}
+        for kind, tree in flat.items()
+    }
+    kind = type(computed.originals[0][1])
+    if leave_parametrized:
+        value = computed.apply(unflatten(own[Param]), unflatten(own[Buffer]))[0]
+    elif len(computed.originals) > 1 or computed.originals[0][0] != "original":
+        raise ValueError(f"{tensor_name!r} is computed from {len(computed.originals)} tensors: none of them is it.")
+    else:
+        value = own[kind]["original"]
+    plain = _with(net, net.base, lists, where.rstrip("."))
+    flat[kind][tensor_name] = value
+    trees = [
+        unflatten({entry.path: flat[kind][entry.path] for entry in plain.entries() if type(entry.spec) is kind})
+        for kind in (Param, Buffer)
+    ]
+    return plain, trees[0], trees[1]
+
+
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+def _spec_of(net: Net, name: str) -> Param | Buffer:
+    """What the net, before it was parametrized, declares under this name."""
+    declared = (net.base if isinstance(net, Parametrized) else net)._own_entries
+    if name not in declared:
+        inside = f" For one of {', '.join(net._children)}, parametrize that part." if net._children else ""
+        raise ValueError(f"{net.title()} declares no tensor {name!r} itself; it declares {list(declared)}.{inside}")
+    return declared[name]
+
+
+def _dtype_of(net: Net, spec: Param | Buffer) -> torch.dtype:
+    base = net.base if isinstance(net, Parametrized) else net
+    return spec.dtype or getattr(base, "dtype", None) or torch.get_default_dtype()
+
+
+def _originals(
+    net: Net, spec: Param | Buffer, nets: tuple[Net, ...], unsafe: bool, name: str
+) -> tuple[tuple[str, Any], ...]:
+    """What the originals are called, and their shapes: found by registering on the meta device, where that can be."""
+    value = torch.empty(spec.shape, dtype=_dtype_of(net, spec), device="meta")
+    start = Start(Stream(0), None, None, {})
+    try:
+        found = Registered(nets, unsafe, value, start, name)
+    except (RuntimeError, NotImplementedError):  # a right_inverse that looks at numbers
+        base = net.base if isinstance(net, Parametrized) else net
+        found = Registered(nets, unsafe, dict(start.of_net(base, ""))[name], start, name)
+    return tuple(
+        (one, type(spec)(tuple(tensor.shape), dtype=exact_dtype(tensor)))
+        for one, tensor in zip(found.names(), found.originals, strict=True)
+    )
+
+
+def _with(net: Net, base: Net, lists: dict[str, ParametrizationList], changed: str) -> Net:
+    """The base with these tensors computed, and with the ties of ``net``, which the changed tensor is not part of."""
+    ties = net._aliases
+    if tied := [path for pair in ties.items() for path in pair if f"{path}.".startswith(f"{changed}.")]:
+        raise ValueError(f"{tied[0]!r} is tied: parametrize first, then tie the originals.")
+    if base._aliases:
+        plain = object.__new__(type(base))
+        plain.__dict__.update({key: value for key, value in base.__getstate__().items() if key != "_alias_items"})
+        base = plain
+    made = Parametrized(base, tuple(lists.items())) if lists else base
+    return made.tie(ties) if ties else made

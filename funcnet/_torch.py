@@ -194,13 +194,16 @@ def parametrized_property(module: torch.nn.Module, name: str) -> None:
 
 
 @contextlib.contextmanager
-def capture_settings() -> Iterator[None]:
+def capture_settings(eager: bool) -> Iterator[None]:
     """Let torch's tracer keep marked sizes free and everything else constant, whatever its settings are outside.
 
-    Backed by private switches: without ``backed_size_oblivious`` a size that is free is never 0 or 1, and code that
-    asks is answered without a guard; with ``use_duck_shape`` sizes that are equal by chance would be one.
+    Private switches: without ``backed_size_oblivious`` a size that is free is never 0 or 1, and code that asks is
+    answered without a guard; with ``use_duck_shape`` sizes that are equal by chance would be one.
+
+    Args:
+        eager: tell code that asks that it is not being compiled, so that it does what it does outside.
     """
-    import torch._dynamo
+    import torch._dynamo.variables.torch as of_functions
     from torch.fx.experimental import _config as sizes
 
     settings: dict[str, Any] = {
@@ -218,7 +221,17 @@ def capture_settings() -> Iterator[None]:
         torch._dynamo.config.patch(settings),
         sizes.patch(use_duck_shape=False, backed_size_oblivious=True),  # type: ignore[attr-defined]
     ):
-        yield
+        told = of_functions.tracing_state_functions
+        answers: dict[Any, bool | None] = dict(told())
+        if eager:
+            for name in ("is_compiling", "is_dynamo_compiling", "is_exporting"):
+                answers[getattr(torch.compiler, name)] = False
+            answers[torch._utils.is_compiling] = False
+        of_functions.tracing_state_functions = lambda: answers
+        try:
+            yield
+        finally:
+            of_functions.tracing_state_functions = told
 
 
 def keep_size_free(tensor: torch.Tensor, axis: int) -> None:
@@ -233,3 +246,10 @@ def tracers_shapes() -> Any:
     context = torch._guards.TracingContext.get()
     assert context.fake_mode is not None
     return context.fake_mode.shape_env
+
+
+def as_traced() -> contextlib.AbstractContextManager[Any]:
+    """Run operators on fakes by the rules the tracer runs them by, which know of sizes that are free."""
+    from torch._dispatch.python import enable_python_dispatcher
+
+    return enable_python_dispatcher()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import types
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -96,7 +97,9 @@ def replica(module: nn.Module, tensor_for: Callable[[Tensor], Tensor], why: str)
         for tensor in _computed_by_hooks(below):
             memo[id(tensor)] = torch.empty_like(tensor, device="meta")
     try:
-        return copy.deepcopy(module, memo)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of classes that are deprecated and warn when they are made
+            return copy.deepcopy(module, memo)
     except Exception as error:
         raise ConversionError(
             f"cannot copy {type(module).__name__}: {error}. {why}, so every attribute must survive copy.deepcopy: take "

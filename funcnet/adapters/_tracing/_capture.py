@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import re
 import threading
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,6 +54,7 @@ class Captured:
     held: dict[Node, Place] = field(default_factory=dict)
     sizes: list[tuple[Any, ...]] = field(default_factory=list)
     guards: list[Guard] = field(default_factory=list)
+    symbols: dict[Node, Any] = field(default_factory=dict)  # of placeholders that are sizes
     writes: Writes | None = None
     places: dict[int, Place] = field(default_factory=dict)
     outputs: dict[int, Any] = field(default_factory=dict)
@@ -90,6 +93,8 @@ _active: list[Captured] = []
 def capture(module: nn.Module, train: bool, inputs: Inputs, free: Sequence[Sequence[int]]) -> Captured:
     """Trace the forward of a module on a private copy of it; nothing is computed and nobody's tensors are written to.
 
+    Code that asks whether it is being compiled is told that it is not; only if it cannot be traced so, that it is.
+
     Args:
         module: the module.
         train: the mode to trace it in.
@@ -99,6 +104,13 @@ def capture(module: nn.Module, train: bool, inputs: Inputs, free: Sequence[Seque
     Raises:
         ConversionError: if torch cannot trace it; names the line.
     """
+    try:
+        return _capture(module, train, inputs, free, eager=True)
+    except ConversionError:
+        return _capture(module, train, inputs, free, eager=False)
+
+
+def _capture(module: nn.Module, train: bool, inputs: Inputs, free: Sequence[Sequence[int]], eager: bool) -> Captured:
     copy = replica(module, _alias, "trace runs a forward on a private copy")
     for below in copy.modules():
         below.training = train
@@ -106,19 +118,14 @@ def capture(module: nn.Module, train: bool, inputs: Inputs, free: Sequence[Seque
     for example, axes in zip(examples, free, strict=True):
         for axis in axes:
             keep_size_free(example, axis)
-    held = [("params", copy.named_parameters()), ("buffers", copy.named_buffers())]
-    found = Captured(kept=[copy, *examples])
-    found.places = {id(tensor): Place(kind, name) for kind, named in held for name, tensor in named}
-    found.places |= {id(example): Place("input", index) for index, example in enumerate(examples)}
-    found.modules = {str(id(below)): (path, type(below).__name__) for path, below in copy.named_modules()}
+    found = _surroundings(copy, examples)
     before = dict(copy.named_buffers())
-    names = [f"t{index}" for index in range(len(examples))]
     space: dict[str, Any] = dict(inputs.words.objects)
-    head = f"def call({', '.join(['module', *names])}):\n    return module({inputs.call})\n"
+    names = ", ".join(["module", *(f"t{index}" for index in range(len(examples)))])
+    lines = [*inputs.words.imports, f"def call({names}):", f"    return module({inputs.call})", ""]
     # a code object of its own, so that what torch compiled for it goes when it goes, and counts for no other trace
-    exec(compile("\n".join([*inputs.words.imports, head]), "<funcnet.trace>", "exec"), space)
-    with _LOCK, warnings.catch_warnings(), outside_transforms(), torch.enable_grad(), capture_settings():
-        warnings.simplefilter("ignore")
+    exec(compile("\n".join(lines), "<funcnet.trace>", "exec"), space)
+    with _LOCK, _quiet(), outside_transforms(), torch.enable_grad(), capture_settings(eager):
         _active.append(found)
         try:
             found.result = torch.compile(space["call"], backend=_take, fullgraph=True)(copy, *examples)
@@ -128,9 +135,39 @@ def capture(module: nn.Module, train: bool, inputs: Inputs, free: Sequence[Seque
             _active.pop()
     if found.failure is not None:
         raise found.failure
-    found.reassigned = {name: now for name, now in copy.named_buffers() if now is not before.get(name)}
-    found.reassigned = {name: now for name, now in found.reassigned.items() if name in before}
+    after = dict(copy.named_buffers())
+    found.reassigned = {name: after[name] for name in before if name in after and after[name] is not before[name]}
     return found
+
+
+def _surroundings(copy: nn.Module, examples: list[Tensor]) -> Captured:
+    """What is known before a graph is: whose tensor is which, and where modules are."""
+    held = [("params", copy.named_parameters()), ("buffers", copy.named_buffers())]
+    found = Captured(kept=[copy, *examples])
+    found.places = {id(tensor): Place(kind, name) for kind, named in held for name, tensor in named}
+    found.places |= {id(example): Place("input", index) for index, example in enumerate(examples)}
+    found.modules = {str(id(below)): (path, type(below).__name__) for path, below in copy.named_modules()}
+    return found
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep to itself what torch's tracer warns of and logs in this thread: what matters of it is raised."""
+    me = threading.get_ident()
+    handlers = logging.getLogger("torch").handlers
+
+    def elsewhere(record: logging.LogRecord) -> bool:
+        return record.thread != me
+
+    for handler in handlers:
+        handler.addFilter(elsewhere)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(elsewhere)
 
 
 def _alias(tensor: Tensor) -> Tensor:
@@ -186,6 +223,8 @@ def _read(found: Captured, module: GraphModule) -> None:
     for node in module.graph.nodes:
         if node.op == "placeholder":
             source = getattr(node.meta.get("grapharg"), "source", None)
+            if isinstance(value := node.meta.get("example_value"), torch.SymInt):
+                found.symbols[node] = _size(value)
             found.held[node] = Place("unknown", _name_of(source) if source is not None else node.name)
     shapes = tracers_shapes()
     known = {_name_of(tracked.source): tracked.fake for tracked in shapes.tracked_fakes}
@@ -210,7 +249,10 @@ def _read(found: Captured, module: GraphModule) -> None:
 
 
 def _size(size: Any) -> Any:
-    return size if isinstance(size, int) else size.node.expr
+    """A size as an int, or as an expression of free sizes."""
+    if isinstance(size, int):
+        return size
+    return int(size.node.expr) if size.node.expr.is_number else size.node.expr
 
 
 def _name_of(source: Any) -> str:
@@ -236,6 +278,8 @@ def _refusal(module: nn.Module, error: Exception) -> ConversionError:
         frames = [frame for frame in frames if not _torchs_own(frame[0])] or frames
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     reason = lines[0] if lines else type(error).__name__
+    if "data-dependent" in reason.lower():
+        reason = "what it does depends on numbers in a tensor"
     explanation = next((line.partition(":")[2].strip() for line in lines if line.startswith("Explanation:")), "")
     return ConversionError(
         f"cannot capture {type(module).__name__}: torch's tracer stopped at {_where(frames)}: {reason.rstrip('.')}. "

@@ -143,7 +143,10 @@ class _Emitter:
     def _sizes(self) -> None:
         for node in self.nodes:
             if node.op == "placeholder" and self.captured.held[node].kind == "size" and node.users:
-                symbol = self.captured.meta[node]["example_value"].node.expr
+                symbol = self.captured.symbols[node]
+                if isinstance(symbol, int):
+                    self.names[node] = str(symbol)
+                    continue
                 found = self.captured.axis_of(symbol)
                 if found is None:
                     raise self._refused(node, f"it takes {symbol} from outside of its inputs")

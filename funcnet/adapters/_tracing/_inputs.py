@@ -25,6 +25,7 @@ class Check(NamedTuple):
     place: str
     expected: str
     condition: str
+    for_ones: bool = True  # whether it holds where every free size is 1
 
 
 class TensorInput(NamedTuple):

@@ -17,9 +17,10 @@ from funcnet.tree import unflatten
 class Code(NamedTuple):
     """A forward in one mode.
 
-    ``source`` is the text of ``forward(params, buffers, *inputs, rng)``, complete with its imports; ``signature`` that of
-    the module, ``arguments`` those of its arguments that hold tensors; ``checks`` must hold for a call; ``replaced``
-    are the paths of buffers that it gives new, ``draws`` those of modules that draw.
+    ``source`` is the text of ``forward(params, buffers, *inputs, rng)``, complete with its imports; ``signature`` that
+    of the module, ``arguments`` those of its arguments that hold tensors; ``checks`` must hold for a call; ``replaced``
+    are the paths of buffers that it gives new, ``draws`` those of modules that draw;
+    ``attends`` says that it calls torch's attention, which knows no transforms.
     """
 
     train: bool
@@ -30,6 +31,7 @@ class Code(NamedTuple):
     checks: tuple[Check, ...]
     replaced: tuple[str, ...]
     draws: tuple[str, ...]
+    attends: bool
     imports: tuple[str, ...]
     objects: tuple[tuple[str, Any], ...]
 
@@ -74,6 +76,7 @@ def code_for(
         tuple(checks),
         tuple(path for path in buffers if path in emitted.new),
         emitted.draws,
+        "scaled_dot_product_attention(" in text,
         tuple(imports),
         tuple(words.objects.items()),
     )
@@ -145,7 +148,7 @@ def shape_checks(captured: Captured, inputs: Inputs, free: Sequence[Sequence[int
             text = _printed(guard.condition, names)
             where = f", as at {guard.where}" if guard.asked and guard.where else ""
             place = ", ".join(sorted(names[symbol] for symbol in guard.condition.free_symbols))
-            checks.append(Check(place, f"{text}{where}", text))
+            checks.append(Check(place, f"{text}{where}", text, ones != False))  # noqa: E712 - a sympy expression
     return checks
 
 

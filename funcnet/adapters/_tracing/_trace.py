@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from funcnet._errors import ConversionError, FuncnetError, bullet_list
+from funcnet._errors import ConversionError, bullet_list
 from funcnet._torch import global_state
 from funcnet._typing import Tree
 from funcnet.adapters._from_module import from_module
 from funcnet.adapters._tracing._capture import FROM_MODULE, Captured, capture
 from funcnet.adapters._tracing._emit import emitted
 from funcnet.adapters._tracing._inputs import Check, Inputs, taken_apart
-from funcnet.adapters._tracing._same import differences
+from funcnet.adapters._tracing._same import differences, of_module, of_net
 from funcnet.adapters._tracing._source import Code, code_for, shape_checks
 from funcnet.adapters._tracing._traced import Traced
 from funcnet.core import Buffer, Net
@@ -35,7 +35,7 @@ def trace(
     torch's own tracer runs the forward on the shapes of the example inputs; modules, hooks, Python branches and loops
     are gone afterwards, and what is left is one statement per operation, ``net.source``. In-place writes to buffers
     become new buffers, and draws come from ``rng`` at the path of the module that makes them. Before it is handed out,
-    the net is run beside :func:`funcnet.from_module` on the examples, and must give the same bits.
+    the net is run beside a copy of the module on the examples, and must give the same bits.
 
     A trace holds for what it was made with, ``net.specialised``: the mode, the dtypes and sizes of inputs, everything
     else in them (numbers, flags, None, the structure of dicts), and the branches taken. Other inputs are refused.
@@ -85,100 +85,76 @@ def trace(
     net, params, buffers = from_module(module)
     inputs = taken_apart(module, example_inputs, example_kwargs)
     free = free_axes(inputs, dynamic)
-    codes = tuple(
-        _code(module, bool(mode), net, params, buffers, inputs, free, example_inputs, example_kwargs) for mode in modes
-    )
-    return _of(net, codes), params, buffers
+    tracing = _Tracing(module, net, params, buffers)
+    codes = [code for mode in modes for code in tracing.codes(bool(mode), inputs, free, example_inputs, example_kwargs)]
+    return tracing.made(codes), params, buffers
 
 
-def _of(net: Net, codes: tuple[Code, ...]) -> Traced:
-    made = Traced(net, codes)
-    return made.tie(net._aliases) if net._aliases else made  # type: ignore[return-value]
+class _Tracing:
+    """A module being traced, beside the net that runs it as it is."""
 
+    def __init__(self, module: nn.Module, net: Net, params: Tree, buffers: Tree) -> None:
+        self.module, self.net, self.params, self.buffers = module, net, params, buffers
 
-def _code(
-    module: nn.Module,
-    train: bool,
-    net: Net,
-    params: Tree,
-    buffers: Tree,
-    inputs: Inputs,
-    free: Sequence[Sequence[int]],
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-) -> Code:
-    """The code for one mode, compared with what the module itself does."""
-    expected = net.apply(params, buffers, *args, train=train, rng=0, **kwargs)
-    captured = capture(module, train, inputs, free)
-    _refuse_constant_sizes(captured, inputs, free)
-    words = inputs.words.copy()
-    written = emitted(captured, inputs, words)
-    paths = [entry.path for entry in net.entries() if isinstance(entry.spec, Buffer)]
+    def made(self, codes: Sequence[Code]) -> Traced:
+        net = Traced(self.net, tuple(codes))
+        return net.tie(self.net._aliases) if self.net._aliases else net  # type: ignore[return-value]
 
-    def code(relaxed: bool) -> Code:
-        checks = [*inputs.checks, *shape_checks(captured, inputs, free, relaxed), *_dtype_of_params(params)]
-        return code_for(net.title(), train, written, inputs, words, checks, paths)
+    def codes(
+        self, train: bool, inputs: Inputs, free: Sequence[Sequence[int]], args: Any, kwargs: Mapping[str, Any]
+    ) -> list[Code]:
+        """Code for one mode; and code of its own for free sizes of 1, if the forward treats those differently."""
+        expected = of_module(self.module, train, args, kwargs)
+        strict, relaxed = self._captured(train, inputs, free)
+        self._compare(strict, expected, train, args, kwargs)
+        if not _excludes_ones(strict):
+            return [strict]
+        args, kwargs = _of_size_one(inputs, free, args, kwargs)
+        try:
+            expected = of_module(self.module, train, args, kwargs)
+        except Exception:
+            return [strict]  # the module does not take them either
+        if not _excludes_ones(relaxed) and not self._differences(relaxed, expected, train, args, kwargs):
+            return [relaxed]
+        inputs = taken_apart(self.module, args, kwargs)
+        ones = self._captured(train, inputs, [() for _ in free])[0]
+        self._compare(ones, expected, train, args, kwargs)
+        return [strict, ones]
 
-    made = code(True)
-    found = list(_differences(_of(net, (made,)), expected, params, buffers, train, args, kwargs))
-    if found:
-        raise ConversionError(
-            f"the code captured from {net.title()} does not do what the module does:{bullet_list(found)}\n"
-            f"It may ask whether it is being compiled, or for something that was different then. {FROM_MODULE}"
+    def _captured(self, train: bool, inputs: Inputs, free: Sequence[Sequence[int]]) -> tuple[Code, Code]:
+        """Code for inputs like these: with all conditions, and without those that only torch's tracer made."""
+        captured = capture(self.module, train, inputs, free)
+        _refuse_constant_sizes(captured, inputs, free)
+        words = inputs.words.copy()
+        written = emitted(captured, inputs, words)
+        paths = [entry.path for entry in self.net.entries() if isinstance(entry.spec, Buffer)]
+        strict, relaxed = (
+            [*inputs.checks, *shape_checks(captured, inputs, free, relaxed), *_dtype_of_params(self.params)]
+            for relaxed in (False, True)
         )
-    strict = code(False)
-    if made.checks != strict.checks and not _holds_for_one(
-        net, made, params, buffers, train, inputs, free, args, kwargs
-    ):
-        return strict
-    return made
+        code = code_for(self.net.title(), train, written, inputs, words, strict, paths)
+        return code, code_for(self.net.title(), train, written, inputs, words, relaxed, paths)
 
+    def _compare(self, code: Code, expected: Any, train: bool, args: Any, kwargs: Any) -> None:
+        lines = self._differences(code, expected, train, args, kwargs)
+        if lines:
+            raise ConversionError(
+                f"the code captured from {self.net.title()} does not do what the module does:{bullet_list(lines)}\n"
+                f"It may ask whether it is being compiled, or for something that was different then. {FROM_MODULE}"
+            )
 
-def _differences(
-    traced: Net, expected: Any, params: Tree, buffers: Tree, train: bool, args: Any, kwargs: Any
-) -> list[str]:
-    """What a traced net does otherwise than its module, and anything it writes to."""
-    state, given = global_state(), tree_map_only(Tensor, Tensor.clone, (buffers, args, dict(kwargs)))
-    versions = {path: tensor._version for path, tensor in flatten(params).items()}
-    output, new = traced.apply(params, buffers, *args, train=train, rng=0, **kwargs)
-    lines = [*differences(output, expected[0]), *differences(new, expected[1], "buffers")]
-    written = [path for path, tensor in flatten(params).items() if tensor._version != versions[path]]
-    if written or list(differences(given, (buffers, args, dict(kwargs)))):
-        lines.append(f"it writes to what it is given: {', '.join(written) or 'inputs or buffers'}")
-    if not torch.equal(state, global_state()):
-        lines.append("it moves torch's global generator")
-    return lines
-
-
-def _holds_for_one(
-    net: Net,
-    code: Code,
-    params: Tree,
-    buffers: Tree,
-    train: bool,
-    inputs: Inputs,
-    free: Sequence[Sequence[int]],
-    args: Any,
-    kwargs: Any,
-) -> bool:
-    """Whether code for which torch's tracer excluded free sizes of 1 does what the module does for them."""
-    ones = {}
-    for tensor, axes in zip(inputs.tensors, free, strict=True):
-        value = tensor.value.detach()
-        for axis in axes:
-            value = value.narrow(axis, 0, min(1, value.shape[axis]))
-        ones[id(tensor.value)] = value.clone()
-    args, kwargs = tree_map_only(Tensor, lambda value: ones[id(value)], (args, dict(kwargs)))
-    try:
-        expected = net.apply(params, buffers, *args, train=train, rng=0, **kwargs)
-    except Exception:
-        return True  # neither does the module take them
-    try:
-        return not _differences(_of(net, (code,)), expected, params, buffers, train, args, kwargs)
-    except FuncnetError:
-        raise
-    except Exception:
-        return False
+    def _differences(self, code: Code, expected: Any, train: bool, args: Any, kwargs: Any) -> list[str]:
+        """What code does otherwise than the module, and anything it writes to."""
+        state, given = global_state(), tree_map_only(Tensor, Tensor.clone, (self.buffers, args, dict(kwargs)))
+        versions = {path: tensor._version for path, tensor in flatten(self.params).items()}
+        found = of_net(self.made([code]), self.params, self.buffers, train, args, kwargs)
+        lines = list(differences(found, expected))
+        written = [path for path, tensor in flatten(self.params).items() if tensor._version != versions[path]]
+        if written or list(differences(given, (self.buffers, args, dict(kwargs)))):
+            lines.append(f"it writes to what it is given: {', '.join(written) or 'inputs or buffers'}")
+        if not torch.equal(state, global_state()):
+            lines.append("it moves torch's global generator")
+        return lines
 
 
 def _dtype_of_params(params: Tree) -> list[Check]:
@@ -229,6 +205,22 @@ def _by_input(inputs: Inputs, dynamic: Mapping[Any, Any]) -> list[tuple[int, ...
             f"dynamic names {unknown}, the tensor inputs are {[tensor.place for tensor in inputs.tensors]}."
         )
     return free
+
+
+def _of_size_one(inputs: Inputs, free: Sequence[Sequence[int]], args: Any, kwargs: Any) -> Any:
+    """The inputs with every free size cut to 1."""
+    ones = {}
+    for tensor, axes in zip(inputs.tensors, free, strict=True):
+        value = tensor.value.detach()
+        for axis in axes:
+            value = value.narrow(axis, 0, min(1, value.shape[axis]))
+        ones[id(tensor.value)] = value.clone().requires_grad_(tensor.value.requires_grad)
+    return tree_map_only(Tensor, lambda value: ones[id(value)], (args, dict(kwargs)))
+
+
+def _excludes_ones(code: Code) -> bool:
+    """Whether a call with free sizes of 1 fails the conditions on sizes."""
+    return not all(check.for_ones for check in code.checks)
 
 
 def _refuse_constant_sizes(captured: Captured, inputs: Inputs, free: Sequence[Sequence[int]]) -> None:

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from funcnet._errors import ConversionError, ShapeError, bullet_list
+from funcnet._torch import beyond_one_gradient
 from funcnet.adapters._tracing._inputs import Check
 from funcnet.adapters._tracing._source import Code
 from funcnet.core import Net, View, draws_at
 from funcnet.core._explain import described
 from funcnet.core._view import Call, origin, where
+from funcnet.random import Intercept
 from funcnet.tree import join
 
 
@@ -37,7 +39,7 @@ class Traced(Net):
     @property
     def specialised(self) -> tuple[str, ...]:
         """What the code is for: the mode, and what each input must be, one line each."""
-        modes = " and ".join("training" if code.train else "eval" for code in self.codes)
+        modes = " and ".join(self._modes())
         lines = {f"{check.place}: {check.expected}": None for code in self.codes for check in code.checks}
         return (f"{modes} mode", *lines)
 
@@ -93,36 +95,30 @@ class Traced(Net):
             "_paths": paths,
             "_partial": partial,
             "_draws_at": draws_at,
+            "_Intercept": Intercept,
+            "_beyond": beyond_one_gradient,
             "_record": record,
             "_refuse_mode": self._refuse_mode,
             "_refuse_inputs": self._refuse_inputs,
         }
         signature = self.codes[0].signature
         lines = [f"def body(_p{', ' * bool(signature)}{signature}):", "    _mode = _mode_of(_p, _paths)"]
-        for code in self.codes:
-            name = "_train_forward" if code.train else "_eval_forward"
-            space[name] = _run(code.source, f"{self.title()} {name[1:]}", dict(code.objects))["forward"]
+        for index, code in enumerate(self.codes):
+            name = f"_forward{index}"
+            space[name] = _run(code.source, f"{self.title()} forward", dict(code.objects))["forward"]
             space.update(code.objects)
-            given = ["_p._params", *(["_p._buffers"] if code.buffers else []), *code.arguments]
-            call = f"{name}({', '.join([*given, *(['rng=_partial(_draws_at, _p)'] if code.draws else [])])})"
-            checks = " and ".join(check.condition for check in code.checks) or "True"
-            lines += [f"    if _mode is {code.train}:", f"        if not ({checks}):"]
-            lines += [f"            _refuse_inputs(_p, {code.train}, locals())"]
-            if code.replaced:
-                replaced = tuple(tuple(path.split(".")) for path in code.replaced)
-                lines += [
-                    f"        _output, _new = {call}",
-                    f"        _record(_p, {replaced}, _new)",
-                    "        return _output",
-                ]
-            else:
-                lines += [f"        return {call}"]
+            lines += [f"    {line}" for line in _calling(name, code)]
+        for mode in dict.fromkeys(code.train for code in self.codes):
+            lines += [f"    if _mode is {mode}:", f"        _refuse_inputs(_p, {mode}, locals())"]
         lines += ["    _refuse_mode(_p, _mode)", ""]
         imports = dict.fromkeys(line for code in self.codes for line in code.imports if line != "import funcnet as fn")
         return _run("\n".join([*imports, *lines]), f"{self.title()} body", space)["body"]
 
+    def _modes(self) -> list[str]:
+        return list(dict.fromkeys("training" if code.train else "eval" for code in self.codes))
+
     def _refuse_mode(self, p: View, train: Any) -> None:
-        modes = " and ".join("training" if code.train else "eval" for code in self.codes)
+        modes = " and ".join(self._modes())
         called = {True: "in training mode", False: "in eval mode"}.get(train, "with some parts in training mode only")
         way = "Trace it with train='both'" if train is not None else "A trace has one mode for all of its parts"
         raise ConversionError(
@@ -131,11 +127,10 @@ class Traced(Net):
 
     def _refuse_inputs(self, p: View, train: bool, given: dict[str, Any]) -> None:
         space = {**self.forward.__globals__, **given, "params": p._params}
-        checks = next(code.checks for code in self.codes if code.train == train)
+        codes = [code for code in self.codes if code.train == train]
+        misfits = [[check for check in code.checks if not _holds(check, space)] for code in codes]
         lines = [
-            f"{check.place}: expected {check.expected}, got {_got(check, space)}"
-            for check in checks
-            if not _holds(check, space)
+            f"{check.place}: expected {check.expected}, got {_got(check, space)}" for check in min(misfits, key=len)
         ]
         raise ShapeError(
             f"{where(p)} was traced for other inputs:{bullet_list(lines)}\n"
@@ -148,6 +143,25 @@ class Traced(Net):
         # the code, and the tensors it is for; the template behind the net is equal to itself only
         aliases = self.__dict__.get("_alias_items", ())
         return (self.codes, self.title(), tuple(self._all_entries.items()), aliases)
+
+
+def _calling(name: str, code: Code) -> list[str]:
+    """The lines that call a captured function, if the mode and the inputs are those it was captured for."""
+    given = ["_p._params", *(["_p._buffers"] if code.buffers else []), *code.arguments]
+    call = f"{name}({', '.join([*given, *(['rng=_partial(_draws_at, _p)'] if code.draws else [])])})"
+    then = [f"return {call}"]
+    if code.replaced:
+        paths = tuple(tuple(path.split(".")) for path in code.replaced)
+        then = [f"_output, _new = {call}", f"_record(_p, {paths}, _new)", "return _output"]
+    if code.attends:  # torch's kernels of attention have no rules for transforms, funcnet's own form passes all
+        then = [
+            "if _beyond():",
+            "    with _Intercept(_partial(_draws_at, _p)):",
+            *(f"        {line}" for line in then),
+            *then,
+        ]
+    conditions = " and ".join([f"_mode is {code.train}", *(check.condition for check in code.checks)])
+    return [f"if {conditions}:", *(f"    {line}" for line in then)]
 
 
 class _NotGiven:

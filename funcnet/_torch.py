@@ -227,7 +227,7 @@ def capture_settings(eager: bool) -> Iterator[None]:
             for name in ("is_compiling", "is_dynamo_compiling", "is_exporting"):
                 answers[getattr(torch.compiler, name)] = False
             answers[torch._utils.is_compiling] = False
-        of_functions.tracing_state_functions = lambda: answers
+        of_functions.tracing_state_functions = lambda: answers  # type: ignore[assignment]
         try:
             yield
         finally:

@@ -189,7 +189,7 @@ def _take(module: GraphModule, _: Any) -> Any:
         _read(found, module)
     except Exception as error:  # raised again once the tracer is done, which would wrap it in one of its own
         found.failure = error
-    results = list(next(node for node in module.graph.nodes if node.op == "output").args[0])  # type: ignore[arg-type]
+    results = list(next(node for node in module.graph.nodes if node.op == "output").args[0])
 
     def stand_ins(*args: Any) -> list[Any]:
         for node, arg in zip(found.held, args, strict=True):

@@ -171,7 +171,7 @@ def _signature(signature: inspect.Signature, words: Words) -> str:
     for index, (name, parameter) in enumerate(signature.parameters.items()):
         if parameter.kind is parameter.KEYWORD_ONLY and parameter.VAR_POSITIONAL not in kinds and "*" not in parts:
             parts.append("*")
-        star = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+        star = "*" if parameter.kind is parameter.VAR_POSITIONAL else "**" * (parameter.kind is parameter.VAR_KEYWORD)
         default = ""
         if parameter.default is not parameter.empty:
             try:

@@ -54,7 +54,7 @@ def of_net(net: Net, params: TreeLike, buffers: TreeLike, train: bool, args: Any
     return _found(output, flatten(new), {path: leaf for path, leaf in flatten(leaves).items() if leaf.requires_grad})
 
 
-def _found(output: Any, buffers: dict[str, Tensor], params: dict[str, Tensor]) -> dict[str, Any]:
+def _found(output: Any, buffers: dict[str, Tensor], params: Mapping[str, Tensor]) -> dict[str, Any]:
     """Every output weighs differently in the gradients."""
     found: dict[str, Any] = {"output": output, "buffers": buffers}
     reached = [leaf for leaf in _tensors(output) if leaf.requires_grad]

@@ -66,13 +66,9 @@ class Writes(Interpreter):
         given = {**dict(zip(names, n.args, strict=False)), **n.kwargs}
         if not given.get("training", given.get("use_input_stats", n.target is F.instance_norm)):
             return []
-        return [
-            owner
-            for name in ("running_mean", "running_var")
-            if isinstance(given.get(name), Node)
-            for storage in _storages(self.env[given[name]])
-            for owner in self._at.get(storage, ())
-        ]
+        averages = [given.get(name) for name in ("running_mean", "running_var")]
+        storages = [storage for one in averages if isinstance(one, Node) for storage in _storages(self.env[one])]
+        return [owner for storage in storages for owner in self._at.get(storage, ())]
 
 
 _OF_F = ("input", "running_mean", "running_var", "weight", "bias")

@@ -108,6 +108,12 @@ from funcnet.layers import LazyBatchNorm3d as LazyBatchNorm3d
 from funcnet.layers import LazyConv1d as LazyConv1d
 from funcnet.layers import LazyConv2d as LazyConv2d
 from funcnet.layers import LazyConv3d as LazyConv3d
+from funcnet.layers import LazyConvTranspose1d as LazyConvTranspose1d
+from funcnet.layers import LazyConvTranspose2d as LazyConvTranspose2d
+from funcnet.layers import LazyConvTranspose3d as LazyConvTranspose3d
+from funcnet.layers import LazyInstanceNorm1d as LazyInstanceNorm1d
+from funcnet.layers import LazyInstanceNorm2d as LazyInstanceNorm2d
+from funcnet.layers import LazyInstanceNorm3d as LazyInstanceNorm3d
 from funcnet.layers import LazyLinear as LazyLinear
 from funcnet.layers import LeakyReLU as LeakyReLU
 from funcnet.layers import Linear as Linear

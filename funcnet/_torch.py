@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 import torch
-from torch._C._functorch import TransformType
-from torch._functorch.pyfunctorch import (
-    retrieve_all_functorch_interpreters,
-    temporarily_clear_interpreter_stack,
-)
 from torch.nn.modules import _functions as functions
 from torch.nn.utils import parametrizations, parametrize
+
+from funcnet._context import outside_transforms
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -26,13 +22,6 @@ def constant_result(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """What torch.compiler.assume_constant_result does, without importing the compiler (a second) to do it."""
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
-
-
-@contextlib.contextmanager
-def outside_transforms() -> Iterator[None]:
-    """Run a block as if no torch.func transform were active, for what does not concern the tensors of the call."""
-    with temporarily_clear_interpreter_stack():
-        yield
 
 
 register_constant = torch.utils._pytree.register_constant
@@ -53,59 +42,8 @@ def set_global_state(state: torch.Tensor) -> None:
         torch.default_generator.set_state(state.view(torch.uint8))
 
 
-def under_vmap() -> bool:
-    """Whether the caller runs inside ``torch.vmap``, at any depth."""
-    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is None:
-        return False  # the compiler traces the batching itself
-    return any(level.key() == TransformType.Vmap for level in retrieve_all_functorch_interpreters())
-
-
-def levels_of(tensor: torch.Tensor) -> set[tuple[str, int]]:
-    """The active transforms that a tensor takes part in: pairs of "vmap", "grad" or "jvp" and the level of nesting."""
-    kinds = {level.level(): _KINDS.get(level.key(), "") for level in retrieve_all_functorch_interpreters()}
-    found = set()
-    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
-        level = torch._C._functorch.maybe_get_level(tensor)
-        if level in kinds:
-            found.add((kinds[level], level))
-        tensor = torch._C._functorch.get_unwrapped(tensor)
-    return found
-
-
-_KINDS = {TransformType.Vmap: "vmap", TransformType.Grad: "grad", TransformType.Jvp: "jvp"}
-
-
-def plainly_eager() -> bool:
-    """Whether operators run as they are called: no torch.func transform, no compiler, no mode that traces or fakes."""
-    return (
-        torch._C._functorch.peek_interpreter_stack() is None
-        and not torch._C._len_torch_dispatch_stack()
-        and not torch.compiler.is_compiling()
-    )
-
-
-def under_transform() -> bool:
-    """Whether the caller runs inside any torch.func transform."""
-    return torch._C._functorch.peek_interpreter_stack() is not None
-
-
 any_autocast = torch._C._is_any_autocast_enabled
 """Whether autocast is on for some device."""
-
-
-def forward_mode() -> bool:
-    """Whether the caller differentiates in forward mode, by ``torch.func.jvp`` or ``torch.autograd.forward_ad``."""
-    return torch.autograd.forward_ad._current_level >= 0
-
-
-def beyond_one_gradient() -> bool:
-    """Whether the caller runs inside torch.func transforms other than a single gradient."""
-    if torch._C._functorch.peek_interpreter_stack() is None:
-        return False
-    if torch.compiler.is_compiling():
-        return True  # Dynamo shows that there is a transform, not which
-    kinds = [level.key() for level in retrieve_all_functorch_interpreters()]
-    return kinds != [TransformType.Grad]
 
 
 check_attention_shapes = torch.nn.functional._mha_shape_check  # type: ignore[attr-defined]
@@ -149,33 +87,12 @@ unpool_output_size: Callable[..., Any] = getattr(torch.nn.functional, "_unpool_o
 """The size a max_unpool function gives: (input, kernel_size, stride, padding, output_size)."""
 
 
-def derivatives_of(tensor: torch.Tensor) -> int:
-    """How many derivatives a tensor takes part in, known within transforms of torch.func only, and 0 outside."""
-    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is None:
-        return 0
-    count = sum(kind != "vmap" for kind, _ in levels_of(tensor))
-    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
-        tensor = torch._C._functorch.get_unwrapped(tensor)
-    return count + tensor.requires_grad  # by autograd itself, around the transforms
-
-
-def beyond_backward() -> bool:
-    """Whether more than a call and its backward is wanted: a batch, a tangent, a second derivative or a trace."""
-    if torch.compiler.is_compiling():
-        return True
-    if torch._C._functorch.peek_interpreter_stack() is None:
-        return False
-    levels = [level.key() for level in retrieve_all_functorch_interpreters()]
-    return len(levels) > 1 or levels[0] != TransformType.Grad
-
-
 AdaptiveSoftmaxOutput = torch.nn.modules.adaptive._ASMoutput
 """The named tuple ``(output, loss)`` that adaptive softmax returns."""
 
 fractional_max_pool2d = torch._C._nn.fractional_max_pool2d
 fractional_max_pool3d = torch._C._nn.fractional_max_pool3d
 """(input, kernel_size, output_size, random_samples) -> (y, indices): the kernels, which draw nothing themselves."""
-
 
 WeightNormModule: type[torch.nn.Module] = parametrizations._WeightNorm
 SpectralNormModule: type[torch.nn.Module] = parametrizations._SpectralNorm

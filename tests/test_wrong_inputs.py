@@ -47,6 +47,8 @@ def test_wrong_inputs_are_refused_as_by_the_module(case):
     xs = case.inputs()
     for index, x in enumerate(xs):
         for what, wrong in altered(x) if isinstance(x, Tensor) else ():
+            if index == 1 and what == "axis 0 empty" and isinstance(module, torch.nn.EmbeddingBag):
+                continue  # no offsets at all end the process within torch's kernel
             given = [*xs[:index], wrong, *xs[index + 1 :]]
             refused, expected = outcome(lambda given=given: module(*clone(given), **case.call))
             refuses, output = outcome(
@@ -55,7 +57,7 @@ def test_wrong_inputs_are_refused_as_by_the_module(case):
             assert refuses == refused, f"input {index} with {what}: {expected if refused else output}"
             if not refused:
                 assert_identical(output, expected)
-            elif not isinstance(output, (TypeError, NotImplementedError)):
+            elif not layer.foreign() and not isinstance(output, (TypeError, NotImplementedError)):
                 message = str(output)
                 refusing = [below for path, below in layer.named_nets("part") if f"{path!r}: " in message]
                 assert refusing, message

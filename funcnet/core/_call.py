@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from funcnet._context import under_vmap
 from funcnet._errors import PurityError, RandomnessError, TreeError
-from funcnet._torch import global_state, set_global_state, under_vmap
+from funcnet._torch import global_state, set_global_state
 from funcnet._typing import Selector, Tree, TreeLike
 from funcnet.core._check import Seen, expected_of, misfits_of, refuse
 from funcnet.core._entries import Buffer, Param

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from funcnet._context import under_transform
 from funcnet._errors import FuncnetError, ShapeError
-from funcnet._torch import under_transform
 from funcnet._typing import TreeLike
 from funcnet.core._check import misfits_of, refuse
 from funcnet.core._view import View, origin, where

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from funcnet._context import outside_transforms
 from funcnet._errors import InitError
-from funcnet._torch import outside_transforms
 from funcnet._typing import Tree
 from funcnet.core._entries import Param
 from funcnet.core._explain import explain

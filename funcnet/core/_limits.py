@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from funcnet._context import levels_of, under_transform
 from funcnet._errors import TransformError
-from funcnet._torch import levels_of, under_transform
 
 if TYPE_CHECKING:
     from funcnet.core._net import Net

@@ -12,8 +12,9 @@ import torch
 from torch import nn
 from typing_extensions import dataclass_transform
 
+from funcnet._context import outside_transforms
 from funcnet._errors import InitError, TreeError
-from funcnet._torch import constant_result, outside_transforms, register_constant
+from funcnet._torch import constant_result, register_constant
 from funcnet._typing import Selector, Tree, TreeLike
 from funcnet.core._entries import Buffer, Entry, Param
 from funcnet.core._parts import check_part

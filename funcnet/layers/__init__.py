@@ -74,6 +74,12 @@ from funcnet.layers._lazy import LazyBatchNorm3d as LazyBatchNorm3d
 from funcnet.layers._lazy import LazyConv1d as LazyConv1d
 from funcnet.layers._lazy import LazyConv2d as LazyConv2d
 from funcnet.layers._lazy import LazyConv3d as LazyConv3d
+from funcnet.layers._lazy import LazyConvTranspose1d as LazyConvTranspose1d
+from funcnet.layers._lazy import LazyConvTranspose2d as LazyConvTranspose2d
+from funcnet.layers._lazy import LazyConvTranspose3d as LazyConvTranspose3d
+from funcnet.layers._lazy import LazyInstanceNorm1d as LazyInstanceNorm1d
+from funcnet.layers._lazy import LazyInstanceNorm2d as LazyInstanceNorm2d
+from funcnet.layers._lazy import LazyInstanceNorm3d as LazyInstanceNorm3d
 from funcnet.layers._lazy import LazyLinear as LazyLinear
 from funcnet.layers._linear import Bilinear as Bilinear
 from funcnet.layers._linear import Identity as Identity
@@ -144,10 +150,10 @@ from funcnet.layers._threshold import RReLU as RReLU
 from funcnet.layers._threshold import Softshrink as Softshrink
 from funcnet.layers._threshold import Threshold as Threshold
 from funcnet.layers._transformer import Transformer as Transformer
-from funcnet.layers._transformer import TransformerDecoder as TransformerDecoder
-from funcnet.layers._transformer import TransformerEncoder as TransformerEncoder
 from funcnet.layers._transformer_layers import TransformerDecoderLayer as TransformerDecoderLayer
 from funcnet.layers._transformer_layers import TransformerEncoderLayer as TransformerEncoderLayer
+from funcnet.layers._transformer_stacks import TransformerDecoder as TransformerDecoder
+from funcnet.layers._transformer_stacks import TransformerEncoder as TransformerEncoder
 from funcnet.layers._triplet_loss import TripletMarginLoss as TripletMarginLoss
 from funcnet.layers._triplet_loss import TripletMarginWithDistanceLoss as TripletMarginWithDistanceLoss
 from funcnet.layers._unpool import MaxUnpool1d as MaxUnpool1d

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from funcnet._torch import plainly_eager, under_vmap
+from funcnet._context import plainly_eager, under_vmap
 from funcnet.layers._layer import Layer
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from funcnet import init
-from funcnet._torch import under_vmap
+from funcnet._context import under_vmap
 from funcnet.core import Param
 from funcnet.init import Draw
 from funcnet.layers._layer import Layer
@@ -71,8 +71,7 @@ def shortened(p: Any, weight: Tensor, input: Tensor) -> Tensor:
         scale = torch.where(norms > p.max_norm, p.max_norm / (norms + 1e-7), 1.0)
         return weight + (weight.detach() * scale - weight.detach())
     weight = weight.clone()  # F.embedding would shorten rows of the params in place
-    with torch.no_grad():
-        torch.embedding_renorm_(weight.detach(), input.contiguous(), p.max_norm, p.norm_type)
+    torch.embedding_renorm_(weight.detach(), input.contiguous(), p.max_norm, p.norm_type)
     return weight
 
 

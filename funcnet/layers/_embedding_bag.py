@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from funcnet._torch import beyond_one_gradient
+from funcnet._context import beyond_one_gradient, forward_mode
 from funcnet.core import Param
 from funcnet.layers._embedding import normal_but_one_row, shortened
 from funcnet.layers._layer import Layer
@@ -77,10 +77,12 @@ class EmbeddingBag(Layer):
     ) -> Tensor:
         if per_sample_weights is not None and p.mode != "sum":
             raise ValueError(f"per_sample_weights go with mode 'sum', and this is {p.mode!r}")
+        if offsets is not None and offsets.shape[:1] == (0,) and input.shape[:1] != (0,):
+            raise ValueError("offsets say where bags begin, and are empty")  # torch's kernel reads past their end
         weight = p.weight
         if p.max_norm is not None:
             weight = shortened(p, weight, input)
-        if beyond_one_gradient():  # the kernel has no rules for vmap, jvp or a second derivative
+        if forward_mode() or beyond_one_gradient():  # the kernel has no rules for vmap, tangents or a second derivative
             return _composed(p, weight, input, offsets, per_sample_weights)
         return F.embedding_bag(
             input,

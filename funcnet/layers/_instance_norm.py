@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from funcnet._torch import under_vmap
+from funcnet._context import under_vmap
 from funcnet.layers._batch_norm import fresh, tracked_parts
 from funcnet.layers._layer import Layer
 from funcnet.layers._sizes import windows

@@ -109,3 +109,65 @@ class LazyBatchNorm3d(_LazyNorm):
     >>> LazyBatchNorm3d().init(0, example_inputs=torch.ones(4, 3, 2, 2, 2))[0].num_features
     3
     """
+
+
+class _LazyConvTranspose(_LazyLayer):
+    out_channels: int
+    kernel_size: int | tuple[int, ...]
+    stride: int | tuple[int, ...] = 1
+    padding: int | tuple[int, ...] = 0
+    output_padding: int | tuple[int, ...] = 0
+    groups: int = 1
+    bias: bool = True
+    dilation: int | tuple[int, ...] = 1
+    padding_mode: str = "zeros"
+    device: Any = None
+    dtype: torch.dtype | None = None
+
+
+class LazyConvTranspose1d(_LazyConvTranspose):
+    """A :class:`ConvTranspose1d` whose ``in_channels`` is that of its input.
+
+    >>> LazyConvTranspose1d(4, 3).init(0, example_inputs=torch.ones(1, 2, 8))[0]
+    ConvTranspose1d(2, 4, kernel_size=(3,), stride=(1,))
+    """
+
+
+class LazyConvTranspose2d(_LazyConvTranspose):
+    """A :class:`ConvTranspose2d` whose ``in_channels`` is that of its input.
+
+    >>> LazyConvTranspose2d(4, 3).init(0, example_inputs=torch.ones(1, 2, 8, 8))[0]
+    ConvTranspose2d(2, 4, kernel_size=(3, 3), stride=(1, 1))
+    """
+
+
+class LazyConvTranspose3d(_LazyConvTranspose):
+    """A :class:`ConvTranspose3d` whose ``in_channels`` is that of its input.
+
+    >>> LazyConvTranspose3d(4, 3).init(0, example_inputs=torch.ones(1, 2, 8, 8, 8))[0]
+    ConvTranspose3d(2, 4, kernel_size=(3, 3, 3), stride=(1, 1, 1))
+    """
+
+
+class LazyInstanceNorm1d(_LazyNorm):
+    """An :class:`InstanceNorm1d` whose ``num_features`` is the size of axis 1 of its input.
+
+    >>> LazyInstanceNorm1d().init(0, example_inputs=torch.ones(4, 3, 2))[0].num_features
+    3
+    """
+
+
+class LazyInstanceNorm2d(_LazyNorm):
+    """An :class:`InstanceNorm2d` whose ``num_features`` is the size of axis 1 of its input.
+
+    >>> LazyInstanceNorm2d().init(0, example_inputs=torch.ones(4, 3, 2, 2))[0].num_features
+    3
+    """
+
+
+class LazyInstanceNorm3d(_LazyNorm):
+    """An :class:`InstanceNorm3d` whose ``num_features`` is the size of axis 1 of its input.
+
+    >>> LazyInstanceNorm3d().init(0, example_inputs=torch.ones(4, 3, 2, 2, 2))[0].num_features
+    3
+    """

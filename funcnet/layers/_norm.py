@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from funcnet._context import forward_mode
 from funcnet.core import Param
 from funcnet.layers._layer import Layer
 
@@ -108,6 +109,8 @@ class GroupNorm(Layer):
 
     @staticmethod
     def forward(p: Any, input: Tensor) -> Tensor:
+        if forward_mode():
+            input = input.contiguous()  # torch's rule for tangents takes no other layout
         return F.group_norm(input, p.num_groups, p.weight, p.bias, p.eps)
 
 

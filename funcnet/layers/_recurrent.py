@@ -142,7 +142,8 @@ class RNN(_Recurrent):
     Shape:  input (L, N, I) or (L, I) without a batch, or a PackedSequence; hx (S, N, H) or (S, H), zeros if None
         -> output (L, N, D * H), last state (S, N, H). The batch of ``hx`` is in the order before packing.
     Raises: ShapeError if ``input`` or ``hx`` do not fit; TransformError if "fused" and under ``torch.vmap``.
-    Source: torch.rnn_tanh, torch.rnn_relu.
+    Source: torch.rnn_tanh, torch.rnn_relu. With ``batch_first``, they and torch.gru and torch.lstm round by whether the
+        weights require gradients: the bits are those of a module whose weights do as ``params`` do.
 
     >>> rnn = RNN(3, 4, num_layers=2, nonlinearity="relu")
     >>> output, last = rnn(rnn.init(0)[0], torch.ones(5, 1, 3))

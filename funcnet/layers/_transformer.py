@@ -1,12 +1,10 @@
-"""Stacks of transformer layers, the counterparts in torch/nn/modules/transformer.py.
+"""An encoder and a decoder, the counterpart of Transformer in torch/nn/modules/transformer.py.
 
-Axes: S sources, T targets, N batch, E features, H heads.
+Axes: S sources, T targets, N batch, E features.
 """
 
 from __future__ import annotations
 
-import contextlib
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import field, fields
 from types import MappingProxyType
@@ -17,175 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from funcnet import init
-from funcnet._torch import canonical_mask, detect_causal, none_or_dtype, under_transform
-from funcnet.combinators import ModuleList
 from funcnet.core import Net, Param, Start
 from funcnet.core._parts import check_part
 from funcnet.layers._layer import Layer
 from funcnet.layers._norm import LayerNorm
 from funcnet.layers._transformer_layers import TransformerDecoderLayer, TransformerEncoderLayer
-from funcnet.random import Stream, at_path
+from funcnet.layers._transformer_stacks import TransformerDecoder, TransformerEncoder, without_advice
+from funcnet.random import at_path
 from funcnet.tree import join
-
-
-class _Stack(Layer):
-    """Equal layers one after the other, and a norm. Its first field, whatever its name, is the layer."""
-
-    calls_parts = True
-
-    def __post_init__(self: Any) -> None:
-        name = fields(self)[0].name
-        for part in (name, "norm"):
-            net = getattr(self, part)
-            check_part(part, net)
-            if not isinstance(net, Net) and (net is not None or part == name):
-                raise TypeError(f"{self.title()}: {part} is a net, got {net!r:.80}.")
-        if self.num_layers < 1:
-            raise ValueError(f"{self.title()} has at least one layer, got num_layers={self.num_layers}.")
-        attention = getattr(self, name)._parts.get("self_attn")
-        if not hasattr(attention, "batch_first"):
-            raise ValueError(f"{self.title()}: {name} has no self_attn.batch_first, which says where sequences lie.")
-        super().__post_init__()
-
-    @classmethod
-    def given(cls, children: Mapping[str, Any]) -> Mapping[str, Any]:
-        layers = children["layers"]
-        return {fields(cls)[0].name: layers[0], "num_layers": len(layers), "norm": children.get("norm")}
-
-    def parts(self: Any) -> dict[str, Any]:
-        layer = getattr(self, fields(self)[0].name)
-        return {
-            "layers": ModuleList([layer] * self.num_layers),
-            "norm": self.norm,
-            "batch_first": layer.self_attn.batch_first,
-        }
-
-    def first_values(self: Any, start: Start, path: str) -> Iterator[tuple[str, Tensor]]:
-        """By a Key, each layer has its own; by a seed all have those of the first, which the module copies."""
-        if not isinstance(start.rng, Stream):
-            yield from super().first_values(start, path)
-            return
-        layer, inside = getattr(self, fields(self)[0].name), join(path, "layers")
-        if any(join(inside, name) not in start.aliases for name in self.layers._all_entries):
-            first = dict(start._replace(aliases={}).of_net(layer, ""))
-            for index, other in enumerate(self.layers):
-                where = join(inside, str(index))
-                if other == layer:
-                    yield from ((join(where, name), value.clone()) for name, value in first.items())
-                else:
-                    yield from start.of_net(other, where)
-        if self.norm is not None:
-            yield from start.of_net(self.norm, join(path, "norm"))
-
-    def as_module(self) -> nn.Module:
-        with _without_advice():
-            return super().as_module()
-
-
-class TransformerEncoder(_Stack):
-    """Equal layers one after the other, then a norm.
-
-    In eval mode without gradients the module may turn a padded batch into a nested tensor. Then its outputs at padded
-    places are zero and others differ by rounding; a net computes all places, as the module does in training.
-
-    Args:
-        encoder_layer: a net that is called as a :class:`TransformerEncoderLayer` is, and has ``self_attn.batch_first``.
-        num_layers: how many there are, each with tensors of its own.
-        norm: a net for the end, or None.
-        enable_nested_tensor, mask_check: of the module's fast path; no effect on a net.
-
-    Inputs: src, and masks for every layer. ``is_causal`` says that ``mask`` hides just what comes later; if it is None
-    and the call is eager, that is looked up in the mask.
-    Params: of layers and norm. By an int seed all layers start equal, as the module's copies do; by a Key they differ.
-    Shape:  src (S, N, E), or (S, E) -> the same.
-    Source: torch.nn.TransformerEncoder.
-
-    >>> net = TransformerEncoder(TransformerEncoderLayer(8, 2, 16), 2)
-    >>> net(net.init(0)[0], torch.ones(5, 3, 8)).shape
-    torch.Size([5, 3, 8])
-    """
-
-    encoder_layer: Net
-    num_layers: int
-    norm: Net | None = None
-    enable_nested_tensor: bool = True
-    mask_check: bool = True
-
-    @classmethod
-    def read(cls, module: Any) -> dict[str, Any]:
-        return {"enable_nested_tensor": module.enable_nested_tensor, "mask_check": module.mask_check}
-
-    @staticmethod
-    def forward(
-        p: Any,
-        src: Tensor,
-        mask: Tensor | None = None,
-        src_key_padding_mask: Tensor | None = None,
-        is_causal: bool | None = None,
-    ) -> Tensor:
-        padding = src_key_padding_mask
-        if padding is not None:  # made floats once, not in every layer
-            padding = canonical_mask(padding, "src_key_padding_mask", none_or_dtype(mask), "mask", src.dtype)
-        if mask is not None:
-            mask = canonical_mask(mask, "mask", None, "", src.dtype, False)
-        causal = _causal(mask, is_causal, src, p.batch_first)
-        x = src
-        for layer in p.layers:
-            x = layer(x, src_mask=mask, is_causal=causal, src_key_padding_mask=padding)
-        return x if p.norm is None else p.norm(x)
-
-
-class TransformerDecoder(_Stack):
-    """Equal layers one after the other, each looking at the memory, then a norm.
-
-    Args:
-        decoder_layer: a net that is called as a :class:`TransformerDecoderLayer` is, and has ``self_attn.batch_first``.
-        num_layers, norm: as for :class:`TransformerEncoder`.
-
-    Inputs: tgt, memory, and masks for every layer; ``tgt_is_causal`` is as ``is_causal`` of the encoder.
-    Params: as for :class:`TransformerEncoder`.
-    Shape:  tgt (T, N, E) and memory (S, N, E), or both without N -> as tgt.
-    Source: torch.nn.TransformerDecoder.
-
-    >>> net = TransformerDecoder(TransformerDecoderLayer(8, 2, 16), 2)
-    >>> net(net.init(0)[0], torch.ones(4, 3, 8), torch.ones(5, 3, 8)).shape
-    torch.Size([4, 3, 8])
-    """
-
-    decoder_layer: Net
-    num_layers: int
-    norm: Net | None = None
-
-    @classmethod
-    def read(cls, module: Any) -> dict[str, Any]:
-        return {}
-
-    @staticmethod
-    def forward(
-        p: Any,
-        tgt: Tensor,
-        memory: Tensor,
-        tgt_mask: Tensor | None = None,
-        memory_mask: Tensor | None = None,
-        tgt_key_padding_mask: Tensor | None = None,
-        memory_key_padding_mask: Tensor | None = None,
-        tgt_is_causal: bool | None = None,
-        memory_is_causal: bool = False,
-    ) -> Tensor:
-        causal = _causal(tgt_mask, tgt_is_causal, tgt, p.batch_first)
-        x = tgt
-        for layer in p.layers:
-            x = layer(
-                x,
-                memory,
-                tgt_mask=tgt_mask,
-                memory_mask=memory_mask,
-                tgt_key_padding_mask=tgt_key_padding_mask,
-                memory_key_padding_mask=memory_key_padding_mask,
-                tgt_is_causal=causal,
-                memory_is_causal=memory_is_causal,
-            )
-        return x if p.norm is None else p.norm(x)
 
 
 class Transformer(Layer):
@@ -242,7 +79,7 @@ class Transformer(Layer):
             object.__setattr__(self, "activation", made.layers[0].activation)
 
     def as_module(self) -> nn.Module:
-        with _without_advice():
+        with without_advice():
             module: Any = super().as_module()
             if self.impl != "fused":
                 module.encoder, module.decoder = self.encoder.as_module(), self.decoder.as_module()
@@ -343,20 +180,3 @@ class Transformer(Layer):
 
 
 _OF_LAYERS = ("dim_feedforward", "dropout", "activation", "layer_norm_eps", "norm_first", "bias", "impl")
-
-
-@contextlib.contextmanager
-def _without_advice() -> Iterator[None]:
-    """Keep nn.TransformerEncoder from warning that its fast path is off; a net has none."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "enable_nested_tensor is True")
-        yield
-
-
-def _causal(mask: Tensor | None, hint: bool | None, x: Tensor, batch_first: bool) -> bool:
-    """Whether to tell attention that its mask hides what comes later: as hinted, else by a look at the mask."""
-    if hint is not None or mask is None:
-        return hint is True
-    if torch.compiler.is_compiling() or under_transform():
-        return False  # the mask may have no value to look at; it is added to the scores instead
-    return detect_causal(mask, None, x.shape[1 if batch_first and x.dim() == 3 else 0])

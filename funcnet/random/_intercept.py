@@ -24,8 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from funcnet._context import beyond_one_gradient, under_vmap
 from funcnet._errors import RandomnessError
-from funcnet._torch import beyond_one_gradient, under_vmap
 from funcnet.random._attention import scaled_dot_product_attention
 from funcnet.random._draws import At, Rng, Stream, filled
 from funcnet.random._dropout import alpha_dropout, dropout, feature_alpha_dropout, feature_dropout

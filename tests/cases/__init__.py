@@ -1,7 +1,7 @@
 """The one table of cases: a module, its net and an input in each row; every promise is tested on every row."""
 
 from tests.cases.activations import ACTIVATIONS
-from tests.cases.attention import ATTENTION
+from tests.cases.attention import ATTENTION, COMPOSED_ATTENTION
 from tests.cases.basic import BASIC
 from tests.cases.convolution import CONVOLUTION
 from tests.cases.embedding import EMBEDDING
@@ -11,7 +11,7 @@ from tests.cases.norms import NORMS
 from tests.cases.parametrized import PARAMETRIZED, PARAMETRIZED_MODELS
 from tests.cases.pooling import POOLING
 from tests.cases.recurrent import COMPOSED, RECURRENT
-from tests.cases.shapes import PADDING, SHAPES
+from tests.cases.shapes import SHAPES
 
 LAYER_CASES = [
     *BASIC,
@@ -21,11 +21,10 @@ LAYER_CASES = [
     *EMBEDDING,
     *LOSSES,
     *NORMS,
+    *PARAMETRIZED,
     *POOLING,
     *RECURRENT,
-    *PADDING,
     *SHAPES,
-    *PARAMETRIZED,
 ]
-COMPOSED_CASES = [*COMPOSED]  # close to the module, not equal: for transforms only
+COMPOSED_CASES = [*COMPOSED, *COMPOSED_ATTENTION]  # close to the module, not equal: for transforms only
 CASES = [*LAYER_CASES, *MODEL_CASES, *PARAMETRIZED_MODELS]

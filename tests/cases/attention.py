@@ -103,3 +103,13 @@ ATTENTION = [
     ),
     built("Transformer(custom_encoder)", custom, SRC, TGT, memory_key_padding_mask=HIDDEN),
 ]
+
+COMPOSED_ATTENTION = [
+    Case(
+        "TransformerEncoderLayer(8,2,6,0.4,impl=composed)",
+        lambda: nn.TransformerEncoderLayer(8, 2, 6, 0.4),
+        lambda: fn.TransformerEncoderLayer(8, 2, 6, 0.4, impl="composed"),
+        (SRC,),
+        dropout=True,
+    ),
+]

@@ -120,6 +120,11 @@ def test_an_input_that_does_not_fit_is_refused_by_module_and_net(case):
         net(params, *inputs)
 
 
+def test_bags_without_offsets_are_refused_where_torch_s_kernel_ends_the_process():
+    with pytest.raises(fn.ShapeError, match="Offsets say where bags begin"):
+        BAG(BAG.init(0)[0], IDS[0], torch.tensor([], dtype=torch.int64))
+
+
 @pytest.mark.parametrize(
     "make",
     [

@@ -19,6 +19,12 @@ LAZY = {
     "LazyConv1d": ((4, 3), {"padding": "same", "padding_mode": "circular"}, (2, 3, 8)),
     "LazyConv2d": ((6, (3, 2)), {"groups": 3, "bias": False}, (3, 8, 8)),
     "LazyConv3d": ((4, 2), {"dilation": 2}, (2, 3, 8, 8, 8)),
+    "LazyConvTranspose1d": ((4, 3), {"stride": 2, "output_padding": 1}, (2, 3, 8)),
+    "LazyConvTranspose2d": ((6, (3, 2)), {"groups": 3, "bias": False}, (3, 8, 8)),
+    "LazyConvTranspose3d": ((4, 2), {"dilation": 2}, (2, 3, 4, 4, 4)),
+    "LazyInstanceNorm1d": ((), {"momentum": 0.3}, (4, 3, 5)),
+    "LazyInstanceNorm2d": ((), {"affine": False}, (4, 3, 2, 2)),
+    "LazyInstanceNorm3d": ((1e-3,), {"bias": False}, (4, 3, 2, 2, 2)),
     "LazyBatchNorm1d": ((), {"momentum": None}, (4, 3)),
     "LazyBatchNorm2d": ((), {"affine": False}, (4, 3, 2, 2)),
     "LazyBatchNorm3d": ((1e-3,), {"bias": False}, (4, 3, 2, 2, 2)),
@@ -52,7 +58,7 @@ def test_a_lazy_layer_becomes_the_layer_the_module_becomes(name):
         assert_identical(net(params, x), expected)
     else:
         fresh = type(module).cls_to_become if hasattr(type(module), "cls_to_become") else type(module)
-        assert_identical(buffers, buffers_of(fresh(3, affine=False)))
+        assert_identical(buffers, buffers_of(fresh(3, track_running_stats=True)))
 
 
 @parametrize(name=NAMES)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from threading import get_ident
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -110,12 +115,17 @@ def parametrized_property(module: torch.nn.Module, name: str) -> None:
     parametrize._inject_property(module, name)
 
 
+_LOGGING = ("debug", "info", "warning", "error", "exception", "critical", "log", "warn")
+
+
 @contextlib.contextmanager
 def capture_settings(eager: bool) -> Iterator[None]:
     """Let torch's tracer keep marked sizes free and everything else constant, whatever its settings are outside.
 
     Private switches: without ``backed_size_oblivious`` a size that is free is never 0 or 1, and code that asks is
     answered without a guard; with ``use_duck_shape`` sizes that are equal by chance would be one.
+
+    What a forward logs or warns of is no part of what it computes, and is left out.
 
     Args:
         eager: tell code that asks that it is not being compiled, so that it does what it does outside.
@@ -133,22 +143,31 @@ def capture_settings(eager: bool) -> Iterator[None]:
         "allow_rnn": True,
         "suppress_errors": False,
         "verbose": False,
+        "ignore_logging_functions": {
+            warnings.warn,
+            *(method for name, method in vars(logging.Logger).items() if name.startswith(_LOGGING)),
+        },
     }
+    known = {name: value for name, value in settings.items() if hasattr(torch._dynamo.config, name)}
     with (
-        torch._dynamo.config.patch(settings),
+        torch._dynamo.config.patch(known),
         sizes.patch(use_duck_shape=False, backed_size_oblivious=True),  # type: ignore[attr-defined]
     ):
-        told = of_functions.tracing_state_functions
+        told, me = of_functions.tracing_state_functions, get_ident()
+        session = getattr(torch.compiler, "_compile_session_context", nullcontext)  # not before torch 2.13
         answers: dict[Any, bool | None] = dict(told())
         if eager:
             for name in ("is_compiling", "is_dynamo_compiling", "is_exporting"):
                 answers[getattr(torch.compiler, name)] = False
             answers[torch._utils.is_compiling] = False
-        of_functions.tracing_state_functions = lambda: answers  # type: ignore[assignment]
+        of_functions.tracing_state_functions = lambda: answers if get_ident() == me else told()  # type: ignore
+        # which tells all threads that they are being compiled
+        torch.compiler._compile_session_context = lambda: nullcontext() if get_ident() == me else session()  # type: ignore
         try:
             yield
         finally:
             of_functions.tracing_state_functions = told
+            torch.compiler._compile_session_context = session  # type: ignore[assignment]
 
 
 def keep_size_free(tensor: torch.Tensor, axis: int) -> None:

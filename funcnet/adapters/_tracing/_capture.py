@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 
+from funcnet._context import outside_transforms
 from funcnet._errors import ConversionError
-from funcnet._torch import capture_settings, keep_size_free, outside_transforms, tracers_shapes
+from funcnet._torch import capture_settings, keep_size_free, tracers_shapes
 from funcnet.adapters._template import replica
 from funcnet.adapters._tracing._inputs import Inputs
 from funcnet.adapters._tracing._writes import Writes
@@ -55,6 +56,7 @@ class Captured:
     sizes: list[tuple[Any, ...]] = field(default_factory=list)
     guards: list[Guard] = field(default_factory=list)
     symbols: dict[Node, Any] = field(default_factory=dict)  # of placeholders that are sizes
+    pinned: list[str] = field(default_factory=list)  # lines that made a free size a constant
     writes: Writes | None = None
     places: dict[int, Place] = field(default_factory=dict)
     outputs: dict[int, Any] = field(default_factory=dict)
@@ -82,10 +84,11 @@ class Captured:
 
     def where(self, node: Node) -> str:
         """File, line and code that a node comes from."""
-        frames = re.findall(r'File "(.+)", line (\d+), in .+\n\s+(.+)', self.meta[node].get("stack_trace") or "")
+        frames = re.findall(_FRAME, self.meta[node].get("stack_trace") or "")
         return _where([(file, int(line), code) for file, line, code in frames])
 
 
+_FRAME = r'File "(.+)", line (\d+), in .+(?:\n\s+(?!File )(\S.*))?'
 _LOCK = threading.RLock()
 _active: list[Captured] = []
 
@@ -233,6 +236,8 @@ def _read(found: Captured, module: GraphModule) -> None:
         fake = known.get(f"L['t{index}']")
         found.sizes.append(() if fake is None else tuple(_size(size) for size in fake.shape))
     for guard in shapes.guards:
+        if any(getattr(shapes.replacements.get(symbol), "is_number", False) for symbol in guard.expr.free_symbols):
+            found.pinned.append(str(guard.sloc.maybe_user_loc or ""))
         condition = shapes.simplify(guard.expr.xreplace(shapes.replacements))
         if condition != True:  # noqa: E712 - a sympy expression, never identical to True
             frame = guard.sloc.framework_loc

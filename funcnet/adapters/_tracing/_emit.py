@@ -20,7 +20,6 @@ from funcnet._errors import ConversionError
 from funcnet.adapters._tracing._capture import FROM_MODULE, Captured, Place
 from funcnet.adapters._tracing._inputs import OWN_NAMES, Inputs
 from funcnet.adapters._tracing._words import IN_PLACE, INFIX, PREFIX, UnspeakableError, Words
-from funcnet.adapters._tracing._writes import NORMS
 from funcnet.random import DRAWING, draws_when_called
 
 _SKIPPED = frozenset({torch._C._log_api_usage_once})
@@ -33,12 +32,16 @@ _TAKEN = frozenset({*keyword.kwlist, *dir(builtins), *OWN_NAMES}) - {"input"}
 
 @dataclass
 class Emitted:
-    """The statements of a function, what it returns, the buffers it replaces, and the paths that draw."""
+    """The statements of a function, what it returns and which buffers it replaces, by path.
+
+    ``draws`` are the paths of modules that draw, ``copied`` those of buffers that are written in place on a copy.
+    """
 
     lines: list[str] = field(default_factory=list)
     returned: str = "None"
     new: dict[str, str] = field(default_factory=dict)
     draws: tuple[str, ...] = ()
+    copied: tuple[str, ...] = ()
 
 
 def emitted(captured: Captured, inputs: Inputs, words: Words) -> Emitted:
@@ -66,6 +69,7 @@ class _Emitter:
         self.gradients = True
         self.path = self.said = ("", "")
         self.draws: dict[str, None] = {}
+        self.copied: dict[str, None] = {}
         self.returned_places: set[Place] = set()
         order = {node: index for index, node in enumerate(self.nodes)}
         self.last = {node: max((order[user] for user in node.users), default=order[node]) for node in self.nodes}
@@ -93,7 +97,7 @@ class _Emitter:
         }
         for path, value in self.captured.reassigned.items():
             new[path] = self._result(value, f"buffer {path!r}")
-        return Emitted(self.lines, result, new, tuple(self.draws))
+        return Emitted(self.lines, result, new, tuple(self.draws), tuple(self.copied))
 
     # --- names ---
 
@@ -306,11 +310,8 @@ class _Emitter:
         if self._as_value(holder):
             return
         text = f"{self._place(place)}.clone()"
-        assert self.captured.writes is not None
-        writers = self.captured.writes.written[holder]
-        if place.kind == "buffers" and node in writers and all(one.target in NORMS for one in writers):
-            # plus a zero of the input: a copy, and batched wherever the input is, so that vmap lets it be written to
-            text = f"{self._place(place)} + {self._expr(node.args[0])}.new_zeros(())"
+        if place.kind == "buffers":
+            self.copied[place.name] = None
         base = place.name.rpartition(".")[2] if place.kind != "input" else self._place(place)
         simple = place.kind == "input" and self.inputs.tensors[place.name].simple
         name = base if simple else self._new_name(re.sub(r"\W+", "_", base), math.inf)

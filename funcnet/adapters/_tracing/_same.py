@@ -39,11 +39,17 @@ def _of_copy(module: nn.Module, train: bool, args: Any, kwargs: Any, drawing: An
     for below in copy.modules():
         below.training = train
     names = list(dict(copy.named_buffers()))
-    args, kwargs = tree_map_only(Tensor, Tensor.clone, (args, dict(kwargs)))
+    args, kwargs = copies((args, dict(kwargs)))
     with torch.enable_grad(), drawing:
         output = copy(*args, **kwargs)
     params = {name: param for name, param in copy.named_parameters() if param.requires_grad}
     return _found(output, {name: now for name, now in copy.named_buffers() if name in names}, params)
+
+
+def copies(given: Any) -> Any:
+    """The same with copies of its tensors; one that is given twice stays one."""
+    made: dict[int, Tensor] = {}
+    return tree_map_only(Tensor, lambda leaf: made.setdefault(id(leaf), leaf.clone()), given)
 
 
 def of_net(net: Net, params: TreeLike, buffers: TreeLike, train: bool, args: Any, kwargs: Any) -> dict[str, Any]:

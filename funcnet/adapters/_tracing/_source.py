@@ -18,9 +18,9 @@ class Code(NamedTuple):
     """A forward in one mode.
 
     ``source`` is the text of ``forward(params, buffers, *inputs, rng)``, complete with its imports; ``signature`` that
-    of the module, ``arguments`` those of its arguments that hold tensors; ``checks`` must hold for a call; ``replaced``
-    are the paths of buffers that it gives new, ``draws`` those of modules that draw;
-    ``attends`` says that it calls torch's attention, which knows no transforms.
+    of the module, ``arguments`` those of its arguments that hold tensors; ``checks`` must hold for a call. Paths:
+    ``replaced`` of buffers that it gives new, ``copied`` of those it writes to on a copy, ``draws`` of modules that
+    draw. ``attends`` says that it calls torch's attention, which knows no transforms.
     """
 
     train: bool
@@ -31,6 +31,7 @@ class Code(NamedTuple):
     checks: tuple[Check, ...]
     replaced: tuple[str, ...]
     draws: tuple[str, ...]
+    copied: tuple[str, ...]
     attends: bool
     imports: tuple[str, ...]
     objects: tuple[tuple[str, Any], ...]
@@ -76,7 +77,8 @@ def code_for(
         tuple(checks),
         tuple(path for path in buffers if path in emitted.new),
         emitted.draws,
-        "scaled_dot_product_attention(" in text,
+        emitted.copied,
+        "scaled_dot_product_attention(" in text or "multi_head_attention_forward" in text,
         tuple(imports),
         tuple(words.objects.items()),
     )

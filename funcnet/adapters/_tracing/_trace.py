@@ -16,7 +16,7 @@ from funcnet.adapters._from_module import from_module
 from funcnet.adapters._tracing._capture import FROM_MODULE, Captured, capture
 from funcnet.adapters._tracing._emit import emitted
 from funcnet.adapters._tracing._inputs import Check, Inputs, taken_apart
-from funcnet.adapters._tracing._same import differences, of_module, of_net
+from funcnet.adapters._tracing._same import copies, differences, of_module, of_net
 from funcnet.adapters._tracing._source import Code, code_for, shape_checks
 from funcnet.adapters._tracing._traced import Traced
 from funcnet.core import Buffer, Net
@@ -145,7 +145,7 @@ class _Tracing:
 
     def _differences(self, code: Code, expected: Any, train: bool, args: Any, kwargs: Any) -> list[str]:
         """What code does otherwise than the module, and anything it writes to."""
-        state, given = global_state(), tree_map_only(Tensor, Tensor.clone, (self.buffers, args, dict(kwargs)))
+        state, given = global_state(), copies((self.buffers, args, dict(kwargs)))
         versions = {path: tensor._version for path, tensor in flatten(self.params).items()}
         found = of_net(self.made([code]), self.params, self.buffers, train, args, kwargs)
         lines = list(differences(found, expected))
@@ -178,9 +178,9 @@ def free_axes(inputs: Inputs, dynamic: Any) -> list[tuple[int, ...]]:
     """
     if isinstance(dynamic, Mapping):
         return _by_input(inputs, dynamic)
-    if tuple(dynamic) == ():
+    if dynamic == ():
         return [() for _ in inputs.tensors]
-    if tuple(dynamic) == ("batch",):
+    if dynamic == ("batch",):
         return [(0,) if tensor.value.dim() else () for tensor in inputs.tensors]
     raise ValueError(f'dynamic is ("batch",), () or a mapping from inputs to axes, not {dynamic!r}.')
 
@@ -229,7 +229,7 @@ def _refuse_constant_sizes(captured: Captured, inputs: Inputs, free: Sequence[Se
     for tensor, axes, sizes in zip(inputs.tensors, free, captured.sizes, strict=False):
         for axis in axes:
             if sizes and isinstance(sizes[axis], int) and tensor.value.shape[axis] == batches[0]:
-                where = next((guard.where for guard in captured.guards if guard.where), "")
+                where = next(iter(captured.pinned), "")
                 raise ConversionError(
                     f"axis {axis} of {tensor.place} cannot stay free: the forward needs its size to be {sizes[axis]}"
                     f"{f', as at {where}' if where else ''}. Pass dynamic=() to keep every size, or {FROM_MODULE}"

@@ -10,16 +10,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
+from funcnet._context import beyond_one_gradient, under_vmap
 from funcnet._errors import ConversionError, ShapeError, bullet_list
-from funcnet._torch import beyond_one_gradient
+from funcnet._typing import Tree
 from funcnet.adapters._tracing._inputs import Check
 from funcnet.adapters._tracing._source import Code
 from funcnet.core import Net, View, draws_at
 from funcnet.core._explain import described
 from funcnet.core._view import Call, origin, where
 from funcnet.random import Intercept
-from funcnet.tree import join
+from funcnet.tree import get, join
+from funcnet.tree import map as map_tree
 
 
 class Traced(Net):
@@ -81,7 +84,9 @@ class Traced(Net):
         return any(code.draws for code in self.codes if code.train == training)
 
     def expects(self) -> str:
-        return ", ".join(f"{check.place} {check.expected}" for check in self.codes[0].checks)
+        return ", ".join(
+            f"{check.place} {check.expected}" for check in self.codes[0].checks if "_Tensor" in check.condition
+        )
 
     @cached_property
     def forward(self) -> Any:
@@ -96,6 +101,8 @@ class Traced(Net):
             "_partial": partial,
             "_draws_at": draws_at,
             "_Intercept": Intercept,
+            "_batched": batched,
+            "_vmapped": vmapped,
             "_beyond": beyond_one_gradient,
             "_record": record,
             "_refuse_mode": self._refuse_mode,
@@ -153,6 +160,16 @@ def _calling(name: str, code: Code) -> list[str]:
     if code.replaced:
         paths = tuple(tuple(path.split(".")) for path in code.replaced)
         then = [f"_output, _new = {call}", f"_record(_p, {paths}, _new)", "return _output"]
+    if code.copied:  # written to in place on copies, which vmap allows only if they are batched as what is written
+        paths = tuple(tuple(path.split(".")) for path in code.copied)
+        call = call.replace("_p._buffers", "_buffers", 1)
+        then = [line.replace("_p._buffers", "_buffers") for line in then]
+        then = [
+            "_buffers = _p._buffers",
+            "if _vmapped():",
+            f"    _buffers = _batched(_p, {paths}, ({' '.join(f'{name},' for name in code.arguments)}))",
+            *then,
+        ]
     if code.attends:  # torch's kernels of attention have no rules for transforms, funcnet's own form passes all
         then = [
             "if _beyond():",
@@ -162,6 +179,21 @@ def _calling(name: str, code: Code) -> list[str]:
         ]
     conditions = " and ".join([f"_mode is {code.train}", *(check.condition for check in code.checks)])
     return [f"if {conditions}:", *(f"    {line}" for line in then)]
+
+
+def batched(p: View, paths: tuple[tuple[str, ...], ...], given: Any) -> Tree:
+    """The buffers of a call, with those at some paths batched as all that is given is."""
+    tree = map_tree(lambda leaf: leaf, p._buffers)
+    zeros = [leaf.new_zeros(()) for leaf in tree_leaves((p._params, given)) if isinstance(leaf, Tensor)]
+    for path in paths:
+        node = get(tree, ".".join(path[:-1]))
+        for zero in zeros:
+            node[path[-1]] = node[path[-1]] + zero.to(node[path[-1]].dtype)
+    return tree
+
+
+def vmapped() -> bool:
+    return under_vmap() or torch.compiler.is_compiling()
 
 
 class _NotGiven:

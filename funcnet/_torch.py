@@ -131,6 +131,8 @@ def capture_settings(eager: bool) -> Iterator[None]:
         eager: tell code that asks that it is not being compiled, so that it does what it does outside.
     """
     import torch._dynamo.variables.torch as of_functions
+    from torch._dynamo.trace_rules import get_torch_obj_rule_map
+    from torch._dynamo.variables import UserFunctionVariable
     from torch.fx.experimental import _config as sizes
 
     settings: dict[str, Any] = {
@@ -163,9 +165,14 @@ def capture_settings(eager: bool) -> Iterator[None]:
         of_functions.tracing_state_functions = lambda: answers if get_ident() == me else told()  # type: ignore
         # which tells all threads that they are being compiled
         torch.compiler._compile_session_context = lambda: nullcontext() if get_ident() == me else session()  # type: ignore
+        # else one operation of the graph: what it is made of is faster, and knows more transforms
+        rules, whole = get_torch_obj_rule_map(), torch.nn.functional.multi_head_attention_forward
+        rule = rules[whole]
+        rules[whole] = UserFunctionVariable
         try:
             yield
         finally:
+            rules[whole] = rule
             of_functions.tracing_state_functions = told
             torch.compiler._compile_session_context = session  # type: ignore[assignment]
 

@@ -240,8 +240,8 @@ def _read(found: Captured, module: GraphModule) -> None:
             found.pinned.append(str(guard.sloc.maybe_user_loc or ""))
         condition = shapes.simplify(guard.expr.xreplace(shapes.replacements))
         if condition != True:  # noqa: E712 - a sympy expression, never identical to True
-            frame = guard.sloc.framework_loc
-            asked = "_dynamo" in (frame.filename if hasattr(frame, "filename") else str(frame))
+            frame = guard.sloc.framework_loc  # where torch's tracer asked: for the code it follows, or for an operation
+            asked = "_dynamo" in getattr(frame, "filename", str(frame)) and getattr(frame, "name", "") != "run_node"
             found.guards.append(Guard(condition, str(guard.sloc.maybe_user_loc or ""), asked))
     refused = next((node for node in module.graph.nodes if node.op in ("get_attr", "call_module")), None)
     if refused is not None:

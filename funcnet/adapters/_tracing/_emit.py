@@ -288,6 +288,8 @@ class _Emitter:
         if target is F.dropout and not inplace:
             p = node.kwargs.get("p", node.args[1] if len(node.args) > 1 else 0.5)
             self._bind(node, f"fn.random.dropout({self._arguments((node.args[0], p), {})}, {kwargs})")
+        elif target is F.scaled_dot_product_attention:
+            self._bind(node, f"fn.random.scaled_dot_product_attention({args}, {kwargs})")
         else:
             self._bind(node, f"fn.random.drawn({self.words.function(target)}, {args}, {kwargs})")
 

@@ -394,6 +394,65 @@ def test_what_cannot_be_traced_is_refused_with_its_line(how, message, capsys):
     assert "from_module" in str(caught.value)
 
 
+class Unusual(nn.Module):
+    """Sizes that depend on numbers, chained and viewed in-place changes, contexts, names that mean something else."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.register_buffer("count", torch.zeros(()))
+        self.register_buffer("F", torch.ones(6))
+        self.register_buffer("ring", torch.zeros(3, 6))
+        self.weight = nn.Parameter(torch.linspace(-1, 1, 6))
+
+    def scaled(self, fn):
+        torch = self.F * fn
+        return self.ring * torch
+
+    def forward(self, x, fn=2):
+        if self.how == "sizes":
+            return x[x > 0].sum(), x.nonzero(), torch.where(x > 0)[0].shape[0] * fn
+        if self.how == "chained":
+            a = self.count.add_(1)
+            b = (x * self.count).add_(a).mul_(2)
+            self.count *= 3
+            return a + 0, b, self.count.sub_(1)
+        if self.how == "viewed":
+            view = self.ring[1]
+            view += x.mean(0)
+            self.ring[0].copy_(x[0])
+            self.ring = self.ring.roll(1, 0)
+            return self.scaled(fn), view
+        if self.how == "contexts":
+            with torch.no_grad():
+                running_mean = x.mean(0)
+                with torch.enable_grad():
+                    y = x * self.weight
+                with torch.inference_mode(False), torch.autocast("cpu", dtype=BF16):
+                    y = F.linear(y, self.weight[None])
+            return F.instance_norm(x[None].mT.float(), running_mean, running_mean.abs() + 1), y * self.weight
+        lambda_, is_, class_ = x + 1, x - 1, -2 * x
+        input, list, print = lambda_ * is_, class_**2, -x
+        return [input, list, print, -1 - x, (-x).abs(), x @ x.T @ x, ~(x > 0), x[:, None, ..., ::2], x[-1:, [0, -1]]]
+
+
+BF16 = torch.bfloat16
+
+
+@parametrize(how=["sizes", "chained", "viewed", "contexts", "names"], train=[False, True])
+def test_unusual_code_is_written_down_exactly(how, train):
+    module = Unusual(how)
+    net, params, buffers = fn.trace(module, X, train=train)
+    for x in (X, X[:3] * 2):
+        given = clone((params, buffers, x))
+        y, new = net.apply(params, buffers, x, train=train)
+        assert_identical((params, buffers, x), given)
+        again = copy.deepcopy(module).train(train)
+        assert_identical(y, again(x))
+        assert_identical(new, buffers_of(again))
+    compile(net.source, "source", "exec")
+
+
 def test_what_is_no_input_of_a_trace_is_refused():
     with pytest.raises(fn.ConversionError, match=r"input x is <.*object.*neither a tensor nor a constant"):
         fn.trace(Refused("none"), object())

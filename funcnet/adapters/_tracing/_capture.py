@@ -286,9 +286,10 @@ def _refusal(module: nn.Module, error: Exception) -> ConversionError:
     if "data-dependent" in reason.lower():
         reason = "what it does depends on numbers in a tensor"
     explanation = next((line.partition(":")[2].strip() for line in lines if line.startswith("Explanation:")), "")
+    sentences = [f"{text.rstrip('.')}." for text in (reason, explanation) if text]
     return ConversionError(
-        f"cannot capture {type(module).__name__}: torch's tracer stopped at {_where(frames)}: {reason.rstrip('.')}. "
-        f"{explanation}{' ' * bool(explanation)}Write that line without it, or keep the model as it is: {FROM_MODULE}"
+        f"cannot capture {type(module).__name__}: torch's tracer stopped at {_where(frames)}: {' '.join(sentences)} "
+        f"Write that line without it, or keep the model as it is: {FROM_MODULE}"
     )
 
 

@@ -13,19 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from funcnet._errors import ConversionError
+from funcnet.adapters._tracing._code import Check
 from funcnet.adapters._tracing._words import UnspeakableError, Words, fields_of
 
 OWN_NAMES = frozenset({"params", "buffers", "rng", "torch", "F", "fn", "math", "operator"})
 """What a captured function calls things itself."""
-
-
-class Check(NamedTuple):
-    """One thing asked of a call: where it looks, what it expects in words, and the condition as an expression."""
-
-    place: str
-    expected: str
-    condition: str
-    for_ones: bool = True  # whether it holds where every free size is 1
 
 
 class TensorInput(NamedTuple):

@@ -93,13 +93,13 @@ class Words:
         if isinstance(target, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)):
             self.imports["import torch"] = None
             return f"torch.ops.{target}"
+        module, name = getattr(target, "__module__", None) or "", getattr(target, "__qualname__", "")
+        if module == "builtins" and isinstance(target, type):
+            return name
         known = _public().get(id(target))
         if known is not None:
             self.imports[_IMPORTS[known.split(".")[0]]] = None
             return known
-        module, name = getattr(target, "__module__", None) or "", getattr(target, "__qualname__", "")
-        if module == "builtins":
-            return name
         if _found(module, name) is target:
             self.imports[f"import {module}"] = None
             return f"{module}.{name}"

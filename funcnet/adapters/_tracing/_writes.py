@@ -58,6 +58,19 @@ class Writes(Interpreter):
                 self.shared[owner].add(n)
         return result
 
+    def only_arithmetic(self, holder: Node, targets: tuple[Any, ...]) -> bool:
+        """Whether all writes to a placeholder are like ``add_(1)`` of all of it, and nothing else is its memory."""
+        writers, fake = self.written[holder], self.fakes[holder]
+        kinds = (int, float) if fake.is_floating_point() else (int,)
+        return self.shared[holder] <= set(writers) and all(
+            node.target in targets
+            and not node.kwargs
+            and len(node.args) == 2
+            and isinstance(node.args[1], kinds)
+            and (node.args[0] is holder or node.args[0] in writers)
+            for node in writers
+        )
+
     def _averages(self, n: Node) -> list[Node]:
         """The running averages that a norm updates: the one write that moves no version counter."""
         if n.target not in NORMS:

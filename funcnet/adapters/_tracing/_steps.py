@@ -1,4 +1,4 @@
-"""The verb: nn.Module -> net of plain code."""
+"""A trace from start to end: capture, write down, compare with the module."""
 
 from __future__ import annotations
 
@@ -14,79 +14,29 @@ from funcnet._torch import global_state
 from funcnet._typing import Tree
 from funcnet.adapters._from_module import from_module
 from funcnet.adapters._tracing._capture import FROM_MODULE, Captured, capture
+from funcnet.adapters._tracing._code import Code
+from funcnet.adapters._tracing._conditions import Free, dtype_check, shape_checks
 from funcnet.adapters._tracing._emit import emitted
-from funcnet.adapters._tracing._inputs import Check, Inputs, taken_apart
+from funcnet.adapters._tracing._inputs import Inputs, taken_apart
 from funcnet.adapters._tracing._same import copies, differences, of_module, of_net
-from funcnet.adapters._tracing._source import Code, code_for, shape_checks
+from funcnet.adapters._tracing._source import code_for
 from funcnet.adapters._tracing._traced import Traced
 from funcnet.core import Buffer, Net
 from funcnet.tree import flatten
 
 
-def trace(
-    module: nn.Module,
-    *example_inputs: Any,
-    train: bool | str = False,
-    dynamic: Any = ("batch",),
-    **example_kwargs: Any,
+def traced(
+    module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], train: bool | str, dynamic: Any
 ) -> tuple[Traced, Tree, Tree]:
-    """Write a module's forward down as plain ``F.*`` code over params: a net with the same bits, and faster.
-
-    torch's own tracer runs the forward on the shapes of the example inputs; modules, hooks, Python branches and loops
-    are gone afterwards, and what is left is one statement per operation, ``net.source``. In-place writes to buffers
-    become new buffers, and draws come from ``rng`` at the path of the module that makes them. Before it is handed out,
-    the net is run beside a copy of the module on the examples, and must give the same bits.
-
-    A trace holds for what it was made with, ``net.specialised``: the mode, the dtypes and sizes of inputs, everything
-    else in them (numbers, flags, None, the structure of dicts), and the branches taken. Other inputs are refused.
-
-    Args:
-        module: any ``nn.Module`` whose forward torch's tracer can follow. It is not called and not written to.
-        example_inputs, example_kwargs: what it is called with. Sizes, dtypes and constants matter, numbers in tensors
-            do not.
-        train: the mode to trace, ``True`` or ``False``; or ``"both"``, for a net that can be called in either.
-        dynamic: which sizes stay free. ``("batch",)``: axis 0 of every tensor input; ``()``: none; or a mapping from
-            the name or number of an input to an axis or a tuple of axes.
-
-    Returns:
-        ``(net, params, buffers)``, the trees as from :func:`funcnet.from_module`.
-
-    Raises:
-        ConversionError: if the forward cannot be traced (it branches on numbers in a tensor, calls what torch's tracer
-            does not know, holds a tensor that is neither parameter nor buffer); names the line.
-
-    Source: torch.compile's tracer, TorchDynamo, with a backend that keeps the graph.
-
-    >>> import funcnet as fn
-    >>> net, params, buffers = fn.trace(nn.Sequential(nn.Linear(2, 3), nn.ReLU()), torch.ones(4, 2))
-    >>> net(params, torch.ones(7, 2)).shape
-    torch.Size([7, 3])
-    >>> print(net.source)
-    import torch.nn.functional as F
-    <BLANKLINE>
-    <BLANKLINE>
-    def forward(params, input):
-        \"\"\"Sequential in eval mode, as a function of its params. Returns the output.
-    <BLANKLINE>
-        Captured by funcnet.trace for
-        input: float32 (batch, 2)
-        params["0"]["weight"]: float32
-        \"\"\"
-        # 0: Linear
-        input = F.linear(input, params["0"]["weight"], params["0"]["bias"])
-        # 1: ReLU
-        input = F.relu(input)
-        return input
-    <BLANKLINE>
-    """
-    modes = {"both": (False, True)}.get(train, (train,)) if isinstance(train, str) else (train,)
+    """See :func:`funcnet.trace`."""
+    modes = (False, True) if train == "both" else (train,)
     if not all(isinstance(mode, bool) for mode in modes):
         raise ValueError(f'train is True, False or "both", not {train!r}.')
     net, params, buffers = from_module(module)
-    inputs = taken_apart(module, example_inputs, example_kwargs)
+    inputs = taken_apart(module, args, kwargs)
     free = free_axes(inputs, dynamic)
     tracing = _Tracing(module, net, params, buffers)
-    codes = [code for mode in modes for code in tracing.codes(bool(mode), inputs, free, example_inputs, example_kwargs)]
+    codes = [code for mode in modes for code in tracing.codes(bool(mode), inputs, free, args, kwargs)]
     return tracing.made(codes), params, buffers
 
 
@@ -100,9 +50,7 @@ class _Tracing:
         net = Traced(self.net, tuple(codes))
         return net.tie(self.net._aliases) if self.net._aliases else net  # type: ignore[return-value]
 
-    def codes(
-        self, train: bool, inputs: Inputs, free: Sequence[Sequence[int]], args: Any, kwargs: Mapping[str, Any]
-    ) -> list[Code]:
+    def codes(self, train: bool, inputs: Inputs, free: Free, args: Any, kwargs: Mapping[str, Any]) -> list[Code]:
         """Code for one mode; and code of its own for free sizes of 1, if the forward treats those differently."""
         expected = of_module(self.module, train, args, kwargs)
         strict, relaxed = self._captured(train, inputs, free)
@@ -121,7 +69,7 @@ class _Tracing:
         self._compare(ones, expected, train, args, kwargs)
         return [strict, ones]
 
-    def _captured(self, train: bool, inputs: Inputs, free: Sequence[Sequence[int]]) -> tuple[Code, Code]:
+    def _captured(self, train: bool, inputs: Inputs, free: Free) -> tuple[Code, Code]:
         """Code for inputs like these: with all conditions, and without those that only torch's tracer made."""
         captured = capture(self.module, train, inputs, free)
         _refuse_constant_sizes(captured, inputs, free)
@@ -129,7 +77,7 @@ class _Tracing:
         written = emitted(captured, inputs, words)
         paths = [entry.path for entry in self.net.entries() if isinstance(entry.spec, Buffer)]
         strict, relaxed = (
-            [*inputs.checks, *shape_checks(captured, inputs, free, relaxed), *_dtype_of_params(self.params)]
+            [*inputs.checks, *shape_checks(captured, inputs, free, relaxed), *dtype_check(self.params)]
             for relaxed in (False, True)
         )
         code = code_for(self.net.title(), train, written, inputs, words, strict, paths)
@@ -155,16 +103,6 @@ class _Tracing:
         if not torch.equal(state, global_state()):
             lines.append("it moves torch's global generator")
         return lines
-
-
-def _dtype_of_params(params: Tree) -> list[Check]:
-    """A check that params have the dtype they had: which one a forward computes in may be written in its code."""
-    for path, tensor in flatten(params).items():
-        if tensor.is_floating_point() or tensor.is_complex():
-            place = "params" + "".join(f'["{key}"]' for key in path.split("."))
-            dtype = str(tensor.dtype)
-            return [Check(place, dtype.removeprefix("torch."), f"_p._{place}.dtype is {dtype}")]
-    return []
 
 
 # --- sizes ---
@@ -207,7 +145,7 @@ def _by_input(inputs: Inputs, dynamic: Mapping[Any, Any]) -> list[tuple[int, ...
     return free
 
 
-def _of_size_one(inputs: Inputs, free: Sequence[Sequence[int]], args: Any, kwargs: Any) -> Any:
+def _of_size_one(inputs: Inputs, free: Free, args: Any, kwargs: Any) -> Any:
     """The inputs with every free size cut to 1."""
     ones = {}
     for tensor, axes in zip(inputs.tensors, free, strict=True):
@@ -223,7 +161,7 @@ def _excludes_ones(code: Code) -> bool:
     return not all(check.for_ones for check in code.checks)
 
 
-def _refuse_constant_sizes(captured: Captured, inputs: Inputs, free: Sequence[Sequence[int]]) -> None:
+def _refuse_constant_sizes(captured: Captured, inputs: Inputs, free: Free) -> None:
     """Refuse a size that was to stay free and that the forward needs to be what it is."""
     batches = [tensor.value.shape[0] for tensor, axes in zip(inputs.tensors, free, strict=True) if 0 in axes]
     for tensor, axes, sizes in zip(inputs.tensors, free, captured.sizes, strict=False):

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import cache
+from threading import get_ident
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -142,3 +147,86 @@ def inside_wrapper(module: torch.nn.Module) -> torch.nn.Module | None:
 
 call_impl = torch.nn.Module._call_impl.__code__
 """The code of every call of a module, hooks included: a frame of it says which module is running."""
+
+
+_LOGGING = ("debug", "info", "warning", "error", "exception", "critical", "log", "warn")
+
+
+@contextlib.contextmanager
+def capture_settings(eager: bool) -> Iterator[None]:
+    """Let torch's tracer keep marked sizes free and everything else constant, whatever its settings are outside.
+
+    Private switches: without ``backed_size_oblivious`` a size that is free is never 0 or 1, and code that asks is
+    answered without a guard; with ``use_duck_shape`` sizes that are equal by chance would be one.
+
+    What a forward logs or warns of is no part of what it computes, and is left out.
+
+    Args:
+        eager: tell code that asks that it is not being compiled, so that it does what it does outside.
+    """
+    import torch._dynamo.variables.torch as of_functions
+    from torch._dynamo.trace_rules import get_torch_obj_rule_map
+    from torch._dynamo.variables import UserFunctionVariable
+    from torch.fx.experimental import _config as sizes
+
+    settings: dict[str, Any] = {
+        "specialize_int": True,
+        "specialize_float": True,
+        "capture_scalar_outputs": True,
+        "capture_dynamic_output_shape_ops": True,
+        "automatic_dynamic_shapes": False,
+        "assume_static_by_default": True,
+        "allow_rnn": True,
+        "suppress_errors": False,
+        "verbose": False,
+        "ignore_logging_functions": {
+            warnings.warn,
+            *(method for name, method in vars(logging.Logger).items() if name.startswith(_LOGGING)),
+        },
+    }
+    known = {name: value for name, value in settings.items() if hasattr(torch._dynamo.config, name)}
+    with (
+        torch._dynamo.config.patch(known),
+        sizes.patch(use_duck_shape=False, backed_size_oblivious=True),  # type: ignore[attr-defined]
+    ):
+        told, me = of_functions.tracing_state_functions, get_ident()
+        session = getattr(torch.compiler, "_compile_session_context", nullcontext)  # not before torch 2.13
+        answers: dict[Any, bool | None] = dict(told())
+        if eager:
+            for name in ("is_compiling", "is_dynamo_compiling", "is_exporting"):
+                answers[getattr(torch.compiler, name)] = False
+            answers[torch._utils.is_compiling] = False
+        of_functions.tracing_state_functions = lambda: answers if get_ident() == me else told()  # type: ignore
+        # which tells all threads that they are being compiled
+        torch.compiler._compile_session_context = lambda: nullcontext() if get_ident() == me else session()  # type: ignore
+        # else one operation of the graph: what it is made of is faster, and knows more transforms
+        rules, whole = get_torch_obj_rule_map(), torch.nn.functional.multi_head_attention_forward
+        rule = rules[whole]
+        rules[whole] = UserFunctionVariable
+        try:
+            yield
+        finally:
+            rules[whole] = rule
+            of_functions.tracing_state_functions = told
+            torch.compiler._compile_session_context = session  # type: ignore[assignment]
+
+
+def keep_size_free(tensor: torch.Tensor, axis: int) -> None:
+    """Ask torch's tracer not to take one size of a tensor for a constant; it may still find that it is one."""
+    import torch._dynamo
+
+    torch._dynamo.maybe_mark_dynamic(tensor, axis)
+
+
+def tracers_shapes() -> Any:
+    """The ShapeEnv of the graph that is being compiled: its guards, ranges and the inputs it knows."""
+    context = torch._guards.TracingContext.get()
+    assert context.fake_mode is not None
+    return context.fake_mode.shape_env
+
+
+def as_traced() -> contextlib.AbstractContextManager[Any]:
+    """Run operators on fakes by the rules the tracer runs them by, which know of sizes that are free."""
+    from torch._dispatch.python import enable_python_dispatcher
+
+    return enable_python_dispatcher()

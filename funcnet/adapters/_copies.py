@@ -181,7 +181,8 @@ def without_weights(module: nn.Module) -> nn.Module:
     """
 
     def empty(tensor: Tensor) -> Tensor:
-        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+        made = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+        return nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else made
 
     return replica(module, empty, "from_module runs a foreign forward on a private copy")
 
@@ -191,16 +192,13 @@ def replica(module: nn.Module, tensor_for: Callable[[Tensor], Tensor], why: str)
 
     Args:
         module: what to copy.
-        tensor_for: the tensor to put in the place of one.
+        tensor_for: the tensor, or the ``nn.Parameter``, to put in the place of one.
         why: words for the error.
 
     Raises:
         ConversionError: if attributes of the module cannot be copied; names them.
     """
-    memo: dict[int, Any] = {}
-    for tensor in (*module.parameters(), *module.buffers()):
-        made = tensor_for(tensor.detach())
-        memo[id(tensor)] = nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else made
+    memo: dict[int, Any] = {id(tensor): tensor_for(tensor) for tensor in (*module.parameters(), *module.buffers())}
     for below in module.modules():
         for tensor in _computed_by_hooks(below):
             memo[id(tensor)] = tensor_for(tensor.detach())

@@ -229,10 +229,18 @@ def _add(tree: Any, zero: Any) -> None:
 
 
 class Carried:
-    """The value of a non-persistent buffer, which no state_dict holds; equal only to itself."""
+    """The value of a non-persistent buffer, which no state_dict holds."""
 
     def __init__(self, value: Tensor) -> None:
         self.value = value.detach().clone()
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Carried) or self.value.dtype != other.value.dtype:
+            return False
+        return torch.equal(self.value, other.value)
+
+    def __hash__(self) -> int:
+        return hash((tuple(self.value.shape), self.value.dtype))
 
     def __repr__(self) -> str:
         return f"<tensor of shape {tuple(self.value.shape)}>"

@@ -122,7 +122,12 @@ def _private_module(model: Any, inputs: tuple[Any, ...], buffers: Any) -> tuple[
         raise TypeError(f"effects takes a net or an nn.Module, not {model!r:.80}.")
     if buffers is not None:
         raise TypeError("a module holds its buffers itself: leave buffers out.")
-    return replica(model, Tensor.clone, "effects runs a copy"), inputs
+    return replica(model, _own, "effects runs a copy"), inputs
+
+
+def _own(tensor: Tensor) -> Tensor:
+    made = tensor.detach().clone()
+    return nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else made
 
 
 def _private_inputs(inputs: Any, kwargs: Any) -> tuple[tuple[Any, Any], list[Tensor]]:

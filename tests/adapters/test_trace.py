@@ -381,7 +381,7 @@ class Opaque:
     [
         ("branch", r"stopped at .*test_trace.py:\d+ \(`if x.sum\(\) > 0:`\)"),
         ("print", r"stopped at .*test_trace.py:\d+ \(`print\("),
-        ("attribute", r"uses plain, which is neither a parameter nor a buffer.*register_buffer"),
+        ("attribute", r"uses plain, neither a parameter nor a buffer.*register_buffer"),
         ("checkpoint", r"cannot write down .*test_trace.py:\d+ \(`return torch.utils.checkpoint"),
         ("item", r"test_trace.py:\d+ \(`return \[x\] \* int"),
         ("object", r"the output is .* of Opaque: trace knows tensors"),

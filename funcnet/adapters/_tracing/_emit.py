@@ -340,4 +340,4 @@ class _Emitter:
 def _is_trivial(node: Node) -> bool:
     """Whether a node asserts that the size of something is not negative."""
     asked = node.args[0] if node.target is torch.ops.aten._assert_scalar.default else None
-    return isinstance(asked, Node) and asked.target is operator.ge and asked.args[1] == 0
+    return isinstance(asked, Node) and asked.target is operator.ge and bool(asked.args[1] == 0)

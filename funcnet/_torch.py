@@ -162,7 +162,8 @@ def capture_settings(eager: bool) -> Iterator[None]:
     What a forward logs or warns of is no part of what it computes, and is left out.
 
     Args:
-        eager: tell code that asks that it is not being compiled, so that it does what it does outside.
+        eager: tell code that asks that it is not being compiled, so that it does what it does outside; and follow
+            functions further down than torch's tracer does by itself.
     """
     import torch._dynamo.variables.torch as of_functions
     from torch._dynamo.trace_rules import get_torch_obj_rule_map
@@ -199,14 +200,17 @@ def capture_settings(eager: bool) -> Iterator[None]:
         of_functions.tracing_state_functions = lambda: answers if get_ident() == me else told()  # type: ignore
         # which tells all threads that they are being compiled
         torch.compiler._compile_session_context = lambda: nullcontext() if get_ident() == me else session()  # type: ignore
-        # else one operation of the graph: what it is made of is faster, and knows more transforms
-        rules, whole = get_torch_obj_rule_map(), torch.nn.functional.multi_head_attention_forward
-        rule = rules[whole]
-        rules[whole] = UserFunctionVariable
+        # attention is followed into its parts, which are faster than the whole and know more transforms
+        rules, functional = get_torch_obj_rule_map(), torch.nn.functional
+        before = dict(rules)
+        if eager:
+            rules[functional.multi_head_attention_forward] = UserFunctionVariable
+            rules[functional._check_key_padding_mask] = of_functions.TorchInGraphFunctionVariable
         try:
             yield
         finally:
-            rules[whole] = rule
+            rules.clear()
+            rules.update(before)
             of_functions.tracing_state_functions = told
             torch.compiler._compile_session_context = session  # type: ignore[assignment]
 

@@ -205,7 +205,7 @@ def capture_settings(eager: bool) -> Iterator[None]:
         before = dict(rules)
         if eager:
             rules[functional.multi_head_attention_forward] = UserFunctionVariable
-            rules[functional._check_key_padding_mask] = of_functions.TorchInGraphFunctionVariable
+            rules[functional._check_key_padding_mask] = of_functions.TorchInGraphFunctionVariable  # type: ignore[attr-defined]
         try:
             yield
         finally:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from functools import cache
+from threading import get_ident
 from typing import Any, ParamSpec, TypeVar
 
 import torch
-from torch._C._functorch import TransformType
-from torch._functorch.pyfunctorch import (
-    retrieve_all_functorch_interpreters,
-    temporarily_clear_interpreter_stack,
-)
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.modules import _functions as functions
 from torch.nn.utils import parametrizations, parametrize
+
+from funcnet._context import outside_transforms
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -26,13 +29,6 @@ def constant_result(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """What torch.compiler.assume_constant_result does, without importing the compiler (a second) to do it."""
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
-
-
-@contextlib.contextmanager
-def outside_transforms() -> Iterator[None]:
-    """Run a block as if no torch.func transform were active, for what does not concern the tensors of the call."""
-    with temporarily_clear_interpreter_stack():
-        yield
 
 
 register_constant = torch.utils._pytree.register_constant
@@ -53,59 +49,8 @@ def set_global_state(state: torch.Tensor) -> None:
         torch.default_generator.set_state(state.view(torch.uint8))
 
 
-def under_vmap() -> bool:
-    """Whether the caller runs inside ``torch.vmap``, at any depth."""
-    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is None:
-        return False  # the compiler traces the batching itself
-    return any(level.key() == TransformType.Vmap for level in retrieve_all_functorch_interpreters())
-
-
-def levels_of(tensor: torch.Tensor) -> set[tuple[str, int]]:
-    """The active transforms that a tensor takes part in: pairs of "vmap", "grad" or "jvp" and the level of nesting."""
-    kinds = {level.level(): _KINDS.get(level.key(), "") for level in retrieve_all_functorch_interpreters()}
-    found = set()
-    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
-        level = torch._C._functorch.maybe_get_level(tensor)
-        if level in kinds:
-            found.add((kinds[level], level))
-        tensor = torch._C._functorch.get_unwrapped(tensor)
-    return found
-
-
-_KINDS = {TransformType.Vmap: "vmap", TransformType.Grad: "grad", TransformType.Jvp: "jvp"}
-
-
-def plainly_eager() -> bool:
-    """Whether operators run as they are called: no torch.func transform, no compiler, no mode that traces or fakes."""
-    return (
-        torch._C._functorch.peek_interpreter_stack() is None
-        and not torch._C._len_torch_dispatch_stack()
-        and not torch.compiler.is_compiling()
-    )
-
-
-def under_transform() -> bool:
-    """Whether the caller runs inside any torch.func transform."""
-    return torch._C._functorch.peek_interpreter_stack() is not None
-
-
 any_autocast = torch._C._is_any_autocast_enabled
 """Whether autocast is on for some device."""
-
-
-def forward_mode() -> bool:
-    """Whether the caller differentiates in forward mode, by ``torch.func.jvp`` or ``torch.autograd.forward_ad``."""
-    return torch.autograd.forward_ad._current_level >= 0
-
-
-def beyond_one_gradient() -> bool:
-    """Whether the caller runs inside torch.func transforms other than a single gradient."""
-    if torch._C._functorch.peek_interpreter_stack() is None:
-        return False
-    if torch.compiler.is_compiling():
-        return True  # Dynamo shows that there is a transform, not which
-    kinds = [level.key() for level in retrieve_all_functorch_interpreters()]
-    return kinds != [TransformType.Grad]
 
 
 check_attention_shapes = torch.nn.functional._mha_shape_check  # type: ignore[attr-defined]
@@ -149,26 +94,6 @@ unpool_output_size: Callable[..., Any] = getattr(torch.nn.functional, "_unpool_o
 """The size a max_unpool function gives: (input, kernel_size, stride, padding, output_size)."""
 
 
-def derivatives_of(tensor: torch.Tensor) -> int:
-    """How many derivatives a tensor takes part in, known within transforms of torch.func only, and 0 outside."""
-    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is None:
-        return 0
-    count = sum(kind != "vmap" for kind, _ in levels_of(tensor))
-    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
-        tensor = torch._C._functorch.get_unwrapped(tensor)
-    return count + tensor.requires_grad  # by autograd itself, around the transforms
-
-
-def beyond_backward() -> bool:
-    """Whether more than a call and its backward is wanted: a batch, a tangent, a second derivative or a trace."""
-    if torch.compiler.is_compiling():
-        return True
-    if torch._C._functorch.peek_interpreter_stack() is None:
-        return False
-    levels = [level.key() for level in retrieve_all_functorch_interpreters()]
-    return len(levels) > 1 or levels[0] != TransformType.Grad
-
-
 AdaptiveSoftmaxOutput = torch.nn.modules.adaptive._ASMoutput
 """The named tuple ``(output, loss)`` that adaptive softmax returns."""
 
@@ -192,6 +117,25 @@ def parametrized_property(module: torch.nn.Module, name: str) -> None:
     parametrize._inject_property(module, name)
 
 
+DispatchMode = torch.utils._python_dispatch.TorchDispatchMode
+"""A context in which every operator is shown, below autograd, before it runs."""
+
+Memory = StorageWeakRef
+"""A name for the memory of an untyped storage: hashable, and given to no other memory as long as it is held."""
+
+
+@cache
+def written_arguments(operator: Any) -> tuple[tuple[int, str], ...]:
+    """Position and name of the arguments that an operator declares to write to."""
+    arguments = enumerate(operator._schema.arguments)
+    return tuple((at, one.name) for at, one in arguments if one.alias_info is not None and one.alias_info.is_write)
+
+
+def operator_name(operator: Any) -> str:
+    """The name of an operator without its library and its overload."""
+    return str(operator._schema.name.split("::")[-1])
+
+
 def inside_wrapper(module: torch.nn.Module) -> torch.nn.Module | None:
     """What a module that only wraps another one wraps: one compiled, or handed to several devices or processes."""
     if isinstance(module, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)):
@@ -203,3 +147,90 @@ def inside_wrapper(module: torch.nn.Module) -> torch.nn.Module | None:
 
 call_impl = torch.nn.Module._call_impl.__code__
 """The code of every call of a module, hooks included: a frame of it says which module is running."""
+
+
+_LOGGING = ("debug", "info", "warning", "error", "exception", "critical", "log", "warn")
+
+
+@contextlib.contextmanager
+def capture_settings(eager: bool) -> Iterator[None]:
+    """Let torch's tracer keep marked sizes free and everything else constant, whatever its settings are outside.
+
+    Private switches: without ``backed_size_oblivious`` a size that is free is never 0 or 1, and code that asks is
+    answered without a guard; with ``use_duck_shape`` sizes that are equal by chance would be one.
+
+    What a forward logs or warns of is no part of what it computes, and is left out.
+
+    Args:
+        eager: tell code that asks that it is not being compiled, so that it does what it does outside; and follow
+            functions further down than torch's tracer does by itself.
+    """
+    import torch._dynamo.variables.torch as of_functions
+    from torch._dynamo.trace_rules import get_torch_obj_rule_map
+    from torch._dynamo.variables import UserFunctionVariable
+    from torch.fx.experimental import _config as sizes
+
+    settings: dict[str, Any] = {
+        "specialize_int": True,
+        "specialize_float": True,
+        "capture_scalar_outputs": True,
+        "capture_dynamic_output_shape_ops": True,
+        "automatic_dynamic_shapes": False,
+        "assume_static_by_default": True,
+        "allow_rnn": True,
+        "suppress_errors": False,
+        "verbose": False,
+        "ignore_logging_functions": {
+            warnings.warn,
+            *(method for name, method in vars(logging.Logger).items() if name.startswith(_LOGGING)),
+        },
+    }
+    known = {name: value for name, value in settings.items() if hasattr(torch._dynamo.config, name)}
+    with (
+        torch._dynamo.config.patch(known),
+        sizes.patch(use_duck_shape=False, backed_size_oblivious=True),  # type: ignore[attr-defined]
+    ):
+        told, me = of_functions.tracing_state_functions, get_ident()
+        session = getattr(torch.compiler, "_compile_session_context", nullcontext)  # not before torch 2.13
+        answers: dict[Any, bool | None] = dict(told())
+        if eager:
+            for name in ("is_compiling", "is_dynamo_compiling", "is_exporting"):
+                answers[getattr(torch.compiler, name)] = False
+            answers[torch._utils.is_compiling] = False
+        of_functions.tracing_state_functions = lambda: answers if get_ident() == me else told()  # type: ignore
+        # which tells all threads that they are being compiled
+        torch.compiler._compile_session_context = lambda: nullcontext() if get_ident() == me else session()  # type: ignore
+        # attention is followed into its parts, which are faster than the whole and know more transforms
+        rules, functional = get_torch_obj_rule_map(), torch.nn.functional
+        before = dict(rules)
+        if eager:
+            rules[functional.multi_head_attention_forward] = UserFunctionVariable
+            rules[functional._check_key_padding_mask] = of_functions.TorchInGraphFunctionVariable
+        try:
+            yield
+        finally:
+            rules.clear()
+            rules.update(before)
+            of_functions.tracing_state_functions = told
+            torch.compiler._compile_session_context = session  # type: ignore[assignment]
+
+
+def keep_size_free(tensor: torch.Tensor, axis: int) -> None:
+    """Ask torch's tracer not to take one size of a tensor for a constant; it may still find that it is one."""
+    import torch._dynamo
+
+    torch._dynamo.maybe_mark_dynamic(tensor, axis)
+
+
+def tracers_shapes() -> Any:
+    """The ShapeEnv of the graph that is being compiled: its guards, ranges and the inputs it knows."""
+    context = torch._guards.TracingContext.get()
+    assert context.fake_mode is not None
+    return context.fake_mode.shape_env
+
+
+def as_traced() -> contextlib.AbstractContextManager[Any]:
+    """Run operators on fakes by the rules the tracer runs them by, which know of sizes that are free."""
+    from torch._dispatch.python import enable_python_dispatcher
+
+    return enable_python_dispatcher()

@@ -19,7 +19,7 @@ def test_the_code_of_the_readme_runs():
     assert list(space["state_dict"])[:2] == ["conv1.weight", "conv1.bias"]
 
 
-@pytest.mark.parametrize(("comment", "words"), [("main", "funcnet compare"), ("tests", "python -m pytest")])
+@pytest.mark.parametrize(("comment", "words"), [("main", "funcnet compare"), ("tests", "python -m pytest -n auto")])
 def test_each_command_is_the_first_block_after_its_comment(comment, words):
     found = re.search(rf"<!-- {comment} -->\n```bash\n(.*?)```", README, re.DOTALL)
     assert found

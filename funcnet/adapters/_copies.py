@@ -13,7 +13,7 @@ import threading
 import types
 import weakref
 from collections import deque
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from functools import partial
 from typing import Any
 
@@ -179,21 +179,37 @@ def without_weights(module: nn.Module) -> nn.Module:
     Raises:
         ConversionError: if attributes of the module cannot be copied; names them.
     """
-    memo: dict[int, Any] = {}
-    for tensor in (*module.parameters(), *module.buffers()):
-        empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
-        memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+
+    def empty(tensor: Tensor) -> Tensor:
+        made = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+        return nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else made
+
+    return replica(module, empty, "from_module runs a foreign forward on a private copy")
+
+
+def replica(module: nn.Module, tensor_for: Callable[[Tensor], Tensor], why: str) -> nn.Module:
+    """A private copy with other tensors in the place of its parameters and buffers.
+
+    Args:
+        module: what to copy.
+        tensor_for: the tensor, or the ``nn.Parameter``, to put in the place of one.
+        why: words for the error.
+
+    Raises:
+        ConversionError: if attributes of the module cannot be copied; names them.
+    """
+    memo: dict[int, Any] = {id(tensor): tensor_for(tensor) for tensor in (*module.parameters(), *module.buffers())}
     for below in module.modules():
         for tensor in _computed_by_hooks(below):
-            memo[id(tensor)] = torch.empty_like(tensor, device="meta")
+            memo[id(tensor)] = tensor_for(tensor.detach())
     try:
         return private(module, dict(memo))
     except Exception as error:
         reason = str(error).partition("\n")[0]
         raise ConversionError(
             f"cannot copy {type(module).__name__}: {reason:.200}{bullet_list(_obstacles(module, memo))}\n"
-            f"from_module runs a foreign forward on a private copy, so every attribute must survive copy.deepcopy: "
-            f"take files, generators and graph tensors off the module."
+            f"{why}, so every attribute must survive copy.deepcopy: take files, generators and graph tensors off the "
+            f"module."
         ) from error
 
 

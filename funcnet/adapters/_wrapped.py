@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from funcnet._context import levels_of, under_vmap
 from funcnet._errors import InitError, RandomnessError
-from funcnet._torch import call_impl, constant_result, levels_of, under_vmap
+from funcnet._torch import call_impl, constant_result
 from funcnet.adapters._inputs import private_inputs, tensors_in
 from funcnet.adapters._template import Flags, Lease, Template, within
 from funcnet.core import Buffer, Net, Param, View
@@ -228,10 +229,18 @@ def _add(tree: Any, zero: Any) -> None:
 
 
 class Carried:
-    """The value of a non-persistent buffer, which no state_dict holds; equal only to itself."""
+    """The value of a non-persistent buffer, which no state_dict holds."""
 
     def __init__(self, value: Tensor) -> None:
         self.value = value.detach().clone()
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Carried) or self.value.dtype != other.value.dtype:
+            return False
+        return torch.equal(self.value, other.value)
+
+    def __hash__(self) -> int:
+        return hash((tuple(self.value.shape), self.value.dtype))
 
     def __repr__(self) -> str:
         return f"<tensor of shape {tuple(self.value.shape)}>"

@@ -86,7 +86,7 @@ class Comparison:
         self.progress("calling both", 0.1)
         opaque: set[str] = set()
         notes: list[str] = []
-        differences: dict[str, float | None] = {"outputs in eval mode": self._in_eval(opaque)}
+        differences: dict[str, float | None] = {"outputs in eval mode": self._in_eval(opaque, notes)}
         differences.update(self._in_training(opaque))
         if opaque:
             notes.append(f"Not compared, being no tensors: {', '.join(sorted(opaque))} among the outputs.")
@@ -145,7 +145,23 @@ class Comparison:
 
     # --- differences ---
 
-    def _in_eval(self, opaque: set[str]) -> float:
+    def _in_eval(self, opaque: set[str], notes: list[str]) -> float:
+        found = self._eval_difference(opaque)
+        if not found or not torch.backends.mha.get_fastpath_enabled():
+            return found
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            slower = self._eval_difference(opaque)
+        finally:
+            torch.backends.mha.set_fastpath_enabled(True)
+        if slower < found:
+            notes.append(
+                f"In eval mode the module takes torch's fused path for attention, which rounds differently, by at most "
+                f"{found:.1e}. A net never takes it: the outputs were compared without it, and the times are with it."
+            )
+        return slower
+
+    def _eval_difference(self, opaque: set[str]) -> float:
         stateful, stateless = self._module_side(train=False), self._net_side()
         with torch.no_grad():
             expected = self._run_module(stateful.forward, "eval")

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from funcnet._context import under_vmap
 from funcnet._errors import PurityError, RandomnessError, TreeError
-from funcnet._torch import global_state, set_global_state, under_vmap
+from funcnet._torch import global_state, set_global_state
 from funcnet._typing import Selector, Tree, TreeLike
 from funcnet.core._check import Seen, expected_of, misfits_of, refuse
 from funcnet.core._entries import Buffer, Param
 from funcnet.core._explain import explain
 from funcnet.core._silent import silent
 from funcnet.core._ties import filled_in, linked, unlinked
-from funcnet.core._view import NOTHING, PASS_RNG, Call, draws_at, has, opener, trusted, view_class
+from funcnet.core._view import NOTHING, PASS_RNG, Call, bodies, draws_at, has, opener, trusted, view_class
 from funcnet.random import Intercept, as_rng
 from funcnet.tree import flatten, get, join, select
 
@@ -42,8 +43,8 @@ class Program:
             kind: {alias: owner for alias, owner in net.aliases.items() if isinstance(net._all_entries[alias], kind)}
             for kind in (Param, Buffer)
         }
-        self.silent = all(trusted(below) or silent(below) for _, below in net.named_nets())
-        self.foreign = not all(trusted(below) for _, below in net.named_nets())
+        self.silent = all(trusted(below) or silent(below) for _, below in bodies(net))
+        self.foreign = not all(trusted(below) for _, below in bodies(net))
         self.always_draws = self.drawing(False)
         self.seen: Seen | None = None
         self.looked: set[bool] = set()  # the modes in which params were compared before and after a call
@@ -56,7 +57,7 @@ class Program:
     def drawing(self, train: Any) -> list[str]:
         """Paths that draw in this mode."""
         mode = (lambda path: train) if isinstance(train, bool) else train
-        return [path for path, net in self.net.named_nets() if net.draws(mode(path))]
+        return [path for path, net in bodies(self.net) if net.draws(mode(path))]
 
     # --- the two ways to call ---
 
@@ -262,6 +263,8 @@ class Program:
 
 def _writable(net: Net, prefix: str = "", within: bool = False) -> Iterator[str]:
     """Paths of the buffers that a body not funcnet's own may write to in place, as ``p.steps += 1`` does."""
+    if net.whole():
+        return
     for name, spec in net._own_entries.items():
         if isinstance(spec, Buffer) and (within or not trusted(net)):
             yield join(prefix, name)

@@ -12,8 +12,9 @@ import torch
 from torch import nn
 from typing_extensions import dataclass_transform
 
+from funcnet._context import outside_transforms
 from funcnet._errors import InitError, TreeError
-from funcnet._torch import constant_result, outside_transforms, register_constant
+from funcnet._torch import constant_result, register_constant
 from funcnet._typing import Selector, Tree, TreeLike
 from funcnet.core._entries import Buffer, Entry, Param
 from funcnet.core._parts import check_part
@@ -98,6 +99,10 @@ class Net:
 
     def foreign(self) -> bool:
         """Whether the body of a stock net calls functions that it was given, and of which nothing is known."""
+        return False
+
+    def whole(self) -> bool:
+        """Whether the body is one piece of code that calls no parts and writes to no buffer in place."""
         return False
 
     def expects(self) -> str:
@@ -207,9 +212,10 @@ class Net:
             raise InitError("init needs rng: an int seed (0) or a Key (funcnet.random.key(0)).")
         from funcnet.core._lazy import SHOW_INPUTS, Lazy, concrete_nets
 
-        net, found = self, {}
+        net: Net = self
+        found: dict[str, Net] = {}
         if example_inputs is not None:
-            found = concrete_nets(self, example_inputs)
+            found = concrete_nets(self, example_inputs, dtype)
             net = self.replaced(found)
         elif lazy := [path or "the net itself" for path, below in self.named_nets() if isinstance(below, Lazy)]:
             raise InitError(f"{', '.join(map(repr, lazy))} have no shape yet. {SHOW_INPUTS}")

@@ -14,7 +14,7 @@ what it was given, so the classes of parts are an attribute of the class, never 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ from funcnet.random import At, Rng, Stream, at_path, fold_in
 from funcnet.tree import join
 
 if TYPE_CHECKING:
+    from funcnet.core._lazy import Found
     from funcnet.core._net import Net
 
 NOTHING: Tree = {}
@@ -47,7 +48,7 @@ class Call:
 
     __slots__ = ("closed", "counts", "found", "rng", "train", "within")
 
-    def __init__(self, train: Any, rng: Any, found: dict[str, Net] | None = None) -> None:
+    def __init__(self, train: Any, rng: Any, found: Found | None = None) -> None:
         self.train: bool | Callable[[str], bool] = train
         self.rng: Any = rng
         self.counts: dict[str, int] = {}
@@ -115,13 +116,15 @@ def where(view: View) -> str:
     return f"{type(view).__name__} at {path!r}" if path else type(view).__name__
 
 
-def draws_at(view: View) -> Rng:
-    """What the next draw at the place of a view draws from.
+def draws_at(view: View, below: str = "") -> Rng:
+    """What the next draw at the place of a view, or at a path below it, draws from.
 
     Raises:
         RandomnessError: if the call has no ``rng``, or is over.
     """
     up, path = view._up, view._name
+    if below:
+        path = join(path, below)
     while type(up) is not Call:
         name = up._name
         path, up = f"{name}.{path}" if name else path, up._up
@@ -228,8 +231,19 @@ def eager(net: Net) -> bool:
 
 def trusted(net: Net) -> bool:
     """Whether the body is funcnet's own: it draws from ``p`` only, and writes nothing in place."""
-    ours = type(net).__module__.startswith(("funcnet.layers.", "funcnet.combinators.", "funcnet.parametrize."))
+    ours = type(net).__module__.startswith(_OURS)
     return ours and not net.foreign()
+
+
+_OURS = ("funcnet.layers.", "funcnet.combinators.", "funcnet.parametrize.", "funcnet.adapters._tracing.")
+
+
+def bodies(net: Net, prefix: str = "") -> Iterator[tuple[str, Net]]:
+    """Paths and nets whose bodies a call may run: not those below a body that calls no parts."""
+    yield prefix, net
+    if not net.whole():
+        for name, child in net._children.items():
+            yield from bodies(child, join(prefix, name))
 
 
 def has(net: Net, kind: type) -> bool:

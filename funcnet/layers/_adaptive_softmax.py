@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from funcnet._torch import AdaptiveSoftmaxOutput, constant_result, under_vmap
+from funcnet._context import under_vmap
+from funcnet._torch import AdaptiveSoftmaxOutput, constant_result
 from funcnet._typing import TreeLike
 from funcnet.combinators import ModuleList, Sequential
 from funcnet.core import Net, View
@@ -96,6 +97,8 @@ class AdaptiveLogSoftmaxWithLoss(Layer):
     def forward(p: Any, input_: Tensor, target_: Tensor) -> Any:
         if target_.dim() > 1 or input_.dim() != target_.dim() + 1 or input_.shape[:-1] != target_.shape:
             raise RuntimeError("target_ has the axes of input_ but the last, one or none")
+        if target_.dtype not in (torch.int32, torch.int64):
+            raise RuntimeError("target_ has dtype int32 or int64")
         input, target = (input_, target_) if target_.dim() else (input_[None], target_[None])
         score = _score_all if under_vmap() or torch.compiler.is_compiling() else _score
         output = score(p, input, target)

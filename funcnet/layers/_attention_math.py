@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from funcnet._torch import beyond_one_gradient
+from funcnet._context import beyond_one_gradient
 from funcnet.random import Rng, dropout, scaled_dot_product_attention
 
 

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from funcnet._torch import private_backend, sync_batch_norm, under_vmap
+from funcnet._context import under_vmap
+from funcnet._torch import private_backend, sync_batch_norm
 from funcnet.core import Buffer, Param
 from funcnet.layers._layer import Layer
 

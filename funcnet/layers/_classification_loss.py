@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from funcnet._torch import under_vmap
+from funcnet._context import under_vmap
 from funcnet.core import Net
 from funcnet.layers._layer import NO_CHILDREN
 from funcnet.layers._loss import Loss, Numbers, PlainLoss, WeightedLoss, reduced, shape_of

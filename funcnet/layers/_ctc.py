@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from funcnet._torch import beyond_backward, under_transform
+from funcnet._context import beyond_backward, under_transform
 from funcnet.layers._loss import Loss, reduced
 
 _NEVER = -1e30  # log of the probability of what cannot be; minus infinity has no gradient

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from funcnet._torch import fractional_max_pool2d, fractional_max_pool3d, under_vmap
+from funcnet._context import under_vmap
+from funcnet._torch import fractional_max_pool2d, fractional_max_pool3d
 from funcnet.core import Buffer, draws_at
 from funcnet.layers._layer import Layer
 from funcnet.layers._sizes import Size, check_sizes, windows

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from funcnet import init
-from funcnet._torch import under_vmap
+from funcnet._context import under_vmap
 from funcnet.core import Param
 from funcnet.layers._layer import Layer
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from funcnet._torch import under_transform, under_vmap
+from funcnet._context import under_transform, under_vmap
 from funcnet.layers._classification_loss import smoothed_mean
 from funcnet.layers._linear import Linear
 from funcnet.layers._loss import Loss, Numbers

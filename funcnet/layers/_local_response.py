@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from funcnet._torch import cross_map_lrn, under_transform
+from funcnet._context import under_transform
+from funcnet._torch import cross_map_lrn
 from funcnet.layers._layer import Layer
 from funcnet.layers._sizes import check_sizes
 

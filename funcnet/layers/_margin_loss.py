@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from funcnet._torch import beyond_backward, under_vmap
+from funcnet._context import beyond_backward, under_vmap
 from funcnet.layers._loss import Loss, Numbers, PlainLoss, reduced
 
 

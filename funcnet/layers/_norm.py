@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from funcnet._torch import forward_mode
+from funcnet._context import forward_mode
 from funcnet.core import Param
 from funcnet.layers._layer import Layer
 

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
+from funcnet._context import forward_mode, levels_of, under_vmap
 from funcnet._errors import TransformError
-from funcnet._torch import any_autocast, forward_mode, levels_of, under_vmap
+from funcnet._torch import any_autocast
 from funcnet.core import draws_at
 from funcnet.core._view import where
 from funcnet.layers._recurrent_composed import STEPS, State, one_layer

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from funcnet._torch import under_vmap
+from funcnet._context import under_vmap
 from funcnet.core import Param
 from funcnet.layers import _recurrent_composed as composed
 from funcnet.layers._layer import Layer

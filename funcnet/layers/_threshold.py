@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from funcnet._torch import derivatives_of, under_vmap
+from funcnet._context import derivatives_of, under_vmap
 from funcnet.core import Net, Param, draws_at
 from funcnet.layers._layer import NO_CHILDREN, Layer
 from funcnet.random import rrelu

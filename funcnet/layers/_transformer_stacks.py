@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from funcnet._torch import canonical_mask, detect_causal, none_or_dtype, under_transform
+from funcnet._context import under_transform
+from funcnet._torch import canonical_mask, detect_causal, none_or_dtype
 from funcnet.combinators import ModuleList
 from funcnet.core import Net, Start
 from funcnet.core._parts import check_part

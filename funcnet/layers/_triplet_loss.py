@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from funcnet._torch import under_vmap
+from funcnet._context import under_vmap
 from funcnet.core import Body, Function, FunctionModule, Net
 from funcnet.layers._distance import PairwiseDistance
 from funcnet.layers._layer import COUNTERPARTS

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
-from funcnet._torch import under_vmap, unpool_output_size
+from funcnet._context import under_vmap
+from funcnet._torch import unpool_output_size
 from funcnet.layers._layer import Layer
 from funcnet.layers._sizes import Size, check_sizes, windows
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from funcnet._torch import under_vmap
+from funcnet._context import under_vmap
 
 
 def matrix_exp(X: Tensor) -> Tensor:

@@ -8,14 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from funcnet._torch import (
-    OrthogonalMap,
-    OrthogonalModule,
-    SpectralNormModule,
-    WeightNormModule,
-    beyond_backward,
-    under_vmap,
-)
+from funcnet._context import beyond_backward, under_vmap
+from funcnet._torch import OrthogonalMap, OrthogonalModule, SpectralNormModule, WeightNormModule
 from funcnet.core import Buffer, Net, View, draws_at
 from funcnet.core._view import origin
 from funcnet.init import normal

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from funcnet._context import plainly_eager, under_vmap
 from funcnet._errors import RandomnessError
-from funcnet._torch import plainly_eager, under_vmap
 from funcnet._typing import Shape
 from funcnet.random._keys import check_key
 from funcnet.random._mix import path_salt
@@ -175,6 +175,20 @@ def contiguous_stride(size: Sequence[int]) -> Shape:
     return tuple(reversed(stride))
 
 
+def at_hand(rng: Rng, like: Tensor) -> bool:
+    """Whether a draw for this tensor may be made by filling one in place: in plain eager code, not in a trace."""
+    key = rng.key if isinstance(rng, At) else rng
+    return plainly_eager() and (type(key) is Stream or type(key) is Tensor) and not like.is_meta
+
+
+def generator_of(rng: Rng, device: torch.device) -> torch.Generator | None:
+    """The generator for one draw in plain eager code."""
+    if isinstance(rng, Stream):
+        return rng.generator(device)
+    key, salt = rng if isinstance(rng, At) else (rng, 0)
+    return seeded(key, salt, device)
+
+
 def filled(
     rng: Rng,
     size: Sequence[int],
@@ -195,5 +209,5 @@ def filled(
         rng = At(rng, 0)
     if plainly_eager() and type(rng.key) is Tensor:  # the operator below costs more than a small draw itself
         out = torch.empty_strided(size, stride, dtype=dtype, device=device)
-        return FILL[kind](out, *numbers, generator=seeded(rng.key, rng.salt, device))
+        return FILL[kind](out, *numbers, generator=generator_of(rng, device))
     return draw(rng.key, rng.salt, size, stride, kind, [float(number) for number in numbers], dtype, device)

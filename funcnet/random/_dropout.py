@@ -6,12 +6,14 @@ Axes: N batch, C channel, * the rest.
 from __future__ import annotations
 
 import math
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from funcnet._errors import RandomnessError
-from funcnet.random._draws import Rng, contiguous_stride, filled
+from funcnet.random._draws import Rng, at_hand, contiguous_stride, filled, generator_of
 
 
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, *, rng: Rng | None) -> Tensor:
@@ -83,26 +85,49 @@ def _drop(
         raise RandomnessError("dropout in training draws, and rng is None. Pass a Key or p.rng.")
     if p == 1:
         return input * input.new_zeros(())
-    keep = _mask(input, p, rng, channels)
+    quick = at_hand(rng, input)
+    keep = _mask(input, p, rng, channels, quick)
     if not alpha:
-        return input * keep.div_(1 - p)
+        return input * (keep.mul_(_scale(p, input.dtype, input.device)) if quick else keep.div_(1 - p))
     # torch's numbers in torch's order: any other gives other bits
     scale = 1 / math.sqrt((_ALPHA * _ALPHA * p + 1) * (1 - p))
-    shift = (keep - 1).mul_(_ALPHA * scale).add_(_ALPHA * scale * p)
+    numbers: Any = (1, _ALPHA * scale, _ALPHA * scale * p, scale)
+    if quick and input.dtype in _EXACT:
+        numbers = [_constant(number, input.dtype, input.device) for number in numbers]
+    one, slope, offset, scale = numbers
+    shift = (keep - one).mul_(slope).add_(offset)
     return (input * keep.mul_(scale)).add_(shift)
+
+
+_EXACT = (torch.float32, torch.float64)  # which torch calculates in; half precision is rounded at other places
+
+
+@cache
+def _constant(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A number as a tensor: half the price to calculate with."""
+    with torch.inference_mode(False):
+        return torch.full((), value, dtype=dtype, device=device)
+
+
+@cache
+def _scale(p: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """``1 / (1 - p)`` as torch rounds it."""
+    with torch.inference_mode(False):
+        return torch.ones((), dtype=dtype, device=device).div_(1 - p)
 
 
 _ALPHA = 1.7580993408473766
 """Minus the lower limit of SELU."""
 
 
-def _mask(input: Tensor, p: float, rng: Rng, channels: bool) -> Tensor:
-    """Ones with probability ``1 - p``, one for each element or each channel."""
-    if not channels:  # with torch's own strides: dense, also where the input is expanded
-        size, stride = input.shape, torch.empty_like(input).stride()
-    elif input.dim() < 2:
+def _mask(input: Tensor, p: float, rng: Rng, channels: bool, quick: bool) -> Tensor:
+    """Ones with probability ``1 - p``, for each element or each channel; quick where no trace must show the draw."""
+    if channels and input.dim() < 2:
         raise RuntimeError(f"feature dropout takes inputs of at least 2 dimensions, got {input.dim()}.")
-    else:
-        size = torch.Size((*input.shape[:2], *(1 for _ in input.shape[2:])))
-        stride = contiguous_stride(size)
+    size = (*input.shape[:2], *(1,) * (input.dim() - 2)) if channels else input.shape
+    if quick:
+        keep = input.new_empty(size) if channels else torch.empty_like(input)
+        return keep.bernoulli_(1 - p, generator=generator_of(rng, input.device))
+    # elements with torch's own strides: dense, also where the input is expanded
+    stride = contiguous_stride(size) if channels else torch.empty_like(input).stride()
     return filled(rng, size, stride, "bernoulli", (1 - p,), input.dtype, input.device)

@@ -24,8 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from funcnet._context import beyond_one_gradient, under_vmap
 from funcnet._errors import RandomnessError
-from funcnet._torch import beyond_one_gradient, under_vmap
 from funcnet.random._attention import scaled_dot_product_attention
 from funcnet.random._draws import At, Rng, Stream
 from funcnet.random._dropout import alpha_dropout, dropout, feature_alpha_dropout, feature_dropout
@@ -73,6 +73,36 @@ class Intercept(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+def drawn(func: Callable[..., Any], *args: Any, rng: Rng, **kwargs: Any) -> Any:
+    """One call of a function of torch's that draws, with its draws from ``rng``, as within :class:`Intercept`.
+
+    Args:
+        func: ``torch.rand``, ``F.dropout2d`` or another.
+        args, kwargs: what it is called with.
+        rng: a Key, or ``p.rng``.
+
+    >>> drawn(torch.rand, 3, rng=Stream(0))
+    tensor([0.4963, 0.7682, 0.0885])
+    """
+    return Intercept(lambda: rng).__torch_function__(func, (), args, kwargs)
+
+
+def draws_when_called(func: Any, args: Any, kwargs: Any) -> bool:
+    """Whether a function of torch's draws from the global generator with these arguments, tensors not looked at."""
+    if func is F.scaled_dot_product_attention:
+        return bool(kwargs.get("dropout_p", args[4] if len(args) > 4 else 0.0))
+    if func in _RRELU:
+        return bool(kwargs.get("training", args[3] if len(args) > 3 else False))
+    if func in _OWN:
+        p = kwargs.get("p", args[1] if len(args) > 1 else 0.5)
+        default = func not in (F.alpha_dropout, F.feature_alpha_dropout)
+        training = kwargs.get("training", kwargs.get("train", args[2] if len(args) > 2 else default))
+        return bool(training and p)
+    if func in _TAKES_GENERATOR:
+        return kwargs.get("generator") is None
+    return func in _DRAWS_INSIDE and bool(_DRAWS_INSIDE[func](*args, **kwargs))
+
+
 # --- computed by funcnet ---
 
 
@@ -113,6 +143,11 @@ def _rrelu(
     return input.copy_(result) if inplace else result
 
 
+_RRELU: dict[Any, Callable[..., Tensor]] = {
+    F.rrelu: _rrelu,
+    torch.rrelu: _rrelu,
+    torch.rrelu_: partial(_rrelu, inplace=True),
+}
 _RULES = (dropout, feature_dropout, alpha_dropout, feature_alpha_dropout)
 
 
@@ -141,9 +176,7 @@ _OWN: dict[Any, Callable[..., Tensor]] = {
     F.feature_alpha_dropout: _dropout(feature_alpha_dropout, False),
     **{getattr(torch, rule.__name__): _kernel(rule) for rule in _RULES},
     **{getattr(torch, f"{rule.__name__}_"): _kernel(rule, inplace=True) for rule in _RULES},
-    F.rrelu: _rrelu,
-    torch.rrelu: _rrelu,
-    torch.rrelu_: partial(_rrelu, inplace=True),
+    **_RRELU,
     F.scaled_dot_product_attention: _attention,
 }
 

@@ -11,7 +11,7 @@ import optree
 import torch
 from torch import Tensor
 
-from funcnet._torch import under_transform
+from funcnet._context import under_transform
 
 
 def value_and_grad(

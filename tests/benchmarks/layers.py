@@ -1,7 +1,9 @@
 """Time per call of every layer beside its nn.Module: 100 copies in a row on the same tiny input, eval and training.
 
-The two take turns in one process, and the medians are reported as ratios, the dearest layer first. Run it with
-``python -m tests.benchmarks.layers``, or for some layers with ``python -m tests.benchmarks.layers Linear LSTM``.
+The two take turns in one process, and the medians are reported as ratios, the dearest layer first. A layer that draws
+is called with an int seed, which gives the module's own numbers, and once more with a Key, which is seeded for each
+place and so costs more. Run it with ``python -m tests.benchmarks.layers``, or for some layers with
+``python -m tests.benchmarks.layers Linear LSTM``.
 """
 
 from __future__ import annotations
@@ -45,26 +47,25 @@ def row(p: Any, *inputs: Any, **kwargs: Any) -> Any:
     return output
 
 
-def contestants(case: Case, train: bool) -> tuple[Callable[[], Any], Callable[[], Any]]:
+def contestants(case: Case, train: bool, rng: Any) -> tuple[Callable[[], Any], Callable[[], Any]]:
     """One call of the modules, and one of the nets with the same tensors."""
     module = Row([case.module() for _ in range(COPIES)]).train(train)
     net = fn.compose(layers=fn.ModuleList([case.net()] * COPIES))(row)
     _, params, buffers = fn.from_module(module.layers)
     params, buffers = ({"layers": tree} if tree else {} for tree in (params, buffers))
-    xs, key = case.inputs(), fn.random.key(0)
-    rng = key if any(below.draws(train) for _, below in net.named_nets()) else None
+    xs = case.inputs()
     return (
         lambda: module(*xs, **case.call),
         lambda: net.apply(params, buffers, *xs, **case.call, train=train, rng=rng),
     )
 
 
-def ratio(case: Case, train: bool, rounds: int = ROUNDS) -> tuple[float, float]:
+def ratio(case: Case, train: bool, rng: Any, rounds: int = ROUNDS) -> tuple[float, float]:
     """Median seconds of a module's call; and the net's in relation to it."""
     seconds: tuple[list[float], list[float]] = ([], [])
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        calls = contestants(case, train)
+        calls = contestants(case, train, rng)
         for call in calls:
             call()
         for _ in range(rounds):
@@ -82,12 +83,16 @@ def main(names: list[str]) -> None:
     chosen = [case for case in LAYER_CASES if not names or case.name.split("(")[0] in names]
     lines = []
     for case in chosen:
-        for train in (False, True):
-            module, relative = ratio(case, train)
-            lines.append((relative, module, "train" if train else "eval", case.name))
+        for train, mode in ((False, "eval"), (True, "train")):
+            sources: dict[str, Any] = {"": None}
+            if any(below.draws(train) for _, below in case.net().named_nets()):
+                sources = {", seed": 0, ", key": fn.random.key(0)}
+            for source, rng in sources.items():
+                module, relative = ratio(case, train, rng)
+                lines.append((relative, module, mode + source, case.name))
     print(f"{COPIES} copies, no_grad, {torch.get_num_threads()} thread\n{'net / module':>12}{'module us':>12}")
     for relative, module, mode, name in sorted(lines, reverse=True):
-        print(f"{relative:12.3f}{module * 1e6:12.2f}  {mode:6}{name}")
+        print(f"{relative:12.3f}{module * 1e6:12.2f}  {mode:12}  {name}")
 
 
 if __name__ == "__main__":

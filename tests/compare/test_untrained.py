@@ -181,6 +181,7 @@ def test_both_forms_take_the_same_kernels(dropout):
     assert result.largest_difference["outputs in eval mode"] == 0
     assert result.largest_difference["outputs in training mode"] == 0
     assert result.largest_difference["gradients"] == 0
+    assert any("fused path for attention" in note for note in result.notes)
     assert torch.backends.mha.get_fastpath_enabled()
 
 

@@ -1,0 +1,93 @@
+"""What the caller is inside of: transforms of torch.func, the compiler, or plain eager code."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+
+import torch
+from torch._C._functorch import TransformType
+from torch._functorch.pyfunctorch import (
+    retrieve_all_functorch_interpreters,
+    temporarily_clear_interpreter_stack,
+)
+
+
+def under_transform() -> bool:
+    """Whether the caller runs inside any torch.func transform."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def under_vmap() -> bool:
+    """Whether the caller runs inside ``torch.vmap``, at any depth."""
+    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is None:
+        return False  # the compiler traces the batching itself
+    return any(level.key() == TransformType.Vmap for level in retrieve_all_functorch_interpreters())
+
+
+def forward_mode() -> bool:
+    """Whether the caller differentiates in forward mode, by ``torch.func.jvp`` or ``torch.autograd.forward_ad``."""
+    return torch.autograd.forward_ad._current_level >= 0
+
+
+def beyond_one_gradient() -> bool:
+    """Whether the caller runs inside torch.func transforms other than a single gradient."""
+    if torch._C._functorch.peek_interpreter_stack() is None:
+        return False
+    if torch.compiler.is_compiling():
+        return True  # Dynamo shows that there is a transform, not which
+    kinds = [level.key() for level in retrieve_all_functorch_interpreters()]
+    return kinds != [TransformType.Grad]
+
+
+def beyond_backward() -> bool:
+    """Whether more than a call and its backward is wanted: a batch, a tangent, a second derivative or a trace."""
+    return torch.compiler.is_compiling() or beyond_one_gradient()
+
+
+def plainly_eager() -> bool:
+    """Whether operators run as they are called: no torch.func transform, no compiler, no mode that traces or fakes."""
+    return (
+        torch._C._functorch.peek_interpreter_stack() is None
+        and not torch._C._len_torch_dispatch_stack()
+        and not torch.compiler.is_compiling()
+    )
+
+
+_KINDS = {TransformType.Vmap: "vmap", TransformType.Grad: "grad", TransformType.Jvp: "jvp"}
+
+
+def levels_of(tensor: torch.Tensor) -> set[tuple[str, int]]:
+    """The active transforms that a tensor takes part in: pairs of "vmap", "grad" or "jvp" and the level of nesting."""
+    kinds = {level.level(): _KINDS.get(level.key(), "") for level in retrieve_all_functorch_interpreters()}
+    found = set()
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        level = torch._C._functorch.maybe_get_level(tensor)
+        if level in kinds:
+            found.add((kinds[level], level))
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return found
+
+
+def derivatives_of(tensor: torch.Tensor) -> int:
+    """How many derivatives a tensor takes part in, known within transforms of torch.func only, and 0 outside."""
+    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is None:
+        return 0
+    count = sum(kind != "vmap" for kind, _ in levels_of(tensor))
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return count + tensor.requires_grad  # by autograd itself, around the transforms
+
+
+def warn(message: str, stacklevel: int) -> None:
+    """A warning to the caller; none in compiled code, which cannot trace one."""
+    if not torch.compiler.is_compiling():
+        warnings.warn(message, stacklevel=stacklevel + 1)
+
+
+@contextlib.contextmanager
+def outside_transforms() -> Iterator[None]:
+    """Run a block as if no torch.func transform were active, for what does not concern the tensors of the call."""
+    with temporarily_clear_interpreter_stack():
+        yield

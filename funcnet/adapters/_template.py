@@ -1,7 +1,7 @@
 """Private copies of a module, without weights, for calls to run its forward on.
 
 A forward may leave things behind: a counter, a cache, a lazily made buffer, an advanced generator. So every copy is
-looked at after its call and put back, and thrown away where that is not possible: no call sees what another left. A
+looked at after its call and put back, or thrown away where that is not possible: no call sees what another left. A
 copy that something still refers to after its call (a checkpoint that will run a part again in backward) stays as it is,
 with the weights of that call, and is not lent again.
 """

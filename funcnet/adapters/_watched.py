@@ -51,8 +51,8 @@ class Watched:
     def count(self) -> None:
         """Remember how many refer to each dict: one that a call handed out is not to be emptied."""
         self._counts = self._counts or [
-            [sys.getrefcount(held) for held in self._empty],
-            [sys.getrefcount(held) for held, _, _ in self._dicts],
+            [sys.getrefcount(self._empty[index]) for index in range(len(self._empty))],
+            [sys.getrefcount(self._dicts[index][0]) for index in range(len(self._dicts))],
         ]
 
     def put_back(self) -> bool:
@@ -61,7 +61,7 @@ class Watched:
             return False
         for index, (held, keys, values) in enumerate(self._dicts):
             if len(held) != len(keys) or not all(map(is_, held.values(), values)):
-                if sys.getrefcount(held) != self._counts[1][index]:
+                if sys.getrefcount(held) - 1 != self._counts[1][index]:  # one is the name here
                     return False
                 held.clear()
                 held.update(zip(keys, values, strict=True))
@@ -72,11 +72,11 @@ class Watched:
         )
 
     def _emptied(self) -> bool:
-        for index, held in enumerate(self._empty):
-            if held:
-                if sys.getrefcount(held) != self._counts[0][index]:
-                    return False
-                held.clear()
+        filled = [index for index, held in enumerate(self._empty) if held]
+        if any(sys.getrefcount(self._empty[index]) != self._counts[0][index] for index in filled):
+            return False
+        for index in filled:
+            self._empty[index].clear()
         return True
 
 

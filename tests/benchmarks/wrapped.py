@@ -70,7 +70,7 @@ def models() -> dict[str, tuple[nn.Module, Any, bool]]:
     except ImportError:
         return rows
     ends = {"bos_token_id": 0, "eos_token_id": 0}
-    config = GPT2Config(60, n_positions=16, n_embd=16, n_layer=12, n_head=2, use_cache=False, **ends)
+    config = GPT2Config(vocab_size=60, n_positions=16, n_embd=16, n_layer=12, n_head=2, use_cache=False, **ends)
     ids = torch.arange(12).view(2, 6)
     rows["GPT-2"] = (GPT2LMHeadModel(config), ids, False)
     rows["GPT-2, training"] = (GPT2LMHeadModel(config), ids, True)

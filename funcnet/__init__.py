@@ -19,6 +19,7 @@ from funcnet.adapters import from_state_dict as from_state_dict
 from funcnet.adapters import to_module as to_module
 from funcnet.adapters import to_state_dict as to_state_dict
 from funcnet.adapters import trace as trace
+from funcnet.adapters import train_flags as train_flags
 from funcnet.combinators import ModuleDict as ModuleDict
 from funcnet.combinators import ModuleList as ModuleList
 from funcnet.combinators import ParameterDict as ParameterDict
@@ -31,6 +32,7 @@ from funcnet.core import Param as Param
 from funcnet.core import View as View
 from funcnet.core import compose as compose
 from funcnet.core import supports as supports
+from funcnet.inspect import effects as effects
 from funcnet.inspect import summary as summary
 from funcnet.layers import CELU as CELU
 from funcnet.layers import ELU as ELU

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 
 import torch
@@ -77,6 +78,12 @@ def derivatives_of(tensor: torch.Tensor) -> int:
     while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
         tensor = torch._C._functorch.get_unwrapped(tensor)
     return count + tensor.requires_grad  # by autograd itself, around the transforms
+
+
+def warn(message: str, stacklevel: int) -> None:
+    """A warning to the caller; none in compiled code, which cannot trace one."""
+    if not torch.compiler.is_compiling():
+        warnings.warn(message, stacklevel=stacklevel + 1)
 
 
 @contextlib.contextmanager

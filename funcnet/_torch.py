@@ -7,10 +7,12 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import cache
 from threading import get_ident
 from typing import Any, ParamSpec, TypeVar
 
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.modules import _functions as functions
 from torch.nn.utils import parametrizations, parametrize
 
@@ -115,6 +117,38 @@ def parametrized_property(module: torch.nn.Module, name: str) -> None:
     parametrize._inject_property(module, name)
 
 
+DispatchMode = torch.utils._python_dispatch.TorchDispatchMode
+"""A context in which every operator is shown, below autograd, before it runs."""
+
+Memory = StorageWeakRef
+"""A name for the memory of an untyped storage: hashable, and given to no other memory as long as it is held."""
+
+
+@cache
+def written_arguments(operator: Any) -> tuple[tuple[int, str], ...]:
+    """Position and name of the arguments that an operator declares to write to."""
+    arguments = enumerate(operator._schema.arguments)
+    return tuple((at, one.name) for at, one in arguments if one.alias_info is not None and one.alias_info.is_write)
+
+
+def operator_name(operator: Any) -> str:
+    """The name of an operator without its library and its overload."""
+    return str(operator._schema.name.split("::")[-1])
+
+
+def inside_wrapper(module: torch.nn.Module) -> torch.nn.Module | None:
+    """What a module that only wraps another one wraps: one compiled, or handed to several devices or processes."""
+    if isinstance(module, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)):
+        return module.module
+    if type(module).__name__ == "OptimizedModule" and type(module).__module__.startswith("torch._dynamo."):
+        return module._modules["_orig_mod"]  # asked by name: to import its class takes a second
+    return None
+
+
+call_impl = torch.nn.Module._call_impl.__code__
+"""The code of every call of a module, hooks included: a frame of it says which module is running."""
+
+
 _LOGGING = ("debug", "info", "warning", "error", "exception", "critical", "log", "warn")
 
 
@@ -168,14 +202,16 @@ def capture_settings(eager: bool) -> Iterator[None]:
         torch.compiler._compile_session_context = lambda: nullcontext() if get_ident() == me else session()  # type: ignore
         # attention is followed into its parts, which are faster than the whole and know more transforms
         rules, functional = get_torch_obj_rule_map(), torch.nn.functional
-        before = dict(rules)
+        changed = {
+            functional.multi_head_attention_forward: UserFunctionVariable,
+            functional._check_key_padding_mask: of_functions.TorchInGraphFunctionVariable,  # type: ignore[attr-defined]
+        }
+        before = {function: rules.get(function) for function in changed}
         if eager:
-            rules[functional.multi_head_attention_forward] = UserFunctionVariable
-            rules[functional._check_key_padding_mask] = of_functions.TorchInGraphFunctionVariable
+            rules.update(changed)
         try:
             yield
         finally:
-            rules.clear()
             rules.update(before)
             of_functions.tracing_state_functions = told
             torch.compiler._compile_session_context = session  # type: ignore[assignment]

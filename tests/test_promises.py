@@ -104,13 +104,12 @@ def test_repr_is_that_of_the_module(case):
 
 @pytest.mark.parametrize("twin", COUNTERPARTS, ids=lambda twin: twin.__name__)
 def test_arguments_and_defaults_are_those_of_the_twin(twin):
-    skipped = {"_weight", "_freeze"}  # tensors, which a record of hyperparameters does not hold
     added = {"impl"}  # funcnet's own choice of kernels
     ours = inspect.signature(COUNTERPARTS[twin])
     theirs = inspect.signature(twin)
     if any(parameter.kind == parameter.VAR_POSITIONAL for parameter in theirs.parameters.values()):
         return  # Sigmoid and Tanh pass anything on to Module; Identity forgets everything
-    expected = [(p.name, p.default, p.kind) for p in theirs.parameters.values() if p.name not in skipped]
+    expected = [(p.name, p.default, p.kind) for p in theirs.parameters.values()]
     assert [(p.name, p.default, p.kind) for p in ours.parameters.values() if p.name not in added] == expected
 
 

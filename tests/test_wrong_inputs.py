@@ -62,6 +62,7 @@ def test_wrong_inputs_are_refused_as_by_the_module(case):
                 refusing = [below for path, below in layer.named_nets("part") if f"{path!r}: " in message]
                 assert refusing, message
                 assert type(refusing[0]).__name__ in message, message
+                assert "expected" in message, message
                 assert "got" in message, message
                 assert layer._children or str(tuple(wrong.shape)) in message, message
 

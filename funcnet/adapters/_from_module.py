@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from funcnet._errors import ConversionError
+from funcnet._errors import ConversionError, bullet_list
 from funcnet._typing import Flat, Tree
+from funcnet.adapters._materialise import lazy_names, materialised, refuse_lazy
+from funcnet.adapters._walk import named_modules, named_tensors, unwrapped
 from funcnet.adapters._wrapped import UNKNOWN, Wrapped
 from funcnet.combinators import ModuleDict, ModuleList, ParameterDict, ParameterList, Sequential
 from funcnet.core import Body, Function, FunctionModule, Net, Param
@@ -17,7 +19,7 @@ from funcnet.layers import COUNTERPARTS
 from funcnet.parametrize._net import ParametrizationList, parametrized
 from funcnet.parametrize._stock import STOCK
 from funcnet.parametrize._twins import parametrizations_of, without_parametrizations
-from funcnet.tree import unflatten
+from funcnet.tree import join, unflatten
 
 _HOOKS = (
     "_forward_hooks",
@@ -25,25 +27,32 @@ _HOOKS = (
     "_backward_hooks",
     "_backward_pre_hooks",
     "_state_dict_hooks",
+    "_state_dict_pre_hooks",
     "_load_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks",
 )
 
 
-def from_module(module: nn.Module, *, copy: bool = True) -> tuple[Net, Tree, Tree]:
+def from_module(module: nn.Module, *, example_inputs: Any = None, copy: bool = True) -> tuple[Net, Tree, Tree]:
     """The net that computes what a module computes, and its params and buffers.
 
     Stock layers and containers become the nets of the same name. A module with a forward of its own becomes
     ``Wrapped``, which runs that forward on a private copy. The module itself is never called and never written to.
+    Parameters that do not require grad are listed in ``net.frozen``; :func:`funcnet.train_flags` gives the ``train=``
+    of parts in different modes. What torch.compile or DataParallel were put around is converted without them.
 
     Args:
-        module: any ``nn.Module`` with materialised tensors.
+        module: any ``nn.Module``.
+        example_inputs: for a module with lazy parts: what to call a copy of it with, so that they get their shapes; a
+            tuple of inputs, or a single one.
         copy: when false, the trees share memory with the module, and training it in place changes them.
 
     Returns:
         ``(net, params, buffers)``; tied tensors are one entry, listed in ``net.aliases``.
 
     Raises:
-        ConversionError: if ``module`` is not a module, or cannot be copied.
+        ConversionError: if ``module`` is not a module, cannot be copied, has lazy parts and no inputs for them, or has
+            backward hooks, of which a pure function knows nothing.
 
     >>> net, params, buffers = from_module(nn.Sequential(nn.Linear(2, 3), nn.ReLU()))
     >>> net, list(params)
@@ -59,20 +68,48 @@ def from_module(module: nn.Module, *, copy: bool = True) -> tuple[Net, Tree, Tre
         raise ConversionError(
             "from_module runs Python code, and a ScriptModule has none. Convert the module it was made of."
         )
-    named = (*module.named_parameters(), *module.named_buffers())
-    lazy = [name for name, tensor in named if nn.parameter.is_lazy(tensor)]
-    if lazy:
-        raise ConversionError(
-            f"{', '.join(lazy)} have no shape yet. Call the module once on example inputs, then convert; or build the "
-            f"net of funcnet's own lazy layers: net.init(rng, example_inputs=...)."
-        )
+    module = unwrapped(module)
+    _refuse_backward_hooks(module)
+    if lazy_names(module):
+        if example_inputs is None:
+            raise refuse_lazy(module)
+        module = materialised(module, example_inputs)
     net = convert(module)
-    params, owners = _collect(list(module.named_parameters(remove_duplicate=False)), copy)
-    buffers, buffer_owners = _collect(list(module.named_buffers(remove_duplicate=False)), copy)
+    named = list(named_tensors(module, "_parameters"))
+    params, owners = _collect(named, copy)
+    buffers, buffer_owners = _collect(list(named_tensors(module, "_buffers")), copy)
     aliases = {**owners, **buffer_owners}
     if aliases:
         net = net.tie(aliases)
+    frozen = [path for path, param in named if path in params and not param.requires_grad and _inexact(param)]
+    if frozen:
+        net = net.freeze(set(frozen).__contains__)
     return net, unflatten(params), unflatten(buffers)
+
+
+def _refuse_backward_hooks(module: nn.Module) -> None:
+    found = []
+    for path, below in named_modules(module):
+        for hooks in ("_backward_hooks", "_backward_pre_hooks"):
+            found += [f"{join(path, hooks)}: {_called(hook)}" for hook in getattr(below, hooks).values()]
+        for name, param in below._parameters.items():
+            for hooks in ("_backward_hooks", "_post_accumulate_grad_hooks"):
+                held = getattr(param, hooks, None) or {}
+                found += [f"{join(path, name)}.{hooks}: {_called(hook)}" for hook in held.values()]
+    if found:
+        raise ConversionError(
+            f"{type(module).__name__} has backward hooks, which would not run: gradients of a pure function are "
+            f"values, not events on a module{bullet_list(dict.fromkeys(found))}\n"
+            f"Remove them (handle.remove()) and work on the gradients that funcnet.value_and_grad returns."
+        )
+
+
+def _called(function: Any) -> str:
+    return getattr(function, "__qualname__", repr(function))
+
+
+def _inexact(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
 
 
 def _collect(named: list[tuple[str, Tensor]], copy: bool) -> tuple[Flat, dict[str, str]]:
@@ -91,6 +128,7 @@ def _collect(named: list[tuple[str, Tensor]], copy: bool) -> tuple[Flat, dict[st
 
 def convert(module: nn.Module) -> Net:
     """The net for a module: native where that is exact, else ``Wrapped``."""
+    module = unwrapped(module)
     lists = parametrizations_of(module)
     plain = without_parametrizations(module) if lists else module
     net = None if _is_altered(plain) else _native(plain)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from copy import deepcopy
 from typing import Any, overload
 
 import torch
@@ -10,10 +11,12 @@ from torch import Tensor
 
 from funcnet._errors import InitError, TreeError, bullet_list
 from funcnet._typing import Flat, Tree, TreeLike
+from funcnet.adapters._template import EXTRA_STATE
+from funcnet.adapters._wrapped import Wrapped
 from funcnet.core import Buffer, Net, Param
 from funcnet.core._check import check_trees, misfits, refuse
 from funcnet.random import Stream
-from funcnet.tree import flatten, get, unflatten
+from funcnet.tree import flatten, get, join, unflatten
 
 
 @overload
@@ -25,7 +28,8 @@ def to_state_dict(*args: Any) -> Flat:
 
     ``to_state_dict(params, buffers)`` joins what the trees hold. With the net in front, ``to_state_dict(net, params,
     buffers)`` is exactly the ``state_dict`` of the module: tied tensors appear under each of their names,
-    non-persistent buffers are left out, and the trees are checked. The tensors are shared, not copied.
+    non-persistent buffers are left out, what ``get_extra_state`` gave when the module was converted is in it, and the
+    trees are checked. The tensors are shared, not copied.
 
     Args:
         net: the net the trees belong to; may be left out.
@@ -72,9 +76,13 @@ def _of_net(net: Net, params: TreeLike, buffers: TreeLike) -> Flat:
         raise refuse(net, lines)
     aliases = net.aliases
     flat: Flat = {}
-    for path, spec in net._all_entries.items():
-        if isinstance(spec, Param) or spec.persistent:
-            flat[path] = get(params if isinstance(spec, Param) else buffers, aliases.get(path, path))
+    for at, below in net.named_nets():
+        for name, spec in below._own_entries.items():
+            path = join(at, name)
+            if isinstance(spec, Param) or spec.persistent:
+                flat[path] = get(params if isinstance(spec, Param) else buffers, aliases.get(path, path))
+        if isinstance(below, Wrapped) and EXTRA_STATE in below.template.extra_states:
+            flat[join(at, EXTRA_STATE)] = deepcopy(below.template.extra_states[EXTRA_STATE])
     return flat
 
 
@@ -85,7 +93,7 @@ def from_state_dict(net: Net, state_dict: Mapping[str, Any], *, copy: bool = Tru
         net: says which keys and shapes there are.
         state_dict: as ``module.state_dict()`` or ``torch.load(path, weights_only=True)`` gives it. A tied tensor may be
             there under one of its names or under all of them; a non-persistent buffer may be missing, and then gets its
-            first value.
+            first value. ``module.`` and ``_orig_mod.``, put into keys by DataParallel and torch.compile, are read past.
         copy: when false, the trees share memory with ``state_dict``.
 
     Returns:
@@ -107,7 +115,8 @@ def from_state_dict(net: Net, state_dict: Mapping[str, Any], *, copy: bool = Tru
         )
     aliases = net.aliases
     specs = net._all_entries
-    given = dict(state_dict)
+    given = _unwrapped(dict(state_dict), specs)
+    lines = list(_other_extra_states(net, given))
     for alias, owner in aliases.items():
         if owner not in given and alias in given:
             given[owner] = given[alias]
@@ -116,7 +125,7 @@ def from_state_dict(net: Net, state_dict: Mapping[str, Any], *, copy: bool = Tru
     for key, spec in specs.items():
         if key not in given and isinstance(spec, Buffer) and not spec.persistent:
             given[key] = _first_value(key, spec)
-    lines = misfits(specs, given)
+    lines += misfits(specs, given)
     lines += [
         f"untied      {alias!r} and {owner!r} are one tensor in the net and differ here"
         for alias, owner in aliases.items()
@@ -135,6 +144,44 @@ def from_state_dict(net: Net, state_dict: Mapping[str, Any], *, copy: bool = Tru
         value = given[entry.path].detach()
         (params if entry.kind == "params" else buffers)[entry.path] = value.clone() if copy else value
     return unflatten(params), unflatten(buffers)
+
+
+def _unwrapped(given: dict[str, Any], expected: Collection[str]) -> dict[str, Any]:
+    """The same under the keys of the module itself, if a wrapper of torch put its name into them."""
+    if all(key in expected for key in given):
+        return given
+    keys = list(given)
+    if all(key.startswith("module.") for key in keys) and not any(key in expected for key in keys):
+        keys = [key.removeprefix("module.") for key in keys]
+    keys = [".".join(name for name in key.split(".") if name != "_orig_mod") for key in keys]
+    return dict(zip(keys, given.values(), strict=True)) if len(set(keys)) == len(given) else given
+
+
+def _other_extra_states(net: Net, given: dict[str, Any]) -> Iterator[str]:
+    """Take out what ``get_extra_state`` gave where it is what the net has too; a line where it is not."""
+    for at, below in net.named_nets():
+        if isinstance(below, Wrapped) and EXTRA_STATE in below.template.extra_states:
+            key = join(at, EXTRA_STATE)
+            if key not in given:
+                yield f"missing     {key!r}: the module saves it by get_extra_state"
+            elif not _equal(given.pop(key), below.template.extra_states[EXTRA_STATE]):
+                yield (
+                    f"other       {key!r}: it is part of the net, not of the trees, and this one is another; "
+                    f"module.load_state_dict, then funcnet.from_module(module)"
+                )
+
+
+def _equal(left: Any, right: Any) -> bool:
+    if isinstance(left, Tensor) and isinstance(right, Tensor):
+        return _same_bits(left, right)
+    if isinstance(left, Mapping) and isinstance(right, Mapping):
+        return list(left) == list(right) and all(_equal(left[key], right[key]) for key in left)
+    if isinstance(left, (list, tuple)) and type(left) is type(right):
+        return len(left) == len(right) and all(map(_equal, left, right))
+    try:
+        return bool(left == right)
+    except (RuntimeError, ValueError):
+        return False
 
 
 def _first_value(key: str, spec: Buffer) -> Tensor:

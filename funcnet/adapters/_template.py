@@ -1,175 +1,259 @@
 """Private copies of a module, without weights, for calls to run its forward on.
 
 A forward may leave things behind: a counter, a cache, a lazily made buffer, an advanced generator. So every copy is
-looked at after its call, and one that is not as it was made is thrown away. No call sees what another left.
+looked at after its call and put back, and thrown away where that is not possible: no call sees what another left. A copy
+that something still refers to after its call (a checkpoint that will run a part again in backward) stays as it is, with
+the weights of that call, and is not lent again.
 """
 
 from __future__ import annotations
 
 import copy
-import types
-import warnings
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
-import torch
 from torch import Tensor, nn
 
-from funcnet._errors import ConversionError
+from funcnet._typing import Tree, TreeLike
+from funcnet.adapters._copies import holders, private, reached, without_weights
+from funcnet.adapters._walk import named_modules
+from funcnet.adapters._watched import Watched
+from funcnet.tree import join
 
-_INTERNALS = frozenset(vars(nn.Module()))
-_LARGE = 1000  # of a container with more items only the length is looked at
-
-
-class Lease(NamedTuple):
-    """A copy lent to one call, and what it was like before."""
-
-    module: nn.Module
-    before: list[Any]
+Flags: TypeAlias = bool | tuple[bool, ...]
 
 
 class Template:
-    """The pristine copy of a module, and copies of it ready to be lent, by their train flags."""
+    """The pristine copy of a module, and copies of it ready to be lent, by their train flags.
+
+    Args:
+        module: what to copy; it is left as it is.
+    """
 
     def __init__(self, module: nn.Module) -> None:
+        self._take_over(without_weights(module), _extra_states(module))
+
+    def _take_over(self, module: nn.Module, extra_states: Mapping[str, Any]) -> None:
         self.module = module
-        self.names = [name for name, _ in module.named_modules(remove_duplicate=False)]
+        self.extra_states = extra_states
         self.slots = _slots(module)
-        self.renormalised = _renormalised(module)
-        self._ready: dict[Any, deque[Lease]] = {}
-        self._fixed = {flag: self._copy(flag) for flag in (False, True)}
+        self.shortened = [self.slots[join(path, "weight")] for path, below in named_modules(module) if _shortens(below)]
+        self.names = [name for name, _ in named_modules(module)]
+        self.compiled: dict[Flags, nn.Module] = {}
+        self._shared = set(reached(module))
+        self._ready: dict[Flags, deque[Lease]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"module": self.module}
+        return {"module": self.module, "extra_states": self.extra_states}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["module"])  # type: ignore[misc]
+        self._take_over(**state)
 
-    def _copy(self, flags: bool | tuple[bool, ...]) -> nn.Module:
-        module = copy.deepcopy(self.module)
+    def copy(self, flags: Flags) -> nn.Module:
+        """A copy of its own, in these modes."""
+        module: nn.Module = private(self.module, {})
         each = [flags] * len(self.names) if isinstance(flags, bool) else flags
-        for name, flag in zip(self.names, each, strict=True):
-            module.get_submodule(name).training = flag
+        for (_, below), flag in zip(named_modules(module), each, strict=True):
+            below.training = flag
         return module
 
-    def take(self, flags: bool | tuple[bool, ...]) -> Lease:
+    def take(self, flags: Flags) -> Lease:
         """A copy that nobody else has until :meth:`give_back`."""
         try:
             return self._ready.setdefault(flags, deque()).pop()
         except IndexError:
-            module = self._copy(flags)
-            return Lease(module, list(_traces(module)))
+            return Lease(self.copy(flags), self._shared)
 
-    def give_back(self, flags: bool | tuple[bool, ...], lease: Lease) -> None:
+    def give_back(self, flags: Flags, lease: Lease) -> None:
         """Let others have it, if it is as it was."""
-        after = list(_traces(lease.module))
-        if len(after) == len(lease.before) and all(map(_same, after, lease.before)):
+        if lease.restored():
             self._ready[flags].append(lease)
 
-    def fixed(self, flags: bool) -> nn.Module:
-        """The copy that torch.compile traces: one object, so that compiled code is found again."""
-        return self._fixed[flags]
+    def prepare(self, flags: Flags) -> None:
+        """Make the one copy that torch.compile traces: one, so that compiled code is found again."""
+        if flags not in self.compiled:
+            module = self.copy(flags)
+            _tell_where(module)
+            self.compiled[flags] = module
 
 
-def without_weights(module: nn.Module) -> nn.Module:
-    """A copy whose tensors are on the meta device: it costs no memory and computes nothing by itself.
+class Lease:
+    """A copy lent to one call: where its tensors are, and what it was like before.
 
-    Raises:
-        ConversionError: if an attribute of the module cannot be copied.
+    ``torch.func.functional_call`` swaps tensors name by name, at three times the price of a layer; a private copy can
+    be written to directly. It also reaches what has no name: a list of weights beside them, a closure over one.
     """
 
-    def empty(tensor: Tensor) -> Tensor:
-        like = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
-        return nn.Parameter(like, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else like
+    def __init__(self, module: nn.Module, shared: set[int]) -> None:
+        self.module = module
+        everything = [one for key, one in reached(module).items() if key not in shared]
+        self.paths: dict[int, str] = {}
+        for path, below in named_modules(module):
+            self.paths.setdefault(id(below), path)
+        self._modules = list(module.modules())
+        self._own = [(tensors, name, tensors[name]) for tensors, name in _named(self._modules)]
+        self._elsewhere = list(_elsewhere(self._own, everything))
+        self._params, self._buffers = (_plan(module, kind) for kind in ("_parameters", "_buffers"))
+        self._shortened = [below._parameters for below in self._modules if _shortens(below)]
+        self._recurrent = [(below, _no_weights(below)) for below in self._modules if isinstance(below, nn.RNNBase)]
+        for below, names in self._recurrent:
+            below.__dict__.update(names)
+        self._watched = Watched(everything, {id(tensor) for _, _, tensor in self._own})
+        self._counts: list[int] = []
 
-    return replica(module, empty, "from_module runs a foreign forward on a private copy")
+    def _references(self) -> list[int]:
+        return list(map(sys.getrefcount, self._modules))
+
+    def fill(self, params: TreeLike, buffers: TreeLike) -> None:
+        """Put the tensors of a call where the module looks for its own."""
+        self._counts = self._counts or self._references()
+        self._watched.count()
+        _put(self._params, params)
+        _put(self._buffers, buffers)
+        for tensors in self._shortened:  # torch shortens rows in place, and a tied weight has other names
+            given = tensors["weight"]
+            own = _cloned(given)
+            for others, name, _ in self._own:
+                if others[name] is given:
+                    others[name] = own
+        for container, key, tensors, name in self._elsewhere:
+            container[key] = tensors[name]
+
+    def new_buffers(self, buffers: Tree) -> None:
+        """Record what the call made of the buffers in the tree it was given."""
+        _record(self._buffers, buffers)
+
+    def restored(self) -> bool:
+        """Take the tensors out again, and say whether the copy is then as it was made."""
+        if self._references() != self._counts:  # someone will come back to it, and shall not write to new buffers
+            for below in self._modules:
+                below._buffers.update({name: _cloned(buffer) for name, buffer in below._buffers.items()})
+            return False
+        for container, key, tensors, name in self._elsewhere:
+            if container[key] is not tensors[name]:
+                return False
+        for tensors, name, tensor in self._own:
+            tensors[name] = tensor
+        for container, key, tensors, name in self._elsewhere:
+            container[key] = tensors[name]
+        for below, names in self._recurrent:
+            below.__dict__.update(names)
+        return self._watched.put_back()
 
 
-def replica(module: nn.Module, tensor_for: Callable[[Tensor], Tensor], why: str) -> nn.Module:
-    """A deep copy with other tensors in the place of its parameters and buffers; ``why`` is for the error.
-
-    Raises:
-        ConversionError: if an attribute of the module cannot be copied.
-    """
-    memo: dict[int, Any] = {id(tensor): tensor_for(tensor) for tensor in (*module.parameters(), *module.buffers())}
-    for below in module.modules():
-        for tensor in _computed_by_hooks(below):
-            memo[id(tensor)] = torch.empty_like(tensor, device="meta")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of classes that are deprecated and warn when they are made
-            return copy.deepcopy(module, memo)
-    except Exception as error:
-        raise ConversionError(
-            f"cannot copy {type(module).__name__}: {error}. {why}, so every attribute must survive copy.deepcopy: take "
-            f"files, locks and graph tensors off the module."
-        ) from error
+def _named(modules: list[nn.Module]) -> Iterator[tuple[dict[str, Any], str]]:
+    """The dicts and names of all params and buffers."""
+    for below in modules:
+        for tensors in (below._parameters, below._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None:
+                    yield tensors, name
 
 
-def _computed_by_hooks(module: nn.Module) -> Iterator[Tensor]:
-    """The attributes that pre-hooks of torch.nn.utils compute anew before each call: of weight norm, pruning ..."""
-    for hook in module._forward_pre_hooks.values():
-        name = getattr(hook, "name", getattr(hook, "_tensor_name", ""))
-        value = module.__dict__.get(name)
-        if isinstance(value, Tensor) and type(hook).__module__.startswith("torch.nn.utils."):
-            yield value
+def _elsewhere(own: list[Any], everything: list[Any]) -> Iterator[tuple[Any, Any, dict[str, Any], str]]:
+    """Where else a param or buffer is held: ``container[key]`` is ``tensors[name]``."""
+    dicts = {id(tensors) for tensors, _, _ in own}
+    names = {id(tensor): (tensors, name) for tensors, name, tensor in own}
+    for one in everything:
+        if isinstance(one, nn.RNNBase) or id(one) in dicts:
+            continue
+        for container, keys in holders(one):
+            for key in keys:
+                if id(container[key]) in names and not isinstance(container, tuple):
+                    yield container, key, *names[id(container[key])]
+
+
+Plan = tuple[list[tuple[str, dict[str, Any]]], list[tuple[str, Any]]]
+
+
+def _plan(module: nn.Module, kind: str) -> Plan:
+    """The names at a module with the dicts their tensors belong to, and the plans of its children that have some."""
+    tensors = getattr(module, kind)
+    own = [(name, tensors) for name, tensor in tensors.items() if tensor is not None]
+    below = [(name, _plan(child, kind)) for name, child in module._modules.items() if child is not None]
+    return own, [(name, plan) for name, plan in below if plan != ([], [])]
+
+
+def _put(plan: Plan, tree: TreeLike) -> None:
+    own, below = plan
+    for name, tensors in own:
+        tensors[name] = tree[name]
+    for name, child in below:
+        _put(child, tree[name])
+
+
+def _record(plan: Plan, tree: Tree) -> None:
+    own, below = plan
+    for name, tensors in own:
+        tree[name] = tensors[name]
+    for name, child in below:
+        _record(child, tree[name])
+
+
+def _cloned(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.clone()
+
+
+def _no_weights(module: nn.RNNBase) -> dict[str, Any]:
+    """What a recurrent module keeps besides its weights: a list of them, gathered anew when one of them is another."""
+    count = len(module._flat_weights_names)
+    return {"_flat_weights": [None] * count, "_flat_weight_refs": [_gone] * count}
+
+
+def _gone() -> None:
+    """What a weak reference to something gone gives."""
+
+
+def _shortens(module: nn.Module) -> bool:
+    """Whether a module shortens the rows of its weight in place."""
+    return isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.max_norm is not None
 
 
 def _slots(module: nn.Module) -> dict[str, str]:
     """Every name of a tensor, and the first name of the same attribute of the same module."""
     first: dict[int, str] = {}
     slots: dict[str, str] = {}
-    for prefix, below in module.named_modules(remove_duplicate=False):
-        place = first.setdefault(id(below), prefix)
+    for path, below in named_modules(module):
+        place = first.setdefault(id(below), path)
         for name in (*below._parameters, *below._buffers):
-            slots[f"{prefix}.{name}" if prefix else name] = f"{place}.{name}" if place else name
+            slots[join(path, name)] = join(place, name)
     return slots
 
 
-def _renormalised(module: nn.Module) -> list[str]:
-    """Names of the weights that embeddings with max_norm shorten in place."""
-    return [
-        f"{prefix}.weight" if prefix else "weight"
-        for prefix, below in module.named_modules(remove_duplicate=False)
-        if isinstance(below, (nn.Embedding, nn.EmbeddingBag)) and below.max_norm is not None
-    ]
+def _extra_states(module: nn.Module) -> dict[str, Any]:
+    """What modules save besides tensors, by its key in the ``state_dict``."""
+    return {
+        join(path, EXTRA_STATE): copy.deepcopy(below.get_extra_state())
+        for path, below in named_modules(module)
+        if type(below).get_extra_state is not nn.Module.get_extra_state
+    }
 
 
-def _traces(module: nn.Module) -> Iterator[Any]:
-    """Everything a forward could have changed on a module, in a fixed order."""
+EXTRA_STATE = "_extra_state"
+"""The name under which a ``state_dict`` has what ``get_extra_state`` gave."""
+
+within: list[str] = []
+"""Where a forward is while torch.compile or torch.export traces it; in eager calls the stack of frames says it."""
+
+
+def _tell_where(module: nn.Module) -> None:
+    """Have a module and all below it say when they are running."""
     seen: set[int] = set()
-    for below in module.modules():
-        for tensors in (below._parameters, below._buffers):
-            for name, tensor in tensors.items():
-                yield name
-                yield tensor is None
-        if not type(below).__module__.startswith("torch.nn.modules."):  # torch's own leave nothing behind
-            yield from _walk({key: value for key, value in below.__dict__.items() if key not in _INTERNALS}, seen)
+    for path, below in named_modules(module):
+        if id(below) not in seen:
+            seen.add(id(below))
+            below.register_forward_pre_hook(_entering(path), prepend=True)
+            below.register_forward_hook(_leaving, always_call=False)
 
 
-def _walk(value: Any, seen: set[int]) -> Iterator[Any]:
-    yield value if not isinstance(value, (dict, list, set, tuple)) else None
-    if isinstance(value, Tensor):
-        yield value._version
-    elif isinstance(value, torch.Generator):
-        yield object()  # it may have moved, and nothing is equal to this
-    if id(value) in seen or isinstance(value, (str, int, float, bool, type(None), Tensor, nn.Module, type)):
-        return
-    if isinstance(value, (types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType)):
-        return
-    seen.add(id(value))
-    if isinstance(value, Mapping):
-        items: Any = [part for pair in value.items() for part in pair]
-    elif isinstance(value, (list, tuple, set, frozenset, deque)):
-        items = value
-    else:
-        items = [part for pair in getattr(value, "__dict__", {}).items() for part in pair]
-    yield len(items)
-    if len(items) <= _LARGE:
-        for item in items:
-            yield from _walk(item, seen)
+def _entering(path: str) -> Callable[..., None]:
+    def enter(module: nn.Module, inputs: Any) -> None:
+        within.append(path)
+
+    return enter
 
 
-def _same(left: Any, right: Any) -> bool:
-    return left is right or (type(left) is type(right) and isinstance(left, (int, str, float)) and left == right)
+def _leaving(module: nn.Module, inputs: Any, output: Any) -> None:
+    within.pop()

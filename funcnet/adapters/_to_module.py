@@ -14,8 +14,9 @@ from funcnet.tree import get, join
 def to_module(net: Net, params: TreeLike, buffers: TreeLike | None = None) -> nn.Module:
     """The equivalent ``nn.Module``: stock layers as themselves, a composed net as a module with the same body.
 
-    The module has its own copy of every tensor, tied tensors are one Parameter, and, as every new module, it is in
-    training mode. Keys, order and ``repr`` are those of the module the net came from.
+    The module has its own copy of every tensor, tied tensors are one Parameter, what ``net.frozen`` names does not
+    require grad, and, as every new module, it is in training mode. Keys, order and
+    ``repr`` are those of the module the net came from.
 
     Args:
         net: the net.
@@ -37,7 +38,7 @@ def to_module(net: Net, params: TreeLike, buffers: TreeLike | None = None) -> nn
     if lines:
         raise refuse(net, lines)
     module = net.twin_module()
-    aliases = net.aliases
+    aliases, frozen = net.aliases, set(net.frozen)
     owned: dict[str, nn.Parameter | torch.Tensor] = {}
     for path, below in net.named_nets():
         holder = module.get_submodule(path)
@@ -49,7 +50,7 @@ def to_module(net: Net, params: TreeLike, buffers: TreeLike | None = None) -> nn
                 owned[owner] = (
                     value
                     if isinstance(spec, Buffer)
-                    else nn.Parameter(value, value.is_floating_point() or value.is_complex())
+                    else nn.Parameter(value, owner not in frozen and (value.is_floating_point() or value.is_complex()))
                 )
             if isinstance(spec, Param):
                 setattr(holder, name, owned[owner])  # recurrent modules keep a list of their weights beside

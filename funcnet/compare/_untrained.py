@@ -156,8 +156,8 @@ class Comparison:
             torch.backends.mha.set_fastpath_enabled(True)
         if slower < found:
             notes.append(
-                f"In eval mode the module takes torch's fused path for attention, which rounds differently (by at most "
-                f"{found:.1e}) and which a net never takes. The outputs were compared without it; the times are with it."
+                f"In eval mode the module takes torch's fused path for attention, which rounds differently, by at most "
+                f"{found:.1e}. A net never takes it: the outputs were compared without it, and the times are with it."
             )
         return slower
 

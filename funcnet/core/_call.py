@@ -19,7 +19,7 @@ from funcnet.core._entries import Buffer, Param
 from funcnet.core._explain import explain
 from funcnet.core._silent import silent
 from funcnet.core._ties import filled_in, linked, unlinked
-from funcnet.core._view import NOTHING, PASS_RNG, Call, View, bodies, draws_at, has, opener, trusted, view_class
+from funcnet.core._view import NOTHING, PASS_RNG, Call, bodies, draws_at, has, opener, trusted, view_class
 from funcnet.random import Intercept, as_rng
 from funcnet.tree import flatten, get, join, select
 
@@ -61,7 +61,7 @@ class Program:
 
     # --- the two ways to call ---
 
-    def evaluate(self, params: TreeLike, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def evaluate(self, params: TreeLike, inputs: tuple[Any, ...], kwargs: dict[str, Any], method: str) -> Any:
         if self.has_buffers or self.always_draws:
             self._refuse_evaluate()
         if torch.compiler.is_compiling():
@@ -69,7 +69,7 @@ class Program:
         elif self.seen is None or not self.seen.same(params, NOTHING):
             self._admit(params, NOTHING)
             self.seen = Seen(self.expected, params, NOTHING)
-        return self._call(params, NOTHING, False, None, inputs, kwargs)[0]
+        return self._call(params, NOTHING, False, None, inputs, kwargs, method)[0]
 
     def apply(
         self,
@@ -79,6 +79,7 @@ class Program:
         kwargs: dict[str, Any],
         train: Selector,
         rng: Any,
+        method: str,
     ) -> tuple[Any, Tree]:
         mode = train if isinstance(train, bool) else self._selected(train)
         if rng is None and (mode is not False or self.always_draws):
@@ -88,25 +89,32 @@ class Program:
         elif self.seen is None or not self.seen.same(params, buffers):
             self._admit(params, buffers)
             self.seen = Seen(self.expected, params, buffers)
-        return self._call(params, buffers, mode, rng, inputs, kwargs)
+        return self._call(params, buffers, mode, rng, inputs, kwargs, method)
 
     def _call(
-        self, params: TreeLike, buffers: TreeLike, mode: Any, rng: Any, inputs: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        params: TreeLike,
+        buffers: TreeLike,
+        mode: Any,
+        rng: Any,
+        inputs: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        method: str,
     ) -> tuple[Any, Tree]:
         """Run the body, and see to it that no draw in it comes from the global generator."""
-        if self.silent:
-            return self._once(params, buffers, mode, rng, inputs, kwargs)
+        if self.silent and method == "forward":
+            return self._once(params, buffers, mode, rng, inputs, kwargs, method)
         if torch.compiler.is_compiling() or under_vmap():
-            return self._once(params, buffers, mode, rng, inputs, kwargs, Intercept())
+            return self._once(params, buffers, mode, rng, inputs, kwargs, method, Intercept())
         # To intercept costs a third of a small call, and keeps torch from its fast paths. So a body is only watched,
         # and run again if the generator moved: it drew (and is intercepted from then on), or another thread did.
         plain = mode is False and rng is None
         state = None if plain in self.drawn else global_state()
         if state is not None:
-            result = self._once(params, buffers, mode, rng, inputs, kwargs)
+            result = self._once(params, buffers, mode, rng, inputs, kwargs, method)
             if torch.equal(state, global_state()):
                 return result
-        return self._intercepted(params, buffers, mode, rng, inputs, kwargs, state)
+        return self._intercepted(params, buffers, mode, rng, inputs, kwargs, method, state)
 
     def _intercepted(
         self,
@@ -116,6 +124,7 @@ class Program:
         rng: Any,
         inputs: tuple[Any, ...],
         kwargs: dict[str, Any],
+        method: str,
         state: Tensor | None,
     ) -> tuple[Any, Tree]:
         """Run the body with torch's draws redirected; ``state`` is the global generator's, if the body moved it."""
@@ -124,7 +133,7 @@ class Program:
         try:
             for _ in range(2):  # twice, if another thread may have moved the generator
                 start = global_state()
-                result = self._once(params, buffers, mode, rng, inputs, kwargs, intercept)
+                result = self._once(params, buffers, mode, rng, inputs, kwargs, method, intercept)
                 if torch.equal(start, global_state()):
                     return result
             intercept.drew = True
@@ -146,6 +155,7 @@ class Program:
         rng: Any,
         inputs: tuple[Any, ...],
         kwargs: dict[str, Any],
+        method: str,
         intercept: Intercept | None = None,
     ) -> tuple[Any, Tree]:
         """Run the body once, over a tree of buffers of its own; returns the output and that tree."""
@@ -154,12 +164,13 @@ class Program:
         own = self._own_tree(buffers) if self.has_buffers else {}
         try:
             view = self.open(self.view, given, own, call)  # type: ignore[arg-type]
+            body = view if method == "forward" else self.net.method(view, method)
             if intercept is not None:
-                intercept.draws = lambda: draws_at(view)
+                intercept.draws = lambda: draws_at(view if call.within is None else call.within())
                 with intercept:
-                    output = self._watched(view, call is _EVAL, given, inputs, kwargs)
-            elif self.foreign:
-                output = self._watched(view, call is _EVAL, given, inputs, kwargs)
+                    output = self._watched(body, call is _EVAL, given, inputs, kwargs)
+            elif self.foreign or method != "forward":
+                output = self._watched(body, call is _EVAL, given, inputs, kwargs)
             else:
                 output = view(*inputs, **kwargs)
         except Exception as error:
@@ -172,14 +183,19 @@ class Program:
         return output, unlinked(own, buffers) if self.tied[Buffer] else own
 
     def _watched(
-        self, view: View, plain: bool, params: TreeLike, inputs: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        body: Callable[..., Any],
+        plain: bool,
+        params: TreeLike,
+        inputs: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> Any:
         """Run a body that funcnet did not write, and notice by version counters if it wrote to what it was given.
 
         Inputs are looked at in every call, params in the first one of each mode: there may be thousands of them.
         """
         if torch.compiler.is_compiling():
-            return view(*inputs, **kwargs)
+            return body(*inputs, **kwargs)
         if len(inputs) == 1 and not kwargs and type(inputs[0]) is Tensor:  # the common case, without a detour
             given = [("input 0", inputs[0])]
         else:
@@ -190,7 +206,7 @@ class Program:
             self.looked.add(plain)
             given += [(f"params {path!r}", tensor) for path, tensor in flatten(params).items()]
         before = [_version(tensor) for _, tensor in given]
-        output = view(*inputs, **kwargs)
+        output = body(*inputs, **kwargs)
         written = [name for (name, tensor), version in zip(given, before, strict=True) if _version(tensor) != version]
         if written:
             raise PurityError(

@@ -43,18 +43,19 @@ class Composed(Net):
         for key in name.split("."):
             found = getattr(found, key, None)
         if isinstance(found, Composed) and found._record()[:-1] == self._record()[:-1]:
-            return (_load, (module, name, self._aliases))
+            return (_load, (module, name, self._aliases, self.__dict__.get("_frozen", ())))
         raise PicklingError(
             f"{self.name} cannot be pickled: {module}.{name} is another. Compose it at the top of a module."
         )
 
 
-def _load(module: str, name: str, aliases: dict[str, str]) -> Any:
+def _load(module: str, name: str, aliases: dict[str, str], frozen: tuple[str, ...]) -> Any:
     __import__(module)
     found: Any = sys.modules[module]
     for key in name.split("."):
         found = getattr(found, key)
-    return found if found.aliases == aliases else found.tie(aliases)
+    found = found if found.aliases == aliases else found.tie(aliases)
+    return found if found.__dict__.get("_frozen", ()) == frozen else found.freeze(frozen)
 
 
 def compose(function: Callable[..., Any] | None = None, /, **parts: Any) -> Any:

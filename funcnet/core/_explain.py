@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
+from inspect import CO_VARARGS
 from types import CodeType
 from typing import TYPE_CHECKING, Any
 
@@ -39,20 +40,25 @@ def explain(program: Program, params: TreeLike, error: Exception) -> Exception:
     expects = view._expects
     wanted = f"expected {expects}, " if expects else ""
     got = f"{wanted}got {', '.join(f'{name} {described(value)}' for name, value in inputs.items()) or 'no input'}"
-    # within a transform an error may as well say what torch cannot transform, so it keeps its type
-    if expects is not None and isinstance(error, _OF_INPUTS) and not under_transform():
-        return ShapeError(f"{place}: {got}. {_sentence(error)}")
+    transform = under_transform() and _OF_TRANSFORMS.search(str(error))  # it says what torch cannot transform
+    if expects is not None and isinstance(error, _OF_INPUTS) and not transform:
+        kind = TypeError if isinstance(error, (TypeError, AttributeError)) else ShapeError
+        return kind(f"{place}: {got}. {_sentence(error)}")
     if sys.version_info >= (3, 11):
         error.add_note(f"in the body of {place}: {got}")
     return error
 
 
-_OF_INPUTS = (RuntimeError, ValueError, IndexError, AssertionError)
+_OF_TRANSFORMS = re.compile(
+    r"vmap|batch|functorch|torch\.func|forward AD|derivative|data-dependent|item\(\)|not implemented"
+)
+_OF_INPUTS = (RuntimeError, ValueError, IndexError, AssertionError, TypeError, AttributeError)
 
 
 def _sentence(error: Exception) -> str:
     text = str(error).strip().rstrip(".")
-    return f"{text[:1].upper()}{text[1:]}." if text else ""
+    first = text.split(" ")[0]
+    return f"{text[:1].upper() if first.isalpha() else text[:1]}{text[1:]}." if text else ""
 
 
 def _bodies_in(error: Exception) -> Iterator[tuple[View, str, dict[str, Any]]]:
@@ -63,7 +69,11 @@ def _bodies_in(error: Exception) -> Iterator[tuple[View, str, dict[str, Any]]]:
         view = values.get(code.co_varnames[0]) if code.co_argcount else None
         if isinstance(view, View) and not code.co_name.startswith("_"):
             names = code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]
-            inputs = {name: values[name] for name in names if values.get(name) is not None}
+            inputs = {name: values[name] for name in names if name in values}
+            inputs = {name: value for name, value in inputs.items() if name == names[0] or _is_data(value)}
+            if code.co_flags & CO_VARARGS:
+                rest = values[code.co_varnames[code.co_argcount + code.co_kwonlyargcount]]
+                inputs.update({f"input {index}": value for index, value in enumerate(rest)})
             shared = above is not None and code.co_varnames[0] == "_"
             kid, place = _places(above, code) if shared else (view, where(view))  # type: ignore[arg-type]
             yield kid, place, inputs
@@ -84,6 +94,10 @@ def _below(cls: type[View], path: str) -> Iterator[tuple[Any, str]]:
         yield from _below(kid, join(path, name))
 
 
+def _is_data(value: Any) -> bool:
+    return value is not None and not isinstance(value, bool)
+
+
 def described(value: Any) -> str:
     """A value in a few words: for a tensor its shape and dtype.
 
@@ -92,7 +106,7 @@ def described(value: Any) -> str:
     """
     if isinstance(value, torch.Tensor):
         return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
-    if isinstance(value, (tuple, list)):
+    if isinstance(value, (tuple, list)) and any(isinstance(item, (torch.Tensor, tuple)) for item in value):
         return f"({', '.join(map(described, value))})"
     return f"{value!r:.40}"
 

@@ -16,7 +16,7 @@ from funcnet.core._explain import explain
 from funcnet.core._net import Net
 from funcnet.core._view import Call, View, origin, where
 from funcnet.random import Stream
-from funcnet.tree import unflatten
+from funcnet.tree import join, unflatten
 
 
 class Lazy(Net):
@@ -36,28 +36,37 @@ class Lazy(Net):
         if path not in call.found:
             call.found[path] = self.concrete(*inputs, **kwargs)
         net = call.found[path]
-        return net.apply(*_shapes_of(net), *inputs, **kwargs, rng=0)[0]
+        return net.apply(*_shapes_of(net, call.found.dtype), *inputs, **kwargs, rng=0)[0]
 
 
 SHOW_INPUTS = "net, params, buffers = net.init(rng, example_inputs=(x,)) gives the concrete net."
 
 
-def concrete_nets(net: Net, example_inputs: Any) -> dict[str, Net]:
+class Found(dict[str, Net]):
+    """What lazy nets became, by path, and the dtype that params are to have."""
+
+    def __init__(self, dtype: torch.dtype | None) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+
+def concrete_nets(net: Net, example_inputs: Any, dtype: torch.dtype | None) -> Found:
     """What each lazy net becomes, by path, in the order in which they are called; nothing is computed.
 
     Args:
         net: the net that holds them.
         example_inputs: what it is called with: a tuple of inputs, or a single tensor; only shapes and dtypes matter.
+        dtype: as in ``net.init``.
 
     Raises:
         InitError: if one of them is not called.
     """
     inputs = example_inputs if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
-    found: dict[str, Net] = {}
+    found = Found(dtype)
     program = net._program()
     with outside_transforms(), torch.no_grad(), torch.device("meta"):
         inputs = tree_map(lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) else leaf, inputs)
-        params, buffers = _shapes_of(net)
+        params, buffers = _shapes_of(net, dtype)
         view = program.open(program.view, params, buffers, Call(False, Stream(0), found))
         try:
             view(*inputs)
@@ -74,11 +83,13 @@ def concrete_nets(net: Net, example_inputs: Any) -> dict[str, Net]:
     return found
 
 
-def _shapes_of(net: Net) -> tuple[Tree, Tree]:
+def _shapes_of(net: Net, dtype: torch.dtype | None) -> tuple[Tree, Tree]:
     """Params and buffers without content."""
     params: dict[str, Tensor] = {}
     buffers: dict[str, Tensor] = {}
-    for path, spec in net._all_entries.items():
-        made = torch.empty(spec.shape, dtype=spec.dtype, device="meta")
-        (params if isinstance(spec, Param) else buffers)[path] = made
+    for path, below in net.named_nets():
+        for name, spec in below._own_entries.items():
+            exact = spec.dtype or dtype or getattr(below, "dtype", None)
+            made = torch.empty(spec.shape, dtype=exact, device="meta")
+            (params if isinstance(spec, Param) else buffers)[join(path, name)] = made
     return unflatten(params), unflatten(buffers)

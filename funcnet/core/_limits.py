@@ -19,7 +19,7 @@ TRANSFORMS: Mapping[str, str] = {
     "vmap": "torch.vmap over the inputs",
     "vmap(grad)": "per-sample gradients: torch.vmap of torch.func.grad",
     "jvp": "torch.func.jvp, forward-mode derivatives",
-    "hessian": "torch.func.hessian, or the gradient of a gradient",
+    "hessian": "torch.func.hessian, or torch.func.grad of torch.func.grad",
     "ensemble": "torch.vmap over params and buffers",
     "compile": "torch.compile(fullgraph=True)",
     "export": "torch.export",
@@ -31,6 +31,8 @@ _MODES = (False, True)
 
 def supports(net: Net | type[Net], transform: str, *, train: bool | None = None) -> bool:
     """Whether a net works under a transform. Answered from what each layer declares, which the tests hold it to.
+
+    Of a foreign forward (``Wrapped``, or a body of your own) only the stock layers in it are asked.
 
     Args:
         net: a net, or the class of a layer for what it does with its default options.
@@ -46,6 +48,8 @@ def supports(net: Net | type[Net], transform: str, *, train: bool | None = None)
     """
     if transform not in TRANSFORMS:
         raise ValueError(f"{transform!r} is no transform of the table; those are {', '.join(map(repr, TRANSFORMS))}.")
+    if isinstance(net, torch.nn.Module) or (isinstance(net, type) and issubclass(net, torch.nn.Module)):
+        raise TypeError("supports answers for nets: net, params, buffers = funcnet.from_module(module).")
     modes = _MODES if train is None else (train,)
     if isinstance(net, type):
         return not any(transform in net.limits(net, mode) for mode in modes)  # type: ignore[arg-type]

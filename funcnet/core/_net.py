@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property, partial
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, overload
 
@@ -20,7 +20,8 @@ from funcnet.core._entries import Buffer, Entry, Param
 from funcnet.core._parts import check_part
 from funcnet.core._start import Device, Start
 from funcnet.random import as_rng
-from funcnet.tree import join
+from funcnet.tree import join, unflatten
+from funcnet.tree._partition import chosen
 
 if TYPE_CHECKING:
     from funcnet.core._call import Program
@@ -122,18 +123,30 @@ class Net:
 
     # --- calling ---
 
-    def __call__(self, params: TreeLike, /, *inputs: Any, **kwargs: Any) -> Any:
+    def method(self, view: View, name: str) -> Callable[..., Any]:
+        """What ``method=name`` runs: that of the view, or of this net with the view in front."""
+        if (found := getattr(view, name, None)) is not None and callable(found):
+            return found
+        body = getattr(type(self), name, None)
+        if body is None or not callable(body) or hasattr(Net, name):
+            raise AttributeError(
+                f"{self.title()} has no method {name!r}. A method of a net takes a view: def {name}(p, x)."
+            )
+        return partial(getattr(self, name), view)
+
+    def __call__(self, params: TreeLike, /, *inputs: Any, method: str = "forward", **kwargs: Any) -> Any:
         """The output for ``params``, in eval mode: a pure function of its arguments.
 
         Args:
             params: nested dict, as :meth:`init` makes it.
             inputs, kwargs: handed to the body.
+            method: what to run instead of the body: a method of the foreign module, or of the net, or a part by name.
 
         Raises:
             TreeError: if ``params`` does not fit, or the net needs buffers, which only :meth:`apply` takes.
             RandomnessError: if the body draws in eval mode too.
         """
-        return self._program().evaluate(params, inputs, kwargs)
+        return self._program().evaluate(params, inputs, kwargs, method)
 
     def apply(
         self,
@@ -143,6 +156,7 @@ class Net:
         *inputs: Any,
         train: Selector = False,
         rng: Any = None,
+        method: str = "forward",
         **kwargs: Any,
     ) -> tuple[Any, Tree]:
         """The output and the new buffers, in any mode; nothing given is written to.
@@ -152,6 +166,7 @@ class Net:
             inputs, kwargs: handed to the body.
             train: whether nets are in training mode; or a selector of the paths that are (see ``funcnet.tree.select``).
             rng: a Key or an int seed; needed where something draws.
+            method: what to run instead of the body: a method of the foreign module, or of the net, or a part by name.
 
         Returns:
             ``(output, new_buffers)``; ``new_buffers`` has the structure of ``buffers``.
@@ -161,7 +176,7 @@ class Net:
             RandomnessError: if a draw is needed and ``rng`` is None; names the paths.
             PurityError: if a body wrote to an input or a buffer in place.
         """
-        return self._program().apply(params, buffers, inputs, kwargs, train, rng)
+        return self._program().apply(params, buffers, inputs, kwargs, train, rng, method)
 
     # --- tensors ---
 
@@ -197,9 +212,10 @@ class Net:
             raise InitError("init needs rng: an int seed (0) or a Key (funcnet.random.key(0)).")
         from funcnet.core._lazy import SHOW_INPUTS, Lazy, concrete_nets
 
-        net, found = self, {}
+        net: Net = self
+        found: dict[str, Net] = {}
         if example_inputs is not None:
-            found = concrete_nets(self, example_inputs)
+            found = concrete_nets(self, example_inputs, dtype)
             net = self.replaced(found)
         elif lazy := [path or "the net itself" for path, below in self.named_nets() if isinstance(below, Lazy)]:
             raise InitError(f"{', '.join(map(repr, lazy))} have no shape yet. {SHOW_INPUTS}")
@@ -256,6 +272,33 @@ class Net:
         tied.__dict__.update(self.__getstate__(), _alias_items=tuple(table.items()))
         return tied
 
+    def freeze(self, selector: Selector) -> Net:
+        """This net with other params frozen: those that are meant, and no others.
+
+        Nothing is computed otherwise, so nets that differ in this alone are equal. It is what ``requires_grad`` is
+        to a module: ``to_module`` gives it back, and ``tree.partition(params, net.frozen)`` takes the trees apart.
+
+        Args:
+            selector: paths of params (see ``funcnet.tree.select``).
+
+        Raises:
+            TreeError: if a pattern means no param.
+
+        >>> from funcnet import Linear, ReLU, Sequential
+        >>> Sequential(Linear(2, 3), ReLU(), Linear(3, 1)).freeze("0").frozen
+        ('0.weight', '0.bias')
+        """
+        params = [entry.path for entry in self.entries() if entry.kind == "params"]
+        meant = chosen(unflatten(dict.fromkeys(params)), selector)
+        made = object.__new__(type(self))
+        made.__dict__.update(self.__getstate__(), _frozen=tuple(path for path in params if path in meant))
+        return made
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Paths of the params that do not require grad in the module, of this net and of all nets below it."""
+        return tuple(join(path, name) for path, net in self.named_nets() for name in net.__dict__.get("_frozen", ()))
+
     def replaced(self, nets: Mapping[str, Net]) -> Net:
         """This net with other nets at some paths.
 
@@ -274,8 +317,7 @@ class Net:
         if not below:
             return self
         made = self._with_children({name: self._children[name].replaced(rest) for name, rest in below.items()})
-        if self._aliases:
-            made.__dict__["_alias_items"] = tuple(self._aliases.items())
+        made.__dict__.update({name: self.__dict__[name] for name in _OF_PATHS if name in self.__dict__})
         return made
 
     def _with_children(self, nets: Mapping[str, Net]) -> Net:
@@ -380,7 +422,7 @@ class Net:
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{hint}")
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = {field.name for field in dataclasses.fields(self)} | {*_BESIDE_FIELDS}  # type: ignore[arg-type]
+        kept = {field.name for field in dataclasses.fields(self)} | {*_BESIDE_FIELDS, *_OF_PATHS}  # type: ignore[arg-type]
         return {name: value for name, value in self.__dict__.items() if name in kept}
 
     def __deepcopy__(self, memo: Any) -> Net:
@@ -391,6 +433,7 @@ class Net:
 
 
 _BESIDE_FIELDS = ("_replaced_items", "_alias_items")  # what a record holds that its class does not declare
+_OF_PATHS = ("_alias_items", "_frozen")  # and what it says about paths below it
 _OF_MODULES = {
     "train": "A net has no mode: net.apply(params, buffers, x, train=True).",
     "eval": "A net has no mode: net.apply(params, buffers, x) runs in eval mode.",
@@ -405,7 +448,7 @@ _OF_MODULES = {
     "half": "A net holds no tensors: funcnet.tree.to(params, torch.float16).",
     "double": "A net holds no tensors: funcnet.tree.to(params, torch.float64).",
     "zero_grad": "Gradients are values: loss, grads = funcnet.value_and_grad(loss)(params).",
-    "requires_grad_": "Gradients are values: loss, grads = funcnet.value_and_grad(loss)(params).",
+    "requires_grad_": "Gradients are values: see net.freeze(paths) and funcnet.tree.partition(params, net.frozen).",
     "modules": "net.named_nets() gives paths and nets.",
     "named_modules": "net.named_nets() gives paths and nets.",
     "children": "net.named_nets() gives paths and nets.",

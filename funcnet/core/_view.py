@@ -31,6 +31,7 @@ from funcnet.random import At, Rng, Stream, at_path, fold_in
 from funcnet.tree import join
 
 if TYPE_CHECKING:
+    from funcnet.core._lazy import Found
     from funcnet.core._net import Net
 
 NOTHING: Tree = {}
@@ -41,17 +42,19 @@ RESERVED = frozenset(name for name in dir(nn.Module) if not name.startswith("__"
 class Call:
     """What one call knows: its mode, its source of draws and how often each path drew. The root of every view.
 
-    ``found`` is there in a call that is made to learn shapes: what lazy nets become, by path.
+    ``found`` is there in a call that is made to learn shapes: what lazy nets become, by path. ``within`` is there while
+    a foreign forward runs: it gives the place in it, as far as :func:`draws_at` wants a view.
     """
 
-    __slots__ = ("closed", "counts", "found", "rng", "train")
+    __slots__ = ("closed", "counts", "found", "rng", "train", "within")
 
-    def __init__(self, train: Any, rng: Any, found: dict[str, Net] | None = None) -> None:
+    def __init__(self, train: Any, rng: Any, found: Found | None = None) -> None:
         self.train: bool | Callable[[str], bool] = train
         self.rng: Any = rng
         self.counts: dict[str, int] = {}
         self.closed = False
         self.found = found
+        self.within: Callable[[], Any] | None = None
 
 
 class View:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch.utils._pytree import tree_map
 from funcnet._typing import Flat, Tree, TreeLike
 from funcnet.adapters import to_module
 from funcnet.core import Net, Param
+from funcnet.inspect._table import rich_table, text_table
 from funcnet.tree import flatten, join, unflatten
 from funcnet.tree import map as tree_of
 
@@ -57,35 +57,14 @@ class Summary:
         return [*rows, ("total", "", "", f"{self.parameters:,}", f"{self.bytes:,}")]
 
     def __rich__(self) -> Any:
-        from rich.table import Table
-
-        table = Table("path", "type", "output")
-        table.add_column("parameters", justify="right")
-        table.add_column("bytes", justify="right")
-        cells = self._cells()
-        for index, row in enumerate(cells):
-            table.add_row(*row, end_section=index == len(cells) - 2)
-        return table
+        return rich_table(_COLUMNS, self._cells(), _NUMBERS, total=True)
 
     def __str__(self) -> str:
-        try:
-            from rich.console import Console
-        except ImportError:
-            return self._plain()
-        console = Console(file=io.StringIO(), width=200)
-        console.print(self)
-        return str(console.file.getvalue()).rstrip()  # type: ignore[attr-defined]
+        return text_table(_COLUMNS, self._cells(), _NUMBERS, total=True)
 
-    def _plain(self) -> str:
-        lines = [("path", "type", "output", "parameters", "bytes"), *self._cells()]
-        widths = [max(len(line[column]) for line in lines) for column in range(5)]
-        return "\n".join(
-            "  ".join(
-                cell.rjust(width) if column > 2 else cell.ljust(width)
-                for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in lines
-        )
+
+_COLUMNS = ("path", "type", "output", "parameters", "bytes")
+_NUMBERS = frozenset({"parameters", "bytes"})
 
 
 def summary(

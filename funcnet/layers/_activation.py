@@ -81,7 +81,7 @@ class Softplus(Layer):
     """``log(1 + exp(beta * x)) / beta``, a smooth ReLU. Source: torch.nn.functional.softplus.
 
     Args:
-        beta: sharpness of the bend, not 0.
+        beta: sharpness of the bend.
         threshold: where ``beta * x`` is above it, the result is ``x`` itself.
 
     >>> Softplus()({}, torch.tensor([0.0, 30.0]))
@@ -90,11 +90,6 @@ class Softplus(Layer):
 
     beta: float = 1.0
     threshold: float = 20.0
-
-    def __post_init__(self) -> None:
-        if self.beta == 0:
-            raise ValueError("Softplus: beta is not 0, which it divides by.")
-        super().__post_init__()
 
     @staticmethod
     def forward(p: Any, input: Tensor) -> Tensor:

@@ -191,7 +191,8 @@ def _float_masks(
 ) -> tuple[Tensor | None, Tensor | None]:
     """Both masks as floats to be added; a warning, as torch's, if one is bool and the other is not."""
     if padding is not None:
-        padding = canonical_mask(padding, "key_padding_mask", none_or_dtype(mask), "attn_mask", dtype)
+        other = None if torch.compiler.is_compiling() else none_or_dtype(mask)  # compiled code cannot warn
+        padding = canonical_mask(padding, "key_padding_mask", other, "attn_mask", dtype)
     if mask is not None:
         mask = canonical_mask(mask, "attn_mask", None, "", dtype, False)
     return mask, padding

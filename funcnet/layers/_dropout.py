@@ -6,11 +6,11 @@ twin and its ``repr``; a pure call never writes to its input, and the result is 
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 from torch import Tensor
 
+from funcnet._context import warn
 from funcnet.core import draws_at
 from funcnet.layers._layer import Layer
 from funcnet.random import alpha_dropout, dropout, feature_alpha_dropout, feature_dropout
@@ -55,6 +55,9 @@ class Dropout1d(_Dropout):
     torch.Size([2, 3, 4])
     """
 
+    def expects(self) -> str:
+        return "a floating input (N, C, L) or (C, L)"
+
     @staticmethod
     def forward(p: Any, input: Tensor) -> Tensor:
         if input.dim() not in (2, 3):
@@ -72,10 +75,13 @@ class Dropout2d(_Dropout):
     torch.Size([2, 3, 4, 4])
     """
 
+    def expects(self) -> str:
+        return "a floating input (N, C, H, W)"
+
     @staticmethod
     def forward(p: Any, input: Tensor) -> Tensor:
         if input.dim() != 4:
-            warnings.warn(
+            warn(
                 f"Dropout2d read {input.dim()}D input as (N, C, *), as torch does; Dropout1d is made for 3D input.",
                 stacklevel=2,
             )
@@ -92,10 +98,13 @@ class Dropout3d(_Dropout):
     torch.Size([2, 3, 4, 4, 4])
     """
 
+    def expects(self) -> str:
+        return "a floating input (N, C, D, H, W) or (C, D, H, W)"
+
     @staticmethod
     def forward(p: Any, input: Tensor) -> Tensor:
         if input.dim() not in (4, 5):
-            warnings.warn(
+            warn(
                 f"Dropout3d read a {input.dim()}D input as (C, *), as torch does; it is made for 4D and 5D input.",
                 stacklevel=2,
             )

@@ -46,8 +46,19 @@ class Embedding(Layer):
     norm_type: float = 2.0
     scale_grad_by_freq: bool = False
     sparse: bool = False
+    _weight: None = None
+    _freeze: bool = False
     device: Any = None
     dtype: torch.dtype | None = None
+
+    def __post_init__(self) -> None:
+        refuse_weight(self)
+        super().__post_init__()
+
+    @classmethod
+    def from_pretrained(cls, embeddings: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """There is none: a net holds no tensor. Raises TypeError with the two lines to write."""
+        raise TypeError(NO_WEIGHT.format(name=cls.__name__))
 
     def parts(self) -> dict[str, Any]:
         return {"weight": Param((self.num_embeddings, self.embedding_dim), normal_but_one_row(self.padding_idx))}
@@ -62,6 +73,18 @@ class Embedding(Layer):
             weight = shortened(p, weight, input)
         sparse = p.sparse and not under_vmap()  # which has no rule for making sparse tensors
         return F.embedding(input, weight, p.padding_idx, None, p.norm_type, p.scale_grad_by_freq, sparse)
+
+
+NO_WEIGHT = (
+    "{name} holds no tensor, so it takes none: net = funcnet.{name}(*weight.shape) and params = {{'weight': weight}}. "
+    "To train all else, keep it out by funcnet.tree.partition."
+)
+
+
+def refuse_weight(table: Any) -> None:
+    """Refuse what torch's tables take as first values, or to be frozen."""
+    if table._weight is not None or getattr(table, "_freeze", False):
+        raise TypeError(NO_WEIGHT.format(name=type(table).__name__))
 
 
 def shortened(p: Any, weight: Tensor, input: Tensor) -> Tensor:

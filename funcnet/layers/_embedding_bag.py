@@ -10,7 +10,7 @@ from torch import Tensor
 
 from funcnet._context import beyond_one_gradient, forward_mode
 from funcnet.core import Param
-from funcnet.layers._embedding import normal_but_one_row, shortened
+from funcnet.layers._embedding import NO_WEIGHT, normal_but_one_row, refuse_weight, shortened
 from funcnet.layers._layer import Layer
 
 MODES = ("sum", "mean", "max")
@@ -49,18 +49,25 @@ class EmbeddingBag(Layer):
     scale_grad_by_freq: bool = False
     mode: str = "mean"
     sparse: bool = False
+    _weight: None = None
     include_last_offset: bool = False
     padding_idx: int | None = None
     device: Any = None
     dtype: torch.dtype | None = None
 
     def __post_init__(self) -> None:
+        refuse_weight(self)
         super().__post_init__()
         if self.mode not in MODES:
             raise ValueError(f"EmbeddingBag: mode is one of {MODES}, got {self.mode!r}.")
         for flag in ("scale_grad_by_freq", "sparse"):
             if self.mode == "max" and getattr(self, flag):
                 raise ValueError(f"EmbeddingBag: {flag} does not go with mode 'max'.")
+
+    @classmethod
+    def from_pretrained(cls, embeddings: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """There is none: a net holds no tensor. Raises TypeError with the two lines to write."""
+        raise TypeError(NO_WEIGHT.format(name=cls.__name__))
 
     def parts(self) -> dict[str, Any]:
         return {"weight": Param((self.num_embeddings, self.embedding_dim), normal_but_one_row(self.padding_idx))}
@@ -115,6 +122,9 @@ def _composed(p: Any, weight: Tensor, input: Tensor, offsets: Tensor | None, fac
         raise ValueError("expected a 2D input and no offsets, or a 1D input and 1D offsets")
     flat = input.reshape(-1)
     rows = F.embedding(flat, _by_frequency(weight, flat) if p.scale_grad_by_freq else weight)
+    if offsets is not None:  # values that a transform cannot look at: what the kernel refuses is not a number here
+        fits = (offsets[:1] == 0).all() & ((offsets >= 0) & (offsets <= flat.shape[0])).all()
+        rows = torch.where(fits, rows, rows.new_full((), torch.nan))
     if factors is not None:
         rows = rows * factors.reshape(-1, 1)
     kept = torch.ones_like(flat, dtype=torch.bool) if p.padding_idx is None else flat != p.padding_idx

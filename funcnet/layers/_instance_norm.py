@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import field
 from typing import Any, ClassVar
 
@@ -11,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from funcnet._context import under_vmap
+from funcnet._context import under_vmap, warn
 from funcnet.layers._batch_norm import fresh, tracked_parts
 from funcnet.layers._layer import Layer
 from funcnet.layers._sizes import windows
@@ -46,7 +45,7 @@ def _instance_norm(p: Any, input: Tensor, axes: int) -> Tensor:
     if channels != p.num_features:
         if p.affine:
             raise ValueError(f"expected {p.num_features} channels in axis {rank - axes - 1}, got {channels}")
-        warnings.warn(
+        warn(
             f"InstanceNorm{axes}d was made for {p.num_features} channels and got {channels}, which makes no difference "
             f"without affine.",
             stacklevel=3,
@@ -60,7 +59,7 @@ def _normalised(p: Any, input: Tensor) -> Tensor:
     mean, var, momentum = p.running_mean, p.running_var, p.momentum or 0.0
     if mean is None or not p.training:
         return F.instance_norm(input, mean, var, p.weight, p.bias, mean is None, momentum, p.eps)
-    if under_vmap() or torch.compiler.is_compiling():
+    if under_vmap() or torch.compiler.is_compiling() or input.dtype != mean.dtype:
         mean, var = fresh(mean, input), fresh(var, input)
         y = F.instance_norm(input, mean, var, p.weight, p.bias, True, momentum, p.eps)
     else:

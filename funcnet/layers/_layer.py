@@ -18,6 +18,7 @@ COUNTERPARTS: dict[type[nn.Module], type[Layer]] = {}
 
 NO_CHILDREN: Mapping[str, Net] = MappingProxyType({})
 FACTORY = ("device", "dtype")
+_TENSORS = ("_weight", "_freeze")  # arguments for tensors, which a record does not hold
 _MERGED = ("size_average", "reduce")  # old arguments of losses, which the twin turns into ``reduction``
 
 
@@ -63,6 +64,9 @@ class Layer(Net):
             setattr(module, name, net.as_module())
         return module
 
+    def expects(self) -> str:
+        return "a floating input"
+
     @classmethod
     def from_module(cls, module: nn.Module, children: Mapping[str, Net] = NO_CHILDREN) -> Net | None:
         """The record of a module's hyperparameters, or None where this class cannot say what the module does.
@@ -87,7 +91,7 @@ class Layer(Net):
         """The fields of the record for a module, in the form the module has brought them to."""
         fields: dict[str, Any] = {}
         for field in dataclasses.fields(cls):
-            if field.name in FACTORY or field.name in _MERGED:
+            if field.name in FACTORY or field.name in _MERGED or field.name in _TENSORS:
                 continue
             if field.name == "impl":
                 fields["impl"] = getattr(module, "_funcnet_impl", "fused")

@@ -19,6 +19,9 @@ from funcnet.layers._layer import COUNTERPARTS, FACTORY, Layer
 class _LazyLayer(Lazy, Layer):
     """A layer that asks its twin for its size, by torch's own rules."""
 
+    def expects(self) -> str:
+        return f"an input for {type(self).__name__.removeprefix('Lazy')}"
+
     def concrete(self, *inputs: Any, **kwargs: Any) -> Net:
         module = self.twin_module()
         become = COUNTERPARTS[lazy_shapes(module, *inputs)]

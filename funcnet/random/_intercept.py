@@ -3,9 +3,9 @@
 ``F.dropout(x, training=p.training)`` in a body, or anything in a foreign module's forward, would draw from the global
 generator. Within :class:`Intercept` it draws from the call's ``rng``, by the first of these that applies:
 
-* the dropout family and rrelu are computed by funcnet's own: every transform, every kind of ``rng``;
 * the dropout family, attention included, is computed by funcnet's own dropout: every transform, every ``rng``;
-* ``rand``, ``randn`` and their ``_like`` forms draw from a Key by the same operator: every transform too;
+* ``rand``, ``normal``, ``bernoulli``, ``multinomial``, ``uniform_`` ... draw from a Key by formulas of their own:
+  every transform too;
 * what takes ``generator=`` is given a private one;
 * kernels that draw inside (attention, recurrent layers) run with the global generator lent: it is set to the
   call's numbers under a lock and put back. Eager only.
@@ -27,8 +27,9 @@ from torch.overrides import TorchFunctionMode
 from funcnet._context import beyond_one_gradient, under_vmap
 from funcnet._errors import RandomnessError
 from funcnet.random._attention import scaled_dot_product_attention
-from funcnet.random._draws import At, Rng, Stream, filled
+from funcnet.random._draws import At, Rng, Stream
 from funcnet.random._dropout import alpha_dropout, dropout, feature_alpha_dropout, feature_dropout
+from funcnet.random._keyed import BY_KEY
 from funcnet.random._op import seeded
 from funcnet.random._rrelu import rrelu
 
@@ -55,6 +56,8 @@ class Intercept(TorchFunctionMode):
         return self.draws()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func not in _INTERCEPTED:  # nearly all of them: one look has to do
+            return func(*args, **kwargs) if kwargs else func(*args)
         kwargs = kwargs or {}
         if "generator" in kwargs and kwargs["generator"] is None:
             kwargs = {name: value for name, value in kwargs.items() if name != "generator"}
@@ -183,11 +186,12 @@ _OWN: dict[Any, Callable[..., Tensor]] = {
 
 def _unguarded(function: Any) -> Any:
     """A Python function of torch that does not first ask who overrides it, so that what it calls is intercepted."""
-    space = {**function.__globals__, "has_torch_function": lambda inputs: False}
+    never = dict.fromkeys(("has_torch_function", "has_torch_function_unary"), lambda inputs: False)
+    space = {**function.__globals__, **never}
     return FunctionType(function.__code__, space, function.__name__, function.__defaults__, function.__closure__)
 
 
-_MADE_OF_THEM = {F.multi_head_attention_forward: _unguarded(F.multi_head_attention_forward)}
+_MADE_OF_THEM = {function: _unguarded(function) for function in (F.multi_head_attention_forward, F.gumbel_softmax)}
 
 
 # --- given a generator ---
@@ -195,8 +199,8 @@ _MADE_OF_THEM = {F.multi_head_attention_forward: _unguarded(F.multi_head_attenti
 
 def _given_generator(rng: Rng, func: Any, args: Any, kwargs: Any) -> Any:
     if not isinstance(rng, Stream):
-        if func in _BY_OPERATOR:
-            return _by_operator(rng, *_BY_OPERATOR[func], args, kwargs)
+        if func in BY_KEY:
+            return BY_KEY[func](rng, *args, **kwargs)
         if torch.compiler.is_compiling() or under_vmap():
             raise RandomnessError(
                 f"torch's {func.__name__} cannot draw from a Key under vmap or compile. Draw with uniform, normal or "
@@ -210,26 +214,11 @@ def _given_generator(rng: Rng, func: Any, args: Any, kwargs: Any) -> Any:
     return func(*args, **kwargs, generator=generator)
 
 
-def _by_operator(rng: Rng, kind: str, numbers: tuple[float, ...], like: bool, args: Any, kwargs: Any) -> Tensor:
-    # torch itself works out size, layout, dtype and device; an empty tensor costs next to nothing.
-    kwargs = {name: value for name, value in kwargs.items() if name != "requires_grad"}
-    empty = torch.empty_like(*args, **kwargs) if like else torch.empty(*args, **kwargs)
-    return filled(rng, empty.shape, empty.stride(), kind, numbers, empty.dtype, empty.device)
-
-
-_BY_OPERATOR: dict[Any, tuple[str, tuple[float, ...], bool]] = {
-    torch.rand: ("uniform", (0.0, 1.0), False),
-    torch.randn: ("normal", (0.0, 1.0), False),
-    torch.rand_like: ("uniform", (0.0, 1.0), True),
-    torch.randn_like: ("normal", (0.0, 1.0), True),
-}
 _LIKE: dict[Any, Callable[..., Tensor]] = {torch.rand_like: Tensor.uniform_, torch.randn_like: Tensor.normal_}
-_IN_PLACE = ("uniform_", "normal_", "bernoulli_", "exponential_", "geometric_", "log_normal_", "cauchy_", "random_")
 _TAKES_GENERATOR = frozenset(
     {
-        *_BY_OPERATOR,
-        *(getattr(torch, name) for name in ("randint", "randperm", "bernoulli", "normal", "multinomial", "poisson")),
-        *(getattr(Tensor, name) for name in (*_IN_PLACE, "bernoulli", "multinomial")),
+        *BY_KEY,
+        torch.poisson,
     }
 )
 
@@ -276,7 +265,7 @@ def _always(*args: Any, **kwargs: Any) -> bool:
 
 _LOCK = threading.RLock()
 _ALWAYS = (
-    *(F.gumbel_softmax, F.fractional_max_pool2d, F.fractional_max_pool3d),
+    *(F.gumbel_softmax, F.fractional_max_pool2d, F.fractional_max_pool3d),  # the first in compiled code only
     *(
         torch.svd_lowrank,
         torch.pca_lowrank,
@@ -307,5 +296,6 @@ def _generator(rng: Rng, device: torch.device) -> torch.Generator:
     return seeded(key, salt, device)
 
 
+_INTERCEPTED = frozenset({*_OWN, *_TAKES_GENERATOR, *_MADE_OF_THEM, *_DRAWS_INSIDE})
 DRAWING = frozenset({*_OWN, *_TAKES_GENERATOR, *_DRAWS_INSIDE})
 """torch's functions that draw from the global generator."""

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from funcnet._context import plainly_eager
 from funcnet._errors import RandomnessError
 from funcnet.random._draws import Rng, Stream, filled
 
@@ -36,6 +37,8 @@ def rrelu(
     if lower > upper:
         raise ValueError(f"rrelu: lower is at most upper, got lower={lower} and upper={upper}.")
     if not training:
+        if plainly_eager():
+            return F.rrelu(input, lower, upper)  # which lays out its result in its own way
         return F.leaky_relu(input, (lower + upper) / 2)
     if rng is None:
         raise RandomnessError("rrelu in training draws, and rng is None. Pass a Key or p.rng.")

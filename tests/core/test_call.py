@@ -341,3 +341,13 @@ def test_a_mode_given_to_the_short_form_points_to_apply():
     for option in ({"train": True}, {"rng": 0}):
         with pytest.raises(TypeError, match=r"net\.apply\(params, buffers, \*inputs, train=, rng=\)"):
             fn.Linear(3, 2)(params, X, **option)
+
+
+def test_an_input_that_does_not_fit_is_told_with_the_path_under_transforms_too():
+    net = fn.Sequential(fn.Identity(), fn.Linear(5, 3))
+    params, _ = net.init(0)
+    told = r"Linear at '1': expected input \(\*, 5\), got input \({}\) float32"
+    with pytest.raises(fn.ShapeError, match=told.format("4, 6")):
+        torch.func.grad(lambda params: net(params, torch.ones(4, 6)).sum())(params)
+    with pytest.raises(fn.ShapeError, match=told.format("6,")):
+        torch.vmap(lambda x: net(params, x))(torch.ones(4, 6))

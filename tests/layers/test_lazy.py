@@ -166,3 +166,16 @@ def test_what_is_missing_is_said():
         half.init(0, example_inputs=torch.ones(1, 3))
     with pytest.raises(fn.ConversionError, match="example_inputs"):
         fn.from_module(nn.LazyLinear(2))
+
+
+def test_shapes_are_found_in_the_dtype_that_params_will_have():
+    x = torch.randn(2, 3, 6, dtype=torch.float64)
+    given = fn.Sequential(fn.Conv1d(3, 4, 1), fn.LazyConv1d(4, 1))
+    net, params, _ = given.init(0, example_inputs=x, dtype=torch.float64)
+    assert net(params, x).dtype == torch.float64
+    assert fn.LazyConv1d(3, 2, dtype=torch.float64).init(0, example_inputs=x)[1]["weight"].dtype == torch.float64
+
+
+def test_an_input_of_another_rank_is_told_with_the_path():
+    with pytest.raises(fn.ShapeError, match=r"LazyConv2d at '1': expected .* got input 0 \(2, 3\) float32"):
+        fn.Sequential(fn.Identity(), fn.LazyConv2d(3, 3)).init(0, example_inputs=torch.ones(2, 3))

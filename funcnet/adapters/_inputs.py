@@ -1,0 +1,54 @@
+"""Copies of what a foreign forward is called with, which it may write to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from funcnet.adapters._copies import private, reached
+
+_PLAIN = (int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device, type, nn.Module)
+
+
+def private_inputs(given: Any) -> Any:
+    """Copies of all inputs; a tensor given twice stays one."""
+    return _private(given, {})
+
+
+def _private(value: Any, copies: dict[int, Any]) -> Any:
+    if isinstance(value, Tensor):
+        if id(value) not in copies:
+            copies[id(value)] = _copied(value)
+        return copies[id(value)]
+    kind = type(value)
+    if kind is dict:
+        return {key: _private(item, copies) for key, item in value.items()}
+    if kind is list or kind is tuple:
+        return kind([_private(item, copies) for item in value])
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return kind(*[_private(item, copies) for item in value])
+    if isinstance(value, _PLAIN) or callable(value):
+        return value
+    for one in reached(value).values():  # a cache, an output of another model: copied with all it holds
+        if isinstance(one, Tensor):
+            _private(one, copies)
+        elif isinstance(one, nn.Module):
+            copies[id(one)] = one
+    return private(value, copies)
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    if tensor.layout == torch.strided and not tensor.is_nested and 0 in tensor.stride():
+        return tensor  # expanded: it cannot be written to
+    return tensor.clone()
+
+
+def tensors_in(given: Any) -> list[Tensor]:
+    """The tensors in nested dicts, lists and tuples."""
+    if isinstance(given, Tensor):
+        return [given]
+    items = given.values() if isinstance(given, Mapping) else given if isinstance(given, (list, tuple)) else ()
+    return [tensor for item in items for tensor in tensors_in(item)]

@@ -202,14 +202,16 @@ def capture_settings(eager: bool) -> Iterator[None]:
         torch.compiler._compile_session_context = lambda: nullcontext() if get_ident() == me else session()  # type: ignore
         # attention is followed into its parts, which are faster than the whole and know more transforms
         rules, functional = get_torch_obj_rule_map(), torch.nn.functional
-        before = dict(rules)
+        changed = {
+            functional.multi_head_attention_forward: UserFunctionVariable,
+            functional._check_key_padding_mask: of_functions.TorchInGraphFunctionVariable,  # type: ignore[attr-defined]
+        }
+        before = {function: rules.get(function) for function in changed}
         if eager:
-            rules[functional.multi_head_attention_forward] = UserFunctionVariable
-            rules[functional._check_key_padding_mask] = of_functions.TorchInGraphFunctionVariable
+            rules.update(changed)
         try:
             yield
         finally:
-            rules.clear()
             rules.update(before)
             of_functions.tracing_state_functions = told
             torch.compiler._compile_session_context = session  # type: ignore[assignment]

@@ -11,6 +11,7 @@ import copy
 import logging
 import threading
 import types
+import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
@@ -203,7 +204,9 @@ def replica(module: nn.Module, tensor_for: Callable[[Tensor], Tensor], why: str)
         for tensor in _computed_by_hooks(below):
             memo[id(tensor)] = tensor_for(tensor.detach())
     try:
-        return private(module, dict(memo))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of classes that are deprecated and warn when they are made
+            return private(module, dict(memo))
     except Exception as error:
         reason = str(error).partition("\n")[0]
         raise ConversionError(

@@ -219,7 +219,7 @@ def test_small_variances_are_raised_and_keep_their_gradient():
 
 
 def test_variances_of_another_shape_are_refused_under_a_transform_too():
-    with pytest.raises(ValueError, match="var is of incorrect size"):
+    with pytest.raises(fn.ShapeError, match="Var is of incorrect size"):
         torch.vmap(lambda x, var: fn.GaussianNLLLoss()({}, x, x, var))(torch.zeros(2, 4, 3), torch.ones(2, 3))
 
 

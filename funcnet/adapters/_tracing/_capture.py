@@ -114,7 +114,8 @@ def capture(module: nn.Module, train: bool, inputs: Inputs, free: Sequence[Seque
 
 
 def _capture(module: nn.Module, train: bool, inputs: Inputs, free: Sequence[Sequence[int]], eager: bool) -> Captured:
-    copy = replica(module, _alias, "trace runs a forward on a private copy")
+    # of the same memory: tracing never computes, so nothing is written to it
+    copy = differentiable(replica(module, torch.Tensor.detach, "trace runs a forward on a private copy"))
     for below in copy.modules():
         below.training = train
     examples = [_example(tensor.value) for tensor in inputs.tensors]
@@ -173,12 +174,11 @@ def _quiet() -> Iterator[None]:
             handler.removeFilter(elsewhere)
 
 
-def _alias(tensor: Tensor) -> Tensor:
-    """The same memory as another object; tracing never computes, so nothing is written to it."""
-    own = tensor.detach()
-    if isinstance(tensor, nn.Parameter):
-        return nn.Parameter(own, own.is_floating_point() or own.is_complex())
-    return own
+def differentiable(module: nn.Module) -> nn.Module:
+    """The module with gradients of all parameters that can have one: which kernels run may depend on it."""
+    for param in module.parameters():
+        param.requires_grad_(param.is_floating_point() or param.is_complex())
+    return module
 
 
 def _example(tensor: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from funcnet._torch import global_state, set_global_state
 from funcnet._typing import TreeLike
 from funcnet.adapters._copies import replica
+from funcnet.adapters._tracing._capture import differentiable
 from funcnet.core import Net
 from funcnet.random import Intercept, Stream
 from funcnet.tree import flatten
@@ -35,7 +36,7 @@ def of_module(module: nn.Module, train: bool, args: Any, kwargs: Any) -> dict[st
 
 
 def _of_copy(module: nn.Module, train: bool, args: Any, kwargs: Any, drawing: Any) -> dict[str, Any]:
-    copy = replica(module, _own, "trace compares its code with a copy of the module")
+    copy = differentiable(replica(module, torch.clone, "trace compares its code with a copy of the module"))
     for below in copy.modules():
         below.training = train
     names = list(dict(copy.named_buffers()))
@@ -69,13 +70,6 @@ def _found(output: Any, buffers: dict[str, Tensor], params: Mapping[str, Tensor]
         grads = torch.autograd.grad(reached, list(params.values()), weights, allow_unused=True)
         found["gradients"] = dict(zip(params, grads, strict=True))
     return found
-
-
-def _own(tensor: Tensor) -> Tensor:
-    """A parameter with the same memory, since nothing may write to one; a buffer of its own."""
-    if isinstance(tensor, nn.Parameter):
-        return nn.Parameter(tensor.detach(), tensor.is_floating_point() or tensor.is_complex())
-    return tensor.detach().clone()
 
 
 def _tensors(output: Any) -> list[Tensor]:

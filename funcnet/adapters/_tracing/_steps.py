@@ -21,6 +21,7 @@ from funcnet.adapters._tracing._inputs import Inputs, taken_apart
 from funcnet.adapters._tracing._same import copies, differences, of_module, of_net
 from funcnet.adapters._tracing._source import code_for
 from funcnet.adapters._tracing._traced import Traced
+from funcnet.adapters._walk import unwrapped
 from funcnet.core import Buffer, Net
 from funcnet.tree import flatten
 
@@ -33,6 +34,7 @@ def traced(
     if not all(isinstance(mode, bool) for mode in modes):
         raise ValueError(f'train is True, False or "both", not {train!r}.')
     net, params, buffers = from_module(module)
+    module = unwrapped(module)
     inputs = taken_apart(module, args, kwargs)
     free = free_axes(inputs, dynamic)
     tracing = _Tracing(module, net, params, buffers)
@@ -47,8 +49,9 @@ class _Tracing:
         self.module, self.net, self.params, self.buffers = module, net, params, buffers
 
     def made(self, codes: Sequence[Code]) -> Traced:
-        net = Traced(self.net, tuple(codes))
-        return net.tie(self.net._aliases) if self.net._aliases else net  # type: ignore[return-value]
+        net: Net = Traced(self.net, tuple(codes))
+        net = net.tie(self.net._aliases) if self.net._aliases else net
+        return net.freeze(set(self.net.frozen).__contains__) if self.net.frozen else net  # type: ignore[return-value]
 
     def codes(self, train: bool, inputs: Inputs, free: Free, args: Any, kwargs: Mapping[str, Any]) -> list[Code]:
         """Code for one mode; and code of its own for free sizes of 1, if the forward treats those differently."""

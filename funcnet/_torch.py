@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from functools import cache
 from threading import get_ident
@@ -236,3 +236,14 @@ def as_traced() -> contextlib.AbstractContextManager[Any]:
     from torch._dispatch.python import enable_python_dispatcher
 
     return enable_python_dispatcher()
+
+
+def show_to_modes(functions: Iterable[Any]) -> None:
+    """Have the compiler hand these functions of torch to TorchFunctionModes, as torch itself does in eager calls.
+
+    Its list of functions that can be overridden lacks some, ``torch.normal`` and ``torch.rand_like`` among them: in
+    compiled code they would draw from the global generator without anyone being told.
+    """
+    from torch._dynamo.variables.torch import get_overridable_functions
+
+    get_overridable_functions().update(functions)

@@ -26,6 +26,7 @@ from torch.overrides import TorchFunctionMode
 
 from funcnet._context import beyond_one_gradient, under_vmap
 from funcnet._errors import RandomnessError
+from funcnet._torch import constant_result, show_to_modes
 from funcnet.random._attention import scaled_dot_product_attention
 from funcnet.random._draws import At, Rng, Stream
 from funcnet.random._dropout import alpha_dropout, dropout, feature_alpha_dropout, feature_dropout
@@ -39,13 +40,13 @@ Draws = Callable[[], Rng]
 class Intercept(TorchFunctionMode):
     """A context in which torch's random functions draw from ``draws()``, called once per draw.
 
-    torch.compile shows neither ``rand_like`` and ``randn_like`` to any mode, nor ``torch.dropout_``, ``alpha_dropout_``
-    and ``rrelu_``: in code that is to be compiled write ``torch.randn(x.shape)`` and ``F.dropout(x, inplace=True)``, or
-    draw from ``p.rng``.
+    Compiled code is answered too, while it is traced.
     """
 
     def __init__(self, draws: Draws | None = None) -> None:
         super().__init__()
+        if torch.compiler.is_compiling():
+            _shown()
         self.draws = draws
         self.drew = False
 
@@ -101,6 +102,12 @@ def draws_when_called(func: Any, args: Any, kwargs: Any) -> bool:
     if func in _TAKES_GENERATOR:
         return kwargs.get("generator") is None
     return func in _DRAWS_INSIDE and bool(_DRAWS_INSIDE[func](*args, **kwargs))
+
+
+@constant_result
+def _shown() -> bool:
+    show_to_modes(_INTERCEPTED)
+    return True
 
 
 # --- computed by funcnet ---

@@ -91,3 +91,21 @@ def lazy_shapes(module: torch.nn.Module, *inputs: torch.Tensor) -> type[torch.nn
     """Give a lazy module on the meta device the shapes that fit its inputs; the class it then is."""
     module.initialize_parameters(*inputs)  # type: ignore[operator]
     return module.cls_to_become  # type: ignore[return-value]
+
+
+def checkpoint_offset(tensor: torch.Tensor) -> int | None:
+    """Where in its file the storage of a tensor lies that ``torch.load(..., map_location="meta")`` made."""
+    return getattr(tensor.untyped_storage(), "_checkpoint_offset", None)
+
+
+def storage_class(dtype: torch.dtype) -> type | None:
+    """The class by which torch.save names a storage of this dtype; None where it goes by bytes and the dtype."""
+    name = torch.storage._dtype_to_storage_type_map().get(dtype)
+    return getattr(torch, name) if name else None
+
+
+rebuild_tensor_v2 = torch._utils._rebuild_tensor_v2
+"""What a pickled tensor calls to be made of a storage of its dtype."""
+
+rebuild_tensor_v3 = torch._utils._rebuild_tensor_v3
+"""The same for dtypes that have no storage class of their own."""

@@ -24,6 +24,7 @@ LEVELS = [
     {"combinators"},
     {"transforms"},
     {"adapters"},
+    {"checkpoint"},
     {"compare"},
     {"cli", "__main__"},
 ]

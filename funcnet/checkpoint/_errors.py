@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 
 from funcnet._errors import FuncnetError, bullet_list
 
@@ -19,7 +19,7 @@ class RuleError(FuncnetError, ValueError):
     """A rule does not fit the tensors it is applied to, or a plan loses something. Names all that are at fault."""
 
 
-def refuse(path: str | Path, why: str, do: str = "") -> CheckpointError:
+def refuse(path: str | os.PathLike[str], why: str, do: str = "") -> CheckpointError:
     """The error about one file.
 
     >>> str(refuse("a.npz", "is empty", "Save it again."))

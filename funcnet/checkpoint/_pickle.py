@@ -93,7 +93,8 @@ def entries_of(
         except ValueError as error:
             wrong.append(f"{name!r} {error}")
             continue
-        if tensor.numel() and view in first:
+        view = view if tensor.numel() else id(tensor)  # an empty tensor has no bytes to tell it from others
+        if view in first:
             aliases[name] = first[view]
         else:
             first[view] = name

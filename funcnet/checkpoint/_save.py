@@ -121,6 +121,9 @@ def write(path: Path, content: Content, *, shard_size: int | str | None = None, 
         CheckpointError: if path and format do not go together, or the format has no place for something.
     """
     named, in_folder = destination(path, shard_size, format)
+    twice = sorted(set(content.extras) & {*content.specs, *content.aliases})
+    if twice:
+        raise CheckpointError(f"these names stand for a tensor and for a value; rename one of each:{some(twice)}")
     if not in_folder:
         with replacing(path) as out:
             _WRITERS[named](out, content)

@@ -26,34 +26,49 @@ _LONGEST = 512 << 20
 
 @dataclass(frozen=True)
 class Side:
-    """One side of a conversion: where it is, and every tensor by name with shape, dtype and SHA-256 of its bytes."""
+    """One side of a conversion: where it is, and every tensor by name with shape and dtype."""
 
     path: str
     format: str
     specs: dict[str, Spec]
-    digests: dict[str, str]
     aliases: dict[str, str]
 
 
 @dataclass(frozen=True)
+class Digests:
+    """SHA-256 of the bytes of every tensor by name, row-major and little-endian, on both sides."""
+
+    source: dict[str, str]
+    target: dict[str, str]
+
+
+@dataclass(frozen=True, eq=False)
 class Certificate:
     """The record of a conversion. Made by :func:`funcnet.checkpoint.convert`, checked by :func:`verify`.
 
     Attributes:
         plan: the rules and what they come to, proved.
         source, target: both sides.
+        hashes: gives the hashes. They are known if ``convert`` was asked for a certificate; else they are computed now,
+            from the files that were read, which are still open, though others may have taken their names.
         part, select: what of the source was taken.
     """
 
     plan: Plan
     source: Side
     target: Side
+    hashes: Callable[[], Digests]
     part: str | None = None
     select: Any = None
 
+    @property
+    def target_bytes(self) -> int:
+        """Bytes of all tensors of the target."""
+        return sum(spec.nbytes for spec in self.target.specs.values())
+
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        proof = self.plan.proof
+        proof, digests = self.plan.proof, self.hashes()
         return {
             "certificate": VERSION,
             "rules": to_plain(self.plan.rules),
@@ -67,8 +82,8 @@ class Certificate:
             },
             "part": self.part,
             "select": self.select,
-            "source": _side(self.source),
-            "target": _side(self.target),
+            "source": _side(self.source, digests.source),
+            "target": _side(self.target, digests.target),
         }
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -90,27 +105,42 @@ class Certificate:
             found = json.loads(Path(path).read_bytes().decode())
             if found["certificate"] != VERSION:
                 raise ValueError(f"version {found['certificate']}, and this is for version {VERSION}")
-            source, target = _read_side(found["source"]), _read_side(found["target"])
+            source, before = _read_side(found["source"])
+            target, after = _read_side(found["target"])
             rules = from_plain(found["rules"])
             part, selector = found["part"], found["select"]
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise refuse(path, f"is no certificate of a conversion: {brief(error)}") from None
-        return cls(plan(source.specs, rules, source.aliases), source, target, part, selector)
+        proved = plan(source.specs, rules, source.aliases)
+        return cls(proved, source, target, lambda: Digests(before, after), part, selector)
 
 
-def _side(side: Side) -> dict[str, Any]:
+def _side(side: Side, digests: Mapping[str, str]) -> dict[str, Any]:
     tensors = {
-        name: {"shape": list(spec.shape), "dtype": name_of(spec.dtype), "sha256": side.digests[name]}
+        name: {"shape": list(spec.shape), "dtype": name_of(spec.dtype), "sha256": digests[name]}
         for name, spec in side.specs.items()
     }
     return {"path": side.path, "format": side.format, "tensors": tensors, "aliases": side.aliases}
 
 
-def _read_side(side: Any) -> Side:
+def _read_side(side: Any) -> tuple[Side, dict[str, str]]:
     tensors = side["tensors"]
     specs = {name: Spec(check_shape(tensor["shape"]), dtype_of(tensor["dtype"])) for name, tensor in tensors.items()}
     digests = {name: str(tensor["sha256"]) for name, tensor in tensors.items()}
-    return Side(str(side["path"]), str(side["format"]), specs, digests, dict(side["aliases"]))
+    return Side(str(side["path"]), str(side["format"]), specs, dict(side["aliases"])), digests
+
+
+def made_of(ckpt: Checkpoint, made: Plan, progress: Callable[[int], None] | None = None) -> Digests:
+    """Hashes of a source and of what a plan makes of it, without writing it."""
+    stream = Stream(ckpt.entries, True, made.largest_group)
+    digests: dict[str, str] = {}
+    for name, node in made.targets.items():
+        stream.forget(node)
+        for chunk in stream.hashed(node, digests, name):
+            if progress is not None:
+                progress(len(chunk))
+    stream.forget()
+    return Digests(stream.digests(), digests)
 
 
 def taken(ckpt: Checkpoint, part: str | None, select: Any) -> Checkpoint:
@@ -151,30 +181,27 @@ def verify(
     wrong += _unlike("plan", record.plan.specs, record.plan.aliases, record.target.specs, record.target.aliases)
     if wrong:
         return wrong
-    total = 2 * sum(entry.spec.nbytes for entry in after.entries.values())
-    done = 0
-    reading = Stream(before.entries)
-    made: dict[str, str] = {}
-    for name, node in record.plan.targets.items():
-        reading.forget(node)
-        for chunk in reading.hashed(node, made, name):
-            done += len(chunk)
-            if progress:
-                progress(done, total)
-    try:
-        for claim in record.plan.claims:
-            reading.check(claim)
-    except CheckpointError as error:
-        wrong.append(str(error))
-    written = Stream(after.entries)
-    for what, found, expected in (
-        ("source", reading.digests(), record.source.digests),
-        ("what the rules make of the source", made, record.target.digests),
-        ("target", written.digests(), record.target.digests),
+    total, done = record.target_bytes, 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress is not None:
+            progress(done, total)
+
+    for claim in record.plan.claims:
+        try:
+            Stream(before.entries).check(claim)
+        except CheckpointError as error:  # noqa: PERF203  all at once
+            wrong.append(str(error))
+    expected, made = record.hashes(), made_of(before, record.plan, advance)
+    written = Stream(after.entries, hashing=True).digests()
+    for what, found, said in (
+        ("source", made.source, expected.source),
+        ("what the rules make of the source", made.target, expected.target),
+        ("target", written, expected.target),
     ):
-        wrong += [f"{what}: the bytes of {name!r} are others" for name in expected if found[name] != expected[name]]
-    if progress:
-        progress(total, total)
+        wrong += [f"{what}: the bytes of {name!r} are others" for name in said if found[name] != said[name]]
     return wrong
 
 

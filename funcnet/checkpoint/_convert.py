@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from funcnet._typing import Selector
-from funcnet.checkpoint._certificate import Certificate, Side, taken
+from funcnet.checkpoint._certificate import Certificate, Digests, Side, made_of, taken
 from funcnet.checkpoint._content import Content
 from funcnet.checkpoint._detect import load
 from funcnet.checkpoint._errors import CheckpointError
@@ -119,7 +120,8 @@ def convert(
     )
     if callable(select) and certificate is not None:
         raise CheckpointError("a certificate cannot record a function that selects. Give a pattern or a list of them.")
-    stream = Stream(ckpt.entries)
+    hashing = certificate is not None
+    stream = Stream(ckpt.entries, hashing, made.largest_group)
     for claim in made.claims:
         stream.check(claim)
     digests: dict[str, str] = {}
@@ -141,8 +143,9 @@ def convert(
     named, _ = destination(Path(dst), shard_size, format)
     record = Certificate(
         plan=made,
-        source=Side(os.path.abspath(src), ckpt.format, ckpt.specs, stream.digests(), ckpt.aliases),
-        target=Side(os.path.abspath(dst), named, made.specs, digests, made.aliases),
+        source=Side(os.path.abspath(src), ckpt.format, ckpt.specs, ckpt.aliases),
+        target=Side(os.path.abspath(dst), named, made.specs, made.aliases),
+        hashes=functools.cache(lambda: Digests(stream.digests(), digests) if hashing else made_of(ckpt, made)),
         part=part,
         select=select if not callable(select) else None,
     )

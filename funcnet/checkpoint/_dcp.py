@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from funcnet.checkpoint._atomic import replacing_folder
+from funcnet.checkpoint._atomic import replacing_folder, writing
 from funcnet.checkpoint._content import Content
 from funcnet.checkpoint._dtypes import DTYPES
 from funcnet.checkpoint._errors import CheckpointError, brief, refuse, some
@@ -226,7 +226,7 @@ def write_dcp(path: Path, content: Content, old: list[str]) -> None:
     names = [*content.specs, *content.aliases, *content.extras]
     with replacing_folder(path, METADATA, old) as place:
         target, data_name = place("__0_0.distcp")
-        with open(target, "wb") as out:
+        with writing(target) as out:
             for name in names:
                 begin = out.tell()
                 if name in content.extras:

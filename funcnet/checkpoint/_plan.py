@@ -38,6 +38,12 @@ class Plan:
         """Shape and dtype of every tensor to be."""
         return {name: node.spec for name, node in self.targets.items()}
 
+    @property
+    def largest_group(self) -> int:
+        """Bytes of the largest set of sources that one target is made of."""
+        groups = ({leaf.name for leaf in leaves(node) if isinstance(leaf, Source)} for node in self.targets.values())
+        return max((sum(self.sources[name].nbytes for name in group) for group in groups), default=0)
+
     def steps(self) -> list[Step]:
         """What becomes of each tensor, as rows for people."""
         return [Step(name, node.spec, _sources(node), _how(node)) for name, node in self.targets.items()]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from funcnet.checkpoint._atomic import replacing_folder
+from funcnet.checkpoint._atomic import replacing_folder, writing
 from funcnet.checkpoint._content import Content
 from funcnet.checkpoint._errors import CheckpointError, brief, refuse, some
 from funcnet.checkpoint._files import File
@@ -169,7 +169,7 @@ def write_sharded(
         for number, group in enumerate(groups):
             name = entry if len(groups) == 1 else f"{stem}-{number + 1:05}-of-{len(groups):05}{suffix}"
             target, name = place(name)
-            with open(target, "wb") as out:
+            with writing(target) as out:
                 write(out, content.only(group, first=number == 0))
             shard_of |= dict.fromkeys(group, name)
         if len(groups) > 1:

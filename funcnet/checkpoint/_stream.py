@@ -19,6 +19,7 @@ from torch import Tensor
 from funcnet.checkpoint._errors import CheckpointError
 from funcnet.checkpoint._files import CHUNK, bytes_of, chunks_of
 from funcnet.checkpoint._lazy import Entry
+from funcnet.checkpoint._memory import GRAIN, Buffers, contiguous
 from funcnet.checkpoint._nodes import Cast, Cat, Constant, Narrow, Node, Permute, Reshape, Source, leaves, narrow
 from funcnet.checkpoint.rules import Claim
 
@@ -26,16 +27,20 @@ _TILE = 2 << 20  # a block that is turned around: small enough to stay near the 
 
 
 class Stream:
-    """Reads the sources of a plan, and hashes what it reads.
+    """Reads the sources of a plan.
 
     Args:
         entries: the sources by name.
+        hashing: whether to hash what is read on the way, on a thread beside.
+        budget: bytes of memory to keep for use again; more are held only as one target needs them.
     """
 
-    def __init__(self, entries: Mapping[str, Entry]) -> None:
+    def __init__(self, entries: Mapping[str, Entry], hashing: bool = False, budget: int = 0) -> None:
         self.entries = entries
+        self.hashing = hashing
         self.held: dict[str, Tensor] = {}
         self._shaped: dict[int, Tensor] = {}
+        self._memory = Buffers(budget)
         self._buffers = [bytearray(0), bytearray(0), bytearray(0)]
         self._pool = ThreadPoolExecutor(1, "funcnet-hash")
         self._hashed = {name: _Hash(self._pool) for name in entries}
@@ -58,11 +63,16 @@ class Stream:
         needed = {leaf.name for leaf in leaves(node) if isinstance(leaf, Source)} if node is not None else set()
         for name in set(self.held) - needed:
             self._hashed[name].wait()
-            del self.held[name]
+            tensor = self.held.pop(name)
+            if self.entries[name].span is not None:
+                self._memory.give_back(tensor)
 
     def hashed(self, node: Node, into: dict[str, str], name: str) -> Iterator[memoryview]:
-        """The bytes of a node; when they are through, their SHA-256 is ``into[name]``."""
+        """The bytes of a node; when they are through, their SHA-256 is ``into[name]``, if this hashes at all."""
         plain = node.of if isinstance(node, Reshape) else node
+        if not self.hashing:
+            yield from self.bytes(node)
+            return
         if isinstance(plain, Source):
             yield from self.bytes(node)
             into[name] = self.digest(plain.name)
@@ -120,28 +130,36 @@ class Stream:
                 self._buffers[turn] = bytearray(count)
             view = memoryview(self._buffers[turn])[:count]
             span.file.read_into(span.offset + begin, view)
-            using[turn] = self._hashed[name].feed(begin, view)
+            using[turn] = self._hashed[name].feed(begin, view) if self.hashing else None
             yield view
         self._hashed[name].wait()
 
     def _whole(self, name: str) -> Tensor:
         """A source in memory."""
         if name not in self.held:
-            self.held[name] = self.entries[name].read().contiguous()
-            self._hashed[name].feed(0, bytes_of(self.held[name]))
+            self.held[name] = self._loaded(self.entries[name])
+            if self.hashing:
+                self._hashed[name].feed(0, bytes_of(self.held[name]))
         return self.held[name]
+
+    def _loaded(self, entry: Entry) -> Tensor:
+        if entry.span is None:
+            return entry.read().contiguous()
+        tensor = self._memory.take(entry.spec.shape, entry.spec.dtype)
+        entry.span.file.read_into(entry.span.offset, bytes_of(tensor))
+        return tensor
 
     def _rows(self, node: Node) -> Iterator[memoryview]:
         """The bytes of a node in blocks along its first axis of more than one element."""
         dim = next((dim for dim, size in enumerate(node.shape) if size > 1), None)
         if dim is None or not node.spec.nbytes:
-            yield bytes_of(self.tensor(node).contiguous())
+            yield bytes_of(contiguous(self.tensor(node)))
             return
         size = node.shape[dim]
         block = max(1, _TILE * size // node.spec.nbytes)
         for start in range(0, size, block):
             rows = self.tensor(narrow(node, dim, start, min(block, size - start)))
-            yield bytes_of(_contiguous(rows))
+            yield bytes_of(contiguous(rows))
 
     def tensor(self, node: Node) -> Tensor:
         """A node in memory: a view of its sources wherever that can be."""
@@ -253,26 +271,10 @@ def constant(node: Constant) -> Tensor:
     return torch.full(node.shape, node.value, dtype=torch.float64).to(node.spec.dtype)  # type: ignore[arg-type]
 
 
-def _contiguous(rows: Tensor) -> Tensor:
-    """A block of rows in row-major order.
-
-    Where the last axis jumps in memory, a copy of the block as it lies comes first: turning around a small block that
-    lies in one piece is several times as fast as picking it out of a large tensor.
-    """
-    if rows.is_contiguous():
-        return rows
-    if rows.stride(-1) == 1 or rows.dim() < 2:
-        return rows.contiguous()
-    strides = rows.stride()
-    order = sorted(range(rows.dim()), key=lambda dim: -strides[dim])
-    back = [order.index(dim) for dim in range(rows.dim())]
-    return rows.permute(order).contiguous().permute(back).contiguous()
-
-
 def _cast(pieces: Iterator[memoryview], node: Cast) -> Iterator[memoryview]:
     for piece in filter(len, pieces):
-        given = torch.frombuffer(piece, dtype=node.of.spec.dtype)
-        yield bytes_of(_checked_cast(given, node))
+        for given in torch.frombuffer(piece, dtype=node.of.spec.dtype).split(GRAIN):
+            yield bytes_of(_checked_cast(given, node))
 
 
 def _checked_cast(given: Tensor, node: Cast) -> Tensor:

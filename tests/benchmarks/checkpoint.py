@@ -29,7 +29,10 @@ CONVERSIONS = {
     "same layout": [],
     "safetensors -> pt": [],
     "rename all": [{"op": "prefix", "add": "model."}],
-    "transpose all": [{"op": "transpose", "names": "{name**}.weight"}],
+    "transpose all": [
+        {"op": "transpose", "names": "embed.weight"},
+        *({"op": "transpose", "names": f"layers.{{i}}.{key}.weight"} for key in ("q", "k", "v", "up")),
+    ],
     "fuse q k v": [
         {
             "op": "fuse",

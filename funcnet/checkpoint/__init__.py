@@ -15,6 +15,10 @@ from funcnet.checkpoint._errors import RuleError as RuleError
 from funcnet.checkpoint._lazy import Checkpoint as Checkpoint
 from funcnet.checkpoint._lazy import Entry as Entry
 from funcnet.checkpoint._lazy import Spec as Spec
+from funcnet.checkpoint._look import Difference as Difference
+from funcnet.checkpoint._look import Stats as Stats
+from funcnet.checkpoint._look import differences as differences
+from funcnet.checkpoint._look import stats as stats
 from funcnet.checkpoint._plan import Plan as Plan
 from funcnet.checkpoint._plan import plan as plan
 from funcnet.checkpoint._save import save as save

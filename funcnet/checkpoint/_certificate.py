@@ -61,11 +61,6 @@ class Certificate:
     part: str | None = None
     select: Any = None
 
-    @property
-    def target_bytes(self) -> int:
-        """Bytes of all tensors of the target."""
-        return sum(spec.nbytes for spec in self.target.specs.values())
-
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         proof, digests = self.plan.proof, self.hashes()
@@ -181,7 +176,7 @@ def verify(
     wrong += _unlike("plan", record.plan.specs, record.plan.aliases, record.target.specs, record.target.aliases)
     if wrong:
         return wrong
-    total, done = record.target_bytes, 0
+    total, done = record.plan.target_bytes, 0
 
     def advance(count: int) -> None:
         nonlocal done

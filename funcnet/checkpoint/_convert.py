@@ -47,7 +47,7 @@ def plan_conversion(
         steps = inverse_of(steps)
     made = plan(ckpt.specs, steps, ckpt.aliases)
     if dtype is not None:
-        steps += tuple(casts(made.specs.values(), dtype, lossy))
+        steps += tuple(casts(made.specs, dtype, lossy))
         made = plan(ckpt.specs, steps, ckpt.aliases)
     if named == "dcp" and made.aliases:
         steps += tuple(Untie(alias, owner) for alias, owner in made.aliases.items())
@@ -125,8 +125,7 @@ def convert(
     for claim in made.claims:
         stream.check(claim)
     digests: dict[str, str] = {}
-    total = sum(spec.nbytes for spec in made.specs.values())
-    done = 0
+    total, done = made.target_bytes, 0
 
     def chunks(name: str) -> Iterator[memoryview]:
         nonlocal done

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from funcnet.checkpoint._dtypes import name_of
 from funcnet.checkpoint._lazy import Spec
 from funcnet.checkpoint._nodes import Cast, Cat, Constant, Narrow, Node, Permute, Reshape, Source, leaves, nodes
 from funcnet.checkpoint._proof import Proof, apply_rules, prove
+from funcnet.checkpoint.rules import Cast as CastRule
 from funcnet.checkpoint.rules import Claim, Rule, State
 
 
@@ -37,6 +39,11 @@ class Plan:
     def specs(self) -> dict[str, Spec]:
         """Shape and dtype of every tensor to be."""
         return {name: node.spec for name, node in self.targets.items()}
+
+    @property
+    def target_bytes(self) -> int:
+        """Bytes of all tensors to be."""
+        return sum(node.spec.nbytes for node in self.targets.values())
 
     @property
     def largest_group(self) -> int:
@@ -100,10 +107,16 @@ def _word(node: Node) -> str:
     return kinds.get(type(node), "")
 
 
-def casts(specs: Iterable[Spec], dtype: str, lossy: bool) -> list[Rule]:
-    """The rules that give every floating tensor one dtype."""
-    from funcnet.checkpoint._dtypes import name_of
-    from funcnet.checkpoint.rules import Cast as CastRule
+def casts(specs: Mapping[str, Spec], dtype: str, lossy: bool) -> list[Rule]:
+    """The rules that give every floating tensor one dtype.
 
-    there = dict.fromkeys(name_of(spec.dtype) for spec in specs if spec.dtype.is_floating_point)
-    return [CastRule("{name**}", before, dtype, lossy) for before in there if before != dtype]
+    Where several dtypes become one, exact rules name each tensor, for else the way back could not tell them apart.
+    """
+    there: dict[str, list[str]] = {}
+    for name, spec in specs.items():
+        if spec.dtype.is_floating_point and name_of(spec.dtype) != dtype:
+            there.setdefault(name_of(spec.dtype), []).append(name)
+    already = any(name_of(spec.dtype) == dtype for spec in specs.values())
+    if lossy or (len(there) == 1 and not already):
+        return [CastRule("{name**}", before, dtype, lossy) for before in there]
+    return [CastRule(name, before, dtype) for before, names in there.items() for name in names]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ from funcnet.checkpoint._dtypes import DTYPES
 from funcnet.checkpoint._errors import CheckpointError, refuse, some
 from funcnet.checkpoint._files import bytes_of, chunks_of
 from funcnet.checkpoint._flat import flatten_all
-from funcnet.checkpoint._lazy import Spec
+from funcnet.checkpoint._lazy import Checkpoint, Spec
+from funcnet.checkpoint._nodes import Source
 from funcnet.checkpoint._npz import write_npz
 from funcnet.checkpoint._pickle import write_pickle
 from funcnet.checkpoint._safetensors import write_safetensors
 from funcnet.checkpoint._sharded import shard_bytes, write_sharded
+from funcnet.checkpoint._stream import Stream
 
 _WRITERS = {"safetensors": write_safetensors, "pt": write_pickle, "npz": write_npz}
 _IN_FOLDERS = {"safetensors": ("model", ".safetensors"), "pt": ("pytorch_model", ".bin")}
@@ -45,7 +48,8 @@ def save(
 
     Args:
         path: a file whose suffix says the format (.safetensors, .pt, .pth, .bin, .npz), or a folder.
-        tree: nested dicts of tensors. What is not a tensor, as an epoch, is kept as a value.
+        tree: nested dicts of tensors. What is not a tensor, as an epoch, is kept as a value. A ``Checkpoint`` is
+            written tensor by tensor, with its ties and all.
         aliases: further ties, as ``net.aliases`` has them: names that are not in the tree -> names that are.
         shard_size: bytes of one file of a folder, as ``"2GB"``; without it a folder gets one file.
         format: "safetensors", "pt", "npz" or "dcp" (a folder of torch.distributed.checkpoint), where the suffix does
@@ -63,28 +67,45 @@ def save(
     >>> list(ckpt), ckpt.aliases
     (['embed.weight', 'head.weight'], {'head.weight': 'embed.weight'})
     """
-    tensors, values = flatten_all(tree)
-    owners, found = _owners(tensors)
-    ties = {**found, **(aliases or {})}
-    wrong = [f"{alias!r} is in the tree itself" for alias in aliases or {} if alias in owners]
+    content, wrong = (_of_checkpoint(tree), []) if isinstance(tree, Checkpoint) else _of_tree(tree)
+    ties = {alias: content.aliases.get(owner, owner) for alias, owner in (aliases or {}).items()}
+    wrong += [
+        f"{alias!r} is in the tree itself" for alias in ties if alias in content.specs or alias in content.aliases
+    ]
     wrong += [
         f"{owner!r}, which {alias!r} is tied to, is not in the tree"
         for alias, owner in ties.items()
-        if found.get(owner, owner) not in owners
+        if owner not in content.specs
     ]
-    wrong += [f"{name!r}: {why}" for name, tensor in owners.items() if (why := _unfit(tensor))]
     if wrong:
         raise CheckpointError(f"cannot save to {str(path)!r}:{some(wrong)}")
+    content = replace(content, aliases={**content.aliases, **ties}, metadata={**content.metadata, **(metadata or {})})
+    write(Path(path), content, shard_size=shard_size, format=format)
+
+
+def _of_checkpoint(ckpt: Checkpoint) -> Content:
+    stream = Stream(ckpt.entries)
+
+    def chunks(name: str) -> Iterator[memoryview]:
+        node = Source(ckpt.entries[name].spec, name)
+        stream.forget(node)
+        yield from stream.bytes(node)
+
+    return Content(ckpt.specs, chunks, ckpt.aliases, ckpt.extras, ckpt.metadata)
+
+
+def _of_tree(tree: TreeLike) -> tuple[Content, list[str]]:
+    """What to write, and what of it cannot be written."""
+    tensors, extras = flatten_all(tree)
+    owners, aliases = _owners(tensors)
 
     def chunks(name: str) -> Iterator[memoryview]:
         plain = owners[name].detach().resolve_conj().resolve_neg().cpu().contiguous()
         yield from chunks_of(bytes_of(plain))
 
     specs = {name: Spec(tuple(tensor.shape), tensor.dtype) for name, tensor in owners.items()}
-    content = Content(
-        specs, chunks, {alias: found.get(owner, owner) for alias, owner in ties.items()}, values, metadata or {}
-    )
-    write(Path(path), content, shard_size=shard_size, format=format)
+    wrong = [f"{name!r}: {why}" for name, tensor in owners.items() if (why := _unfit(tensor))]
+    return Content(specs, chunks, aliases, extras), wrong
 
 
 def _owners(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -207,14 +207,14 @@ class Stream:
         Raises:
             CheckpointError: if they differ.
         """
-        left, right = _Joined(self.bytes(claim.node)), Stream(self.entries)
+        left, right = Joined(self.bytes(claim.node)), Stream(self.entries)
         for chunk in right.bytes(claim.equal):
             if left.take(len(chunk)) != chunk:
                 raise CheckpointError(f"it is not so that {claim.what}: the bytes differ. Leave that rule out.")
         self.forget()
 
 
-class _Joined:
+class Joined:
     """An iterator of pieces, read in pieces of other lengths."""
 
     def __init__(self, pieces: Iterator[memoryview]) -> None:

@@ -56,6 +56,15 @@ def test_ties_have_one_owner_on_disk_and_come_back(target, tmp_path):
     assert_identical(again["head"]["weight"], wte)
 
 
+def test_a_checkpoint_is_saved_as_it_is(tmp_path):
+    tree = {"w": random_tensor((5, 2), torch.float32), "epoch": 3}
+    save(tmp_path / "a.pt", tree | {"tied": tree["w"]})
+    save(tmp_path / "b.npz", load(tmp_path / "a.pt"), aliases={"more": "tied"})
+    again = load(tmp_path / "b.npz")
+    assert (again.aliases, again.extras) == ({"tied": "w", "more": "w"}, {"epoch": 3})
+    assert raw(again["more"]) == raw(tree["w"])
+
+
 def test_a_distributed_checkpoint_has_no_ties(tmp_path):
     wte = random_tensor((5, 2), torch.float32)
     save(tmp_path / "m", {"a": wte, "b": wte}, format="dcp")

@@ -90,7 +90,10 @@ def matching(state: State, pattern: Pattern) -> dict[str, dict[str, str]]:
     Raises:
         RuleError: if a tie fits and its owner does not: the one tensor would have to be two.
     """
-    found = {name: holes for name in state.tensors if (holes := pattern.match(name)) is not None}
+    if not pattern.holes:
+        found: dict[str, dict[str, str]] = {pattern.text: {}} if pattern.text in state.tensors else {}
+    else:
+        found = {name: holes for name in state.tensors if (holes := pattern.match(name)) is not None}
     astray = [
         f"{alias!r} is a tie to {owner!r}"
         for alias, owner in state.aliases.items()

@@ -57,7 +57,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     ...     Path(folder, "a").read_bytes()
     b'whole'
     """
-    _remove_leftovers(path)
+    _remove_leftovers(path.parent, _start(path))
     partial = _partial(path)
     descriptor = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_BINARY", 0), 0o666)
     try:
@@ -93,7 +93,7 @@ def replacing_folder(path: Path, entry: str, old: list[str]) -> Iterator[Callabl
     if path.is_dir():
         yield from _into(path, entry, old)
         return
-    _remove_leftovers(path)
+    _remove_leftovers(path.parent, _start(path))
     partial = _partial(path)
     partial.mkdir(parents=True)
     lock = os.open(partial, os.O_RDONLY)
@@ -112,13 +112,16 @@ def replacing_folder(path: Path, entry: str, old: list[str]) -> Iterator[Callabl
 
 
 def _into(path: Path, entry: str, old: list[str]) -> Iterator[Callable[[str], tuple[Path, str]]]:
+    _remove_leftovers(path, ".")
     token = secrets.token_hex(4)
     written: dict[str, Path] = {}
+    locks: list[int] = []
 
     def place(name: str) -> tuple[Path, str]:
-        _remove_leftovers(path / name)
         final = name if name == entry or not (path / name).exists() else _tagged(name, token)
         written[final] = _partial(path / final)
+        locks.append(os.open(written[final], os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
+        _lock(locks[-1])
         return written[final], final
 
     placed: list[str] = []
@@ -134,6 +137,9 @@ def _into(path: Path, entry: str, old: list[str]) -> Iterator[Callable[[str], tu
             with contextlib.suppress(OSError):
                 (path / final if final in placed else partial).unlink()
         raise
+    finally:
+        for lock in locks:
+            os.close(lock)
     for name in set(old) - set(written):
         with contextlib.suppress(OSError):
             (path / name).unlink()
@@ -144,17 +150,21 @@ def _tagged(name: str, token: str) -> str:
     return f"{stem}-{token}.{suffix}" if dot else f"{name}-{token}"
 
 
+def _start(path: Path) -> str:
+    return f".{path.name[:200]}."
+
+
 def _partial(path: Path) -> Path:
-    return path.with_name(f".{path.name[:200]}.{secrets.token_hex(6)}{_MARK}")
+    return path.with_name(f"{_start(path)}{secrets.token_hex(6)}{_MARK}")
 
 
-def _remove_leftovers(path: Path) -> None:
-    """Remove what writers of this name that are no longer alive have left."""
-    if fcntl is None or not path.parent.is_dir():
+def _remove_leftovers(folder: Path, start: str) -> None:
+    """Remove what writers that are no longer alive have left of files whose names begin so."""
+    if fcntl is None or not folder.is_dir():
         return
-    for name in os.listdir(path.parent):
-        if name.startswith(f".{path.name[:200]}.") and name.endswith(_MARK):
-            leftover = path.parent / name
+    for name in os.listdir(folder):
+        if name.startswith(start) and name.endswith(_MARK):
+            leftover = folder / name
             with contextlib.suppress(OSError):
                 descriptor = os.open(leftover, os.O_RDONLY)
                 try:

@@ -64,9 +64,10 @@ def _load(file: File, device: str, offset: int = 0, length: int | None = None) -
             warnings.simplefilter("ignore")
             return torch.load(io.BufferedReader(Window(file, offset, length)), map_location=device, weights_only=True)
     except Exception as error:  # whatever the bytes lead torch to
+        reason = str(error).rpartition("WeightsUnpickler error:")[2]  # before it comes advice to load all the same
         raise refuse(
             file.path,
-            f"cannot be loaded with weights_only, and funcnet loads nothing else: {brief(error)}",
+            f"cannot be loaded with weights_only, and funcnet loads nothing else: {brief(type(error)(reason))}",
             "Save the tensors alone, as torch.save(module.state_dict(), path).",
         ) from None
 
@@ -122,7 +123,8 @@ def _entry(file: File, tensor: Tensor, sizes: dict[int, int] | None, base: int) 
     stored = tensor.untyped_storage().nbytes()
     extent = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)) + 1
     first = int(tensor.storage_offset()) * itemsize
-    if tensor.numel() and (sizes.get(begin, -1) < stored or first + extent * itemsize > stored):
+    backwards = min(tensor.stride(), default=0) < 0
+    if tensor.numel() and (backwards or sizes.get(begin, -1) < stored or first + extent * itemsize > stored):
         raise ValueError("views bytes that are not in the file")
     if spec.nbytes > file.size:
         raise ValueError(f"repeats its elements to {spec.nbytes:,} bytes, more than the whole file has")

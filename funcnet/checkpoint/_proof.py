@@ -86,8 +86,9 @@ def prove(specs: Mapping[str, Spec], aliases: Mapping[str, str], rules: Sequence
     there = apply_rules(State.of(specs, aliases), exact)
     targets = {name: node.spec for name, node in there.tensors.items()}
     exempt = {leaf.name for node in there.lost.values() for leaf in leaves(node) if isinstance(leaf, Source)}
-    _there_and_back(specs, aliases, exact, inverse(exact), exempt)
-    _there_and_back(targets, there.aliases, inverse(exact), exact, set())
+    back = inverse(exact)
+    _there_and_back(specs, aliases, exact, back, exempt)
+    _there_and_back(targets, there.aliases, back, inverse(back), set())
     return Proof(sum(math.prod(spec.shape) for spec in specs.values()), lost, rounded)
 
 

@@ -28,13 +28,18 @@ def refuse(path: str | os.PathLike[str], why: str, do: str = "") -> CheckpointEr
     return CheckpointError(f"{str(path)!r} {why}.{' ' * bool(do)}{do}")
 
 
-def brief(error: BaseException) -> str:
+def brief(error: BaseException, after: str = "") -> str:
     """Somebody else's message in one line, and not a long one.
+
+    Args:
+        error: what was raised.
+        after: leave out the message up to this mark, if it is there.
 
     >>> brief(ValueError("first line\\n   second line."))
     'ValueError: first line second line'
     """
-    return textwrap.shorten(f"{type(error).__name__}: {error}".strip().rstrip(".:"), 300, placeholder=" ...")
+    text = str(error).rpartition(after)[2] if after else str(error)
+    return textwrap.shorten(f"{type(error).__name__}: {text}".strip().rstrip(".:"), 300, placeholder=" ...")
 
 
 def some(lines: Sequence[str]) -> str:

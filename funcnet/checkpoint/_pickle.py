@@ -64,10 +64,10 @@ def _load(file: File, device: str, offset: int = 0, length: int | None = None) -
             warnings.simplefilter("ignore")
             return torch.load(io.BufferedReader(Window(file, offset, length)), map_location=device, weights_only=True)
     except Exception as error:  # whatever the bytes lead torch to
-        reason = str(error).rpartition("WeightsUnpickler error:")[2]  # before it comes advice to load all the same
+        reason = brief(error, after="WeightsUnpickler error:")  # before it comes advice to load all the same
         raise refuse(
             file.path,
-            f"cannot be loaded with weights_only, and funcnet loads nothing else: {brief(type(error)(reason))}",
+            f"cannot be loaded with weights_only, and funcnet loads nothing else: {reason}",
             "Save the tensors alone, as torch.save(module.state_dict(), path).",
         ) from None
 

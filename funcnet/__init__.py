@@ -1,5 +1,6 @@
 """funcnet: PyTorch models as pure functions over explicit parameter trees, and both ways to ``nn.Module``."""
 
+from funcnet import checkpoint as checkpoint
 from funcnet import init as init
 from funcnet import parametrize as parametrize
 from funcnet import random as random

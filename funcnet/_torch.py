@@ -247,3 +247,21 @@ def show_to_modes(functions: Iterable[Any]) -> None:
     from torch._dynamo.variables.torch import get_overridable_functions
 
     get_overridable_functions().update(functions)
+
+
+def checkpoint_offset(tensor: torch.Tensor) -> int | None:
+    """Where in its file the storage of a tensor lies that ``torch.load(..., map_location="meta")`` made."""
+    return getattr(tensor.untyped_storage(), "_checkpoint_offset", None)
+
+
+def storage_class(dtype: torch.dtype) -> type | None:
+    """The class by which torch.save names a storage of this dtype; None where it goes by bytes and the dtype."""
+    name = torch.storage._dtype_to_storage_type_map().get(dtype)
+    return getattr(torch, name) if name else None
+
+
+rebuild_tensor_v2 = torch._utils._rebuild_tensor_v2
+"""What a pickled tensor calls to be made of a storage of its dtype."""
+
+rebuild_tensor_v3 = torch._utils._rebuild_tensor_v3
+"""The same for dtypes that have no storage class of their own."""

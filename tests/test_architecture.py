@@ -26,6 +26,7 @@ LEVELS = [
     {"transforms"},
     {"adapters"},
     {"inspect"},
+    {"checkpoint"},
     {"compare"},
     {"cli", "__main__"},
 ]

@@ -8,9 +8,16 @@ import typer
 
 import funcnet
 from funcnet.cli._compare import compare
+from funcnet.cli._convert import convert_command
+from funcnet.cli._diff import diff_command, verify_command
+from funcnet.cli._inspect import inspect_command
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command()(compare)
+app.command("convert")(convert_command)
+app.command("inspect")(inspect_command)
+app.command("diff")(diff_command)
+app.command("verify")(verify_command)
 
 
 def _version(wanted: bool) -> None:

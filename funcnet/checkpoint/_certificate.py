@@ -1,0 +1,218 @@
+"""What a conversion has done, in a form that can be checked later without trust in who did it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from funcnet.checkpoint._atomic import replacing
+from funcnet.checkpoint._detect import load
+from funcnet.checkpoint._dtypes import dtype_of, name_of
+from funcnet.checkpoint._errors import CheckpointError, RuleError, brief, refuse
+from funcnet.checkpoint._lazy import Checkpoint, Spec, check_shape
+from funcnet.checkpoint._plan import Plan, plan
+from funcnet.checkpoint._proof import METHOD
+from funcnet.checkpoint._stream import Stream
+from funcnet.checkpoint.rules import to_plain
+from funcnet.checkpoint.rules._toml import from_plain
+
+VERSION = 1
+_LONGEST = 512 << 20
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a conversion: where it is, and every tensor by name with shape and dtype."""
+
+    path: str
+    format: str
+    specs: dict[str, Spec]
+    aliases: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Digests:
+    """SHA-256 of the bytes of every tensor by name, row-major and little-endian, on both sides."""
+
+    source: dict[str, str]
+    target: dict[str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class Certificate:
+    """The record of a conversion. Made by :func:`funcnet.checkpoint.convert`, checked by :func:`verify`.
+
+    Attributes:
+        plan: the rules and what they come to, proved.
+        source, target: both sides.
+        hashes: gives the hashes. They are known if ``convert`` was asked for a certificate; else they are computed now,
+            from the files that were read, which are still open, though others may have taken their names.
+        part, select: what of the source was taken.
+    """
+
+    plan: Plan
+    source: Side
+    target: Side
+    hashes: Callable[[], Digests]
+    part: str | None = None
+    select: Any = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        proof, digests = self.plan.proof, self.hashes()
+        return {
+            "certificate": VERSION,
+            "rules": to_plain(self.plan.rules),
+            "proof": {
+                "method": METHOD,
+                "elements": proof.elements,
+                "bijection": proof.bijection,
+                "lost": list(proof.lost),
+                "rounded": list(proof.rounded),
+                "checked": [claim.what for claim in self.plan.claims],
+            },
+            "part": self.part,
+            "select": self.select,
+            "source": _side(self.source, digests.source),
+            "target": _side(self.target, digests.target),
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write it as JSON, whole or not at all."""
+        with replacing(Path(path)) as out:
+            out.write((json.dumps(self.to_json(), indent=1) + "\n").encode())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Certificate:
+        """Read one, and prove its plan again.
+
+        Raises:
+            CheckpointError: if it is no certificate.
+            RuleError: if its rules are no bijection of the tensors it lists.
+        """
+        try:
+            if os.path.getsize(path) > _LONGEST:
+                raise ValueError(f"{os.path.getsize(path):,} bytes")
+            found = json.loads(Path(path).read_bytes().decode())
+            if found["certificate"] != VERSION:
+                raise ValueError(f"version {found['certificate']}, and this is for version {VERSION}")
+            source, before = _read_side(found["source"])
+            target, after = _read_side(found["target"])
+            rules = from_plain(found["rules"])
+            part, selector = found["part"], found["select"]
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise refuse(path, f"is no certificate of a conversion: {brief(error)}") from None
+        proved = plan(source.specs, rules, source.aliases)
+        return cls(proved, source, target, lambda: Digests(before, after), part, selector)
+
+
+def _side(side: Side, digests: Mapping[str, str]) -> dict[str, Any]:
+    tensors = {
+        name: {"shape": list(spec.shape), "dtype": name_of(spec.dtype), "sha256": digests[name]}
+        for name, spec in side.specs.items()
+    }
+    return {"path": side.path, "format": side.format, "tensors": tensors, "aliases": side.aliases}
+
+
+def _read_side(side: Any) -> tuple[Side, dict[str, str]]:
+    tensors = side["tensors"]
+    specs = {name: Spec(check_shape(tensor["shape"]), dtype_of(tensor["dtype"])) for name, tensor in tensors.items()}
+    digests = {name: str(tensor["sha256"]) for name, tensor in tensors.items()}
+    return Side(str(side["path"]), str(side["format"]), specs, dict(side["aliases"])), digests
+
+
+def made_of(ckpt: Checkpoint, made: Plan, progress: Callable[[int], None] | None = None) -> Digests:
+    """Hashes of a source and of what a plan makes of it, without writing it."""
+    stream = Stream(ckpt.entries, True, made.largest_group)
+    digests: dict[str, str] = {}
+    for name, node in made.targets.items():
+        stream.forget(node)
+        for chunk in stream.hashed(node, digests, name):
+            if progress is not None:
+                progress(len(chunk))
+    stream.forget()
+    return Digests(stream.digests(), digests)
+
+
+def taken(ckpt: Checkpoint, part: str | None, select: Any) -> Checkpoint:
+    """The part of a checkpoint that a conversion is about."""
+    ckpt = ckpt if part is None else ckpt.part(part)
+    return ckpt if select is None else ckpt.select(select)
+
+
+def verify(
+    certificate: str | os.PathLike[str],
+    *,
+    source: str | os.PathLike[str] | None = None,
+    target: str | os.PathLike[str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[str]:
+    """Check a certificate: prove its plan again, carry it out on the source, and hash both sides.
+
+    Args:
+        certificate: the JSON file.
+        source, target: where both sides are now, if not where they were.
+        progress: told the bytes done and to do.
+
+    Returns:
+        What is different from what the certificate says; nothing if all is as it says.
+
+    Raises:
+        CheckpointError: if the certificate or a side cannot be read.
+        OSError: if a file is not there.
+    """
+    try:
+        record = Certificate.load(certificate)
+    except RuleError as error:
+        return [f"the rules do not prove: {error}"]
+    before = taken(load(source or record.source.path), record.part, record.select)
+    after = load(target or record.target.path)
+    wrong = _unlike("source", before.specs, before.aliases, record.source.specs, record.source.aliases)
+    wrong += _unlike("target", after.specs, after.aliases, record.target.specs, record.target.aliases)
+    wrong += _unlike("plan", record.plan.specs, record.plan.aliases, record.target.specs, record.target.aliases)
+    if wrong:
+        return wrong
+    total, done = record.plan.target_bytes, 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress is not None:
+            progress(done, total)
+
+    for claim in record.plan.claims:
+        try:
+            Stream(before.entries).check(claim)
+        except CheckpointError as error:  # noqa: PERF203  all at once
+            wrong.append(str(error))
+    expected, made = record.hashes(), made_of(before, record.plan, advance)
+    written = Stream(after.entries, hashing=True).digests()
+    for what, found, said in (
+        ("source", made.source, expected.source),
+        ("what the rules make of the source", made.target, expected.target),
+        ("target", written, expected.target),
+    ):
+        wrong += [f"{what}: the bytes of {name!r} are others" for name in said if found[name] != said[name]]
+    return wrong
+
+
+def _unlike(
+    what: str,
+    specs: Mapping[str, Spec],
+    aliases: Mapping[str, str],
+    expected: Mapping[str, Spec],
+    expected_aliases: Mapping[str, str],
+) -> list[str]:
+    wrong = [f"{what}: {name!r} is missing" for name in expected if name not in specs]
+    wrong += [f"{what}: {name!r} is new" for name in specs if name not in expected]
+    wrong += [
+        f"{what}: {name!r} is {specs[name]}, expected {spec}"
+        for name, spec in expected.items()
+        if name in specs and specs[name] != spec
+    ]
+    wrong += ["the ties of the " + what + " are others"] * (dict(aliases) != dict(expected_aliases))
+    return wrong

@@ -1,0 +1,104 @@
+"""Which format a file or folder has, from what is in it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from funcnet.checkpoint._dcp import METADATA, read_dcp
+from funcnet.checkpoint._errors import CheckpointError, refuse, some
+from funcnet.checkpoint._files import File
+from funcnet.checkpoint._lazy import Checkpoint
+from funcnet.checkpoint._npz import read_npz
+from funcnet.checkpoint._pickle import LEGACY, read_pickle
+from funcnet.checkpoint._safetensors import read_safetensors
+from funcnet.checkpoint._sharded import INDEX_SUFFIX, read_sharded
+from funcnet.checkpoint._zip import members_of
+
+SUFFIXES = {".safetensors": "safetensors", ".pt": "pt", ".pth": "pt", ".bin": "pt", ".npz": "npz"}
+_ZIPS = (b"PK\x03\x04", b"PK\x05\x06")
+
+
+def load(path: str | os.PathLike[str], part: str | None = None) -> Checkpoint:
+    """Open a checkpoint: names, shapes and dtypes are known at once, tensors are read when asked for.
+
+    The format is found by looking at the file: safetensors, ``torch.save`` (.pt, .pth, .bin), numpy's .npz, an index
+    of shards, or a folder that holds one of them or is a distributed checkpoint. Nothing is unpickled beyond what
+    ``weights_only`` allows.
+
+    Args:
+        path: a file, an index of shards, or a folder.
+        part: where in a training checkpoint the tensors are, as ``"model"``; its name is left out of the names.
+
+    Raises:
+        CheckpointError: if it is none of these, or damaged; says where.
+        OSError: if it cannot be opened.
+
+    >>> import tempfile
+    >>> import torch
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     torch.save({"model": {"fc.weight": torch.ones(2, 3)}, "epoch": 7}, f"{folder}/last.pt")
+    ...     ckpt = load(f"{folder}/last.pt", part="model")
+    >>> ckpt.specs
+    {'fc.weight': Spec(shape=(2, 3), dtype=torch.float32)}
+    >>> ckpt["fc.weight"].sum()
+    tensor(6.)
+    """
+    found = _read(Path(path))
+    return found if part is None else found.part(part)
+
+
+def _read(path: Path) -> Checkpoint:
+    if path.is_dir():
+        entry = entry_of(path)
+        return read_dcp(path) if entry == METADATA else _read(path / entry)
+    file = File(path)
+    if path.name.endswith(INDEX_SUFFIX):
+        return read_sharded(path, read_file)
+    return read_file(file)
+
+
+def read_file(file: File) -> Checkpoint:
+    """The checkpoint in one file.
+
+    Raises:
+        CheckpointError: if its first bytes are those of no format, or it is damaged.
+    """
+    if not file.size:
+        raise refuse(file.path, "is empty", "Copy or save it again.")
+    start = file.read(0, min(file.size, 16))
+    if start[:4] in _ZIPS:
+        names = members_of(file)
+        torch_file = any(name.endswith("/data.pkl") or name == "data.pkl" for name in names)
+        return read_pickle(file) if torch_file else read_npz(file)
+    if start.startswith(LEGACY):
+        return read_pickle(file)
+    if start[8:9] == b"{" or file.path.suffix == ".safetensors":
+        return read_safetensors(file)
+    raise refuse(
+        file.path,
+        f"begins with {start!r}, as neither safetensors, torch.save nor .npz files do",
+        "A plain pickle is never loaded: save the tensors with torch.save or safetensors.",
+    )
+
+
+def entry_of(path: Path) -> str:
+    """The file of a folder that makes it a checkpoint.
+
+    Raises:
+        CheckpointError: if there is none, or there are several.
+    """
+    names = sorted(os.listdir(path))
+    if METADATA in names:
+        return METADATA
+    indexes = [name for name in names if name.endswith(INDEX_SUFFIX)]
+    files = [name for name in names if Path(name).suffix in SUFFIXES and not name.startswith(".")]
+    found = indexes or files
+    alone = [name for name in found if name in ("model.safetensors", f"model.safetensors{INDEX_SUFFIX}")]
+    if len(found) == 1:
+        return found[0]
+    if len(alone) == 1:
+        return alone[0]
+    if not found:
+        raise refuse(path, "is a folder without a checkpoint", f"It holds:{some(names) if names else ' nothing'}")
+    raise CheckpointError(f"{str(path)!r} holds several checkpoints; name the one that is meant:{some(found)}")

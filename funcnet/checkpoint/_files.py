@@ -1,0 +1,122 @@
+"""Open files, byte ranges of them, and tensors as bytes."""
+
+from __future__ import annotations
+
+import ctypes
+import io
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from funcnet._typing import Shape
+from funcnet.checkpoint._errors import refuse
+
+CHUNK = 512 << 10
+"""Bytes that are read, hashed and written at a time: as many as stay in a processor's own cache."""
+
+
+class File:
+    """A file that stays open while anything reads from it, also after another has taken its name."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._file = open(path, "rb", buffering=0)  # noqa: SIM115  closed when nothing refers to it any more
+        self._lock = threading.Lock()
+        self.size = os.fstat(self._file.fileno()).st_size
+
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            self._file.close()
+
+    def read_into(self, offset: int, view: memoryview) -> None:
+        """Fill ``view`` with the bytes from ``offset`` on.
+
+        Raises:
+            CheckpointError: if the file ends before.
+        """
+        done = 0
+        with self._lock:
+            self._file.seek(offset)
+            while done < len(view):
+                count = self._file.readinto(view[done:])
+                if not count:
+                    raise refuse(self.path, f"ends at byte {offset + done}, and {len(view) - done} more were to come")
+                done += count
+
+    def read(self, offset: int, count: int) -> bytes:
+        """Some bytes; the caller has checked that there are not too many."""
+        data = bytearray(count)
+        self.read_into(offset, memoryview(data))
+        return bytes(data)
+
+
+class Window(io.RawIOBase):
+    """A part of a file as a file of its own, for readers that want one."""
+
+    def __init__(self, file: File, offset: int = 0, length: int | None = None) -> None:
+        self.file, self.offset, self.position = file, offset, 0
+        self.length = file.size - offset if length is None else length
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.position
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        position = offset + (0, self.position, self.length)[whence]
+        if position < 0:
+            raise OSError("seek to before the start")
+        self.position = position
+        return position
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        count = max(0, min(len(view), self.length - self.position))
+        self.file.read_into(self.offset + self.position, view[:count])
+        self.position += count
+        return count
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where the bytes of a tensor lie in one piece: row-major, little-endian."""
+
+    file: File
+    offset: int
+
+
+def bytes_of(tensor: Tensor) -> memoryview:
+    """The memory of a contiguous CPU tensor as bytes, shared with it.
+
+    >>> bytes_of(torch.tensor([1, 256], dtype=torch.int16)).tobytes()
+    b'\\x01\\x00\\x00\\x01'
+    """
+    count = tensor.numel() * tensor.itemsize
+    if not count:
+        return memoryview(bytearray())
+    array = (ctypes.c_ubyte * count).from_address(tensor.data_ptr())
+    array.tensor = tensor  # type: ignore[attr-defined]  # the memory lives as long as the view of it
+    return memoryview(array).cast("B")
+
+
+def read_span(span: Span, shape: Shape, dtype: torch.dtype) -> Tensor:
+    """The tensor whose bytes lie there."""
+    tensor = torch.empty(shape, dtype=dtype)
+    span.file.read_into(span.offset, bytes_of(tensor))
+    return tensor
+
+
+def chunks_of(data: memoryview) -> Iterator[memoryview]:
+    """The bytes in pieces of at most ``CHUNK``."""
+    for start in range(0, len(data), CHUNK):
+        yield data[start : start + CHUNK]

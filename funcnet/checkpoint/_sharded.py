@@ -1,0 +1,178 @@
+"""Checkpoints in several files of one folder, with an index that says which tensor is in which.
+
+The index is ``model.safetensors.index.json`` or ``pytorch_model.bin.index.json``, as transformers writes them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from funcnet.checkpoint._atomic import replacing_folder, writing
+from funcnet.checkpoint._content import Content
+from funcnet.checkpoint._errors import CheckpointError, brief, refuse, some
+from funcnet.checkpoint._files import File
+from funcnet.checkpoint._lazy import Checkpoint, Entry, Spec
+
+INDEX_SUFFIX = ".index.json"
+_LONGEST_INDEX = 256 << 20
+_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+def shard_bytes(size: int | str) -> int:
+    """The size of a shard in bytes.
+
+    Args:
+        size: a number, or one with a unit: "500MB", "2GB" (powers of ten), "2GiB" (powers of two).
+
+    Raises:
+        ValueError: if it is not a positive size.
+
+    >>> shard_bytes("2GB"), shard_bytes("1.5 MiB")
+    (2000000000, 1572864)
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", str(size).strip().lower())
+    if not match or match[2] not in _UNITS:
+        raise ValueError(f"{size!r} is not a size. Write bytes, or a number with one of KB, MB, GB, KiB, MiB, GiB.")
+    count = int(float(match[1]) * _UNITS[match[2]])
+    if count < 1:
+        raise ValueError(f"a shard of {size!r} holds nothing.")
+    return count
+
+
+def weight_map(path: Path) -> dict[str, str]:
+    """Name of a tensor -> name of a file in the same folder, from an index.
+
+    Raises:
+        CheckpointError: if it is not an index, or names anything but files of its own folder. A link is followed only
+            within the folder, or into the folder that the index itself is linked from, as a download cache has it.
+    """
+    if path.stat().st_size > _LONGEST_INDEX:
+        raise refuse(path, f"has {path.stat().st_size:,} bytes, which no index has")
+    try:
+        parsed = json.loads(path.read_bytes().decode("utf-8"), object_pairs_hook=_unique)
+        found = parsed["weight_map"]
+        if not isinstance(found, dict) or not all(isinstance(shard, str) for shard in found.values()):
+            raise ValueError("weight_map is not an object of strings")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise refuse(path, f"is not an index of shards: {brief(error)}") from None
+    homes = {path.parent.resolve(), path.resolve().parent}
+    wrong = []
+    for shard in sorted(set(found.values())):
+        if shard in ("", ".", "..") or set(shard) & set("/\\\0"):
+            wrong.append(f"{shard!r} is not a name of a file in the folder")
+        elif (path.parent / shard).resolve().parent not in homes:
+            wrong.append(f"{shard!r} is a link out of the folder")
+        elif not (path.parent / shard).is_file():
+            wrong.append(f"{shard!r} is missing")
+    if wrong:
+        raise CheckpointError(f"the index {str(path)!r} lists files that cannot be read:{some(wrong)}")
+    return found
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name is there twice")
+    return found
+
+
+def read_sharded(path: Path, read: Callable[[File], Checkpoint]) -> Checkpoint:
+    """The checkpoint of an index.
+
+    Args:
+        path: the index.
+        read: reads one shard.
+
+    Raises:
+        CheckpointError: if index and shards do not agree; lists the names.
+    """
+    shard_of = weight_map(path)
+    shards = {shard: read(File(path.parent / shard)) for shard in dict.fromkeys(shard_of.values())}
+    entries: dict[str, Entry] = {}
+    aliases: dict[str, str] = {}
+    extras: dict[str, Any] = {}
+    metadata: dict[str, str] = {}
+    wrong = [f"{name!r} is not in {shard}" for name, shard in shard_of.items() if name not in shards[shard]]
+    for shard, held in shards.items():
+        wrong += [
+            f"{name!r} is in {shard}, and the index says {shard_of.get(name, 'nothing of it')}"
+            for name in held.entries
+            if shard_of.get(name) != shard
+        ]
+        wrong += [f"{alias!r} is in two shards" for alias in held.aliases if alias in aliases]
+        aliases |= held.aliases
+        extras |= held.extras
+        metadata |= held.metadata
+    if wrong:
+        raise CheckpointError(f"the index {str(path)!r} and its shards do not agree:{some(wrong)}")
+    for name, shard in shard_of.items():
+        if name not in aliases:
+            entries[name] = shards[shard].entries[name]
+    formats = {held.format for held in shards.values()}
+    return Checkpoint(
+        path=path,
+        format=formats.pop() if len(formats) == 1 else "mixed",
+        entries=entries,
+        aliases=aliases,
+        extras=extras,
+        metadata=metadata,
+        files=(path, *(path.parent / shard for shard in shards)),
+    )
+
+
+def divide(specs: Mapping[str, Spec], size: int) -> list[list[str]]:
+    """Names in order, in groups of at most ``size`` bytes; a larger tensor has a group of its own.
+
+    >>> import torch
+    >>> specs = {name: Spec((count,), torch.uint8) for name, count in {"a": 4, "b": 4, "c": 9, "d": 1}.items()}
+    >>> divide(specs, 8)
+    [['a', 'b'], ['c'], ['d']]
+    """
+    groups: list[list[str]] = [[]]
+    filled = 0
+    for name, spec in specs.items():
+        if groups[-1] and filled + spec.nbytes > size:
+            groups.append([])
+            filled = 0
+        groups[-1].append(name)
+        filled += spec.nbytes
+    return groups
+
+
+def write_sharded(
+    path: Path,
+    content: Content,
+    size: int | None,
+    names: tuple[str, str],
+    write: Callable[[BinaryIO, Content], None],
+    old: list[str],
+) -> None:
+    """Write a folder: one file if everything fits into it, else shards and an index.
+
+    Args:
+        path: the folder.
+        content: what to write.
+        size: bytes of a shard; None for one file.
+        names: stem and suffix of the files, as ("model", ".safetensors").
+        write: writes one file.
+        old: files of the checkpoint in the folder that this one replaces.
+    """
+    stem, suffix = names
+    groups = divide(content.specs, size) if size is not None else [list(content.specs)]
+    entry = f"{stem}{suffix}" if len(groups) == 1 else f"{stem}{suffix}{INDEX_SUFFIX}"
+    with replacing_folder(path, entry, old) as place:
+        shard_of: dict[str, str] = {}
+        for number, group in enumerate(groups):
+            name = entry if len(groups) == 1 else f"{stem}-{number + 1:05}-of-{len(groups):05}{suffix}"
+            target, name = place(name)
+            with writing(target) as out:
+                write(out, content.only(group, first=number == 0))
+            shard_of |= dict.fromkeys(group, name)
+        if len(groups) > 1:
+            total = sum(spec.nbytes for spec in content.specs.values())
+            index = {"metadata": {"total_size": total}, "weight_map": {name: shard_of[name] for name in content.specs}}
+            place(entry)[0].write_text(json.dumps(index, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,173 @@
+"""Rules about what tensors hold: cast, drop and fill."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from funcnet.checkpoint._dtypes import dtype_of
+from funcnet.checkpoint._errors import RuleError, some
+from funcnet.checkpoint._lazy import Spec, check_shape
+from funcnet.checkpoint._nodes import Constant, Node, cast
+from funcnet.checkpoint.rules._patterns import Pattern, same_holes
+from funcnet.checkpoint.rules._rule import Claim, Rule, State, each, free_of_ties, matching
+
+_KINDS = ("arange", "tril")
+
+
+@dataclass(frozen=True)
+class Cast(Rule):
+    """Change the dtype of the tensors that have dtype ``before``.
+
+    Args:
+        names: pattern of the tensors that are meant.
+        before: the dtype there is, by torch's name.
+        after: the dtype to be.
+        lossy: whether values may change. If false, every value must come back bit for bit, which is checked.
+        optional: whether there may be no such tensor.
+
+    >>> Cast("{name**}", "bfloat16", "float32").inverse()
+    Cast(names='{name**}', before='float32', after='bfloat16', lossy=False, optional=False)
+    """
+
+    names: str
+    before: str
+    after: str
+    lossy: bool = False
+    optional: bool = False
+
+    def __post_init__(self) -> None:
+        try:
+            before, after = dtype_of(self.before), dtype_of(self.after)
+        except ValueError as error:
+            raise RuleError(str(error)) from None
+        kinds = [(dtype.is_floating_point, dtype.is_complex, dtype is torch.bool) for dtype in (before, after)]
+        if kinds[0] != kinds[1]:
+            raise RuleError(f"{self.before} and {self.after} are numbers of different kinds; no cast goes both ways.")
+
+    def apply(self, state: State) -> State:
+        before, after = dtype_of(self.before), dtype_of(self.after)
+        pattern = Pattern(self.names)
+        if not any(state.tensors[name].spec.dtype is before for name in matching(state, pattern)):
+            return self.nothing(state, self.names)
+        return each(
+            state, self, pattern, lambda node: cast(node, after, self.lossy) if node.spec.dtype is before else node
+        )
+
+    def inverse(self) -> Cast:
+        return Cast(self.names, self.after, self.before, self.lossy, self.optional)
+
+
+@dataclass(frozen=True)
+class Drop(Rule):
+    """Leave tensors out.
+
+    With a value, they must hold it, which is checked, and the way back writes them again: nothing is lost. Without,
+    the loss is hereby declared, and the way back does not have them.
+
+    Args:
+        names: pattern of the tensors that are meant.
+        value: what they hold: a number, "arange" (0, 1, 2 ... along the last axis), or "tril" (ones at and below the
+            diagonal of the last two axes).
+        shape, dtype: of the tensors, where a value is given.
+        beside: pattern, with the same holes, of tensors that stay: for each of them there is one that is dropped.
+            Needed with a value if ``names`` has holes.
+        optional: whether there may be no such tensor.
+
+    >>> Drop("h.{i}.attn.mask", "tril", [1, 1, 4, 4], "bool", beside="h.{i}.attn.weight").inverse().value
+    'tril'
+    """
+
+    names: str
+    value: float | str | None = None
+    shape: tuple[int, ...] = ()
+    dtype: str = "float32"
+    beside: str | None = None
+    optional: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", tuple(self.shape))
+        _check_value(self)
+
+    def apply(self, state: State) -> State:
+        pattern = Pattern(self.names)
+        found = matching(state, pattern)
+        if not found:
+            return self.nothing(state, self.names)
+        free_of_ties(state, found)
+        kept = {name: node for name, node in state.tensors.items() if name not in found}
+        if self.value is None:
+            gone = {name: state.tensors[name] for name in found}
+            return replace(state, tensors=kept, lost={**state.lost, **gone})
+        constant = _constant(self)
+        wrong = [
+            f"{name!r} is {state.tensors[name].spec}" for name in found if state.tensors[name].spec != constant.spec
+        ]
+        if wrong:
+            raise RuleError(f"these are dropped as {constant.spec}:{some(wrong)}")
+        claims = [
+            Claim(f"{name!r}, which is dropped, holds {self.value}", state.tensors[name], constant) for name in found
+        ]
+        return replace(state, tensors=kept, claims=(*state.claims, *claims))
+
+    def inverse(self) -> Fill:
+        return Fill(self.names, self.value, self.shape, self.dtype, self.beside, self.optional)
+
+
+@dataclass(frozen=True)
+class Fill(Rule):
+    """Add tensors of a known value; inverse of :class:`Drop`. Without a value it adds nothing."""
+
+    names: str
+    value: float | str | None = None
+    shape: tuple[int, ...] = ()
+    dtype: str = "float32"
+    beside: str | None = None
+    optional: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", tuple(self.shape))
+        _check_value(self)
+
+    def apply(self, state: State) -> State:
+        if self.value is None:
+            return state
+        pattern = Pattern(self.names)
+        new = [self.names]
+        if self.beside is not None:
+            beside = matching(state, Pattern(self.beside))
+            if not beside:
+                return self.nothing(state, self.beside)
+            new = [pattern.format(holes) for holes in beside.values()]
+        there = [repr(name) for name in new if name in state.tensors or name in state.aliases]
+        if there:
+            raise RuleError(f"these are there already and cannot be filled in:{some(there)}")
+        filled: dict[str, Node] = {name: _constant(self) for name in new}
+        return state.with_tensors({**state.tensors, **filled})
+
+    def inverse(self) -> Drop:
+        return Drop(self.names, self.value, self.shape, self.dtype, self.beside, self.optional or self.value is None)
+
+
+def _constant(rule: Drop | Fill) -> Constant:
+    assert rule.value is not None
+    return Constant(Spec(rule.shape, dtype_of(rule.dtype)), rule.value)
+
+
+def _check_value(rule: Drop | Fill) -> None:
+    if rule.value is None:
+        return
+    try:
+        check_shape(rule.shape)
+        dtype_of(rule.dtype)
+    except ValueError as error:
+        raise RuleError(str(error)) from None
+    if isinstance(rule.value, str) and rule.value not in _KINDS:
+        raise RuleError(f"{rule.value!r} is no value: a number, or one of {', '.join(_KINDS)}.")
+    if isinstance(rule.value, str) and len(rule.shape) < 1 + (rule.value == "tril"):
+        raise RuleError(f"{rule.value!r} needs more axes than {list(rule.shape)} has.")
+    if rule.beside is not None:
+        same_holes(Pattern(rule.names), Pattern(rule.beside))
+    elif Pattern(rule.names).holes:
+        raise RuleError(f'{rule.names!r} has holes: say beside which tensors it is, as beside = "h.{{i}}.attn.weight".')

@@ -1,0 +1,69 @@
+"""Conversions that are killed at random moments; run as a program, it prints what each left as JSON.
+
+The process forks for each conversion, so that torch is imported once, and kills the child without warning.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from funcnet.checkpoint import Transpose, convert, load, save
+from tests.checkpoint.trees import raws
+
+ROUNDS = 50
+TARGETS = {"m.safetensors": {}, "m.pt": {}, "m.npz": {}, "shards": {"shard_size": "4MB"}, "dcp": {"format": "dcp"}}
+
+
+def digest(path):
+    """A hash of all that a checkpoint holds; an error if it is not whole."""
+    return hashlib.sha256(repr(sorted(raws(load(path)).items())).encode()).hexdigest()
+
+
+def start(src, dst, options):
+    child = os.fork()
+    if child == 0:
+        convert(src, dst, [Transpose("layers.{i}.w")], **options)
+        os._exit(0)
+    return child
+
+
+def main():
+    folder, rng = Path(sys.argv[1]), random.Random(20240229)
+    tree = {"layers": {str(i): {"w": torch.randn(512, 700)} for i in range(12)}}
+    save(folder / "src.safetensors", tree)
+    rows = []
+    for number in range(ROUNDS):
+        target, options = list(TARGETS.items())[number % len(TARGETS)]
+        dst = folder / target
+        if number < len(TARGETS) or rng.random() < 0.3:
+            began = time.perf_counter()
+            os.waitpid(start(folder / "src.safetensors", folder / f"timed-{target}", options), 0)
+            seconds = time.perf_counter() - began
+            new = digest(folder / f"timed-{target}")
+        there = rng.random() < 0.7
+        if there:
+            save(dst, {"old": torch.ones(3)}, **options)
+        old = digest(dst) if dst.exists() else None
+        child = start(folder / "src.safetensors", dst, options)
+        time.sleep(rng.uniform(0, 1.1 * seconds))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        found = digest(dst) if dst.exists() else None
+        rows.append({"target": target, "old": found == old, "new": found == new, "absent": found is None})
+    for target, options in TARGETS.items():
+        convert(folder / "src.safetensors", folder / target, [Transpose("layers.{i}.w")], **options)
+    left = [str(path) for path in folder.rglob("*.partial")]
+    print(json.dumps({"rows": rows, "left": left}))
+
+
+if __name__ == "__main__":
+    main()

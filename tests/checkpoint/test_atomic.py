@@ -1,0 +1,126 @@
+"""A save that fails leaves what was there, and nothing else."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+import torch
+
+from funcnet.checkpoint import CheckpointError, load, save
+from funcnet.checkpoint import _atomic as atomic
+from tests.checkpoint.trees import raws
+from tests.helpers import parametrize
+
+OLD = {"a": torch.arange(10.0), "b": torch.ones(3)}
+NEW = {"a": torch.zeros(10), "c": torch.arange(40.0), "d": torch.ones(2)}
+TARGETS = {
+    "m.safetensors": {},
+    "m.pt": {},
+    "m.npz": {},
+    "shards": {"shard_size": 50},
+    "dcp": {"format": "dcp"},
+    "folder": {},
+}
+
+
+def listing(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+@parametrize(target=list(TARGETS), there=[False, True])
+def test_a_failure_at_any_system_call_leaves_the_old_state(target, there, tmp_path, monkeypatch):
+    """The n-th fsync or rename fails, for every n there is. Only a folder's own fsync may fail without harm."""
+    failures = 0
+    for count in range(1, 60):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        (folder / "other").write_text("stays")
+        path, options = folder / target, TARGETS[target]
+        if there:
+            save(path, OLD, **options)
+        before = listing(folder)
+        left = [count]
+
+        def failing(function, left=left):
+            def call(*args, **kwargs):
+                left[0] -= 1
+                if left[0] == 0:
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                return function(*args, **kwargs)
+
+            return call
+
+        with monkeypatch.context() as patch:
+            for name in ("fsync", "replace", "rename"):
+                patch.setattr(atomic.os, name, failing(getattr(os, name)))
+            try:
+                save(path, NEW, **options)
+                failed = False
+            except OSError as error:
+                failed = error.errno == errno.ENOSPC
+        if failed:
+            failures += 1
+            assert listing(folder) == before
+        if path.exists():
+            assert raws(load(path)) == raws(OLD if failed else NEW)
+        if left[0] > 0:
+            break
+    assert failures >= 2
+    assert left[0] > 0
+
+
+@parametrize(target=list(TARGETS))
+def test_a_disk_that_fills_up_while_bytes_are_written(target, tmp_path, monkeypatch):
+    path, options = tmp_path / target, TARGETS[target]
+    save(path, OLD, **options)
+    before = listing(tmp_path)
+
+    def full(view):
+        yield view[:4]
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("funcnet.checkpoint._save.chunks_of", full)
+        with pytest.raises(OSError, match="No space left"):
+            save(path, NEW, **options)
+    assert listing(tmp_path) == before
+    assert raws(load(path)) == raws(OLD)
+
+
+def test_new_shards_replace_the_old_ones_and_only_them(tmp_path):
+    save(tmp_path / "m", {f"x{i}": torch.full((10,), float(i)) for i in range(4)}, shard_size=50)
+    (tmp_path / "m/config.json").write_text("{}")
+    for size in (100, 50, 50):
+        save(tmp_path / "m", OLD | NEW, shard_size=size)
+        assert raws(load(tmp_path / "m")) == raws(OLD | NEW)
+        names = listing(tmp_path / "m")
+        assert len([name for name in names if name.endswith(".safetensors")]) == len(load(tmp_path / "m").files) - 1
+    assert "config.json" in names
+
+
+def test_a_folder_with_another_checkpoint_is_left_alone(tmp_path):
+    save(tmp_path / "m", OLD, format="pt")
+    with pytest.raises(CheckpointError, match=r"holds another checkpoint, 'pytorch_model\.bin'"):
+        save(tmp_path / "m", NEW)
+    assert raws(load(tmp_path / "m")) == raws(OLD)
+
+
+def test_what_a_dead_writer_left_is_removed_and_a_living_one_is_not(tmp_path):
+    dead = tmp_path / f".m.pt.0123{atomic._MARK}"
+    dead.write_bytes(b"half")
+    living = tmp_path / f".m.pt.4567{atomic._MARK}"
+    with open(living, "wb") as held:
+        atomic._lock(held.fileno())
+        save(tmp_path / "m.pt", NEW)
+    assert not dead.exists()
+    assert living.exists()
+
+
+def test_a_link_is_replaced_and_its_target_is_not_written(tmp_path):
+    save(tmp_path / "blob.pt", OLD)
+    (tmp_path / "m.pt").symlink_to(tmp_path / "blob.pt")
+    save(tmp_path / "m.pt", NEW)
+    assert raws(load(tmp_path / "blob.pt")) == raws(OLD)
+    assert raws(load(tmp_path / "m.pt")) == raws(NEW)

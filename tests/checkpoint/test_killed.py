@@ -1,0 +1,29 @@
+"""Kill -9 at any moment of a conversion leaves the old checkpoint or the new one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import funcnet
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_fifty_conversions_killed_at_random(tmp_path):
+    root = Path(funcnet.__file__).parents[1]
+    command = [sys.executable, "-m", "tests.checkpoint.killed", str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert len(found["rows"]) == 50
+    assert all(row["old"] or row["new"] for row in found["rows"])
+    assert any(row["new"] and not row["old"] for row in found["rows"])
+    assert any(row["old"] and not row["new"] for row in found["rows"])
+    assert found["left"] == []  # the next conversion to the same name has removed them

@@ -1,0 +1,38 @@
+"""Trees of every dtype, and exact comparison of bytes."""
+
+from __future__ import annotations
+
+import torch
+
+from funcnet.checkpoint._dtypes import DTYPES
+from funcnet.checkpoint._files import bytes_of
+
+ALL_DTYPES = list(DTYPES.values())
+
+
+def random_tensor(shape, dtype, seed=0):
+    """A tensor of random bytes: every bit pattern, NaNs and signed zeros among them; bools are bools."""
+    generator = torch.Generator().manual_seed(seed)
+    tensor = torch.empty(shape, dtype=dtype)
+    count = tensor.numel() * tensor.itemsize
+    raw = torch.randint(0, 2 if dtype is torch.bool else 256, (count,), dtype=torch.uint8, generator=generator)
+    bytes_of(tensor)[:] = bytes(raw.tolist())
+    return tensor
+
+
+def raw(tensor):
+    """Shape, dtype and bytes."""
+    plain = tensor.detach().resolve_conj().resolve_neg().contiguous()
+    return tuple(tensor.shape), tensor.dtype, bytes(bytes_of(plain))
+
+
+def raws(tensors):
+    """The same for every tensor of a mapping, in its order."""
+    return {name: raw(tensor) for name, tensor in tensors.items()}
+
+
+def every_dtype():
+    """One tensor of each dtype, scalars and empty ones among them."""
+    flat = {f"t.{name}": random_tensor((3, 2), dtype, 1) for name, dtype in DTYPES.items()}
+    flat |= {f"scalar.{name}": random_tensor((), dtype, 2) for name, dtype in DTYPES.items()}
+    return flat | {f"empty.{name}": random_tensor((2, 0), dtype) for name, dtype in DTYPES.items()}

@@ -1,0 +1,224 @@
+"""``funcnet convert``, ``inspect``, ``diff`` and ``verify``: what they print, and their exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from funcnet.checkpoint import load, save
+from funcnet.cli._app import app
+from tests.checkpoint.trees import raws
+
+RULES = """
+[[rule]]
+op = "fuse"
+sources = ["h.{i}.q", "h.{i}.k"]
+target = "h.{i}.qk"
+sizes = [4, 2]
+
+[[rule]]
+op = "rename"
+source = "head"
+target = "lm_head.weight"
+"""
+
+
+def run(*arguments, columns=160):
+    arguments = [str(argument) for argument in arguments]
+    return CliRunner().invoke(app, arguments, env={"COLUMNS": str(columns)}, catch_exceptions=False)
+
+
+def words(text):
+    return " ".join(text.split())
+
+
+@pytest.fixture
+def src(tmp_path):
+    torch.manual_seed(0)
+    tree = {f"h.{i}.{key}": torch.randn(rows, 3) for i in range(2) for key, rows in (("q", 4), ("k", 2))}
+    tree |= {"embed": torch.randn(5, 3), "steps": torch.tensor(3), "epoch": 2}
+    tree["head"] = tree["embed"]
+    save(tmp_path / "src.safetensors", tree)
+    (tmp_path / "rules.toml").write_text(RULES)
+    return tmp_path / "src.safetensors"
+
+
+def test_convert_there_and_back(src, tmp_path):
+    done = run("convert", src, tmp_path / "dst.pt", "--rules", tmp_path / "rules.toml")
+    assert done.exit_code == 0
+    assert "4 tensors, 212 B, written to" in words(done.stdout)
+    assert "Proved: each of 52 elements goes to one place and comes back." in words(done.stdout)
+    theirs = torch.load(tmp_path / "dst.pt", weights_only=True)
+    assert list(theirs) == ["h.0.qk", "h.1.qk", "embed", "steps", "lm_head.weight", "epoch"]
+    assert theirs["lm_head.weight"] is theirs["embed"]
+    back = run("convert", tmp_path / "dst.pt", tmp_path / "back.npz", "-r", tmp_path / "rules.toml", "--inverse")
+    assert back.exit_code == 0
+    same = run("diff", src, tmp_path / "back.npz")
+    assert same.exit_code == 0
+    assert "7 tensors, every bit the same." in same.stdout
+
+
+def test_convert_shows_the_plan_and_writes_nothing(src, tmp_path):
+    before = sorted(os.listdir(tmp_path))
+    done = run("convert", src, tmp_path / "dst.pt", "--rules", tmp_path / "rules.toml", "--dry-run")
+    assert done.exit_code == 0
+    text = words(done.stdout)
+    for part in ("h.0.qk [6, 3] float32 72 B join h.0.q, h.0.k", "lm_head.weight tie embed", "would go from"):
+        assert part in text
+    found = json.loads(run("convert", src, tmp_path / "x.pt", "--dry-run", "--json").stdout)
+    assert found["done"] is False
+    assert found["bijection"] is True
+    assert {tensor["how"] for tensor in found["tensors"]} == {"copy"}
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_convert_in_place_in_shards_and_a_part_of_it(src, tmp_path):
+    before = raws(load(src))
+    assert run("convert", src, src).exit_code == 0
+    assert raws(load(src)) == before
+    assert run("convert", src, tmp_path / "shards", "--shard-size", "60", "-s", "h.*", "-s", "!**.k").exit_code == 0
+    assert list(load(tmp_path / "shards")) == ["h.0.q", "h.1.q"]
+    assert len(load(tmp_path / "shards").files) == 3
+    assert run("convert", src, tmp_path / "dcp", "--format", "dcp", "-s", "!head", "--part", "h").exit_code == 0
+    assert load(tmp_path / "dcp").format == "dcp"
+    assert list(load(tmp_path / "dcp")) == ["0.q", "0.k", "1.q", "1.k"]
+
+
+def test_casts_are_exact_or_declared(src, tmp_path):
+    done = run("convert", src, tmp_path / "dst.pt", "--dtype", "bfloat16")
+    assert done.exit_code == 2
+    assert "has values of torch.float32 that torch.bfloat16 cannot hold" in words(done.stderr)
+    assert not (tmp_path / "dst.pt").exists()
+    done = run("convert", src, tmp_path / "dst.pt", "--dtype", "bfloat16", "--lossy")
+    assert done.exit_code == 0
+    assert "Proved but for what the rules declare: rounded: " in words(done.stdout)
+    again = run("convert", tmp_path / "dst.pt", tmp_path / "wide.pt", "--dtype", "float32")
+    assert again.exit_code == 0
+    assert load(tmp_path / "wide.pt").specs["steps"].dtype is torch.int64
+    assert torch.equal(load(tmp_path / "wide.pt")["embed"], load(src)["embed"].bfloat16().float())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (["convert", "nothing.pt", "dst.pt"], "No such file"),
+        (["convert", "SRC", "dst.xyz/"], None),
+        (["convert", "SRC", "dst.pt", "--rules", "nothing.toml"], "No such file"),
+        (["convert", "SRC", "dst.pt", "--dtype", "float31"], "is not a dtype of checkpoints"),
+        (["convert", "SRC", "dst.pt", "--shard-size", "1GB"], "shards need a folder"),
+        (["convert", "SRC", "dst.pt", "--part", "model"], "has no part 'model'"),
+        (["inspect", "nothing.pt"], "No such file"),
+        (["diff", "SRC", "nothing.pt"], "No such file"),
+        (["verify", "nothing.json"], "No such file"),
+        (["verify", "SRC"], "is no certificate"),
+    ],
+)
+def test_what_cannot_be_done_exits_with_2_and_leaves_nothing(arguments, match, src, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(os.listdir(tmp_path))
+    done = run(*(src if argument == "SRC" else argument for argument in arguments))
+    if match is None:
+        assert done.exit_code == 0
+        return
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    assert match in words(done.stderr)
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_inspect(src):
+    text = words(run("inspect", src).stdout)
+    for part in (
+        "h.0.q [4, 3] float32 48 B",
+        "steps [] int64 8 B",
+        "head tie to embed",
+        "epoch = 2",
+        "6 tensors, 1 ties, 52 elements, 212 B, safetensors",
+    ):
+        assert part in text
+
+
+def test_inspect_stats_and_json(tmp_path):
+    values = torch.tensor([float("nan"), float("inf"), -2.0, 4.0])
+    save(tmp_path / "a.pt", {"w": values, "c": torch.ones(2, dtype=torch.complex64), "e": torch.empty(0)})
+    found = json.loads(run("inspect", tmp_path / "a.pt", "--stats", "--json").stdout)
+    assert found["tensors"][0]["stats"] == {"min": -2.0, "max": 4.0, "mean": 1.0, "nan": 1, "inf": 1}
+    assert found["tensors"][1]["stats"]["min"] is None
+    assert found["tensors"][2]["stats"] == {"min": None, "max": None, "mean": None, "nan": 0, "inf": 0}
+    assert found["elements"] == 6
+    assert "w [4] float32 16 B -2 4 1 1 1" in words(run("inspect", tmp_path / "a.pt", "--stats").stdout)
+
+
+def test_diff_says_what_differs_and_exits_with_1(src, tmp_path):
+    tree = dict(load(src)) | {"new": torch.ones(1), "steps": torch.tensor(3, dtype=torch.int32)}
+    tree["h.0.q"] = tree["h.0.q"] + torch.tensor([0, 0, 0.5])
+    tree["h.1.q"] = tree["h.1.q"][:2]
+    del tree["h.1.k"]
+    save(tmp_path / "other.npz", tree)
+    done = run("diff", src, tmp_path / "other.npz")
+    assert done.exit_code == 1
+    text = words(done.stdout)
+    for part in (
+        "h.1.k missing only in the first",
+        "new new only in the second",
+        "h.0.q value largest difference 0.5 in 4 of 12 elements",
+        "h.1.q shape [4, 3] against [2, 3]",
+        "steps dtype torch.int64 against torch.int32",
+        "head tie a tie to 'embed' against stored",
+        "6 differences.",
+    ):
+        assert part in text
+    found = json.loads(run("diff", src, tmp_path / "other.npz", "--json").stdout)
+    assert found["same"] is False
+    assert {one["kind"] for one in found["differences"]} == {"missing", "new", "value", "shape", "dtype", "tie"}
+
+
+def test_diff_sees_bits_where_values_are_equal(tmp_path):
+    save(tmp_path / "a.pt", {"w": torch.tensor([0.0, float("nan")])})
+    save(tmp_path / "b.pt", {"w": torch.tensor([-0.0, float("nan")])})
+    found = json.loads(run("diff", tmp_path / "a.pt", tmp_path / "b.pt", "--json").stdout)
+    assert found["differences"][0]["largest"] == 0
+    assert found["differences"][0]["elements"] == 1
+    assert run("diff", tmp_path / "a.pt", tmp_path / "a.pt").exit_code == 0
+
+
+def test_verify(src, tmp_path):
+    dst, certificate = tmp_path / "dst.pt", tmp_path / "c.json"
+    rules = ["--rules", tmp_path / "rules.toml", "--certificate", certificate]
+    assert run("convert", src, dst, *rules).exit_code == 0
+    assert run("verify", certificate).exit_code == 0
+    moved = tmp_path / "moved.pt"
+    dst.rename(moved)
+    assert run("verify", certificate).exit_code == 2
+    assert run("verify", certificate, "--target", moved).exit_code == 0
+    tree = load(moved).tree() | load(moved).extras
+    tree["h"]["0"]["qk"][1, 1] += 1
+    save(moved, tree)
+    done = run("verify", certificate, "--target", moved, "--json")
+    assert done.exit_code == 1
+    assert json.loads(done.stdout) == {"holds": False, "wrong": ["target: the bytes of 'h.0.qk' are others"]}
+
+
+def test_a_certificate_that_was_changed_does_not_hold(src, tmp_path):
+    certificate = tmp_path / "c.json"
+    run("convert", src, tmp_path / "dst.pt", "--rules", tmp_path / "rules.toml", "--certificate", certificate)
+    found = json.loads(certificate.read_text())
+    assert {"rules", "proof", "source", "target"} <= set(found)
+    assert set(found["source"]["tensors"]["h.0.q"]) == {"shape", "dtype", "sha256"}
+    for change, match in (
+        (lambda c: c["rules"][0].update(sizes=[2, 4]), "do not prove"),
+        (lambda c: c["rules"].pop(), "the ties of the plan are others"),
+        (lambda c: c["source"]["tensors"]["h.0.q"].update(sha256="0"), "source: the bytes of 'h.0.q' are others"),
+        (lambda c: c["target"]["tensors"]["embed"].update(sha256="0"), "target: the bytes of 'embed' are others"),
+        (lambda c: c["target"]["aliases"].clear(), "the ties of the target are others"),
+    ):
+        changed = json.loads(certificate.read_text())
+        change(changed)
+        (tmp_path / "changed.json").write_text(json.dumps(changed))
+        done = run("verify", tmp_path / "changed.json")
+        assert done.exit_code == 1
+        assert match in words(done.stdout)

@@ -12,6 +12,7 @@ import copy
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from typing import Any, TypeAlias
 
 from torch import Tensor, nn
@@ -42,7 +43,6 @@ class Template:
         self.shortened = [self.slots[join(path, "weight")] for path, below in named_modules(module) if _shortens(below)]
         self.names = [name for name, _ in named_modules(module)]
         self.compiled: dict[Flags, nn.Module] = {}
-        self._shared = set(reached(module))
         self._ready: dict[Flags, deque[Lease]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -50,6 +50,11 @@ class Template:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._take_over(**state)
+
+    @cached_property
+    def _shared(self) -> set[int]:
+        """What copies have in common with the pristine one: what deepcopy takes for immutable."""
+        return set(reached(self.module))
 
     def copy(self, flags: Flags) -> nn.Module:
         """A copy of its own, in these modes."""

@@ -6,6 +6,7 @@ import random
 import sys
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from operator import is_
 from typing import Any
 
@@ -26,6 +27,7 @@ class Watched:
     def __init__(self, objects: list[Any], exempt: set[int]) -> None:
         self._empty: list[Any] = []
         self._dicts: list[tuple[Any, list[Any], list[Any]]] = []
+        self._lists: list[list[Any]] = []
         self._others: list[tuple[Any, list[Any]]] = []
         self._tensors: list[tuple[Tensor, int]] = []
         self._states: list[tuple[Any, Any]] = []
@@ -40,6 +42,8 @@ class Watched:
                 self._dicts.append((one, list(one), list(one.values())))
             elif type(one) in (dict, OrderedDict, list, set) and not one:
                 self._empty.append(one)
+            elif type(one) is list:
+                self._lists.append(one)
             elif (state := _state(one)) is not None:
                 self._states.append((one, state))
             elif hasattr(one, "__next__"):
@@ -47,6 +51,14 @@ class Watched:
             elif held := list(_held(one)):
                 self._others.append((one, held))
         self._counts: list[list[int]] = []
+        self._filled = [*(held for held, _, _ in self._dicts), *self._lists]
+        self._sizes = list(map(len, self._filled))
+        self._values = list(self._now())
+
+    def _now(self) -> Iterator[Any]:
+        """All that dicts and lists hold, in one go: of the many looks at a copy this is the one that costs."""
+        held = self._filled[: len(self._dicts)]
+        return chain(chain.from_iterable(map(dict.values, held)), chain.from_iterable(self._lists))
 
     def count(self) -> None:
         """Remember how many refer to each dict: one that a call handed out is not to be emptied."""
@@ -59,17 +71,25 @@ class Watched:
         """Put back what is other than it was, as far as that is a dict; whether all is now as it was."""
         if self._restless or (any(self._empty) and not self._emptied()):
             return False
+        if (list(map(len, self._filled)) != self._sizes or not all(map(is_, self._now(), self._values))) and (
+            not self._refilled() or not all(map(is_, self._now(), self._values))
+        ):
+            return False
+        return (
+            all(tensor._version == version for tensor, version in self._tensors)
+            and all(_same(_held(one), values) for one, values in self._others)
+            and all(_state(one) == state for one, state in self._states)
+        )
+
+    def _refilled(self) -> bool:
+        """Give dicts back what they held, if nobody else has them; whether all are of the size they were."""
         for index, (held, keys, values) in enumerate(self._dicts):
             if len(held) != len(keys) or not all(map(is_, held.values(), values)):
                 if sys.getrefcount(held) - 1 != self._counts[1][index]:  # one is the name here
                     return False
                 held.clear()
                 held.update(zip(keys, values, strict=True))
-        return (
-            all(tensor._version == version for tensor, version in self._tensors)
-            and all(_same(_held(one), values) for one, values in self._others)
-            and all(_state(one) == state for one, state in self._states)
-        )
+        return list(map(len, self._filled)) == self._sizes
 
     def _emptied(self) -> bool:
         filled = [index for index, held in enumerate(self._empty) if held]

@@ -13,9 +13,12 @@ from funcnet.adapters._copies import private, reached
 _PLAIN = (int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device, type, nn.Module)
 
 
-def private_inputs(given: Any) -> Any:
+def private_inputs(inputs: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Copies of all inputs; a tensor given twice stays one."""
-    return _private(given, {})
+    if len(inputs) == 1 and not kwargs and isinstance(inputs[0], Tensor):  # the common case, without a detour
+        return (_copied(inputs[0]),), {}
+    copied: tuple[tuple[Any, ...], dict[str, Any]] = _private((inputs, dict(kwargs)), {})
+    return copied
 
 
 def _private(value: Any, copies: dict[int, Any]) -> Any:

@@ -38,7 +38,7 @@ def materialised(module: nn.Module, example_inputs: Any) -> nn.Module:
     before = global_state()
     try:
         with torch.no_grad():
-            called(*private_inputs(tuple(inputs)))
+            called(*private_inputs(tuple(inputs), {})[0])
     except Exception as error:
         raise ConversionError(
             f"cannot call {type(module).__name__} on example_inputs to give its lazy parts their shapes: {error}"

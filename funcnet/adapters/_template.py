@@ -12,7 +12,7 @@ import copy
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, wraps
 from typing import Any, TypeAlias
 
 from torch import Tensor, nn
@@ -21,6 +21,8 @@ from funcnet._typing import Tree, TreeLike
 from funcnet.adapters._copies import holders, private, reached, without_weights
 from funcnet.adapters._walk import named_modules
 from funcnet.adapters._watched import Watched
+from funcnet.core._view import Call, draws_at
+from funcnet.random import Intercept
 from funcnet.tree import join
 
 Flags: TypeAlias = bool | tuple[bool, ...]
@@ -44,6 +46,7 @@ class Template:
         self.names = [name for name, _ in named_modules(module)]
         self.compiled: dict[Flags, nn.Module] = {}
         self._ready: dict[Flags, deque[Lease]] = {}
+        self.drawing: set[str] = set()  # paths of the modules seen to draw
 
     def __getstate__(self) -> dict[str, Any]:
         return {"module": self.module, "extra_states": self.extra_states}
@@ -67,14 +70,22 @@ class Template:
     def take(self, flags: Flags) -> Lease:
         """A copy that nobody else has until :meth:`give_back`."""
         try:
-            return self._ready.setdefault(flags, deque()).pop()
-        except IndexError:
-            return Lease(self.copy(flags), self._shared)
+            return self._ready[flags].pop()
+        except LookupError:
+            return Lease(self.copy(flags), self._shared, self.drawing)
 
     def give_back(self, flags: Flags, lease: Lease) -> None:
         """Let others have it, if it is as it was."""
-        if lease.restored():
-            self._ready[flags].append(lease)
+        if lease.restored() and lease.drawing is self.drawing:
+            self._ready.setdefault(flags, deque()).append(lease)
+
+    def learn(self, path: str) -> bool:
+        """Have copies intercept what the module at a path draws; whether that is news."""
+        if path in self.drawing:
+            return False
+        self.drawing = self.drawing | {path}
+        self._ready = {}
+        return True
 
     def prepare(self, flags: Flags) -> None:
         """Make the one copy that torch.compile traces: one, so that compiled code is found again."""
@@ -91,13 +102,18 @@ class Lease:
     be written to directly. It also reaches what has no name: a list of weights beside them, a closure over one.
     """
 
-    def __init__(self, module: nn.Module, shared: set[int]) -> None:
+    def __init__(self, module: nn.Module, shared: set[int], drawing: set[str]) -> None:
         self.module = module
+        self.drawing = drawing
+        self.call: Call | None = None
         everything = [one for key, one in reached(module).items() if key not in shared]
         self.paths: dict[int, str] = {}
         for path, below in named_modules(module):
             self.paths.setdefault(id(below), path)
         self._modules = list(module.modules())
+        for below in self._modules:
+            if self.paths[id(below)] in drawing:
+                below.__dict__["forward"] = _intercepting(below.forward, self)
         self._own = [(tensors, name, tensors[name]) for tensors, name in _named(self._modules)]
         self._elsewhere = list(_elsewhere(self._own, everything))
         self._params, self._buffers = (_plan(module, kind) for kind in ("_parameters", "_buffers"))
@@ -146,6 +162,25 @@ class Lease:
         for below, names in self._recurrent:
             below.__dict__.update(names)
         return self._watched.put_back()
+
+
+def _intercepting(forward: Callable[..., Any], lease: Lease) -> Callable[..., Any]:
+    """A forward in which torch's random functions draw from the call that has the lease."""
+
+    @wraps(forward)
+    def run(*inputs: Any, **kwargs: Any) -> Any:
+        call = lease.call
+        if call is None or call.intercept is not None or call.within is None:
+            return forward(*inputs, **kwargs)
+        within = call.within
+        call.intercept = Intercept(lambda: draws_at(within()))
+        try:
+            with call.intercept:
+                return forward(*inputs, **kwargs)
+        finally:
+            call.intercept = None
+
+    return run
 
 
 def _named(modules: list[nn.Module]) -> Iterator[tuple[dict[str, Any], str]]:

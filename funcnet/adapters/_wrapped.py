@@ -90,7 +90,7 @@ class Wrapped(Net):
         call, path = origin(p)
         flags: Flags = call.train if isinstance(call.train, bool) else self._flags(call.train, path)
         buffers = getattr(p, "_buffers", NOTHING)  # the call's own, made for writing
-        inputs, kwargs = private_inputs((inputs, kwargs))
+        inputs, kwargs = private_inputs(inputs, kwargs)
         if flags is not False and buffers and (under_vmap() or torch.compiler.is_compiling()):
             _mapped(buffers, tensors_in((p._params, inputs, kwargs)))
         if torch.compiler.is_compiling():
@@ -102,11 +102,12 @@ class Wrapped(Net):
         if call.rng is None:
             output = run(*inputs, **kwargs)
         else:
-            before, call.within = call.within, partial(_running, p, lease)
+            lease.call = call
+            before, call.within = call.within, partial(_running, p, lease, self.template)
             try:
                 output = run(*inputs, **kwargs)
             finally:
-                call.within = before
+                lease.call, call.within = None, before
         if not call.closed:
             lease.new_buffers(buffers)
         del module, run  # who refers to the copy besides the lease is counted
@@ -172,13 +173,15 @@ class Place:
         self._name = name
 
 
-def _running(p: View, lease: Lease) -> Any:
+def _running(p: View, lease: Lease, template: Template) -> Any:
     """The submodule whose call is innermost; looked up only where something draws, so others pay nothing."""
     frame: Any = sys._getframe(1)
     while frame is not None and frame.f_code is not _RUN:
         if frame.f_code is call_impl:
             path = lease.paths.get(id(frame.f_locals["self"]))
             if path is not None:
+                if template.learn(path) and lease.call is not None and lease.call.intercept is not None:
+                    lease.call.intercept.learned = True
                 return _outside_checkpoint(frame, p, path)
         frame = frame.f_back
     return p

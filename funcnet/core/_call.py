@@ -21,7 +21,7 @@ from funcnet.core._silent import silent
 from funcnet.core._ties import filled_in, linked, unlinked
 from funcnet.core._view import NOTHING, PASS_RNG, Call, bodies, draws_at, has, opener, trusted, view_class
 from funcnet.random import Intercept, as_rng
-from funcnet.tree import flatten, get, join, select
+from funcnet.tree import flatten, join, select, unflatten
 
 if TYPE_CHECKING:
     from funcnet.core._net import Net
@@ -38,7 +38,7 @@ class Program:
         self.open = opener(net)
         self.expected = expected_of(net)
         self.has_buffers = has(net, Buffer)
-        self.writable = [path for path in _writable(net) if path not in net.aliases]
+        self.writable = unflatten({path: True for path in _writable(net) if path not in net.aliases})
         self.tied: dict[type, dict[str, str]] = {
             kind: {alias: owner for alias, owner in net.aliases.items() if isinstance(net._all_entries[alias], kind)}
             for kind in (Param, Buffer)
@@ -107,7 +107,8 @@ class Program:
         if torch.compiler.is_compiling() or under_vmap():
             return self._once(params, buffers, mode, rng, inputs, kwargs, method, Intercept())
         # To intercept costs a third of a small call, and keeps torch from its fast paths. So a body is only watched,
-        # and run again if the generator moved: it drew (and is intercepted from then on), or another thread did.
+        # and run again if the generator moved: another thread drew, or it did. A foreign body learns where, and
+        # intercepts that part of itself in later calls; any other is intercepted as a whole from then on.
         plain = mode is False and rng is None
         state = None if plain in self.drawn else global_state()
         if state is not None:
@@ -135,6 +136,8 @@ class Program:
                 start = global_state()
                 result = self._once(params, buffers, mode, rng, inputs, kwargs, method, intercept)
                 if torch.equal(start, global_state()):
+                    if intercept.drew and not intercept.learned:
+                        self.drawn.add(mode is False and rng is None)
                     return result
             intercept.drew = True
             raise RandomnessError(
@@ -142,10 +145,8 @@ class Program:
                 f"funcnet.random and p.rng, or with one of torch's functions that take generator=."
             )
         finally:
-            if intercept.drew:
-                self.drawn.add(mode is False and rng is None)
-                if state is not None or not torch.equal(before, global_state()):
-                    set_global_state(before)
+            if intercept.drew and (state is not None or not torch.equal(before, global_state())):
+                set_global_state(before)
 
     def _once(
         self,
@@ -167,6 +168,8 @@ class Program:
             body = view if method == "forward" else self.net.method(view, method)
             if intercept is not None:
                 intercept.draws = lambda: draws_at(view if call.within is None else call.within())
+                if call is not _EVAL:
+                    call.intercept = intercept
                 with intercept:
                     output = self._watched(body, call is _EVAL, given, inputs, kwargs)
             elif self.foreign or method != "forward":
@@ -217,11 +220,7 @@ class Program:
 
     def _own_tree(self, buffers: TreeLike) -> Tree:
         """The tree that a call records new buffers in: new dicts, and new tensors where a body may write in place."""
-        fresh = _copy(buffers)
-        for path in self.writable:
-            parent, _, leaf = path.rpartition(".")
-            node = get(fresh, parent)
-            node[leaf] = node[leaf].clone()
+        fresh = _copy(buffers, self.writable)
         return linked(fresh, self.tied[Buffer]) if self.tied[Buffer] else fresh
 
     def _selected(self, train: Selector) -> Callable[[str], bool]:
@@ -272,8 +271,15 @@ def _writable(net: Net, prefix: str = "", within: bool = False) -> Iterator[str]
         yield from _writable(child, join(prefix, name), within or net.opaque())
 
 
-def _copy(tree: TreeLike) -> Tree:
-    return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in tree.items()}
+def _copy(tree: TreeLike, writable: TreeLike) -> Tree:
+    """New dicts with the same tensors, but for clones of those that are writable."""
+    fresh = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            fresh[key] = _copy(value, writable.get(key, NOTHING))
+        else:
+            fresh[key] = value.clone() if key in writable else value
+    return fresh
 
 
 def _tensors(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:

@@ -27,7 +27,7 @@ from funcnet._typing import Tree
 from funcnet.core._check import misfit
 from funcnet.core._entries import Buffer, Param
 from funcnet.core._limits import guarded, limited
-from funcnet.random import At, Rng, Stream, at_path, fold_in
+from funcnet.random import At, Intercept, Rng, Stream, at_path, fold_in
 from funcnet.tree import join
 
 if TYPE_CHECKING:
@@ -43,10 +43,11 @@ class Call:
     """What one call knows: its mode, its source of draws and how often each path drew. The root of every view.
 
     ``found`` is there in a call that is made to learn shapes: what lazy nets become, by path. ``within`` is there while
-    a foreign forward runs: it gives the place in it, as far as :func:`draws_at` wants a view.
+    a foreign forward runs: it gives the place in it, as far as :func:`draws_at` wants a view. ``intercept`` is there
+    while torch's own random functions are answered.
     """
 
-    __slots__ = ("closed", "counts", "found", "rng", "train", "within")
+    __slots__ = ("closed", "counts", "found", "intercept", "rng", "train", "within")
 
     def __init__(self, train: Any, rng: Any, found: Found | None = None) -> None:
         self.train: bool | Callable[[str], bool] = train
@@ -55,6 +56,7 @@ class Call:
         self.closed = False
         self.found = found
         self.within: Callable[[], Any] | None = None
+        self.intercept: Intercept | None = None
 
 
 class View:

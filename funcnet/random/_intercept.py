@@ -40,7 +40,8 @@ Draws = Callable[[], Rng]
 class Intercept(TorchFunctionMode):
     """A context in which torch's random functions draw from ``draws()``, called once per draw.
 
-    Compiled code is answered too, while it is traced.
+    Compiled code is answered too, while it is traced. ``drew`` says whether anything did, and ``learned`` whether a
+    foreign forward found out where, so that next time only that part of it is within an Intercept.
     """
 
     def __init__(self, draws: Draws | None = None) -> None:
@@ -49,6 +50,7 @@ class Intercept(TorchFunctionMode):
             _shown()
         self.draws = draws
         self.drew = False
+        self.learned = False
 
     def _next(self) -> Rng:
         self.drew = True

@@ -23,6 +23,7 @@ from funcnet.random._dropout import dropout as dropout
 from funcnet.random._dropout import feature_alpha_dropout as feature_alpha_dropout
 from funcnet.random._dropout import feature_dropout as feature_dropout
 from funcnet.random._intercept import DRAWING as DRAWING
+from funcnet.random._intercept import OF_MODULES as OF_MODULES
 from funcnet.random._intercept import Intercept as Intercept
 from funcnet.random._intercept import drawn as drawn
 from funcnet.random._intercept import draws_when_called as draws_when_called

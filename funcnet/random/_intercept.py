@@ -190,6 +190,15 @@ _OWN: dict[Any, Callable[..., Tensor]] = {
 }
 
 
+OF_MODULES = {
+    nn.Dropout: _OWN[F.dropout],
+    nn.Dropout1d: _OWN[F.dropout1d],
+    nn.Dropout2d: _OWN[F.dropout2d],
+    nn.Dropout3d: _OWN[F.dropout3d],
+}
+"""What the dropout modules of torch.nn compute, as ``(draws, input, p, training, inplace)``, without a context."""
+
+
 # --- made of those ---
 
 

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from functools import cache
-from threading import get_ident
+from threading import active_count, get_ident
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -36,17 +36,34 @@ register_constant = torch.utils._pytree.register_constant
 
 
 def global_state() -> torch.Tensor:
-    """The state of torch's global CPU generator, as int64: four times as fast to compare as the bytes."""
+    """The state of torch's global generators, as int64: four times as fast to compare as the bytes."""
     if torch._C._functorch.peek_interpreter_stack() is None:
-        return torch.default_generator.get_state().view(torch.int64)
+        return _states()
     with outside_transforms():  # where a state would become a tensor of the transform, which has no storage
-        return torch.default_generator.get_state().view(torch.int64)
+        return _states()
+
+
+def _states() -> torch.Tensor:
+    cpu = torch.default_generator.get_state()
+    if not torch.cuda.is_initialized():
+        return cpu.view(torch.int64)
+    return torch.cat([cpu, *(generator.get_state() for generator in torch.cuda.default_generators)]).view(torch.int64)
 
 
 def set_global_state(state: torch.Tensor) -> None:
-    """Put torch's global CPU generator back to what :func:`global_state` returned."""
+    """Put torch's global generators back to what :func:`global_state` returned."""
     with outside_transforms():
-        torch.default_generator.set_state(state.view(torch.uint8))
+        rest = state.view(torch.uint8)
+        for generator in (torch.default_generator, *torch.cuda.default_generators):
+            size = generator.get_state().numel() if rest.numel() else 0  # 0: of a device first used since
+            if size:
+                generator.set_state(rest[:size])
+            rest = rest[size:]
+
+
+def draws_alone() -> bool:
+    """Whether this is the only thread, and torch's generator of the CPU the only one that draws."""
+    return active_count() == 1 and not torch.cuda.is_initialized() and not torch.backends.mps.is_available()
 
 
 any_autocast = torch._C._is_any_autocast_enabled

@@ -26,6 +26,7 @@ from funcnet.core import Buffer, Net, Param, View
 from funcnet.core._entries import exact_dtype
 from funcnet.core._view import NOTHING, Call, origin
 from funcnet.init import Draw, Scheme
+from funcnet.random import Stream
 from funcnet.tree import flatten, join
 
 
@@ -99,7 +100,7 @@ class Wrapped(Net):
         lease.fill(p._params, buffers)
         module = lease.module
         run = module if method is None else getattr(module, method)
-        if call.rng is None:
+        if call.rng is None or (type(call.rng) is Stream and call.rng.lent):
             output = run(*inputs, **kwargs)
         else:
             lease.call = call

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from funcnet._context import under_vmap
+from funcnet._context import plainly_eager, under_vmap
 from funcnet._errors import PurityError, RandomnessError, TreeError
-from funcnet._torch import global_state, set_global_state
+from funcnet._torch import draws_alone, global_state, set_global_state
 from funcnet._typing import Selector, Tree, TreeLike
 from funcnet.core._check import Seen, expected_of, misfits_of, refuse
 from funcnet.core._entries import Buffer, Param
@@ -20,7 +20,7 @@ from funcnet.core._explain import explain
 from funcnet.core._silent import silent
 from funcnet.core._ties import filled_in, linked, unlinked
 from funcnet.core._view import NOTHING, PASS_RNG, Call, bodies, draws_at, has, opener, trusted, view_class
-from funcnet.random import Intercept, as_rng
+from funcnet.random import Intercept, Stream, as_rng
 from funcnet.tree import flatten, join, select, unflatten
 
 if TYPE_CHECKING:
@@ -106,6 +106,10 @@ class Program:
             return self._once(params, buffers, mode, rng, inputs, kwargs, method)
         if torch.compiler.is_compiling() or under_vmap():
             return self._once(params, buffers, mode, rng, inputs, kwargs, method, Intercept())
+        stream = as_rng(rng)
+        if isinstance(stream, Stream) and stream is not rng and plainly_eager() and draws_alone():
+            with stream.as_global():  # as torch.manual_seed(seed); module(x), which nobody can tell
+                return self._once(params, buffers, mode, stream, inputs, kwargs, method)
         # To intercept costs a third of a small call, and keeps torch from its fast paths. So a body is only watched,
         # and run again if the generator moved: another thread drew, or it did. A foreign body learns where, and
         # intercepts that part of itself in later calls; any other is intercepted as a whole from then on.

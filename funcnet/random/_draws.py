@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from funcnet._context import plainly_eager, under_vmap
 from funcnet._errors import RandomnessError
+from funcnet._torch import global_state, set_global_state
 from funcnet._typing import Shape
 from funcnet.random._keys import check_key
 from funcnet.random._mix import path_salt
@@ -34,6 +36,7 @@ class Stream:
     def __init__(self, seed: int | None) -> None:
         self.seed = seed
         self._generators: dict[torch.device, torch.Generator] = {}
+        self.lent = False
 
     def __repr__(self) -> str:
         return f"Stream({self.seed})"
@@ -43,9 +46,24 @@ class Stream:
         if self.seed is None:
             return None
         self._refuse_transforms()
+        if self.lent:
+            return None
         if device not in self._generators:
             self._generators[device] = torch.Generator(device).manual_seed(self.seed)
         return self._generators[device]
+
+    @contextmanager
+    def as_global(self) -> Iterator[None]:
+        """Have torch's global generator make these draws from the first on; for when nobody else can draw from it."""
+        assert self.seed is not None, "it is the global generator that makes these draws already"
+        before = global_state()
+        torch.default_generator.manual_seed(self.seed)
+        self.lent = True
+        try:
+            yield
+        finally:
+            self.lent = False
+            set_global_state(before)
 
     def _refuse_transforms(self) -> None:
         if torch.compiler.is_compiling():

@@ -603,6 +603,99 @@ def test_draws_from_a_key_depend_on_the_path_of_what_draws():
         assert_identical(call(params, buffers, X, train=True, rng=key)[0], eager)
 
 
+class DrawsEverywhere(nn.Module):
+    """Dropout modules, functions that draw, kernels that draw inside, and a draw in eval mode too."""
+
+    def __init__(self):
+        super().__init__()
+        self.drop, self.features = nn.Dropout(0.4), nn.AlphaDropout(0.3, inplace=True)
+        self.attend = nn.MultiheadAttention(6, 2, dropout=0.3, batch_first=True)
+        self.lstm = nn.LSTM(6, 6, num_layers=2, dropout=0.4)
+        self.inner = nn.Sequential(nn.Dropout1d(0.5), nn.Linear(6, 6))
+
+    def forward(self, x):
+        x = F.dropout(self.drop(x), 0.2, self.training) + self.drop.forward(x)
+        x = self.attend(x[None], x[None], x[None])[0][0] + torch.rand_like(x)
+        q = self.inner(self.features(x))[None]
+        return self.lstm(F.scaled_dot_product_attention(q, q, q, dropout_p=0.2 * self.training))[0][0]
+
+
+@parametrize(alone=[False, True], train=[False, True])
+def test_a_seed_gives_the_draws_of_the_module_in_one_thread_or_several(alone, train, monkeypatch):
+    monkeypatch.setattr("funcnet.core._call.draws_alone", lambda: alone)
+    same_as_module(DrawsEverywhere(), X, train=train, rng=5)
+    mixed = nn.Sequential(nn.Dropout(0.3), DrawsEverywhere(), nn.Dropout(0.3), nn.Linear(6, 2), DrawsIfLarge())
+    same_as_module(mixed, X, train=train, rng=6)  # draws of the net's own and of foreign forwards take turns
+
+
+class DrawsIfLarge(nn.Module):
+    def forward(self, x):
+        if x.sum() > 1000:
+            raise ValueError("large")
+        return x + torch.randn(2)
+
+
+def test_the_global_generator_is_given_back_by_a_call_that_fails(monkeypatch):
+    net, params, buffers = fn.from_module(nn.Sequential(DrawsIfLarge()))
+    for alone in (False, True):
+        monkeypatch.setattr("funcnet.core._call.draws_alone", lambda alone=alone: alone)
+        with global_generator_untouched(), pytest.raises(ValueError, match="large"):
+            net.apply(params, buffers, torch.full((4, 2), 1e4), rng=0)
+
+
+def test_draws_from_a_key_are_the_same_in_every_call():
+    module = DrawsEverywhere()
+    module.lstm = nn.Unflatten(0, (1, 1))  # an LSTM is not mapped
+    net, params, buffers = fn.from_module(module)
+    key = fn.random.key(3)
+    with global_generator_untouched():
+        first = net.apply(params, buffers, X, train=True, rng=key)[0]  # finds out where it draws
+        for _ in range(3):
+            assert_identical(net.apply(params, buffers, X, train=True, rng=key)[0], first)
+        other = net.apply(params, buffers, X, train=True, rng=fn.random.key(4))[0]
+    assert not torch.equal(other, first)
+    mapped = torch.vmap(lambda x: net.apply(params, buffers, x, train=True, rng=key)[0])(torch.stack([X, X]))
+    torch.testing.assert_close(mapped, torch.stack([first, first]))
+
+
+def test_a_draw_that_only_some_calls_make_is_from_the_key_too():
+    class Sometimes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.always, self.rarely = nn.Sequential(DrawsIfLarge()), DrawsIfLarge()
+
+        def forward(self, x):
+            return self.rarely(self.always(x)) if x.sum() > 0 else self.always(x)
+
+    net, params, buffers = fn.from_module(Sometimes())
+    fresh, _, _ = fn.from_module(Sometimes())
+    key, low, high = fn.random.key(0), -torch.ones(3, 2), torch.ones(3, 2)
+    with global_generator_untouched():
+        for x in (low, low, high, low, high):
+            assert_identical(net.apply(params, buffers, x, rng=key)[0], fresh.apply(params, buffers, x, rng=key)[0])
+            fresh, _, _ = fn.from_module(Sometimes())
+
+
+def test_checkpointed_parts_draw_the_module_s_numbers_again_in_one_thread(monkeypatch):
+    monkeypatch.setattr("funcnet.core._call.draws_alone", lambda: True)
+
+    class Checkpointed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block = nn.Sequential(nn.Linear(6, 6), nn.Dropout(0.5), nn.Tanh())
+
+        def forward(self, x):
+            return checkpoint(self.block, x, use_reentrant=False)
+
+    module = Checkpointed()
+    net, params, buffers = fn.from_module(module)
+    torch.manual_seed(2)
+    module(X).sum().backward()
+    with global_generator_untouched():
+        grads = fn.value_and_grad(lambda params: net.apply(params, buffers, X, train=True, rng=2)[0].sum())(params)[1]
+    assert_identical(fn.tree.flatten(grads), {name: param.grad for name, param in module.named_parameters()})
+
+
 def test_batch_norm_in_training_is_mapped_with_shared_buffers():
     class Normed(nn.Module):
         def __init__(self):

@@ -92,7 +92,7 @@ def effects(
     with torch.no_grad():
         versions = Versions(_batch(inputs, kwargs, batch_dim))
     watch = Watch(module, origins, versions)
-    with _own_generators(rng, given):
+    with own_generators(rng, given):
         try:
             with watch, Functions(watch):
                 output = module(*inputs, **kwargs)
@@ -159,7 +159,7 @@ def _batch(inputs: Any, kwargs: Any, batch_dim: Axes) -> list[tuple[Tensor, int]
 
 
 @contextmanager
-def _own_generators(rng: Any, given: list[Tensor]) -> Iterator[None]:
+def own_generators(rng: Any, given: list[Tensor]) -> Iterator[None]:
     """Lend the global generators of torch, Python and NumPy to a block, and put them back."""
     source = as_rng(rng)
     seed = 0 if source is None else source.seed if isinstance(source, Stream) else int(source)

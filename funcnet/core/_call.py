@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
-from funcnet._context import under_vmap
+from funcnet._context import numbers_known, under_vmap
 from funcnet._errors import PurityError, RandomnessError, TreeError
 from funcnet._torch import global_state, set_global_state
 from funcnet._typing import Selector, Tree, TreeLike
@@ -20,13 +21,16 @@ from funcnet.core._explain import explain
 from funcnet.core._silent import silent
 from funcnet.core._ties import filled_in, linked, unlinked
 from funcnet.core._view import NOTHING, PASS_RNG, Call, bodies, draws_at, has, opener, trusted, view_class
-from funcnet.random import Intercept, as_rng
+from funcnet.random import LENDING, Intercept, Stream, as_rng, may_draw_from_others, others_lent
 from funcnet.tree import flatten, get, join, select
 
 if TYPE_CHECKING:
     from funcnet.core._net import Net
 
 _EVAL = Call(False, None)
+
+Once: TypeAlias = "Callable[..., tuple[Any, Tree]]"
+"""One run of a body, within an ``Intercept`` if one is given."""
 
 
 class Program:
@@ -47,6 +51,9 @@ class Program:
         self.foreign = not all(trusted(below) for _, below in bodies(net))
         self.always_draws = self.drawing(False)
         self.seen: Seen | None = None
+        self.beside = any(map(may_draw_from_others, {name for _, below in bodies(net) for name in below.code()}))
+        self.heard: set[tuple[bool, bool]] = set()  # the modes in which Python's and NumPy's generators were watched
+        self.idle = False  # whether a call without rng draws from them to no effect
         self.looked: set[bool] = set()  # the modes in which params were compared before and after a call
         self.drawn: set[bool] = set()  # the modes, plain eval or not, in which a body drew from torch's generator
 
@@ -101,39 +108,53 @@ class Program:
         kwargs: dict[str, Any],
         method: str,
     ) -> tuple[Any, Tree]:
-        """Run the body, and see to it that no draw in it comes from the global generator."""
+        """Run the body, and see to it that no draw in it comes from a global generator."""
         if self.silent and method == "forward":
             return self._once(params, buffers, mode, rng, inputs, kwargs, method)
+        kind = (mode is False, rng is None)
+        once = partial(self._once, params, buffers, mode, rng, inputs, kwargs, method)
+        if torch.compiler.is_compiling() or (kind in self.heard and not self.beside):
+            return self._within_torch(once, kind)
+        # To look at Python's and NumPy's generators takes longer than many a call. So it is done in the first call
+        # of each mode, and from then on if that moved them, or where the code of a foreign module names a "random".
+        with LENDING:
+            with others_lent(as_rng(rng) if numbers_known() else None) as lent:
+                result = self._within_torch(lent.from_start(once), kind)
+            self.heard.add(kind)
+            if lent.drawn and not (rng is None and self.idle):
+                self.beside = True
+                if not numbers_known():
+                    raise RandomnessError(_BESIDE.format(self.net.title(), "once for all examples: not under vmap."))
+                if rng is None:
+                    with others_lent(Stream(1)) as lent:
+                        other = self._within_torch(lent.from_start(once), kind)
+                    if not _agree(result, other):
+                        raise RandomnessError(_BESIDE.format(self.net.title(), f"and rng is None. {PASS_RNG}"))
+                    self.idle = True
+        return result
+
+    def _within_torch(self, once: Once, kind: tuple[bool, bool]) -> tuple[Any, Tree]:
+        """Run the body with whatever it draws from torch's generator redirected."""
         if torch.compiler.is_compiling() or under_vmap():
-            return self._once(params, buffers, mode, rng, inputs, kwargs, method, Intercept())
+            return once(Intercept())
         # To intercept costs a third of a small call, and keeps torch from its fast paths. So a body is only watched,
         # and run again if the generator moved: it drew (and is intercepted from then on), or another thread did.
-        plain = mode is False and rng is None
+        plain = all(kind)
         state = None if plain in self.drawn else global_state()
         if state is not None:
-            result = self._once(params, buffers, mode, rng, inputs, kwargs, method)
+            result = once()
             if torch.equal(state, global_state()):
                 return result
-        return self._intercepted(params, buffers, mode, rng, inputs, kwargs, method, state)
+        return self._intercepted(once, plain, state)
 
-    def _intercepted(
-        self,
-        params: TreeLike,
-        buffers: TreeLike,
-        mode: Any,
-        rng: Any,
-        inputs: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        method: str,
-        state: Tensor | None,
-    ) -> tuple[Any, Tree]:
+    def _intercepted(self, once: Once, plain: bool, state: Tensor | None) -> tuple[Any, Tree]:
         """Run the body with torch's draws redirected; ``state`` is the global generator's, if the body moved it."""
         before = global_state() if state is None else state
         intercept = Intercept()
         try:
             for _ in range(2):  # twice, if another thread may have moved the generator
                 start = global_state()
-                result = self._once(params, buffers, mode, rng, inputs, kwargs, method, intercept)
+                result = once(intercept)
                 if torch.equal(start, global_state()):
                     return result
             intercept.drew = True
@@ -143,7 +164,7 @@ class Program:
             )
         finally:
             if intercept.drew:
-                self.drawn.add(mode is False and rng is None)
+                self.drawn.add(plain)
                 if state is not None or not torch.equal(before, global_state()):
                     set_global_state(before)
 
@@ -259,6 +280,18 @@ class Program:
         if paths:
             named = ", ".join(repr(path) if path else "the net itself" for path in paths)
             raise RandomnessError(f"rng is None and random numbers are drawn at {named}. {PASS_RNG}")
+
+
+_BESIDE = "{} draws from the global generator of Python or NumPy {}"
+
+
+def _agree(one: Any, other: Any) -> bool:
+    """Whether two results of a call have the same bits."""
+    left, right = tree_leaves(one), tree_leaves(other)
+    return len(left) == len(right) and all(
+        type(x) is type(y) and (not isinstance(x, Tensor) or (x.shape == y.shape and torch.equal(x, y)))
+        for x, y in zip(left, right, strict=True)
+    )
 
 
 def _writable(net: Net, prefix: str = "", within: bool = False) -> Iterator[str]:

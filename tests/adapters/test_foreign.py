@@ -12,6 +12,7 @@ import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -601,6 +602,49 @@ def test_draws_from_a_key_depend_on_the_path_of_what_draws():
         call = torch.compile(net.apply, fullgraph=True, backend="aot_eager")
         eager, _ = net.apply(params, buffers, X, train=True, rng=key)
         assert_identical(call(params, buffers, X, train=True, rng=key)[0], eager)
+
+
+class DropsLayers(nn.Module):
+    """Layer drop and masks as speech models make them: from the generators of Python and NumPy, seldom in eval."""
+
+    def __init__(self, always=False):
+        super().__init__()
+        self.fc, self.always = nn.Linear(6, 6), always
+
+    def forward(self, x):
+        chance = random.uniform(0, 1)  # drawn in eval too, to no effect
+        if self.training or self.always:
+            x = x * np.random.rand() + chance
+        return F.dropout(self.fc(x), 0.2, self.training)
+
+
+def test_draws_from_python_and_numpy_are_those_of_the_seed_and_move_nothing():
+    module = DropsLayers()
+    net, params, buffers = fn.from_module(module)
+
+    def states():
+        return random.getstate(), np.random.get_state()[1].tolist(), np.random.get_state()[2]
+
+    before = states()
+    for rng in (5, fn.random.key(5)):
+        outputs = [net.apply(params, buffers, X, train=True, rng=rng)[0] for _ in range(3)]
+        assert_identical(outputs[1:], outputs[:1] * 2)
+    assert not torch.equal(net.apply(params, buffers, X, train=True, rng=6)[0], outputs[0])
+    assert_identical(net(params, X), F.linear(X, **params["fc"]))
+    assert states() == before
+    seeded = net.apply(params, buffers, X, train=True, rng=5)[0]
+    torch.manual_seed(5)
+    random.seed(5)
+    np.random.seed(5)
+    assert_identical(seeded, module(X).detach())
+
+
+def test_draws_from_python_and_numpy_need_an_rng_where_they_matter_and_are_refused_under_vmap():
+    net, params, buffers = fn.from_module(DropsLayers(always=True))
+    with pytest.raises(fn.RandomnessError, match="global generator of Python or NumPy and rng is None"):
+        net(params, X)
+    with pytest.raises(fn.RandomnessError, match="not under vmap"):
+        torch.vmap(lambda x: net.apply(params, buffers, x, rng=fn.random.key(0))[0])(X)
 
 
 def test_batch_norm_in_training_is_mapped_with_shared_buffers():

@@ -55,6 +55,11 @@ def plainly_eager() -> bool:
     )
 
 
+def numbers_known() -> bool:
+    """Whether a tensor's numbers can be read: no batch of them, no mode that traces or fakes."""
+    return not under_vmap() and not torch._C._len_torch_dispatch_stack()
+
+
 _KINDS = {TransformType.Vmap: "vmap", TransformType.Grad: "grad", TransformType.Jvp: "jvp"}
 
 

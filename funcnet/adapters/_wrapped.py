@@ -69,6 +69,9 @@ class Wrapped(Net):
     def opaque(self) -> bool:
         return True
 
+    def code(self) -> set[str]:
+        return {type(below).__module__ for below in self.template.module.modules()}
+
     def as_module(self) -> nn.Module:
         return copy.deepcopy(self.template.module).train()
 

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from funcnet._context import plainly_eager, under_vmap
 from funcnet._errors import PurityError, RandomnessError, TreeError
-from funcnet._torch import draws_alone, global_state, set_global_state
 from funcnet._typing import Selector, Tree, TreeLike
 from funcnet.core._check import Seen, expected_of, misfits_of, refuse
 from funcnet.core._entries import Buffer, Param
 from funcnet.core._explain import explain
+from funcnet.core._generators import Generators
 from funcnet.core._silent import silent
 from funcnet.core._ties import filled_in, linked, unlinked
 from funcnet.core._view import NOTHING, PASS_RNG, Call, bodies, draws_at, has, opener, trusted, view_class
-from funcnet.random import Intercept, Stream, as_rng
+from funcnet.random import Intercept, as_rng
 from funcnet.tree import flatten, join, select, unflatten
 
 if TYPE_CHECKING:
@@ -47,8 +46,8 @@ class Program:
         self.foreign = not all(trusted(below) for _, below in bodies(net))
         self.always_draws = self.drawing(False)
         self.seen: Seen | None = None
+        self.generators = Generators(net)
         self.looked: set[bool] = set()  # the modes in which params were compared before and after a call
-        self.drawn: set[bool] = set()  # the modes, plain eval or not, in which a body drew from torch's generator
 
     @cached_property
     def draws_in_training(self) -> list[str]:
@@ -101,66 +100,21 @@ class Program:
         kwargs: dict[str, Any],
         method: str,
     ) -> tuple[Any, Tree]:
-        """Run the body, and see to it that no draw in it comes from the global generator."""
+        """Run the body, and see to it that no draw in it comes from a global generator."""
         if self.silent and method == "forward":
-            return self._once(params, buffers, mode, rng, inputs, kwargs, method)
-        if torch.compiler.is_compiling() or under_vmap():
-            return self._once(params, buffers, mode, rng, inputs, kwargs, method, Intercept())
-        stream = as_rng(rng)
-        if isinstance(stream, Stream) and stream is not rng and plainly_eager() and draws_alone():
-            with stream.as_global():  # as torch.manual_seed(seed); module(x), which nobody can tell
-                return self._once(params, buffers, mode, stream, inputs, kwargs, method)
-        # To intercept costs a third of a small call, and keeps torch from its fast paths. So a body is only watched,
-        # and run again if the generator moved: another thread drew, or it did. A foreign body learns where, and
-        # intercepts that part of itself in later calls; any other is intercepted as a whole from then on.
-        plain = mode is False and rng is None
-        state = None if plain in self.drawn else global_state()
-        if state is not None:
-            result = self._once(params, buffers, mode, rng, inputs, kwargs, method)
-            if torch.equal(state, global_state()):
-                return result
-        return self._intercepted(params, buffers, mode, rng, inputs, kwargs, method, state)
-
-    def _intercepted(
-        self,
-        params: TreeLike,
-        buffers: TreeLike,
-        mode: Any,
-        rng: Any,
-        inputs: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        method: str,
-        state: Tensor | None,
-    ) -> tuple[Any, Tree]:
-        """Run the body with torch's draws redirected; ``state`` is the global generator's, if the body moved it."""
-        before = global_state() if state is None else state
-        intercept = Intercept()
-        try:
-            for _ in range(2):  # twice, if another thread may have moved the generator
-                start = global_state()
-                result = self._once(params, buffers, mode, rng, inputs, kwargs, method, intercept)
-                if torch.equal(start, global_state()):
-                    if intercept.drew and not intercept.learned:
-                        self.drawn.add(mode is False and rng is None)
-                    return result
-            intercept.drew = True
-            raise RandomnessError(
-                f"{self.net.title()} draws from torch's global generator by a function that takes no other. Draw with "
-                f"funcnet.random and p.rng, or with one of torch's functions that take generator=."
-            )
-        finally:
-            if intercept.drew and (state is not None or not torch.equal(before, global_state())):
-                set_global_state(before)
+            return self._once(params, buffers, mode, inputs, kwargs, method, rng)
+        once = partial(self._once, params, buffers, mode, inputs, kwargs, method)
+        return self.generators.kept(once, mode is False, rng)
 
     def _once(
         self,
         params: TreeLike,
         buffers: TreeLike,
         mode: Any,
-        rng: Any,
         inputs: tuple[Any, ...],
         kwargs: dict[str, Any],
         method: str,
+        rng: Any,
         intercept: Intercept | None = None,
     ) -> tuple[Any, Tree]:
         """Run the body once, over a tree of buffers of its own; returns the output and that tree."""

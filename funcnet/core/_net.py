@@ -101,6 +101,10 @@ class Net:
         """Whether the body of a stock net calls functions that it was given, and of which nothing is known."""
         return False
 
+    def code(self) -> Iterable[str]:
+        """Names of the Python modules of a body that may draw from the generators of Python and NumPy at any time."""
+        return ()
+
     def whole(self) -> bool:
         """Whether the body is one piece of code that calls no parts and writes to no buffer in place."""
         return False

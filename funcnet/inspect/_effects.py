@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import random
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
@@ -22,7 +20,8 @@ from funcnet.inspect._places import spelled
 from funcnet.inspect._versions import Versions
 from funcnet.inspect._watch import Functions, Watch
 from funcnet.random import Stream, as_rng
-from funcnet.random._intercept import _LOCK
+from funcnet.random._intercept import LENDING
+from funcnet.random._others import others_lent
 
 Axes: TypeAlias = "int | tuple[int | None, ...] | None"
 
@@ -92,7 +91,7 @@ def effects(
     with torch.no_grad():
         versions = Versions(_batch(inputs, kwargs, batch_dim))
     watch = Watch(module, origins, versions)
-    with _own_generators(rng, given):
+    with own_generators(rng, given):
         try:
             with watch, Functions(watch):
                 output = module(*inputs, **kwargs)
@@ -159,19 +158,12 @@ def _batch(inputs: Any, kwargs: Any, batch_dim: Axes) -> list[tuple[Tensor, int]
 
 
 @contextmanager
-def _own_generators(rng: Any, given: list[Tensor]) -> Iterator[None]:
+def own_generators(rng: Any, given: list[Tensor]) -> Iterator[None]:
     """Lend the global generators of torch, Python and NumPy to a block, and put them back."""
     source = as_rng(rng)
     seed = 0 if source is None else source.seed if isinstance(source, Stream) else int(source)
     devices = sorted({tensor.device.index for tensor in given if tensor.device.type == "cuda"})
-    numpy = sys.modules.get("numpy")
-    with _LOCK, torch.random.fork_rng(devices):
-        before = random.getstate(), None if numpy is None else numpy.random.get_state()
+    with LENDING, torch.random.fork_rng(devices), others_lent(source):
         for generator in (torch.default_generator, *(torch.cuda.default_generators[index] for index in devices)):
             generator.manual_seed(seed or 0)
-        try:
-            yield
-        finally:
-            random.setstate(before[0])
-            if numpy is not None:
-                numpy.random.set_state(before[1])
+        yield

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from funcnet._errors import InitError, ShapeError, TreeError
 from funcnet._typing import Flat, Tree, TreeLike
 from funcnet.adapters import to_module
-from funcnet.core import Net, Param
+from funcnet.adapters._inputs import private_inputs
+from funcnet.core import Buffer, Net, Param
+from funcnet.inspect._effects import own_generators
 from funcnet.inspect._table import rich_table, text_table
 from funcnet.tree import flatten, join, unflatten
 from funcnet.tree import map as tree_of
@@ -72,7 +75,9 @@ def summary(
 ) -> Summary:
     """A table of a net: path, type, output shape, parameters and bytes of each net in it.
 
-    The body runs once, in eval mode, on shapes alone (the meta device), so even a large model costs nothing.
+    The body runs once, in eval mode, on shapes alone (the meta device), so even a large model costs nothing. A forward
+    that shapes do not suffice for (it reads a number, or a tensor that is not in the trees) runs on the numbers of
+    ``params`` instead, on copies; a buffer not given then has its first value, or zeros where only the module knew one.
 
     Args:
         net: the net.
@@ -83,6 +88,8 @@ def summary(
         TreeError: if the trees do not fit.
         ShapeError: if the inputs do not.
 
+    Errors of the body itself are raised as they are.
+
     >>> from funcnet import Linear, ReLU, Sequential
     >>> net = Sequential(Linear(4, 8), ReLU())
     >>> table = summary(net, net.init(0)[0], torch.ones(3, 4))
@@ -92,17 +99,22 @@ def summary(
     declared = _declared(net)
     given = [tree_of(lambda leaf: leaf.to("meta"), tree) if tree is not None else None for tree in (params, buffers)]
     params_, buffers_ = (tree if tree is not None else made for tree, made in zip(given, declared, strict=True))
-    module = to_module(net, params_, buffers_).eval()
     outputs: dict[str, str] = {}
-    for path, _ in net.named_nets():
-        part = module.get_submodule(path)
-        part.register_forward_hook(_noting(outputs, path))
     if inputs or kwargs:
-        args, kwargs = tree_map(lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) else leaf, (inputs, kwargs))
-        with torch.device("meta"):
-            # a net checks its inputs and names the path where they do not fit, which the module does not do
-            net.apply(params_, buffers_, *args, rng=0, **kwargs)
-            module(*args, **kwargs)
+        args, named = tree_map(lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) else leaf, (inputs, kwargs))
+        try:
+            with torch.device("meta"):
+                # a net checks its inputs and names the path where they do not fit, which the module does not do
+                net.apply(params_, buffers_, *args, rng=0, **named)
+                outputs = _outputs(net, to_module(net, params_, buffers_), args, named)
+        except (ShapeError, TreeError):
+            raise
+        except Exception as error:
+            if params is None:
+                if hasattr(error, "add_note"):
+                    error.add_note("funcnet.summary ran it on shapes alone; given params, it runs on their numbers.")
+                raise
+            outputs = _outputs_of_numbers(net, params, buffers, inputs, kwargs)
     held: Flat = {**flatten(params_), **flatten(buffers_)}
     kinds = {entry.path: entry.kind for entry in net.entries()}
     rows = []
@@ -122,6 +134,38 @@ def _declared(net: Net) -> tuple[Tree, Tree]:
         made = torch.empty(entry.spec.shape, dtype=entry.spec.dtype, device="meta")
         (params if isinstance(entry.spec, Param) else buffers)[entry.path] = made
     return unflatten(params), unflatten(buffers)
+
+
+def _outputs(net: Net, module: nn.Module, inputs: Any, kwargs: Any) -> dict[str, str]:
+    """What each part of a module returns, in words, by its path."""
+    outputs: dict[str, str] = {}
+    for path, _ in net.named_nets():
+        module.get_submodule(path).register_forward_hook(_noting(outputs, path))
+    module.eval()(*inputs, **kwargs)
+    return outputs
+
+
+def _outputs_of_numbers(
+    net: Net, params: TreeLike, buffers: TreeLike | None, inputs: Any, kwargs: Any
+) -> dict[str, str]:
+    """The same by a call with real numbers, on copies, without grad, with global generators that are put back."""
+    device = next((leaf.device for leaf in flatten(params).values()), torch.device("cpu"))
+    module = to_module(net, params, _first_buffers(net, device) if buffers is None else buffers)
+    inputs, kwargs = private_inputs(inputs, kwargs)
+    with torch.no_grad(), own_generators(0, []):
+        return _outputs(net, module, inputs, kwargs)
+
+
+def _first_buffers(net: Net, device: torch.device) -> Tree:
+    made: Flat = {}
+    for entry in net.entries():
+        if isinstance(entry.spec, Buffer):
+            options: Any = {"dtype": entry.spec.dtype, "device": device}
+            try:
+                made[entry.path] = entry.spec.init(0, entry.spec.shape, **options)
+            except InitError:
+                made[entry.path] = torch.zeros(entry.spec.shape, **options)
+    return unflatten(made)
 
 
 def _noting(outputs: dict[str, str], path: str) -> Any:

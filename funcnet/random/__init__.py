@@ -23,6 +23,7 @@ from funcnet.random._dropout import dropout as dropout
 from funcnet.random._dropout import feature_alpha_dropout as feature_alpha_dropout
 from funcnet.random._dropout import feature_dropout as feature_dropout
 from funcnet.random._intercept import DRAWING as DRAWING
+from funcnet.random._intercept import LENDING as LENDING
 from funcnet.random._intercept import OF_MODULES as OF_MODULES
 from funcnet.random._intercept import Intercept as Intercept
 from funcnet.random._intercept import drawn as drawn
@@ -30,4 +31,6 @@ from funcnet.random._intercept import draws_when_called as draws_when_called
 from funcnet.random._keys import fold_in as fold_in
 from funcnet.random._keys import key as key
 from funcnet.random._keys import split as split
+from funcnet.random._others import may_draw_from_others as may_draw_from_others
+from funcnet.random._others import others_lent as others_lent
 from funcnet.random._rrelu import rrelu as rrelu

@@ -251,7 +251,7 @@ def _lent(rng: Rng, func: Any, args: Any, kwargs: Any) -> Any:
             f"funcnet.random.dropout and p.rng beside it, or switch its dropout off."
         )
     generator = _generator(rng, torch.device("cpu"))
-    with _LOCK:
+    with LENDING:
         before = torch.get_rng_state()
         try:
             torch.set_rng_state(generator.get_state())
@@ -281,7 +281,9 @@ def _always(*args: Any, **kwargs: Any) -> bool:
     return True
 
 
-_LOCK = threading.RLock()
+LENDING = threading.RLock()
+"""Held while global generators are lent."""
+
 _ALWAYS = (
     *(F.gumbel_softmax, F.fractional_max_pool2d, F.fractional_max_pool3d),  # the first in compiled code only
     *(

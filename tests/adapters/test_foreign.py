@@ -12,6 +12,7 @@ import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -622,7 +623,7 @@ class DrawsEverywhere(nn.Module):
 
 @parametrize(alone=[False, True], train=[False, True])
 def test_a_seed_gives_the_draws_of_the_module_in_one_thread_or_several(alone, train, monkeypatch):
-    monkeypatch.setattr("funcnet.core._call.draws_alone", lambda: alone)
+    monkeypatch.setattr("funcnet.core._generators.draws_alone", lambda: alone)
     same_as_module(DrawsEverywhere(), X, train=train, rng=5)
     mixed = nn.Sequential(nn.Dropout(0.3), DrawsEverywhere(), nn.Dropout(0.3), nn.Linear(6, 2), DrawsIfLarge())
     same_as_module(mixed, X, train=train, rng=6)  # draws of the net's own and of foreign forwards take turns
@@ -638,7 +639,7 @@ class DrawsIfLarge(nn.Module):
 def test_the_global_generator_is_given_back_by_a_call_that_fails(monkeypatch):
     net, params, buffers = fn.from_module(nn.Sequential(DrawsIfLarge()))
     for alone in (False, True):
-        monkeypatch.setattr("funcnet.core._call.draws_alone", lambda alone=alone: alone)
+        monkeypatch.setattr("funcnet.core._generators.draws_alone", lambda alone=alone: alone)
         with global_generator_untouched(), pytest.raises(ValueError, match="large"):
             net.apply(params, buffers, torch.full((4, 2), 1e4), rng=0)
 
@@ -677,7 +678,7 @@ def test_a_draw_that_only_some_calls_make_is_from_the_key_too():
 
 
 def test_checkpointed_parts_draw_the_module_s_numbers_again_in_one_thread(monkeypatch):
-    monkeypatch.setattr("funcnet.core._call.draws_alone", lambda: True)
+    monkeypatch.setattr("funcnet.core._generators.draws_alone", lambda: True)
 
     class Checkpointed(nn.Module):
         def __init__(self):
@@ -694,6 +695,49 @@ def test_checkpointed_parts_draw_the_module_s_numbers_again_in_one_thread(monkey
     with global_generator_untouched():
         grads = fn.value_and_grad(lambda params: net.apply(params, buffers, X, train=True, rng=2)[0].sum())(params)[1]
     assert_identical(fn.tree.flatten(grads), {name: param.grad for name, param in module.named_parameters()})
+
+
+class DropsLayers(nn.Module):
+    """Layer drop and masks as speech models make them: from the generators of Python and NumPy, seldom in eval."""
+
+    def __init__(self, always=False):
+        super().__init__()
+        self.fc, self.always = nn.Linear(6, 6), always
+
+    def forward(self, x):
+        chance = random.uniform(0, 1)  # drawn in eval too, to no effect
+        if self.training or self.always:
+            x = x * np.random.rand() + chance
+        return F.dropout(self.fc(x), 0.2, self.training)
+
+
+def test_draws_from_python_and_numpy_are_those_of_the_seed_and_move_nothing():
+    module = DropsLayers()
+    net, params, buffers = fn.from_module(module)
+
+    def states():
+        return random.getstate(), np.random.get_state()[1].tolist(), np.random.get_state()[2]
+
+    before = states()
+    for rng in (5, fn.random.key(5)):
+        outputs = [net.apply(params, buffers, X, train=True, rng=rng)[0] for _ in range(3)]
+        assert_identical(outputs[1:], outputs[:1] * 2)
+    assert not torch.equal(net.apply(params, buffers, X, train=True, rng=6)[0], outputs[0])
+    assert_identical(net(params, X), F.linear(X, **params["fc"]))
+    assert states() == before
+    seeded = net.apply(params, buffers, X, train=True, rng=5)[0]
+    torch.manual_seed(5)
+    random.seed(5)
+    np.random.seed(5)
+    assert_identical(seeded, module(X).detach())
+
+
+def test_draws_from_python_and_numpy_need_an_rng_where_they_matter_and_are_refused_under_vmap():
+    net, params, buffers = fn.from_module(DropsLayers(always=True))
+    with pytest.raises(fn.RandomnessError, match="global generator of Python or NumPy and rng is None"):
+        net(params, X)
+    with pytest.raises(fn.RandomnessError, match="not under vmap"):
+        torch.vmap(lambda x: net.apply(params, buffers, x, rng=fn.random.key(0))[0])(X)
 
 
 def test_batch_norm_in_training_is_mapped_with_shared_buffers():

@@ -59,6 +59,39 @@ def test_a_foreign_module_shows_its_tree():
     ]
 
 
+class NeedsNumbers(nn.Module):
+    """A branch on a number, a choice of rows, a draw, and a tensor in no tree: shapes do not tell the output."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.norm, self.shift = nn.Linear(3, 4), nn.BatchNorm1d(4), torch.ones(4)
+        self.register_buffer("keep", torch.tensor([1, 0]), persistent=False)
+        self.register_buffer("threshold", torch.zeros(()))
+
+    def forward(self, x):
+        x += 1
+        x = self.norm(self.fc(x)) + self.shift
+        return x[self.keep.bool()] if x.sum() > self.threshold else torch.rand(9)
+
+
+def test_what_shapes_do_not_tell_is_told_by_the_numbers_of_params():
+    module = NeedsNumbers()
+    nn.init.constant_(module.fc.bias, 10.0)
+    net, params, buffers = fn.from_module(module)
+    x = torch.zeros(2, 3)
+    with global_generator_untouched():
+        given = fn.summary(net, params, x, buffers=buffers)
+        not_given = fn.summary(net, params, x)
+    assert [row.output for row in given.rows] == ["(1, 4)", "(2, 4)", "(2, 4)"]
+    assert [row.output for row in not_given.rows] == ["(1, 4)", "(2, 4)", "(2, 4)"]
+    assert not x.any()
+    assert buffers["norm"]["num_batches_tracked"] == 0
+    with pytest.raises(RuntimeError):
+        fn.summary(net, None, x)
+    with pytest.raises(RuntimeError):
+        fn.summary(net, params, torch.zeros(2, 5))
+
+
 def test_it_needs_neither_params_nor_inputs():
     net = fn.Linear(3, 4)
     assert [(row.output, row.parameters) for row in fn.summary(net).rows] == [("", 16)]

@@ -49,6 +49,14 @@ def set_global_state(state: torch.Tensor) -> None:
         torch.default_generator.set_state(state.view(torch.uint8))
 
 
+def lazy_clone(tensor: torch.Tensor) -> torch.Tensor:
+    """A clone that shares memory until one of the two is written to; where torch cannot, one that does not."""
+    try:
+        return torch._lazy_clone(tensor)
+    except (RuntimeError, NotImplementedError):  # memory that is not torch's own, layouts other than strided
+        return tensor.clone()
+
+
 any_autocast = torch._C._is_any_autocast_enabled
 """Whether autocast is on for some device."""
 

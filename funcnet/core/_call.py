@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from funcnet._context import numbers_known, under_vmap
 from funcnet._errors import PurityError, RandomnessError, TreeError
-from funcnet._torch import global_state, set_global_state
+from funcnet._torch import global_state, lazy_clone, set_global_state
 from funcnet._typing import Selector, Tree, TreeLike
 from funcnet.core._check import Seen, expected_of, misfits_of, refuse
 from funcnet.core._entries import Buffer, Param
@@ -22,7 +22,7 @@ from funcnet.core._silent import silent
 from funcnet.core._ties import filled_in, linked, unlinked
 from funcnet.core._view import NOTHING, PASS_RNG, Call, bodies, draws_at, has, opener, trusted, view_class
 from funcnet.random import LENDING, Intercept, Stream, as_rng, may_draw_from_others, others_lent
-from funcnet.tree import flatten, get, join, select
+from funcnet.tree import flatten, get, join, select, unflatten
 
 if TYPE_CHECKING:
     from funcnet.core._net import Net
@@ -54,7 +54,8 @@ class Program:
         self.beside = any(map(may_draw_from_others, {name for _, below in bodies(net) for name in below.code()}))
         self.heard: set[tuple[bool, bool]] = set()  # the modes in which Python's and NumPy's generators were watched
         self.idle = False  # whether a call without rng draws from them to no effect
-        self.looked: set[bool] = set()  # the modes in which params were compared before and after a call
+        self.looked: set[tuple[Any, bool]] = set()  # the modes in which params were compared before and after a call
+        self.scratch: set[str] = set()  # paths of params that a foreign forward in eval mode writes to: given as copies
         self.drawn: set[bool] = set()  # the modes, plain eval or not, in which a body drew from torch's generator
 
     @cached_property
@@ -182,6 +183,9 @@ class Program:
         """Run the body once, over a tree of buffers of its own; returns the output and that tree."""
         call = _EVAL if mode is False and rng is None else Call(mode, as_rng(rng))
         given = filled_in(params, self.tied[Param]) if self.tied[Param] else params
+        looks = self._looks(call)
+        if looks or self.scratch:
+            given = self._on_copies(given, looks)
         own = self._own_tree(buffers) if self.has_buffers else {}
         try:
             view = self.open(self.view, given, own, call)  # type: ignore[arg-type]
@@ -189,9 +193,9 @@ class Program:
             if intercept is not None:
                 intercept.draws = lambda: draws_at(view if call.within is None else call.within())
                 with intercept:
-                    output = self._watched(body, call is _EVAL, given, inputs, kwargs)
+                    output = self._watched(body, call, given if looks else None, inputs, kwargs)
             elif self.foreign or method != "forward":
-                output = self._watched(body, call is _EVAL, given, inputs, kwargs)
+                output = self._watched(body, call, given if looks else None, inputs, kwargs)
             else:
                 output = view(*inputs, **kwargs)
         except Exception as error:
@@ -203,17 +207,31 @@ class Program:
             call.closed = True
         return output, unlinked(own, buffers) if self.tied[Buffer] else own
 
+    def _looks(self, call: Call) -> bool:
+        """Whether a call is the first of its mode, in which writes to params are looked for; there may be thousands."""
+        return self.foreign and _kind(call) not in self.looked and numbers_known()
+
+    def _on_copies(self, params: TreeLike, every: bool) -> Tree:
+        """The params with copies, made when first written to, in the place of those that are (or may be) written to."""
+        copies: dict[int, Tensor] = {}  # a tied tensor stays one
+        flat = flatten(params)
+        for path, tensor in flat.items():
+            if every or path in self.scratch:
+                flat[path] = copies.setdefault(id(tensor), lazy_clone(tensor))
+        return unflatten(flat)
+
     def _watched(
         self,
         body: Callable[..., Any],
-        plain: bool,
-        params: TreeLike,
+        call: Call,
+        params: TreeLike | None,
         inputs: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
         """Run a body that funcnet did not write, and notice by version counters if it wrote to what it was given.
 
-        Inputs are looked at in every call, params in the first one of each mode: there may be thousands of them.
+        Inputs are looked at in every call, params where they are given here. What a foreign forward in eval mode does
+        to its params (some scale their weights once, and remember that they did) is its own affair: it has copies.
         """
         if torch.compiler.is_compiling():
             return body(*inputs, **kwargs)
@@ -223,10 +241,9 @@ class Program:
             named = [(f"input {index}", value) for index, value in enumerate(inputs)]
             named += [(f"input {name!r}", value) for name, value in kwargs.items()]
             given = [found for name, value in named for found in _tensors(name, value)]
-        if plain not in self.looked:
-            self.looked.add(plain)
-            given += [(f"params {path!r}", tensor) for path, tensor in flatten(params).items()]
         before = [_version(tensor) for _, tensor in given]
+        flat = {} if params is None else flatten(params)
+        versions = [_version(tensor) for tensor in flat.values()]
         output = body(*inputs, **kwargs)
         written = [name for (name, tensor), version in zip(given, before, strict=True) if _version(tensor) != version]
         if written:
@@ -234,7 +251,22 @@ class Program:
                 f"the body wrote in place to {', '.join(written)}, which belongs to the caller and is changed now. "
                 f"Write x = x + 1 for x += 1, or work on a clone()."
             )
+        if params is not None:
+            now = map(_version, flat.values())
+            paths = [path for path, before, after in zip(flat, versions, now, strict=True) if before != after]
+            if paths and (call.train is not False or not all(map(self._within_opaque, paths))):
+                named = ", ".join(f"params {path!r}" for path in paths)
+                raise PurityError(
+                    f"the body writes in place to {named}, and a call returns no new params; none is changed. Compute "
+                    f"what it wrote outside of the call, from the params and the output, or hold it in a buffer."
+                )
+            self.looked.add(_kind(call))
+            self.scratch.update(paths)
         return output
+
+    def _within_opaque(self, path: str) -> bool:
+        above = [net for at, net in self.net.named_nets() if not at or path.startswith(f"{at}.")]
+        return any(net.opaque() for net in above)
 
     def _own_tree(self, buffers: TreeLike) -> Tree:
         """The tree that a call records new buffers in: new dicts, and new tensors where a body may write in place."""
@@ -280,6 +312,10 @@ class Program:
         if paths:
             named = ", ".join(repr(path) if path else "the net itself" for path in paths)
             raise RandomnessError(f"rng is None and random numbers are drawn at {named}. {PASS_RNG}")
+
+
+def _kind(call: Call) -> tuple[Any, bool]:
+    return call.train if isinstance(call.train, bool) else None, call.rng is None
 
 
 _BESIDE = "{} draws from the global generator of Python or NumPy {}"

@@ -230,6 +230,43 @@ def test_a_forward_that_writes_everywhere_leaves_no_trace():
     assert_identical((params, buffers, X, cache), given)
 
 
+class WritesWeights(nn.Module):
+    """Scales its weights once, when it first runs in eval mode; in training mode it moves one towards another."""
+
+    def __init__(self):
+        super().__init__()
+        self.fast, self.slow, self.scaled = nn.Linear(6, 6), nn.Linear(6, 6), False
+
+    @torch.no_grad()
+    def write(self):
+        if self.training:
+            self.slow.weight.lerp_(self.fast.weight, 0.1)
+        elif not self.scaled:
+            self.fast.weight.div_(2)
+            self.scaled = True
+
+    def forward(self, x):
+        self.write()
+        return self.fast(x) - self.slow(x)
+
+
+@parametrize(around=[False, True], named=[True, False])
+def test_a_forward_that_writes_to_its_weights_has_copies_in_eval_and_is_refused_in_training(around, named):
+    module = nn.Sequential(WritesWeights()) if around else WritesWeights()
+    net, params, buffers = fn.from_module(module)
+    given = clone(params)
+    expected = copy.deepcopy(module).eval()(X)
+    for _ in range(3):
+        assert_identical(net(params, X), expected.detach())
+        assert_identical(net.apply(params, buffers, X, rng=0)[0], expected.detach())
+        with pytest.raises(fn.PurityError, match=r"params '(0\.)?slow.weight'.*none is changed"):
+            net.apply(params, buffers, X, train="**" if named else True, rng=0)
+        assert_identical(params, given)
+    loss = lambda params: net(params, X).sum()  # noqa: E731
+    assert_identical(fn.value_and_grad(loss)(params)[1], torch.func.grad(loss)(params))
+    assert_identical(params, given)
+
+
 def test_objects_given_as_inputs_are_not_written_to():
     class Store:
         def __init__(self):

@@ -21,7 +21,7 @@ from funcnet.core._explain import explain
 from funcnet.core._silent import silent
 from funcnet.core._ties import filled_in, linked, unlinked
 from funcnet.core._view import NOTHING, PASS_RNG, Call, bodies, draws_at, has, opener, trusted, view_class
-from funcnet.random import LENDING, Intercept, Stream, as_rng, may_draw_from_others, others_lent
+from funcnet.random import LENDING, Intercept, Stream, as_rng, names_in, others_lent
 from funcnet.tree import flatten, get, join, select, unflatten
 
 if TYPE_CHECKING:
@@ -51,8 +51,13 @@ class Program:
         self.foreign = not all(trusted(below) for _, below in bodies(net))
         self.always_draws = self.drawing(False)
         self.seen: Seen | None = None
-        self.beside = any(map(may_draw_from_others, {name for _, below in bodies(net) for name in below.code()}))
+        names = {
+            name for kind in {kind for _, below in bodies(net) for kind in below.code()} for name in names_in(kind)
+        }
+        self.beside = "random" in names
+        self.seeds = not names.isdisjoint(("manual_seed", "seed"))  # whether a body may seed torch's generator
         self.heard: set[tuple[bool, bool]] = set()  # the modes in which Python's and NumPy's generators were watched
+        self.lent = self.seeds  # whether it does to torch's what cannot be redirected, as to seed it
         self.idle = False  # whether a call without rng draws from them to no effect
         self.looked: set[tuple[Any, bool]] = set()  # the modes in which params were compared before and after a call
         self.scratch: set[str] = set()  # paths of params that a foreign forward in eval mode writes to: given as copies
@@ -115,12 +120,12 @@ class Program:
         kind = (mode is False, rng is None)
         once = partial(self._once, params, buffers, mode, rng, inputs, kwargs, method)
         if torch.compiler.is_compiling() or (kind in self.heard and not self.beside):
-            return self._within_torch(once, kind)
+            return self._within_torch(once, kind, rng)
         # To look at Python's and NumPy's generators takes longer than many a call. So it is done in the first call
         # of each mode, and from then on if that moved them, or where the code of a foreign module names a "random".
         with LENDING:
             with others_lent(as_rng(rng) if numbers_known() else None) as lent:
-                result = self._within_torch(lent.from_start(once), kind)
+                result = self._within_torch(lent.from_start(once), kind, rng)
             self.heard.add(kind)
             if lent.drawn and not (rng is None and self.idle):
                 self.beside = True
@@ -128,46 +133,64 @@ class Program:
                     raise RandomnessError(_BESIDE.format(self.net.title(), "once for all examples: not under vmap."))
                 if rng is None:
                     with others_lent(Stream(1)) as lent:
-                        other = self._within_torch(lent.from_start(once), kind)
+                        other = self._within_torch(lent.from_start(once), kind, rng)
                     if not _agree(result, other):
                         raise RandomnessError(_BESIDE.format(self.net.title(), f"and rng is None. {PASS_RNG}"))
                     self.idle = True
         return result
 
-    def _within_torch(self, once: Once, kind: tuple[bool, bool]) -> tuple[Any, Tree]:
+    def _within_torch(self, once: Once, kind: tuple[bool, bool], rng: Any) -> tuple[Any, Tree]:
         """Run the body with whatever it draws from torch's generator redirected."""
         if torch.compiler.is_compiling() or under_vmap():
             return once(Intercept())
+        if self.lent and isinstance(rng, int):
+            return self._lent(once, rng)
         # To intercept costs a third of a small call, and keeps torch from its fast paths. So a body is only watched,
         # and run again if the generator moved: it drew (and is intercepted from then on), or another thread did.
         plain = all(kind)
+        if self.seeds:  # the generator may be where the body will put it
+            return self._lent(partial(self._intercepted, once, plain, None, rng), _UNLIKELY)
         state = None if plain in self.drawn else global_state()
         if state is not None:
             result = once()
             if torch.equal(state, global_state()):
                 return result
-        return self._intercepted(once, plain, state)
+        return self._intercepted(once, plain, state, rng)
 
-    def _intercepted(self, once: Once, plain: bool, state: Tensor | None) -> tuple[Any, Tree]:
+    def _intercepted(self, once: Once, plain: bool, state: Tensor | None, rng: Any) -> tuple[Any, Tree]:
         """Run the body with torch's draws redirected; ``state`` is the global generator's, if the body moved it."""
         before = global_state() if state is None else state
         intercept = Intercept()
         try:
+            start = global_state()
             for _ in range(2):  # twice, if another thread may have moved the generator
-                start = global_state()
                 result = once(intercept)
                 if torch.equal(start, global_state()):
                     return result
+                set_global_state(start)  # a body that seeds it moves it again
             intercept.drew = True
+            if isinstance(rng, int) and not torch.cuda.is_initialized():
+                self.lent = True
+                return self._lent(once, rng)
             raise RandomnessError(
-                f"{self.net.title()} draws from torch's global generator by a function that takes no other. Draw with "
-                f"funcnet.random and p.rng, or with one of torch's functions that take generator=."
+                f"{self.net.title()} draws from torch's global generator by a function that takes no other, or seeds "
+                f"it. Draw with funcnet.random and p.rng, or with one of torch's functions that take generator=."
             )
         finally:
             if intercept.drew:
                 self.drawn.add(plain)
                 if state is not None or not torch.equal(before, global_state()):
                     set_global_state(before)
+
+    def _lent(self, run: Once, seed: int) -> tuple[Any, Tree]:
+        """Run with torch's global generator itself, set to a seed and put back."""
+        with LENDING:
+            before = global_state()
+            try:
+                torch.default_generator.manual_seed(seed)
+                return run()
+            finally:
+                set_global_state(before)
 
     def _once(
         self,
@@ -253,11 +276,11 @@ class Program:
             )
         if params is not None:
             now = map(_version, flat.values())
-            paths = [path for path, before, after in zip(flat, versions, now, strict=True) if before != after]
+            paths = [path for path, old, new in zip(flat, versions, now, strict=True) if old != new]
             if paths and (call.train is not False or not all(map(self._within_opaque, paths))):
-                named = ", ".join(f"params {path!r}" for path in paths)
+                which = ", ".join(f"params {path!r}" for path in paths)
                 raise PurityError(
-                    f"the body writes in place to {named}, and a call returns no new params; none is changed. Compute "
+                    f"the body writes in place to {which}, and a call returns no new params; none is changed. Compute "
                     f"what it wrote outside of the call, from the params and the output, or hold it in a buffer."
                 )
             self.looked.add(_kind(call))
@@ -317,6 +340,9 @@ class Program:
 def _kind(call: Call) -> tuple[Any, bool]:
     return call.train if isinstance(call.train, bool) else None, call.rng is None
 
+
+_UNLIKELY = 0x5EED0FAB0D7
+"""A seed that no body will use."""
 
 _BESIDE = "{} draws from the global generator of Python or NumPy {}"
 

@@ -181,6 +181,53 @@ def test_what_cannot_be_copied_is_named():
     assert "file: TextIOWrapper" in str(caught.value) and "fc.numbers: generator" in str(caught.value)
 
 
+def test_scripted_parts_are_named():
+    module = nn.Sequential(nn.Linear(6, 6), nn.Sequential(torch.jit.script(nn.Linear(6, 6))))
+    with pytest.raises(fn.ConversionError, match=r"a ScriptModule has none\n  1\.0\n"):
+        fn.from_module(module)
+
+
+class Tells(nn.Module):
+    """Its numbers are in its repr."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(6, 6)
+        self.register_buffer("scale", torch.full((), 2.0))
+
+    def extra_repr(self):
+        return f"scale={self.scale.item():.2f}"
+
+    def forward(self, x):
+        return self.fc(x) * self.scale
+
+
+@parametrize(make=[Tells, lambda: nn.Sequential(nn.ReLU(), Tells())])
+def test_numbers_in_a_repr_are_shown(make):
+    net, params, buffers = fn.from_module(make())
+    assert "scale=2.00" in repr(net) and repr(net) == repr(make())
+    assert repr(pickle.loads(pickle.dumps(net))) == repr(net)
+    assert repr(fn.to_module(net, params, fn.tree.map(lambda leaf: leaf + 1, buffers))).count("scale=3.00") == 1
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+@parametrize(layout=["to_sparse", "to_sparse_csr"])
+def test_sparse_buffers_are_buffers(layout):
+    class Graph(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(6, 6)
+            self.register_buffer("edges", getattr(torch.eye(4), layout)())
+
+        def forward(self, x):
+            return self.edges @ self.fc(x)
+
+    module = Graph()
+    net, params, buffers = fn.from_module(module)
+    assert_identical(net.apply(params, buffers, X)[0], module(X).detach())
+    assert_identical(fn.to_module(net, params, buffers)(X).detach(), module(X).detach())
+
+
 # --- what a forward does ---
 
 
@@ -639,6 +686,23 @@ def test_draws_from_a_key_depend_on_the_path_of_what_draws():
         call = torch.compile(net.apply, fullgraph=True, backend="aot_eager")
         eager, _ = net.apply(params, buffers, X, train=True, rng=key)
         assert_identical(call(params, buffers, X, train=True, rng=key)[0], eager)
+
+
+def test_a_forward_that_seeds_the_global_generator_has_the_bits_of_a_seed_and_no_key():
+    class Seeds(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(6, 6)
+
+        def forward(self, x):
+            x = F.dropout(self.fc(x), 0.5, self.training)
+            torch.manual_seed(3)
+            return x + torch.rand(6)
+
+    net, params, buffers = same_as_module(Seeds(), X, train=True, rng=5)
+    for _ in range(2):
+        with global_generator_untouched(), pytest.raises(fn.RandomnessError, match="or seeds it"):
+            net.apply(params, buffers, X, train=True, rng=fn.random.key(5))
 
 
 class DropsLayers(nn.Module):

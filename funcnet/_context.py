@@ -55,9 +55,14 @@ def plainly_eager() -> bool:
     )
 
 
+def tensors_are_real() -> bool:
+    """Whether operators run: no compiler, no mode that traces or fakes."""
+    return not torch.compiler.is_compiling() and not torch._C._len_torch_dispatch_stack()
+
+
 def numbers_known() -> bool:
-    """Whether a tensor's numbers can be read: no batch of them, no mode that traces or fakes."""
-    return not under_vmap() and not torch._C._len_torch_dispatch_stack()
+    """Whether a tensor's numbers can be read: it is real, and no batch of them."""
+    return tensors_are_real() and not under_vmap()
 
 
 _KINDS = {TransformType.Vmap: "vmap", TransformType.Grad: "grad", TransformType.Jvp: "jvp"}

@@ -66,6 +66,14 @@ def draws_alone() -> bool:
     return active_count() == 1 and not torch.cuda.is_initialized() and not torch.backends.mps.is_available()
 
 
+def lazy_clone(tensor: torch.Tensor) -> torch.Tensor:
+    """A clone that shares memory until one of the two is written to; where torch cannot, one that does not."""
+    try:
+        return torch._lazy_clone(tensor)
+    except (RuntimeError, NotImplementedError):  # memory that is not torch's own, layouts other than strided
+        return tensor.clone()
+
+
 any_autocast = torch._C._is_any_autocast_enabled
 """Whether autocast is on for some device."""
 

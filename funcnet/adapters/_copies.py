@@ -182,7 +182,10 @@ def without_weights(module: nn.Module) -> nn.Module:
     """
 
     def empty(tensor: Tensor) -> Tensor:
-        made = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+        if tensor.layout == torch.strided:
+            made = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+        else:  # sparse ones hold no memory of their shape
+            made = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
         return nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else made
 
     return replica(module, empty, "from_module runs a foreign forward on a private copy")

@@ -64,11 +64,13 @@ def from_module(module: nn.Module, *, example_inputs: Any = None, copy: bool = T
     if not isinstance(module, nn.Module):
         hint = " Instantiate it first." if isinstance(module, type) else ""
         raise ConversionError(f"from_module takes an nn.Module, not {module!r:.80}.{hint}")
-    if isinstance(module, torch.jit.ScriptModule):
-        raise ConversionError(
-            "from_module runs Python code, and a ScriptModule has none. Convert the module it was made of."
-        )
     module = unwrapped(module)
+    scripted = [path or "the module itself" for path, below in module.named_modules() if _is_scripted(below)]
+    if scripted:
+        raise ConversionError(
+            f"from_module runs Python code, and a ScriptModule has none{bullet_list(_topmost(scripted))}\n"
+            f"Convert the module it was made of; functions that are scripted may stay."
+        )
     _refuse_backward_hooks(module)
     if lazy_names(module):
         if example_inputs is None:
@@ -85,6 +87,14 @@ def from_module(module: nn.Module, *, example_inputs: Any = None, copy: bool = T
     if frozen:
         net = net.freeze(set(frozen).__contains__)
     return net, unflatten(params), unflatten(buffers)
+
+
+def _is_scripted(module: nn.Module) -> bool:
+    return isinstance(module, torch.jit.ScriptModule)
+
+
+def _topmost(paths: list[str]) -> list[str]:
+    return [path for path in paths if not any(path.startswith(f"{above}.") for above in paths)]
 
 
 def _refuse_backward_hooks(module: nn.Module) -> None:

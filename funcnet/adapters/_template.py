@@ -36,10 +36,12 @@ class Template:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self._take_over(without_weights(module), _extra_states(module))
+        copied = without_weights(module)
+        self._take_over(copied, _extra_states(module), _shown(module, copied))
 
-    def _take_over(self, module: nn.Module, extra_states: Mapping[str, Any]) -> None:
+    def _take_over(self, module: nn.Module, extra_states: Mapping[str, Any], shown: str | None) -> None:
         self.module = module
+        self.shown = shown
         self.extra_states = extra_states
         self.slots = _slots(module)
         self.shortened = [self.slots[join(path, "weight")] for path, below in named_modules(module) if _shortens(below)]
@@ -49,7 +51,7 @@ class Template:
         self.drawing: set[str] = set()  # paths of the modules seen to draw
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"module": self.module, "extra_states": self.extra_states}
+        return {"module": self.module, "extra_states": self.extra_states, "shown": self.shown}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._take_over(**state)
@@ -286,6 +288,18 @@ def _extra_states(module: nn.Module) -> dict[str, Any]:
         for path, below in named_modules(module)
         if type(below).get_extra_state is not nn.Module.get_extra_state
     }
+
+
+def _shown(module: nn.Module, copied: nn.Module) -> str | None:
+    """The ``repr`` of a module, if it writes that itself and a copy without numbers gives another, or an error."""
+    kind = type(module)
+    if kind.__repr__ is nn.Module.__repr__ and kind.extra_repr is nn.Module.extra_repr:
+        return None
+    words = repr(module)
+    try:
+        return None if repr(copied) == words else words
+    except (RuntimeError, ValueError, NotImplementedError):
+        return words
 
 
 EXTRA_STATE = "_extra_state"

@@ -69,8 +69,12 @@ class Wrapped(Net):
     def opaque(self) -> bool:
         return True
 
-    def code(self) -> set[str]:
-        return {type(below).__module__ for below in self.template.module.modules()}
+    def shown(self) -> str | None:
+        return self.template.shown
+
+    def code(self) -> set[type]:
+        kinds = {type(below) for below in self.template.module.modules()}
+        return {kind for kind in kinds if not kind.__module__.startswith(("torch.", "funcnet."))}
 
     def as_module(self) -> nn.Module:
         return copy.deepcopy(self.template.module).train()

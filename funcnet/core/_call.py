@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from funcnet._context import numbers_known
 from funcnet._errors import PurityError, RandomnessError, TreeError
+from funcnet._torch import lazy_clone
 from funcnet._typing import Selector, Tree, TreeLike
 from funcnet.core._check import Seen, expected_of, misfits_of, refuse
 from funcnet.core._entries import Buffer, Param
@@ -47,7 +49,8 @@ class Program:
         self.always_draws = self.drawing(False)
         self.seen: Seen | None = None
         self.generators = Generators(net)
-        self.looked: set[bool] = set()  # the modes in which params were compared before and after a call
+        self.looked: set[tuple[Any, bool]] = set()  # the modes in which params were compared before and after a call
+        self.scratch: set[str] = set()  # paths of params that a foreign forward in eval mode writes to: given as copies
 
     @cached_property
     def draws_in_training(self) -> list[str]:
@@ -120,6 +123,9 @@ class Program:
         """Run the body once, over a tree of buffers of its own; returns the output and that tree."""
         call = _EVAL if mode is False and rng is None else Call(mode, as_rng(rng))
         given = filled_in(params, self.tied[Param]) if self.tied[Param] else params
+        looks = self._looks(call)
+        if looks or self.scratch:
+            given = self._on_copies(given, looks)
         own = self._own_tree(buffers) if self.has_buffers else {}
         try:
             view = self.open(self.view, given, own, call)  # type: ignore[arg-type]
@@ -129,9 +135,9 @@ class Program:
                 if call is not _EVAL:
                     call.intercept = intercept
                 with intercept:
-                    output = self._watched(body, call is _EVAL, given, inputs, kwargs)
+                    output = self._watched(body, call, given if looks else None, inputs, kwargs)
             elif self.foreign or method != "forward":
-                output = self._watched(body, call is _EVAL, given, inputs, kwargs)
+                output = self._watched(body, call, given if looks else None, inputs, kwargs)
             else:
                 output = view(*inputs, **kwargs)
         except Exception as error:
@@ -143,17 +149,31 @@ class Program:
             call.closed = True
         return output, unlinked(own, buffers) if self.tied[Buffer] else own
 
+    def _looks(self, call: Call) -> bool:
+        """Whether a call is the first of its mode, in which writes to params are looked for; there may be thousands."""
+        return self.foreign and _kind(call) not in self.looked and numbers_known()
+
+    def _on_copies(self, params: TreeLike, every: bool) -> Tree:
+        """The params with copies, made when first written to, in the place of those that are (or may be) written to."""
+        copies: dict[int, Tensor] = {}  # a tied tensor stays one
+        flat = flatten(params)
+        for path, tensor in flat.items():
+            if every or path in self.scratch:
+                flat[path] = copies.setdefault(id(tensor), lazy_clone(tensor))
+        return unflatten(flat)
+
     def _watched(
         self,
         body: Callable[..., Any],
-        plain: bool,
-        params: TreeLike,
+        call: Call,
+        params: TreeLike | None,
         inputs: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
         """Run a body that funcnet did not write, and notice by version counters if it wrote to what it was given.
 
-        Inputs are looked at in every call, params in the first one of each mode: there may be thousands of them.
+        Inputs are looked at in every call, params where they are given here. What a foreign forward in eval mode does
+        to its params (some scale their weights once, and remember that they did) is its own affair: it has copies.
         """
         if torch.compiler.is_compiling():
             return body(*inputs, **kwargs)
@@ -163,10 +183,9 @@ class Program:
             named = [(f"input {index}", value) for index, value in enumerate(inputs)]
             named += [(f"input {name!r}", value) for name, value in kwargs.items()]
             given = [found for name, value in named for found in _tensors(name, value)]
-        if plain not in self.looked:
-            self.looked.add(plain)
-            given += [(f"params {path!r}", tensor) for path, tensor in flatten(params).items()]
         before = [_version(tensor) for _, tensor in given]
+        flat = {} if params is None else flatten(params)
+        versions = [_version(tensor) for tensor in flat.values()]
         output = body(*inputs, **kwargs)
         written = [name for (name, tensor), version in zip(given, before, strict=True) if _version(tensor) != version]
         if written:
@@ -174,7 +193,22 @@ class Program:
                 f"the body wrote in place to {', '.join(written)}, which belongs to the caller and is changed now. "
                 f"Write x = x + 1 for x += 1, or work on a clone()."
             )
+        if params is not None:
+            now = map(_version, flat.values())
+            paths = [path for path, old, new in zip(flat, versions, now, strict=True) if old != new]
+            if paths and (call.train is not False or not all(map(self._within_opaque, paths))):
+                which = ", ".join(f"params {path!r}" for path in paths)
+                raise PurityError(
+                    f"the body writes in place to {which}, and a call returns no new params; none is changed. Compute "
+                    f"what it wrote outside of the call, from the params and the output, or hold it in a buffer."
+                )
+            self.looked.add(_kind(call))
+            self.scratch.update(paths)
         return output
+
+    def _within_opaque(self, path: str) -> bool:
+        above = [net for at, net in self.net.named_nets() if not at or path.startswith(f"{at}.")]
+        return any(net.opaque() for net in above)
 
     def _own_tree(self, buffers: TreeLike) -> Tree:
         """The tree that a call records new buffers in: new dicts, and new tensors where a body may write in place."""
@@ -216,6 +250,10 @@ class Program:
         if paths:
             named = ", ".join(repr(path) if path else "the net itself" for path in paths)
             raise RandomnessError(f"rng is None and random numbers are drawn at {named}. {PASS_RNG}")
+
+
+def _kind(call: Call) -> tuple[Any, bool]:
+    return call.train if isinstance(call.train, bool) else None, call.rng is None
 
 
 def _writable(net: Net, prefix: str = "", within: bool = False) -> Iterator[str]:

@@ -14,7 +14,7 @@ from funcnet._errors import RandomnessError
 from funcnet._torch import draws_alone, global_state, set_global_state
 from funcnet._typing import Tree
 from funcnet.core._view import PASS_RNG, bodies
-from funcnet.random import LENDING, Intercept, Stream, as_rng, may_draw_from_others, others_lent
+from funcnet.random import LENDING, Intercept, Stream, as_rng, names_in, others_lent
 
 if TYPE_CHECKING:
     from funcnet.core._net import Net
@@ -30,7 +30,10 @@ class Generators:
         self._title = net.title()
         self._torch: set[bool] = set()  # the modes, plain eval or not, in which torch's is known to be drawn from
         self._heard: set[tuple[bool, bool]] = set()  # the modes in which the others were watched
-        self._others = any(map(may_draw_from_others, {name for _, below in bodies(net) for name in below.code()}))
+        kinds = {kind for _, below in bodies(net) for kind in below.code()}
+        names = frozenset().union(*map(names_in, kinds))
+        self._others = "random" in names
+        self._seeds = not names.isdisjoint(("manual_seed", "seed"))  # whether a body may seed torch's generator
         self._idle = False  # whether a call without rng draws from the others to no effect
 
     def kept(self, once: Once, eval: bool, rng: Any) -> tuple[Any, Tree]:
@@ -71,9 +74,12 @@ class Generators:
         if torch.compiler.is_compiling() or under_vmap():
             return once(rng, Intercept())
         stream = as_rng(rng)
-        if isinstance(stream, Stream) and stream is not rng and plainly_eager() and draws_alone():
-            with stream.as_global():  # as torch.manual_seed(seed); module(x), which nobody can tell
+        if isinstance(stream, Stream) and stream is not rng and plainly_eager() and (draws_alone() or self._seeds):
+            with LENDING, stream.as_global():  # as torch.manual_seed(seed); module(x), which nobody can tell
                 return once(stream)
+        if self._seeds:  # which may put the generator just where it was: then nobody would see it move
+            with LENDING, Stream(_UNLIKELY).as_global():
+                return self._intercepted(once, plain, rng, None)
         state = None if plain in self._torch else global_state()
         if state is not None:
             result = once(rng)
@@ -86,21 +92,26 @@ class Generators:
         before = global_state() if state is None else state
         intercept = Intercept()
         try:
+            start = global_state()
             for _ in range(2):  # twice, if another thread may have moved the generator
-                start = global_state()
                 result = once(rng, intercept)
                 if torch.equal(start, global_state()):
                     if intercept.drew and not intercept.learned:
                         self._torch.add(plain)
                     return result
+                set_global_state(start)  # a body that seeds it moves it again
             intercept.drew = True
             raise RandomnessError(
-                f"{self._title} draws from torch's global generator by a function that takes no other. Draw with "
-                f"funcnet.random and p.rng, or with one of torch's functions that take generator=."
+                f"{self._title} draws from torch's global generator by a function that takes no other, or seeds "
+                f"it. Draw with funcnet.random and p.rng, or with one of torch's functions that take generator=."
             )
         finally:
             if intercept.drew and (state is not None or not torch.equal(before, global_state())):
                 set_global_state(before)
+
+
+_UNLIKELY = 0x5EED0FAB0D7
+"""A seed that no body will use."""
 
 
 def _agree(one: Any, other: Any) -> bool:

@@ -101,8 +101,8 @@ class Net:
         """Whether the body of a stock net calls functions that it was given, and of which nothing is known."""
         return False
 
-    def code(self) -> Iterable[str]:
-        """Names of the Python modules of a body that may draw from the generators of Python and NumPy at any time."""
+    def code(self) -> Iterable[type]:
+        """Classes in whose methods a foreign body may draw from global generators, or seed them."""
         return ()
 
     def whole(self) -> bool:
@@ -410,7 +410,19 @@ class Net:
         return self._hash
 
     def __repr__(self) -> str:
-        return repr(self.twin_module()).replace("torch.meta.", "torch.")  # in the types that a ParameterDict shows
+        module = self.twin_module()
+        for path, below in self.named_nets():
+            if below.shown() is not None:
+                words = Shown(below.shown())
+                if not path:
+                    return repr(words)
+                parent, _, name = path.rpartition(".")
+                module.get_submodule(parent)._modules[name] = words
+        return repr(module).replace("torch.meta.", "torch.")  # in the types that a ParameterDict shows
+
+    def shown(self) -> str | None:
+        """What the ``repr`` of the module was, where its twin without numbers has another."""
+        return None
 
     def twin_module(self) -> nn.Module:
         """The ``nn.Module`` twin on the meta device: its names, shapes and ``repr``, and no numbers."""
@@ -434,6 +446,17 @@ class Net:
 
     def __copy__(self) -> Net:
         return self
+
+
+class Shown(nn.Module):
+    """Stands in a ``repr`` for a module of which only the words are known."""
+
+    def __init__(self, words: Any) -> None:
+        super().__init__()
+        self.words = words
+
+    def __repr__(self) -> str:
+        return str(self.words)
 
 
 _BESIDE_FIELDS = ("_replaced_items", "_alias_items")  # what a record holds that its class does not declare

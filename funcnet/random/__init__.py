@@ -31,6 +31,6 @@ from funcnet.random._intercept import draws_when_called as draws_when_called
 from funcnet.random._keys import fold_in as fold_in
 from funcnet.random._keys import key as key
 from funcnet.random._keys import split as split
-from funcnet.random._others import may_draw_from_others as may_draw_from_others
+from funcnet.random._others import names_in as names_in
 from funcnet.random._others import others_lent as others_lent
 from funcnet.random._rrelu import rrelu as rrelu

@@ -75,19 +75,28 @@ def _position(numpy: Any) -> tuple[Any, ...]:
     return python, {**numbers, "state": {**state, "key": state["key"].tobytes()}}
 
 
-def may_draw_from_others(module: str) -> bool:
-    """Whether some function in a Python module names a ``random``; what it calls elsewhere is not looked at."""
-    return not module.startswith(("torch.", "funcnet.")) and _named_in(module)
-
-
 @cache
-def _named_in(module: str) -> bool:
-    space = vars(sys.modules.get(module, types))
-    own = [value for value in space.values() if getattr(value, "__module__", None) == module]
-    own += [value for kind in own if isinstance(kind, type) for value in vars(kind).values()]
-    names = {name for value in own for code in _codes(_function(value)) for name in code.co_names}
-    drawn = {name for name, value in space.items() if isinstance(getattr(value, "__self__", None), _generators())}
-    return "random" in names or bool(names & drawn)
+def names_in(kind: type) -> frozenset[str]:
+    """The names that the methods of a class use, and functions in the same file that they name; but for ``__init__``.
+
+    A name that stands for a function of a generator of Python or NumPy is given as ``"random"``.
+    """
+    same_file = [one for one in kind.__mro__ if one.__module__ == kind.__module__]
+    waiting = [value for one in same_file for name, value in vars(one).items() if name != "__init__"]
+    seen: set[int] = set()
+    names: set[str] = set()
+    while waiting:
+        function = _function(waiting.pop())
+        if function is None or id(function) in seen or function.__module__ != kind.__module__:
+            continue
+        seen.add(id(function))
+        used = {name for code in _codes(function.__code__) for name in code.co_names}
+        found = {name: function.__globals__[name] for name in used if name in function.__globals__}
+        names |= used
+        if any(isinstance(getattr(value, "__self__", None), _generators()) for value in found.values()):
+            names.add("random")
+        waiting += found.values()
+    return frozenset(names)
 
 
 def _generators() -> tuple[type, ...]:
@@ -95,13 +104,14 @@ def _generators() -> tuple[type, ...]:
     return (random.Random,) if numpy is None else (random.Random, numpy.random.RandomState)
 
 
-def _function(value: Any) -> Any:
+def _function(value: Any) -> types.FunctionType | None:
     value = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
-    return getattr(inspect.unwrap(value), "__code__", None) if callable(value) else None
+    value = inspect.unwrap(value) if callable(value) else value
+    return value if isinstance(value, types.FunctionType) else None
 
 
-def _codes(code: Any) -> Iterator[types.CodeType]:
-    if isinstance(code, types.CodeType):
-        yield code
-        for constant in code.co_consts:
+def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
             yield from _codes(constant)

@@ -181,6 +181,53 @@ def test_what_cannot_be_copied_is_named():
     assert "file: TextIOWrapper" in str(caught.value) and "fc.numbers: generator" in str(caught.value)
 
 
+def test_scripted_parts_are_named():
+    module = nn.Sequential(nn.Linear(6, 6), nn.Sequential(torch.jit.script(nn.Linear(6, 6))))
+    with pytest.raises(fn.ConversionError, match=r"a ScriptModule has none\n  1\.0\n"):
+        fn.from_module(module)
+
+
+class Tells(nn.Module):
+    """Its numbers are in its repr."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(6, 6)
+        self.register_buffer("scale", torch.full((), 2.0))
+
+    def extra_repr(self):
+        return f"scale={self.scale.item():.2f}"
+
+    def forward(self, x):
+        return self.fc(x) * self.scale
+
+
+@parametrize(make=[Tells, lambda: nn.Sequential(nn.ReLU(), Tells())])
+def test_numbers_in_a_repr_are_shown(make):
+    net, params, buffers = fn.from_module(make())
+    assert "scale=2.00" in repr(net) and repr(net) == repr(make())
+    assert repr(pickle.loads(pickle.dumps(net))) == repr(net)
+    assert repr(fn.to_module(net, params, fn.tree.map(lambda leaf: leaf + 1, buffers))).count("scale=3.00") == 1
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+@parametrize(layout=["to_sparse", "to_sparse_csr"])
+def test_sparse_buffers_are_buffers(layout):
+    class Graph(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(6, 6)
+            self.register_buffer("edges", getattr(torch.eye(4), layout)())
+
+        def forward(self, x):
+            return self.edges @ self.fc(x)
+
+    module = Graph()
+    net, params, buffers = fn.from_module(module)
+    assert_identical(net.apply(params, buffers, X)[0], module(X).detach())
+    assert_identical(fn.to_module(net, params, buffers)(X).detach(), module(X).detach())
+
+
 # --- what a forward does ---
 
 
@@ -228,6 +275,43 @@ def test_a_forward_that_writes_everywhere_leaves_no_trace():
         assert_identical(result.out, expected.out.detach())
         assert_identical(new["seen"], module.seen)
     assert_identical((params, buffers, X, cache), given)
+
+
+class WritesWeights(nn.Module):
+    """Scales its weights once, when it first runs in eval mode; in training mode it moves one towards another."""
+
+    def __init__(self):
+        super().__init__()
+        self.fast, self.slow, self.scaled = nn.Linear(6, 6), nn.Linear(6, 6), False
+
+    @torch.no_grad()
+    def write(self):
+        if self.training:
+            self.slow.weight.lerp_(self.fast.weight, 0.1)
+        elif not self.scaled:
+            self.fast.weight.div_(2)
+            self.scaled = True
+
+    def forward(self, x):
+        self.write()
+        return self.fast(x) - self.slow(x)
+
+
+@parametrize(around=[False, True], named=[True, False])
+def test_a_forward_that_writes_to_its_weights_has_copies_in_eval_and_is_refused_in_training(around, named):
+    module = nn.Sequential(WritesWeights()) if around else WritesWeights()
+    net, params, buffers = fn.from_module(module)
+    given = clone(params)
+    expected = copy.deepcopy(module).eval()(X)
+    for _ in range(3):
+        assert_identical(net(params, X), expected.detach())
+        assert_identical(net.apply(params, buffers, X, rng=0)[0], expected.detach())
+        with pytest.raises(fn.PurityError, match=r"params '(0\.)?slow.weight'.*none is changed"):
+            net.apply(params, buffers, X, train="**" if named else True, rng=0)
+        assert_identical(params, given)
+    loss = lambda params: net(params, X).sum()  # noqa: E731
+    assert_identical(fn.value_and_grad(loss)(params)[1], torch.func.grad(loss)(params))
+    assert_identical(params, given)
 
 
 def test_objects_given_as_inputs_are_not_written_to():
@@ -695,6 +779,23 @@ def test_checkpointed_parts_draw_the_module_s_numbers_again_in_one_thread(monkey
     with global_generator_untouched():
         grads = fn.value_and_grad(lambda params: net.apply(params, buffers, X, train=True, rng=2)[0].sum())(params)[1]
     assert_identical(fn.tree.flatten(grads), {name: param.grad for name, param in module.named_parameters()})
+
+
+def test_a_forward_that_seeds_the_global_generator_has_the_bits_of_a_seed_and_no_key():
+    class Seeds(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(6, 6)
+
+        def forward(self, x):
+            x = F.dropout(self.fc(x), 0.5, self.training)
+            torch.manual_seed(3)
+            return x + torch.rand(6)
+
+    net, params, buffers = same_as_module(Seeds(), X, train=True, rng=5)
+    for _ in range(2):
+        with global_generator_untouched(), pytest.raises(fn.RandomnessError, match="or seeds it"):
+            net.apply(params, buffers, X, train=True, rng=fn.random.key(5))
 
 
 class DropsLayers(nn.Module):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from funcnet._context import under_transform
-from funcnet._errors import FuncnetError, ShapeError
+from funcnet._errors import FuncnetError, ShapeError, TransformError
 from funcnet._typing import TreeLike
 from funcnet.core._check import misfits_of, refuse
 from funcnet.core._view import View, origin, where
@@ -40,6 +40,12 @@ def explain(program: Program, params: TreeLike, error: Exception) -> Exception:
     expects = view._expects
     wanted = f"expected {expects}, " if expects else ""
     got = f"{wanted}got {', '.join(f'{name} {described(value)}' for name, value in inputs.items()) or 'no input'}"
+    if under_transform() and "saved tensor hooks" in str(error):
+        return TransformError(
+            f"{place} uses torch.utils.checkpoint (or other hooks on saved tensors), of which transforms of torch.func "
+            f"know nothing. Switch checkpointing off in the module, or take gradients by funcnet.value_and_grad, which "
+            f"is a plain backward pass."
+        )
     transform = under_transform() and _OF_TRANSFORMS.search(str(error))  # it says what torch cannot transform
     if expects is not None and isinstance(error, _OF_INPUTS) and not transform:
         kind = TypeError if isinstance(error, (TypeError, AttributeError)) else ShapeError

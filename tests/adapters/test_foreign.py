@@ -361,6 +361,21 @@ def test_checkpointed_parts_give_the_gradients_of_their_own_call():
             )
 
 
+def test_checkpoints_under_transforms_are_refused_with_the_way_out():
+    class Saves(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(6, 6)
+
+        def forward(self, x):
+            return checkpoint(self.fc, x, use_reentrant=False)
+
+    net, params, _ = fn.from_module(Saves())
+    with pytest.raises(fn.TransformError, match=r"Saves uses torch\.utils\.checkpoint.*value_and_grad"):
+        torch.func.grad(lambda params: net(params, X).sum())(params)
+    assert fn.value_and_grad(lambda params: net(params, X).sum())(params)[1]["fc"]["bias"].eq(4).all()
+
+
 def test_draws_within_a_checkpoint_are_refused():
     class Drops(nn.Module):
         def __init__(self, reentrant):

@@ -18,6 +18,7 @@ from funcnet._torch import constant_result, register_constant
 from funcnet._typing import Selector, Tree, TreeLike
 from funcnet.core._entries import Buffer, Entry, Param
 from funcnet.core._parts import check_part
+from funcnet.core._shown import Shown
 from funcnet.core._start import Device, Start
 from funcnet.random import as_rng
 from funcnet.tree import join, unflatten
@@ -446,17 +447,6 @@ class Net:
 
     def __copy__(self) -> Net:
         return self
-
-
-class Shown(nn.Module):
-    """Stands in a ``repr`` for a module of which only the words are known."""
-
-    def __init__(self, words: Any) -> None:
-        super().__init__()
-        self.words = words
-
-    def __repr__(self) -> str:
-        return str(self.words)
 
 
 _BESIDE_FIELDS = ("_replaced_items", "_alias_items")  # what a record holds that its class does not declare

@@ -60,11 +60,11 @@ def main() -> None:
     momentum = fn.tree.map(torch.zeros_like, params)
     first = params
     print("step   loss after one step on five points")
-    for step in range(101):
-        value, grads = fn.value_and_grad(meta_loss)(params, *tasks(fn.random.fold_in(fn.random.key(1), step), 16))
+    for step in range(161):
+        value, grads = fn.value_and_grad(meta_loss)(params, *tasks(fn.random.fold_in(fn.random.key(1), step), 32))
         momentum = fn.tree.map(lambda m, g: 0.9 * m + g, momentum, grads)
         params = fn.tree.map(lambda w, m: w - 0.02 * m, params, momentum)
-        if step % 20 == 0:
+        if step % 32 == 0:
             print(f"{step:>4}   {value:.3f} {'*' * int(50 * value)}")
 
     # A wave nobody has seen: before, the step helps little; after, it is nearly all that is needed.

@@ -1,14 +1,13 @@
-"""When to use which.
+"""When to use which: nn.Module, nn.functional, a net.
 
-Use a module where one set of weights lives long and is changed in place: plain training, hooks, most libraries. Use a
-net where weights are values: gradients for each example, weights made from weights, many models at once. A module can
-do these by loops and functional_call. Two cases, side by side; to_module and from_module lead across.
+Modules where weights live long and change in place; functions of F where there is nothing to own; nets where weights
+are values. The question is never what the model computes, as all give the same bits, but what you want to do with it.
+Five small cases, each won by someone else, and the way across.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.func import functional_call
 
 import funcnet as fn
 
@@ -17,58 +16,68 @@ def main() -> None:
     x_key, y_key = fn.random.split(fn.random.key(0))
     x, y = fn.random.normal(x_key, (8, 4)), fn.random.normal(y_key, (8, 1))
 
+    # Stateful
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 1))
 
-    net = fn.Sequential(fn.Linear(4, 16), fn.Tanh(), fn.Linear(16, 1))
+    # Stateless
+    net = fn.Sequential(fn.Linear(4, 16), torch.tanh, fn.Linear(16, 1))
     params, _ = net.init(0)
+    assert torch.equal(net(params, x), module(x))
+    print("case                              nn.Module             F                 net")
 
-    def loss(params, x, y):
-        return F.mse_loss(net(params, x), y)
+    # 1. Something without weights: F wins. nn.ReLU and nn.MaxPool2d are F.relu and F.max_pool2d with options kept, good
+    # for a place in Sequential. In a net the function itself has a place there, as torch.tanh above.
+    assert torch.equal(nn.ReLU()(x), F.relu(x))
+    print("an activation                     a place to put it     the thing         either")
 
-    # --- Per-sample gradients ---
+    # 2. Dropout: F has no mode. F.dropout(h) drops in evaluation, too, as training=True is its default; a module knows
+    # self.training; a net is told by train= and never draws unless it is given rng=.
+    torch.manual_seed(0)
+    assert not torch.equal(F.dropout(x), x)
+    assert torch.equal(nn.Dropout().eval()(x), x)
+    assert torch.equal(fn.Dropout()({}, x), x)
+    print("dropout in evaluation             off by eval()         on by default!    off unless train=")
 
-    # Stateful: .grad holds one sum, so each example needs a backward pass of its own.
-    rows = []
-    for example, label in zip(x, y, strict=True):
-        module.zero_grad()
-        F.mse_loss(module(example), label).backward()
-        rows.append({name: parameter.grad.clone() for name, parameter in module.named_parameters()})
-    module.zero_grad()
-    stacked = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+    # 3. To look inside a model that is running: the module wins. A hook needs no change to the forward; a pure function
+    # shows what it returns, and no more. So look at the twin: it has the same weights.
+    seen = []
+    twin = fn.to_module(net, params)
+    with torch.no_grad():
+        handle = twin[0].register_forward_hook(lambda layer, inputs, output: seen.append(output))
+        twin(x)
+    handle.remove()
+    assert torch.equal(seen[0], net[0](params["0"], x))
+    print("to look inside                    a hook                print()           return it")
 
-    # Stateless: the gradient is a function, and vmap maps functions over examples.
-    per_sample = torch.vmap(torch.func.grad(loss), in_dims=(None, 0, 0))(params, x, y)
+    # 4. One model, trained plainly: a draw. The optimizer is the shorter to write, and the numbers are the same.
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    F.mse_loss(module(x), y).backward()
+    optimizer.step()
+    _, grads = fn.value_and_grad(lambda params: F.mse_loss(net(params, x), y))(params)
+    stepped = fn.tree.map(lambda w, g: w.add(g, alpha=-0.1), params, grads)
+    for path, weight in fn.tree.flatten(stepped).items():
+        assert torch.equal(weight, module.get_parameter(path))
+    print("plain training                    torch.optim           by hand           by hand, as values")
 
-    for path, grad in fn.tree.flatten(per_sample).items():
-        torch.testing.assert_close(grad, stacked[path])  # batched kernels round differently
-    print("per-sample gradients:", {path: tuple(grad.shape) for path, grad in fn.tree.flatten(per_sample).items()})
+    # 5. Whatever treats a model as a value: the net wins. To try ten rates, a module is copied, or saved and restored,
+    # ten times. Weights that are values are just ten values, and one batched call.
+    def loss_at(rate):
+        return F.mse_loss(net(fn.tree.map(lambda w, g: w - rate * g, params, grads), x), y)
 
-    # --- A step of meta-learning (MAML): the gradient through a step of gradient descent ---
+    rates = torch.linspace(0, 0.9, 10)
+    losses = torch.vmap(loss_at)(rates)
+    assert torch.argmin(losses) not in (0, 9)
+    print("ten models at once                ten modules           ten dicts         vmap\n")
+    for rate, loss in zip(rates, losses, strict=True):
+        print(f"    rate {rate:.1f}   loss {loss:.3f} {'*' * min(60, int(20 * loss))}")
 
-    # Stateful: optimizer.step() cannot be differentiated, so the weights leave the module for a dict.
-    weights = dict(module.named_parameters())
-    inner = F.mse_loss(functional_call(module, weights, (x[:4],)), y[:4])
-    grads = torch.autograd.grad(inner, tuple(weights.values()), create_graph=True)
-    adapted = {name: w - 0.1 * g for (name, w), g in zip(weights.items(), grads, strict=True)}
-    outer = F.mse_loss(functional_call(module, adapted, (x[4:],)), y[4:])
-    outer.backward()
-
-    # Stateless: adapted params are params.
-    def adapt(params, x, y):
-        return fn.tree.map(lambda w, g: w - 0.1 * g, params, torch.func.grad(loss)(params, x, y))
-
-    def meta_loss(params):
-        return loss(adapt(params, x[:4], y[:4]), x[4:], y[4:])
-
-    value, meta_grads = fn.value_and_grad(meta_loss)(params)
-
-    assert torch.equal(value, outer)
-    for path, grad in fn.tree.flatten(meta_grads).items():
-        assert torch.equal(grad, module.get_parameter(path).grad)
-    better = fn.tree.map(lambda w, g: w - 0.1 * g, params, meta_grads)
-    print(f"loss after adapting: {value:.4f}, and {meta_loss(better):.4f} one meta step later")
-    assert meta_loss(better) < value
+    # And across, at any time, with nothing lost: from_module and to_module.
+    again, params_again, _ = fn.from_module(fn.to_module(net, stepped))
+    assert again == net
+    for left, right in zip(fn.tree.flatten(params_again).values(), fn.tree.flatten(stepped).values(), strict=True):
+        assert torch.equal(left, right)
+    print("\nmodule -> net -> module: the same net, the same bits")
 
 
 if __name__ == "__main__":

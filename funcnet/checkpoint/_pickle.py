@@ -198,7 +198,7 @@ def write_pickle(out: BinaryIO, content: Content) -> None:
     unsafe = [f"{name}: a {type(value).__name__}" for name, value in content.extras.items() if not _comes_back(value)]
     if unsafe:
         raise CheckpointError(
-            f"these are neither tensors nor plain values, and no file with them loads with weights_only:{some(unsafe)}\n"
+            f"these are neither tensors nor plain values, so weights_only=True would refuse them:{some(unsafe)}\n"
             f"Leave them out; of a module save module.state_dict()."
         )
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:

@@ -24,6 +24,7 @@ def tasks(key, count):
 
 
 def main() -> None:
+    torch.set_num_threads(1)  # matrices this small are slower on two
     net = fn.Sequential(fn.Linear(1, 20), fn.Tanh(), fn.Linear(20, 20), fn.Tanh(), fn.Linear(20, 1))
     params, _ = net.init(0)
     xs, ys = tasks(fn.random.key(0), 8)

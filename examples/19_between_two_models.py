@@ -2,10 +2,11 @@
 
 Params are values, so there is arithmetic of models: the mean of two, a point a third of the way, a step past the end.
 Does the loss stay low on the way from one trained model to another? Between two runs that began alike it does, and
-their average is better than either of them may be; between strangers there is a wall.
+their average is better than either of them may be; between strangers there is a wall. (--png FILE draws it.)
 """
 
 import copy
+import sys
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,18 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import funcnet as fn
+
+
+def draw(file, shares, **curves):
+    import matplotlib.pyplot as plt
+
+    for name, losses in curves.items():
+        plt.plot(shares, losses, marker="o", label=name.replace("_", " "))
+    plt.xlabel("share of the other model")
+    plt.ylabel("loss")
+    plt.legend()
+    plt.savefig(file)
+    plt.close()
 
 
 def main() -> None:
@@ -92,6 +105,10 @@ def main() -> None:
     wall, lower = loss(between(one, stranger, 0.5)), loss(between(one, same_function, 0.5))
     print(f"\nhalf way to the stranger: {wall:.3f}; with its units put in our order: {lower:.3f}")
     assert lower < wall
+
+    if sys.argv[1:2] == ["--png"]:
+        reordered_stranger = along(one, same_function)
+        draw(sys.argv[2], shares, sibling=to_sibling, stranger=to_stranger, stranger_in_our_order=reordered_stranger)
 
 
 if __name__ == "__main__":

@@ -58,6 +58,13 @@ def text_of(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
+def test_the_landscape_is_drawn_when_asked(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.setattr("sys.argv", ["lesson", "--png", str(tmp_path / "landscape.png")])
+    run(FOLDER / "19_between_two_models.py", capsys)
+    assert (tmp_path / "landscape.png").read_bytes().startswith(b"\x89PNG")
+
+
 @lessons
 def test_shows_stateful_then_stateless(path):
     labels = re.findall(r"^ *# (Stateful|Stateless)\b", text_of(path), flags=re.MULTILINE)

@@ -202,4 +202,7 @@ def _broken(head: str, node: ast.expr, flat: _Flat, indent: int, tail: str) -> l
             symbol, level = _SYMBOLS[type(node.op)]
             left, right = flat.at_least(node.left, level), flat.at_least(node.right, level + 1)
             return [f"{head}(", f"    {left}", f"    {symbol} {right}", f"){tail}"]
+    if isinstance(node, ast.Name) and flat.plain(node).endswith("]"):
+        front, _, key = flat.plain(node).rpartition("[")
+        return [f"{head}{front}[", f"    {key[:-1]}", f"]{tail}"]
     return [whole]

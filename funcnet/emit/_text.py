@@ -172,6 +172,8 @@ def _broken(head: str, node: ast.expr, flat: _Flat, indent: int, tail: str) -> l
         parts = flat.arguments(node)
         start = f"{head}{flat.at_least(node.func, 15)}("
         inside = ", ".join(parts)
+        if len(start) + indent > WIDTH and isinstance(node.func, ast.Attribute):
+            return _broken(head, node.func.value, flat, indent, f".{node.func.attr}({inside}){tail}")
         if len(inside) <= room:
             return [start, f"    {inside}", f"){tail}"]
         lines = [start]

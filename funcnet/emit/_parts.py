@@ -321,7 +321,7 @@ class _Spoken(ast.NodeTransformer):
 
     def visit_Name(self, node: ast.Name) -> Any:  # noqa: N802
         known = node.id.startswith("%") or ":" in node.id
-        return ast.Name(self.spoken(node.id) if known else node.id, node.ctx)
+        return ast.Name(self.spoken(node.id) if known else node.id, getattr(node, "ctx", ast.Load()))
 
 
 def _places(items: Sequence[Any], new: Any, path: str) -> Iterator[str]:

@@ -264,7 +264,7 @@ def names_in(code: Any, kind: type[ast.expr_context] | None = None) -> Iterator[
 
 def _ordered(node: ast.AST, kind: type[ast.expr_context] | None) -> Iterator[str]:
     if isinstance(node, ast.Name):
-        if (kind is None or isinstance(node.ctx, kind)) and is_value(node.id):
+        if (kind is None or isinstance(getattr(node, "ctx", ast.Load()), kind)) and is_value(node.id):
             yield node.id
         return
     children = list(ast.iter_child_nodes(node))

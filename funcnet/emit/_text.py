@@ -137,6 +137,10 @@ class _Flat:
             text += f" {_COMPARE[type(symbol)]} {self.at_least(right, 6)}"
         return text, 5
 
+    def of_IfExp(self, node: ast.IfExp) -> tuple[str, int]:  # noqa: N802
+        parts = (self.at_least(part, 2) for part in (node.body, node.test, node.orelse))
+        return "{} if {} else {}".format(*parts), 1
+
     def of_JoinedStr(self, node: ast.JoinedStr) -> tuple[str, int]:  # noqa: N802
         parts = [
             part.value if isinstance(part, ast.Constant) else f"{{{self.plain(part.value)}}}"  # type: ignore

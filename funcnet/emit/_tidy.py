@@ -62,7 +62,7 @@ class _Substitution(ast.NodeTransformer):
         self.given = given
 
     def visit_Name(self, node: ast.Name) -> Any:  # noqa: N802
-        if not isinstance(node.ctx, ast.Load) or node.id not in self.given:
+        if isinstance(getattr(node, "ctx", None), ast.Store) or node.id not in self.given:
             return node
         return self.visit(self.given[node.id])
 

@@ -381,7 +381,7 @@ def _in_place(code: ast.stmt) -> bool:
 def _replaced(code: Any, value: str, by: ast.expr) -> Any:
     class Change(ast.NodeTransformer):
         def visit_Name(self, node: ast.Name) -> Any:  # noqa: N802
-            return by if node.id == value and isinstance(node.ctx, ast.Load) else node
+            return by if node.id == value and not isinstance(getattr(node, "ctx", None), ast.Store) else node
 
     import copy
 

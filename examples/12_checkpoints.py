@@ -88,7 +88,7 @@ def main() -> None:
             raise AssertionError("a rule that means nothing is an error")
 
 
-# The same from a shell, with the rules in a TOML file (checkpoint.rules.to_toml writes one):
+# The same from a shell, with the rules in a TOML file (checkpoint.to_toml writes one):
 #     funcnet inspect theirs.npz
 #     funcnet convert theirs.npz ours.safetensors --rules rules.toml --certificate certificate.json
 #     funcnet diff theirs.npz again.npz

@@ -1,8 +1,8 @@
 """A model of your own, and the way back to a module.
 
 A module is a class: parts in __init__, the computation in forward(self, x). A net is a function: parts in fn.compose,
-the computation in body(p, x). The bodies read alike, because p has the names that self has. So to_module can run the
-very same body, with p the module itself.
+the computation in body(p, x); or a class of the same two. The bodies read alike, because p has the names that self has.
+So to_module can run the very same body, with p the module itself.
 """
 
 import torch
@@ -44,6 +44,26 @@ def main() -> None:
     y = my_model(params, images)
     assert torch.equal(y, written(images))
 
+    # Or stateless as a class: the fields are hyperparameters, parts() says what it is made of.
+    class Convolutions(fn.Net):
+        channels: int
+        kernel_size: int = 5
+
+        def parts(self):
+            return {
+                "scale": fn.Param((self.channels, 1, 1), init=1.0),
+                "conv1": fn.Conv2d(1, self.channels, self.kernel_size),
+                "conv2": fn.Conv2d(self.channels, self.channels, self.kernel_size),
+            }
+
+        @staticmethod
+        def forward(p, x):
+            x = F.relu(p.conv1(x))
+            return F.relu(p.conv2(x)) * p.scale
+
+    assert torch.equal(Convolutions(20)(params, images), y)
+    assert Convolutions(20) == Convolutions(20, kernel_size=5) != Convolutions(20, kernel_size=3)
+
     # Net -> module: stock torch.nn layers, real Parameters, and the body above as its forward.
     module = fn.to_module(my_model, params, buffers)
     assert type(module.conv1) is nn.Conv2d
@@ -63,6 +83,7 @@ def main() -> None:
 
     print("written as a class:", written)
     print("written as a function:", my_model)
+    print("written as a net class:", Convolutions(20))
     print("made by to_module:", module)
 
 

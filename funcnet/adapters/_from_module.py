@@ -62,6 +62,11 @@ def from_module(module: nn.Module, *, example_inputs: Any = None, copy: bool = T
     ), ['0'])
     """
     if not isinstance(module, nn.Module):
+        if isinstance(module, Net):
+            raise ConversionError(
+                f"{module.title()} is a net already: net.init(0) gives its params and buffers, and "
+                f"funcnet.to_module(net, params, buffers) a module."
+            )
         hint = " Instantiate it first." if isinstance(module, type) else ""
         raise ConversionError(f"from_module takes an nn.Module, not {module!r:.80}.{hint}")
     module = unwrapped(module)

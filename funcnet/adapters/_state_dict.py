@@ -37,6 +37,7 @@ def to_state_dict(*args: Any) -> Flat:
 
     Raises:
         TreeError: if the trees do not fit the net.
+        TypeError: if they are no trees.
 
     >>> from funcnet import BatchNorm1d, Linear, Sequential
     >>> net = Sequential(Linear(2, 3), BatchNorm1d(3, affine=False))
@@ -46,6 +47,11 @@ def to_state_dict(*args: Any) -> Flat:
     if args and isinstance(args[0], Net):
         net, params, *rest = args
         return _of_net(net, params, rest[0] if rest else {})
+    if not args or not all(isinstance(tree, Mapping) for tree in args):
+        raise TypeError(
+            f"to_state_dict takes (net, params, buffers) or (params, buffers), got "
+            f"({', '.join(type(tree).__name__ for tree in args)}). A module has its own: module.state_dict()."
+        )
     params, *rest = args
     return flatten(_merged(params, rest[0] if rest else {}))
 

@@ -24,6 +24,7 @@ def to_module(net: Net, params: TreeLike, buffers: TreeLike | None = None) -> nn
 
     Raises:
         TreeError: if they do not; lists every misfit.
+        TypeError: if ``net`` is no net.
 
     >>> from funcnet import Linear, ReLU, Sequential
     >>> net = Sequential(Linear(2, 3), ReLU())
@@ -33,6 +34,8 @@ def to_module(net: Net, params: TreeLike, buffers: TreeLike | None = None) -> nn
       (1): ReLU()
     )
     """
+    if not isinstance(net, Net):
+        raise TypeError(f"to_module takes (net, params, buffers), got {type(net).__name__} for the net.")
     buffers = {} if buffers is None else buffers
     lines = check_trees(net, params, buffers)
     if lines:

@@ -182,7 +182,7 @@ def write_pickle(out: BinaryIO, content: Content) -> None:
     """Write one file as ``torch.save`` does: a flat dict of names, tied names being one tensor.
 
     Raises:
-        CheckpointError: if a value cannot be pickled.
+        CheckpointError: if a value cannot be pickled, or would be refused by those who load the file.
     """
     state: dict[str, Any] = {}
     for number, (name, spec) in enumerate(content.specs.items()):
@@ -195,11 +195,30 @@ def write_pickle(out: BinaryIO, content: Content) -> None:
         _Pickler(pickled, protocol=2).dump(state)
     except Exception as error:  # whatever a foreign value raises
         raise CheckpointError(f"a value cannot be pickled: {brief(error)}. Leave it out.") from None
+    unsafe = [f"{name}: a {type(value).__name__}" for name, value in content.extras.items() if not _comes_back(value)]
+    if unsafe:
+        raise CheckpointError(
+            f"these are neither tensors nor plain values, so weights_only=True would refuse them:{some(unsafe)}\n"
+            f"Leave them out; of a module save module.state_dict()."
+        )
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
         for name, data in (("data.pkl", pickled.getvalue()), ("byteorder", b"little"), ("version", b"3\n")):
             write_member(archive, f"archive/{name}", len(data), iter([memoryview(data)]))
         for number, (name, spec) in enumerate(content.specs.items()):
             write_member(archive, f"archive/data/{number}", spec.nbytes, content.chunks(name))
+
+
+def _comes_back(value: Any) -> bool:
+    """Whether ``torch.load(weights_only=True)`` takes a value."""
+    if isinstance(value, (bool, int, float, str, bytes, type(None))):
+        return True
+    file = io.BytesIO()
+    torch.save(value, file)
+    try:
+        torch.load(io.BytesIO(file.getvalue()), weights_only=True)
+    except pickle.UnpicklingError:
+        return False
+    return True
 
 
 def write_member(archive: zipfile.ZipFile, name: str, size: int, chunks: Iterator[memoryview]) -> None:

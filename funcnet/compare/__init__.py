@@ -6,6 +6,7 @@ the tensors of two runs that share nothing but their inputs.
 """
 
 from funcnet.compare._articles import compare_articles as compare_articles
+from funcnet.compare._built import built_target as built_target
 from funcnet.compare._errors import CompareError as CompareError
 from funcnet.compare._results import Articles as Articles
 from funcnet.compare._results import Compared as Compared

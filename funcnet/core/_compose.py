@@ -92,8 +92,11 @@ def compose(function: Callable[..., Any] | None = None, /, **parts: Any) -> Any:
         check_part(name, part)
 
     def decorate(body: Callable[..., Any]) -> Composed:
-        if not callable(body):
-            raise TypeError(f"compose decorates a function body(p, *inputs), not {body!r}.")
+        if not callable(body) or isinstance(body, Net):
+            given = body.title() if isinstance(body, Net) else repr(body)
+            raise TypeError(
+                f"compose decorates a function body(p, *inputs), not {given}. Parts are given by name: fc=..."
+            )
         name = getattr(body, "__name__", type(body).__name__)
         return Composed("Lambda" if name == "<lambda>" else name, body, tuple(parts.items()))
 

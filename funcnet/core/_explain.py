@@ -37,6 +37,11 @@ def explain(program: Program, params: TreeLike, error: Exception) -> Exception:
     view, place, inputs = bodies[-1]
     if isinstance(error, AttributeError) and (unset := _NO_SETTER.match(str(error))):
         return _no_such_name(view, unset[1] or unset[2])
+    if isinstance(error, AttributeError) and (unset := _unslotted(view, error)):
+        return AttributeError(
+            f"{place}: p.{unset[2]} cannot be set, as a call keeps nothing but buffers. Use a local variable, or "
+            f"declare {unset[2]}=funcnet.Buffer(shape)."
+        )
     expects = view._expects
     wanted = f"expected {expects}, " if expects else ""
     got = f"{wanted}got {', '.join(f'{name} {described(value)}' for name, value in inputs.items()) or 'no input'}"
@@ -118,12 +123,14 @@ def described(value: Any) -> str:
 
 
 _NO_SETTER = re.compile(r"property '(\w+)' of .* has no setter|can't set attribute '(\w+)'")
+_NO_SLOT = re.compile(r"'(\w+)' object has no attribute '(\w+)'")
+_OF_APPLY = re.compile("unexpected keyword argument '(train|training|rng|seed|generator)'")
 
 
 def _wrong_call(error: Exception) -> Exception:
     """A TypeError of the call itself says where buffers go, if there were too many arguments."""
     text = str(error)
-    if isinstance(error, TypeError) and re.search("unexpected keyword argument '(train|rng)'", text):
+    if isinstance(error, TypeError) and _OF_APPLY.search(text):
         return TypeError(f"{error}. A mode and draws are for net.apply(params, buffers, *inputs, train=, rng=).")
     if isinstance(error, TypeError) and "positional argument" in text:
         return TypeError(
@@ -131,6 +138,12 @@ def _wrong_call(error: Exception) -> Exception:
             f"net.apply(params, buffers, *inputs)."
         )
     return error
+
+
+def _unslotted(view: View, error: AttributeError) -> re.Match[str] | None:
+    """What could not be assigned to a view, as Python says it."""
+    found = _NO_SLOT.fullmatch(str(error))
+    return found if found and found[1] == type(view).__name__ else None
 
 
 def _no_such_name(view: View, name: str) -> AttributeError:

@@ -65,7 +65,8 @@ def value_and_grad(
         value = result[0] if has_aux else result
         if not isinstance(value, Tensor) or value.numel() != 1:
             got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(f"value_and_grad needs a scalar tensor from {function!r}, got {got}.")
+            hint = " Of (value, more) it takes has_aux=True." if isinstance(value, tuple) and not has_aux else ""
+            raise ValueError(f"value_and_grad needs a scalar tensor from {function!r}, got {got}.{hint}")
         # A graph that reaches other leaves belongs to somebody else too, who may differentiate the gradient.
         keeps = keeps and _reaches_others(value, inputs)
         wanted = [leaf for leaf in inputs if leaf.requires_grad]

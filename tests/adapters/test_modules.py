@@ -200,13 +200,19 @@ def test_what_is_made_of_a_net_is_a_module_like_any_other():
     [
         (nn.Linear, "takes an nn.Module, not <class .*Instantiate it first"),
         (torch.relu, "takes an nn.Module"),
+        (fn.ReLU(), r"ReLU is a net already: net\.init\(0\) gives its params and buffers"),
         (nn.LazyLinear(3), "weight, bias have no shape yet. Give .*example_inputs"),
     ],
-    ids=["class", "function", "lazy"],
+    ids=["class", "function", "net", "lazy"],
 )
 def test_what_is_no_finished_module_is_refused(module, message):
     with pytest.raises(fn.ConversionError, match=message):
         fn.from_module(module)
+
+
+def test_a_module_is_not_made_of_a_module():
+    with pytest.raises(TypeError, match=r"to_module takes \(net, params, buffers\), got Linear for the net"):
+        fn.to_module(nn.Linear(2, 2), {})
 
 
 def test_a_module_that_cannot_be_copied_is_refused():

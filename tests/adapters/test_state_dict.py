@@ -83,6 +83,9 @@ def test_interchanged_or_foreign_arguments_are_told():
     for wrong in ((NET, nn.Linear(2, 2)), ({}, NET)):
         with pytest.raises(TypeError, match=r"from_state_dict takes \(net, state_dict\)"):
             fn.from_state_dict(*wrong)
+    for wrong in ((nn.Linear(2, 2),), ({}, nn.Linear(2, 2)), ()):
+        with pytest.raises(TypeError, match=r"to_state_dict takes .*A module has its own: module\.state_dict\(\)"):
+            fn.to_state_dict(*wrong)
 
 
 def test_trees_are_copies_unless_asked_otherwise():

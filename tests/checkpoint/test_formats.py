@@ -79,6 +79,14 @@ def test_what_is_no_tensor_is_kept(target, tmp_path):
     assert load(tmp_path / name).extras == extras
 
 
+@pytest.mark.parametrize("name", ["c.pt", "c.npz", "c.safetensors"])
+def test_what_no_load_would_take_is_not_written(name, tmp_path):
+    for tree in (nn.ReLU(), {"w": torch.ones(2), "config": {"act": nn.ReLU()}}):
+        with pytest.raises(CheckpointError, match=r"neither tensors nor plain .*\n  (config\.act)?: a ReLU\n"):
+            save(tmp_path / name, tree)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_part_of_a_training_checkpoint(tmp_path):
     model = nn.Linear(3, 2)
     optimizer = torch.optim.Adam(model.parameters())

@@ -176,6 +176,11 @@ BAD = {
         [Rename("{x}.{y}", "{x}{y}")],
         r"does not tell how to come back from these names:\n  'aa\.bb' -> 'aabb'",
     ),
+    "a hole for many keys that comes back as one": (
+        specs(a__b__kernel=[2]),
+        [Rename("{layer**}.kernel", "{layer}.weight")],
+        r"'a\.b\.kernel' -> 'a\.b\.weight'\n  A hole stands for one key: write \{layer\*\*\} on both sides\.$",
+    ),
     "no such tensor": (
         specs(fc__weight=[2]),
         [Transpose("fc.wieght")],

@@ -123,7 +123,7 @@ def test_params_and_parts_cannot_be_assigned():
     for name in ("fc", "scale"):
         with pytest.raises(AttributeError, match=rf"{name!r} is a param or a part, which a call cannot replace"):
             net(net.init(0)[0], name)
-    with pytest.raises(AttributeError, match=r"no attribute 'other'|has no 'other'"):
+    with pytest.raises(AttributeError, match=r"net: p\.other cannot be set, as a call keeps nothing but buffers"):
         net(net.init(0)[0], "other")
 
 
@@ -351,3 +351,12 @@ def test_an_input_that_does_not_fit_is_told_with_the_path_under_transforms_too()
         torch.func.grad(lambda params: net(params, torch.ones(4, 6)).sum())(params)
     with pytest.raises(fn.ShapeError, match=told.format("6,")):
         torch.vmap(lambda x: net(params, x))(torch.ones(4, 6))
+
+
+@pytest.mark.parametrize("name", ["train", "training", "rng", "seed"])
+def test_a_mode_given_in_the_wrong_place_is_told_the_right_one(name):
+    net = fn.Linear(3, 2)
+    with pytest.raises(
+        TypeError, match=rf"'{name}'\. A mode and draws are for net\.apply\(params, buffers, .*train=, rng="
+    ):
+        net(net.init(0)[0], torch.ones(1, 3), **{name: 1})

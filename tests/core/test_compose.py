@@ -76,6 +76,11 @@ def test_parts_that_hold_state_are_refused(part, message):
         fn.compose(part=part)
 
 
+def test_a_net_is_a_part_and_no_body():
+    with pytest.raises(TypeError, match=r"a function body\(p, \*inputs\), not Linear\. Parts are given by name"):
+        fn.compose(fn.Linear(2, 2))
+
+
 class Mlp(fn.Net):
     """A net as a class, its fields the hyperparameters."""
 

@@ -1,4 +1,4 @@
-"""Every example runs, says something, shows both ways, and leaves nothing behind."""
+"""Every lesson runs, says something, shows both ways, and leaves nothing behind; and the course lists them in order."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import funcnet
 
 FOLDER = Path(__file__).parents[2] / "examples"
 EXAMPLES = sorted(FOLDER.glob("*.py"))
+lessons = pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 
 
 @pytest.fixture(autouse=True)
@@ -34,32 +35,49 @@ def test_the_folder_reads_as_a_course():
     assert [path.name[:3] for path in EXAMPLES] == [f"{number:02}_" for number in range(1, len(EXAMPLES) + 1)]
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_runs_and_leaves_no_file(path, capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    names, printed = run(path, capsys)
-    assert printed.strip()
-    assert names["fn"] is funcnet
-    assert names["nn"] is nn
-    assert list(tmp_path.iterdir()) == []
+def test_the_course_lists_each_lesson_once_and_in_order():
+    listed = re.findall(r"\]\((\d\d_\w+\.py)\)", (FOLDER / "README.md").read_text(encoding="utf-8"))
+    assert listed == [path.name for path in EXAMPLES]
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_prints_the_same_from_any_generator_state(path, capsys, tmp_path, monkeypatch):
+@lessons
+def test_runs_from_any_generator_state_and_leaves_no_file(path, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(1)
-    _, first = run(path, capsys)
+    names, first = run(path, capsys)
+    assert first.strip()
+    assert names["fn"] is funcnet
+    assert names["nn"] is nn
     torch.manual_seed(2)
     _, second = run(path, capsys)
     assert first == second
+    assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def text_of(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def test_the_landscape_is_drawn_when_asked(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.setattr("sys.argv", ["lesson", "--png", str(tmp_path / "landscape.png")])
+    run(FOLDER / "19_between_two_models.py", capsys)
+    assert (tmp_path / "landscape.png").read_bytes().startswith(b"\x89PNG")
+
+
+@lessons
 def test_shows_stateful_then_stateless(path):
-    text = path.read_text(encoding="utf-8")
-    labels = re.findall(r"^ *# (Stateful|Stateless)\b", text, flags=re.MULTILINE)
+    labels = re.findall(r"^ *# (Stateful|Stateless)\b", text_of(path), flags=re.MULTILINE)
     assert labels[:1] == ["Stateful"]
     assert "Stateless" in labels
-    assert re.search(r"\bnn\.\w", text)
-    assert re.search(r"\bfn\.\w", text)
-    assert "import funcnet as fn" in text
+    assert re.search(r"\bnn\.\w", text_of(path))
+    assert re.search(r"\bfn\.\w", text_of(path))
+    assert "import funcnet as fn" in text_of(path)
+
+
+@lessons
+def test_is_short_and_says_what_it_teaches(path):
+    assert len(text_of(path).splitlines()) < 120
+    title = text_of(path).removeprefix('"""').split("\n")[0]
+    assert title[0].isupper()
+    assert title[-1] in ".?"

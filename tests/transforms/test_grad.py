@@ -102,6 +102,11 @@ def test_what_is_no_scalar_tensor_is_refused(result):
         fn.value_and_grad(lambda params: result)(PARAMS)
 
 
+def test_a_pair_is_told_to_be_value_and_more():
+    with pytest.raises(ValueError, match=r"got tuple\. Of \(value, more\) it takes has_aux=True\."):
+        fn.value_and_grad(lambda params: (torch.ones(()), params))(PARAMS)
+
+
 def test_a_graph_that_belongs_to_somebody_else_is_kept():
     # Regression: the gradient of the inner function came back detached from what only plain autograd watches
     meta = torch.tensor(2.0, requires_grad=True)

@@ -47,7 +47,10 @@ class Rename(Rule):
             return self.nothing(state, self.source)
         renamed = _renamed(state, new_name)
         if unclear:
-            raise RuleError(f"{self.target!r} does not tell how to come back from these names:{some(unclear)}")
+            unlike = [f"{{{hole}**}}" for hole in source.holes if source.many(hole) and not target.many(hole)]
+            hint = f"\n  A hole stands for one key: write {', '.join(unlike)} on both sides." if unlike else ""
+            lines = some(list(dict.fromkeys(unclear)))
+            raise RuleError(f"{self.target!r} does not tell how to come back from these names:{lines}{hint}")
         return renamed
 
     def inverse(self) -> Rename:

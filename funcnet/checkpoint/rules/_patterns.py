@@ -48,6 +48,10 @@ class Pattern:
         found = self._regex.fullmatch(name)
         return None if found is None else found.groupdict()
 
+    def many(self, hole: str) -> bool:
+        """Whether a hole stands for any number of keys."""
+        return f"{{{hole}**}}" in self.text
+
     def format(self, holes: dict[str, str]) -> str:
         """The name with the holes filled."""
         return _HOLE.sub(lambda hole: holes[hole[1]], self.text)

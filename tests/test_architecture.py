@@ -27,6 +27,7 @@ LEVELS = [
     {"adapters"},
     {"inspect"},
     {"checkpoint"},
+    {"models"},
     {"compare"},
     {"cli", "__main__"},
 ]

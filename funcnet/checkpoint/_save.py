@@ -20,7 +20,7 @@ from funcnet.checkpoint._dtypes import DTYPES
 from funcnet.checkpoint._errors import CheckpointError, refuse, some
 from funcnet.checkpoint._files import bytes_of, chunks_of
 from funcnet.checkpoint._flat import flatten_all
-from funcnet.checkpoint._lazy import Checkpoint, Spec
+from funcnet.checkpoint._lazy import Checkpoint, Spec, unwritable
 from funcnet.checkpoint._nodes import Source
 from funcnet.checkpoint._npz import write_npz
 from funcnet.checkpoint._pickle import write_pickle
@@ -142,6 +142,9 @@ def write(path: Path, content: Content, *, shard_size: int | str | None = None, 
         CheckpointError: if path and format do not go together, or the format has no place for something.
     """
     named, in_folder = destination(path, shard_size, format)
+    wrong = unwritable([*content.specs, *content.aliases, *content.extras])
+    if wrong:
+        raise CheckpointError(f"these names are no text:{some(wrong)}")
     twice = sorted(set(content.extras) & {*content.specs, *content.aliases})
     if twice:
         raise CheckpointError(f"these names stand for a tensor and for a value; rename one of each:{some(twice)}")

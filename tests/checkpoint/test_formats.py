@@ -317,3 +317,18 @@ def test_two_things_at_one_path(tmp_path):
     torch.save({"a.b": torch.ones(1), "a": {"b": torch.ones(2)}}, tmp_path / "a.pt")
     with pytest.raises(CheckpointError, match=r"each stand for two things.*\n  a\.b"):
         load(tmp_path / "a.pt")
+
+
+def test_params_and_buffers_are_saved_as_a_state_dict_and_come_back(tmp_path):
+    net = fn.Sequential(fn.Linear(3, 4), fn.BatchNorm1d(4), fn.Linear(3, 4, bias=False)).tie({"2.weight": "0.weight"})
+    trees = net.init(0)
+    save(tmp_path / "a.safetensors", trees, aliases=net.aliases)
+    module = fn.to_module(net, *trees)
+    save(tmp_path / "b.safetensors", module.state_dict())
+    ckpt = load(tmp_path / "a.safetensors")
+    assert set(ckpt) == set(module.state_dict())
+    assert raws(load(tmp_path / "b.safetensors")) == {
+        name: raws(ckpt)[name] for name in load(tmp_path / "b.safetensors")
+    }
+    assert_identical(fn.from_state_dict(net, ckpt), trees)
+    module.load_state_dict(ckpt)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
+import heapq
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from funcnet.checkpoint._matching._families import Family
@@ -18,48 +18,62 @@ def assigned(sources: Sequence[Family], targets: Sequence[Family]) -> list[tuple
     forced = [link for link in _forced(possible) if not link.unclear]
     taken = [(link, "the only ones of their shape") for link in forced]
     used = {family for link in forced for family in link.both}
-    modules = _Modules()
-    for link in forced:
-        modules.take(link)
     places = (_places(sources), _places(targets))
-    score = {link: link.score + 0.15 * _nearness(link, *places) for link in possible}
+    ranking = _Ranking({link: link.score + 0.15 * _nearness(link, *places) for link in possible})
+    for link in forced:
+        ranking.learn(link)
     # matrices before vectors, whose shapes tell less, but which lie beside the matrices
     for vectors in (False, True):
-        rest = [link for link in possible if (len(link.sources[0].shape) < 2) == vectors]
-        while rest := [link for link in rest if used.isdisjoint(link.both)]:
-            best = max(rest, key=lambda link: score[link] + 0.4 * modules.agreement(link))
-            used |= {*best.both}
-            modules.take(best)
-            taken.append((best, ""))
+        for link in ranking.best(link for link in possible if (len(link.sources[0].shape) < 2) == vectors):
+            if used.isdisjoint(link.both):
+                used |= {*link.both}
+                ranking.learn(link)
+                taken.append((link, ""))
     taken.sort(key=lambda pair: pair[0].sources[0].position)
     return [(_decided(link, [other for other, _ in taken]), why) for link, why in taken]
 
 
-class _Modules:
-    """What is known of which module became which: tensors of one stay together."""
+class _Ranking:
+    """Links by how likely they are, which changes as modules become known: the tensors of one stay together."""
 
-    def __init__(self) -> None:
+    def __init__(self, scores: Mapping[Link, float]) -> None:
+        self._scores = scores
+        self._order = {link: number for number, link in enumerate(scores)}
         self._after: dict[str, str] = {}
         self._before: dict[str, str] = {}
+        self._beside: dict[tuple[str, str], list[Link]] = {}
+        for link in scores:
+            for side in ("before", "after"):
+                self._beside.setdefault((side, getattr(link, side)), []).append(link)
+        self._heap: list[tuple[float, int, Link]] = []
 
-    def take(self, link: Link) -> None:
-        """Learn from a link that is taken."""
-        before, after = _module(link.sources), _module(link.targets)
-        self._after.setdefault(before, after)
-        self._before.setdefault(after, before)
+    def learn(self, link: Link) -> None:
+        """Note which module became which, and rank the links of both anew."""
+        self._after.setdefault(link.before, link.after)
+        self._before.setdefault(link.after, link.before)
+        if self._heap:
+            for other in (*self._beside["before", link.before], *self._beside["after", link.after]):
+                heapq.heappush(self._heap, self._ranked(other))
 
-    def agreement(self, link: Link) -> int:
-        """1 if another tensor went the same way, -1 if one went another way, else 0."""
-        before, after = _module(link.sources), _module(link.targets)
-        if self._after.get(before) == after:
+    def best(self, given: Iterable[Link]) -> Iterator[Link]:
+        """All links, the likeliest first, as far as is known when each is asked for."""
+        self._heap = [self._ranked(link) for link in given]
+        meant = {link for _, _, link in self._heap}
+        heapq.heapify(self._heap)
+        while self._heap:
+            found = heapq.heappop(self._heap)
+            if found[2] in meant and found == self._ranked(found[2]):
+                meant.discard(found[2])
+                yield found[2]
+
+    def _ranked(self, link: Link) -> tuple[float, int, Link]:
+        return -self._scores[link] - 0.4 * self._agreement(link), self._order[link], link
+
+    def _agreement(self, link: Link) -> int:
+        """1 if another tensor of the module went the same way, -1 if one went another way, else 0."""
+        if self._after.get(link.before) == link.after:
             return 1
-        return -1 if before in self._after or after in self._before else 0
-
-
-@functools.cache
-def _module(side: tuple[Family, ...]) -> str:
-    """The path of the module that has these tensors."""
-    return "+".join(family.pattern.replace("/", ".").rpartition(".")[0] for family in side)
+        return -1 if link.before in self._after or link.after in self._before else 0
 
 
 def _forced(possible: Sequence[Link]) -> list[Link]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from funcnet._typing import Shape
 from funcnet.checkpoint.rules._patterns import Pattern
@@ -29,7 +30,7 @@ class Family:
     members: dict[tuple[str, ...], str]
     position: int
 
-    @property
+    @cached_property
     def counts(self) -> tuple[int, ...]:
         """How many numbers each hole stands for."""
         numbers = list(self.members)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from funcnet._typing import Shape
 from funcnet.checkpoint._matching._families import HOLES, Family
@@ -47,6 +48,16 @@ class Link:
     def both(self) -> tuple[Family, ...]:
         """Sources and targets."""
         return (*self.sources, *self.targets)
+
+    @cached_property
+    def before(self) -> str:
+        """The path of the module that has the sources."""
+        return _module(self.sources)
+
+    @cached_property
+    def after(self) -> str:
+        """The path of the module that has the targets."""
+        return _module(self.targets)
 
     @property
     def joins(self) -> bool:
@@ -92,8 +103,12 @@ class Link:
 
 def links(sources: Sequence[Family], targets: Sequence[Family]) -> Iterator[Link]:
     """Every way that the shapes allow."""
+    alike: dict[object, dict[Family, None]] = {}
+    for target in targets:
+        for key in _keys(target):
+            alike.setdefault(key, {})[target] = None
     for source in sources:
-        for target in targets:
+        for target in dict.fromkeys(family for key in _keys(source) for family in alike.get(key, ())):
             yield from _single(source, target)
     for group in _siblings(sources):
         for target in targets:
@@ -101,6 +116,15 @@ def links(sources: Sequence[Family], targets: Sequence[Family]) -> Iterator[Link
     for group in _siblings(targets):
         for source in sources:
             yield from _split(source, group)
+
+
+def _keys(family: Family) -> list[tuple[object, ...]]:
+    """What families have in common that may be one another: the sizes of axes, in any order, also if stacked."""
+    counts = family.counts
+    keys: list[tuple[object, ...]] = [(counts, tuple(sorted(family.shape)))]
+    for hole, count in enumerate(counts):
+        keys.append(((*counts[:hole], *counts[hole + 1 :]), tuple(sorted((count, *family.shape)))))
+    return keys
 
 
 def _layouts(source: Family, target: Family) -> Iterator[tuple[Shape, Shape, int | None, int | None]]:
@@ -187,6 +211,10 @@ def _siblings(given: Sequence[Family]) -> Iterator[tuple[Family, ...]]:
         for together in _TOGETHER:
             if set(together) <= set(found):
                 yield tuple(found[meaning] for meaning in together)
+
+
+def _module(side: tuple[Family, ...]) -> str:
+    return "+".join(family.pattern.replace("/", ".").rpartition(".")[0] for family in side)
 
 
 def _fused_name(parts: tuple[Family, ...]) -> str:

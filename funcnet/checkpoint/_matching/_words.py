@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from functools import cache
+from functools import lru_cache
 
 _MEANINGS = {
     "token": "wte embed_tokens word_embeddings tok_embeddings token_embedding tok token word shared",
@@ -33,7 +33,7 @@ _MEANINGS = {
 _MEANING = {word: meaning for meaning, words in _MEANINGS.items() for word in words.split()}
 
 
-@cache
+@lru_cache(1 << 14)
 def meanings(name: str) -> tuple[str, ...]:
     """The words of a name, each as what it means; holes and numbers are left out.
 
@@ -50,7 +50,11 @@ def likeness(one: str, other: str) -> float:
     >>> likeness("h.{i}.ln_1.bias", "layers.{i}.norm1.bias") > likeness("h.{i}.ln_2.bias", "layers.{i}.norm1.bias")
     True
     """
-    left, right = meanings(one), meanings(other)
+    return _likeness(meanings(one), meanings(other))
+
+
+@lru_cache(1 << 16)
+def _likeness(left: tuple[str, ...], right: tuple[str, ...]) -> float:
     shared = len(set(left) & set(right)) / (len(set(left) | set(right)) or 1)
     last = bool(left and right and left[-1] == right[-1])
     return 0.65 * shared + 0.15 * last + 0.2 * difflib.SequenceMatcher(None, left, right).ratio()

@@ -107,6 +107,12 @@ def test_names_that_change_places_do_not_meet():
     assert shapes_after(before, reviewed(match(before, after))) == after
 
 
+def test_patterns_mean_no_tensor_that_has_its_name_already():
+    before = {**{f"h.{i}.w": (2, 3) for i in range(2)}, "h.last.w": (5,), "x.0.w": (7,), "x.1.w": (7,)}
+    after = {**{f"g.{i}.w": (2, 3) for i in range(2)}, "h.last.w": (5,), "h.0.w": (7,), "h.1.w": (7,)}
+    assert shapes_after(before, reviewed(match(before, after))) == after
+
+
 def test_a_square_matrix_is_turned_as_the_others_are():
     before = {"a.kernel": (2, 3), "b.kernel": (4, 4), "c.kernel": (5, 5)}
     found = match(before, {"a.weight": (3, 2), "b.weight": (4, 4), "c.weight": (5, 5)})

@@ -41,18 +41,18 @@ class Family:
         return tuple(self.members.values())
 
 
-def families(shapes: Mapping[str, Shape]) -> list[Family]:
+def families(shapes: Mapping[str, Shape], numbered: bool = True) -> list[Family]:
     """All tensors, by families, in the order of the checkpoint.
 
     Numbers make a family where they are keys or follow an underscore, run from 0 without a gap, and all combinations
-    of them are there with one shape; else every name is by itself.
+    of them are there with one shape; else, and where ``numbered`` is false, every name is by itself.
 
     >>> [family.pattern for family in families({"h.0.w": (2,), "h.1.w": (2,), "fc_1": (3,)})]
     ['h.{i}.w', 'fc_1']
     """
     order = {name: position for position, name in enumerate(shapes)}
     found: list[Family] = []
-    pending = [(list(shapes), 0)]
+    pending = [(list(shapes), 0 if numbered else len(HOLES) + 1)]
     while pending:
         names, kept = pending.pop()
         groups: dict[str, dict[tuple[str, ...], str]] = {}
@@ -73,7 +73,7 @@ def families(shapes: Mapping[str, Shape]) -> list[Family]:
 def _generalised(name: str, kept: int) -> tuple[str, tuple[str, ...]]:
     """A name with holes for its numbers but the last ``kept``, and the numbers."""
     spans = list(_NUMBER.finditer(name))
-    spans = spans[: max(0, len(spans) - kept)][: len(HOLES)]
+    spans = [] if kept > len(HOLES) else spans[: max(0, len(spans) - kept)][: len(HOLES)]
     pattern, end = "", 0
     for hole, span in zip(HOLES, spans, strict=False):
         pattern += f"{name[end : span.start()]}{{{hole}}}"

@@ -7,16 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from funcnet._typing import Shape
 from funcnet.checkpoint._detect import load
 from funcnet.checkpoint._errors import RuleError, some
-from funcnet.checkpoint._lazy import Checkpoint
+from funcnet.checkpoint._lazy import Checkpoint, Spec
 from funcnet.checkpoint._matching._assign import assigned
 from funcnet.checkpoint._matching._families import Family, families
 from funcnet.checkpoint._matching._links import Link
-from funcnet.checkpoint.rules import Fill, Prefix, Rename, Rule, Tie, Untie, to_toml
+from funcnet.checkpoint._proof import apply_rules
+from funcnet.checkpoint.rules import Fill, Prefix, Rename, Rule, State, Tie, Untie, to_toml
 from funcnet.core import Buffer, Net
 
 
@@ -127,8 +129,15 @@ def match(source: Any, target: Any) -> Match:
     >>> found.rules
     (Prefix(add='', remove='module.', optional=False), Rename(source='b', target='c', optional=False))
     """
-    before, ties = _shapes(source)
-    after, wanted = _shapes(target)
+    before, after = _shapes(source), _shapes(target)
+    found = _matched(*before, *after, numbered=True)
+    # a pattern of one rule may mean what another has made, or what has its name already
+    return found if _leads(found, *before, after[0]) else _matched(*before, *after, numbered=False)
+
+
+def _matched(
+    before: dict[str, Shape], ties: dict[str, str], after: dict[str, Shape], wanted: dict[str, str], numbered: bool
+) -> Match:
     proposals = list(_prefix(before, {**after, **dict.fromkeys(wanted)}))
     for proposal in proposals:
         rule: Any = proposal.rules[0]
@@ -136,7 +145,9 @@ def match(source: Any, target: Any) -> Match:
         ties = {_moved(alias, rule): _moved(owner, rule) for alias, owner in ties.items()}
     proposals += [_forget(alias, owner) for alias, owner in ties.items() if alias not in wanted]
     same = [name for name, shape in before.items() if after.get(name, ...) == shape]
-    pairs = assigned(*(families({k: v for k, v in side.items() if k not in same}) for side in (before, after)))
+    kept = set(same)
+    others = ({name: shape for name, shape in side.items() if name not in kept} for side in (before, after))
+    pairs = assigned(*(families(side, numbered) for side in others))
     moved, pairs = _out_of_the_way(pairs)
     proposals += moved
     for link, why in pairs:
@@ -147,14 +158,25 @@ def match(source: Any, target: Any) -> Match:
         )
     used = {name for link, _ in pairs for family in link.sources for name in family.names}
     made = {name for link, _ in pairs for family in link.targets for name in family.names}
-    left = [name for name in before if name not in same and name not in used]
-    missing = [name for name in after if name not in same and name not in made]
+    left = [name for name in before if name not in kept and name not in used]
+    missing = [name for name in after if name not in kept and name not in made]
     for alias, owner in wanted.items():
         if alias not in ties and owner not in missing:
             proposals.append(_tie(alias, owner, stored=alias in left))
             left = [name for name in left if name != alias]
     counters, missing = _counters(missing, after)
     return Match((*proposals, *counters), len(same), tuple(left), tuple(missing))
+
+
+def _leads(found: Match, before: Mapping[str, Shape], ties: Mapping[str, str], after: Mapping[str, Shape]) -> bool:
+    """Whether the rules give every tensor of the target that is not missing."""
+    specs = {name: Spec(shape, torch.float32) for name, shape in before.items()}
+    try:
+        made = apply_rules(State.of(specs, ties), [rule for one in found.proposals for rule in one.rules]).tensors
+    except RuleError:
+        return False
+    missing = set(found.missing)
+    return all(name in missing or (name in made and made[name].shape == shape) for name, shape in after.items())
 
 
 def _shapes(given: Any) -> tuple[dict[str, Shape], dict[str, str]]:

@@ -2,6 +2,7 @@
 
 from funcnet import checkpoint as checkpoint
 from funcnet import init as init
+from funcnet import models as models
 from funcnet import parametrize as parametrize
 from funcnet import random as random
 from funcnet import tree as tree

@@ -28,6 +28,7 @@ LEVELS = [
     {"inspect"},
     {"checkpoint"},
     {"emit"},
+    {"models"},
     {"compare"},
     {"cli", "__main__"},
 ]

@@ -97,7 +97,8 @@ def from_state_dict(net: Net, state_dict: Mapping[str, Any], *, copy: bool = Tru
 
     Args:
         net: says which keys and shapes there are.
-        state_dict: as ``module.state_dict()`` or ``torch.load(path, weights_only=True)`` gives it. A tied tensor may be
+        state_dict: as ``module.state_dict()``, ``funcnet.checkpoint.load(path)`` or ``torch.load(path,
+            weights_only=True)`` gives it. A tied tensor may be
             there under one of its names or under all of them; a non-persistent buffer may be missing, and then gets its
             first value. ``module.`` and ``_orig_mod.``, put into keys by DataParallel and torch.compile, are read past.
         copy: when false, the trees share memory with ``state_dict``.
@@ -147,7 +148,7 @@ def from_state_dict(net: Net, state_dict: Mapping[str, Any], *, copy: bool = Tru
     params: Flat = {}
     buffers: Flat = {}
     for entry in net.entries():
-        value = given[entry.path].detach()
+        value = given.pop(entry.path).detach()  # what was read from a file just now goes as soon as it is copied
         (params if entry.kind == "params" else buffers)[entry.path] = value.clone() if copy else value
     return unflatten(params), unflatten(buffers)
 

@@ -3,6 +3,8 @@
 ``load`` opens any common format as a lazy mapping from names to tensors; ``save`` writes one, whole or not at all.
 ``convert`` goes from one file to another by rules, a small set of typed, invertible operations; ``plan`` proves before
 any tensor is read that the rules lose nothing, and the certificate of a conversion lets ``verify`` check it later.
+Rules need not be written by hand: ``flax_rules`` knows the conventions of Flax, ``funcnet.models.rules`` those of some
+models of transformers, and ``match`` proposes rules between any two layouts for a person to look at.
 """
 
 from funcnet.checkpoint._certificate import Certificate as Certificate
@@ -19,6 +21,10 @@ from funcnet.checkpoint._look import Difference as Difference
 from funcnet.checkpoint._look import Stats as Stats
 from funcnet.checkpoint._look import differences as differences
 from funcnet.checkpoint._look import stats as stats
+from funcnet.checkpoint._matching import Match as Match
+from funcnet.checkpoint._matching import Proposal as Proposal
+from funcnet.checkpoint._matching import flax_rules as flax_rules
+from funcnet.checkpoint._matching import match as match
 from funcnet.checkpoint._plan import Plan as Plan
 from funcnet.checkpoint._plan import plan as plan
 from funcnet.checkpoint._save import save as save

@@ -13,6 +13,7 @@ from funcnet.checkpoint._atomic import replacing
 from funcnet.checkpoint._detect import load
 from funcnet.checkpoint._dtypes import dtype_of, name_of
 from funcnet.checkpoint._errors import CheckpointError, RuleError, brief, refuse
+from funcnet.checkpoint._files import File
 from funcnet.checkpoint._lazy import Checkpoint, Spec, check_shape
 from funcnet.checkpoint._plan import Plan, plan
 from funcnet.checkpoint._proof import METHOD
@@ -95,9 +96,10 @@ class Certificate:
             RuleError: if its rules are no bijection of the tensors it lists.
         """
         try:
-            if os.path.getsize(path) > _LONGEST:
-                raise ValueError(f"{os.path.getsize(path):,} bytes")
-            found = json.loads(Path(path).read_bytes().decode())
+            file = File(path)
+            if file.size > _LONGEST:
+                raise ValueError(f"{file.size:,} bytes")
+            found = json.loads(file.read(0, file.size).decode())
             if found["certificate"] != VERSION:
                 raise ValueError(f"version {found['certificate']}, and this is for version {VERSION}")
             source, before = _read_side(found["source"])

@@ -16,7 +16,7 @@ from funcnet.checkpoint._lazy import Checkpoint
 from funcnet.checkpoint._plan import Plan, casts, plan
 from funcnet.checkpoint._save import destination, write
 from funcnet.checkpoint._stream import Stream
-from funcnet.checkpoint.rules import Rule, Untie, from_toml
+from funcnet.checkpoint.rules import Rule, from_toml
 from funcnet.checkpoint.rules import inverse as inverse_of
 
 
@@ -37,7 +37,7 @@ def plan_conversion(
 
     Args, Raises: as of :func:`convert`.
     """
-    named, _ = destination(Path(dst), shard_size, format)
+    destination(Path(dst), shard_size, format)
     ckpt = taken(load(src), part, select)
     if not isinstance(rules, (str, os.PathLike)):
         steps = tuple(rules)
@@ -48,9 +48,6 @@ def plan_conversion(
     made = plan(ckpt.specs, steps, ckpt.aliases)
     if dtype is not None:
         steps += tuple(casts(made.specs, dtype, lossy))
-        made = plan(ckpt.specs, steps, ckpt.aliases)
-    if named == "dcp" and made.aliases:
-        steps += tuple(Untie(alias, owner) for alias, owner in made.aliases.items())
         made = plan(ckpt.specs, steps, ckpt.aliases)
     return ckpt, made
 

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from funcnet._typing import Shape
 from funcnet.checkpoint._atomic import replacing_folder, writing
 from funcnet.checkpoint._content import Content
 from funcnet.checkpoint._dtypes import DTYPES
@@ -81,6 +82,8 @@ def read_dcp(path: Path) -> Checkpoint:
     metadata = _metadata(path)
     files: dict[str, File] = {}
     entries: dict[str, Entry] = {}
+    aliases: dict[str, str] = {}
+    owners: dict[Any, str] = {}
     extras: dict[str, Any] = {}
     wrong: list[str] = []
     try:
@@ -96,13 +99,18 @@ def read_dcp(path: Path) -> Checkpoint:
                 (info,) = placed.get(name, {}).values()
                 extras[name] = _value(*_place(path, files, info), name)
             else:
-                entries[name] = _entry(path, files, placed.get(name, {}), record)
+                spec, pieces = _described(path, files, placed.get(name, {}), record)
+                owner = owners.setdefault((spec, tuple(pieces)) if pieces else name, name)
+                if owner == name:
+                    entries[name] = _entry(spec, pieces)
+                else:
+                    aliases[name] = owner
         except (ValueError, AttributeError, TypeError) as error:  # noqa: PERF203  all at once
             wrong.append(f"{name!r}: {error}")
     if wrong:
         raise CheckpointError(f"{str(path)!r} is not a sound distributed checkpoint:{some(wrong)}")
     return Checkpoint(
-        path, "dcp", entries, {}, extras, files=(path / METADATA, *(path / relative for relative in files))
+        path, "dcp", entries, aliases, extras, files=(path / METADATA, *(path / relative for relative in files))
     )
 
 
@@ -151,7 +159,10 @@ def _value(file: File, offset: int, length: int, name: str) -> Any:
     return values[name] if list(values) == [name] else values
 
 
-def _entry(path: Path, files: dict[str, File], placed: dict[Any, Any], record: Any) -> Entry:
+def _described(
+    path: Path, files: dict[str, File], placed: dict[Any, Any], record: Any
+) -> tuple[Spec, list[tuple[Shape, Shape, tuple[File, int, int]]]]:
+    """A tensor, and its chunks: where each is in the tensor, its sizes, and where it is stored."""
     dtype = record.properties.state[0]
     if dtype not in DTYPES.values():
         raise ValueError(f"has the dtype {dtype}, which is none of {', '.join(DTYPES)}")
@@ -165,6 +176,11 @@ def _entry(path: Path, files: dict[str, File], placed: dict[Any, Any], record: A
     _check_cover(spec, pieces)
     if spec.nbytes > sum(length for _, _, (_, _, length) in pieces):
         raise ValueError(f"has fewer bytes than {dtype} of shape {list(spec.shape)} takes")
+    return spec, pieces
+
+
+def _entry(spec: Spec, pieces: list[tuple[Shape, Shape, tuple[File, int, int]]]) -> Entry:
+    dtype = spec.dtype
 
     def stored(sizes: tuple[int, ...], place: tuple[File, int, int]) -> Entry:
         file, offset, length = place
@@ -209,7 +225,8 @@ def _check_cover(spec: Spec, pieces: list[Any]) -> None:
 def write_dcp(path: Path, content: Content, old: list[str]) -> None:
     """Write a folder that ``torch.distributed.checkpoint`` loads, one tensor in memory at a time.
 
-    The format has no place for ties; a tied tensor is written under each of its names.
+    A tied tensor is there under each of its names, and all say that it is stored at one place: so other tools find it,
+    it is on disk once, and reading it here gives the tie back.
     """
     from torch.distributed.checkpoint.filesystem import _StorageInfo
     from torch.distributed.checkpoint.metadata import (
@@ -227,6 +244,7 @@ def write_dcp(path: Path, content: Content, old: list[str]) -> None:
     with replacing_folder(path, METADATA, old) as place:
         target, data_name = place("__0_0.distcp")
         with writing(target) as out:
+            places: dict[str, Any] = {}
             for name in names:
                 begin = out.tell()
                 if name in content.extras:
@@ -235,13 +253,15 @@ def write_dcp(path: Path, content: Content, old: list[str]) -> None:
                 else:
                     owner = content.aliases.get(name, name)
                     spec = content.specs[owner]
-                    torch.save(_assembled(spec, content, owner), out)
+                    if name == owner:
+                        torch.save(_assembled(spec, content, owner), out)
                     size, origin = torch.Size(spec.shape), torch.Size([0] * len(spec.shape))
                     described[name] = TensorStorageMetadata(
                         TensorProperties(spec.dtype), size, [ChunkStorageMetadata(origin, size)]
                     )
                     index = MetadataIndex(name, origin, 0)
-                stored[index] = _StorageInfo(data_name, begin, out.tell() - begin)
+                places.setdefault(content.aliases.get(name, name), _StorageInfo(data_name, begin, out.tell() - begin))
+                stored[index] = places[content.aliases.get(name, name)]
         planned = {name: (name,) for name in names}
         place(METADATA)[0].write_bytes(pickle.dumps(Metadata(described, planned, stored)))
 

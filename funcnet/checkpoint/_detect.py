@@ -8,7 +8,7 @@ from pathlib import Path
 from funcnet.checkpoint._dcp import METADATA, read_dcp
 from funcnet.checkpoint._errors import CheckpointError, refuse, some
 from funcnet.checkpoint._files import File
-from funcnet.checkpoint._lazy import Checkpoint
+from funcnet.checkpoint._lazy import Checkpoint, unwritable
 from funcnet.checkpoint._npz import read_npz
 from funcnet.checkpoint._pickle import LEGACY, read_pickle
 from funcnet.checkpoint._safetensors import read_safetensors
@@ -45,6 +45,9 @@ def load(path: str | os.PathLike[str], part: str | None = None) -> Checkpoint:
     tensor(6.)
     """
     found = _read(Path(path))
+    wrong = unwritable([*found, *found.extras])
+    if wrong:
+        raise CheckpointError(f"{str(path)!r} has names that are no text:{some(wrong)}")
     return found if part is None else found.part(part)
 
 

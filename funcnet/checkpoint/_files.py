@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import io
 import os
+import stat
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,13 +23,21 @@ CHUNK = 512 << 10
 
 
 class File:
-    """A file that stays open while anything reads from it, also after another has taken its name."""
+    """A file that stays open while anything reads from it, also after another has taken its name.
 
-    def __init__(self, path: str | Path) -> None:
+    Raises:
+        CheckpointError: if it is a pipe or a device, which might be waited for or read forever.
+        OSError: if it cannot be opened.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self._file = open(path, "rb", buffering=0)  # noqa: SIM115  closed when nothing refers to it any more
+        self._file = open(path, "rb", buffering=0, opener=_at_once)  # noqa: SIM115  closed when nothing refers to it
         self._lock = threading.Lock()
-        self.size = os.fstat(self._file.fileno()).st_size
+        status = os.fstat(self._file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise refuse(path, "is no plain file", "Save what it gives to a file first.")
+        self.size = status.st_size
 
     def __del__(self) -> None:
         if hasattr(self, "_file"):
@@ -54,6 +63,11 @@ class File:
         data = bytearray(count)
         self.read_into(offset, memoryview(data))
         return bytes(data)
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Open without waiting for somebody at the other end, as pipes do; plain files do not know the difference."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 class Window(io.RawIOBase):

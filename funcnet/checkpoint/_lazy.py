@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -160,6 +160,21 @@ class Checkpoint(Mapping[str, Tensor]):
                 entries[alias] = self.entries[owner]
         extras = {name: value for name, value in self.extras.items() if test(name)}
         return replace(self, entries=entries, aliases=aliases, extras=extras)
+
+
+def unwritable(names: Iterable[str]) -> list[str]:
+    """Names that are no text: halves of characters, which JSON and pickles let through and no file can be given.
+
+    >>> unwritable(["a", "\\ud800"])
+    ["'\\\\ud800'"]
+    """
+    wrong = []
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:  # noqa: PERF203  all at once
+            wrong.append(ascii(name))
+    return wrong
 
 
 def check_shape(shape: Any, itemsize: int = 1) -> Shape:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from funcnet._typing import TreeLike
+from funcnet.adapters import to_state_dict
 from funcnet.checkpoint._atomic import replacing
 from funcnet.checkpoint._content import Content
 from funcnet.checkpoint._dcp import METADATA, write_dcp
@@ -20,7 +21,7 @@ from funcnet.checkpoint._dtypes import DTYPES
 from funcnet.checkpoint._errors import CheckpointError, refuse, some
 from funcnet.checkpoint._files import bytes_of, chunks_of
 from funcnet.checkpoint._flat import flatten_all
-from funcnet.checkpoint._lazy import Checkpoint, Spec
+from funcnet.checkpoint._lazy import Checkpoint, Spec, unwritable
 from funcnet.checkpoint._nodes import Source
 from funcnet.checkpoint._npz import write_npz
 from funcnet.checkpoint._pickle import write_pickle
@@ -34,7 +35,7 @@ _IN_FOLDERS = {"safetensors": ("model", ".safetensors"), "pt": ("pytorch_model",
 
 def save(
     path: str | os.PathLike[str],
-    tree: TreeLike,
+    tree: TreeLike | tuple[TreeLike, TreeLike],
     *,
     aliases: Mapping[str, str] | None = None,
     shard_size: int | str | None = None,
@@ -48,8 +49,9 @@ def save(
 
     Args:
         path: a file whose suffix says the format (.safetensors, .pt, .pth, .bin, .npz), or a folder.
-        tree: nested dicts of tensors. What is not a tensor, as an epoch, is kept as a value. A ``Checkpoint`` is
-            written tensor by tensor, with its ties and all.
+        tree: nested dicts of tensors, a ``state_dict``, or the pair of params and buffers of a net, which is written
+            as its ``state_dict``: ``funcnet.from_state_dict(net, load(path))`` gives it back. What is not a tensor, as
+            an epoch, is kept as a value. A ``Checkpoint`` is written tensor by tensor, with its ties and all.
         aliases: further ties, as ``net.aliases`` has them: names that are not in the tree -> names that are.
         shard_size: bytes of one file of a folder, as ``"2GB"``; without it a folder gets one file.
         format: "safetensors", "pt", "npz" or "dcp" (a folder of torch.distributed.checkpoint), where the suffix does
@@ -67,6 +69,8 @@ def save(
     >>> list(ckpt), ckpt.aliases
     (['embed.weight', 'head.weight'], {'head.weight': 'embed.weight'})
     """
+    if isinstance(tree, tuple) and len(tree) == 2 and all(isinstance(half, Mapping) for half in tree):
+        tree = to_state_dict(*tree)
     content, wrong = (_of_checkpoint(tree), []) if isinstance(tree, Checkpoint) else _of_tree(tree)
     ties = {alias: content.aliases.get(owner, owner) for alias, owner in (aliases or {}).items()}
     wrong += [
@@ -94,7 +98,7 @@ def _of_checkpoint(ckpt: Checkpoint) -> Content:
     return Content(ckpt.specs, chunks, ckpt.aliases, ckpt.extras, ckpt.metadata)
 
 
-def _of_tree(tree: TreeLike) -> tuple[Content, list[str]]:
+def _of_tree(tree: TreeLike | tuple[TreeLike, TreeLike]) -> tuple[Content, list[str]]:
     """What to write, and what of it cannot be written."""
     tensors, extras = flatten_all(tree)
     owners, aliases = _owners(tensors)
@@ -142,6 +146,9 @@ def write(path: Path, content: Content, *, shard_size: int | str | None = None, 
         CheckpointError: if path and format do not go together, or the format has no place for something.
     """
     named, in_folder = destination(path, shard_size, format)
+    wrong = unwritable([*content.specs, *content.aliases, *content.extras])
+    if wrong:
+        raise CheckpointError(f"these names are no text:{some(wrong)}")
     twice = sorted(set(content.extras) & {*content.specs, *content.aliases})
     if twice:
         raise CheckpointError(f"these names stand for a tensor and for a value; rename one of each:{some(twice)}")

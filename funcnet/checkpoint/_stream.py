@@ -280,8 +280,9 @@ def _cast(pieces: Iterator[memoryview], node: Cast) -> Iterator[memoryview]:
 def _checked_cast(given: Tensor, node: Cast) -> Tensor:
     made = given.to(node.spec.dtype)
     if not node.lossy and bytes_of(made.to(given.dtype).contiguous()) != bytes_of(given.contiguous()):
+        names = dict.fromkeys(leaf.name for leaf in leaves(node) if isinstance(leaf, Source))
         raise CheckpointError(
-            f"a tensor of shape {list(node.shape)} has values of {given.dtype} that {made.dtype} cannot hold. "
+            f"{', '.join(map(repr, names))} has values of {given.dtype} that {made.dtype} cannot hold. "
             f"Declare the loss with lossy = true (--lossy), or keep the dtype."
         )
     return made

@@ -111,7 +111,7 @@ def build(target: Target) -> Built:
     Raises:
         CompareError: if any of that fails, or the result is no ``nn.Module``.
     """
-    found = _find(target)
+    found = find(target)
     expression = target.text.partition(":")[2].strip()
     if isinstance(found, nn.Module):
         if target.args is not None:
@@ -125,12 +125,7 @@ def build(target: Target) -> Built:
             f"{target.module}:{target.name} is of type {type(found).__name__}, and neither an nn.Module nor something "
             f"that builds one. Name a module, its class, or a function that returns it."
         )
-    try:
-        built = found(*(target.args or ()), **target.kwargs)
-    except (Exception, SystemExit) as error:
-        raise CompareError(
-            f"building {target.text!r} raised {brief(error)}{place(error)}. Its arguments are {signature(found)}."
-        ) from error
+    built = called(found, target)
     if not isinstance(built, nn.Module):
         raise CompareError(
             f"{target.text!r} gives something of type {type(built).__name__}, not an nn.Module. Name a module, its "
@@ -139,7 +134,26 @@ def build(target: Target) -> Built:
     return Built(built, expression if target.args is not None else f"{expression}()", found)
 
 
-def _find(target: Target) -> Any:
+def called(found: Any, target: Target) -> Any:
+    """What a factory gives for the arguments of a target.
+
+    Raises:
+        CompareError: if it raises.
+    """
+    try:
+        return found(*(target.args or ()), **target.kwargs)
+    except (Exception, SystemExit) as error:
+        raise CompareError(
+            f"building {target.text!r} raised {brief(error)}{place(error)}. Its arguments are {signature(found)}."
+        ) from error
+
+
+def find(target: Target) -> Any:
+    """What a target names, not called.
+
+    Raises:
+        CompareError: if there is none, or importing it fails.
+    """
     try:
         found: Any = importlib.import_module(target.module)
     except ModuleNotFoundError as error:

@@ -237,7 +237,13 @@ def trusted(net: Net) -> bool:
     return ours and not net.foreign()
 
 
-_OURS = ("funcnet.layers.", "funcnet.combinators.", "funcnet.parametrize.", "funcnet.adapters._tracing.")
+_OURS = (
+    "funcnet.layers.",
+    "funcnet.combinators.",
+    "funcnet.parametrize.",
+    "funcnet.adapters._tracing.",
+    "funcnet.models.",
+)
 
 
 def bodies(net: Net, prefix: str = "") -> Iterator[tuple[str, Net]]:

@@ -42,7 +42,7 @@ def test_every_dtype_scalars_and_empty_tensors(target, tmp_path):
     assert not list(tmp_path.glob(".*.partial"))
 
 
-@parametrize(target=[target for target in TARGETS if target != "dcp"])
+@parametrize(target=list(TARGETS))
 def test_ties_have_one_owner_on_disk_and_come_back(target, tmp_path):
     name, options = TARGETS[target]
     wte = random_tensor((5, 2), torch.float32)
@@ -65,10 +65,17 @@ def test_a_checkpoint_is_saved_as_it_is(tmp_path):
     assert raw(again["more"]) == raw(tree["w"])
 
 
-def test_a_distributed_checkpoint_has_no_ties(tmp_path):
-    wte = random_tensor((5, 2), torch.float32)
-    save(tmp_path / "m", {"a": wte, "b": wte}, format="dcp")
-    assert raws(load(tmp_path / "m")) == raws({"a": wte, "b": wte})
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_ties_of_a_distributed_checkpoint_are_read_by_torch(tmp_path):
+    from torch.distributed import checkpoint as dcp
+
+    wte = random_tensor((500, 20), torch.float32)
+    save(tmp_path / "m", {"a": wte, "b": wte, "c": wte.clone()}, format="dcp")
+    assert load(tmp_path / "m").aliases == {"b": "a"}
+    assert (tmp_path / "m/__0_0.distcp").stat().st_size < 3 * wte.nbytes
+    target = {name: torch.zeros_like(wte) for name in "abc"}
+    dcp.load(target, checkpoint_id=tmp_path / "m", no_dist=True)
+    assert raws(target) == raws({"a": wte, "b": wte, "c": wte})
 
 
 @parametrize(target=list(TARGETS))
@@ -318,3 +325,18 @@ def test_two_things_at_one_path(tmp_path):
     torch.save({"a.b": torch.ones(1), "a": {"b": torch.ones(2)}}, tmp_path / "a.pt")
     with pytest.raises(CheckpointError, match=r"each stand for two things.*\n  a\.b"):
         load(tmp_path / "a.pt")
+
+
+def test_params_and_buffers_are_saved_as_a_state_dict_and_come_back(tmp_path):
+    net = fn.Sequential(fn.Linear(3, 4), fn.BatchNorm1d(4), fn.Linear(3, 4, bias=False)).tie({"2.weight": "0.weight"})
+    trees = net.init(0)
+    save(tmp_path / "a.safetensors", trees, aliases=net.aliases)
+    module = fn.to_module(net, *trees)
+    save(tmp_path / "b.safetensors", module.state_dict())
+    ckpt = load(tmp_path / "a.safetensors")
+    assert set(ckpt) == set(module.state_dict())
+    assert raws(load(tmp_path / "b.safetensors")) == {
+        name: raws(ckpt)[name] for name in load(tmp_path / "b.safetensors")
+    }
+    assert_identical(fn.from_state_dict(net, ckpt), trees)
+    module.load_state_dict(ckpt)

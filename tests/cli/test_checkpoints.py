@@ -91,7 +91,7 @@ def test_convert_in_place_in_shards_and_a_part_of_it(src, tmp_path):
 def test_casts_are_exact_or_declared(src, tmp_path):
     done = run("convert", src, tmp_path / "dst.pt", "--dtype", "bfloat16")
     assert done.exit_code == 2
-    assert "has values of torch.float32 that torch.bfloat16 cannot hold" in words(done.stderr)
+    assert "'h.0.q' has values of torch.float32 that torch.bfloat16 cannot hold" in words(done.stderr)
     assert not (tmp_path / "dst.pt").exists()
     done = run("convert", src, tmp_path / "dst.pt", "--dtype", "bfloat16", "--lossy")
     assert done.exit_code == 0

@@ -57,6 +57,7 @@ def _safetensors_cases():
     headers = {
         "header_is_no_json": b"{oops",
         "header_is_a_list": b"[1, 2]          ",
+        "name_is_half_a_character": b'{"w\\ud800": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}}',
         "header_is_not_utf8": b'{"\xff\xfe": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}',
         "header_of_deep_lists": b'{"w": ' + b"[" * 200_000 + b"]" * 200_000 + b"}",
         "header_of_deep_objects": b'{"a":' * 200_000 + b"1" + b"}" * 200_000,
@@ -360,6 +361,30 @@ def _index_cases():
 
 
 _index_cases()
+
+
+# --- what is no file ---
+
+
+@case
+def pipe(folder):
+    path = folder / "a.safetensors"
+    os.mkfifo(path)
+    return path
+
+
+@case
+def pipe_for_an_index(folder):
+    path = folder / "a" / "model.safetensors.index.json"
+    path.parent.mkdir()
+    os.mkfifo(path)
+    return path.parent
+
+
+@case
+def half_a_character_in_a_torch_file(folder):
+    torch.save({"w\ud800": torch.ones(2)}, folder / "a.pt")
+    return folder / "a.pt"
 
 
 # --- distributed checkpoints ---

@@ -7,7 +7,7 @@ import json
 import sys
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from funcnet.checkpoint._errors import RuleError, some
@@ -42,8 +42,10 @@ def inverse(rules: Iterable[Rule]) -> tuple[Rule, ...]:
 def from_toml(text: str) -> tuple[Rule, ...]:
     """The rules of a TOML text: tables ``[[rule]]`` with an ``op`` and the fields of the operation.
 
+    A table with ``guess = true`` was proposed by ``match`` and not yet looked at by a person, who takes the line out.
+
     Raises:
-        RuleError: lists every table that is not a rule, by its number.
+        RuleError: lists every table that is not a rule, and every guess, by its number.
 
     >>> from_toml('[[rule]]\\nop = "rename"\\nsource = "fc.{x}"\\ntarget = "head.{x}"\\n')
     (Rename(source='fc.{x}', target='head.{x}', optional=False),)
@@ -66,6 +68,16 @@ def from_plain(tables: Sequence[Any]) -> tuple[Rule, ...]:
     """
     rules: list[Rule] = []
     wrong: list[str] = []
+    guesses = [
+        f"rule {number}: {json.dumps({name: value for name, value in table.items() if name != 'guess'}, default=str)}"
+        for number, table in enumerate(tables, 1)
+        if isinstance(table, Mapping) and table.get("guess") is True
+    ]
+    if guesses:
+        raise RuleError(
+            f"nobody has looked at these guesses:{some(guesses)}\n"
+            f"Look at each, correct it, and take its line guess = true out."
+        )
     for number, table in enumerate(tables, 1):
         try:
             rules.append(_rule(table))
@@ -82,7 +94,7 @@ def _rule(table: Any) -> Rule:
         raise RuleError(f"op = {json.dumps(op)} is none of {', '.join(OPS)}.")
     kind = OPS[table["op"]]
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    given = {name: value for name, value in table.items() if name != "op"}
+    given = {name: value for name, value in table.items() if name != "op" and (name, value) != ("guess", False)}
     unknown = sorted(set(given) - set(fields))
     missing = sorted(
         name
@@ -135,12 +147,13 @@ def _plain(value: Any) -> Any:
     return dict(value) if isinstance(value, Mapping) else value
 
 
-def to_toml(rules: Iterable[Rule], comments: Mapping[int, str] | None = None) -> str:
+def to_toml(rules: Iterable[Rule], comments: Mapping[int, str] | None = None, guesses: Collection[int] = ()) -> str:
     """The TOML of some rules; :func:`from_toml` gives them back.
 
     Args:
         rules: what to write.
         comments: a remark to put above the rule of that number, counted from 0.
+        guesses: numbers of rules that :func:`from_toml` shall refuse until a person has looked at them.
 
     >>> print(to_toml([Rename("a", "b")], {0: "a guess"}))
     # a guess
@@ -153,6 +166,8 @@ def to_toml(rules: Iterable[Rule], comments: Mapping[int, str] | None = None) ->
     blocks = []
     for number, table in enumerate(to_plain(rules)):
         remark = [f"# {line}" for line in (comments or {}).get(number, "").splitlines()]
+        if number in guesses:
+            table["guess"] = True
         lines = [f"{name} = {_value(value)}" for name, value in table.items()]
         blocks.append("\n".join([*remark, "[[rule]]", *lines]) + "\n")
     return "\n".join(blocks)

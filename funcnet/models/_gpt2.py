@@ -1,0 +1,184 @@
+"""GPT-2 (Radford et al., 2019), with the bits of transformers' GPT2Model and GPT2LMHeadModel.
+
+Axes: N batch, L sequence, D hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from funcnet.core import Net
+from funcnet.layers import Dropout, Embedding, LayerNorm, Linear
+from funcnet.models._parts import ACTIVATIONS, Attention, Conv1D, Model, attention_mask, layers_of, tied
+
+
+class GPT2(Model):
+    """Logits of the next token from the tokens so far; without a head, the hidden states.
+
+    Its float32 bits are those of transformers with ``attn_implementation="sdpa"`` and ``use_cache=False``, in eval mode
+    and, for an int seed, in training. With an attention mask they are too where the mask hides something; transformers
+    drops one that does not, for a kernel that rounds otherwise.
+
+    Args:
+        vocab_size, max_position_embeddings, hidden_size, num_hidden_layers, num_attention_heads: sizes; GPT-2 small.
+        intermediate_size: of the middle of the MLP; default four times ``hidden_size``.
+        activation: one of "gelu_new", "gelu", "gelu_pytorch_tanh", "relu", "silu", "tanh".
+        layer_norm_eps: added to variances.
+        embedding_dropout, attention_dropout, residual_dropout: probabilities that an element is zeroed in training.
+        scale_attention: divide scores by the square root of the size of a head.
+        scale_by_layer: divide them by the number of the layer too, counted from 1; only with separate layers.
+        head: whether there is a linear head.
+        tie_word_embeddings: whether ``head.weight`` is ``embed.token.weight``.
+        fused_qkv: whether queries, keys and values have one tensor ``attn.qkv``, or ``attn.q``, ``attn.k``, ``attn.v``.
+        stacked: whether each tensor of the layers is one with the number of the layer in front, ``layers.norm1.weight``
+            (num_hidden_layers, D), or one for each, ``layers.0.norm1.weight`` (D,).
+
+    Inputs: input_ids (N, L) of ints; ``attention_mask`` (N, L), 0 where there is padding.
+    Params: embed.token, embed.position, layers (norm1, attn, norm2, mlp), norm, head; weights are (out, in).
+    Shape:  logits (N, L, V), or hidden states (N, L, D).  Draws: in training.
+    Source: transformers/models/gpt2/modeling_gpt2.py.
+
+    >>> net = GPT2(50, 16, hidden_size=8, num_hidden_layers=2, num_attention_heads=2)
+    >>> params, _ = net.init(0)
+    >>> net(params, torch.tensor([[3, 1, 4]])).shape
+    torch.Size([1, 3, 50])
+    """
+
+    vocab_size: int = 50257
+    max_position_embeddings: int = 1024
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int | None = None
+    activation: str = "gelu_new"
+    layer_norm_eps: float = 1e-5
+    embedding_dropout: float = 0.1
+    attention_dropout: float = 0.1
+    residual_dropout: float = 0.1
+    scale_attention: bool = True
+    scale_by_layer: bool = False
+    head: bool = True
+    tie_word_embeddings: bool = True
+    fused_qkv: bool = True
+    stacked: bool = False
+
+    def __post_init__(self) -> None:
+        if self.scale_by_layer and self.stacked:
+            raise ValueError("GPT2: layers that are stacked are alike, and scale_by_layer makes them differ.")
+        if self.head and self.tie_word_embeddings:
+            tied(self, {"head.weight": "embed.token.weight"})
+
+    def standard_deviation(self, path: str) -> float:
+        last = path.endswith(("attn.out.weight", "mlp.down.weight"))
+        return 0.02 / math.sqrt(2 * self.num_hidden_layers) if last else 0.02
+
+    def parts(self) -> Mapping[str, Any]:
+        size = self.hidden_size
+        return {
+            "embed": _Embed(self.vocab_size, self.max_position_embeddings, size, self.embedding_dropout),
+            "layers": layers_of(self._layer, self.num_hidden_layers, self.stacked),
+            "norm": LayerNorm(size, self.layer_norm_eps),
+            "head": Linear(size, self.vocab_size, bias=False) if self.head else None,
+        }
+
+    def constants(self) -> Mapping[str, Any]:
+        return {}
+
+    def _layer(self, number: int) -> Net:
+        size, heads = self.hidden_size, self.num_attention_heads
+        scale = (size // heads) ** -0.5 if self.scale_attention else 1.0
+        if self.scale_by_layer:
+            scale /= float(number + 1)
+        return _Layer(
+            Attention(
+                *(size, heads, heads, size // heads, True, self.fused_qkv, self.attention_dropout, scale), conv1d=True
+            ),
+            _MLP(size, self.intermediate_size or 4 * size, self.activation),
+            self.layer_norm_eps,
+            self.residual_dropout,
+        )
+
+    @staticmethod
+    def forward(p: Any, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        mask = _mask(attention_mask)
+        x = p.embed(input_ids)
+        for layer in p.layers:
+            x = layer(x, mask)
+        x = p.norm(x)
+        return x if p.head is None else p.head(x)
+
+
+def _mask(given: Tensor | None) -> Tensor | None:
+    return attention_mask(given, causal=True)
+
+
+class _Embed(Net):
+    vocab_size: int
+    positions: int
+    hidden_size: int
+    dropout: float
+
+    def parts(self) -> Mapping[str, Any]:
+        return {
+            "token": Embedding(self.vocab_size, self.hidden_size),
+            "position": Embedding(self.positions, self.hidden_size),
+            "drop": Dropout(self.dropout),
+        }
+
+    def constants(self) -> Mapping[str, Any]:
+        return {}
+
+    @staticmethod
+    def forward(p: Any, input_ids: Tensor) -> Tensor:
+        positions = torch.arange(input_ids.shape[-1], device=input_ids.device).unsqueeze(0)
+        return p.drop(p.token(input_ids) + p.position(positions))
+
+
+class _MLP(Net):
+    hidden_size: int
+    intermediate_size: int
+    activation: str
+
+    def parts(self) -> Mapping[str, Any]:
+        return {
+            "up": Conv1D(self.hidden_size, self.intermediate_size),
+            "act": ACTIVATIONS[self.activation],
+            "down": Conv1D(self.intermediate_size, self.hidden_size),
+        }
+
+    def constants(self) -> Mapping[str, Any]:
+        return {}
+
+    @staticmethod
+    def forward(p: Any, x: Tensor) -> Tensor:
+        return p.down(p.act(p.up(x)))
+
+
+class _Layer(Net):
+    attention: Attention
+    perceptron: _MLP
+    eps: float
+    dropout: float
+
+    def parts(self) -> Mapping[str, Any]:
+        size = self.attention.hidden_size
+        return {
+            "norm1": LayerNorm(size, self.eps),
+            "attn": self.attention,
+            "norm2": LayerNorm(size, self.eps),
+            "mlp": self.perceptron,
+            "drop": Dropout(self.dropout),
+        }
+
+    def constants(self) -> Mapping[str, Any]:
+        return {}
+
+    @staticmethod
+    def forward(p: Any, x: Tensor, mask: Tensor | None) -> Tensor:
+        x = p.drop(p.attn(p.norm1(x), mask, True)) + x
+        return x + p.drop(p.mlp(p.norm2(x)))

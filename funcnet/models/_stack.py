@@ -1,0 +1,107 @@
+"""Layers that are alike, as tensors with one more axis in front: the number of the layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from funcnet._typing import Tree, TreeLike
+from funcnet.core import Body, Net, Param, View
+from funcnet.core._view import NOTHING
+from funcnet.random import Stream
+
+
+class Stack(Net):
+    """``count`` layers that are equal as nets, each tensor of theirs stacked along a new first axis.
+
+    A body loops over them as over a ModuleList: ``for layer in p.layers: x = layer(x)``. Each runs on its own slice of
+    the tensors, at the path it would have in a ModuleList, so its draws are the same. It is not callable by itself.
+
+    Params: those of ``layer`` under the same names, each (count, ...).
+
+    >>> from funcnet import Linear
+    >>> params, _ = Stack(Linear(3, 2), 4).init(0)
+    >>> params["weight"].shape
+    torch.Size([4, 2, 3])
+    """
+
+    layer: Net
+    count: int
+
+    def parts(self) -> Mapping[str, Any]:
+        entries: dict[str, Any] = dict(self.layer._own_entries)
+        own = {name: Param((self.count, *spec.shape), spec.init) for name, spec in entries.items()}
+        return {**own, **{name: Stack(net, self.count) for name, net in self.layer._children.items()}}
+
+    def opaque(self) -> bool:
+        return True
+
+    def whole(self) -> bool:
+        return True
+
+    def draws(self, training: bool) -> bool:
+        return any(net.draws(training) for _, net in self.layer.named_nets())
+
+    def limits(self, training: bool) -> Mapping[str, str]:
+        return {name: why for _, net in self.layer.named_nets() for name, why in net.limits(training).items()}
+
+    def view_base(self) -> type[View]:
+        return StackView
+
+    def as_module(self) -> nn.Module:
+        return StackBody(self)
+
+    def forward(self, p: Any, *inputs: Any, **kwargs: Any) -> Any:
+        raise TypeError("Stack has no forward of its own: loop over its layers in a body.")
+
+
+class StackView(View):
+    """What ``p.layers`` is for a Stack: the layers, one after the other."""
+
+    __slots__ = ()
+
+    def __iter__(self) -> Iterator[Any]:
+        program = self.layer._program()
+        views = []
+        for index, tree in enumerate(unstacked(self._params, self.count)):
+            view = program.open(program.view, tree, NOTHING, self)
+            view._name = str(index)
+            views.append(view)
+        return iter(views)
+
+
+class StackBody(Body):
+    """The module of a Stack: its parameters are the stacked tensors."""
+
+    def __iter__(self) -> Iterator[Callable[..., Any]]:
+        net: Any = self._funcnet_net
+        tensors: Tree = {}
+        for path, tensor in self.named_parameters():
+            *parents, leaf = path.split(".")
+            node = tensors
+            for key in parents:
+                node = node.setdefault(key, {})
+            node[leaf] = tensor
+        return iter([partial(self._run, net.layer, tree) for tree in unstacked(tensors, net.count)])
+
+    def _run(self, layer: Net, params: Tree, *inputs: Any) -> Any:
+        return layer.apply(params, {}, *inputs, train=self.training, rng=Stream(None))[0]
+
+
+def unstacked(tree: TreeLike, count: int) -> list[Tree]:
+    """The trees of the layers.
+
+    >>> import torch
+    >>> unstacked({"a": {"w": torch.arange(2)}}, 2)
+    [{'a': {'w': tensor(0)}}, {'a': {'w': tensor(1)}}]
+    """
+    trees: list[Tree] = [{} for _ in range(count)]
+    for key, value in tree.items():
+        # unbind, and not a look at each index: its gradient is one stack, not a sum of count tensors full of zeros
+        pieces = value.unbind(0) if isinstance(value, Tensor) else unstacked(value, count)
+        for layer, piece in zip(trees, pieces, strict=True):
+            layer[key] = piece
+    return trees

@@ -1,0 +1,233 @@
+"""Rules proposed from names, shapes and order: what is certain, what is a guess, and that no guess is applied."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import funcnet as fn
+from funcnet.checkpoint import (
+    Fuse,
+    Prefix,
+    Rename,
+    RuleError,
+    Split,
+    Stack,
+    Tie,
+    Transpose,
+    Unstack,
+    convert,
+    from_toml,
+    load,
+    match,
+    plan,
+    save,
+)
+from funcnet.checkpoint._matching._families import families
+from tests.models.published import FORMS, PUBLISHED
+
+
+def reviewed(found):
+    """The rules, after a person has agreed to every guess."""
+    return from_toml(found.to_toml().replace("guess = true\n", ""))
+
+
+def shapes_after(before, rules):
+    specs = {name: fn.checkpoint.Spec(shape, torch.float32) for name, shape in before.items()}
+    return {name: spec.shape for name, spec in plan(specs, rules).specs.items()}
+
+
+def test_equal_layouts_need_no_rules():
+    found = match({"a": (2,), "b.c": ()}, {"b.c": (), "a": (2,)})
+    assert (found.proposals, found.same, found.certain, found.rules) == ((), 2, True, ())
+    assert found.to_toml() == ""
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "rule"),
+    [
+        ({"module.a": (2,), "module.b": (2,)}, {"a": (2,), "b": (2,)}, Prefix(remove="module.")),
+        ({"a": (2,), "b": (2,)}, {"m.net.a": (2,), "m.net.b": (2,)}, Prefix(add="m.net.")),
+        ({"a": (2, 3), "b": (2,)}, {"c": (2, 3), "b": (2,)}, Rename("a", "c")),
+        ({"a": (3, 2), "b": (2,)}, {"a": (2, 3), "b": (2,)}, Transpose("a")),
+        ({"h.0.a": (2,), "h.1.a": (2,)}, {"b.0.c": (2,), "b.1.c": (2,)}, Rename("h.{i}.a", "b.{i}.c")),
+    ],
+)
+def test_what_leaves_no_choice_is_certain(before, after, rule):
+    found = match(before, after)
+    assert found.certain
+    assert found.rules == (rule,)
+    assert shapes_after(before, found.rules) == after
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "rules"),
+    [
+        (
+            {f"h.{i}.{name}": (size, 4) for i in range(2) for name, size in {"q": 4, "k": 2, "v": 2}.items()},
+            {f"h.{i}.qkv": (8, 4) for i in range(2)},
+            [Fuse(["h.{i}.q", "h.{i}.k", "h.{i}.v"], "h.{i}.qkv", (4, 2, 2))],
+        ),
+        (
+            {"attn.c_attn.weight": (4, 12)},
+            {f"attn.{name}_proj.weight": (4, 4) for name in "qkv"},
+            [
+                Transpose("attn.c_attn.weight"),
+                Split("attn.c_attn.weight", [f"attn.{name}_proj.weight" for name in "qkv"], (4, 4, 4)),
+            ],
+        ),
+        (
+            {"h.0.w": (2, 3), "h.1.w": (2, 3), "h.0.b": (2,), "h.1.b": (2,)},
+            {"layers.w": (2, 2, 3), "layers.b": (2, 2)},
+            [
+                *(Rename("h.{layer}.w", "layers.{layer}.w"), Stack("layers.{layer}.w", "layers.w")),
+                *(Rename("h.{layer}.b", "layers.{layer}.b"), Stack("layers.{layer}.b", "layers.b")),
+            ],
+        ),
+        (
+            {"layers.w": (2, 3, 5)},
+            {"h.0.w": (5, 3), "h.1.w": (5, 3)},
+            [
+                Unstack("layers.w", "layers.{layer}.w"),
+                Transpose("layers.{layer}.w"),
+                Rename("layers.{layer}.w", "h.{layer}.w"),
+            ],
+        ),
+        ({"a": (2,), "b": (2,)}, {"b": (2,), "c": (2,)}, [Rename("a", "c")]),
+    ],
+)
+def test_fused_split_stacked_unstacked_and_turned(before, after, rules):
+    found = match(before, after)
+    assert list(reviewed(found)) == rules
+    assert shapes_after(before, rules) == after
+
+
+def test_names_that_change_places_do_not_meet():
+    before, after = {"a": (2, 3), "b": (3, 5)}, {"a": (3, 5), "b": (2, 3)}
+    assert shapes_after(before, reviewed(match(before, after))) == after
+
+
+def test_patterns_mean_no_tensor_that_has_its_name_already():
+    before = {**{f"h.{i}.w": (2, 3) for i in range(2)}, "h.last.w": (5,), "x.0.w": (7,), "x.1.w": (7,)}
+    after = {**{f"g.{i}.w": (2, 3) for i in range(2)}, "h.last.w": (5,), "h.0.w": (7,), "h.1.w": (7,)}
+    assert shapes_after(before, reviewed(match(before, after))) == after
+
+
+def test_a_square_matrix_is_turned_as_the_others_are():
+    before = {"a.kernel": (2, 3), "b.kernel": (4, 4), "c.kernel": (5, 5)}
+    found = match(before, {"a.weight": (3, 2), "b.weight": (4, 4), "c.weight": (5, 5)})
+    assert [proposal.certain for proposal in found.proposals] == [True, False, False]
+    assert sum(isinstance(rule, Transpose) for rule in reviewed(found)) == 3
+
+
+def test_what_is_left_and_what_is_missing_is_said():
+    found = match({"a": (2,), "old.mask": (7, 7)}, {"a": (2,), "bn.num_batches_tracked": (), "new": (9,)})
+    assert found.left == ("old.mask",)
+    assert found.missing == ("new",)
+    assert "# left over, with no place in the target: old.mask\n" in found.to_toml()
+    assert "# missing, with nothing in the source that fits: new\n" in found.to_toml()
+    assert "LEFT" in str(found)
+    assert "MISSING" in str(found)
+    assert reviewed(found)[0].value == 0  # what other frameworks do not count
+
+
+def test_no_guess_is_applied_until_a_person_has_looked(tmp_path):
+    save(tmp_path / "a.npz", {"one": torch.ones(2), "two": torch.zeros(2)})
+    found = match(tmp_path / "a.npz", {"eins": (2,), "zwei": (2,)})
+    assert not found.certain
+    with pytest.raises(RuleError, match=r"guesses.*\n.*one -> eins"):
+        found.rules  # noqa: B018
+    path = tmp_path / "rules.toml"
+    path.write_text(found.to_toml())
+    for call in (lambda: from_toml(path.read_text()), lambda: convert(tmp_path / "a.npz", tmp_path / "b.npz", path)):
+        with pytest.raises(RuleError, match=r"(?s)nobody has looked.*rule 1.*rule 2.*take its line guess = true out"):
+            call()
+    assert not (tmp_path / "b.npz").exists()
+    path.write_text(path.read_text().replace("guess = true", "guess = false"))
+    convert(tmp_path / "a.npz", tmp_path / "b.npz", path)
+    assert list(load(tmp_path / "b.npz")) == ["eins", "zwei"]
+
+
+def test_guess_is_a_mark_and_nothing_else():
+    with pytest.raises(RuleError, match="has no guess"):
+        from_toml('[[rule]]\nop = "rename"\nsource = "a"\ntarget = "b"\nguess = "yes"\n')
+
+
+@pytest.mark.parametrize("one", [pytest.param(one, id=one.name) for one in PUBLISHED])
+def test_well_known_models_are_matched_as_their_ready_rules_do(one, tmp_path):
+    pytest.importorskip("transformers")
+    one.module().save_pretrained(tmp_path)
+    source = load(tmp_path)
+    for fused_qkv, stacked in FORMS:
+        form = {"fused_qkv": fused_qkv, "stacked": stacked}
+        found = match(source, fn.models.from_config(tmp_path, **form))
+        assert not found.missing
+        made = plan(source.specs, reviewed(found), source.aliases)
+        ready = plan(source.specs, fn.models.rules(tmp_path, **form, source=source), source.aliases)
+        steps = {step.target: step for step in made.steps()}
+        assert {step.target: step for step in ready.steps()}.items() <= steps.items()
+        assert made.aliases == ready.aliases
+        certain = [proposal for proposal in found.proposals if proposal.certain]
+        assert 0 < len(certain) < len(found.proposals)
+
+
+def test_a_net_a_module_and_a_checkpoint_are_layouts(tmp_path):
+    module = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2), torch.nn.Linear(3, 2, bias=False))
+    module[2].weight = module[0].weight
+    net, params, buffers = fn.from_module(module)
+    state = {name: tensor for name, tensor in module.state_dict().items() if name != "2.weight"}
+    save(tmp_path / "a.safetensors", {f"wrapped.{name}": tensor for name, tensor in state.items()})
+    save(tmp_path / "b.safetensors", fn.to_state_dict(net, params, buffers))
+    founds = [match(tmp_path / "a.safetensors", target) for target in (net, module, tmp_path / "b.safetensors")]
+    for found in founds:
+        assert found.rules == (Prefix(remove="wrapped."), Tie("2.weight", "0.weight", stored=False))
+    convert(tmp_path / "a.safetensors", tmp_path / "c.safetensors", founds[0].rules)
+    again, _ = fn.from_state_dict(net, load(tmp_path / "c.safetensors"))
+    assert torch.equal(again["0"]["weight"], params["0"]["weight"])
+    with pytest.raises(TypeError, match="not int"):
+        match(tmp_path / "a.safetensors", 3)
+
+
+def test_a_tied_tensor_that_the_source_stores_twice_is_checked(tmp_path):
+    net = fn.Sequential(fn.Linear(3, 2, bias=False), fn.Linear(3, 2, bias=False)).tie({"1.weight": "0.weight"})
+    weight = torch.ones(2, 3)
+    for other, fits in ((weight.clone(), True), (weight + 1, False)):
+        save(tmp_path / "a.npz", {"0.weight": weight, "1.weight": other})
+        rules = match(tmp_path / "a.npz", net).rules
+        assert rules == (Tie("1.weight", "0.weight"),)
+        if fits:
+            convert(tmp_path / "a.npz", tmp_path / "b.npz", rules)
+            assert load(tmp_path / "b.npz").aliases == net.aliases
+        else:
+            with pytest.raises(fn.checkpoint.CheckpointError, match="equal"):
+                convert(tmp_path / "a.npz", tmp_path / "b.npz", rules)
+
+
+def test_ties_that_the_target_does_not_have_are_forgotten(tmp_path):
+    weight = torch.ones(2, 3)
+    save(tmp_path / "a.safetensors", {"a": weight, "b": weight})
+    rules = match(tmp_path / "a.safetensors", {"a": (2, 3)}).rules
+    convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors", rules)
+    assert list(load(tmp_path / "b.safetensors")) == ["a"]
+
+
+def test_families_are_what_one_pattern_means_and_no_more():
+    def patterns(*names, shape=(2,)):
+        return [family.pattern for family in families(dict.fromkeys(names, shape))]
+
+    assert patterns("h.0.w", "h.1.w", "x") == ["h.{i}.w", "x"]
+    assert patterns("h.0.w", "h.2.w") == ["h.0.w", "h.2.w"]
+    assert patterns("h.0.w", "h.1.w", "h.a.w") == ["h.0.w", "h.1.w", "h.a.w"]
+    assert patterns("Dense_0/w", "Dense_1/w") == ["Dense_{i}/w"]
+    assert patterns("ln_1.w", "ln_2.w") == ["ln_1.w", "ln_2.w"]
+    assert patterns(*(f"a.{i}.b.{j}.w" for i in range(2) for j in range(3))) == ["a.{i}.b.{j}.w"]
+    assert patterns(*(f"h.{i}.ln_{j}.w" for i in range(2) for j in (1, 2))) == ["h.{i}.ln_1.w", "h.{i}.ln_2.w"]
+    mixed = families({"h.0.w": (2,), "h.1.w": (3,)})
+    assert [family.pattern for family in mixed] == ["h.0.w", "h.1.w"]
+
+
+def test_toml_of_a_match_keeps_what_is_certain():
+    found = match({"a": (2, 3), "b": (2,), "c": (2,)}, {"d": (2, 3), "e": (2,), "f": (2,)})
+    assert found.to_toml().count("guess = true") == 2
+    assert "# certain: the only ones of their shape\n[[rule]]" in found.to_toml()
+    assert [proposal.certain for proposal in found.proposals] == [True, False, False]

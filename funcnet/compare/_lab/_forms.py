@@ -54,7 +54,9 @@ class ModuleForm:
         def step() -> Step:
             module.zero_grad()
             output = batch.call(module)
-            loss(output, batch.labels).backward()
+            value = loss(output, batch.labels)
+            if value.requires_grad:
+                value.backward()
             grads = {name: weight.grad for name, weight in module.named_parameters() if weight.grad is not None}
             return Step(output, grads, dict(module.named_buffers()))
 
@@ -120,6 +122,8 @@ class FunctionalCall(PureForm):
         def step() -> Step:
             output, new = self.apply(self.params, held, batch, True)
             value = self.subject.loss(output, batch.labels)
+            if not value.requires_grad:
+                return Step(output, {}, new)
             found = torch.autograd.grad(value, list(weights.values()), allow_unused=True, materialize_grads=True)
             return Step(output, dict(zip(weights, found, strict=True)), new)
 
@@ -149,8 +153,8 @@ class Allowance:
         """Make the first call of something compiled, on the clock."""
         if self.spent + self.last > self.seconds:
             raise SkippedError(
-                f"this needs another graph, and compiling took {self.spent:.0f} s of the {self.seconds:.0f} s that it "
-                f"is given here"
+                f"this needs another graph, and compiling for this model took {self.spent:.0f} s of the "
+                f"{self.seconds:.0f} s that there are for it"
             )
         start = time.perf_counter()
         try:

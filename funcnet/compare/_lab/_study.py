@@ -28,8 +28,8 @@ from funcnet.compare._results import Articles, Compared, NotPossible, Untrained
 from funcnet.compare._target import build, parse_target
 
 FORMS = (MODULE, CALL, NATIVE, TRACED, COMPILED)
-COMPILING = 10.0
-"""Seconds of torch.compile for one model; graphs beyond it are left out, and say so."""
+COMPILING = 36.0
+"""Seconds of torch.compile for all models together; graphs beyond it are left out, and say so."""
 
 
 def study(
@@ -48,7 +48,7 @@ def study(
     Args:
         comparison: what ``compare_articles`` or ``compare_module`` returned.
         budget: seconds for each point of each curve, over all forms together.
-        compiling: seconds of ``torch.compile`` for each model.
+        compiling: seconds of ``torch.compile``, shared by the models; what one leaves is there for the next.
         command: what to run to get the same again, for the record.
         progress: called as the work goes on.
 
@@ -61,7 +61,7 @@ def study(
     (True, NotPossible(reason='ReLU has no parameters'))
     """
     start = time.perf_counter()
-    studies = []
+    studies: list[Study] = []
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())), one_thread():
         subjects = _subjects(comparison)
         for index, (compared, make) in enumerate(subjects):
@@ -71,7 +71,9 @@ def study(
 
             report("building", 0.0)
             subject, depths = make()
-            studies.append(_study(compared, subject, depths, budget, Allowance(compiling), report))
+            spent = sum(found.compile_seconds for found in studies)
+            allowance = Allowance((compiling - spent) / (len(subjects) - index))
+            studies.append(_study(compared, subject, depths, budget, allowance, report))
         threads = torch.get_num_threads()
     progress("done", 1.0)
     return Laboratory(

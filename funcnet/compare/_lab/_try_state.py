@@ -33,7 +33,7 @@ def saved_module(bench: Bench, form: ModuleForm) -> str:
     flat = _through_file(form.module.state_dict())
     fresh = copy.deepcopy(form.module)
     with torch.no_grad():
-        for tensor in (*fresh.parameters(), *fresh.buffers()):
+        for tensor in fresh.state_dict().values():
             tensor.zero_()
         fresh.load_state_dict(flat)
         found = tensors(bench.batch.call(fresh.eval()))
@@ -182,9 +182,7 @@ def ddp_of_pure(bench: Bench, form: PureForm) -> str:
 
 def _reduced(buckets: list[int]) -> str:
     if not buckets:
-        raise FailedError(
-            "the backward ran, and DDP reduced no gradient: it watches its own parameters, not those given"
-        )
+        raise FailedError("the backward ran, and DDP reduced no gradient: it watches its own params, not those given")
     return f"DDP reduced {sum(buckets):,} gradients in {len(buckets)} bucket{'s' * (len(buckets) > 1)}"
 
 

@@ -33,6 +33,7 @@ from funcnet.core import Param as Param
 from funcnet.core import View as View
 from funcnet.core import compose as compose
 from funcnet.core import supports as supports
+from funcnet.emit import source as source
 from funcnet.inspect import effects as effects
 from funcnet.inspect import summary as summary
 from funcnet.layers import CELU as CELU

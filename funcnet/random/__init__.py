@@ -10,6 +10,7 @@ The global generator of torch is never read and never moved. Wherever funcnet ta
 """
 
 from funcnet.random._attention import scaled_dot_product_attention as scaled_dot_product_attention
+from funcnet.random._by_path import ByPath as ByPath
 from funcnet.random._draws import At as At
 from funcnet.random._draws import Rng as Rng
 from funcnet.random._draws import Stream as Stream

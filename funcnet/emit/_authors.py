@@ -1,0 +1,78 @@
+"""What the author of a module calls values: read from the lines that an operation comes from."""
+
+from __future__ import annotations
+
+import ast
+import linecache
+import re
+from functools import lru_cache
+
+from torch.fx import Node
+
+_FRAME = re.compile(r'File "(.+)", line (\d+), in ')
+
+
+def frames(trace: str) -> list[tuple[str, int]]:
+    """File and line of each frame of a stack trace, outermost first; without those that are no files."""
+    return [(file, int(line)) for file, line in _FRAME.findall(trace) if not file.startswith("<")]
+
+
+@lru_cache(maxsize=64)
+def _statements(file: str) -> list[ast.stmt]:
+    try:
+        tree = ast.parse("".join(linecache.getlines(file)))
+    except SyntaxError:
+        return []
+    kinds = (ast.Assign, ast.AnnAssign, ast.AugAssign, ast.Return, ast.Expr)
+    return [node for node in ast.walk(tree) if isinstance(node, kinds)]
+
+
+@lru_cache(maxsize=100_000)
+def statement_at(file: str, line: int) -> ast.stmt | None:
+    """The simple statement on a line of a file."""
+    found = [one for one in _statements(file) if one.lineno <= line <= (one.end_lineno or one.lineno)]
+    return min(found, key=lambda one: (one.end_lineno or one.lineno) - one.lineno, default=None)
+
+
+def targets(statement: ast.stmt | None) -> list[str]:
+    """The names that a statement assigns."""
+    found: list[ast.expr] = []
+    if isinstance(statement, ast.Assign):
+        found = statement.targets[:1]
+    elif isinstance(statement, (ast.AnnAssign, ast.AugAssign)):
+        found = [statement.target]
+    names = found[0].elts if found and isinstance(found[0], (ast.Tuple, ast.List)) else found
+    return [name.id for name in names if isinstance(name, ast.Name)]
+
+
+def stored_name(node: Node) -> str | None:
+    """The local variable that the tracer saw a value being stored in; None if it was not."""
+    name = _plain(node.name)
+    target = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+    return None if name == _plain(re.sub(r"\W+", "_", str(target)).lower()) else name
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"(_\d+)+$", "", name).strip("_")
+
+
+def name_around(trace: str) -> str | None:
+    """What the innermost statement that assigns anything calls it, on the way out from an operation."""
+    for file, line in reversed(frames(trace)):
+        names = targets(statement_at(file, line))
+        if names and names[0] != "_":
+            return names[0]
+    return None
+
+
+def names_read(trace: str) -> list[str]:
+    """The names that the line of an operation itself reads, without those it calls."""
+    places = frames(trace)
+    statement = statement_at(*places[-1]) if places else None
+    value = getattr(statement, "value", None)
+    if value is None:
+        return []
+    called = {id(node.func) for node in ast.walk(value) if isinstance(node, ast.Call)}
+    names = [node for node in ast.walk(value) if isinstance(node, ast.Name)]
+    kept = [name.id for name in names if id(name) not in called and name.id != "self"]
+    return list(dict.fromkeys(kept))

@@ -1,0 +1,431 @@
+"""Statements grouped by the calls of modules they come from, and equal calls made one function."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from funcnet.adapters._tracing._capture import _size
+from funcnet.emit._program import Level, Program, Statement, defined, names_in
+
+SHORTEST = 3  # statements that are worth a function
+LOOP = 3  # calls in a row that are worth a loop
+
+
+@dataclass
+class Call:
+    """One call of a module: its statements, and the calls of modules within."""
+
+    level: Level
+    items: list[Statement | Call] = field(default_factory=list)
+    text: str = ""
+    free: list[str] = field(default_factory=list)  # what it reads that is from outside, first read first
+    made: list[str] = field(default_factory=list)  # what it assigns, in order
+
+    def statements(self) -> Iterator[Statement]:
+        for item in self.items:
+            if isinstance(item, Call):
+                yield from item.statements()
+            else:
+                yield item
+
+
+@dataclass
+class Function:
+    """A function made of a call. ``outputs`` are values of ``items``; ``new`` the paths of the buffers it makes new."""
+
+    name: str
+    level: Level
+    free: list[str]
+    outputs: list[str]
+    items: list[Any] = field(default_factory=list)
+    new: dict[str, ast.expr] = field(default_factory=dict)
+    sizes: dict[str, tuple[str, int]] = field(default_factory=dict)  # a size -> the argument and axis that has it
+    places: frozenset[str] = frozenset()  # "params", "buffers", "rng": what it needs of those below its path
+
+
+@dataclass
+class Use:
+    """A call of a function in another one. ``state`` is what its new buffers are called."""
+
+    function: Function
+    level: Level
+    given: list[str]
+    results: list[str]
+    state: str | None = None
+
+
+@dataclass
+class Loop:
+    """Calls of one function in a row, at paths that differ in one number."""
+
+    uses: list[Use]
+    head: str  # the path in front of the number
+    tail: str  # and behind it
+    start: int
+    carried: dict[int, int]  # position of an argument -> of the result of the call before
+    state: str | None = None
+
+
+def call_tree(program: Program) -> Call:
+    """The statements of a program, by the calls of modules they come from."""
+    root = Call(Level("", "", program.title))
+    open_calls = [root]
+    for statement in program.statements:
+        levels = statement.levels
+        shared = 0
+        while shared < min(len(levels), len(open_calls) - 1) and open_calls[shared + 1].level == levels[shared]:
+            shared += 1
+        del open_calls[shared + 1 :]
+        for level in levels[shared:]:
+            call = Call(level)
+            open_calls[-1].items.append(call)
+            open_calls.append(call)
+        open_calls[-1].items.append(statement)
+    return root
+
+
+def folded(program: Program) -> tuple[Function, list[Function]]:
+    """The main function of a program, and those it calls, each behind what it calls itself."""
+    return _Folding(program).all()
+
+
+class _Folding:
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.functions: dict[str, Function] = {}
+        self.order: list[Function] = []
+        self.names: set[str] = {"forward"}
+        self.calls: dict[str, list[Call]] = {}
+
+    def all(self) -> tuple[Function, list[Function]]:
+        root = call_tree(self.program)
+        self._describe(root)
+        self.chosen = self._chosen(root)
+        self.outputs = self._outputs(root)
+        main = Function("forward", root.level, list(self.program.arguments.values()), [])
+        main.items, main.new = self._lowered(root.items, "", main)
+        main.outputs = list(names_in(self.program.returned))
+        looped(main)
+        main.places = frozenset(_places(main.items, main.new, ""))
+        return main, self.order
+
+    # --- which calls are equal ---
+
+    def _describe(self, call: Call) -> None:
+        for item in call.items:
+            if isinstance(item, Call):
+                self._describe(item)
+        path, known, lines = call.level.path, {}, []
+        inside = f"{path}." if path else ""
+        new_here = {value.id: name for name, value in self.program.new.items() if isinstance(value, ast.Name)}
+
+        def spoken(name: str) -> str:
+            kind, colon, rest = name.partition(":")
+            if colon and (rest.startswith(inside) or rest == path or not inside):
+                return f"{kind}:{rest[len(inside) :] if rest != path else ''}"
+            if name not in known:
+                known[name] = f"v{len(known)}"
+                (call.made if name in assigned else call.free).append(name)
+            return known[name]
+
+        statements = list(call.statements())
+        assigned = {name for statement in statements for name in defined(statement.code)}
+        for statement in statements:
+            lines.append(_dumped(statement.code, spoken))
+        for name in call.made:
+            if name in new_here:
+                lines.append(f"{new_here[name].removeprefix(inside)} = {known[name]}")
+        call.text = f"{call.level.title}\n" + "\n".join(lines)
+        call.text += "\n" + str([_rank(self.program.example(name)) for name in call.free])
+        for name in call.free:
+            if name in self.program.sizes and (found := self._axis_of(name, call.free)) is not None:
+                call.text += f"\n{call.free.index(found[0])} {found[1]}"
+        self.calls.setdefault(call.text, []).append(call)
+
+    def _chosen(self, root: Call) -> set[str]:
+        edges: Counter[str] = Counter()
+        seen: set[str] = set()
+
+        def visit(call: Call) -> None:
+            for item in call.items:
+                if isinstance(item, Call):
+                    edges[item.text] += 1
+                    if item.text not in seen:
+                        seen.add(item.text)
+                        visit(item)
+
+        visit(root)
+        return {
+            text
+            for text, count in edges.items()
+            if count > 1 and sum(1 for _ in self.calls[text][0].statements()) >= SHORTEST and self._whole(text)
+        }
+
+    def _whole(self, text: str) -> bool:
+        """Whether the buffers below each of these calls are made new within it, if they are at all."""
+        for call in self.calls[text]:
+            inside, made = f"{call.level.path}.", set(call.made)
+            for path, value in self.program.new.items():
+                if path.startswith(inside) and not (isinstance(value, ast.Name) and value.id in made):
+                    return False
+        return True
+
+    def _outputs(self, root: Call) -> dict[str, list[int]]:
+        """For each kind of call, which of the values it makes are read outside, by position."""
+        program = self.program
+        read_at: dict[str, list[int]] = {}
+        for number, statement in enumerate(program.statements):
+            for name in names_in(statement.code, ast.Load):
+                read_at.setdefault(name, []).append(number)
+        numbers = {id(statement): number for number, statement in enumerate(program.statements)}
+        returned = set(names_in(program.returned))
+        as_buffer: dict[str, set[str]] = {}
+        for path, value in program.new.items():
+            for name in names_in(value):
+                as_buffer.setdefault(name, set()).add(path)
+        found: dict[str, set[int]] = {text: set() for text in self.chosen}
+        for text in self.chosen:
+            for call in self.calls[text]:
+                within = {numbers[id(statement)] for statement in call.statements()}
+                inside = f"{call.level.path}."
+                for position, name in enumerate(call.made):
+                    elsewhere = any(number not in within for number in read_at.get(name, ()))
+                    other = any(not path.startswith(inside) for path in as_buffer.get(name, ()))
+                    if elsewhere or other or name in returned:
+                        found[text].add(position)
+        return {text: sorted(positions) for text, positions in found.items()}
+
+    # --- functions ---
+
+    def _function(self, call: Call) -> Function:
+        if call.text in self.functions:
+            return self.functions[call.text]
+        outputs = [call.made[position] for position in self.outputs[call.text]]
+        free = list(call.free)
+        made = Function("", call.level, free, outputs)
+        made.items, made.new = self._lowered(call.items, call.level.path, made)
+        looped(made)
+        for size in [name for name in free if name in self.program.sizes]:
+            found = self._axis_of(size, free)
+            if found is not None:  # read from a tensor that has it, and no argument
+                made.sizes[size] = found
+        made.free = [name for name in free if name not in made.sizes]
+        made.places = frozenset(_places(made.items, made.new, call.level.path))
+        made.name = self._named(call)
+        self.functions[call.text] = made
+        self.order.append(made)
+        return made
+
+    def _axis_of(self, size: str, values: Sequence[str]) -> tuple[str, int] | None:
+        """The first of some values that has a size, and the axis that it has it at."""
+        symbol = self.program.sizes[size]
+        for name in values:
+            example = self.program.example(name)
+            if isinstance(example, Tensor):
+                for axis, length in enumerate(example.shape):
+                    if not isinstance(length, int) and _size(length) == symbol:
+                        return name, axis
+        return None
+
+    def _named(self, call: Call) -> str:
+        title = call.level.title
+        key = call.level.path.rpartition(".")[2]
+        generic = title in ("Sequential", "ModuleList", "ModuleDict") and key.isidentifier()
+        base = snake(key if generic else title)
+        name, count = base, 1
+        while name in self.names:
+            count += 1
+            name = f"{base}_{count}"
+        self.names.add(name)
+        return name
+
+    def _lowered(self, items: Sequence[Statement | Call], path: str, function: Function) -> tuple[list[Any], Any]:
+        """The items of a function's body, and the buffers it makes new: by path, or a name for all below a path."""
+        lowered: list[Any] = []
+        new: dict[str, ast.expr] = {}
+        inside = f"{path}." if path else ""
+
+        def walk(items: Sequence[Statement | Call]) -> None:
+            for item in items:
+                if isinstance(item, Statement):
+                    lowered.append(item)
+                elif item.text in self.chosen:
+                    called = self._function(item)
+                    given = [self._matching(item, called, name) for name in called.free]
+                    results = [item.made[position] for position in self.outputs[item.text]]
+                    state = None
+                    if called.new:
+                        state = f"%new:{item.level.path}"
+                        self.program.hints[state] = re.sub(r"\W", "_", item.level.path.rpartition(".")[2])
+                        new[item.level.path] = ast.Name(state, ast.Load())
+                    lowered.append(Use(called, item.level, given, results, state))
+                else:
+                    walk(item.items)
+
+        walk(items)
+        below = list(new)
+        for name, value in self.program.new.items():
+            if any(name.startswith(f"{one}.") for one in below):
+                continue
+            if name.startswith(inside):
+                new[name] = value
+        return lowered, new
+
+    def _matching(self, call: Call, function: Function, name: str) -> str:
+        """The value of one call that is what another value is of the call that the function was made of."""
+        origin = self.calls[call.text][0]
+        return call.free[origin.free.index(name)]
+
+
+def _rank(example: Any) -> Any:
+    return (example.dim(), example.dtype) if isinstance(example, Tensor) else None
+
+
+def _dumped(code: Any, spoken: Any) -> str:
+    if isinstance(code, ast.With):
+        head = ", ".join(_dumped(item.context_expr, spoken) for item in code.items)
+        return f"with {head}: [" + "; ".join(_dumped(inner.code, spoken) for inner in code.body) + "]"  # type: ignore
+    renamed = _Spoken(spoken).visit(copy.deepcopy(code))
+    return ast.dump(renamed)
+
+
+class _Spoken(ast.NodeTransformer):
+    def __init__(self, spoken: Any) -> None:
+        self.spoken = spoken
+
+    def visit_Assign(self, node: ast.Assign) -> Any:  # noqa: N802
+        node.value = self.visit(node.value)
+        node.targets = [self.visit(target) for target in node.targets]
+        return node
+
+    def visit_Name(self, node: ast.Name) -> Any:  # noqa: N802
+        known = node.id.startswith("%") or ":" in node.id
+        return ast.Name(self.spoken(node.id) if known else node.id, node.ctx)
+
+
+def _places(items: Sequence[Any], new: Any, path: str) -> Iterator[str]:
+    inside = f"{path}." if path else ""
+    if new:
+        yield "buffers"
+    for item in items:
+        if isinstance(item, Statement):
+            for name in names_in(item.code):
+                kind, colon, rest = name.partition(":")
+                if colon and not kind.startswith("%") and (rest.startswith(inside) or rest == path):
+                    yield kind
+        else:
+            yield from (item.uses[0] if isinstance(item, Loop) else item).function.places
+
+
+def snake(name: str) -> str:
+    """A class name as a function is called: GPT2Block is gpt2_block.
+
+    >>> snake("GPT2Block"), snake("BertSelfAttention"), snake("T5LayerFF")
+    ('gpt2_block', 'bert_self_attention', 't5_layer_ff')
+    """
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z0-9])(?=[A-Z][a-z])", "_", name).lower().strip("_")
+
+
+# --- loops ---
+
+
+def looped(function: Function) -> None:
+    """Make loops of calls in a row, where each takes what the one before gives."""
+    items, found, at = function.items, [], 0
+    while at < len(items):
+        run = _run_from(function, at)
+        if run is None:
+            found.append(items[at])
+            at += 1
+            continue
+        found.append(run)
+        at += len(run.uses)
+        states = {use.state for use in run.uses}
+        if run.state is not None:
+            gone = [path for path, one in function.new.items() if isinstance(one, ast.Name) and one.id in states]
+            for path in gone:
+                del function.new[path]
+            function.new[f"{run.head}.*"] = ast.Name(run.state, ast.Load())
+    function.items = found
+
+
+def _run_from(function: Function, at: int) -> Loop | None:
+    """The longest loop that starts at an item, if one is worth it."""
+    items = function.items
+    uses = [items[at]]
+    if not isinstance(items[at], Use):
+        return None
+    place: tuple[str, int, str] | None = None
+    carried: dict[int, int] | None = None
+    while at + len(uses) < len(items):
+        last, following = uses[-1], items[at + len(uses)]
+        if not isinstance(following, Use) or following.function is not last.function:
+            break
+        step = _numbered(last.level.path, following.level.path)
+        if step is None or (place is not None and (step[0], step[2]) != (place[0], place[2])):
+            break
+        if last.state is not None and step[2]:
+            break
+        now = _carried(last, following)
+        if now is not None and carried is None and not _one_start(now, last):
+            break
+        if now is None or (carried is not None and now != carried):
+            break
+        place, carried = place or step, now
+        uses.append(following)
+    # what an earlier call gives may be read by the next one only
+    for length in range(len(uses), LOOP - 1, -1):
+        behind = [*items[at + length :]]
+        read = {name for item in behind for name in _read_by(item)} | set(function.outputs)
+        read |= {name for value in function.new.values() for name in names_in(value)}
+        early = {name for use in uses[: length - 1] for name in use.results}
+        if place is not None and not early & read:
+            state = None if uses[0].state is None else f"%new:{place[0]}"
+            return Loop(uses[:length], place[0], place[2], place[1], carried or {}, state)
+    return None
+
+
+def _carried(last: Use, following: Use) -> dict[int, int] | None:
+    """Which arguments of a call are which results of the one before; None if another argument differs."""
+    found: dict[int, int] = {}
+    for position, (before, after) in enumerate(zip(last.given, following.given, strict=True)):
+        if after in last.results:
+            found[position] = last.results.index(after)
+        elif before != after:
+            return None
+    return found
+
+
+def _one_start(carried: dict[int, int], first: Use) -> bool:
+    """Whether arguments that become one value start as one."""
+    starts: dict[int, str] = {}
+    return all(starts.setdefault(result, first.given[at]) == first.given[at] for at, result in carried.items())
+
+
+def _numbered(one: str, other: str) -> tuple[str, int, str] | None:
+    """What is before, is and is behind the one number in a path that is one more in the other path."""
+    left, right = one.split("."), other.split(".")
+    if len(left) != len(right):
+        return None
+    differing = [index for index, (a, b) in enumerate(zip(left, right, strict=True)) if a != b]
+    if len(differing) != 1:
+        return None
+    index = differing[0]
+    if not (left[index].isdigit() and right[index].isdigit() and int(right[index]) == int(left[index]) + 1):
+        return None
+    return ".".join(left[:index]), int(left[index]), ".".join(left[index + 1 :])
+
+
+def _read_by(item: Any) -> Iterator[str]:
+    if isinstance(item, Statement):
+        yield from names_in(item.code, ast.Load)
+    else:
+        yield from item.given

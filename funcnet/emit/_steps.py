@@ -1,0 +1,67 @@
+"""From a module or a net to text: capture, tidy, fold, write, compare."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from funcnet._errors import ConversionError, bullet_list
+from funcnet.adapters import Traced, from_module, to_module
+from funcnet.adapters._tracing._capture import capture
+from funcnet.adapters._tracing._conditions import shape_checks
+from funcnet.adapters._tracing._inputs import taken_apart
+from funcnet.adapters._tracing._same import _found, copies, differences, of_module
+from funcnet.adapters._tracing._steps import _refuse_constant_sizes, free_axes
+from funcnet.adapters._walk import unwrapped
+from funcnet.core import Buffer, Net
+from funcnet.emit._program import recorded
+from funcnet.emit._stateless import stateless
+from funcnet.emit._tidy import tidied
+from funcnet.tree import flatten
+from funcnet.tree import map as map_tree
+
+
+def written(given: nn.Module | Net, args: Any, kwargs: Mapping[str, Any], train: bool, style: str, dynamic: Any) -> str:
+    """See :func:`funcnet.source`."""
+    module = given if isinstance(given, nn.Module) else _as_module(given)
+    net, params, buffers = from_module(module)
+    module = unwrapped(module)
+    inputs = taken_apart(module, args, kwargs)
+    free = free_axes(inputs, dynamic)
+    captured = capture(module, train, inputs, free)
+    _refuse_constant_sizes(captured, inputs, free)
+    words = inputs.words.copy()
+    paths = [entry.path for entry in net.entries() if isinstance(entry.spec, Buffer)]
+    program = recorded(captured, inputs, words, net.title(), paths)
+    tidied(program)
+    checks = shape_checks(captured, inputs, free, False)
+    about = [f"{check.place}: {check.expected}" for check in checks if "_Tensor" in check.condition]
+    text = stateless(program, "training" if train else "eval", about, list(words.imports))
+    expected = of_module(module, train, args, kwargs)
+    found = _run(text, params, buffers, inputs, args, kwargs)
+    lines = list(differences(found, expected))
+    if lines:
+        raise ConversionError(
+            f"the source of {net.title()} does not do what the module does:{bullet_list(lines)}\n"
+            f"fn.from_module(module) runs the module's own forward."
+        )
+    return text
+
+
+def _as_module(net: Net) -> nn.Module:
+    net = net.net if isinstance(net, Traced) else net
+    return to_module(net, *net.init(0))
+
+
+def _run(text: str, params: Any, buffers: Any, inputs: Any, args: Any, kwargs: Any) -> dict[str, Any]:
+    space: dict[str, Any] = {"__name__": "source"}
+    exec(compile(text, "<funcnet.source>", "exec"), space)
+    leaves = map_tree(lambda leaf: leaf.detach().requires_grad_(leaf.is_floating_point() or leaf.is_complex()), params)
+    given = copies({inputs.inside(name): inputs.arguments[name] for name in inputs.used})
+    with torch.enable_grad():
+        output, new = space["forward"](leaves, buffers, **given, rng=0)
+    held = {path: leaf for path, leaf in flatten(leaves).items() if isinstance(leaf, Tensor) and leaf.requires_grad}
+    return _found(output, flatten(new), held)

@@ -1,0 +1,347 @@
+"""Functions as text: what values are called, where a part begins, what is one statement."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import keyword
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from funcnet.emit._authors import names_read
+from funcnet.emit._parts import Function, Loop, Use
+from funcnet.emit._program import Program, Statement, defined, is_value, names_in
+from funcnet.emit._text import lines_of, text_of
+
+OWN = frozenset({"params", "buffers", "rng", "path", "torch", "F", "fn", "math", "operator"})
+TAKEN = frozenset({*keyword.kwlist, *dir(builtins), *OWN}) - {"input"}
+FOREVER = 1 << 40
+
+
+class Writer:
+    """Writes one function of a program."""
+
+    def __init__(self, program: Program, function: Function, taken: set[str]) -> None:
+        self.program, self.function = program, function
+        self.taken = TAKEN | taken
+        self.names: dict[str, str] = {}
+        self.holders: dict[str, str] = {}
+        self.lines: list[str] = []
+        self.indent = 4
+        self.said: tuple[str, str] | None = None
+        self.at = 0
+        self.path: str = function.level.path
+        self.last: dict[str, int] = {}
+
+    # --- names ---
+
+    def spoken(self, name: str) -> str:
+        """What a value or a place is called at this line."""
+        if not is_value(name):
+            return name
+        if name in self.names:
+            return self.names[name]
+        kind, _, rest = name.partition(":")
+        inside = f"{self.path}." if self.path else ""
+        rest = rest[len(inside) :] if rest != self.path else ""
+        if kind == "rng":
+            return f"rng({self.path_text(rest)})"
+        return kind + "".join(f'["{key}"]' for key in rest.split(".") if key)
+
+    def path_text(self, rest: str) -> str:
+        if not self.path:
+            return f'"{rest}"'
+        return f'f"{{path}}.{rest}"' if rest else "path"
+
+    def name(self, value: str, *, beside: bool = False) -> str:
+        """Choose what a value is called from here on."""
+        hint = self.program.hints.get(value, "value")
+        base = re.sub(r"(_\d+)+$", "", re.sub(r"\W+", "_", hint)).strip("_") or "value"
+        if base in ("l", "O", "I") or not base.isidentifier():
+            base = f"{base}_" if base.isidentifier() else f"value_{base}"
+        if not self._is_free(base, beside):
+            self._move_away(base)
+        name, count = base, 1
+        while not self._is_free(name, beside):
+            count += 1
+            name = f"{base}_{count}" if base[-1:] != "_" else f"{base}{count}"
+        self._hold(value, name)
+        return name
+
+    def _hold(self, value: str, name: str) -> None:
+        self.names[value] = name
+        self.holders[name] = value
+
+    def _is_free(self, name: str, beside: bool = False) -> bool:
+        if name in self.taken and self.holders.get(name) is None:
+            return False
+        holder = self.holders.get(name)
+        return holder is None or self.last.get(holder, -1) < self.at + (not beside)
+
+    def _move_away(self, name: str) -> None:
+        """Let the value that has a name be called as its later readers call it, as ``residual = x`` does."""
+        holder = self.holders.get(name)
+        if holder is None:
+            return
+        other = self._other_name(holder, name)
+        if other is not None and other not in self.taken and self._is_free(other):
+            self.lines.append(" " * self.indent + f"{other} = {name}")
+            self._hold(holder, other)
+            del self.holders[name]
+
+    def _other_name(self, value: str, name: str) -> str | None:
+        node = self.program.nodes.get(value)
+        users = [] if node is None else list(node.users)
+        for other, owner in self.program.nodes.items():
+            if other == value and owner is not node:
+                users += list(owner.users)
+        for user in users:
+            read = names_read(self.program.trace(user))
+            if name in read:
+                continue
+            known = {self.program.hints.get(one) for one, owner in self.program.nodes.items() if owner in user.args}
+            left = [one for one in read if one not in known and one not in self.taken]
+            if len(left) == 1 and left[0].isidentifier():
+                return left[0]
+        return None
+
+    # --- lines ---
+
+    def line(self, head: str, value: ast.expr, tail: str = "") -> None:
+        self.lines += lines_of(head, value, self.spoken, self.indent, tail)
+
+    def say(self, path: str, title: str) -> None:
+        """A comment where another part begins."""
+        if (path, title) == self.said:
+            return
+        relative = path[len(self.path) :].lstrip(".") if path.startswith(self.path) else path
+        if self.said is not None or relative:
+            text = f"{relative}: {title}" if relative else title
+            self.lines.append(" " * self.indent + f"# {text}")
+        self.said = (path, title)
+
+    def body(self) -> list[str]:
+        """The lines of the function behind its head."""
+        items = inlined(self.program, self.function)
+        self.last = {}
+        for number, (_, reads) in enumerate(_steps(items)):
+            for name in reads:
+                self.last[name] = number
+        for name in [*self.function.outputs, *(one for value in self.function.new.values() for one in names_in(value))]:
+            self.last[name] = FOREVER
+        for size, (tensor, axis) in self.function.sizes.items():
+            self.at = -1
+            text = f"{self.spoken(tensor)}.shape[{axis}]"
+            self.lines.append(f"    {self.name(size)} = {text}")
+        self.at = 0
+        self.items(items)
+        return self.lines
+
+    def items(self, items: Iterable[Any]) -> None:
+        for item in items:
+            if isinstance(item, Use):
+                self.use(item)
+                self.at += 1
+            elif isinstance(item, Loop):
+                self.loop(item)
+                self.at += 1
+            else:
+                self.statement(item)
+
+    def statement(self, statement: Statement) -> None:
+        code = statement.code
+        title = statement.levels[-1] if statement.levels else None
+        if title is not None and title.path.startswith(self.path):
+            self.say(title.path, title.title)
+        elif not self.program.sizes.keys() & set(defined(code)):
+            self.say(self.path, self.function.level.title)
+        if isinstance(code, ast.With):
+            head = ", ".join(text_of(item.context_expr, self.spoken) for item in code.items)
+            self.lines.append(" " * self.indent + f"with {head}:")
+            self.at += 1
+            self.indent += 4
+            self.items(code.body)
+            self.indent -= 4
+            return
+        if isinstance(code, ast.Assign):
+            self._assign(code)
+        elif isinstance(code, ast.AugAssign):
+            shown = text_of(ast.BinOp(ast.Name("_"), code.op, ast.Name("_")), lambda name: name)
+            self.line(f"{text_of(code.target, self.spoken)} {shown[2:-2]}= ", code.value)
+        elif isinstance(code, ast.Expr):
+            self.line("", code.value)
+        self.at += 1
+
+    def _assign(self, code: ast.Assign) -> None:
+        target = code.targets[0]
+        if isinstance(target, ast.Subscript):
+            self.line(f"{text_of(target, self.spoken)} = ", code.value)
+            return
+        names = [self.name(value) if value in self.last else "_" for value in defined(code)]
+        unread = names == ["_"] and isinstance(target, ast.Name)
+        self.line("" if unread else f"{', '.join(names)} = ", code.value)
+
+    def use(self, use: Use) -> None:
+        self.say(use.level.path, use.level.title)
+        results = [*use.results, *([use.state] if use.state else [])]
+        names = [self.name(value) if value in self.last else "_" for value in results]
+        call = self.call(use.function, use.given, use.level.path, None)
+        self.line(f"{', '.join(names)} = " if names else "", call)
+
+    def call(self, function: Function, given: list[str], path: str, number: tuple[str, str] | None) -> ast.Call:
+        """The call of a function at a path; in a loop, ``number`` is what is in front of and behind the number."""
+        args: list[ast.expr] = [self.place(kind, path, number) for kind in ("params", "buffers") if kind in function.places]
+        args += [ast.Name(name, ast.Load()) for name in given]
+        if "rng" in function.places:
+            args += [ast.Name("rng", ast.Load()), self.place("path", path, number)]
+        return ast.Call(ast.Name(function.name, ast.Load()), args, [])
+
+    def place(self, kind: str, path: str, number: tuple[str, str] | None) -> ast.expr:
+        if number is not None:
+            head = number[0][len(self.path) :].lstrip(".")
+            keys: list[Any] = [*(head.split(".") if head else []), ast.Name("i"), *(number[1].split(".") if number[1] else [])]
+        else:
+            rest = path[len(self.path) :].lstrip(".")
+            keys = rest.split(".") if rest else []
+        if kind == "path":
+            parts = ["{path}"] if self.path else []
+            parts += ["{i}" if isinstance(key, ast.Name) else key for key in keys]
+            text = ".".join(parts)
+            return ast.Name(f'f"{text}"' if "{" in text else f'"{text}"', ast.Load())
+        texts = ["[str(i)]" if isinstance(key, ast.Name) else f'["{key}"]' for key in keys]
+        return ast.Name(kind + "".join(texts), ast.Load())
+
+    def loop(self, loop: Loop) -> None:
+        first, final = loop.uses[0], loop.uses[-1]
+        names: dict[int, str] = {}
+        for position, result in loop.carried.items():
+            if result in names:
+                continue
+            start = first.given[position]
+            name = self.names.get(start)
+            if name is None or self.last.get(start, -1) > self.at:
+                self.at -= 1
+                chosen = self.name(final.results[result])
+                self.at += 1
+                self.lines.append(" " * self.indent + f"{chosen} = {self.spoken(start)}")
+                name = chosen
+            names[result] = name
+        count = len(loop.uses)
+        shown = f"{loop.head}.{{i}}{'.' + loop.tail if loop.tail else ''}"
+        self.said = None
+        self.say(shown, final.level.title)
+        given = [
+            names[loop.carried[position]] if position in loop.carried else self.spoken(value)
+            for position, value in enumerate(first.given)
+        ]
+        for result, value in enumerate(final.results):
+            if result in names:
+                self._hold(value, names[result])
+        targets = [
+            names[result] if result in names else (self.name(value) if value in self.last else "_")
+            for result, value in enumerate(final.results)
+        ]
+        if loop.state is not None:
+            self.program.hints[loop.state] = loop.head.rpartition(".")[2] or "new"
+            state = self.name(loop.state)
+            self.lines.append(" " * self.indent + f"{state} = {{}}")
+            targets.append(f"{state}[str(i)]")
+        span = f"range({count})" if loop.start == 0 else f"range({loop.start}, {loop.start + count})"
+        self.lines.append(" " * self.indent + f"for i in {span}:")
+        self.indent += 4
+        call = self.call(loop.uses[0].function, given, first.level.path, (loop.head, loop.tail))
+        self.line(f"{', '.join(targets)} = " if targets else "", call)
+        self.indent -= 4
+        self.said = (shown, "")
+
+
+def _steps(items: Iterable[Any]) -> Iterator[tuple[Any, list[str]]]:
+    """Items one by one, those of blocks included, with the values they read."""
+    for item in items:
+        if isinstance(item, Statement) and isinstance(item.code, ast.With):
+            yield item, [name for one in item.code.items for name in names_in(one.context_expr)]
+            yield from _steps(item.code.body)
+        elif isinstance(item, Statement):
+            yield item, list(names_in(item.code, ast.Load))
+        elif isinstance(item, Loop):
+            yield item, [name for use in item.uses for name in use.given]
+        else:
+            yield item, list(item.given)
+
+
+# --- several operations in one statement ---
+
+_LONGEST = 64
+
+
+def inlined(program: Program, function: Function) -> list[Any]:
+    """Items with what the author has no name for written where it is used, in the statement behind it."""
+    read: Counter[str] = Counter(name for _, reads in _steps(function.items) for name in reads)
+    read.update(function.outputs)
+    read.update(name for value in function.new.values() for name in names_in(value))
+    return _inlined(program, function.items, read)
+
+
+def _inlined(program: Program, items: list[Any], read: Counter[str]) -> list[Any]:
+    kept: list[Any] = []
+    for item in items:
+        if isinstance(item, Statement) and isinstance(item.code, ast.With):
+            inner = _inlined(program, item.code.body, read)
+            kept.append(Statement(ast.With(item.code.items, inner), item.levels, item.node))
+            continue
+        while isinstance(item, Statement) and kept and _fits(program, kept[-1], item, read):
+            before = kept.pop()
+            value = defined(before.code)[0]
+            item = Statement(_replaced(item.code, value, before.code.value), item.levels, item.node)
+        kept.append(item)
+    return kept
+
+
+def _fits(program: Program, before: Any, item: Statement, read: Counter[str]) -> bool:
+    if not isinstance(before, Statement) or not isinstance(before.code, ast.Assign) or before.levels != item.levels:
+        return False
+    if before.node is None or not isinstance(before.code.targets[0], ast.Name):
+        return False
+    value = before.code.targets[0].id
+    if value in program.stored or read[value] != 1 or value in program.mutated:
+        return False
+    if any(name.startswith("rng:") for name in names_in(before.code)) or _in_place(before.code):
+        return False
+    reads = list(names_in(item.code, ast.Load))
+    if reads.count(value) != 1 or (isinstance(item.code, ast.AugAssign) and value not in names_in(item.code.value)):
+        return False
+    if isinstance(item.code, ast.Assign) and not isinstance(item.code.targets[0], (ast.Name, ast.Tuple)):
+        return False
+    merged = _replaced(item.code, value, before.code.value)
+    shown = text_of(merged.value, lambda name: _estimate(program, name))  # type: ignore[attr-defined]
+    target = sum(len(_estimate(program, name)) + 2 for name in defined(merged)) + 4
+    return len(shown) + target <= _LONGEST + 16
+
+
+def _estimate(program: Program, name: str) -> str:
+    if name.startswith("%"):
+        return program.hints.get(name, "value")
+    return name.partition(":")[2] + "__params" if ":" in name else name
+
+
+def _in_place(code: ast.stmt) -> bool:
+    return any(
+        isinstance(node, ast.Call)
+        and (
+            (isinstance(node.func, ast.Attribute) and node.func.attr.endswith("_") and not node.func.attr.endswith("__"))
+            or any(key.arg in ("inplace", "out") for key in node.keywords)
+        )
+        for node in ast.walk(code)
+    )
+
+
+def _replaced(code: Any, value: str, by: ast.expr) -> Any:
+    class Change(ast.NodeTransformer):
+        def visit_Name(self, node: ast.Name) -> Any:  # noqa: N802
+            return by if node.id == value and isinstance(node.ctx, ast.Load) else node
+
+    import copy
+
+    return Change().visit(copy.deepcopy(code))

@@ -28,6 +28,7 @@ LEVELS = [
     {"inspect"},
     {"checkpoint"},
     {"compare"},
+    {"report"},
     {"cli", "__main__"},
 ]
 LEVEL = {name: index for index, names in enumerate(LEVELS) for name in names}

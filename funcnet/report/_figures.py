@@ -24,7 +24,7 @@ _VARIABLES.update({colour: f"var(--form-{index})" for index, colour in enumerate
 
 _STYLE: Mapping[str, Any] = {
     "svg.fonttype": "none",
-    "font.size": 9,
+    "font.size": 9.5,
     "text.color": _INK,
     "axes.edgecolor": _FAINT,
     "axes.labelcolor": _INK,
@@ -63,10 +63,11 @@ def figure(curve: Curve, salt: str) -> Markup:
     from matplotlib.figure import Figure
 
     file = io.StringIO()
-    with mpl.rc_context({**_STYLE, "svg.hashsalt": salt}):
+    style: Any = {**_STYLE, "svg.hashsalt": salt}
+    with mpl.rc_context(style):
         rows = len(curve.forms)
         single = len(curve.at) == 1
-        drawing = Figure(figsize=(4.6, 0.55 + 0.34 * rows if single else 2.9), layout="constrained")
+        drawing = Figure(figsize=(3.9, 0.6 + 0.33 * rows if single else 2.8), layout="constrained")
         axes = drawing.subplots()
         (_dots if single else _lines)(axes, curve)
         drawing.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})

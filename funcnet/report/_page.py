@@ -39,12 +39,13 @@ def page(laboratory: Laboratory) -> str:
         script=Markup((room / "page.js").read_text(encoding="utf-8")),
         title=_title(laboratory),
     )
-    return "\n".join(line.rstrip() for line in text.splitlines() if line.strip() or line == "") + "\n"
+    return text.lstrip() + "\n"
 
 
 def _title(laboratory: Laboratory) -> str:
     names = [study.title for study in laboratory.studies]
-    return f"{listed(names) if len(names) < 3 else f'{len(names)} models'}, stateful and stateless"
+    counted = {3: "Three models", 4: "Four models"}.get(len(names)) or listed(names)
+    return f"{counted}, stateful and stateless"
 
 
 class Row(NamedTuple):
@@ -164,7 +165,7 @@ def _rows(study: Study, id: str) -> Iterator[Row]:
             number_of += 1
         yield Row(
             f"{id}-r{number_of}", entry.path, keys[-1], len(keys) - 1, entry.owner, entry.kind,
-            "scalar" if not entry.shape else " × ".join(map(str, entry.shape)), entry.dtype, entry.bytes,
+            str(entry.shape), entry.dtype, entry.bytes,
         )  # fmt: skip
         number_of += 1
 

@@ -140,7 +140,7 @@ def _positional(code: str, names: Names) -> Iterator[Link]:
 
 
 def _column(lines: list[str], line: int, offset: int) -> int:
-    """ast counts bytes, tokenize counts characters."""
+    """Ast counts bytes, tokenize counts characters."""
     return len(lines[line - 1].encode()[:offset].decode())
 
 

@@ -56,9 +56,9 @@ def times(ratio: float) -> str:
     """So many times.
 
     >>> times(0.853), times(12.34), times(150)
-    ('0.85×', '12×', '150×')
+    ('0.85x', '12x', '150x')
     """
-    return f"{ratio:.0f}×" if ratio >= 10 else f"{ratio:.2f}×"
+    return f"{ratio:.0f}x" if ratio >= 10 else f"{ratio:.2f}x"
 
 
 def listed(items: Iterable[str], last: str = "and") -> str:

@@ -17,7 +17,7 @@ from funcnet.compare._lab._capabilities import capabilities
 from funcnet.compare._lab._costs import against_batch, against_depth, memory, once_each, overhead
 from funcnet.compare._lab._depth import Depths, depths_of_module, depths_of_pair
 from funcnet.compare._lab._equal import differences
-from funcnet.compare._lab._forms import CALL, COMPILED, MODULE, NATIVE, TRACED, Allowance, make_forms
+from funcnet.compare._lab._forms import CALL, COMPILED, MODULE, NATIVE, TRACED, Allowance, make_forms, start_compiler
 from funcnet.compare._lab._listings import entries_of, parts_of, stateful_listing, stateless_listing
 from funcnet.compare._lab._many import ensemble, per_sample
 from funcnet.compare._lab._records import Curve, Laboratory, Listing, Study
@@ -28,7 +28,7 @@ from funcnet.compare._results import Articles, Compared, NotPossible, Untrained
 from funcnet.compare._target import build, parse_target
 
 FORMS = (MODULE, CALL, NATIVE, TRACED, COMPILED)
-COMPILING = 36.0
+COMPILING = 30.0
 """Seconds of torch.compile for all models together; graphs beyond it are left out, and say so."""
 
 
@@ -62,6 +62,9 @@ def study(
     """
     start = time.perf_counter()
     studies: list[Study] = []
+    progress("starting the compiler", 0.0)
+    if compiling:
+        start_compiler()
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())), one_thread():
         subjects = _subjects(comparison)
         for index, (compared, make) in enumerate(subjects):

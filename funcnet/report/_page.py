@@ -125,7 +125,7 @@ class Model:
     def shown(self, key: str) -> list[tuple[int, str]]:
         """The forms a legend has to name."""
         found: Mapping[str, Any] = getattr(self.study.curves[key], "forms", {})
-        return [(form_index(name), name) for name in found]
+        return [(form_index(name), name.partition(",")[0]) for name in found]
 
     def ratio(self, key: str, suffix: str = "", base: str = "nn.Module", end: int = -1) -> str:
         """The native net beside the module, at the last size (or another)."""

@@ -51,11 +51,12 @@ def verdicts(study: Study) -> tuple[Verdict, ...]:
 def _of_form(study: Study, form: str) -> Verdict:
     gains: list[str] = []
     costs: list[str] = []
+    alike: list[str] = []
     if form != MODULE:
         for key, what in (("overhead", "a call on the smallest batch"), ("step_batch", "a step")):
-            _speed(study, key, what, form, gains, costs)
+            _speed(study, key, what, form, gains, costs, alike)
         if form in (TRACED, COMPILED):
-            _speed(study, "forward_batch", "a forward", form, gains, costs)
+            _speed(study, "forward_batch", "a forward", form, gains, costs, alike)
     for key, what, forms in (
         ("per_sample", "vmap(grad)", (CALL, NATIVE, TRACED)),
         ("ensemble", "vmap", (CALL, NATIVE, TRACED)),
@@ -65,7 +66,7 @@ def _of_form(study: Study, form: str) -> Verdict:
     _able(study, form, gains, costs)
     if form == COMPILED:
         _compiling(study, gains, costs)
-    return Verdict(form, _same_numbers(study, form), tuple(gains), tuple(costs))
+    return Verdict(form, " ".join([_same_numbers(study, form), *alike]), tuple(gains), tuple(costs))
 
 
 def _same_numbers(study: Study, form: str) -> str:
@@ -80,13 +81,15 @@ def _same_numbers(study: Study, form: str) -> str:
     return f"Differs from the module: {listed(f'{what} by up to {gap:.1g}' for what, gap in gaps.items())}."
 
 
-def _speed(study: Study, key: str, what: str, form: str, gains: list[str], costs: list[str]) -> None:
+def _speed(
+    study: Study, key: str, what: str, form: str, gains: list[str], costs: list[str], alike: list[str]
+) -> None:
     found = ratios(study.curves[key], form)
     clear = [one for one in found if one.clear]
     if not found:
         return
     if not clear:
-        gains.append(f"{what[0].upper()}{what[1:]} takes the time it takes in nn.Module, as far as this run can tell.")
+        alike.append(f"{what[0].upper()}{what[1:]} takes the time it takes in nn.Module, as far as this run can tell.")
         return
     slow = [one for one in clear if one.ratio > 1]
     quick = [one for one in clear if one.ratio < 1]
@@ -130,9 +133,9 @@ def _able(study: Study, form: str, gains: list[str], costs: list[str]) -> None:
     only = [c.name for c in study.capabilities if c.forms[form].worked and c.forms[other].worked is False]
     cannot = [c.name for c in study.capabilities if c.forms[form].worked is False]
     if only:
-        gains.append(f"Works here, and not with {other}: {listed(only)}.")
+        gains.append(f"Works here, and not with {other}: {listed(_lower(only))}.")
     if cannot:
-        costs.append(f"Did not work: {listed(cannot)}.")
+        costs.append(f"Did not work: {listed(_lower(cannot))}.")
 
 
 def _compiling(study: Study, gains: list[str], costs: list[str]) -> None:

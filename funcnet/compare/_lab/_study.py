@@ -28,7 +28,7 @@ from funcnet.compare._results import Articles, Compared, NotPossible, Untrained
 from funcnet.compare._target import build, parse_target
 
 FORMS = (MODULE, CALL, NATIVE, TRACED, COMPILED)
-COMPILING = 30.0
+COMPILING = 48.0
 """Seconds of torch.compile for all models together; graphs beyond it are left out, and say so."""
 
 

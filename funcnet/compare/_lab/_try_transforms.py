@@ -122,8 +122,12 @@ def ensemble_of_module(bench: Bench, form: ModuleForm) -> str:
     with torch.no_grad():
         found = torch.vmap(lambda params: _floats(bench.batch.call(form.module)), out_dims=None)(stacked)
         expected = [_floats(output) for output in ensemble_loop(bench.module_form(), bench.batch, K)()]
-    close("outputs", expected, [found] * K)
-    return "outputs agree"
+    try:
+        return close(f"outputs of {K} models", expected, [found] * K)
+    except FailedError as failed:
+        raise FailedError(
+            f"all {K} outputs came from the module's own weights, which are no argument of its call; {failed}"
+        ) from None
 
 
 def ensemble_of_pure(bench: Bench, form: PureForm) -> str:

@@ -76,3 +76,16 @@ def names_read(trace: str) -> list[str]:
     names = [node for node in ast.walk(value) if isinstance(node, ast.Name)]
     kept = [name.id for name in names if id(name) not in called and name.id != "self"]
     return list(dict.fromkeys(kept))
+
+
+def operands_read(trace: str, symbol: type[ast.operator] | None) -> list[str | None]:
+    """The names that stand left and right of the one operator on the line of an operation; None for what is no name."""
+    places = frames(trace)
+    statement = statement_at(*places[-1]) if places and symbol is not None else None
+    if statement is None:
+        return []
+    found = [node for node in ast.walk(statement) if isinstance(node, ast.BinOp) and isinstance(node.op, symbol)]  # type: ignore
+    if len(found) != 1:
+        return []
+    sides = (found[0].left, found[0].right)
+    return [side.id if isinstance(side, ast.Name) else None for side in sides]

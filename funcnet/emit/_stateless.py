@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from collections.abc import Mapping, Sequence
 
 from funcnet.emit._parts import Function, folded
@@ -163,12 +164,11 @@ def _import_lines(text: str, imports: Sequence[str], named: Mapping[str, str]) -
         lines.append(f"from {full.rpartition('.')[0]} import {name}")
     if "fn." in text and not any(line.endswith(" as fn") for line in lines):
         lines.append("import funcnet as fn")
-    plain = sorted(line for line in lines if re.fullmatch(r"import (math|operator|collections)", line))
-    torches = sorted(line for line in lines if line.startswith("import torch"))
-    others = sorted(set(lines) - set(plain) - set(torches))
-    groups = [group for group in (plain, sorted([*torches, *others], key=_last)) if group]
+    standard = [line for line in lines if line.split()[1].split(".")[0] in sys.stdlib_module_names]
+    groups = [sorted(set(group), key=_order) for group in (standard, set(lines) - set(standard)) if group]
     return [line for at, group in enumerate(groups) for line in ([""] if at else []) + group]
 
 
-def _last(line: str) -> tuple[bool, str]:
-    return "funcnet" in line, line
+def _order(line: str) -> tuple[bool, str]:
+    """As isort has it: first what is imported whole."""
+    return line.startswith("from "), line

@@ -69,6 +69,8 @@ class _Flat:
             return (f'"{value}"' if plain else repr(value)), _NAMED
         if value is ...:
             return "...", _NAMED
+        if isinstance(value, float):
+            return repr(value).replace("e+", "e"), 12 if value < 0 else _NAMED
         return repr(value), (12 if isinstance(value, (int, float)) and repr(value).startswith("-") else _NAMED)
 
     def of_Attribute(self, node: ast.Attribute) -> tuple[str, int]:  # noqa: N802

@@ -135,7 +135,7 @@ def _gives_back(node: Node, before: Tensor) -> bool:
             return not {"memory_format", "copy"} & set(node.kwargs) and not any(arg is True for arg in node.args[2:])
         if target == "contiguous":
             return not node.kwargs and node.args[0].op != "placeholder" and before.is_contiguous()  # type: ignore
-        return target in ("expand", "view", "reshape", "expand_as", "view_as") and node.args[0].op != "placeholder"  # type: ignore
+        return target in ("expand", "view", "reshape", "expand_as", "view_as")
     if target is operator.getitem:
         parts = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
         return all(part is ... or isinstance(part, slice) for part in parts)
@@ -262,6 +262,18 @@ class _Shorter(ast.NodeTransformer):
     def visit_Call(self, node: ast.Call) -> Any:  # noqa: N802
         self.generic_visit(node)
         name = ast.unparse(node.func)
+        if name == "torch.Size" and len(node.args) == 1 and isinstance(node.args[0], (ast.List, ast.Tuple)):
+            return ast.Tuple(node.args[0].elts, ast.Load())
+        if isinstance(node.func, ast.Attribute) and node.func.attr in _SIZED and len(node.args) == 1:
+            sizes = node.args[0]
+            node.args = sizes.elts if isinstance(sizes, (ast.Tuple, ast.List)) and sizes.elts else node.args
+        if isinstance(node.func, ast.Attribute) and node.func.attr == "to" and len(node.args) + len(node.keywords) > 1:
+            node.args = [arg for arg in node.args if not _is_cpu(arg)]
+            node.keywords = [key for key in node.keywords if not _default_device(key)]
+            if not node.args and [key.arg for key in node.keywords] == ["dtype"]:
+                node.args, node.keywords = [node.keywords[0].value], []
+        if name.startswith("torch.") or name.endswith((".new_ones", ".new_zeros", ".new_tensor")):
+            node.keywords = [key for key in node.keywords if not _default_device(key)]
         if name in _PUBLIC:
             node.func = ast.parse(_PUBLIC[name], mode="eval").body
             name = _PUBLIC[name]
@@ -279,6 +291,17 @@ class _Shorter(ast.NodeTransformer):
         if name == "F.scaled_dot_product_attention":
             node.keywords = [key for key in node.keywords if not _default(key)]
         return node
+
+
+_SIZED = frozenset({"view", "reshape", "expand", "permute", "repeat"})
+
+
+def _default_device(key: ast.keyword) -> bool:
+    return key.arg == "device" and _is_cpu(key.value)
+
+
+def _is_cpu(node: ast.expr) -> bool:
+    return ast.unparse(node) in ("torch.device('cpu')", "'cpu'")
 
 
 _PUBLIC = {"torch._C._nn.pad": "F.pad"}

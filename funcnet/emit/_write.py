@@ -5,19 +5,21 @@ from __future__ import annotations
 import ast
 import builtins
 import keyword
+import operator
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from funcnet.emit._authors import names_read
+from funcnet.emit._authors import names_read, operands_read
 from funcnet.emit._parts import Function, Loop, Use
 from funcnet.emit._program import Program, Statement, defined, is_value, names_in
-from funcnet.emit._text import lines_of, text_of
+from funcnet.emit._text import WIDTH, lines_of, text_of
 
 OWN = frozenset({"params", "buffers", "rng", "path", "torch", "F", "fn", "math", "operator"})
 TAKEN = frozenset({*keyword.kwlist, *dir(builtins), *OWN}) - {"input"}
 FOREVER = 1 << 40
+_OPERATORS = {operator.add: ast.Add, operator.mul: ast.Mult, operator.sub: ast.Sub, operator.iadd: ast.Add}
 
 
 class Writer:
@@ -31,9 +33,10 @@ class Writer:
         self.lines: list[str] = []
         self.indent = 4
         self.said: tuple[str, str] | None = None
-        self.at = 0
+        self.at = -1  # where arguments are named
         self.path: str = function.level.path
         self.last: dict[str, int] = {}
+        self.later: dict[str, str] = {}
 
     # --- names ---
 
@@ -86,9 +89,10 @@ class Writer:
         if holder is None:
             return
         other = self._other_name(holder, name)
-        if other is not None and other not in self.taken and self._is_free(other):
+        if other is not None and other not in self.taken and self._is_free(other, beside=True):
             self.lines.append(" " * self.indent + f"{other} = {name}")
-            self._hold(holder, other)
+            self.later[holder] = other  # the statement at hand still reads it by its old name
+            self.holders[other] = holder
             del self.holders[name]
 
     def _other_name(self, value: str, name: str) -> str | None:
@@ -98,7 +102,14 @@ class Writer:
             if other == value and owner is not node:
                 users += list(owner.users)
         for user in users:
-            read = names_read(self.program.trace(user))
+            trace = self.program.trace(user)
+            sides = operands_read(trace, _OPERATORS.get(user.target))
+            for side, arg in zip(sides, user.args, strict=False):
+                if arg is node and side not in (None, name) and side not in self.taken:
+                    return side
+            if sides:
+                continue
+            read = names_read(trace)
             if name in read:
                 continue
             known = {self.program.hints.get(one) for one, owner in self.program.nodes.items() if owner in user.args}
@@ -111,6 +122,8 @@ class Writer:
 
     def line(self, head: str, value: ast.expr, tail: str = "") -> None:
         self.lines += lines_of(head, value, self.spoken, self.indent, tail)
+        self.names.update(self.later)
+        self.later.clear()
 
     def say(self, path: str, title: str) -> None:
         """A comment where another part begins."""
@@ -179,7 +192,9 @@ class Writer:
         if isinstance(target, ast.Subscript):
             self.line(f"{text_of(target, self.spoken)} = ", code.value)
             return
-        names = [self.name(value) if value in self.last else "_" for value in defined(code)]
+        parts = target.elts if isinstance(target, ast.Tuple) else [target]
+        values = [part.id for part in parts if isinstance(part, ast.Name)]
+        names = [self.name(value) if value in self.last else "_" for value in values]
         unread = names == ["_"] and isinstance(target, ast.Name)
         self.line("" if unread else f"{', '.join(names)} = ", code.value)
 
@@ -273,8 +288,6 @@ def _steps(items: Iterable[Any]) -> Iterator[tuple[Any, list[str]]]:
 
 # --- several operations in one statement ---
 
-_LONGEST = 64
-
 
 def inlined(program: Program, function: Function) -> list[Any]:
     """Items with what the author has no name for written where it is used, in the statement behind it."""
@@ -317,7 +330,7 @@ def _fits(program: Program, before: Any, item: Statement, read: Counter[str]) ->
     merged = _replaced(item.code, value, before.code.value)
     shown = text_of(merged.value, lambda name: _estimate(program, name))  # type: ignore[attr-defined]
     target = sum(len(_estimate(program, name)) + 2 for name in defined(merged)) + 4
-    return len(shown) + target <= _LONGEST + 16
+    return 4 + len(shown) + target <= WIDTH
 
 
 def _estimate(program: Program, name: str) -> str:

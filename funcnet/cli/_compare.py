@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shlex
@@ -99,6 +100,8 @@ def compare(
     errors = Console(stderr=True, highlight=False)
     try:
         with _progress(errors) as progress, redirect_stdout(sys.stderr):  # whatever a foreign module prints
+            if report is not None:
+                check_report(report)
             result: Articles | Untrained
             doing, budget = (progress, BUDGET) if report is None else (_first(progress), REPORT_BUDGET)
             if target is None:
@@ -135,16 +138,30 @@ def compare(
     raise typer.Exit(0 if found.passes else 1)
 
 
-def write_report(laboratory: Laboratory, file: Path) -> None:
-    """Write the page about a laboratory, its folder included."""
-    from funcnet.report import page
+def check_report(file: Path) -> None:
+    """Refuse a page that cannot be made or written, before minutes go into measuring.
 
-    text = page(laboratory)
+    Raises:
+        CompareError: says what is missing, or what is in the way.
+    """
+    for name in ("jinja2", "matplotlib"):
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            raise CompareError(f'--report needs {name}, which is not installed: pip install "funcnet[cli]".') from error
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, encoding="utf-8")
+        with file.open("a"):
+            pass
     except OSError as error:
         raise CompareError(f"the page cannot be written to {file}: {error.strerror or error}.") from error
+
+
+def write_report(laboratory: Laboratory, file: Path) -> None:
+    """Write the page about a laboratory."""
+    from funcnet.report import page
+
+    file.write_text(page(laboratory), encoding="utf-8")
 
 
 def _command() -> str:

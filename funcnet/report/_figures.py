@@ -163,7 +163,8 @@ def _inline(text: str, alternative: str) -> Markup:
     """The ``<svg>`` element alone, scaled by the page and coloured by its variables."""
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'<g id="[^"]*">', "<g>", text)
+    text = re.sub(r' id="[A-Za-z.]+(?:2d)?_\d+"', "", text)  # counted anew in each figure; nothing refers to them
+    text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
     text = re.sub(r"font: (?:\w+ )*?([\d.]+)px [^;\"]*", r"font-size: \1px", text)
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, variable)

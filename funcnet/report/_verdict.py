@@ -81,9 +81,7 @@ def _same_numbers(study: Study, form: str) -> str:
     return f"Differs from the module: {listed(f'{what} by up to {gap:.1g}' for what, gap in gaps.items())}."
 
 
-def _speed(
-    study: Study, key: str, what: str, form: str, gains: list[str], costs: list[str], alike: list[str]
-) -> None:
+def _speed(study: Study, key: str, what: str, form: str, gains: list[str], costs: list[str], alike: list[str]) -> None:
     found = ratios(study.curves[key], form)
     clear = [one for one in found if one.clear]
     if not found:

@@ -109,10 +109,15 @@ def members(params: Any, count: int) -> Any:
     return pytree.tree_map(stack, params)
 
 
+def tensors_of(output: Any) -> list[Tensor]:
+    """The tensors of an output, which may hold other things besides."""
+    return [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
+
+
 def ensemble_call(form: PureForm, batch: Batch, count: int) -> Callable[[], Any]:
     """All members in one call."""
     stacked = members(form.params, count)
-    return lambda: torch.vmap(lambda params: form.output(params, batch))(stacked)
+    return lambda: torch.vmap(lambda params: tensors_of(form.output(params, batch)))(stacked)
 
 
 def ensemble_loop(form: ModuleForm, batch: Batch, count: int) -> Callable[[], list[Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 import funcnet as fn
 from funcnet._typing import Tree
 from funcnet.compare._digits import Digits
+from funcnet.compare._errors import brief
 from funcnet.compare._inputs import Spec, make_inputs
 from funcnet.compare._models import Pair
 from funcnet.compare._results import NotPossible
@@ -123,8 +125,23 @@ def subject_of_module(module: nn.Module, specs: Sequence[Spec], seed: int) -> Su
             tuple(value.to(held) for value in args), {name: value.to(held) for name, value in kwargs.items()}, None
         )
 
+    if whole is None and (error := _refused(module, batch, sizes)):
+        whole = NotPossible(f"the first size of the inputs is no batch: with another the module raises {error}")
+        sizes = (0,)
     title = type(module).__name__
     return Subject(title, module, net, params, buffers, seed, sizes, batch, _total, whole)
+
+
+def _refused(module: nn.Module, batch: Callable[[int], Batch], sizes: tuple[int, ...]) -> str:
+    """What a copy of the module says to other sizes; nothing, if it takes them all."""
+    copied = copy.deepcopy(module).eval()
+    try:
+        with torch.no_grad():
+            for size in sizes:
+                batch(size).call(copied)
+    except Exception as error:  # whatever a forward may raise
+        return brief(error, 160)
+    return ""
 
 
 def _total(output: Any, labels: Tensor | None) -> Tensor:

@@ -172,7 +172,8 @@ def ddp_of_pure(bench: Bench, form: PureForm) -> str:
             raise FailedError("DDP took a net, and has nothing to watch in it")
         assert isinstance(form, FunctionalCall)
         parallel, reduced = _watched(copy.deepcopy(form.module).train())
-        given = {f"module.{name}": leaf for name, leaf in {**form.params, **form.buffers}.items()}
+        buffers = {name: buffer.clone() for name, buffer in form.buffers.items()}  # which are written in place
+        given = {f"module.{name}": leaf for name, leaf in {**form.params, **buffers}.items()}
         output = torch.func.functional_call(parallel, given, bench.batch.args, dict(bench.batch.kwargs))
         weights = [leaf for leaf in form.params.values() if leaf.requires_grad]
         torch.autograd.grad(form.subject.loss(output, bench.batch.labels), weights, allow_unused=True)

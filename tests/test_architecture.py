@@ -27,6 +27,7 @@ LEVELS = [
     {"adapters"},
     {"inspect"},
     {"checkpoint"},
+    {"emit"},
     {"compare"},
     {"report"},
     {"cli", "__main__"},

@@ -11,6 +11,7 @@ from funcnet.cli._compare import compare
 from funcnet.cli._convert import convert_command
 from funcnet.cli._diff import diff_command, verify_command
 from funcnet.cli._inspect import inspect_command
+from funcnet.cli._source import source_command
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command()(compare)
@@ -18,6 +19,7 @@ app.command("convert")(convert_command)
 app.command("inspect")(inspect_command)
 app.command("diff")(diff_command)
 app.command("verify")(verify_command)
+app.command("source")(source_command)
 
 
 def _version(wanted: bool) -> None:

@@ -7,6 +7,7 @@ every form a model can take, and tries what each can do.
 """
 
 from funcnet.compare._articles import compare_articles as compare_articles
+from funcnet.compare._built import built_target as built_target
 from funcnet.compare._errors import CompareError as CompareError
 from funcnet.compare._lab._records import Capability as Capability
 from funcnet.compare._lab._records import Curve as Curve

@@ -56,11 +56,14 @@ def _plain(name: str) -> str:
     return re.sub(r"(_\d+)+$", "", name).strip("_")
 
 
+_PASSING_ON = ("torch/nn/modules/container.py", "transformers/utils/generic.py", "utils/output_capturing.py")
+
+
 def name_around(trace: str) -> str | None:
     """What the innermost statement that assigns anything calls it, on the way out from an operation."""
     for file, line in reversed(frames(trace)):
         names = targets(statement_at(file, line))
-        if names and names[0] != "_":
+        if names and names[0] != "_" and not file.endswith(_PASSING_ON):
             return names[0]
     return None
 

@@ -163,11 +163,24 @@ class _Folding:
                         visit(item)
 
         visit(root)
-        return {
-            text
-            for text, count in edges.items()
-            if count > 1 and sum(1 for _ in self.calls[text][0].statements()) >= SHORTEST and self._whole(text)
-        }
+        chosen: set[str] = set()
+        for text in sorted(edges, key=len):  # what is within before what it is in
+            if edges[text] > 1 and self._whole(text) and self._lines(self.calls[text][0], chosen) >= SHORTEST:
+                chosen.add(text)
+        return chosen
+
+    def _lines(self, call: Call, chosen: set[str]) -> int:
+        """About how many statements a call is, where equal calls within are one."""
+        inner: set[str] = set()
+        count = 0
+        for item in call.items:
+            if isinstance(item, Statement):
+                count += 1
+            elif item.text in chosen:
+                inner.add(item.text)
+            else:
+                count += self._lines(item, chosen)
+        return count + len(inner)
 
     def _whole(self, text: str) -> bool:
         """Whether the buffers below each of these calls are made new within it, if they are at all."""
@@ -308,7 +321,7 @@ class _Spoken(ast.NodeTransformer):
 
     def visit_Name(self, node: ast.Name) -> Any:  # noqa: N802
         known = node.id.startswith("%") or ":" in node.id
-        return ast.Name(self.spoken(node.id) if known else node.id, node.ctx)
+        return ast.Name(self.spoken(node.id) if known else node.id, getattr(node, "ctx", ast.Load()))
 
 
 def _places(items: Sequence[Any], new: Any, path: str) -> Iterator[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import operator
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -14,6 +16,10 @@ from funcnet.adapters._tracing._emit import Emitted, _Emitter
 from funcnet.adapters._tracing._inputs import Inputs
 from funcnet.adapters._tracing._words import Words
 from funcnet.emit._authors import name_around, stored_name
+
+
+UNNAMED = ""
+"""The hint for a value that the author has no name for."""
 
 
 class Level(NamedTuple):
@@ -178,10 +184,16 @@ class _Reading:
             program.stored.add(value)  # a copy of what is written to, which has the name of that
             return
         program.nodes[value] = node
+        base = re.sub(r"(_\d+)+$", "", program.hints[value])
+        if node.target in ("add_", operator.iadd) and base in {path.rpartition(".")[2] for path in program.buffers}:
+            program.stored.add(value)  # a count, as it is now
+            return
         name = stored_name(node)
+        if name == "input" and any(level.title == "Sequential" for level in self._levels(node)):
+            name = None
         if name is not None:
             program.stored.add(value)
-        program.hints[value] = name or name_around(program.trace(node)) or program.hints[value]
+        program.hints[value] = name or name_around(program.trace(node)) or UNNAMED
 
     def _levels(self, node: Node | None) -> tuple[Level, ...]:
         if node is None:
@@ -252,7 +264,7 @@ def names_in(code: Any, kind: type[ast.expr_context] | None = None) -> Iterator[
 
 def _ordered(node: ast.AST, kind: type[ast.expr_context] | None) -> Iterator[str]:
     if isinstance(node, ast.Name):
-        if (kind is None or isinstance(node.ctx, kind)) and is_value(node.id):
+        if (kind is None or isinstance(getattr(node, "ctx", ast.Load()), kind)) and is_value(node.id):
             yield node.id
         return
     children = list(ast.iter_child_nodes(node))

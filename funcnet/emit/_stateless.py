@@ -34,10 +34,8 @@ def stateless(program: Program, mode: str, inputs: Sequence[str], imports: Seque
 
 def _written(program: Program, function: Function, taken: set[str]) -> list[str]:
     writer = Writer(program, function, taken)
-    for name in function.free:
-        writer.last[name] = 0
     arguments = [kind for kind in ("params", "buffers") if kind in function.places]
-    arguments += [writer.name(name) for name in function.free]
+    arguments += [writer.argument(name) for name in function.free]
     arguments += ["rng", "path"] if "rng" in function.places else []
     call = ast.Call(ast.Name(f"def {function.name}"), [ast.Name(name) for name in arguments], [])
     lines = lines_of("", call, str, 0, ":")
@@ -69,9 +67,7 @@ def _results(values: list[ast.expr]) -> ast.expr:
 
 def _forward(program: Program, main: Function, taken: set[str], mode: str, inputs: Sequence[str]) -> list[str]:
     writer = Writer(program, main, taken)
-    for name in main.free:
-        writer.last[name] = 0
-    arguments = ["params", "buffers", *(writer.name(name) for name in main.free), "*", "rng=None"]
+    arguments = ["params", "buffers", *(writer.argument(name) for name in main.free), "*", "rng=None"]
     lines = lines_of("", ast.Call(ast.Name("def forward"), [ast.Name(name) for name in arguments], []), str, 0, ":")
     lines.append(f'    """{program.title} in {mode} mode: (output, new buffers).')
     if inputs:
@@ -164,8 +160,11 @@ def _import_lines(text: str, imports: Sequence[str], named: Mapping[str, str]) -
         lines.append(f"from {full.rpartition('.')[0]} import {name}")
     if "fn." in text and not any(line.endswith(" as fn") for line in lines):
         lines.append("import funcnet as fn")
+    own = [f"{line}  # isort: skip" for line in lines if line == "import funcnet as fn"]  # whose place depends
+    lines = [line for line in lines if line != "import funcnet as fn"]
     standard = [line for line in lines if line.split()[1].split(".")[0] in sys.stdlib_module_names]
     groups = [sorted(set(group), key=_order) for group in (standard, set(lines) - set(standard)) if group]
+    groups += [own] if own else []
     return [line for at, group in enumerate(groups) for line in ([""] if at else []) + group]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ from funcnet.adapters._tracing._steps import _refuse_constant_sizes, free_axes
 from funcnet.adapters._walk import unwrapped
 from funcnet.core import Buffer, Net
 from funcnet.emit._program import recorded
+from funcnet.emit._stateful import stateful
 from funcnet.emit._stateless import stateless
 from funcnet.emit._tidy import tidied
 from funcnet.tree import flatten
@@ -31,24 +33,43 @@ def written(given: nn.Module | Net, args: Any, kwargs: Mapping[str, Any], train:
     module = unwrapped(module)
     inputs = taken_apart(module, args, kwargs)
     free = free_axes(inputs, dynamic)
-    captured = capture(module, train, inputs, free)
+    modes = {"stateless": train, "stateful": True}
+    if style not in modes:
+        raise ValueError(f'style is "stateless" or "stateful", not {style!r}.')
+    captured = capture(module, modes[style], inputs, free)
     _refuse_constant_sizes(captured, inputs, free)
     words = inputs.words.copy()
     paths = [entry.path for entry in net.entries() if isinstance(entry.spec, Buffer)]
     program = recorded(captured, inputs, words, net.title(), paths)
     tidied(program)
-    checks = shape_checks(captured, inputs, free, False)
-    about = [f"{check.place}: {check.expected}" for check in checks if "_Tensor" in check.condition]
-    text = stateless(program, "training" if train else "eval", about, list(words.imports))
-    expected = of_module(module, train, args, kwargs)
-    found = _run(text, params, buffers, inputs, args, kwargs)
-    lines = list(differences(found, expected))
+    imports = list(words.imports)
+    if style == "stateful":
+        text = stateful(program, module, net.aliases, imports)
+        lines = [line for mode in (False, True) for line in _stateful_differences(text, module, mode, args, kwargs)]
+    else:
+        checks = shape_checks(captured, inputs, free, False)
+        about = [f"{check.place}: {check.expected}" for check in checks if "_Tensor" in check.condition]
+        text = stateless(program, "training" if train else "eval", about, imports)
+        expected = of_module(module, train, args, kwargs)
+        lines = list(differences(_run(text, params, buffers, inputs, args, kwargs), expected))
     if lines:
         raise ConversionError(
             f"the source of {net.title()} does not do what the module does:{bullet_list(lines)}\n"
             f"fn.from_module(module) runs the module's own forward."
         )
     return text
+
+
+def _stateful_differences(text: str, module: nn.Module, train: bool, args: Any, kwargs: Any) -> list[str]:
+    """What the class in a text does otherwise than the module."""
+    space: dict[str, Any] = {"__name__": "source"}
+    exec(compile(text, "<funcnet.source>", "exec"), space)
+    names = re.findall(r"^class (\w+)", text, re.M)
+    made = space[names[-1]]()
+    if list(made.state_dict()) != list(module.state_dict()):
+        return [f"its keys are {list(made.state_dict())}, those of the module {list(module.state_dict())}"]
+    made.load_state_dict(module.state_dict())
+    return list(differences(of_module(made, train, args, kwargs), of_module(module, train, args, kwargs)))
 
 
 def _as_module(net: Net) -> nn.Module:

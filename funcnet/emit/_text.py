@@ -137,6 +137,10 @@ class _Flat:
             text += f" {_COMPARE[type(symbol)]} {self.at_least(right, 6)}"
         return text, 5
 
+    def of_IfExp(self, node: ast.IfExp) -> tuple[str, int]:  # noqa: N802
+        parts = (self.at_least(part, 2) for part in (node.body, node.test, node.orelse))
+        return "{} if {} else {}".format(*parts), 1
+
     def of_JoinedStr(self, node: ast.JoinedStr) -> tuple[str, int]:  # noqa: N802
         parts = [
             part.value if isinstance(part, ast.Constant) else f"{{{self.plain(part.value)}}}"  # type: ignore
@@ -172,6 +176,8 @@ def _broken(head: str, node: ast.expr, flat: _Flat, indent: int, tail: str) -> l
         parts = flat.arguments(node)
         start = f"{head}{flat.at_least(node.func, 15)}("
         inside = ", ".join(parts)
+        if len(start) + indent > WIDTH and isinstance(node.func, ast.Attribute):
+            return _broken(head, node.func.value, flat, indent, f".{node.func.attr}({inside}){tail}")
         if len(inside) <= room:
             return [start, f"    {inside}", f"){tail}"]
         lines = [start]
@@ -202,4 +208,7 @@ def _broken(head: str, node: ast.expr, flat: _Flat, indent: int, tail: str) -> l
             symbol, level = _SYMBOLS[type(node.op)]
             left, right = flat.at_least(node.left, level), flat.at_least(node.right, level + 1)
             return [f"{head}(", f"    {left}", f"    {symbol} {right}", f"){tail}"]
+    if isinstance(node, ast.Name) and flat.plain(node).endswith("]"):
+        front, _, key = flat.plain(node).rpartition("[")
+        return [f"{head}{front}[", f"    {key[:-1]}", f"]{tail}"]
     return [whole]

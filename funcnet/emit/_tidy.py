@@ -26,7 +26,9 @@ _PURE = frozenset(
 
 def tidied(program: Program) -> None:
     """Take out of a program what computes nothing; the numbers it computes stay."""
+    _sizes_in_place(program)
     _without_nothing(program)
+    _not_in_place(program)
     _without_copies(program)
     while _without_unread(program):
         pass
@@ -60,7 +62,7 @@ class _Substitution(ast.NodeTransformer):
         self.given = given
 
     def visit_Name(self, node: ast.Name) -> Any:  # noqa: N802
-        if not isinstance(node.ctx, ast.Load) or node.id not in self.given:
+        if isinstance(getattr(node, "ctx", None), ast.Store) or node.id not in self.given:
             return node
         return self.visit(self.given[node.id])
 
@@ -142,6 +144,56 @@ def _gives_back(node: Node, before: Tensor) -> bool:
     return target is operator.add and type(node.args[1]) is int and node.args[1] == 0
 
 
+# --- sizes ---
+
+
+def _sizes_in_place(program: Program) -> None:
+    """Write what is calculated from sizes where it is used."""
+    given: dict[str, ast.expr] = {}
+    gone: set[int] = set()
+    for statement in program.statements:
+        node, code = statement.node, statement.code
+        if node is None or not isinstance(code, ast.Assign) or not isinstance(code.value, (ast.BinOp, ast.UnaryOp)):
+            continue
+        example = program.captured.meta[node].get("example_value")
+        if isinstance(example, (int, torch.SymInt)) and not isinstance(example, bool):
+            given[defined(code)[0]] = code.value
+            gone.add(id(statement))
+    program.statements = _filter(program.statements, gone)
+    _substitute(program, given)
+
+
+# --- in place on what nobody else has ---
+
+
+def _not_in_place(program: Program) -> None:
+    """``F.relu(x)`` for ``F.relu(x, inplace=True)``, where x is fresh and nobody reads it again."""
+    statements = list(_all(program.statements))
+    last = {name: at for at, statement in enumerate(statements) for name in names_in(statement.code, ast.Load)}
+    last |= {name: len(statements) for value in (program.returned, *program.new.values()) for name in names_in(value)}
+    fresh: set[str] = set()
+    for at, statement in enumerate(statements):
+        code = statement.code
+        if not isinstance(code, ast.Assign) or not isinstance(code.targets[0], ast.Name):
+            continue
+        call = code.value
+        if isinstance(call, ast.Call) and call.args and isinstance(call.args[0], ast.Name):
+            keys = [key for key in call.keywords if key.arg == "inplace"]
+            if keys and call.args[0].id in fresh and last[call.args[0].id] == at:
+                call.keywords.remove(keys[0])
+        name = ast.unparse(call.func) if isinstance(call, ast.Call) else ""
+        plain = isinstance(call, ast.Call) and not any(key.arg == "inplace" for key in call.keywords)
+        if isinstance(call, ast.BinOp) or (plain and name in _FRESH):
+            fresh.add(code.targets[0].id)
+
+
+_FRESH = frozenset(
+    f"F.{name}"
+    for name in "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d batch_norm layer_norm "
+    "group_norm instance_norm relu relu6 silu gelu elu hardswish leaky_relu max_pool2d".split()
+)
+
+
 # --- the same computed twice ---
 
 
@@ -161,7 +213,7 @@ def _without_copies(program: Program) -> None:
         if not isinstance(example, Tensor) or example.is_floating_point():
             continue
         code.value = _Substitution(given).visit(code.value)
-        text = ast.dump(code.value)
+        text = f"{statement.levels} {ast.dump(code.value)}"  # within one call: equal calls stay equal
         if text in seen:
             given[value] = ast.Name(seen[text], ast.Load())
             gone.add(id(statement))
@@ -185,13 +237,16 @@ def _without_unread(program: Program) -> bool:
     gone = {
         id(statement)
         for statement in _all(program.statements)
-        if isinstance(statement.code, ast.Assign)
-        and isinstance(statement.code.targets[0], ast.Name)
-        and not read[statement.code.targets[0].id]
-        and (statement.node is None or _is_pure(statement.node))
+        if _is_unread(statement.code, read) and (statement.node is None or _is_pure(statement.node))
     }
     program.statements = _filter(program.statements, gone)
     return bool(gone)
+
+
+def _is_unread(code: ast.stmt, read: Counter[str]) -> bool:
+    if isinstance(code, ast.Assign):
+        return isinstance(code.targets[0], ast.Name) and not read[code.targets[0].id]
+    return isinstance(code, ast.Expr)
 
 
 def _reads(program: Program) -> Iterator[str]:
@@ -277,19 +332,13 @@ class _Shorter(ast.NodeTransformer):
         if name in _PUBLIC:
             node.func = ast.parse(_PUBLIC[name], mode="eval").body
             name = _PUBLIC[name]
-        if name in ("F.linear", "F.pad", "F.conv1d", "F.conv2d", "torch.amp.autocast"):
+        if name in ("F.linear", "torch.amp.autocast"):
             while node.args and isinstance(node.args[-1], ast.Constant) and node.args[-1].value is None:
                 node.args.pop()
-        if name in _CONV:
-            for place, default in reversed(_CONV[name]):
-                if len(node.args) == place + 1 and _is(node.args[-1], default):
-                    node.args.pop()
-            if len(node.args) == 3 and _is(node.args[2], None):
-                node.args.pop()
+        if name in _POSITIONS:
+            _by_name(node, *_POSITIONS[name])
         if name == "torch.amp.autocast" and len(node.args) == 3:
             node.args[1:], node.keywords = [], [ast.keyword("enabled", node.args[2])]
-        if name == "F.scaled_dot_product_attention":
-            node.keywords = [key for key in node.keywords if not _default(key)]
         return node
 
 
@@ -305,19 +354,56 @@ def _is_cpu(node: ast.expr) -> bool:
 
 
 _PUBLIC = {"torch._C._nn.pad": "F.pad"}
-# of conv functions behind the bias: the place of an argument, and its default
-_CONV = {
-    f"F.conv{rank}d": ((3, (1,) * rank), (4, (0,) * rank), (5, (1,) * rank), (6, 1)) for rank in (1, 2, 3)
+_CONV = (("bias", "stride", "padding", "dilation", "groups"), (None, 1, 0, 1, 1))
+_TRANSPOSED = (("bias", "stride", "padding", "output_padding", "groups", "dilation"), (None, 1, 0, 0, 1, 1))
+_ATTENTION = (("attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa"), (None, 0.0, False, None, False))
+_POOL = (("stride", "padding", "dilation", "ceil_mode", "return_indices"), (None, 0, 1, False, False))
+# of a function: how many of its arguments are given by position, and the names and defaults of the others
+_POSITIONS: dict[str, tuple[int, tuple[str, ...], tuple[Any, ...]]] = {
+    **{f"F.conv{rank}d": (2, *_CONV) for rank in (1, 2, 3)},
+    **{f"F.max_pool{rank}d": (2, *_POOL) for rank in (1, 2, 3)},
+    "F.batch_norm": (5, ("training", "momentum", "eps"), (False, 0.1, 1e-5)),
+    "F.layer_norm": (4, ("eps",), (1e-5,)),
+    "F.group_norm": (4, ("eps",), (1e-5,)),
+    "F.embedding": (2, ("padding_idx",), (None,)),
+    "F.scaled_dot_product_attention": (3, *_ATTENTION),
+    "fn.random.scaled_dot_product_attention": (3, *_ATTENTION),
+    **{f"F.conv_transpose{rank}d": (2, *_TRANSPOSED) for rank in (1, 2, 3)},
+    "F.pad": (2, ("mode", "value"), ("constant", None)),
+    "torch.softmax": (1, ("dim", "dtype"), (..., None)),
 }
 
 
-def _is(node: ast.expr, value: Any) -> bool:
+def _by_name(node: ast.Call, given: int, names: tuple[str, ...], defaults: tuple[Any, ...]) -> None:
+    """Name the later arguments of a call, without those that are as they are by default."""
+    if len(node.args) > given + len(names) or any(isinstance(arg, ast.Starred) for arg in node.args):
+        return
+    late = [ast.keyword(name, arg) for name, arg in zip(names, node.args[given:], strict=False)]
+    keywords = [*late, *node.keywords]
+    kept = []
+    for key in keywords:
+        value = _number(key.value)
+        if key.arg in names and value is not _UNKNOWN and value == defaults[names.index(key.arg)]:
+            if type(value) is type(defaults[names.index(key.arg)]):
+                continue
+        if isinstance(value, int) and not isinstance(value, bool) and isinstance(key.value, ast.Tuple):
+            key = ast.keyword(key.arg, ast.Constant(value))
+        kept.append(key)
+    del node.args[given:]
+    if kept and kept[0].arg == "bias":
+        node.args.append(kept.pop(0).value)
+    node.keywords = kept
+
+
+_UNKNOWN = object()
+
+
+def _number(node: ast.expr) -> Any:
+    """A constant; a tuple of one number as that number."""
     try:
-        return ast.literal_eval(node) == value
+        value = ast.literal_eval(node)
     except (ValueError, TypeError):
-        return False
-
-
-def _default(key: ast.keyword) -> bool:
-    defaults = {"attn_mask": None, "dropout_p": 0.0, "is_causal": False}
-    return key.arg in defaults and isinstance(key.value, ast.Constant) and key.value.value == defaults[key.arg]
+        return _UNKNOWN
+    if isinstance(value, tuple) and value and all(type(one) is int and one == value[0] for one in value):
+        return value[0]
+    return value

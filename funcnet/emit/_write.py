@@ -37,6 +37,7 @@ class Writer:
         self.path: str = function.level.path
         self.last: dict[str, int] = {}
         self.later: dict[str, str] = {}
+        self.reading: list[str] = []
 
     # --- names ---
 
@@ -58,13 +59,17 @@ class Writer:
             return f'"{rest}"'
         return f'f"{{path}}.{rest}"' if rest else "path"
 
+    def argument(self, value: str) -> str:
+        """Choose what an argument is called."""
+        self.last[value] = 0
+        return self.name(value, beside=True)
+
     def name(self, value: str, *, beside: bool = False) -> str:
-        """Choose what a value is called from here on."""
-        hint = self.program.hints.get(value, "value")
-        base = re.sub(r"(_\d+)+$", "", re.sub(r"\W+", "_", hint)).strip("_") or "value"
+        """Choose what a value is called from here on; ``beside`` what has a name now."""
+        base = self._base(value)
         if base in ("l", "O", "I") or not base.isidentifier():
             base = f"{base}_" if base.isidentifier() else f"value_{base}"
-        if not self._is_free(base, beside):
+        if not beside and not self._is_free(base):
             self._move_away(base)
         name, count = base, 1
         while not self._is_free(name, beside):
@@ -72,6 +77,24 @@ class Writer:
             name = f"{base}_{count}" if base[-1:] != "_" else f"{base}{count}"
         self._hold(value, name)
         return name
+
+    def _base(self, value: str) -> str:
+        if value.startswith("%new:"):
+            rest = value[5:][len(self.path) :].strip(".")
+            return re.sub(r"\W+", "_", rest) or "new_buffers"
+        hint = self.program.hints.get(value) or self._carried_name() or self._operation(value)
+        return re.sub(r"(_\d+)+$", "", re.sub(r"\W+", "_", hint)).strip("_") or "value"
+
+    def _carried_name(self) -> str | None:
+        """The name of the first value that the statement at hand reads, if nobody reads it again."""
+        for value in self.reading:
+            if value in self.names and value.startswith("%") and value not in self.program.sizes:
+                return self.names[value] if self.last.get(value, 0) <= self.at else None
+        return None
+
+    def _operation(self, value: str) -> str:
+        node = self.program.nodes.get(value)
+        return "value" if node is None else node.name
 
     def _hold(self, value: str, name: str) -> None:
         self.names[value] = name
@@ -192,15 +215,19 @@ class Writer:
         if isinstance(target, ast.Subscript):
             self.line(f"{text_of(target, self.spoken)} = ", code.value)
             return
+        self.reading = list(names_in(code.value))
         parts = target.elts if isinstance(target, ast.Tuple) else [target]
         values = [part.id for part in parts if isinstance(part, ast.Name)]
         names = [self.name(value) if value in self.last else "_" for value in values]
+        if names == ["_"] and values[0] in self.program.sizes:
+            return
         unread = names == ["_"] and isinstance(target, ast.Name)
         self.line("" if unread else f"{', '.join(names)} = ", code.value)
 
     def use(self, use: Use) -> None:
         self.say(use.level.path, use.level.title)
         results = [*use.results, *([use.state] if use.state else [])]
+        self.reading = use.given
         names = [self.name(value) if value in self.last else "_" for value in results]
         call = self.call(use.function, use.given, use.level.path, None)
         self.line(f"{', '.join(names)} = " if names else "", call)
@@ -244,7 +271,7 @@ class Writer:
                 name = chosen
             names[result] = name
         count = len(loop.uses)
-        shown = f"{loop.head}.{{i}}{'.' + loop.tail if loop.tail else ''}"
+        shown = f"{first.level.path} to {final.level.path[len(self.path) :].lstrip('.')}"
         self.said = None
         self.say(shown, final.level.title)
         given = [
@@ -259,7 +286,6 @@ class Writer:
             for result, value in enumerate(final.results)
         ]
         if loop.state is not None:
-            self.program.hints[loop.state] = loop.head.rpartition(".")[2] or "new"
             state = self.name(loop.state)
             self.lines.append(" " * self.indent + f"{state} = {{}}")
             targets.append(f"{state}[str(i)]")
@@ -294,17 +320,17 @@ def inlined(program: Program, function: Function) -> list[Any]:
     read: Counter[str] = Counter(name for _, reads in _steps(function.items) for name in reads)
     read.update(function.outputs)
     read.update(name for value in function.new.values() for name in names_in(value))
-    return _inlined(program, function.items, read)
+    return _inlined(program, function.items, read, function.level.path)
 
 
-def _inlined(program: Program, items: list[Any], read: Counter[str]) -> list[Any]:
+def _inlined(program: Program, items: list[Any], read: Counter[str], path: str) -> list[Any]:
     kept: list[Any] = []
     for item in items:
         if isinstance(item, Statement) and isinstance(item.code, ast.With):
-            inner = _inlined(program, item.code.body, read)
+            inner = _inlined(program, item.code.body, read, path)
             kept.append(Statement(ast.With(item.code.items, inner), item.levels, item.node))
             continue
-        while isinstance(item, Statement) and kept and _fits(program, kept[-1], item, read):
+        while isinstance(item, Statement) and kept and _fits(program, kept[-1], item, read, path):
             before = kept.pop()
             value = defined(before.code)[0]
             item = Statement(_replaced(item.code, value, before.code.value), item.levels, item.node)
@@ -312,7 +338,7 @@ def _inlined(program: Program, items: list[Any], read: Counter[str]) -> list[Any
     return kept
 
 
-def _fits(program: Program, before: Any, item: Statement, read: Counter[str]) -> bool:
+def _fits(program: Program, before: Any, item: Statement, read: Counter[str], path: str) -> bool:
     if not isinstance(before, Statement) or not isinstance(before.code, ast.Assign) or before.levels != item.levels:
         return False
     if before.node is None or not isinstance(before.code.targets[0], ast.Name):
@@ -328,15 +354,17 @@ def _fits(program: Program, before: Any, item: Statement, read: Counter[str]) ->
     if isinstance(item.code, ast.Assign) and not isinstance(item.code.targets[0], (ast.Name, ast.Tuple)):
         return False
     merged = _replaced(item.code, value, before.code.value)
-    shown = text_of(merged.value, lambda name: _estimate(program, name))  # type: ignore[attr-defined]
-    target = sum(len(_estimate(program, name)) + 2 for name in defined(merged)) + 4
+    shown = text_of(merged.value, lambda name: _estimate(program, name, path))  # type: ignore[attr-defined]
+    target = sum(len(_estimate(program, name, path)) + 2 for name in defined(merged)) + 4
     return 4 + len(shown) + target <= WIDTH
 
 
-def _estimate(program: Program, name: str) -> str:
+def _estimate(program: Program, name: str, path: str) -> str:
+    """About what a name will be."""
     if name.startswith("%"):
-        return program.hints.get(name, "value")
-    return name.partition(":")[2] + "__params" if ":" in name else name
+        return program.hints.get(name) or "value"
+    kind, colon, rest = name.partition(":")
+    return kind + "".join(f'["{key}"]' for key in rest[len(path) :].split(".") if key) if colon else name
 
 
 def _in_place(code: ast.stmt) -> bool:
@@ -353,7 +381,7 @@ def _in_place(code: ast.stmt) -> bool:
 def _replaced(code: Any, value: str, by: ast.expr) -> Any:
     class Change(ast.NodeTransformer):
         def visit_Name(self, node: ast.Name) -> Any:  # noqa: N802
-            return by if node.id == value and isinstance(node.ctx, ast.Load) else node
+            return by if node.id == value and not isinstance(getattr(node, "ctx", None), ast.Store) else node
 
     import copy
 

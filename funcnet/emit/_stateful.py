@@ -1,0 +1,357 @@
+"""The text of a forward as classes: the modules of torch.nn themselves, and what is between them as F code."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from funcnet.emit._constructors import constructor, empty, literal
+from funcnet.emit._parts import Call, Function, Use, _Folding, call_tree, looped
+from funcnet.emit._program import Level, Program, Statement, defined, names_in
+from funcnet.emit._stateless import _import_lines, _imported_by_name
+from funcnet.emit._text import WIDTH, lines_of
+from funcnet.emit._write import Writer
+
+_LISTS = (nn.Sequential, nn.ModuleList, nn.ParameterList)
+_DICTS = (nn.ModuleDict, nn.ParameterDict)
+
+
+def stateful(program: Program, module: nn.Module, ties: Mapping[str, str], imports: Sequence[str]) -> str:
+    """The module that defines a class for a program, which builds its parts and has its forward.
+
+    Args:
+        program: the forward.
+        module: what it was captured from.
+        ties: path of a parameter -> of the one that it is.
+        imports: lines that the statements may need.
+    """
+    _in_either_mode(program)
+    named = _imported_by_name(program, imports)
+    return _Classes(program, module, ties, imports, named).text()
+
+
+class _Classes(_Folding):
+    def __init__(
+        self,
+        program: Program,
+        module: nn.Module,
+        ties: Mapping[str, str],
+        imports: Sequence[str],
+        named: Mapping[str, str],
+    ) -> None:
+        super().__init__(program)
+        self.module, self.ties, self.imports, self.named = module, ties, imports, named
+        self.modules = dict(module.named_modules(remove_duplicate=False))
+        self.classes: dict[str, str] = {}  # the text of a class without its name -> the name
+        self.class_texts: list[str] = []
+        self.class_of: dict[str, str] = {}
+
+    def text(self) -> str:
+        root = call_tree(self.program)
+        self.layers = {path: made for path, one in self.modules.items() if path and (made := constructor(one)) is not None}
+        self.counts: Counter[str] = Counter()
+        self._count(root)
+        self._as_layers(root)
+        self.program.statements = list(root.statements())
+        self._describe(root)
+        self.chosen = {
+            text
+            for text, calls in self.calls.items()
+            if all(self._is_own(call) for call in calls) and calls[0] is not root and self._whole(text)
+        }
+        self.chosen.discard(root.text)
+        self.outputs = self._outputs(root)
+        main = Function("forward", root.level, list(self.program.arguments.values()), [])
+        main.outputs = [*names_in(self.program.returned)]
+        main.items, main.new = self._lowered(root.items, "", main)
+        looped(main)
+        self.by_path = {call.level.path: call for calls in self.calls.values() for call in calls if call.text in self.chosen}
+        self._class("", main)
+        text = "\n\n\n".join(self.class_texts)
+        lines = _import_lines(text, [*self.imports, "import torch", "import torch.nn.functional as F"], self.named)
+        head = [line for line in lines if not line.startswith("import funcnet")]
+        while head and not head[-1]:
+            head.pop()
+        at = max((index for index, line in enumerate(head) if line.startswith("import torch")), default=-1)
+        head.insert(at + 1, "from torch import nn")
+        first = [line for line in head if line.startswith("import ")]
+        later = [line for line in head if line.startswith("from ")]
+        standard = [line for line in first if line.split()[1] in ("math", "operator", "collections")]
+        others = [*sorted(set(first) - set(standard)), *sorted(set(later))]
+        groups = [*([*standard, ""] if standard else []), *others]
+        return "\n".join([*groups, "", "", text, ""])
+
+    def _count(self, call: Call) -> None:
+        for item in call.items:
+            if isinstance(item, Call):
+                self.counts[item.level.path] += 1
+                self._count(item)
+
+    def _is_own(self, call: Call) -> bool:
+        """Whether a call is all that happens to a module that is no layer of torch.nn."""
+        path = call.level.path
+        own = path in self.modules and path not in self.layers and not isinstance(self.modules[path], (*_LISTS, *_DICTS))
+        inside = any(path.startswith(f"{layer}.") for layer in self.layers)
+        return own and self.counts[path] == 1 and not inside
+
+    # --- layers of torch.nn are called as they are ---
+
+    def _as_layers(self, call: Call) -> None:
+        for at, item in enumerate(call.items):
+            if isinstance(item, Call):
+                made = self._as_layer(item)
+                if made is not None:
+                    call.items[at] = made
+                else:
+                    self._as_layers(item)
+
+    def _as_layer(self, call: Call) -> Statement | None:
+        path = call.level.path
+        if path not in self.layers or isinstance(self.modules[path], (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)):
+            return None
+        statements = list(call.statements())
+        made = [name for statement in statements for name in defined(statement.code)]
+        read = [name for statement in statements for name in names_in(statement.code, ast.Load)]
+        given = list(dict.fromkeys(name for name in read if name not in made and name not in self.program.sizes))
+        given = [name for name in given if ":" not in name]
+        within = {id(statement) for statement in statements}
+        outside = {
+            name
+            for statement in self.program.statements
+            if id(statement) not in within
+            for name in names_in(statement.code, ast.Load)
+        } | set(names_in(self.program.returned))
+        results = [name for name in made if name in outside]
+        if len(given) != 1 or len(results) != 1 or set(made) & self.program.mutated - set(self._buffers(made)):
+            return None
+        for name in [one for one, value in self.program.new.items() if one.startswith(f"{path}.")]:
+            del self.program.new[name]
+        code = ast.Assign([ast.Name(results[0], ast.Store())], ast.Call(ast.Name(f"self:{path}"), [ast.Name(given[0])], []))
+        self.program.stored.add(results[0])
+        return Statement(code, call.level and statements[0].levels[:-1], self.program.nodes.get(results[0]))
+
+    def _buffers(self, made: Sequence[str]) -> list[str]:
+        values = [value.id for value in self.program.new.values() if isinstance(value, ast.Name)]
+        return [name for name in made if name in values]
+
+    # --- functions become methods ---
+
+    def _describe(self, call: Call) -> None:
+        super()._describe(call)
+        if call.level.path:
+            self.calls[call.text].remove(call)
+            if not self.calls[call.text]:
+                del self.calls[call.text]
+            call.text += f"\n{self._shape_of(call.level.path)}"
+            self.calls.setdefault(call.text, []).append(call)
+
+    def _shape_of(self, path: str) -> str:
+        """What a module is built of, as text."""
+        below = self.modules.get(path)
+        if below is None:
+            return ""
+        parts = [f"{name}: {ast.unparse(ast.Expression(self.layers[full])) if (full := _join(path, name)) in self.layers else type(one).__name__}" for name, one in below.named_modules() if name]
+        return "\n".join([*parts, *(f"{name} {tuple(one.shape)}" for name, one in below.named_parameters())])
+
+    def _lowered(self, items: Sequence[Statement | Call], path: str, function: Function) -> tuple[list[Any], Any]:
+        lowered, new = super()._lowered(items, path, function)
+        done = {item.level.path for item in lowered if isinstance(item, Use)}
+        for item in lowered:
+            if isinstance(item, Use):
+                item.state = None
+        new = {
+            name: value
+            for name, value in new.items()
+            if name not in done and not any(name.startswith(f"{one}.") for one in done)
+        }
+        return lowered, new
+
+    # --- text ---
+
+    def _class(self, path: str, function: Function | None) -> str:
+        """The name of the class of a module; its text is written down when it is new."""
+        module = self.modules[path]
+        body = [*self._init(path, module)]
+        if function is not None:
+            body += ["", *(f"    {line}" if line else "" for line in self._forward(path, function))]
+        text = "\n".join(body)
+        if text not in self.classes:
+            base = re.sub(r"\W", "", type(module).__name__) or "Module"
+            name, count = base, 1
+            while name in self.classes.values() or name in self.named.values():
+                count += 1
+                name = f"{base}{count}"
+            self.classes[text] = name
+            self.class_texts.append(f"class {name}(nn.Module):\n{text}")
+        return self.classes[text]
+
+    def _init(self, path: str, module: nn.Module) -> list[str]:
+        lines = ["    def __init__(self):", "        super().__init__()"]
+
+        def add(head: str, text: str, tail: str = "") -> None:
+            lines.extend(lines_of(head, ast.parse(text, mode="eval").body, str, 8, tail))
+
+        for name, param in module._parameters.items():
+            full = _join(path, name)
+            if param is None:
+                lines.append(f'        self.register_parameter("{name}", None)')
+            elif full not in self.ties:
+                frozen = "" if param.requires_grad else ", requires_grad=False"
+                add(f"self.{name} = ", f"nn.Parameter({empty(param)}{frozen})")
+            else:
+                add(f"self.{name} = ", f"nn.Parameter({empty(param)})")
+        for name, buffer in module._buffers.items():
+            if buffer is None:
+                lines.append(f'        self.register_buffer("{name}", None)')
+            elif name in module._non_persistent_buffers_set:
+                add("", f'self.register_buffer("{name}", {literal(buffer, _join(path, name))}, persistent=False)')
+            else:
+                add("", f'self.register_buffer("{name}", {empty(buffer)})')
+        for name, child in module._modules.items():
+            if child is None:
+                lines.append(f"        self.{name} = None")
+                continue
+            built = self._built(_join(path, name), child)
+            lines += lines_of(f"self.{name} = ", built, str, 8)
+        if not path:
+            for name, owner in self.ties.items():
+                lines.append(f"        {self._access(name, '')} = {self._access(owner, '')}")
+            frozen = [name for name, param in module.named_parameters() if not param.requires_grad]
+            frozen = [name for name in frozen if name.rpartition(".")[0]]
+            lines += [f"        {self._access(name, '')}.requires_grad_(False)" for name in frozen]
+        return lines if len(lines) > 2 else lines
+
+    def _built(self, path: str, module: nn.Module) -> ast.expr:
+        """The expression that builds a part."""
+        if path in self.layers:
+            return self.layers[path]
+        if type(module) in (nn.ModuleList, nn.Sequential):
+            items = [self._built(_join(path, name), child) for name, child in module._modules.items() if child is not None]
+            many = type(module) is nn.ModuleList
+            if len(items) > 2 and len({ast.unparse(ast.Expression(item)) for item in items}) == 1:
+                each = f"{ast.unparse(ast.Expression(items[0]))} for _ in range({len(items)})"
+                return ast.Name(f"nn.ModuleList({each})" if many else f"nn.Sequential(*({each}))")
+            return ast.Call(ast.Name(f"nn.{type(module).__name__}"), [ast.List(items)] if many else items, [])
+        if type(module) is nn.ModuleDict:
+            parts = [(ast.Constant(name), self._built(_join(path, name), child)) for name, child in module._modules.items() if child is not None]
+            return ast.Call(ast.Name("nn.ModuleDict"), [ast.Dict([key for key, _ in parts], [one for _, one in parts])], [])
+        if type(module) in (nn.ParameterList, nn.ParameterDict):
+            tensors = [f"nn.Parameter({empty(one)})" for one in module.parameters()]
+            if type(module) is nn.ParameterList:
+                return ast.parse(f"nn.ParameterList([{', '.join(tensors)}])", mode="eval").body
+            keys = [f'"{key}": {one}' for key, one in zip(module._parameters, tensors, strict=True)]
+            return ast.parse(f"nn.ParameterDict({{{', '.join(keys)}}})", mode="eval").body
+        call = self.by_path.get(path)
+        return ast.Call(ast.Name(self._class(path, None if call is None else self._function(call))), [], [])
+
+    def _forward(self, path: str, function: Function) -> list[str]:
+        taken = {"self", *self.named.values(), "nn"} | set(self.classes.values())
+        writer = _Methods(self.program, function, taken, self._access)
+        writer.path = path if function.level.path == "" else function.level.path
+        arguments = ["self", *(writer.argument(name) for name in function.free)]
+        lines = lines_of("", ast.Call(ast.Name("def forward"), [ast.Name(name) for name in arguments], []), str, 4, ":")
+        lines = [line[4:] for line in lines]
+        body = writer.body()
+        lines += [line for line in body]
+        for name, value in function.new.items():
+            lines += lines_of(f"{self._access(name, writer.path)} = ", value, writer.spoken, 4)
+        if function.name == "forward" and not path:
+            shown = lines_of("return ", self.program.returned, writer.spoken, 4)
+            return [*lines, *shown]
+        if function.outputs:
+            lines.append(f"    return {', '.join(map(writer.spoken, function.outputs))}")
+        return lines
+
+    def _access(self, path: str, base: str) -> str:
+        """How a method of the module at ``base`` reaches what is at a path."""
+        text, at = "self", base
+        rest = path[len(base) :].lstrip(".") if base else path
+        for key in rest.split(".") if rest else []:
+            holder = self.modules.get(at)
+            if isinstance(holder, _LISTS):
+                text += f"[{key}]"
+            elif isinstance(holder, _DICTS):
+                text += f'["{key}"]'
+            elif not key.isidentifier():
+                text = f'getattr({text}, "{key}")'
+            else:
+                text += f".{key}"
+            at = _join(at, key)
+        return text
+
+
+class _Methods(Writer):
+    """Writes a method, where a place is an attribute."""
+
+    def __init__(self, program: Program, function: Function, taken: set[str], access: Any) -> None:
+        super().__init__(program, function, taken)
+        self.access = access
+
+    def spoken(self, name: str) -> str:
+        kind, colon, rest = name.partition(":")
+        if colon and name not in self.names and kind in ("params", "buffers", "self"):
+            return self.access(rest, self.path)
+        return super().spoken(name)
+
+    def say(self, path: str, title: str) -> None:
+        """A method needs no comments: its calls say what runs."""
+
+    def call(self, function: Function, given: list[str], path: str, number: tuple[str, str] | None) -> ast.Call:
+        text = self.access(path, self.path)
+        if number is not None:
+            head = self.access(number[0], self.path)
+            text = f"{head}[i]" + "".join(f".{key}" for key in number[1].split(".") if key)
+        return ast.Call(ast.Name(text), [ast.Name(name) for name in given], [])
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+# --- one code for both modes ---
+
+
+def _in_either_mode(program: Program) -> None:
+    """Draws as the module makes them: in training, from torch's generator."""
+    change = _Drawing()
+
+    def through(statements: Sequence[Statement]) -> None:
+        for statement in statements:
+            if isinstance(statement.code, ast.With):
+                through(statement.code.body)  # type: ignore[arg-type]
+            else:
+                statement.code = change.visit(statement.code)
+
+    through(program.statements)
+
+
+class _Drawing(ast.NodeTransformer):
+    def visit_Call(self, node: ast.Call) -> Any:  # noqa: N802
+        self.generic_visit(node)
+        name = ast.unparse(node.func)
+        node.keywords = [key for key in node.keywords if not (key.arg == "rng" and name.startswith("fn."))]
+        if name == "fn.random.dropout":
+            return ast.Call(ast.Name("F.dropout"), node.args, [ast.keyword("training", ast.Name("self.training"))])
+        if name == "fn.random.scaled_dot_product_attention":
+            node.func = ast.Name("F.scaled_dot_product_attention")
+            for key in node.keywords:
+                if key.arg == "dropout_p":
+                    key.value = ast.IfExp(ast.Name("self.training"), key.value, ast.Constant(0.0))
+        if name == "fn.random.drawn":
+            drawn = ast.unparse(node.args[0])
+            node.func, node.args = node.args[0], node.args[1:]
+            if drawn in ("torch.lstm", "torch.gru", "torch.rnn_tanh", "torch.rnn_relu"):
+                flags = [at for at, arg in enumerate(node.args) if isinstance(arg, ast.Constant) and arg.value is True]
+                start = next(at for at, arg in enumerate(node.args) if isinstance(arg, ast.Constant) and isinstance(arg.value, bool))
+                del flags
+                node.args[start + 3] = ast.Name("self.training")
+            elif any(key.arg == "training" for key in node.keywords):
+                for key in node.keywords:
+                    if key.arg == "training":
+                        key.value = ast.Name("self.training")
+        return node

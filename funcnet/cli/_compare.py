@@ -147,7 +147,7 @@ def check_report(file: Path) -> None:
     for name in ("jinja2", "matplotlib"):
         try:
             importlib.import_module(name)
-        except ModuleNotFoundError as error:
+        except ModuleNotFoundError as error:  # noqa: PERF203  # two rounds
             raise CompareError(f'--report needs {name}, which is not installed: pip install "funcnet[cli]".') from error
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

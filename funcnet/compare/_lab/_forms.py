@@ -131,7 +131,7 @@ class FunctionalCall(PureForm):
 
 
 class NetForm(PureForm):
-    """A net of funcnet: the native one, or the traced one."""
+    """A net of funcnet."""
 
     def __init__(self, subject: Subject, net: fn.Net, name: str) -> None:
         super().__init__(subject)
@@ -141,6 +141,33 @@ class NetForm(PureForm):
     def apply(self, params: Any, buffers: Any, batch: Batch, train: bool = False, rng: Any = None) -> tuple[Any, Any]:
         rng = rng if train else self.draws
         return self.net.apply(params, buffers, *batch.args, train=train, rng=rng, **batch.kwargs)
+
+
+class TracedForm(NetForm):
+    """The module's trace. Where that is for other sizes, the module is traced again, as one would do."""
+
+    def __init__(self, subject: Subject) -> None:
+        super().__init__(subject, _trace(subject, subject.batch(subject.middle)), TRACED)
+
+    def forward(self, batch: Batch) -> Call:
+        return NetForm.forward(self._for(batch), batch)
+
+    def step(self, batch: Batch) -> Call:
+        return NetForm.step(self._for(batch), batch)
+
+    def _for(self, batch: Batch) -> TracedForm:
+        fitting = copy.copy(self)
+        try:
+            with torch.no_grad():
+                self.output(self.params, batch)
+        except fn.ShapeError:
+            fitting.net = _trace(self.subject, batch)
+        return fitting
+
+
+def _trace(subject: Subject, example: Batch) -> fn.Net:
+    free = ("batch",) if subject.whole_batch is None else ()
+    return fn.trace(subject.module, *example.args, train="both", dynamic=free, **example.kwargs)[0]
 
 
 class Allowance:
@@ -208,23 +235,10 @@ Form = ModuleForm | PureForm
 
 def make_forms(subject: Subject, allowance: Allowance) -> Mapping[str, Callable[[], Form]]:
     """What makes each form. A maker may raise: then the form cannot be had, and the error says why."""
-
-    def traced() -> Form:
-        with torch.no_grad():
-            example = subject.batch(subject.middle)
-            net, _, _ = fn.trace(
-                subject.module,
-                *example.args,
-                train="both",
-                dynamic=("batch",) if subject.whole_batch is None else (),
-                **example.kwargs,
-            )
-        return NetForm(subject, net, TRACED)
-
     return {
         MODULE: lambda: ModuleForm(subject),
         CALL: lambda: FunctionalCall(subject),
         NATIVE: lambda: NetForm(subject, subject.net, NATIVE),
-        TRACED: traced,
+        TRACED: lambda: TracedForm(subject),
         COMPILED: lambda: Compiled(subject, allowance),
     }

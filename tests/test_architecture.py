@@ -29,6 +29,7 @@ LEVELS = [
     {"checkpoint"},
     {"emit"},
     {"compare"},
+    {"report"},
     {"cli", "__main__"},
 ]
 LEVEL = {name: index for index, names in enumerate(LEVELS) for name in names}

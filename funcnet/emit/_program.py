@@ -125,6 +125,7 @@ class _Reading:
         for name in inputs.used:
             self.now[inputs.inside(name)] = value = self._fresh(inputs.inside(name))
             program.arguments[name] = value
+            program.stored.add(value)
         held = program.captured.held
         for number, tensor in enumerate(inputs.tensors):
             node = next((node for node, place in held.items() if place == ("input", number)), None)

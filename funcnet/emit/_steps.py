@@ -35,7 +35,7 @@ def written(given: nn.Module | Net, args: Any, kwargs: Mapping[str, Any], train:
     free = free_axes(inputs, dynamic)
     modes = {"stateless": train, "stateful": True}
     if style not in modes:
-        raise ValueError(f'style is "stateless" or "stateful", not {style!r}.')
+        raise ValueError(f'style is "stateless" or "stateful", not "{style}".')
     captured = capture(module, modes[style], inputs, free)
     _refuse_constant_sizes(captured, inputs, free)
     words = inputs.words.copy()

@@ -6,6 +6,7 @@ import copy
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,12 @@ def build(name):
     make, inputs = ALL[name]
     torch.manual_seed(0)
     return make(), inputs
+
+
+@cache
+def source_of(name, train=False, style="stateless"):
+    module, inputs = build(name)
+    return fn.source(module, *inputs, train=train, style=style)
 
 
 def forward_of(text):
@@ -66,7 +73,7 @@ def check(module, text, inputs, train):
 def test_a_program_gives_the_bits_of_its_module_for_any_batch(name, train):
     module, inputs = build(name)
     with global_generator_untouched():
-        text = fn.source(module, *inputs, train=train)
+        text = source_of(name, train)
     check(module, text, inputs, train)
     check(module, text, tuple(torch.cat([one, one]) for one in inputs), train)
 
@@ -87,7 +94,7 @@ def test_the_models_that_trace_knows(name, train):
 @parametrize(name=ALL, train=[False, True])
 def test_a_class_gives_the_bits_of_its_module_and_loads_its_state(name, train):
     module, inputs = build(name)
-    text = fn.source(module, *inputs, style="stateful")
+    text = source_of(name, style="stateful")
     space = {"__name__": "emitted"}
     exec(compile(text, "<emitted>", "exec"), space)
     made = space[re.findall(r"^class (\w+)", text, re.M)[-1]]()
@@ -106,7 +113,7 @@ def test_a_class_gives_the_bits_of_its_module_and_loads_its_state(name, train):
 def test_a_key_draws_as_a_net_draws():
     module, inputs = build("batchnorm")
     net, params, buffers = fn.from_module(module)
-    forward, key = forward_of(fn.source(module, *inputs, train=True)), fn.random.key(3)
+    forward, key = forward_of(source_of("batchnorm", True)), fn.random.key(3)
     expected = net.apply(params, buffers, *inputs, train=True, rng=key)
     assert_identical(forward(params, buffers, *inputs, rng=key), expected)
     with pytest.raises(fn.RandomnessError, match=r"rng is None. Pass rng=funcnet.random.key\(0\)"):
@@ -146,24 +153,24 @@ def ruff(command, text):
     )
 
 
-@parametrize(name=ALL, train=[False, True], style=["stateless", "stateful"])
-def test_the_text_is_clean_and_formatted(name, train, style):
-    module, inputs = build(name)
-    text = fn.source(module, *inputs, train=train, style=style)
+FORMS = [(False, "stateless"), (True, "stateless"), (False, "stateful")]
+
+
+@parametrize(name=ALL, form=FORMS)
+def test_the_text_is_clean_and_formatted(name, form):
+    text = source_of(name, *form)
     assert not ruff(["check", "-q"], text).stdout
     assert ruff(["format", "-q"], text).stdout == text
 
 
 @parametrize(name=ALL)
 def test_the_text_calls_nothing_but_torch(name):
-    module, inputs = build(name)
-    text = fn.source(module, *inputs)
+    text = source_of(name)
     assert not re.search(r"nn\.Module|functional_call|funcnet|\bself\b", text)
 
 
 def test_it_runs_as_a_file_of_its_own(tmp_path):
-    module, inputs = build("unet")
-    (tmp_path / "unet.py").write_text(fn.source(module, *inputs))
+    (tmp_path / "unet.py").write_text(source_of("unet"))
     code = "import sys, unet; print(unet.forward.__doc__.split()[0], 'funcnet' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["UNet", "False"]
@@ -188,8 +195,7 @@ def test_values_have_the_names_of_the_author():
 
 @parametrize(name=["batchnorm", "modulelist", "deep"], style=["stateless", "stateful"])
 def test_golden(name, style):
-    module, inputs = build(name)
-    text = fn.source(module, *inputs, train=True, style=style)
+    text = source_of(name, style == "stateless", style)
     assert text == (GOLDEN / f"{name}_{style}.txt").read_text()
 
 

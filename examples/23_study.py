@@ -5,6 +5,7 @@ that it amounts to: only F over params, buffers returned, dice as an argument, e
 illustration but a program: it runs by itself and gives the same bits. So read it, change a line, and see. From a shell:
 
     funcnet source "my_models:Classifier()" --input "float32[16,8]" --train
+    funcnet compare "my_models:Classifier()" --input "float32[16,8]" --report study.html
 """
 
 import torch

@@ -249,6 +249,13 @@ def keep_size_free(tensor: torch.Tensor, axis: int) -> None:
     torch._dynamo.maybe_mark_dynamic(tensor, axis)
 
 
+def graphs_allowed(most: int = 64) -> contextlib.AbstractContextManager[Any]:
+    """Let torch.compile keep more graphs of one function than it does by itself, as many shapes need."""
+    import torch._dynamo
+
+    return torch._dynamo.config.patch(recompile_limit=most)
+
+
 def tracers_shapes() -> Any:
     """The ShapeEnv of the graph that is being compiled: its guards, ranges and the inputs it knows."""
     context = torch._guards.TracingContext.get()

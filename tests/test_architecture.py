@@ -30,6 +30,7 @@ LEVELS = [
     {"emit"},
     {"models"},
     {"compare"},
+    {"report"},
     {"cli", "__main__"},
 ]
 LEVEL = {name: index for index, names in enumerate(LEVELS) for name in names}

@@ -2,12 +2,22 @@
 
 ``compare_articles`` trains small models both ways on real data; ``compare_module`` takes any importable module. Both
 return records of plain values, which ``to_json`` writes out and ``funcnet.cli`` draws. Differences are computed from
-the tensors of two runs that share nothing but their inputs.
+the tensors of two runs that share nothing but their inputs. ``study`` goes further with what was compared: it measures
+every form a model can take, and tries what each can do.
 """
 
 from funcnet.compare._articles import compare_articles as compare_articles
 from funcnet.compare._built import built_target as built_target
 from funcnet.compare._errors import CompareError as CompareError
+from funcnet.compare._lab._records import Capability as Capability
+from funcnet.compare._lab._records import Curve as Curve
+from funcnet.compare._lab._records import Entry as Entry
+from funcnet.compare._lab._records import Laboratory as Laboratory
+from funcnet.compare._lab._records import Listing as Listing
+from funcnet.compare._lab._records import Outcome as Outcome
+from funcnet.compare._lab._records import Spread as Spread
+from funcnet.compare._lab._records import Study as Study
+from funcnet.compare._lab._study import study as study
 from funcnet.compare._results import Articles as Articles
 from funcnet.compare._results import Compared as Compared
 from funcnet.compare._results import NotPossible as NotPossible

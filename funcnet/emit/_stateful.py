@@ -12,9 +12,9 @@ from torch import nn
 
 from funcnet.emit._constructors import constructor, empty, literal
 from funcnet.emit._parts import Call, Function, Use, _Folding, call_tree, looped
-from funcnet.emit._program import Level, Program, Statement, defined, names_in
+from funcnet.emit._program import Program, Statement, defined, names_in
 from funcnet.emit._stateless import _import_lines, _imported_by_name
-from funcnet.emit._text import WIDTH, lines_of
+from funcnet.emit._text import lines_of
 from funcnet.emit._write import Writer
 
 _LISTS = (nn.Sequential, nn.ModuleList, nn.ParameterList)
@@ -53,7 +53,8 @@ class _Classes(_Folding):
 
     def text(self) -> str:
         root = call_tree(self.program)
-        self.layers = {path: made for path, one in self.modules.items() if path and (made := constructor(one)) is not None}
+        built = {path: constructor(one) for path, one in self.modules.items() if path}
+        self.layers = {path: made for path, made in built.items() if made is not None}
         self.counts: Counter[str] = Counter()
         self._count(root)
         self._as_layers(root)
@@ -127,17 +128,13 @@ class _Classes(_Folding):
             for name in names_in(statement.code, ast.Load)
         } | set(names_in(self.program.returned))
         results = [name for name in made if name in outside]
-        if len(given) != 1 or len(results) != 1 or set(made) & self.program.mutated - set(self._buffers(made)):
+        if len(given) != 1 or len(results) != 1:
             return None
         for name in [one for one, value in self.program.new.items() if one.startswith(f"{path}.")]:
             del self.program.new[name]
         code = ast.Assign([ast.Name(results[0], ast.Store())], ast.Call(ast.Name(f"self:{path}"), [ast.Name(given[0])], []))
         self.program.stored.add(results[0])
         return Statement(code, call.level and statements[0].levels[:-1], self.program.nodes.get(results[0]))
-
-    def _buffers(self, made: Sequence[str]) -> list[str]:
-        values = [value.id for value in self.program.new.values() if isinstance(value, ast.Name)]
-        return [name for name in made if name in values]
 
     # --- functions become methods ---
 
@@ -178,7 +175,7 @@ class _Classes(_Folding):
         module = self.modules[path]
         body = [*self._init(path, module)]
         if function is not None:
-            body += ["", *(f"    {line}" if line else "" for line in self._forward(path, function))]
+            body += ["", *self._forward(path, function)]
         text = "\n".join(body)
         if text not in self.classes:
             base = re.sub(r"\W", "", type(module).__name__) or "Module"
@@ -224,7 +221,7 @@ class _Classes(_Folding):
             frozen = [name for name, param in module.named_parameters() if not param.requires_grad]
             frozen = [name for name in frozen if name.rpartition(".")[0]]
             lines += [f"        {self._access(name, '')}.requires_grad_(False)" for name in frozen]
-        return lines if len(lines) > 2 else lines
+        return lines
 
     def _built(self, path: str, module: nn.Module) -> ast.expr:
         """The expression that builds a part."""
@@ -255,16 +252,14 @@ class _Classes(_Folding):
         writer.path = path if function.level.path == "" else function.level.path
         arguments = ["self", *(writer.argument(name) for name in function.free)]
         lines = lines_of("", ast.Call(ast.Name("def forward"), [ast.Name(name) for name in arguments], []), str, 4, ":")
-        lines = [line[4:] for line in lines]
-        body = writer.body()
-        lines += [line for line in body]
+        writer.indent = 8
+        lines += writer.body()
         for name, value in function.new.items():
-            lines += lines_of(f"{self._access(name, writer.path)} = ", value, writer.spoken, 4)
-        if function.name == "forward" and not path:
-            shown = lines_of("return ", self.program.returned, writer.spoken, 4)
-            return [*lines, *shown]
+            lines += lines_of(f"{self._access(name, writer.path)} = ", value, writer.spoken, 8)
+        if not path:
+            return [*lines, *lines_of("return ", self.program.returned, writer.spoken, 8)]
         if function.outputs:
-            lines.append(f"    return {', '.join(map(writer.spoken, function.outputs))}")
+            lines.append(f"        return {', '.join(map(writer.spoken, function.outputs))}")
         return lines
 
     def _access(self, path: str, base: str) -> str:
@@ -346,9 +341,8 @@ class _Drawing(ast.NodeTransformer):
             drawn = ast.unparse(node.args[0])
             node.func, node.args = node.args[0], node.args[1:]
             if drawn in ("torch.lstm", "torch.gru", "torch.rnn_tanh", "torch.rnn_relu"):
-                flags = [at for at, arg in enumerate(node.args) if isinstance(arg, ast.Constant) and arg.value is True]
-                start = next(at for at, arg in enumerate(node.args) if isinstance(arg, ast.Constant) and isinstance(arg.value, bool))
-                del flags
+                constants = [at for at, arg in enumerate(node.args) if isinstance(arg, ast.Constant)]
+                start = next(at for at in constants if isinstance(node.args[at].value, bool))  # has_biases, layers, p, train
                 node.args[start + 3] = ast.Name("self.training")
             elif any(key.arg == "training" for key in node.keywords):
                 for key in node.keywords:

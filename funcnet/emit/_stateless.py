@@ -158,7 +158,7 @@ def _import_lines(text: str, imports: Sequence[str], named: Mapping[str, str]) -
             lines.append(line)
     for full, name in named.items():
         lines.append(f"from {full.rpartition('.')[0]} import {name}")
-    if "fn." in text and not any(line.endswith(" as fn") for line in lines):
+    if re.search(r"(?<![\w.\"])fn\.", text) and not any(line.endswith(" as fn") for line in lines):
         lines.append("import funcnet as fn")
     own = [f"{line}  # isort: skip" for line in lines if line == "import funcnet as fn"]  # whose place depends
     lines = [line for line in lines if line != "import funcnet as fn"]

@@ -18,6 +18,7 @@ from funcnet.adapters._tracing._same import _found, copies, differences, of_modu
 from funcnet.adapters._tracing._steps import _refuse_constant_sizes, free_axes
 from funcnet.adapters._walk import unwrapped
 from funcnet.core import Buffer, Net
+from funcnet.emit._inputs import arguments
 from funcnet.emit._program import recorded
 from funcnet.emit._stateful import stateful
 from funcnet.emit._stateless import stateless
@@ -35,23 +36,25 @@ def written(given: nn.Module | Net, args: Any, kwargs: Mapping[str, Any], train:
     free = free_axes(inputs, dynamic)
     modes = {"stateless": train, "stateful": True}
     if style not in modes:
-        raise ValueError(f'style is "stateless" or "stateful", not {style!r}.')
+        raise ValueError(f'style is "stateless" or "stateful", not "{style}".')
     captured = capture(module, modes[style], inputs, free)
     _refuse_constant_sizes(captured, inputs, free)
     words = inputs.words.copy()
     paths = [entry.path for entry in net.entries() if isinstance(entry.spec, Buffer)]
-    program = recorded(captured, inputs, words, net.title(), paths)
+    named = arguments(module, given if isinstance(given, Net) else None, inputs)
+    program = recorded(captured, inputs, words, net.title(), paths, named)
+    values = {name: value for name, (_, value) in named.items()}
     tidied(program)
     imports = list(words.imports)
     if style == "stateful":
         text = stateful(program, module, net.aliases, imports)
-        lines = [line for mode in (False, True) for line in _stateful_differences(text, module, mode, args, kwargs)]
+        lines = [line for mode in (False, True) for line in _stateful_differences(text, module, mode, values, args, kwargs)]
     else:
         checks = shape_checks(captured, inputs, free, False)
         about = [f"{check.place}: {check.expected}" for check in checks if "_Tensor" in check.condition]
         text = stateless(program, "training" if train else "eval", about, imports)
         expected = of_module(module, train, args, kwargs)
-        lines = list(differences(_run(text, params, buffers, inputs, args, kwargs), expected))
+        lines = list(differences(_run(text, params, buffers, values), expected))
     if lines:
         raise ConversionError(
             f"the source of {net.title()} does not do what the module does:{bullet_list(lines)}\n"
@@ -60,7 +63,9 @@ def written(given: nn.Module | Net, args: Any, kwargs: Mapping[str, Any], train:
     return text
 
 
-def _stateful_differences(text: str, module: nn.Module, train: bool, args: Any, kwargs: Any) -> list[str]:
+def _stateful_differences(
+    text: str, module: nn.Module, train: bool, values: Any, args: Any, kwargs: Any
+) -> list[str]:
     """What the class in a text does otherwise than the module."""
     space: dict[str, Any] = {"__name__": "source"}
     exec(compile(text, "<funcnet.source>", "exec"), space)
@@ -69,7 +74,7 @@ def _stateful_differences(text: str, module: nn.Module, train: bool, args: Any, 
     if list(made.state_dict()) != list(module.state_dict()):
         return [f"its keys are {list(made.state_dict())}, those of the module {list(module.state_dict())}"]
     made.load_state_dict(module.state_dict())
-    return list(differences(of_module(made, train, args, kwargs), of_module(module, train, args, kwargs)))
+    return list(differences(of_module(made, train, (), values), of_module(module, train, args, kwargs)))
 
 
 def _as_module(net: Net) -> nn.Module:
@@ -77,11 +82,11 @@ def _as_module(net: Net) -> nn.Module:
     return to_module(net, *net.init(0))
 
 
-def _run(text: str, params: Any, buffers: Any, inputs: Any, args: Any, kwargs: Any) -> dict[str, Any]:
+def _run(text: str, params: Any, buffers: Any, values: Any) -> dict[str, Any]:
     space: dict[str, Any] = {"__name__": "source"}
     exec(compile(text, "<funcnet.source>", "exec"), space)
     leaves = map_tree(lambda leaf: leaf.detach().requires_grad_(leaf.is_floating_point() or leaf.is_complex()), params)
-    given = copies({inputs.inside(name): inputs.arguments[name] for name in inputs.used})
+    given = copies(values)
     with torch.enable_grad():
         output, new = space["forward"](leaves, buffers, **given, rng=0)
     held = {path: leaf for path, leaf in flatten(leaves).items() if isinstance(leaf, Tensor) and leaf.requires_grad}

@@ -168,9 +168,11 @@ class Writer:
         for name in [*self.function.outputs, *(one for value in self.function.new.values() for one in names_in(value))]:
             self.last[name] = FOREVER
         for size, (tensor, axis) in self.function.sizes.items():
+            if size not in self.last:
+                continue
             self.at = -1
             text = f"{self.spoken(tensor)}.shape[{axis}]"
-            self.lines.append(f"    {self.name(size)} = {text}")
+            self.lines.append(" " * self.indent + f"{self.name(size)} = {text}")
         self.at = 0
         self.items(items)
         return self.lines

@@ -3,6 +3,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,9 @@ def _little_time(monkeypatch):
     monkeypatch.setattr(sys, "path", sys.path.copy())
     for name in ("compare_articles", "compare_module"):
         function = getattr(funcnet.compare, name)
-        monkeypatch.setattr(f"funcnet.cli._compare.{name}", lambda *a, f=function, **k: f(*a, **k, budget=0.01))
+        monkeypatch.setattr(f"funcnet.cli._compare.{name}", lambda *a, f=function, **k: f(*a, **{**k, "budget": 0.01}))
+    quick = partial(funcnet.compare.study, budget=0.001, compiling=0.0)
+    monkeypatch.setattr("funcnet.cli._compare.study", quick)
 
 
 def run(*arguments, columns=120):
@@ -244,3 +247,43 @@ assert not {"typer", "rich", "sklearn", "matplotlib"} & set(sys.modules)
 """
     done = python("-c", code)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+# --- the page ---
+
+
+def test_a_report_is_one_file_and_what_is_printed_stays(tmp_path):
+    file = tmp_path / "deep" / "out.html"
+    result = run("compare", f"{ZOO}:Scale", "-i", "f32[3,4]", "--report", str(file))
+    assert result.exit_code == 0
+    assert "Every difference is exactly 0" in words(result.stdout)
+    assert "The page is in" in words(result.stderr)
+    text = file.read_text(encoding="utf-8")
+    assert text.startswith("<!doctype html>")
+    assert "<title>Scale, stateful and stateless</title>" in text
+    assert "params[&#34;scale&#34;]" in text
+
+
+def test_a_report_of_a_training_and_its_json(tmp_path):
+    file = tmp_path / "out.html"
+    result = run(*QUICK, "--report", str(file), "--json")
+    assert result.exit_code == 0
+    found = json.loads(result.stdout)
+    assert found["comparison"]["models"][0]["name"] == "batchnorm"
+    assert found["studies"][0]["largest_difference"]["traced"]["gradients"] == 0
+    assert "over 2 steps of training" in file.read_text(encoding="utf-8")
+
+
+def test_a_report_that_cannot_be_written_says_so_before_anything_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr("funcnet.cli._compare.compare_module", lambda *a, **k: pytest.fail("it was measured"))
+    (tmp_path / "file").write_text("")
+    result = run("compare", "torch.nn:ReLU", "-i", "f32[2]", "--report", str(tmp_path / "file" / "out.html"))
+    assert result.exit_code == 2
+    assert "the page cannot be written to" in words(result.stderr)
+
+
+def test_without_matplotlib_a_report_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    result = run("compare", "torch.nn:ReLU", "-i", "f32[2]", "--report", str(tmp_path / "out.html"))
+    assert result.exit_code == 2
+    assert 'pip install "funcnet[cli]"' in words(result.stderr)

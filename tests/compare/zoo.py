@@ -76,6 +76,33 @@ class Raises(nn.Module):
         raise ValueError("cannot " + "very " * 200 + "long")
 
 
+class Stack(nn.Module):
+    """BatchNorm, dropout, and blocks that repeat."""
+
+    def __init__(self, depth: int = 2) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 4, 3)
+        self.blocks = nn.Sequential(*(nn.BatchNorm2d(4) for _ in range(depth)))
+        self.drop = nn.Dropout(0.5)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = self.blocks(F.relu(self.conv1(x)))
+        return self.head(self.drop(x.mean((2, 3))))
+
+
+class Tied(nn.Module):
+    """Two names for one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(5, 4), nn.Linear(4, 5, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, x):
+        return self.head(self.embed(x))
+
+
 def stacked() -> nn.Sequential:
     return nn.Sequential(nn.Linear(4, 4), Scale(), nn.BatchNorm1d(4), nn.Dropout())
 

@@ -1,0 +1,1 @@
+"""The laboratory: every form a model can take, measured and tried out in one run."""

@@ -1,0 +1,129 @@
+"""What the laboratory found, as plain values; ``funcnet.report`` draws them and ``to_json`` writes them out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from funcnet.compare._results import Articles, NotPossible, Untrained
+
+
+@dataclass(frozen=True)
+class Spread:
+    """One quantity measured several times: the median of the rounds and its quartiles, in seconds or bytes."""
+
+    median: float
+    lower: float
+    upper: float
+    rounds: int
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One quantity of several forms at several sizes, measured in turns.
+
+    ``forms`` holds, for each form, one value for each size in ``at``.
+    """
+
+    title: str
+    call: str
+    axis: str
+    unit: Literal["seconds", "bytes"]
+    at: tuple[int, ...]
+    forms: Mapping[str, tuple[Spread | NotPossible, ...]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of trying something: it worked, it did not, or there was nothing to try it on; and what was seen."""
+
+    worked: bool | None
+    evidence: str
+
+
+@dataclass(frozen=True)
+class Capability:
+    """One thing that one wants to do with a model, tried with each form in this run."""
+
+    name: str
+    tried: str
+    forms: Mapping[str, Outcome]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor of the params and buffers: its path, the class that holds it, what it is, and its bytes."""
+
+    path: str
+    kind: Literal["param", "buffer", "tie"]
+    owner: str
+    shape: tuple[int, ...]
+    dtype: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A program that a reader reads."""
+
+    title: str
+    code: str
+
+
+@dataclass(frozen=True)
+class Study:
+    """One model in all its forms.
+
+    ``parts`` maps the path of each part to its class. ``largest_difference`` compares each form with ``nn.Module``;
+    None stands where there is nothing to compare, a string beside a form says how it was compared.
+    """
+
+    also: ClassVar = ("identical",)
+
+    name: str
+    title: str
+    inputs: tuple[str, ...]
+    parameters: int
+    stateful: Listing
+    stateless: Listing | NotPossible
+    net: Listing
+    parts: Mapping[str, str]
+    entries: tuple[Entry, ...]
+    largest_difference: Mapping[str, Mapping[str, float | None] | NotPossible]
+    curves: Mapping[str, Curve | NotPossible]
+    capabilities: tuple[Capability, ...]
+    compile_seconds: float
+    notes: tuple[str, ...]
+
+    @property
+    def identical(self) -> bool:
+        """Whether every form but the compiled one, whose kernels round differently, has the bits of the module."""
+        compared = (found for form, found in self.largest_difference.items() if form != "compiled")
+        return not any(any(found.values()) for found in compared if not isinstance(found, NotPossible))
+
+
+@dataclass(frozen=True)
+class Laboratory:
+    """A comparison, and its models in all their forms."""
+
+    also: ClassVar = ("identical", "passes")
+
+    comparison: Articles | Untrained
+    studies: tuple[Study, ...]
+    machine: Mapping[str, str]
+    versions: Mapping[str, str]
+    seed: int
+    threads: int
+    seconds: float
+    command: str
+
+    @property
+    def identical(self) -> bool:
+        """Whether every form of every model has the bits of the module, compiled ones excepted."""
+        return all(study.identical for study in self.studies)
+
+    @property
+    def passes(self) -> bool:
+        """Whether the comparison passes, and every form is identical."""
+        return self.comparison.passes and self.identical

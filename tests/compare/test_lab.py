@@ -1,0 +1,320 @@
+"""The laboratory: every form measured, every capability tried, and every gap with its reason."""
+
+import dataclasses
+import itertools
+import json
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from funcnet.compare import NotPossible, Spread, compare_module, study, to_json
+from funcnet.compare._digits import load_digits
+from funcnet.compare._inputs import parse_spec
+from funcnet.compare._lab._capabilities import ROWS
+from funcnet.compare._lab._costs import once_each
+from funcnet.compare._lab._depth import Depths, depths_of_module, depths_of_pair
+from funcnet.compare._lab._equal import differences
+from funcnet.compare._lab._forms import Allowance, Compiled, make_forms, start_compiler
+from funcnet.compare._lab._subject import subject_of_module, subject_of_pair
+from funcnet.compare._lab._tries import Bench, FailedError, NothingToTryError, attempt, close, first_line, same
+from funcnet.compare._lab._turns import SkippedError, in_turns, spread
+from funcnet.compare._measure import largest_difference
+from funcnet.compare._models import PAIRS
+from tests.compare import zoo
+
+ZOO = "tests.compare.zoo"
+FORMS = ["nn.Module", "functional_call", "native", "traced", "compiled"]
+
+
+def subject(module, *specs, seed=0):
+    torch.manual_seed(seed)
+    return subject_of_module(module, [parse_spec(text) for text in specs], seed)
+
+
+# --- turns ---
+
+
+def test_programs_take_turns_and_the_first_turn_moves_on():
+    calls = []
+
+    def make(name):
+        def call():
+            calls.append(name)
+            time.sleep(0.002)  # long enough not to be repeated
+
+        return lambda: call
+
+    found = in_turns({name: make(name) for name in "abc"}, budget=0.0)
+    assert [value.rounds for value in found.values()] == [5, 5, 5]
+    rounds = ["".join(calls[start : start + 3]) for start in range(9, len(calls), 3)]  # after three calls to warm up
+    assert rounds == ["abc", "bca", "cab", "abc", "bca"]
+
+
+def test_short_calls_are_repeated_until_a_clock_can_tell():
+    count = itertools.count()
+    (value,) = in_turns({"short": lambda: lambda: next(count)}, budget=0.0).values()
+    assert next(count) > 5 * 100
+    assert value.lower <= value.median <= value.upper
+
+
+def test_what_cannot_be_built_or_called_says_why_and_the_rest_is_measured():
+    def unbuilt():
+        raise SkippedError("there is no time for it")
+
+    def raises():
+        raise ValueError("no such size")
+
+    found = in_turns({"unbuilt": unbuilt, "raises": lambda: raises, "fine": lambda: lambda: None}, budget=0.0)
+    assert found["unbuilt"] == NotPossible("there is no time for it")
+    assert found["raises"] == NotPossible("ValueError: no such size")
+    assert isinstance(found["fine"], Spread)
+
+
+def test_a_spread_is_the_median_and_the_quartiles():
+    assert spread([5.0, 1.0, 3.0, 2.0, 4.0]) == Spread(3.0, 2.0, 4.0, 5)
+    assert spread([2.0]) == Spread(2.0, 2.0, 2.0, 1)
+
+
+# --- forms ---
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_every_form_of_the_four_models_has_the_bits_of_the_module(name):
+    model = subject_of_pair(PAIRS[name], load_digits(), 0)
+    makers = once_each({k: v for k, v in make_forms(model, Allowance(0)).items() if k != "compiled"})
+    found, _ = differences(makers, model)
+    assert list(found) == ["functional_call", "native", "traced"]
+    for gaps in found.values():
+        assert not any(gaps.values())
+        assert gaps["outputs, eval"] == gaps["gradients"] == 0.0
+        assert (gaps["new buffers"] == 0.0) == bool(model.buffers)
+
+
+def test_a_compiled_form_with_draws_stands_beside_the_same_key():
+    model = subject_of_pair(PAIRS["batchnorm"], load_digits(), 0)
+    found, notes = differences(once_each(make_forms(model, Allowance(600))), model)
+    assert max(found["compiled"].values()) < 1e-5  # dropout of other elements would differ by 1
+    assert any("draws from a Key" in note for note in notes)
+
+
+def test_when_compile_time_has_run_out_old_graphs_run_and_new_ones_say_so():
+    start_compiler()
+    model = subject(nn.Linear(3, 4), "f32[2,3]")
+    allowance = Allowance(0.0)
+    with pytest.raises(SkippedError, match="this needs another graph, and compiling for this model took 0 s"):
+        Compiled(model, allowance).forward(model.batch(4))
+    form = Compiled(model, Allowance(600))
+    form.forward(model.batch(4))
+    form.allowance = allowance
+    with torch.no_grad(), pytest.raises(SkippedError):  # another grad mode, another graph
+        form.forward(model.batch(4))
+    assert form.forward(model.batch(4))().shape == (4, 4)
+
+
+def test_measuring_moves_neither_the_module_nor_the_generator():
+    module = zoo.Mixed()
+    before = {name: leaf.clone() for name, leaf in module.state_dict().items()}
+    model = subject(module, "f32[4,3,8,8]")
+    for make in make_forms(model, Allowance(0)).values():
+        form = make()
+        if not isinstance(form, Compiled):
+            form.forward(model.batch(4))()
+            form.step(model.batch(4))()
+    assert largest_difference(before, dict(module.state_dict())) == 0.0
+
+
+# --- depth ---
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_a_deeper_model_is_the_same_in_both_forms(name):
+    model = subject_of_pair(PAIRS[name], load_digits(), 0)
+    depths = depths_of_pair(PAIRS[name], model)
+    sizes = []
+    for depth in depths.at:
+        deep = depths.make(depth)
+        sizes.append(len(deep.module.state_dict()))
+        batch = deep.batch(4)
+        with torch.no_grad():
+            expected = deep.module.eval()(*batch.args)
+            found, _ = deep.net.apply(deep.params, deep.buffers, *batch.args)
+        assert largest_difference(expected, found) == 0.0
+    assert sizes == sorted(set(sizes))
+
+
+def test_blocks_that_repeat_are_found_and_taken_away():
+    depths = depths_of_module(subject(zoo.bert(layers=3), "input_ids=int64[2,8]<50"))
+    assert isinstance(depths, Depths)
+    assert depths.at == (1, 2, 3)
+    assert depths.block == "first blocks of encoder.layer, of the 3 BertLayer it has"
+    assert len(depths.make(2).module.encoder.layer) == 2
+
+
+class NeedsBoth(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Linear(4, 4) for _ in range(2))
+
+    def forward(self, x):
+        return self.blocks[1](self.blocks[0](x))
+
+
+@pytest.mark.parametrize(
+    ("module", "reason"),
+    [
+        (nn.Linear(4, 4), "Linear has no obvious depth"),
+        (nn.Sequential(nn.Linear(4, 4), nn.ReLU()), "no Sequential or ModuleList in it holds two or more equal blocks"),
+        (NeedsBoth(), "NeedsBoth does not run with the first blocks of blocks alone: IndexError"),
+    ],
+)
+def test_a_model_without_depth_says_why(module, reason):
+    found = depths_of_module(subject(module, "f32[2,4]"))
+    assert isinstance(found, NotPossible)
+    assert reason in found.reason
+
+
+# --- what each form can do ---
+
+
+def test_an_attempt_is_a_success_a_failure_or_nothing():
+    bench = Bench(model := subject(nn.Linear(3, 4), "f32[2,3]"), make_forms(model, Allowance(0)))
+
+    def raises(error):
+        def attempted(bench, form):
+            raise error
+
+        return attempted
+
+    def outcome(tried):
+        found = attempt(bench, "nn.Module", tried, tried)
+        return found.worked, found.evidence
+
+    assert outcome(lambda bench, form: "seen") == (True, "seen")
+    assert outcome(raises(FailedError("not so"))) == (False, "not so")
+    assert outcome(raises(NothingToTryError("no weights"))) == (None, "no weights")
+    assert outcome(raises(ValueError("first line\nsecond"))) == (False, "ValueError: first line")
+
+
+def test_agreement_is_bits_or_rounding():
+    one = torch.ones(3)
+    assert same("outputs", one, one.clone()) == "outputs are equal, bit for bit"
+    with pytest.raises(FailedError, match=r"outputs differ by up to 1\.2e-07"):
+        same("outputs", one, torch.nextafter(one, 2 * one))
+    assert "agree to rounding" in close("outputs", one, torch.nextafter(one, 2 * one))
+    with pytest.raises(FailedError, match=r"differ by up to 0\.01"):
+        close("outputs", one, one + 0.01)
+    assert first_line(ValueError()) == "ValueError"
+
+
+@pytest.fixture(scope="module")
+def laboratory():
+    result = compare_module(f"{ZOO}:Mixed(p=0.3)", ["f32[4,3,8,8]"], budget=0.01)
+    return study(result, budget=0.002, compiling=0.0, command="funcnet compare")
+
+
+def worked(laboratory, name):
+    (row,) = [row for row in laboratory.studies[0].capabilities if row.name == name]
+    return [outcome.worked for outcome in row.forms.values()]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("Per-sample gradients in one call", [False, True, True, True]),
+        ("An ensemble in one call", [False, True, True, True]),
+        ("Derivative along weights", [False, True, True, True]),
+        ("Hessian-vector product", [True, True, True, True]),
+        ("torch.compile", [True, True, True, True]),
+        ("Save and load weights", [True, True, True, True]),
+        ("Pickle the model", [True, True, True, True]),
+        ("Hooks", [True, True, False, False]),
+        ("DistributedDataParallel", [True, False, False, False]),
+        ("Data parallel by all_reduce", [True, True, True, True]),
+        ("Partial freezing", [True, True, True, True]),
+        ("A call leaves nothing behind", [False, False, True, True]),
+    ],
+)
+def test_what_each_form_can_do(laboratory, name, expected):
+    assert worked(laboratory, name) == expected
+
+
+def test_nets_are_safe_in_threads(laboratory):
+    assert worked(laboratory, "Thread-safety")[2:] == [True, True]
+
+
+def test_every_row_was_tried_with_every_form_and_has_evidence(laboratory):
+    rows = laboratory.studies[0].capabilities
+    assert [row.name for row in rows] == [row.name for row in ROWS]
+    assert all(list(row.forms) == FORMS[:4] for row in rows)
+    assert all(outcome.evidence for row in rows for outcome in row.forms.values())
+
+
+# --- all of it ---
+
+
+def test_a_study_measures_every_form_at_every_size(laboratory):
+    (found,) = laboratory.studies
+    assert laboratory.passes
+    assert found.identical
+    assert list(found.curves) == [
+        "forward_batch", "step_batch", "overhead", "memory", "per_sample", "ensemble", "forward_depth", "step_depth",
+    ]  # fmt: skip
+    for key in ("forward_batch", "step_batch"):
+        curve = found.curves[key]
+        assert curve.at == (2, 4, 8, 16)
+        assert list(curve.forms) == FORMS
+        for form in FORMS[:4]:
+            assert all(isinstance(value, Spread) and value.rounds >= 5 for value in curve.forms[form])
+        assert all("needs another graph" in value.reason for value in curve.forms["compiled"])
+    assert isinstance(found.curves["forward_depth"], NotPossible)
+    memory = found.curves["memory"].forms
+    assert 0 < memory["native"][0].median <= 1.5 * memory["nn.Module"][0].median
+    assert "cannot be counted" in memory["compiled"][0].reason
+
+
+def test_the_tree_lists_every_tensor_in_the_order_of_the_state_dict(laboratory):
+    (found,) = laboratory.studies
+    module = zoo.Mixed()
+    assert [entry.path for entry in found.entries] == list(module.state_dict())
+    by_path = {entry.path: entry for entry in found.entries}
+    weight = by_path["conv.weight"]
+    assert dataclasses.astuple(weight) == ("conv.weight", "param", "Conv2d", (8, 3, 3, 3), "float32", 864)
+    assert by_path["bn.num_batches_tracked"].kind == "buffer"
+    assert by_path["bn.num_batches_tracked"].bytes == 8
+    assert found.parts == {"conv": "Conv2d", "bn": "BatchNorm2d", "drop": "Dropout"}
+
+
+def test_ties_have_no_bytes_of_their_own():
+    found = study(compare_module(f"{ZOO}:Tied", ["int64[2,3]<5"], budget=0.01), budget=0.001, compiling=0.0)
+    ties = [entry for entry in found.studies[0].entries if entry.kind == "tie"]
+    assert [(entry.path, entry.bytes) for entry in ties] == [("head.weight", 0)]
+    assert found.passes
+
+
+def test_inputs_without_a_batch_axis_are_measured_as_they_are():
+    found = study(
+        compare_module("torch.nn:Bilinear(3, 3, 2)", ["f32[3]", "f32[3]"], budget=0.01), budget=0.001, compiling=0
+    )
+    curves = found.studies[0].curves
+    assert found.passes
+    assert len(curves["forward_batch"].at) == 1
+
+
+def test_a_model_that_branches_on_numbers_is_studied_without_its_trace():
+    found = study(compare_module(f"{ZOO}:Branches", ["f32[3,4]"], budget=0.01), budget=0.001, compiling=0.0).studies[0]
+    assert isinstance(found.stateless, NotPossible)
+    assert isinstance(found.largest_difference["traced"], NotPossible)
+    assert found.largest_difference["native"]["outputs, eval"] == 0.0
+    traced = [row.forms["traced"] for row in found.capabilities]
+    assert all(outcome.worked is None and "could not be made" in outcome.evidence for outcome in traced)
+
+
+def test_a_laboratory_is_json(laboratory):
+    text = json.dumps(to_json(laboratory), allow_nan=False)
+    found = json.loads(text)
+    assert found["passes"] is True
+    assert found["threads"] == 1
+    assert {"processor", "cores", "system"} <= set(found["machine"])
+    assert found["studies"][0]["curves"]["forward_depth"]["reason"].startswith("Mixed has no obvious depth")

@@ -1,0 +1,102 @@
+"""The page as text: complete in itself, made of this run, foreign text escaped."""
+
+import dataclasses
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from funcnet.compare import NotPossible
+from funcnet.report import page
+
+VOID = {"meta", "link", "br", "img", "input", "path", "use", "circle", "rect"}
+
+
+class Tags(HTMLParser):
+    """Checks that what opens closes, and collects attributes."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.attributes, self.wrong = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.attributes += [(tag, name, value) for name, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.attributes += [(tag, name, value) for name, value in attrs]
+
+    def handle_endtag(self, tag):
+        if tag in VOID:
+            return
+        if not self.open or self.open.pop() != tag:
+            self.wrong.append((tag, self.getpos()))
+
+
+@pytest.fixture(scope="module")
+def text(laboratory):
+    return page(laboratory)
+
+
+def test_it_is_one_well_formed_page(text):
+    assert text.startswith("<!doctype html>")
+    tags = Tags(text)
+    assert tags.wrong == []
+    assert tags.open == []
+
+
+def test_it_needs_nothing_from_elsewhere(text):
+    attributes = Tags(text).attributes
+    away = {(tag, name) for tag, name, value in attributes if re.match("(?i)(https?:|//)", value or "")}
+    assert away <= {("svg", "xmlns:xlink"), ("svg", "xmlns")}
+    assert not re.search(r"@import|url\(\s*['\"]?(?!#)", text)
+    assert {name for _, name, _ in Tags(text).attributes if name.startswith("on")} == set()
+
+
+def test_it_says_what_the_run_found(text, laboratory):
+    (study,) = laboratory.studies
+    for value in laboratory.machine.values():
+        assert value in text
+    assert f"<dd>{laboratory.versions['torch']}</dd>" in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    assert "<script>alert(1)" not in text
+    for capability in study.capabilities:
+        assert capability.name in text
+    for entry in study.entries:
+        assert f'data-path="{entry.path}"' in text
+    assert "no time" not in text
+    assert text.count('<figure class="panel">') == len(study.curves)
+    assert study.curves["step_depth"].forms
+
+
+def test_foreign_text_is_escaped_everywhere(hostile):
+    text = page(hostile)
+    assert "<script>document" not in text
+    assert "<b onload" not in text
+    assert Tags(text).wrong == []
+
+
+def test_a_difference_is_no_small_print(laboratory):
+    (study,) = laboratory.studies
+    gaps = {**study.largest_difference, "native": {"outputs, eval": 0.25, "gradients": None}}
+    wrong = dataclasses.replace(laboratory, studies=(dataclasses.replace(study, largest_difference=gaps),))
+    text = page(wrong)
+    assert "The forms are NOT the same" in text
+    assert '<td class="no">2.5e-01</td>' in text
+    assert "bit for bit: the form changes nothing" not in text
+
+
+def test_what_could_not_be_had_says_why(laboratory):
+    (study,) = laboratory.studies
+    curves = {**study.curves, "ensemble": NotPossible("there are no params")}
+    less = dataclasses.replace(study, stateless=NotPossible("it branches on <numbers>"), curves=curves, entries=())
+    text = page(dataclasses.replace(laboratory, studies=(less,)))
+    assert "Cannot be written as one program: it branches on &lt;numbers&gt;." in text
+    assert "Not measured: there are no params." in text
+    assert "has no params and no buffers" in text
+
+
+def test_equal_laboratories_give_equal_pages(laboratory, text):
+    assert page(laboratory) == text

@@ -1,0 +1,76 @@
+"""The verdict follows from the numbers: others would give another one."""
+
+import dataclasses
+
+import pytest
+
+from funcnet.compare import Capability, Curve, NotPossible, Outcome, Spread
+from funcnet.report._verdict import FORMS, LOOP, in_short, ratios, verdicts
+
+
+def spreads(medians, width=0.01):
+    return tuple(Spread(m, m * (1 - width), m * (1 + width), 9) for m in medians)
+
+
+@pytest.fixture
+def study(laboratory):
+    found = laboratory.studies[0]
+    steps = {"nn.Module": spreads([1, 2]), "native": spreads([1.5, 2.0]), "compiled": spreads([2.0, 1.0])}
+    many = {LOOP: spreads([1, 10]), "native, vmap(grad)": spreads([2, 2])}
+    rows = (
+        Capability("Hooks", "tried", {"nn.Module": Outcome(True, "fired"), "native": Outcome(False, "no")}),
+        Capability("Threads", "tried", {"nn.Module": Outcome(False, "no"), "native": Outcome(True, "yes")}),
+    )
+    rows = tuple(
+        dataclasses.replace(row, forms={**{form: Outcome(True, "") for form in FORMS[:4]}, **row.forms}) for row in rows
+    )
+    curves = {
+        "overhead": Curve("O", "c", "b", "seconds", (2,), {"nn.Module": spreads([1]), "native": spreads([0.5])}),
+        "step_batch": Curve("S", "c", "b", "seconds", (2, 16), steps),
+        "forward_batch": Curve("F", "c", "b", "seconds", (2, 16), steps),
+        "per_sample": Curve("P", "c", "b", "seconds", (2, 16), many),
+        "ensemble": NotPossible("no params"),
+    }
+    return dataclasses.replace(found, curves=curves, capabilities=rows, compile_seconds=5.0)
+
+
+def of(study, form):
+    return next(verdict for verdict in verdicts(study) if verdict.form == form)
+
+
+def test_a_difference_counts_where_the_middle_halves_lie_apart():
+    one = Curve("T", "c", "b", "seconds", (2, 16), {"nn.Module": spreads([1, 1]), "native": spreads([1.01, 1.5])})
+    assert [(ratio.at, ratio.clear) for ratio in ratios(one, "native")] == [(2, False), (16, True)]
+    assert ratios(NotPossible("no"), "native") == []
+    assert ratios(one, "traced") == []
+
+
+def test_the_net_is_judged_by_its_numbers(study):
+    native = of(study, "native")
+    assert "A call on the smallest batch takes 0.50x the time of nn.Module." in native.gains
+    assert "16 gradients of single samples come 5.00x as fast as by a loop." in native.gains
+    assert "Works here, and not with nn.Module: threads." in native.gains
+    assert "A step takes 1.50x the time of nn.Module, at batch 2." in native.costs
+    assert "For 2 gradients of single samples the loop is quicker: vmap(grad) takes 2.00x its time." in native.costs
+    assert "Did not work: hooks." in native.costs
+
+
+def test_compiling_is_weighed_against_what_it_saves(study):
+    compiled = of(study, "compiled")
+    assert "Compiling what was compiled took 5.0 s." in compiled.costs
+    assert "At batch 16 a step saves 1 s: paid back after 5 steps." in compiled.gains
+
+
+def test_the_short_verdict_says_when_to_take_which(study):
+    text = in_short(study)
+    assert "Take nn.Module for hooks." in text
+    assert "Take the pure function for threads." in text
+    assert "16 per-sample gradients came 5.00x as fast as a loop." in text
+
+
+def test_a_form_that_differs_is_named(study):
+    gaps = {**study.largest_difference, "traced": {"gradients": 0.5}}
+    wrong = dataclasses.replace(study, largest_difference=gaps)
+    assert not wrong.identical
+    assert in_short(wrong).startswith("traced did NOT give the bits of nn.Module.")
+    assert of(wrong, "traced").summary.startswith("Differs from the module: gradients by up to 0.5.")

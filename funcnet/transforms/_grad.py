@@ -70,11 +70,11 @@ def value_and_grad(
         # A graph that reaches other leaves belongs to somebody else too, who may differentiate the gradient.
         keeps = keeps and _reaches_others(value, inputs)
         wanted = [leaf for leaf in inputs if leaf.requires_grad]
-        found: Any = ()
+        found: dict[int, Tensor] = {}
         if value.requires_grad:
-            found = torch.autograd.grad(value, wanted, create_graph=keeps, allow_unused=True, materialize_grads=True)
-        each = iter(found)
-        filled = [next(each, torch.zeros_like(x)) if x.requires_grad else torch.zeros_like(x) for x in inputs]
+            each = torch.autograd.grad(value, wanted, create_graph=keeps, allow_unused=True, materialize_grads=True)
+            found = dict(zip(map(id, wanted), each, strict=True))
+        filled = [found[id(x)] if id(x) in found else torch.zeros_like(x) for x in inputs]
         grads = optree.tree_unflatten(treedef, filled)
         if not keeps:
             result = optree.tree_map(_detached, result)

@@ -71,7 +71,9 @@ class _Classes(_Folding):
         main.outputs = [*names_in(self.program.returned)]
         main.items, main.new = self._lowered(root.items, "", main)
         looped(main)
-        self.by_path = {call.level.path: call for calls in self.calls.values() for call in calls if call.text in self.chosen}
+        self.by_path = {
+            call.level.path: call for calls in self.calls.values() for call in calls if call.text in self.chosen
+        }
         self._class("", main)
         text = "\n\n\n".join(self.class_texts)
         lines = _import_lines(text, [*self.imports, "import torch", "import torch.nn.functional as F"], self.named)
@@ -96,7 +98,9 @@ class _Classes(_Folding):
     def _is_own(self, call: Call) -> bool:
         """Whether a call is all that happens to a module that is no layer of torch.nn."""
         path = call.level.path
-        own = path in self.modules and path not in self.layers and not isinstance(self.modules[path], (*_LISTS, *_DICTS))
+        own = (
+            path in self.modules and path not in self.layers and not isinstance(self.modules[path], (*_LISTS, *_DICTS))
+        )
         inside = any(path.startswith(f"{layer}.") for layer in self.layers)
         return own and self.counts[path] == 1 and not inside
 
@@ -113,7 +117,9 @@ class _Classes(_Folding):
 
     def _as_layer(self, call: Call) -> Statement | None:
         path = call.level.path
-        if path not in self.layers or isinstance(self.modules[path], (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)):
+        if path not in self.layers or isinstance(
+            self.modules[path], (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
+        ):
             return None
         statements = list(call.statements())
         made = [name for statement in statements for name in defined(statement.code)]
@@ -132,7 +138,9 @@ class _Classes(_Folding):
             return None
         for name in [one for one, value in self.program.new.items() if one.startswith(f"{path}.")]:
             del self.program.new[name]
-        code = ast.Assign([ast.Name(results[0], ast.Store())], ast.Call(ast.Name(f"self:{path}"), [ast.Name(given[0])], []))
+        code = ast.Assign(
+            [ast.Name(results[0], ast.Store())], ast.Call(ast.Name(f"self:{path}"), [ast.Name(given[0])], [])
+        )
         self.program.stored.add(results[0])
         return Statement(code, call.level and statements[0].levels[:-1], self.program.nodes.get(results[0]))
 
@@ -152,7 +160,11 @@ class _Classes(_Folding):
         below = self.modules.get(path)
         if below is None:
             return ""
-        parts = [f"{name}: {ast.unparse(ast.Expression(self.layers[full])) if (full := _join(path, name)) in self.layers else type(one).__name__}" for name, one in below.named_modules() if name]
+        parts = [
+            f"{name}: {ast.unparse(ast.Expression(self.layers[full])) if (full := _join(path, name)) in self.layers else type(one).__name__}"
+            for name, one in below.named_modules()
+            if name
+        ]
         return "\n".join([*parts, *(f"{name} {tuple(one.shape)}" for name, one in below.named_parameters())])
 
     def _lowered(self, items: Sequence[Statement | Call], path: str, function: Function) -> tuple[list[Any], Any]:
@@ -228,15 +240,23 @@ class _Classes(_Folding):
         if path in self.layers:
             return self.layers[path]
         if type(module) in (nn.ModuleList, nn.Sequential):
-            items = [self._built(_join(path, name), child) for name, child in module._modules.items() if child is not None]
+            items = [
+                self._built(_join(path, name), child) for name, child in module._modules.items() if child is not None
+            ]
             many = type(module) is nn.ModuleList
             if len(items) > 2 and len({ast.unparse(ast.Expression(item)) for item in items}) == 1:
                 each = f"{ast.unparse(ast.Expression(items[0]))} for _ in range({len(items)})"
                 return ast.Name(f"nn.ModuleList({each})" if many else f"nn.Sequential(*({each}))")
             return ast.Call(ast.Name(f"nn.{type(module).__name__}"), [ast.List(items)] if many else items, [])
         if type(module) is nn.ModuleDict:
-            parts = [(ast.Constant(name), self._built(_join(path, name), child)) for name, child in module._modules.items() if child is not None]
-            return ast.Call(ast.Name("nn.ModuleDict"), [ast.Dict([key for key, _ in parts], [one for _, one in parts])], [])
+            parts = [
+                (ast.Constant(name), self._built(_join(path, name), child))
+                for name, child in module._modules.items()
+                if child is not None
+            ]
+            return ast.Call(
+                ast.Name("nn.ModuleDict"), [ast.Dict([key for key, _ in parts], [one for _, one in parts])], []
+            )
         if type(module) in (nn.ParameterList, nn.ParameterDict):
             tensors = [f"nn.Parameter({empty(one)})" for one in module.parameters()]
             if type(module) is nn.ParameterList:
@@ -326,7 +346,7 @@ def _in_either_mode(program: Program) -> None:
 
 
 class _Drawing(ast.NodeTransformer):
-    def visit_Call(self, node: ast.Call) -> Any:  # noqa: N802
+    def visit_Call(self, node: ast.Call) -> Any:
         self.generic_visit(node)
         name = ast.unparse(node.func)
         node.keywords = [key for key in node.keywords if not (key.arg == "rng" and name.startswith("fn."))]
@@ -342,7 +362,9 @@ class _Drawing(ast.NodeTransformer):
             node.func, node.args = node.args[0], node.args[1:]
             if drawn in ("torch.lstm", "torch.gru", "torch.rnn_tanh", "torch.rnn_relu"):
                 constants = [at for at, arg in enumerate(node.args) if isinstance(arg, ast.Constant)]
-                start = next(at for at in constants if isinstance(node.args[at].value, bool))  # has_biases, layers, p, train
+                start = next(
+                    at for at in constants if isinstance(node.args[at].value, bool)
+                )  # has_biases, layers, p, train
                 node.args[start + 3] = ast.Name("self.training")
             elif any(key.arg == "training" for key in node.keywords):
                 for key in node.keywords:

@@ -236,7 +236,9 @@ class Writer:
 
     def call(self, function: Function, given: list[str], path: str, number: tuple[str, str] | None) -> ast.Call:
         """The call of a function at a path; in a loop, ``number`` is what is in front of and behind the number."""
-        args: list[ast.expr] = [self.place(kind, path, number) for kind in ("params", "buffers") if kind in function.places]
+        args: list[ast.expr] = [
+            self.place(kind, path, number) for kind in ("params", "buffers") if kind in function.places
+        ]
         args += [ast.Name(name, ast.Load()) for name in given]
         if "rng" in function.places:
             args += [ast.Name("rng", ast.Load()), self.place("path", path, number)]
@@ -245,7 +247,11 @@ class Writer:
     def place(self, kind: str, path: str, number: tuple[str, str] | None) -> ast.expr:
         if number is not None:
             head = number[0][len(self.path) :].lstrip(".")
-            keys: list[Any] = [*(head.split(".") if head else []), ast.Name("i"), *(number[1].split(".") if number[1] else [])]
+            keys: list[Any] = [
+                *(head.split(".") if head else []),
+                ast.Name("i"),
+                *(number[1].split(".") if number[1] else []),
+            ]
         else:
             rest = path[len(self.path) :].lstrip(".")
             keys = rest.split(".") if rest else []
@@ -373,7 +379,11 @@ def _in_place(code: ast.stmt) -> bool:
     return any(
         isinstance(node, ast.Call)
         and (
-            (isinstance(node.func, ast.Attribute) and node.func.attr.endswith("_") and not node.func.attr.endswith("__"))
+            (
+                isinstance(node.func, ast.Attribute)
+                and node.func.attr.endswith("_")
+                and not node.func.attr.endswith("__")
+            )
             or any(key.arg in ("inplace", "out") for key in node.keywords)
         )
         for node in ast.walk(code)
@@ -382,7 +392,7 @@ def _in_place(code: ast.stmt) -> bool:
 
 def _replaced(code: Any, value: str, by: ast.expr) -> Any:
     class Change(ast.NodeTransformer):
-        def visit_Name(self, node: ast.Name) -> Any:  # noqa: N802
+        def visit_Name(self, node: ast.Name) -> Any:
             return by if node.id == value and not isinstance(getattr(node, "ctx", None), ast.Store) else node
 
     import copy

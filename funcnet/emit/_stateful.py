@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -55,11 +54,13 @@ class _Classes(_Folding):
         root = call_tree(self.program)
         built = {path: constructor(one) for path, one in self.modules.items() if path}
         self.layers = {path: made for path, made in built.items() if made is not None}
-        self.counts: Counter[str] = Counter()
-        self._count(root)
         self._as_layers(root)
         self.program.statements = list(root.statements())
         self._describe(root)
+        self.texts: dict[str, set[str]] = {}
+        for text, calls in self.calls.items():
+            for call in calls:
+                self.texts.setdefault(call.level.path, set()).add(text)
         self.chosen = {
             text
             for text, calls in self.calls.items()
@@ -89,20 +90,14 @@ class _Classes(_Folding):
         groups = [*([*standard, ""] if standard else []), *others]
         return "\n".join([*groups, "", "", text, ""])
 
-    def _count(self, call: Call) -> None:
-        for item in call.items:
-            if isinstance(item, Call):
-                self.counts[item.level.path] += 1
-                self._count(item)
-
     def _is_own(self, call: Call) -> bool:
-        """Whether a call is all that happens to a module that is no layer of torch.nn."""
+        """Whether a module is no layer of torch.nn, and all its calls are equal."""
         path = call.level.path
         own = (
             path in self.modules and path not in self.layers and not isinstance(self.modules[path], (*_LISTS, *_DICTS))
         )
         inside = any(path.startswith(f"{layer}.") for layer in self.layers)
-        return own and self.counts[path] == 1 and not inside
+        return own and len(self.texts[path]) == 1 and not inside
 
     # --- layers of torch.nn are called as they are ---
 

@@ -82,6 +82,8 @@ class Writer:
         if value.startswith("%new:"):
             rest = value[5:][len(self.path) :].strip(".")
             return re.sub(r"\W+", "_", rest) or "new_buffers"
+        if ":" in value:  # a param from elsewhere, as an argument
+            return re.sub(r"\W+", "_", value.rpartition(".")[2].rpartition(":")[2])
         hint = self.program.hints.get(value) or self._carried_name() or self._operation(value)
         return re.sub(r"(_\d+)+$", "", re.sub(r"\W+", "_", hint)).strip("_") or "value"
 

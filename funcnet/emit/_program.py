@@ -234,15 +234,15 @@ class _Places(ast.NodeTransformer):
         keys: list[str] = []
         below: ast.expr = node
         while isinstance(below, ast.Subscript) and isinstance(below.slice, ast.Constant):
-            keys.insert(0, below.slice.value)
+            keys.insert(0, str(below.slice.value))
             below = below.value
         if isinstance(below, ast.Name) and below.id in ("params", "buffers") and below.id not in self.now:
-            return ast.Name(f"{below.id}:{'.'.join(map(str, keys))}", ast.Load())
+            return ast.Name(f"{below.id}:{'.'.join(keys)}", ast.Load())
         return self.generic_visit(node)
 
     def visit_Call(self, node: ast.Call) -> Any:
         if isinstance(node.func, ast.Name) and node.func.id == "rng" and isinstance(node.args[0], ast.Constant):
-            return ast.Name(f"rng:{node.args[0].value}", ast.Load())
+            return ast.Name(f"rng:{node.args[0].value!s}", ast.Load())
         return self.generic_visit(node)
 
 

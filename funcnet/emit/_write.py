@@ -19,7 +19,7 @@ from funcnet.emit._text import WIDTH, lines_of, text_of
 OWN = frozenset({"params", "buffers", "rng", "path", "torch", "F", "fn", "math", "operator"})
 TAKEN = frozenset({*keyword.kwlist, *dir(builtins), *OWN}) - {"input"}
 FOREVER = 1 << 40
-_OPERATORS = {operator.add: ast.Add, operator.mul: ast.Mult, operator.sub: ast.Sub, operator.iadd: ast.Add}
+_OPERATORS: dict[Any, type[ast.operator]] = {operator.add: ast.Add, operator.mul: ast.Mult, operator.sub: ast.Sub, operator.iadd: ast.Add}
 
 
 class Writer:

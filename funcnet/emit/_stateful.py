@@ -155,11 +155,10 @@ class _Classes(_Folding):
         below = self.modules.get(path)
         if below is None:
             return ""
-        parts = [
-            f"{name}: {ast.unparse(ast.Expression(self.layers[full])) if (full := _join(path, name)) in self.layers else type(one).__name__}"
-            for name, one in below.named_modules()
-            if name
-        ]
+        parts = []
+        for name, one in below.named_modules():
+            built = self.layers.get(_join(path, name))
+            parts.append(f"{name}: {type(one).__name__ if built is None else ast.unparse(ast.Expression(built))}")
         return "\n".join([*parts, *(f"{name} {tuple(one.shape)}" for name, one in below.named_parameters())])
 
     def _lowered(self, items: Sequence[Statement | Call], path: str, function: Function) -> tuple[list[Any], Any]:
@@ -223,11 +222,10 @@ class _Classes(_Folding):
             built = self._built(_join(path, name), child)
             lines += lines_of(f"self.{name} = ", built, str, 8)
         if not path:
-            for name, owner in self.ties.items():
-                lines.append(f"        {self._access(name, '')} = {self._access(owner, '')}")
-            frozen = [name for name, param in module.named_parameters() if not param.requires_grad]
-            frozen = [name for name in frozen if name.rpartition(".")[0]]
-            lines += [f"        {self._access(name, '')}.requires_grad_(False)" for name in frozen]
+            for tied, owner in self.ties.items():
+                lines.append(f"        {self._access(tied, '')} = {self._access(owner, '')}")
+            fixed = [key for key, one in module.named_parameters() if not one.requires_grad and "." in key]
+            lines += [f"        {self._access(key, '')}.requires_grad_(False)" for key in fixed]
         return lines
 
     def _built(self, path: str, module: nn.Module) -> ast.expr:

@@ -179,8 +179,7 @@ def _unchanged(program: Program, statement: Statement) -> ast.expr | None:
 def _owner(value: ast.expr, node: Node) -> ast.expr | None:
     """The expression of the first argument."""
     if isinstance(value, ast.Call):
-        found = value.func.value if node.op == "call_method" and isinstance(value.func, ast.Attribute) else None
-        return found
+        return value.func.value if node.op == "call_method" and isinstance(value.func, ast.Attribute) else None
     if isinstance(value, ast.Subscript):
         return value.value
     return value.left if isinstance(value, ast.BinOp) else None
@@ -364,7 +363,7 @@ def _unpacked_in(program: Program, statements: list[Statement], read: Counter[st
             parts[part[0]] = part[1]
             end += 1
         if len(parts) == read[value] and parts and max(parts) < size and size <= 8:
-            names = [ast.Name(parts.get(index, "_"), ast.Store()) for index in range(size)]
+            names: list[ast.expr] = [ast.Name(parts.get(index, "_"), ast.Store()) for index in range(size)]
             statement.code.targets = [ast.Tuple(names, ast.Store())]  # type: ignore[attr-defined]
             at = end
     return kept
@@ -462,9 +461,9 @@ def _by_name(node: ast.Call, given: int, names: tuple[str, ...], defaults: tuple
     kept = []
     for key in keywords:
         value = _number(key.value)
-        if key.arg in names and value is not _UNKNOWN and value == defaults[names.index(key.arg)]:
-            if type(value) is type(defaults[names.index(key.arg)]):
-                continue
+        default = defaults[names.index(key.arg)] if key.arg in names else _UNKNOWN
+        if type(value) is type(default) and value is not _UNKNOWN and value == default:
+            continue
         if isinstance(value, int) and not isinstance(value, bool) and isinstance(key.value, ast.Tuple):
             key = ast.keyword(key.arg, ast.Constant(value))
         kept.append(key)

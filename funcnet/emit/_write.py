@@ -19,7 +19,12 @@ from funcnet.emit._text import WIDTH, lines_of, text_of
 OWN = frozenset({"params", "buffers", "rng", "path", "torch", "F", "fn", "math", "operator"})
 TAKEN = frozenset({*keyword.kwlist, *dir(builtins), *OWN}) - {"input"}
 FOREVER = 1 << 40
-_OPERATORS: dict[Any, type[ast.operator]] = {operator.add: ast.Add, operator.mul: ast.Mult, operator.sub: ast.Sub, operator.iadd: ast.Add}
+_OPERATORS: dict[Any, type[ast.operator]] = {
+    operator.add: ast.Add,
+    operator.iadd: ast.Add,
+    operator.mul: ast.Mult,
+    operator.sub: ast.Sub,
+}
 
 
 class Writer:
@@ -364,7 +369,7 @@ def _fits(program: Program, before: Any, item: Statement, read: Counter[str], pa
     if isinstance(item.code, ast.Assign) and not isinstance(item.code.targets[0], (ast.Name, ast.Tuple)):
         return False
     merged = _replaced(item.code, value, before.code.value)
-    shown = text_of(merged.value, lambda name: _estimate(program, name, path))  # type: ignore[attr-defined]
+    shown = text_of(merged.value, lambda name: _estimate(program, name, path))
     target = sum(len(_estimate(program, name, path)) + 2 for name in defined(merged)) + 4
     return 4 + len(shown) + target <= WIDTH
 

@@ -27,7 +27,9 @@ def test_it_prints_the_program():
 
 @pytest.mark.parametrize(("options", "line"), [(["--train"], "rng=rng("), (["--style", "stateful"], "(nn.Module):")])
 def test_it_writes_a_file(tmp_path, options, line):
-    done = run("torch.nn:TransformerEncoderLayer(8, 2)", "-i", "float32[4,3,8]", "-o", str(tmp_path / "out.py"), *options)
+    done = run(
+        "torch.nn:TransformerEncoderLayer(8, 2)", "-i", "float32[4,3,8]", "-o", str(tmp_path / "out.py"), *options
+    )
     assert done.exit_code == 0 and done.stdout == ""
     assert line in (tmp_path / "out.py").read_text()
 

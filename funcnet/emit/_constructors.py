@@ -35,7 +35,9 @@ def constructor(module: nn.Module) -> ast.expr | None:
         return None
     if isinstance(net, Wrapped) or not dataclasses.is_dataclass(net):
         return None
-    call = next((call for plain in (_plain, _given) if (call := _call(kind, net, plain)) and _builds(call, module)), None)
+    call = next(
+        (call for plain in (_plain, _given) if (call := _call(kind, net, plain)) and _builds(call, module)), None
+    )
     if call is None:
         return None
     dtypes = {param.dtype for param in module.parameters()} - {torch.float32}

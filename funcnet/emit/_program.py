@@ -17,7 +17,6 @@ from funcnet.adapters._tracing._inputs import Inputs
 from funcnet.adapters._tracing._words import Words
 from funcnet.emit._authors import name_around, stored_name
 
-
 UNNAMED = ""
 """The hint for a value that the author has no name for."""
 
@@ -47,7 +46,8 @@ class Program:
     """Statements, what they return, and the buffers they make new, by path.
 
     ``hints`` says what values are called; ``stored`` are those that the author has a variable for; ``nodes`` the
-    operations they come from; ``sizes`` the values that are sizes, and the symbols of those; ``arguments`` those of the function.
+    operations they come from; ``sizes`` the values that are sizes, and the symbols of those;
+    ``arguments`` those of the function; ``mutated`` those written to in place.
     """
 
     captured: Captured
@@ -176,7 +176,7 @@ class _Reading:
         else:
             code = self._renamed(code)
             if isinstance(code, ast.AugAssign) and isinstance(code.target, ast.Name):
-                code.target.ctx = ast.Load()  # type: ignore[assignment]  # written to, and no new value
+                code.target.ctx = ast.Load()  # written to, and no new value
             self.program.mutated |= set(roots_written(code))
         self.program.mutated |= set(_written_in_calls(code))
         return Statement(code, self._levels(node), node)
@@ -226,24 +226,24 @@ class _Places(ast.NodeTransformer):
     def __init__(self, now: Mapping[str, str]) -> None:
         self.now = now
 
-    def visit_Name(self, node: ast.Name) -> Any:  # noqa: N802
+    def visit_Name(self, node: ast.Name) -> Any:
         return ast.Name(self.now.get(node.id, node.id), node.ctx)
 
-    def visit_Subscript(self, node: ast.Subscript) -> Any:  # noqa: N802
+    def visit_Subscript(self, node: ast.Subscript) -> Any:
         if ast.unparse(node) in self.now:  # one of several inputs that the forward takes as one
             return ast.Name(self.now[ast.unparse(node)], ast.Load())
         keys: list[str] = []
         below: ast.expr = node
         while isinstance(below, ast.Subscript) and isinstance(below.slice, ast.Constant):
-            keys.insert(0, below.slice.value)
+            keys.insert(0, str(below.slice.value))
             below = below.value
         if isinstance(below, ast.Name) and below.id in ("params", "buffers") and below.id not in self.now:
-            return ast.Name(f"{below.id}:{'.'.join(map(str, keys))}", ast.Load())
+            return ast.Name(f"{below.id}:{'.'.join(keys)}", ast.Load())
         return self.generic_visit(node)
 
-    def visit_Call(self, node: ast.Call) -> Any:  # noqa: N802
+    def visit_Call(self, node: ast.Call) -> Any:
         if isinstance(node.func, ast.Name) and node.func.id == "rng" and isinstance(node.args[0], ast.Constant):
-            return ast.Name(f"rng:{node.args[0].value}", ast.Load())
+            return ast.Name(f"rng:{node.args[0].value!s}", ast.Load())
         return self.generic_visit(node)
 
 
@@ -317,7 +317,7 @@ def _written_in_calls(code: ast.stmt) -> Iterator[str]:
                 yield from (value for arg in node.args[:1] for value in names_in(arg))
         if isinstance(node, ast.Call) and any(key.arg in ("inplace", "out") for key in node.keywords):
             yield from (value for value in names_in(node))
-        elif isinstance(node, ast.Call) and "batch_norm" in ast.dump(node.func) or (
+        elif (isinstance(node, ast.Call) and "batch_norm" in ast.dump(node.func)) or (
             isinstance(node, ast.Call) and "instance_norm" in ast.dump(node.func)
         ):
             yield from (value for arg in node.args[1:5] for value in names_in(arg))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -55,11 +54,13 @@ class _Classes(_Folding):
         root = call_tree(self.program)
         built = {path: constructor(one) for path, one in self.modules.items() if path}
         self.layers = {path: made for path, made in built.items() if made is not None}
-        self.counts: Counter[str] = Counter()
-        self._count(root)
         self._as_layers(root)
         self.program.statements = list(root.statements())
         self._describe(root)
+        self.texts: dict[str, set[str]] = {}
+        for text, calls in self.calls.items():
+            for call in calls:
+                self.texts.setdefault(call.level.path, set()).add(text)
         self.chosen = {
             text
             for text, calls in self.calls.items()
@@ -71,7 +72,9 @@ class _Classes(_Folding):
         main.outputs = [*names_in(self.program.returned)]
         main.items, main.new = self._lowered(root.items, "", main)
         looped(main)
-        self.by_path = {call.level.path: call for calls in self.calls.values() for call in calls if call.text in self.chosen}
+        self.by_path = {
+            call.level.path: call for calls in self.calls.values() for call in calls if call.text in self.chosen
+        }
         self._class("", main)
         text = "\n\n\n".join(self.class_texts)
         lines = _import_lines(text, [*self.imports, "import torch", "import torch.nn.functional as F"], self.named)
@@ -87,18 +90,14 @@ class _Classes(_Folding):
         groups = [*([*standard, ""] if standard else []), *others]
         return "\n".join([*groups, "", "", text, ""])
 
-    def _count(self, call: Call) -> None:
-        for item in call.items:
-            if isinstance(item, Call):
-                self.counts[item.level.path] += 1
-                self._count(item)
-
     def _is_own(self, call: Call) -> bool:
-        """Whether a call is all that happens to a module that is no layer of torch.nn."""
+        """Whether a module is no layer of torch.nn, and all its calls are equal."""
         path = call.level.path
-        own = path in self.modules and path not in self.layers and not isinstance(self.modules[path], (*_LISTS, *_DICTS))
+        own = (
+            path in self.modules and path not in self.layers and not isinstance(self.modules[path], (*_LISTS, *_DICTS))
+        )
         inside = any(path.startswith(f"{layer}.") for layer in self.layers)
-        return own and self.counts[path] == 1 and not inside
+        return own and len(self.texts[path]) == 1 and not inside
 
     # --- layers of torch.nn are called as they are ---
 
@@ -113,7 +112,9 @@ class _Classes(_Folding):
 
     def _as_layer(self, call: Call) -> Statement | None:
         path = call.level.path
-        if path not in self.layers or isinstance(self.modules[path], (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)):
+        if path not in self.layers or isinstance(
+            self.modules[path], (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
+        ):
             return None
         statements = list(call.statements())
         made = [name for statement in statements for name in defined(statement.code)]
@@ -132,7 +133,9 @@ class _Classes(_Folding):
             return None
         for name in [one for one, value in self.program.new.items() if one.startswith(f"{path}.")]:
             del self.program.new[name]
-        code = ast.Assign([ast.Name(results[0], ast.Store())], ast.Call(ast.Name(f"self:{path}"), [ast.Name(given[0])], []))
+        code = ast.Assign(
+            [ast.Name(results[0], ast.Store())], ast.Call(ast.Name(f"self:{path}"), [ast.Name(given[0])], [])
+        )
         self.program.stored.add(results[0])
         return Statement(code, call.level and statements[0].levels[:-1], self.program.nodes.get(results[0]))
 
@@ -152,7 +155,10 @@ class _Classes(_Folding):
         below = self.modules.get(path)
         if below is None:
             return ""
-        parts = [f"{name}: {ast.unparse(ast.Expression(self.layers[full])) if (full := _join(path, name)) in self.layers else type(one).__name__}" for name, one in below.named_modules() if name]
+        parts = []
+        for name, one in below.named_modules():
+            built = self.layers.get(_join(path, name))
+            parts.append(f"{name}: {type(one).__name__ if built is None else ast.unparse(ast.Expression(built))}")
         return "\n".join([*parts, *(f"{name} {tuple(one.shape)}" for name, one in below.named_parameters())])
 
     def _lowered(self, items: Sequence[Statement | Call], path: str, function: Function) -> tuple[list[Any], Any]:
@@ -216,11 +222,10 @@ class _Classes(_Folding):
             built = self._built(_join(path, name), child)
             lines += lines_of(f"self.{name} = ", built, str, 8)
         if not path:
-            for name, owner in self.ties.items():
-                lines.append(f"        {self._access(name, '')} = {self._access(owner, '')}")
-            frozen = [name for name, param in module.named_parameters() if not param.requires_grad]
-            frozen = [name for name in frozen if name.rpartition(".")[0]]
-            lines += [f"        {self._access(name, '')}.requires_grad_(False)" for name in frozen]
+            for tied, owner in self.ties.items():
+                lines.append(f"        {self._access(tied, '')} = {self._access(owner, '')}")
+            fixed = [key for key, one in module.named_parameters() if not one.requires_grad and "." in key]
+            lines += [f"        {self._access(key, '')}.requires_grad_(False)" for key in fixed]
         return lines
 
     def _built(self, path: str, module: nn.Module) -> ast.expr:
@@ -228,17 +233,24 @@ class _Classes(_Folding):
         if path in self.layers:
             return self.layers[path]
         if type(module) in (nn.ModuleList, nn.Sequential):
-            items = [self._built(_join(path, name), child) for name, child in module._modules.items() if child is not None]
+            children = [(name, child) for name, child in module._modules.items() if child is not None]
+            items = [self._built(_join(path, name), child) for name, child in children]
             many = type(module) is nn.ModuleList
             if len(items) > 2 and len({ast.unparse(ast.Expression(item)) for item in items}) == 1:
                 each = f"{ast.unparse(ast.Expression(items[0]))} for _ in range({len(items)})"
                 return ast.Name(f"nn.ModuleList({each})" if many else f"nn.Sequential(*({each}))")
             return ast.Call(ast.Name(f"nn.{type(module).__name__}"), [ast.List(items)] if many else items, [])
         if type(module) is nn.ModuleDict:
-            parts = [(ast.Constant(name), self._built(_join(path, name), child)) for name, child in module._modules.items() if child is not None]
-            return ast.Call(ast.Name("nn.ModuleDict"), [ast.Dict([key for key, _ in parts], [one for _, one in parts])], [])
+            parts = [
+                (ast.Constant(name), self._built(_join(path, name), child))
+                for name, child in module._modules.items()
+                if child is not None
+            ]
+            return ast.Call(
+                ast.Name("nn.ModuleDict"), [ast.Dict([key for key, _ in parts], [one for _, one in parts])], []
+            )
         if type(module) in (nn.ParameterList, nn.ParameterDict):
-            tensors = [f"nn.Parameter({empty(one)})" for one in module.parameters()]
+            tensors = [f"nn.Parameter({empty(one)})" for one in module._parameters.values() if one is not None]
             if type(module) is nn.ParameterList:
                 return ast.parse(f"nn.ParameterList([{', '.join(tensors)}])", mode="eval").body
             keys = [f'"{key}": {one}' for key, one in zip(module._parameters, tensors, strict=True)]
@@ -326,7 +338,7 @@ def _in_either_mode(program: Program) -> None:
 
 
 class _Drawing(ast.NodeTransformer):
-    def visit_Call(self, node: ast.Call) -> Any:  # noqa: N802
+    def visit_Call(self, node: ast.Call) -> Any:
         self.generic_visit(node)
         name = ast.unparse(node.func)
         node.keywords = [key for key in node.keywords if not (key.arg == "rng" and name.startswith("fn."))]
@@ -342,7 +354,8 @@ class _Drawing(ast.NodeTransformer):
             node.func, node.args = node.args[0], node.args[1:]
             if drawn in ("torch.lstm", "torch.gru", "torch.rnn_tanh", "torch.rnn_relu"):
                 constants = [at for at, arg in enumerate(node.args) if isinstance(arg, ast.Constant)]
-                start = next(at for at in constants if isinstance(node.args[at].value, bool))  # has_biases, layers, p, train
+                # of has_biases, num_layers, dropout, train the first is the first flag
+                start = next(at for at in constants if isinstance(ast.literal_eval(node.args[at]), bool))
                 node.args[start + 3] = ast.Name("self.training")
             elif any(key.arg == "training" for key in node.keywords):
                 for key in node.keywords:

@@ -34,7 +34,7 @@ def stateless(program: Program, mode: str, inputs: Sequence[str], imports: Seque
 
 def _written(program: Program, function: Function, taken: set[str]) -> list[str]:
     writer = Writer(program, function, taken)
-    arguments = [kind for kind in ("params", "buffers") if kind in function.places]
+    arguments: list[str] = [kind for kind in ("params", "buffers") if kind in function.places]
     arguments += [writer.argument(name) for name in function.free]
     arguments += ["rng", "path"] if "rng" in function.places else []
     call = ast.Call(ast.Name(f"def {function.name}"), [ast.Name(name) for name in arguments], [])
@@ -53,7 +53,9 @@ def _returned(program: Program, function: Function, writer: Writer, results: lis
         lines = lines_of("new_buffers = ", tree, writer.spoken, 4)
         whole = lines_of("return ", _results([*results, tree]), writer.spoken, 4)
         if len(whole) == 1:
-            return [whole[0].replace("return (", "return ", 1)[:-1] if whole[0].startswith("    return (") else whole[0]]
+            return [
+                whole[0].replace("return (", "return ", 1)[:-1] if whole[0].startswith("    return (") else whole[0]
+            ]
         results = [*results, ast.Name("new_buffers")]
     if not results:
         return lines
@@ -100,7 +102,7 @@ def new_tree(program: Program, new: Mapping[str, ast.expr], base: str) -> ast.ex
     spread = new.get(f"{base}.*")
     for name in names:
         path = f"{inside}{name}"
-        below = any(key.startswith((f"{path}.")) for key in new)
+        below = any(key.startswith(f"{path}.") for key in new)
         if path in new:
             value = new[path]
         elif below:
@@ -128,7 +130,7 @@ def _imported_by_name(program: Program, imports: Sequence[str]) -> dict[str, str
     modules = [line.split()[1] for line in imports if " as " not in line and "." in line]
 
     class Change(ast.NodeTransformer):
-        def visit_Attribute(self, node: ast.Attribute) -> ast.AST:  # noqa: N802
+        def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
             text = ast.unparse(node)
             module, _, name = text.rpartition(".")
             if module in modules and not any(text != key and value == name for key, value in found.items()):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from funcnet._errors import ConversionError, bullet_list
+from funcnet._errors import ConversionError, InitError, bullet_list
 from funcnet.adapters import Traced, from_module, to_module
 from funcnet.adapters._tracing._capture import capture
 from funcnet.adapters._tracing._conditions import shape_checks
@@ -23,13 +23,13 @@ from funcnet.emit._program import recorded
 from funcnet.emit._stateful import stateful
 from funcnet.emit._stateless import stateless
 from funcnet.emit._tidy import tidied
-from funcnet.tree import flatten
+from funcnet.tree import flatten, unflatten
 from funcnet.tree import map as map_tree
 
 
 def written(given: nn.Module | Net, args: Any, kwargs: Mapping[str, Any], train: bool, style: str, dynamic: Any) -> str:
     """See :func:`funcnet.source`."""
-    module = given if isinstance(given, nn.Module) else _as_module(given)
+    module = given if isinstance(given, nn.Module) else _as_module(given, style)
     net, params, buffers = from_module(module)
     module = unwrapped(module)
     inputs = taken_apart(module, args, kwargs)
@@ -48,7 +48,9 @@ def written(given: nn.Module | Net, args: Any, kwargs: Mapping[str, Any], train:
     imports = list(words.imports)
     if style == "stateful":
         text = stateful(program, module, net.aliases, imports)
-        lines = [line for mode in (False, True) for line in _stateful_differences(text, module, mode, values, args, kwargs)]
+        lines = [
+            line for mode in (False, True) for line in _stateful_differences(text, module, mode, values, args, kwargs)
+        ]
     else:
         checks = shape_checks(captured, inputs, free, False)
         about = [f"{check.place}: {check.expected}" for check in checks if "_Tensor" in check.condition]
@@ -63,13 +65,11 @@ def written(given: nn.Module | Net, args: Any, kwargs: Mapping[str, Any], train:
     return text
 
 
-def _stateful_differences(
-    text: str, module: nn.Module, train: bool, values: Any, args: Any, kwargs: Any
-) -> list[str]:
+def _stateful_differences(text: str, module: nn.Module, train: bool, values: Any, args: Any, kwargs: Any) -> list[str]:
     """What the class in a text does otherwise than the module."""
     space: dict[str, Any] = {"__name__": "source"}
     exec(compile(text, "<funcnet.source>", "exec"), space)
-    names = re.findall(r"^class (\w+)", text, re.M)
+    names = re.findall(r"^class (\w+)", text, re.MULTILINE)
     made = space[names[-1]]()
     if list(made.state_dict()) != list(module.state_dict()):
         return [f"its keys are {list(made.state_dict())}, those of the module {list(module.state_dict())}"]
@@ -77,9 +77,26 @@ def _stateful_differences(
     return list(differences(of_module(made, train, (), values), of_module(module, train, args, kwargs)))
 
 
-def _as_module(net: Net) -> nn.Module:
+def _as_module(net: Net, style: str) -> nn.Module:
+    """A module of a net, with numbers to compare by."""
     net = net.net if isinstance(net, Traced) else net
-    return to_module(net, *net.init(0))
+    try:
+        return to_module(net, *net.init(0))
+    except InitError:  # a foreign forward, which initialises itself: any numbers do
+        pass
+    kept = [entry.path for entry in net.entries() if isinstance(entry.spec, Buffer) and not entry.spec.persistent]
+    if kept and style == "stateful":
+        raise ConversionError(
+            f"{net.title()} keeps the numbers of {', '.join(kept)} in no state_dict, and its net does not know them. "
+            f"Pass the module itself to source."
+        )
+    generator = torch.Generator().manual_seed(0)
+    trees: dict[bool, dict[str, Tensor]] = {True: {}, False: {}}
+    for entry in net.entries():
+        if entry.path not in net.aliases:
+            value = torch.rand(entry.spec.shape, generator=generator) / 2 + 0.5
+            trees[isinstance(entry.spec, Buffer)][entry.path] = value.to(entry.spec.dtype)
+    return to_module(net, unflatten(trees[False]), unflatten(trees[True]))
 
 
 def _run(text: str, params: Any, buffers: Any, values: Any) -> dict[str, Any]:

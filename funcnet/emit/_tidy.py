@@ -17,10 +17,70 @@ from funcnet.emit._program import Program, Statement, defined, names_in
 
 _CASTS = frozenset({"to", "float", "double", "half", "bfloat16", "type", "type_as", "long", "int", "bool"})
 _PURE = frozenset(
-    "getitem size view reshape transpose permute unsqueeze squeeze expand flatten to float type_as contiguous arange "
-    "zeros ones full empty new_ones new_zeros new_tensor add sub mul truediv floordiv neg eq ne lt le gt ge and_ or_ "
-    "invert cumsum diff t split chunk unbind getattr cat stack where ones_like zeros_like tensor clone masked_fill "
-    "tril triu logical_or logical_and logical_not bitwise_and broadcast_to int long bool".split()
+    [
+        "getitem",
+        "size",
+        "view",
+        "reshape",
+        "transpose",
+        "permute",
+        "unsqueeze",
+        "squeeze",
+        "expand",
+        "flatten",
+        "to",
+        "float",
+        "type_as",
+        "contiguous",
+        "arange",
+        "zeros",
+        "ones",
+        "full",
+        "empty",
+        "new_ones",
+        "new_zeros",
+        "new_tensor",
+        "add",
+        "sub",
+        "mul",
+        "truediv",
+        "floordiv",
+        "neg",
+        "eq",
+        "ne",
+        "lt",
+        "le",
+        "gt",
+        "ge",
+        "and_",
+        "or_",
+        "invert",
+        "cumsum",
+        "diff",
+        "t",
+        "split",
+        "chunk",
+        "unbind",
+        "getattr",
+        "cat",
+        "stack",
+        "where",
+        "ones_like",
+        "zeros_like",
+        "tensor",
+        "clone",
+        "masked_fill",
+        "tril",
+        "triu",
+        "logical_or",
+        "logical_and",
+        "logical_not",
+        "bitwise_and",
+        "broadcast_to",
+        "int",
+        "long",
+        "bool",
+    ]
 )
 
 
@@ -61,7 +121,7 @@ class _Substitution(ast.NodeTransformer):
     def __init__(self, given: dict[str, ast.expr]) -> None:
         self.given = given
 
-    def visit_Name(self, node: ast.Name) -> Any:  # noqa: N802
+    def visit_Name(self, node: ast.Name) -> Any:
         if isinstance(getattr(node, "ctx", None), ast.Store) or node.id not in self.given:
             return node
         return self.visit(self.given[node.id])
@@ -119,8 +179,7 @@ def _unchanged(program: Program, statement: Statement) -> ast.expr | None:
 def _owner(value: ast.expr, node: Node) -> ast.expr | None:
     """The expression of the first argument."""
     if isinstance(value, ast.Call):
-        found = value.func.value if node.op == "call_method" and isinstance(value.func, ast.Attribute) else None
-        return found
+        return value.func.value if node.op == "call_method" and isinstance(value.func, ast.Attribute) else None
     if isinstance(value, ast.Subscript):
         return value.value
     return value.left if isinstance(value, ast.BinOp) else None
@@ -189,8 +248,27 @@ def _not_in_place(program: Program) -> None:
 
 _FRESH = frozenset(
     f"F.{name}"
-    for name in "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d batch_norm layer_norm "
-    "group_norm instance_norm relu relu6 silu gelu elu hardswish leaky_relu max_pool2d".split()
+    for name in [
+        "linear",
+        "conv1d",
+        "conv2d",
+        "conv3d",
+        "conv_transpose1d",
+        "conv_transpose2d",
+        "conv_transpose3d",
+        "batch_norm",
+        "layer_norm",
+        "group_norm",
+        "instance_norm",
+        "relu",
+        "relu6",
+        "silu",
+        "gelu",
+        "elu",
+        "hardswish",
+        "leaky_relu",
+        "max_pool2d",
+    ]
 )
 
 
@@ -285,7 +363,7 @@ def _unpacked_in(program: Program, statements: list[Statement], read: Counter[st
             parts[part[0]] = part[1]
             end += 1
         if len(parts) == read[value] and parts and max(parts) < size and size <= 8:
-            names = [ast.Name(parts.get(index, "_"), ast.Store()) for index in range(size)]
+            names: list[ast.expr] = [ast.Name(parts.get(index, "_"), ast.Store()) for index in range(size)]
             statement.code.targets = [ast.Tuple(names, ast.Store())]  # type: ignore[attr-defined]
             at = end
     return kept
@@ -314,7 +392,7 @@ def _part_of(statement: Statement, value: str) -> tuple[int, str] | None:
 class _Shorter(ast.NodeTransformer):
     """Public names, and no arguments that say what is so anyway."""
 
-    def visit_Call(self, node: ast.Call) -> Any:  # noqa: N802
+    def visit_Call(self, node: ast.Call) -> Any:
         self.generic_visit(node)
         name = ast.unparse(node.func)
         if name == "torch.Size" and len(node.args) == 1 and isinstance(node.args[0], (ast.List, ast.Tuple)):
@@ -383,9 +461,9 @@ def _by_name(node: ast.Call, given: int, names: tuple[str, ...], defaults: tuple
     kept = []
     for key in keywords:
         value = _number(key.value)
-        if key.arg in names and value is not _UNKNOWN and value == defaults[names.index(key.arg)]:
-            if type(value) is type(defaults[names.index(key.arg)]):
-                continue
+        default = defaults[names.index(key.arg)] if key.arg in names else _UNKNOWN
+        if type(value) is type(default) and value is not _UNKNOWN and value == default:
+            continue
         if isinstance(value, int) and not isinstance(value, bool) and isinstance(key.value, ast.Tuple):
             key = ast.keyword(key.arg, ast.Constant(value))
         kept.append(key)

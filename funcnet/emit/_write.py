@@ -19,7 +19,12 @@ from funcnet.emit._text import WIDTH, lines_of, text_of
 OWN = frozenset({"params", "buffers", "rng", "path", "torch", "F", "fn", "math", "operator"})
 TAKEN = frozenset({*keyword.kwlist, *dir(builtins), *OWN}) - {"input"}
 FOREVER = 1 << 40
-_OPERATORS = {operator.add: ast.Add, operator.mul: ast.Mult, operator.sub: ast.Sub, operator.iadd: ast.Add}
+_OPERATORS: dict[Any, type[ast.operator]] = {
+    operator.add: ast.Add,
+    operator.iadd: ast.Add,
+    operator.mul: ast.Mult,
+    operator.sub: ast.Sub,
+}
 
 
 class Writer:
@@ -82,6 +87,8 @@ class Writer:
         if value.startswith("%new:"):
             rest = value[5:][len(self.path) :].strip(".")
             return re.sub(r"\W+", "_", rest) or "new_buffers"
+        if ":" in value:  # a param from elsewhere, as an argument
+            return re.sub(r"\W+", "_", value.rpartition(".")[2].rpartition(":")[2])
         hint = self.program.hints.get(value) or self._carried_name() or self._operation(value)
         return re.sub(r"(_\d+)+$", "", re.sub(r"\W+", "_", hint)).strip("_") or "value"
 
@@ -236,7 +243,9 @@ class Writer:
 
     def call(self, function: Function, given: list[str], path: str, number: tuple[str, str] | None) -> ast.Call:
         """The call of a function at a path; in a loop, ``number`` is what is in front of and behind the number."""
-        args: list[ast.expr] = [self.place(kind, path, number) for kind in ("params", "buffers") if kind in function.places]
+        args: list[ast.expr] = [
+            self.place(kind, path, number) for kind in ("params", "buffers") if kind in function.places
+        ]
         args += [ast.Name(name, ast.Load()) for name in given]
         if "rng" in function.places:
             args += [ast.Name("rng", ast.Load()), self.place("path", path, number)]
@@ -245,7 +254,11 @@ class Writer:
     def place(self, kind: str, path: str, number: tuple[str, str] | None) -> ast.expr:
         if number is not None:
             head = number[0][len(self.path) :].lstrip(".")
-            keys: list[Any] = [*(head.split(".") if head else []), ast.Name("i"), *(number[1].split(".") if number[1] else [])]
+            keys: list[Any] = [
+                *(head.split(".") if head else []),
+                ast.Name("i"),
+                *(number[1].split(".") if number[1] else []),
+            ]
         else:
             rest = path[len(self.path) :].lstrip(".")
             keys = rest.split(".") if rest else []
@@ -356,7 +369,7 @@ def _fits(program: Program, before: Any, item: Statement, read: Counter[str], pa
     if isinstance(item.code, ast.Assign) and not isinstance(item.code.targets[0], (ast.Name, ast.Tuple)):
         return False
     merged = _replaced(item.code, value, before.code.value)
-    shown = text_of(merged.value, lambda name: _estimate(program, name, path))  # type: ignore[attr-defined]
+    shown = text_of(merged.value, lambda name: _estimate(program, name, path))
     target = sum(len(_estimate(program, name, path)) + 2 for name in defined(merged)) + 4
     return 4 + len(shown) + target <= WIDTH
 
@@ -373,7 +386,11 @@ def _in_place(code: ast.stmt) -> bool:
     return any(
         isinstance(node, ast.Call)
         and (
-            (isinstance(node.func, ast.Attribute) and node.func.attr.endswith("_") and not node.func.attr.endswith("__"))
+            (
+                isinstance(node.func, ast.Attribute)
+                and node.func.attr.endswith("_")
+                and not node.func.attr.endswith("__")
+            )
             or any(key.arg in ("inplace", "out") for key in node.keywords)
         )
         for node in ast.walk(code)
@@ -382,7 +399,7 @@ def _in_place(code: ast.stmt) -> bool:
 
 def _replaced(code: Any, value: str, by: ast.expr) -> Any:
     class Change(ast.NodeTransformer):
-        def visit_Name(self, node: ast.Name) -> Any:  # noqa: N802
+        def visit_Name(self, node: ast.Name) -> Any:
             return by if node.id == value and not isinstance(getattr(node, "ctx", None), ast.Store) else node
 
     import copy

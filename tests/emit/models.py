@@ -33,9 +33,7 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(outputs)
         self.downsample = None
         if stride != 1:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-            )
+            self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
     def forward(self, x):
         identity = x
@@ -156,9 +154,7 @@ CASES = {
     "resnet": Case(ResNet, (_rand(2, 3, 16, 16),)),
     "unet": Case(UNet, (_rand(2, 1, 16, 16),)),
     "deep": Case(Deep, (_rand(4, 6),)),
-    "transformer": Case(
-        lambda: nn.Transformer(16, 2, 3, 3, 32, batch_first=True), (_rand(2, 5, 16), _rand(2, 4, 16))
-    ),
+    "transformer": Case(lambda: nn.Transformer(16, 2, 3, 3, 32, batch_first=True), (_rand(2, 5, 16), _rand(2, 4, 16))),
     "encoder": Case(
         lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 4), (_rand(2, 5, 16),)
     ),

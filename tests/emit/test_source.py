@@ -19,7 +19,7 @@ from tests.adapters.test_trace import MODELS
 from tests.emit.models import CASES, Deep, ResNet
 from tests.helpers import assert_identical, buffers_of, clone, global_generator_untouched, parametrize, total
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parent / "golden_files"
 DIGITS = (torch.linspace(-1, 1, 3 * 64).view(3, 1, 8, 8),)
 ALL = {
     **{name: (case.make, case.inputs) for name, case in CASES.items()},
@@ -97,7 +97,7 @@ def test_a_class_gives_the_bits_of_its_module_and_loads_its_state(name, train):
     text = source_of(name, style="stateful")
     space = {"__name__": "emitted"}
     exec(compile(text, "<emitted>", "exec"), space)
-    made = space[re.findall(r"^class (\w+)", text, re.M)[-1]]()
+    made = space[re.findall(r"^class (\w+)", text, re.MULTILINE)[-1]]()
     assert list(made.state_dict()) == list(module.state_dict())
     made.load_state_dict(module.state_dict())
     results = []
@@ -188,7 +188,7 @@ def test_equal_blocks_are_one_function_called_in_a_loop():
 
 def test_values_have_the_names_of_the_author():
     text = fn.source(Deep(), CASES["deep"].inputs[0])
-    for line in ("residual = x", "x = residual + x", "logits = F.linear(", '# steps.0 to steps.4: Step'):
+    for line in ("residual = x", "x = residual + x", "logits = F.linear(", "# steps.0 to steps.4: Step"):
         assert line in text, text
     assert "x_2" not in text
 

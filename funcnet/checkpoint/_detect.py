@@ -97,11 +97,12 @@ def entry_of(path: Path) -> str:
     indexes = [name for name in names if name.endswith(INDEX_SUFFIX)]
     files = [name for name in names if Path(name).suffix in SUFFIXES and not name.startswith(".")]
     found = indexes or files
-    alone = [name for name in found if name in ("model.safetensors", f"model.safetensors{INDEX_SUFFIX}")]
     if len(found) == 1:
         return found[0]
-    if len(alone) == 1:
-        return alone[0]
+    for name in ("model.safetensors", "pytorch_model.bin"):  # as transformers looks, past training_args.bin and such
+        alone = [file for file in found if file in (name, f"{name}{INDEX_SUFFIX}")]
+        if len(alone) == 1:
+            return alone[0]
     if not found:
         raise refuse(path, "is a folder without a checkpoint", f"It holds:{some(names) if names else ' nothing'}")
     raise CheckpointError(f"{str(path)!r} holds several checkpoints; name the one that is meant:{some(found)}")

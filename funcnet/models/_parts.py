@@ -29,6 +29,9 @@ class Model(Net):
         """Of the first values of a weight."""
         return 0.02
 
+    def expects(self) -> str:
+        return "input_ids (N, L) of ints, and attention_mask (N, L) or none"
+
     def first_values(self, start: Start, path: str) -> Iterator[tuple[str, Tensor]]:
         for name, spec in self._all_entries.items():
             where = join(path, name)
@@ -179,6 +182,8 @@ def attention_mask(given: Tensor | None, causal: bool) -> Tensor | None:
     """
     if given is None:
         return None
+    if given.dim() != 2:
+        raise ValueError(f"attention_mask has shape (N, L), got {tuple(given.shape)}")
     seen = given.to(torch.bool)[:, None, None, :]
     length = given.shape[-1]
     whole = torch.ones(length, length, dtype=torch.bool, device=given.device)

@@ -268,6 +268,14 @@ def test_what_is_no_checkpoint(content, match, tmp_path):
         load(tmp_path / "a")
 
 
+def test_in_a_folder_of_transformers_the_weights_are_found_beside_other_files(tmp_path):
+    torch.save({"lr": 0.1}, tmp_path / "training_args.bin")
+    torch.save({"w": torch.zeros(1)}, tmp_path / "pytorch_model.bin")
+    assert load(tmp_path)["w"] == 0
+    save(tmp_path / "model.safetensors", {"w": torch.ones(1)})
+    assert load(tmp_path)["w"] == 1
+
+
 def test_folders_that_hold_none_or_several(tmp_path):
     with pytest.raises(CheckpointError, match="without a checkpoint"):
         load(tmp_path)

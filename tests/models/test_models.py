@@ -163,3 +163,13 @@ def test_options_that_exclude_each_other_are_refused():
     params, _ = net.init(0)
     with pytest.raises(TypeError, match="loop over its layers"):
         net.layers.apply(params["layers"], {}, torch.ones(1, 2, 16), rng=0)
+
+
+@NET
+def test_inputs_that_do_not_fit_are_refused_by_name(make):
+    net = make()
+    params, _ = net.init(0)
+    with pytest.raises(fn.ShapeError, match=r"attention_mask has shape \(N, L\), got \(2, 1, 6, 6\)"):
+        net(params, IDS, torch.ones(2, 1, 6, 6))
+    with pytest.raises(fn.ShapeError, match=r"Embedding at 'embed.token'"):
+        net(params, IDS + 60)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -34,24 +35,30 @@ def constructor(module: nn.Module) -> ast.expr | None:
         return None
     if isinstance(net, Wrapped) or not dataclasses.is_dataclass(net):
         return None
-    call = _call(kind, net)
+    call = next(
+        (call for plain in (_plain, _given) if (call := _call(kind, net, plain)) and _builds(call, module)), None
+    )
     if call is None:
         return None
     dtypes = {param.dtype for param in module.parameters()} - {torch.float32}
     if dtypes:
         call.keywords.append(ast.keyword("dtype", ast.parse(str(dtypes.pop()), mode="eval").body))
-    return call if _builds(call, module) else None
+    return call
 
 
-def _call(kind: type, net: Net) -> ast.Call | None:
+def _given(value: Any) -> Any:
+    return value
+
+
+def _call(kind: type, net: Net, plain: Callable[[Any], Any]) -> ast.Call | None:
     args: list[ast.expr] = []
     keywords: list[ast.keyword] = []
     for field in dataclasses.fields(net):  # type: ignore[arg-type]
-        value = _plain(getattr(net, field.name))
+        value = plain(getattr(net, field.name))
         if field.name.startswith("_") or (field.name in _IGNORED and not (field.name == "mode" and _has_mode(kind))):
             continue
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        if not required and value == _plain(field.default):
+        if not required and value == plain(field.default):
             continue
         if not _is_constant(value):
             return None

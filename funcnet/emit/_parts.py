@@ -314,12 +314,12 @@ class _Spoken(ast.NodeTransformer):
     def __init__(self, spoken: Any) -> None:
         self.spoken = spoken
 
-    def visit_Assign(self, node: ast.Assign) -> Any:  # noqa: N802
+    def visit_Assign(self, node: ast.Assign) -> Any:
         node.value = self.visit(node.value)
         node.targets = [self.visit(target) for target in node.targets]
         return node
 
-    def visit_Name(self, node: ast.Name) -> Any:  # noqa: N802
+    def visit_Name(self, node: ast.Name) -> Any:
         known = node.id.startswith("%") or ":" in node.id
         return ast.Name(self.spoken(node.id) if known else node.id, getattr(node, "ctx", ast.Load()))
 

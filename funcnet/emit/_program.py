@@ -17,7 +17,6 @@ from funcnet.adapters._tracing._inputs import Inputs
 from funcnet.adapters._tracing._words import Words
 from funcnet.emit._authors import name_around, stored_name
 
-
 UNNAMED = ""
 """The hint for a value that the author has no name for."""
 
@@ -97,8 +96,15 @@ class _Recorder(_Emitter):
         self.tags += [node] * (lines - len(self.tags))
 
 
-def recorded(captured: Captured, inputs: Inputs, words: Words, title: str, buffers: list[str]) -> Program:
-    """The statements of a captured forward.
+def recorded(
+    captured: Captured,
+    inputs: Inputs,
+    words: Words,
+    title: str,
+    buffers: list[str],
+    given: Mapping[str, tuple[str, Any]],
+) -> Program:
+    """The statements of a captured forward; ``given`` as from :func:`funcnet.emit._inputs.arguments`.
 
     Raises:
         ConversionError: if something in it cannot be written down; names the line.
@@ -108,7 +114,7 @@ def recorded(captured: Captured, inputs: Inputs, words: Words, title: str, buffe
     second = _Recorder(captured, inputs, words, words.roots, first.returned)
     emitted = second.run()
     program = Program(captured, title, buffers)
-    _Reading(program, second.tags).all(emitted, inputs, second.symbols)
+    _Reading(program, second.tags).all(emitted, inputs, second.symbols, given)
     return program
 
 
@@ -120,16 +126,21 @@ class _Reading:
         self.now: dict[str, str] = {}  # what a name in the text stands for at this line
         self.counter = 0
 
-    def all(self, emitted: Emitted, inputs: Inputs, symbols: Mapping[str, Any]) -> None:
+    def all(
+        self, emitted: Emitted, inputs: Inputs, symbols: Mapping[str, Any], given: Mapping[str, tuple[str, Any]]
+    ) -> None:
         program = self.program
-        for name in inputs.used:
-            self.now[inputs.inside(name)] = value = self._fresh(inputs.inside(name))
-            program.arguments[name] = value
+        for name, (place, _) in given.items():
+            value = self._fresh(name)
+            program.arguments[place] = value
+            program.stored.add(value)
+            self.now[place] = value
         held = program.captured.held
         for number, tensor in enumerate(inputs.tensors):
             node = next((node for node, place in held.items() if place == ("input", number)), None)
-            if tensor.simple and node is not None:
-                program.nodes[program.arguments[tensor.place]] = node
+            place = inputs.inside(tensor.place)
+            if place in program.arguments and node is not None:
+                program.nodes[program.arguments[place]] = node
         text = "\n".join(emitted.lines)
         program.statements = [self._statement(code) for code in ast.parse(text).body]
         program.sizes = {self.now[name]: symbol for name, symbol in symbols.items() if name in self.now}
@@ -214,10 +225,12 @@ class _Places(ast.NodeTransformer):
     def __init__(self, now: Mapping[str, str]) -> None:
         self.now = now
 
-    def visit_Name(self, node: ast.Name) -> Any:  # noqa: N802
+    def visit_Name(self, node: ast.Name) -> Any:
         return ast.Name(self.now.get(node.id, node.id), node.ctx)
 
-    def visit_Subscript(self, node: ast.Subscript) -> Any:  # noqa: N802
+    def visit_Subscript(self, node: ast.Subscript) -> Any:
+        if ast.unparse(node) in self.now:  # one of several inputs that the forward takes as one
+            return ast.Name(self.now[ast.unparse(node)], ast.Load())
         keys: list[str] = []
         below: ast.expr = node
         while isinstance(below, ast.Subscript) and isinstance(below.slice, ast.Constant):
@@ -227,7 +240,7 @@ class _Places(ast.NodeTransformer):
             return ast.Name(f"{below.id}:{'.'.join(map(str, keys))}", ast.Load())
         return self.generic_visit(node)
 
-    def visit_Call(self, node: ast.Call) -> Any:  # noqa: N802
+    def visit_Call(self, node: ast.Call) -> Any:
         if isinstance(node.func, ast.Name) and node.func.id == "rng" and isinstance(node.args[0], ast.Constant):
             return ast.Name(f"rng:{node.args[0].value}", ast.Load())
         return self.generic_visit(node)
@@ -303,7 +316,7 @@ def _written_in_calls(code: ast.stmt) -> Iterator[str]:
                 yield from (value for arg in node.args[:1] for value in names_in(arg))
         if isinstance(node, ast.Call) and any(key.arg in ("inplace", "out") for key in node.keywords):
             yield from (value for value in names_in(node))
-        elif isinstance(node, ast.Call) and "batch_norm" in ast.dump(node.func) or (
+        elif (isinstance(node, ast.Call) and "batch_norm" in ast.dump(node.func)) or (
             isinstance(node, ast.Call) and "instance_norm" in ast.dump(node.func)
         ):
             yield from (value for arg in node.args[1:5] for value in names_in(arg))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,9 +11,9 @@ from torch import nn
 
 from funcnet.emit._constructors import constructor, empty, literal
 from funcnet.emit._parts import Call, Function, Use, _Folding, call_tree, looped
-from funcnet.emit._program import Level, Program, Statement, defined, names_in
+from funcnet.emit._program import Program, Statement, defined, names_in
 from funcnet.emit._stateless import _import_lines, _imported_by_name
-from funcnet.emit._text import WIDTH, lines_of
+from funcnet.emit._text import lines_of
 from funcnet.emit._write import Writer
 
 _LISTS = (nn.Sequential, nn.ModuleList, nn.ParameterList)
@@ -53,12 +52,15 @@ class _Classes(_Folding):
 
     def text(self) -> str:
         root = call_tree(self.program)
-        self.layers = {path: made for path, one in self.modules.items() if path and (made := constructor(one)) is not None}
-        self.counts: Counter[str] = Counter()
-        self._count(root)
+        built = {path: constructor(one) for path, one in self.modules.items() if path}
+        self.layers = {path: made for path, made in built.items() if made is not None}
         self._as_layers(root)
         self.program.statements = list(root.statements())
         self._describe(root)
+        self.texts: dict[str, set[str]] = {}
+        for text, calls in self.calls.items():
+            for call in calls:
+                self.texts.setdefault(call.level.path, set()).add(text)
         self.chosen = {
             text
             for text, calls in self.calls.items()
@@ -70,7 +72,9 @@ class _Classes(_Folding):
         main.outputs = [*names_in(self.program.returned)]
         main.items, main.new = self._lowered(root.items, "", main)
         looped(main)
-        self.by_path = {call.level.path: call for calls in self.calls.values() for call in calls if call.text in self.chosen}
+        self.by_path = {
+            call.level.path: call for calls in self.calls.values() for call in calls if call.text in self.chosen
+        }
         self._class("", main)
         text = "\n\n\n".join(self.class_texts)
         lines = _import_lines(text, [*self.imports, "import torch", "import torch.nn.functional as F"], self.named)
@@ -86,18 +90,14 @@ class _Classes(_Folding):
         groups = [*([*standard, ""] if standard else []), *others]
         return "\n".join([*groups, "", "", text, ""])
 
-    def _count(self, call: Call) -> None:
-        for item in call.items:
-            if isinstance(item, Call):
-                self.counts[item.level.path] += 1
-                self._count(item)
-
     def _is_own(self, call: Call) -> bool:
-        """Whether a call is all that happens to a module that is no layer of torch.nn."""
+        """Whether a module is no layer of torch.nn, and all its calls are equal."""
         path = call.level.path
-        own = path in self.modules and path not in self.layers and not isinstance(self.modules[path], (*_LISTS, *_DICTS))
+        own = (
+            path in self.modules and path not in self.layers and not isinstance(self.modules[path], (*_LISTS, *_DICTS))
+        )
         inside = any(path.startswith(f"{layer}.") for layer in self.layers)
-        return own and self.counts[path] == 1 and not inside
+        return own and len(self.texts[path]) == 1 and not inside
 
     # --- layers of torch.nn are called as they are ---
 
@@ -112,7 +112,9 @@ class _Classes(_Folding):
 
     def _as_layer(self, call: Call) -> Statement | None:
         path = call.level.path
-        if path not in self.layers or isinstance(self.modules[path], (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)):
+        if path not in self.layers or isinstance(
+            self.modules[path], (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
+        ):
             return None
         statements = list(call.statements())
         made = [name for statement in statements for name in defined(statement.code)]
@@ -127,17 +129,15 @@ class _Classes(_Folding):
             for name in names_in(statement.code, ast.Load)
         } | set(names_in(self.program.returned))
         results = [name for name in made if name in outside]
-        if len(given) != 1 or len(results) != 1 or set(made) & self.program.mutated - set(self._buffers(made)):
+        if len(given) != 1 or len(results) != 1:
             return None
         for name in [one for one, value in self.program.new.items() if one.startswith(f"{path}.")]:
             del self.program.new[name]
-        code = ast.Assign([ast.Name(results[0], ast.Store())], ast.Call(ast.Name(f"self:{path}"), [ast.Name(given[0])], []))
+        code = ast.Assign(
+            [ast.Name(results[0], ast.Store())], ast.Call(ast.Name(f"self:{path}"), [ast.Name(given[0])], [])
+        )
         self.program.stored.add(results[0])
         return Statement(code, call.level and statements[0].levels[:-1], self.program.nodes.get(results[0]))
-
-    def _buffers(self, made: Sequence[str]) -> list[str]:
-        values = [value.id for value in self.program.new.values() if isinstance(value, ast.Name)]
-        return [name for name in made if name in values]
 
     # --- functions become methods ---
 
@@ -155,7 +155,11 @@ class _Classes(_Folding):
         below = self.modules.get(path)
         if below is None:
             return ""
-        parts = [f"{name}: {ast.unparse(ast.Expression(self.layers[full])) if (full := _join(path, name)) in self.layers else type(one).__name__}" for name, one in below.named_modules() if name]
+        parts = [
+            f"{name}: {ast.unparse(ast.Expression(self.layers[full])) if (full := _join(path, name)) in self.layers else type(one).__name__}"
+            for name, one in below.named_modules()
+            if name
+        ]
         return "\n".join([*parts, *(f"{name} {tuple(one.shape)}" for name, one in below.named_parameters())])
 
     def _lowered(self, items: Sequence[Statement | Call], path: str, function: Function) -> tuple[list[Any], Any]:
@@ -178,7 +182,7 @@ class _Classes(_Folding):
         module = self.modules[path]
         body = [*self._init(path, module)]
         if function is not None:
-            body += ["", *(f"    {line}" if line else "" for line in self._forward(path, function))]
+            body += ["", *self._forward(path, function)]
         text = "\n".join(body)
         if text not in self.classes:
             base = re.sub(r"\W", "", type(module).__name__) or "Module"
@@ -224,22 +228,30 @@ class _Classes(_Folding):
             frozen = [name for name, param in module.named_parameters() if not param.requires_grad]
             frozen = [name for name in frozen if name.rpartition(".")[0]]
             lines += [f"        {self._access(name, '')}.requires_grad_(False)" for name in frozen]
-        return lines if len(lines) > 2 else lines
+        return lines
 
     def _built(self, path: str, module: nn.Module) -> ast.expr:
         """The expression that builds a part."""
         if path in self.layers:
             return self.layers[path]
         if type(module) in (nn.ModuleList, nn.Sequential):
-            items = [self._built(_join(path, name), child) for name, child in module._modules.items() if child is not None]
+            items = [
+                self._built(_join(path, name), child) for name, child in module._modules.items() if child is not None
+            ]
             many = type(module) is nn.ModuleList
             if len(items) > 2 and len({ast.unparse(ast.Expression(item)) for item in items}) == 1:
                 each = f"{ast.unparse(ast.Expression(items[0]))} for _ in range({len(items)})"
                 return ast.Name(f"nn.ModuleList({each})" if many else f"nn.Sequential(*({each}))")
             return ast.Call(ast.Name(f"nn.{type(module).__name__}"), [ast.List(items)] if many else items, [])
         if type(module) is nn.ModuleDict:
-            parts = [(ast.Constant(name), self._built(_join(path, name), child)) for name, child in module._modules.items() if child is not None]
-            return ast.Call(ast.Name("nn.ModuleDict"), [ast.Dict([key for key, _ in parts], [one for _, one in parts])], [])
+            parts = [
+                (ast.Constant(name), self._built(_join(path, name), child))
+                for name, child in module._modules.items()
+                if child is not None
+            ]
+            return ast.Call(
+                ast.Name("nn.ModuleDict"), [ast.Dict([key for key, _ in parts], [one for _, one in parts])], []
+            )
         if type(module) in (nn.ParameterList, nn.ParameterDict):
             tensors = [f"nn.Parameter({empty(one)})" for one in module.parameters()]
             if type(module) is nn.ParameterList:
@@ -255,16 +267,14 @@ class _Classes(_Folding):
         writer.path = path if function.level.path == "" else function.level.path
         arguments = ["self", *(writer.argument(name) for name in function.free)]
         lines = lines_of("", ast.Call(ast.Name("def forward"), [ast.Name(name) for name in arguments], []), str, 4, ":")
-        lines = [line[4:] for line in lines]
-        body = writer.body()
-        lines += [line for line in body]
+        writer.indent = 8
+        lines += writer.body()
         for name, value in function.new.items():
-            lines += lines_of(f"{self._access(name, writer.path)} = ", value, writer.spoken, 4)
-        if function.name == "forward" and not path:
-            shown = lines_of("return ", self.program.returned, writer.spoken, 4)
-            return [*lines, *shown]
+            lines += lines_of(f"{self._access(name, writer.path)} = ", value, writer.spoken, 8)
+        if not path:
+            return [*lines, *lines_of("return ", self.program.returned, writer.spoken, 8)]
         if function.outputs:
-            lines.append(f"    return {', '.join(map(writer.spoken, function.outputs))}")
+            lines.append(f"        return {', '.join(map(writer.spoken, function.outputs))}")
         return lines
 
     def _access(self, path: str, base: str) -> str:
@@ -331,7 +341,7 @@ def _in_either_mode(program: Program) -> None:
 
 
 class _Drawing(ast.NodeTransformer):
-    def visit_Call(self, node: ast.Call) -> Any:  # noqa: N802
+    def visit_Call(self, node: ast.Call) -> Any:
         self.generic_visit(node)
         name = ast.unparse(node.func)
         node.keywords = [key for key in node.keywords if not (key.arg == "rng" and name.startswith("fn."))]
@@ -346,9 +356,10 @@ class _Drawing(ast.NodeTransformer):
             drawn = ast.unparse(node.args[0])
             node.func, node.args = node.args[0], node.args[1:]
             if drawn in ("torch.lstm", "torch.gru", "torch.rnn_tanh", "torch.rnn_relu"):
-                flags = [at for at, arg in enumerate(node.args) if isinstance(arg, ast.Constant) and arg.value is True]
-                start = next(at for at, arg in enumerate(node.args) if isinstance(arg, ast.Constant) and isinstance(arg.value, bool))
-                del flags
+                constants = [at for at, arg in enumerate(node.args) if isinstance(arg, ast.Constant)]
+                start = next(
+                    at for at in constants if isinstance(node.args[at].value, bool)
+                )  # has_biases, layers, p, train
                 node.args[start + 3] = ast.Name("self.training")
             elif any(key.arg == "training" for key in node.keywords):
                 for key in node.keywords:

@@ -53,7 +53,9 @@ def _returned(program: Program, function: Function, writer: Writer, results: lis
         lines = lines_of("new_buffers = ", tree, writer.spoken, 4)
         whole = lines_of("return ", _results([*results, tree]), writer.spoken, 4)
         if len(whole) == 1:
-            return [whole[0].replace("return (", "return ", 1)[:-1] if whole[0].startswith("    return (") else whole[0]]
+            return [
+                whole[0].replace("return (", "return ", 1)[:-1] if whole[0].startswith("    return (") else whole[0]
+            ]
         results = [*results, ast.Name("new_buffers")]
     if not results:
         return lines
@@ -100,7 +102,7 @@ def new_tree(program: Program, new: Mapping[str, ast.expr], base: str) -> ast.ex
     spread = new.get(f"{base}.*")
     for name in names:
         path = f"{inside}{name}"
-        below = any(key.startswith((f"{path}.")) for key in new)
+        below = any(key.startswith(f"{path}.") for key in new)
         if path in new:
             value = new[path]
         elif below:
@@ -128,7 +130,7 @@ def _imported_by_name(program: Program, imports: Sequence[str]) -> dict[str, str
     modules = [line.split()[1] for line in imports if " as " not in line and "." in line]
 
     class Change(ast.NodeTransformer):
-        def visit_Attribute(self, node: ast.Attribute) -> ast.AST:  # noqa: N802
+        def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
             text = ast.unparse(node)
             module, _, name = text.rpartition(".")
             if module in modules and not any(text != key and value == name for key, value in found.items()):
@@ -158,7 +160,7 @@ def _import_lines(text: str, imports: Sequence[str], named: Mapping[str, str]) -
             lines.append(line)
     for full, name in named.items():
         lines.append(f"from {full.rpartition('.')[0]} import {name}")
-    if "fn." in text and not any(line.endswith(" as fn") for line in lines):
+    if re.search(r"(?<![\w.\"])fn\.", text) and not any(line.endswith(" as fn") for line in lines):
         lines.append("import funcnet as fn")
     own = [f"{line}  # isort: skip" for line in lines if line == "import funcnet as fn"]  # whose place depends
     lines = [line for line in lines if line != "import funcnet as fn"]

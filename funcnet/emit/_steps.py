@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from funcnet._errors import ConversionError, bullet_list
+from funcnet._errors import ConversionError, InitError, bullet_list
 from funcnet.adapters import Traced, from_module, to_module
 from funcnet.adapters._tracing._capture import capture
 from funcnet.adapters._tracing._conditions import shape_checks
@@ -18,40 +18,45 @@ from funcnet.adapters._tracing._same import _found, copies, differences, of_modu
 from funcnet.adapters._tracing._steps import _refuse_constant_sizes, free_axes
 from funcnet.adapters._walk import unwrapped
 from funcnet.core import Buffer, Net
+from funcnet.emit._inputs import arguments
 from funcnet.emit._program import recorded
 from funcnet.emit._stateful import stateful
 from funcnet.emit._stateless import stateless
 from funcnet.emit._tidy import tidied
-from funcnet.tree import flatten
+from funcnet.tree import flatten, unflatten
 from funcnet.tree import map as map_tree
 
 
 def written(given: nn.Module | Net, args: Any, kwargs: Mapping[str, Any], train: bool, style: str, dynamic: Any) -> str:
     """See :func:`funcnet.source`."""
-    module = given if isinstance(given, nn.Module) else _as_module(given)
+    module = given if isinstance(given, nn.Module) else _as_module(given, style)
     net, params, buffers = from_module(module)
     module = unwrapped(module)
     inputs = taken_apart(module, args, kwargs)
     free = free_axes(inputs, dynamic)
     modes = {"stateless": train, "stateful": True}
     if style not in modes:
-        raise ValueError(f'style is "stateless" or "stateful", not {style!r}.')
+        raise ValueError(f'style is "stateless" or "stateful", not "{style}".')
     captured = capture(module, modes[style], inputs, free)
     _refuse_constant_sizes(captured, inputs, free)
     words = inputs.words.copy()
     paths = [entry.path for entry in net.entries() if isinstance(entry.spec, Buffer)]
-    program = recorded(captured, inputs, words, net.title(), paths)
+    named = arguments(module, given if isinstance(given, Net) else None, inputs)
+    program = recorded(captured, inputs, words, net.title(), paths, named)
+    values = {name: value for name, (_, value) in named.items()}
     tidied(program)
     imports = list(words.imports)
     if style == "stateful":
         text = stateful(program, module, net.aliases, imports)
-        lines = [line for mode in (False, True) for line in _stateful_differences(text, module, mode, args, kwargs)]
+        lines = [
+            line for mode in (False, True) for line in _stateful_differences(text, module, mode, values, args, kwargs)
+        ]
     else:
         checks = shape_checks(captured, inputs, free, False)
         about = [f"{check.place}: {check.expected}" for check in checks if "_Tensor" in check.condition]
         text = stateless(program, "training" if train else "eval", about, imports)
         expected = of_module(module, train, args, kwargs)
-        lines = list(differences(_run(text, params, buffers, inputs, args, kwargs), expected))
+        lines = list(differences(_run(text, params, buffers, values), expected))
     if lines:
         raise ConversionError(
             f"the source of {net.title()} does not do what the module does:{bullet_list(lines)}\n"
@@ -60,28 +65,45 @@ def written(given: nn.Module | Net, args: Any, kwargs: Mapping[str, Any], train:
     return text
 
 
-def _stateful_differences(text: str, module: nn.Module, train: bool, args: Any, kwargs: Any) -> list[str]:
+def _stateful_differences(text: str, module: nn.Module, train: bool, values: Any, args: Any, kwargs: Any) -> list[str]:
     """What the class in a text does otherwise than the module."""
     space: dict[str, Any] = {"__name__": "source"}
     exec(compile(text, "<funcnet.source>", "exec"), space)
-    names = re.findall(r"^class (\w+)", text, re.M)
+    names = re.findall(r"^class (\w+)", text, re.MULTILINE)
     made = space[names[-1]]()
     if list(made.state_dict()) != list(module.state_dict()):
         return [f"its keys are {list(made.state_dict())}, those of the module {list(module.state_dict())}"]
     made.load_state_dict(module.state_dict())
-    return list(differences(of_module(made, train, args, kwargs), of_module(module, train, args, kwargs)))
+    return list(differences(of_module(made, train, (), values), of_module(module, train, args, kwargs)))
 
 
-def _as_module(net: Net) -> nn.Module:
+def _as_module(net: Net, style: str) -> nn.Module:
+    """A module of a net, with numbers to compare by."""
     net = net.net if isinstance(net, Traced) else net
-    return to_module(net, *net.init(0))
+    try:
+        return to_module(net, *net.init(0))
+    except InitError:  # a foreign forward, which initialises itself: any numbers do
+        pass
+    kept = [entry.path for entry in net.entries() if isinstance(entry.spec, Buffer) and not entry.spec.persistent]
+    if kept and style == "stateful":
+        raise ConversionError(
+            f"{net.title()} keeps the numbers of {', '.join(kept)} in no state_dict, and its net does not know them. "
+            f"Pass the module itself to source."
+        )
+    generator = torch.Generator().manual_seed(0)
+    trees: dict[bool, dict[str, Tensor]] = {True: {}, False: {}}
+    for entry in net.entries():
+        if entry.path not in net.aliases:
+            value = torch.rand(entry.spec.shape, generator=generator) / 2 + 0.5
+            trees[isinstance(entry.spec, Buffer)][entry.path] = value.to(entry.spec.dtype)
+    return to_module(net, unflatten(trees[False]), unflatten(trees[True]))
 
 
-def _run(text: str, params: Any, buffers: Any, inputs: Any, args: Any, kwargs: Any) -> dict[str, Any]:
+def _run(text: str, params: Any, buffers: Any, values: Any) -> dict[str, Any]:
     space: dict[str, Any] = {"__name__": "source"}
     exec(compile(text, "<funcnet.source>", "exec"), space)
     leaves = map_tree(lambda leaf: leaf.detach().requires_grad_(leaf.is_floating_point() or leaf.is_complex()), params)
-    given = copies({inputs.inside(name): inputs.arguments[name] for name in inputs.used})
+    given = copies(values)
     with torch.enable_grad():
         output, new = space["forward"](leaves, buffers, **given, rng=0)
     held = {path: leaf for path, leaf in flatten(leaves).items() if isinstance(leaf, Tensor) and leaf.requires_grad}

@@ -65,7 +65,7 @@ class _Flat:
     def of_Constant(self, node: ast.Constant) -> tuple[str, int]:  # noqa: N802
         value = node.value
         if isinstance(value, str):
-            plain = value.isprintable() and not set(value) & set("\"\\")
+            plain = value.isprintable() and not set(value) & set('"\\')
             return (f'"{value}"' if plain else repr(value)), _NAMED
         if value is ...:
             return "...", _NAMED
@@ -80,7 +80,9 @@ class _Flat:
         return f"{self.at_least(node.func, 15)}({', '.join(self.arguments(node))})", 15
 
     def arguments(self, node: ast.Call) -> list[str]:
-        named = [f"{key.arg}={self.plain(key.value)}" if key.arg else f"**{self.plain(key.value)}" for key in node.keywords]
+        named = [
+            f"{key.arg}={self.plain(key.value)}" if key.arg else f"**{self.plain(key.value)}" for key in node.keywords
+        ]
         return [*map(self.plain, node.args), *named]
 
     def of_Starred(self, node: ast.Starred) -> tuple[str, int]:  # noqa: N802

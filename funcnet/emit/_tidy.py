@@ -17,10 +17,70 @@ from funcnet.emit._program import Program, Statement, defined, names_in
 
 _CASTS = frozenset({"to", "float", "double", "half", "bfloat16", "type", "type_as", "long", "int", "bool"})
 _PURE = frozenset(
-    "getitem size view reshape transpose permute unsqueeze squeeze expand flatten to float type_as contiguous arange "
-    "zeros ones full empty new_ones new_zeros new_tensor add sub mul truediv floordiv neg eq ne lt le gt ge and_ or_ "
-    "invert cumsum diff t split chunk unbind getattr cat stack where ones_like zeros_like tensor clone masked_fill "
-    "tril triu logical_or logical_and logical_not bitwise_and broadcast_to int long bool".split()
+    [
+        "getitem",
+        "size",
+        "view",
+        "reshape",
+        "transpose",
+        "permute",
+        "unsqueeze",
+        "squeeze",
+        "expand",
+        "flatten",
+        "to",
+        "float",
+        "type_as",
+        "contiguous",
+        "arange",
+        "zeros",
+        "ones",
+        "full",
+        "empty",
+        "new_ones",
+        "new_zeros",
+        "new_tensor",
+        "add",
+        "sub",
+        "mul",
+        "truediv",
+        "floordiv",
+        "neg",
+        "eq",
+        "ne",
+        "lt",
+        "le",
+        "gt",
+        "ge",
+        "and_",
+        "or_",
+        "invert",
+        "cumsum",
+        "diff",
+        "t",
+        "split",
+        "chunk",
+        "unbind",
+        "getattr",
+        "cat",
+        "stack",
+        "where",
+        "ones_like",
+        "zeros_like",
+        "tensor",
+        "clone",
+        "masked_fill",
+        "tril",
+        "triu",
+        "logical_or",
+        "logical_and",
+        "logical_not",
+        "bitwise_and",
+        "broadcast_to",
+        "int",
+        "long",
+        "bool",
+    ]
 )
 
 
@@ -61,7 +121,7 @@ class _Substitution(ast.NodeTransformer):
     def __init__(self, given: dict[str, ast.expr]) -> None:
         self.given = given
 
-    def visit_Name(self, node: ast.Name) -> Any:  # noqa: N802
+    def visit_Name(self, node: ast.Name) -> Any:
         if isinstance(getattr(node, "ctx", None), ast.Store) or node.id not in self.given:
             return node
         return self.visit(self.given[node.id])
@@ -189,8 +249,27 @@ def _not_in_place(program: Program) -> None:
 
 _FRESH = frozenset(
     f"F.{name}"
-    for name in "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d batch_norm layer_norm "
-    "group_norm instance_norm relu relu6 silu gelu elu hardswish leaky_relu max_pool2d".split()
+    for name in [
+        "linear",
+        "conv1d",
+        "conv2d",
+        "conv3d",
+        "conv_transpose1d",
+        "conv_transpose2d",
+        "conv_transpose3d",
+        "batch_norm",
+        "layer_norm",
+        "group_norm",
+        "instance_norm",
+        "relu",
+        "relu6",
+        "silu",
+        "gelu",
+        "elu",
+        "hardswish",
+        "leaky_relu",
+        "max_pool2d",
+    ]
 )
 
 
@@ -314,7 +393,7 @@ def _part_of(statement: Statement, value: str) -> tuple[int, str] | None:
 class _Shorter(ast.NodeTransformer):
     """Public names, and no arguments that say what is so anyway."""
 
-    def visit_Call(self, node: ast.Call) -> Any:  # noqa: N802
+    def visit_Call(self, node: ast.Call) -> Any:
         self.generic_visit(node)
         name = ast.unparse(node.func)
         if name == "torch.Size" and len(node.args) == 1 and isinstance(node.args[0], (ast.List, ast.Tuple)):

@@ -82,6 +82,8 @@ class Writer:
         if value.startswith("%new:"):
             rest = value[5:][len(self.path) :].strip(".")
             return re.sub(r"\W+", "_", rest) or "new_buffers"
+        if ":" in value:  # a param from elsewhere, as an argument
+            return re.sub(r"\W+", "_", value.rpartition(".")[2].rpartition(":")[2])
         hint = self.program.hints.get(value) or self._carried_name() or self._operation(value)
         return re.sub(r"(_\d+)+$", "", re.sub(r"\W+", "_", hint)).strip("_") or "value"
 
@@ -168,9 +170,11 @@ class Writer:
         for name in [*self.function.outputs, *(one for value in self.function.new.values() for one in names_in(value))]:
             self.last[name] = FOREVER
         for size, (tensor, axis) in self.function.sizes.items():
+            if size not in self.last:
+                continue
             self.at = -1
             text = f"{self.spoken(tensor)}.shape[{axis}]"
-            self.lines.append(f"    {self.name(size)} = {text}")
+            self.lines.append(" " * self.indent + f"{self.name(size)} = {text}")
         self.at = 0
         self.items(items)
         return self.lines
@@ -234,7 +238,9 @@ class Writer:
 
     def call(self, function: Function, given: list[str], path: str, number: tuple[str, str] | None) -> ast.Call:
         """The call of a function at a path; in a loop, ``number`` is what is in front of and behind the number."""
-        args: list[ast.expr] = [self.place(kind, path, number) for kind in ("params", "buffers") if kind in function.places]
+        args: list[ast.expr] = [
+            self.place(kind, path, number) for kind in ("params", "buffers") if kind in function.places
+        ]
         args += [ast.Name(name, ast.Load()) for name in given]
         if "rng" in function.places:
             args += [ast.Name("rng", ast.Load()), self.place("path", path, number)]
@@ -243,7 +249,11 @@ class Writer:
     def place(self, kind: str, path: str, number: tuple[str, str] | None) -> ast.expr:
         if number is not None:
             head = number[0][len(self.path) :].lstrip(".")
-            keys: list[Any] = [*(head.split(".") if head else []), ast.Name("i"), *(number[1].split(".") if number[1] else [])]
+            keys: list[Any] = [
+                *(head.split(".") if head else []),
+                ast.Name("i"),
+                *(number[1].split(".") if number[1] else []),
+            ]
         else:
             rest = path[len(self.path) :].lstrip(".")
             keys = rest.split(".") if rest else []
@@ -371,7 +381,11 @@ def _in_place(code: ast.stmt) -> bool:
     return any(
         isinstance(node, ast.Call)
         and (
-            (isinstance(node.func, ast.Attribute) and node.func.attr.endswith("_") and not node.func.attr.endswith("__"))
+            (
+                isinstance(node.func, ast.Attribute)
+                and node.func.attr.endswith("_")
+                and not node.func.attr.endswith("__")
+            )
             or any(key.arg in ("inplace", "out") for key in node.keywords)
         )
         for node in ast.walk(code)
@@ -380,7 +394,7 @@ def _in_place(code: ast.stmt) -> bool:
 
 def _replaced(code: Any, value: str, by: ast.expr) -> Any:
     class Change(ast.NodeTransformer):
-        def visit_Name(self, node: ast.Name) -> Any:  # noqa: N802
+        def visit_Name(self, node: ast.Name) -> Any:
             return by if node.id == value and not isinstance(getattr(node, "ctx", None), ast.Store) else node
 
     import copy

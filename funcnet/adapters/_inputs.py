@@ -17,27 +17,29 @@ def private_inputs(inputs: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[
     """Copies of all inputs; a tensor given twice stays one."""
     if len(inputs) == 1 and not kwargs and isinstance(inputs[0], Tensor):  # the common case, without a detour
         return (_copied(inputs[0]),), {}
-    copied: tuple[tuple[Any, ...], dict[str, Any]] = _private((inputs, dict(kwargs)), {})
+    copied: tuple[tuple[Any, ...], dict[str, Any]] = _private((inputs, dict(kwargs)), [], {})
     return copied
 
 
-def _private(value: Any, copies: dict[int, Any]) -> Any:
+def _private(value: Any, seen: list[tuple[Tensor, Tensor]], copies: dict[int, Any]) -> Any:
     if isinstance(value, Tensor):
-        if id(value) not in copies:
-            copies[id(value)] = _copied(value)
-        return copies[id(value)]
+        for given, copied in seen:  # not by id: to the compiler that is a constant, and each tensor another graph
+            if given is value:
+                return copied
+        seen.append((value, _copied(value)))
+        return seen[-1][1]
     kind = type(value)
     if kind is dict:
-        return {key: _private(item, copies) for key, item in value.items()}
+        return {key: _private(item, seen, copies) for key, item in value.items()}
     if kind is list or kind is tuple:
-        return kind([_private(item, copies) for item in value])
+        return kind([_private(item, seen, copies) for item in value])
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return kind(*[_private(item, copies) for item in value])
+        return kind(*[_private(item, seen, copies) for item in value])
     if isinstance(value, _PLAIN) or callable(value):
         return value
     for one in reached(value).values():  # a cache, an output of another model: copied with all it holds
         if isinstance(one, Tensor):
-            _private(one, copies)
+            copies[id(one)] = _private(one, seen, copies)
         elif isinstance(one, nn.Module):
             copies[id(one)] = one
     return private(value, copies)

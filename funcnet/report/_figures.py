@@ -104,11 +104,14 @@ def _lines(axes: Any, curve: Curve) -> None:
 
 
 def _plain_ticks(axes: Any) -> None:
-    """Ticks of a logarithmic axis at 1, 2 and 5, as plain numbers."""
+    """Ticks of a logarithmic axis as plain numbers: few steps to each power of ten, more where the axis is short."""
     low, high = axes.get_ylim()
-    steps = (1, 2, 5) if high / low < 300 else (1,)
-    ticks = [step * 10.0**power for power in range(-9, 10) for step in steps]
-    ticks = [tick for tick in ticks if low <= tick <= high]
+    ticks: list[float] = []
+    for steps in ((1,), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8), tuple(step / 10 for step in range(10, 100))):
+        ticks = [step * 10.0**power for power in range(-9, 10) for step in steps if low <= step * 10.0**power <= high]
+        if len(ticks) >= 3:
+            break
+    ticks = ticks[:: -(-len(ticks) // 8) or 1]
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_yticks([], minor=True)
 

@@ -1097,3 +1097,27 @@ def test_models_in_the_styles_of_libraries(make, train):
         return  # the complex product has no rule for one gradient per sample in this torch
     mapped = torch.vmap(torch.func.grad(loss), in_dims=(None, 0))(params, IMAGES)
     assert [leaf.shape[0] for leaf in fn.tree.flatten(mapped).values()] == [2] * len(fn.tree.flatten(params))
+
+
+def test_a_compiled_foreign_net_is_not_compiled_again_for_other_tensors():
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(4))
+
+        def forward(self, x, shift):
+            return x * self.scale + shift
+
+    net, params, buffers = fn.from_module(Own())
+    graphs = []
+
+    def keep(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    compiled = torch.compile(lambda params, x, shift: net.apply(params, buffers, x, shift=shift)[0], backend=keep)
+    for value in (1.0, 2.0, 3.0):
+        x = torch.full((3, 4), value)  # the one before is gone by now, or still there
+        torch.testing.assert_close(compiled(params, x, x + 1), 2 * x + 1)
+    assert len(graphs) == 1
+    assert torch.equal(compiled(params, x, x), 2 * x)  # one tensor given twice

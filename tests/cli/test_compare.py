@@ -261,7 +261,7 @@ def test_a_report_is_one_file_and_what_is_printed_stays(tmp_path):
     text = file.read_text(encoding="utf-8")
     assert text.startswith("<!doctype html>")
     assert "<title>Scale, stateful and stateless</title>" in text
-    assert "params[&#34;scale&#34;]" in text
+    assert 'data-path="scale"' in text
 
 
 def test_a_report_of_a_training_and_its_json(tmp_path):

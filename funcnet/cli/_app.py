@@ -11,8 +11,8 @@ from funcnet.cli._compare import compare
 from funcnet.cli._convert import convert_command
 from funcnet.cli._diff import diff_command, verify_command
 from funcnet.cli._inspect import inspect_command
-from funcnet.cli._source import source_command
 from funcnet.cli._rules import match_command, rules_command
+from funcnet.cli._source import source_command
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command()(compare)

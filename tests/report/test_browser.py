@@ -88,6 +88,21 @@ def test_pointing_at_a_part_lights_its_places_and_rows(driver, file):
     assert lit(driver) == set()
 
 
+def test_a_part_within_repeated_blocks_lights_with_each_of_them(driver, file):
+    from selenium.webdriver.common.by import By
+
+    show(driver, file, 1280)
+    link = driver.find_element(By.CSS_SELECTOR, "a.part[data-path='head.weight']")
+    driver.execute_script("arguments[0].dataset.path = 'weight'; arguments[0].dataset.relative = ''", link)
+    for path, fits in (("conv1", True), ("blocks", True), ("blocks.0.weight", True), ("blocks.0.bias", False)):
+        row = driver.find_element(By.CSS_SELECTOR, f"button[data-path='{path}']")
+        driver.execute_script("arguments[0].focus()", row)
+        assert ("lit" in link.get_attribute("class")) == fits, path
+    driver.execute_script("arguments[0].focus()", link)
+    assert {"TR conv1.weight", "TR blocks.1.weight", "TR head.weight", "A conv1"} <= lit(driver)
+    assert "TR conv1.bias" not in lit(driver)
+
+
 def test_the_keyboard_does_what_pointing_does_and_it_is_said(driver, file):
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys

@@ -50,6 +50,17 @@ def test_it_fits_without_sideways_scrolling_and_nothing_overlaps(driver, file, w
         assert driver.execute_script(OVERLAPS) == []
 
 
+def test_the_checks_see_what_they_look_for(driver, file):
+    show(driver, file, 390)
+    driver.execute_script("document.querySelector('.stamp').style.marginTop = '-3rem'")
+    driver.execute_script("document.querySelector('.lead').style.whiteSpace = 'nowrap'")
+    driver.execute_script("document.querySelector('.kind').style.color = '#aaa'")
+    found = driver.execute_script(OVERLAPS)
+    assert any("P.stamp" in line and "|" in line for line in found)
+    assert any(line.startswith("leaves its box: P.lead") for line in found)
+    assert [line for line in driver.execute_script(LOW_CONTRAST) if "funcnet compare" in line]
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 def test_hostile_text_is_shown_and_nothing_of_it_runs(driver, hostile_file, width):
     show(driver, hostile_file, width)

@@ -51,4 +51,4 @@ def test_gpt2_with_twelve_layers_is_as_long_as_with_three(style):
         module = transformers.GPT2LMHeadModel(config)
         text = fn.source(module, torch.arange(12).view(2, 6), train=True, use_cache=False, style=style)
         lengths.append(len(text.splitlines()))
-    assert lengths[0] == lengths[1] < 140
+    assert lengths[0] == lengths[1] < 250

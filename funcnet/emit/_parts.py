@@ -123,7 +123,8 @@ class _Folding:
         for item in call.items:
             if isinstance(item, Call):
                 self._describe(item)
-        path, known, lines = call.level.path, {}, []
+        path, lines = call.level.path, list[str]()
+        known: dict[str, str] = {}
         inside = f"{path}." if path else ""
         new_here = {value.id: name for name, value in self.program.new.items() if isinstance(value, ast.Name)}
 

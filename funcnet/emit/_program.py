@@ -46,7 +46,8 @@ class Program:
     """Statements, what they return, and the buffers they make new, by path.
 
     ``hints`` says what values are called; ``stored`` are those that the author has a variable for; ``nodes`` the
-    operations they come from; ``sizes`` the values that are sizes, and the symbols of those; ``arguments`` those of the function.
+    operations they come from; ``sizes`` the values that are sizes, and the symbols of those;
+    ``arguments`` those of the function; ``mutated`` those written to in place.
     """
 
     captured: Captured
@@ -175,7 +176,7 @@ class _Reading:
         else:
             code = self._renamed(code)
             if isinstance(code, ast.AugAssign) and isinstance(code.target, ast.Name):
-                code.target.ctx = ast.Load()  # type: ignore[assignment]  # written to, and no new value
+                code.target.ctx = ast.Load()  # written to, and no new value
             self.program.mutated |= set(roots_written(code))
         self.program.mutated |= set(_written_in_calls(code))
         return Statement(code, self._levels(node), node)
@@ -234,15 +235,15 @@ class _Places(ast.NodeTransformer):
         keys: list[str] = []
         below: ast.expr = node
         while isinstance(below, ast.Subscript) and isinstance(below.slice, ast.Constant):
-            keys.insert(0, below.slice.value)
+            keys.insert(0, str(below.slice.value))
             below = below.value
         if isinstance(below, ast.Name) and below.id in ("params", "buffers") and below.id not in self.now:
-            return ast.Name(f"{below.id}:{'.'.join(map(str, keys))}", ast.Load())
+            return ast.Name(f"{below.id}:{'.'.join(keys)}", ast.Load())
         return self.generic_visit(node)
 
     def visit_Call(self, node: ast.Call) -> Any:
         if isinstance(node.func, ast.Name) and node.func.id == "rng" and isinstance(node.args[0], ast.Constant):
-            return ast.Name(f"rng:{node.args[0].value}", ast.Load())
+            return ast.Name(f"rng:{node.args[0].value!s}", ast.Load())
         return self.generic_visit(node)
 
 

@@ -155,11 +155,10 @@ class _Classes(_Folding):
         below = self.modules.get(path)
         if below is None:
             return ""
-        parts = [
-            f"{name}: {ast.unparse(ast.Expression(self.layers[full])) if (full := _join(path, name)) in self.layers else type(one).__name__}"
-            for name, one in below.named_modules()
-            if name
-        ]
+        parts = []
+        for name, one in below.named_modules():
+            built = self.layers.get(_join(path, name))
+            parts.append(f"{name}: {type(one).__name__ if built is None else ast.unparse(ast.Expression(built))}")
         return "\n".join([*parts, *(f"{name} {tuple(one.shape)}" for name, one in below.named_parameters())])
 
     def _lowered(self, items: Sequence[Statement | Call], path: str, function: Function) -> tuple[list[Any], Any]:
@@ -223,11 +222,10 @@ class _Classes(_Folding):
             built = self._built(_join(path, name), child)
             lines += lines_of(f"self.{name} = ", built, str, 8)
         if not path:
-            for name, owner in self.ties.items():
-                lines.append(f"        {self._access(name, '')} = {self._access(owner, '')}")
-            frozen = [name for name, param in module.named_parameters() if not param.requires_grad]
-            frozen = [name for name in frozen if name.rpartition(".")[0]]
-            lines += [f"        {self._access(name, '')}.requires_grad_(False)" for name in frozen]
+            for tied, owner in self.ties.items():
+                lines.append(f"        {self._access(tied, '')} = {self._access(owner, '')}")
+            fixed = [key for key, one in module.named_parameters() if not one.requires_grad and "." in key]
+            lines += [f"        {self._access(key, '')}.requires_grad_(False)" for key in fixed]
         return lines
 
     def _built(self, path: str, module: nn.Module) -> ast.expr:
@@ -235,9 +233,8 @@ class _Classes(_Folding):
         if path in self.layers:
             return self.layers[path]
         if type(module) in (nn.ModuleList, nn.Sequential):
-            items = [
-                self._built(_join(path, name), child) for name, child in module._modules.items() if child is not None
-            ]
+            children = [(name, child) for name, child in module._modules.items() if child is not None]
+            items = [self._built(_join(path, name), child) for name, child in children]
             many = type(module) is nn.ModuleList
             if len(items) > 2 and len({ast.unparse(ast.Expression(item)) for item in items}) == 1:
                 each = f"{ast.unparse(ast.Expression(items[0]))} for _ in range({len(items)})"
@@ -253,7 +250,7 @@ class _Classes(_Folding):
                 ast.Name("nn.ModuleDict"), [ast.Dict([key for key, _ in parts], [one for _, one in parts])], []
             )
         if type(module) in (nn.ParameterList, nn.ParameterDict):
-            tensors = [f"nn.Parameter({empty(one)})" for one in module.parameters()]
+            tensors = [f"nn.Parameter({empty(one)})" for one in module._parameters.values() if one is not None]
             if type(module) is nn.ParameterList:
                 return ast.parse(f"nn.ParameterList([{', '.join(tensors)}])", mode="eval").body
             keys = [f'"{key}": {one}' for key, one in zip(module._parameters, tensors, strict=True)]
@@ -357,9 +354,8 @@ class _Drawing(ast.NodeTransformer):
             node.func, node.args = node.args[0], node.args[1:]
             if drawn in ("torch.lstm", "torch.gru", "torch.rnn_tanh", "torch.rnn_relu"):
                 constants = [at for at, arg in enumerate(node.args) if isinstance(arg, ast.Constant)]
-                start = next(
-                    at for at in constants if isinstance(node.args[at].value, bool)
-                )  # has_biases, layers, p, train
+                # of has_biases, num_layers, dropout, train the first is the first flag
+                start = next(at for at in constants if isinstance(ast.literal_eval(node.args[at]), bool))
                 node.args[start + 3] = ast.Name("self.training")
             elif any(key.arg == "training" for key in node.keywords):
                 for key in node.keywords:

@@ -34,7 +34,7 @@ def stateless(program: Program, mode: str, inputs: Sequence[str], imports: Seque
 
 def _written(program: Program, function: Function, taken: set[str]) -> list[str]:
     writer = Writer(program, function, taken)
-    arguments = [kind for kind in ("params", "buffers") if kind in function.places]
+    arguments: list[str] = [kind for kind in ("params", "buffers") if kind in function.places]
     arguments += [writer.argument(name) for name in function.free]
     arguments += ["rng", "path"] if "rng" in function.places else []
     call = ast.Call(ast.Name(f"def {function.name}"), [ast.Name(name) for name in arguments], [])

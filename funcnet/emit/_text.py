@@ -168,7 +168,7 @@ def lines_of(head: str, node: ast.expr, spoken: Spoken, indent: int, tail: str =
     return [" " * indent + line for line in _broken(head, node, flat, indent, tail)]
 
 
-def _broken(head: str, node: ast.expr, flat: _Flat, indent: int, tail: str) -> list[str]:
+def _broken(head: str, node: ast.AST, flat: _Flat, indent: int, tail: str) -> list[str]:
     """Lines without the indent they all have."""
     whole = f"{head}{flat.plain(node)}{tail}"
     if len(whole) + indent <= WIDTH:

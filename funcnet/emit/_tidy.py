@@ -95,7 +95,7 @@ def tidied(program: Program) -> None:
     _unpacked(program)
     for statement in _all(program.statements):
         if not isinstance(statement.code, ast.With):
-            statement.code = _Shorter().visit(statement.code)
+            statement.code = Shorter().visit(statement.code)
 
 
 def _all(statements: list[Statement]) -> Iterator[Statement]:
@@ -152,6 +152,7 @@ def _without_nothing(program: Program) -> None:
             value = defined(statement.code)[0]
             given[value] = owner
             gone.add(id(statement))
+            program.nodes.pop(value, None)
             if value in program.stored and isinstance(owner, ast.Name) and owner.id not in program.stored:
                 program.hints[owner.id] = program.hints[value]  # the author names it here
     program.statements = _filter(program.statements, gone)
@@ -179,8 +180,7 @@ def _unchanged(program: Program, statement: Statement) -> ast.expr | None:
 def _owner(value: ast.expr, node: Node) -> ast.expr | None:
     """The expression of the first argument."""
     if isinstance(value, ast.Call):
-        found = value.func.value if node.op == "call_method" and isinstance(value.func, ast.Attribute) else None
-        return found
+        return value.func.value if node.op == "call_method" and isinstance(value.func, ast.Attribute) else None
     if isinstance(value, ast.Subscript):
         return value.value
     return value.left if isinstance(value, ast.BinOp) else None
@@ -364,7 +364,7 @@ def _unpacked_in(program: Program, statements: list[Statement], read: Counter[st
             parts[part[0]] = part[1]
             end += 1
         if len(parts) == read[value] and parts and max(parts) < size and size <= 8:
-            names = [ast.Name(parts.get(index, "_"), ast.Store()) for index in range(size)]
+            names: list[ast.expr] = [ast.Name(parts.get(index, "_"), ast.Store()) for index in range(size)]
             statement.code.targets = [ast.Tuple(names, ast.Store())]  # type: ignore[attr-defined]
             at = end
     return kept
@@ -390,7 +390,7 @@ def _part_of(statement: Statement, value: str) -> tuple[int, str] | None:
 # --- shorter calls ---
 
 
-class _Shorter(ast.NodeTransformer):
+class Shorter(ast.NodeTransformer):
     """Public names, and no arguments that say what is so anyway."""
 
     def visit_Call(self, node: ast.Call) -> Any:
@@ -462,9 +462,9 @@ def _by_name(node: ast.Call, given: int, names: tuple[str, ...], defaults: tuple
     kept = []
     for key in keywords:
         value = _number(key.value)
-        if key.arg in names and value is not _UNKNOWN and value == defaults[names.index(key.arg)]:
-            if type(value) is type(defaults[names.index(key.arg)]):
-                continue
+        default = defaults[names.index(key.arg)] if key.arg in names else _UNKNOWN
+        if type(value) is type(default) and value is not _UNKNOWN and value == default:
+            continue
         if isinstance(value, int) and not isinstance(value, bool) and isinstance(key.value, ast.Tuple):
             key = ast.keyword(key.arg, ast.Constant(value))
         kept.append(key)

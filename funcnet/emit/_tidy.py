@@ -95,7 +95,7 @@ def tidied(program: Program) -> None:
     _unpacked(program)
     for statement in _all(program.statements):
         if not isinstance(statement.code, ast.With):
-            statement.code = _Shorter().visit(statement.code)
+            statement.code = Shorter().visit(statement.code)
 
 
 def _all(statements: list[Statement]) -> Iterator[Statement]:
@@ -152,6 +152,7 @@ def _without_nothing(program: Program) -> None:
             value = defined(statement.code)[0]
             given[value] = owner
             gone.add(id(statement))
+            program.nodes.pop(value, None)
             if value in program.stored and isinstance(owner, ast.Name) and owner.id not in program.stored:
                 program.hints[owner.id] = program.hints[value]  # the author names it here
     program.statements = _filter(program.statements, gone)
@@ -389,7 +390,7 @@ def _part_of(statement: Statement, value: str) -> tuple[int, str] | None:
 # --- shorter calls ---
 
 
-class _Shorter(ast.NodeTransformer):
+class Shorter(ast.NodeTransformer):
     """Public names, and no arguments that say what is so anyway."""
 
     def visit_Call(self, node: ast.Call) -> Any:

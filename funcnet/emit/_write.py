@@ -11,10 +11,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from torch.fx import Node
+
 from funcnet.emit._authors import names_read, operands_read
 from funcnet.emit._parts import Function, Loop, Use
 from funcnet.emit._program import Program, Statement, defined, is_value, names_in
 from funcnet.emit._text import WIDTH, lines_of, text_of
+from funcnet.emit._tidy import Shorter
 
 OWN = frozenset({"params", "buffers", "rng", "path", "torch", "F", "fn", "math", "operator"})
 TAKEN = frozenset({*keyword.kwlist, *dir(builtins), *OWN}) - {"input"}
@@ -126,27 +129,32 @@ class Writer:
             del self.holders[name]
 
     def _other_name(self, value: str, name: str) -> str | None:
+        """What the first reader of a value calls it, if not by this name."""
         node = self.program.nodes.get(value)
-        users = [] if node is None else list(node.users)
-        for other, owner in self.program.nodes.items():
-            if other == value and owner is not node:
-                users += list(owner.users)
-        for user in users:
+        for user, read in () if node is None else self._readers(node, set(self.program.nodes.values())):
             trace = self.program.trace(user)
             sides = operands_read(trace, _OPERATORS.get(user.target))
             for side, arg in zip(sides, user.args, strict=False):
-                if arg is node and side not in (None, name) and side not in self.taken:
+                if arg is read and side not in (None, name) and side not in self.taken:
                     return side
-            if sides:
+            if sides or value not in self.program.stored:
                 continue
-            read = names_read(trace)
-            if name in read:
+            names = names_read(trace)
+            if name in names:
                 continue
             known = {self.program.hints.get(one) for one, owner in self.program.nodes.items() if owner in user.args}
-            left = [one for one in read if one not in known and one not in self.taken]
+            left = [one for one in names if one not in known and one not in self.taken]
             if len(left) == 1 and left[0].isidentifier():
                 return left[0]
         return None
+
+    def _readers(self, node: Node, written: set[Node]) -> Iterator[tuple[Node, Node]]:
+        """The operations that read a value, and as what; through those that only pass it on."""
+        for user in node.users:
+            if user in written or user.op == "output":
+                yield user, node
+            else:
+                yield from self._readers(user, written)
 
     # --- lines ---
 
@@ -348,7 +356,8 @@ def _inlined(program: Program, items: list[Any], read: Counter[str], path: str) 
         while isinstance(item, Statement) and kept and _fits(program, kept[-1], item, read, path):
             before = kept.pop()
             value = defined(before.code)[0]
-            item = Statement(_replaced(item.code, value, before.code.value), item.levels, item.node)
+            code = Shorter().visit(_replaced(item.code, value, before.code.value))
+            item = Statement(code, item.levels, item.node)
         kept.append(item)
     return kept
 

@@ -4,15 +4,23 @@
   const inside = (path, part) => `.${path}.`.includes(`.${part}.`);
   const below = (path, part) => path === part || path.startsWith(part + ".");
 
-  // A path within a repeated block fits every place where its keys occur in a row.
-  const related = (one, other) => {
-    const a = one.dataset.path, b = other.dataset.path;
-    if ("relative" in one.dataset || "relative" in other.dataset) return inside(a, b) || inside(b, a);
-    return below(a, b) || below(b, a);
-  };
 
   for (const study of document.querySelectorAll(".study")) {
     const marked = [...study.querySelectorAll("[data-path]")];
+    const rows = marked.filter((one) => one.matches("tr")).map((one) => one.dataset.path);
+
+    // A path within a repeated block stands for every row in which its keys follow each other.
+    const related = (one, other) => {
+      const a = one.dataset.path, b = other.dataset.path;
+      const free = "relative" in one.dataset, bound = "relative" in other.dataset;
+      if (free && bound) return inside(a, b) || inside(b, a);
+      if (free || bound) {
+        const [within, whole] = free ? [a, b] : [b, a];
+        return rows.some((row) => inside(row, within) && below(row, whole));
+      }
+      return below(a, b) || below(b, a);
+    };
+
     const clear = () => marked.forEach((one) => one.classList.remove("lit"));
     const light = (event) => {
       const source = event.target.closest("[data-path]");

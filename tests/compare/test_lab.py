@@ -318,3 +318,22 @@ def test_a_laboratory_is_json(laboratory):
     assert found["threads"] == 1
     assert {"processor", "cores", "system"} <= set(found["machine"])
     assert found["studies"][0]["curves"]["forward_depth"]["reason"].startswith("Mixed has no obvious depth")
+
+
+def test_torch_s_fused_attention_is_no_difference_between_forms():
+    layer = "torch.nn:TransformerEncoderLayer(16, 2, batch_first=True)"
+    found = study(compare_module(layer, ["f32[2,5,16]"], budget=0.01), budget=0.001, compiling=0.0)
+    assert found.passes
+    for name in ("Save and load weights", "Pickle the model"):
+        assert worked(found, name) == [True, True, True, True]
+    assert worked(found, "Thread-safety")[2:] == [True, True]
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_a_model_that_draws_in_eval_mode_is_not_blamed_for_its_draws():
+    found = study(compare_module(f"{ZOO}:AlwaysDraws", ["f32[3,4]"], budget=0.01), budget=0.001, compiling=0.0)
+    assert found.passes
+    assert worked(found, "Save and load weights") == worked(found, "Pickle the model") == [True, True, True, True]
+    assert worked(found, "Thread-safety") == worked(found, "torch.compile") == [None] * 4
+    native = found.studies[0].curves["ensemble"].forms["native, vmap"]
+    assert all(isinstance(value, Spread) for value in native)

@@ -31,7 +31,8 @@ def test_the_source_of_an_architecture_has_its_bits(architecture, train):
     text = fn.source(module, **given, train=train)
     _, params, buffers = fn.from_module(module)
     tensors = tree_map_only(torch.Tensor, torch.clone, {k: v for k, v in given.items() if isinstance(v, torch.Tensor)})
-    output, new = forward_of(text)(params, buffers, **tensors, rng=7)
+    leaves = fn.tree.map(lambda leaf: leaf.detach().requires_grad_(leaf.is_floating_point()), params)  # picks kernels
+    output, new = forward_of(text)(leaves, buffers, **tensors, rng=7)
     module = copy.deepcopy(module).train(train)
     torch.manual_seed(7)
     with torch.enable_grad():
@@ -50,4 +51,4 @@ def test_gpt2_with_twelve_layers_is_as_long_as_with_three(style):
         module = transformers.GPT2LMHeadModel(config)
         text = fn.source(module, torch.arange(12).view(2, 6), train=True, use_cache=False, style=style)
         lengths.append(len(text.splitlines()))
-    assert lengths[0] == lengths[1] < 140
+    assert lengths[0] == lengths[1] < 250

@@ -50,6 +50,17 @@ def test_it_fits_without_sideways_scrolling_and_nothing_overlaps(driver, file, w
         assert driver.execute_script(OVERLAPS) == []
 
 
+def test_the_checks_see_what_they_look_for(driver, file):
+    show(driver, file, 390)
+    driver.execute_script("document.querySelector('.stamp').style.marginTop = '-3rem'")
+    driver.execute_script("document.querySelector('.lead').style.whiteSpace = 'nowrap'")
+    driver.execute_script("document.querySelector('.kind').style.color = '#aaa'")
+    found = driver.execute_script(OVERLAPS)
+    assert any("P.stamp" in line and "|" in line for line in found)
+    assert any(line.startswith("leaves its box: P.lead") for line in found)
+    assert [line for line in driver.execute_script(LOW_CONTRAST) if "funcnet compare" in line]
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 def test_hostile_text_is_shown_and_nothing_of_it_runs(driver, hostile_file, width):
     show(driver, hostile_file, width)
@@ -86,6 +97,21 @@ def test_pointing_at_a_part_lights_its_places_and_rows(driver, file):
     assert 'params["conv1"]["weight"]' in shown
     ActionChains(driver).move_to_element(driver.find_element(By.TAG_NAME, "h1")).perform()
     assert lit(driver) == set()
+
+
+def test_a_part_within_repeated_blocks_lights_with_each_of_them(driver, file):
+    from selenium.webdriver.common.by import By
+
+    show(driver, file, 1280)
+    link = driver.find_element(By.CSS_SELECTOR, "a.part[data-path='head.weight']")
+    driver.execute_script("arguments[0].dataset.path = 'weight'; arguments[0].dataset.relative = ''", link)
+    for path, fits in (("conv1", True), ("blocks", True), ("blocks.0.weight", True), ("blocks.0.bias", False)):
+        row = driver.find_element(By.CSS_SELECTOR, f"button[data-path='{path}']")
+        driver.execute_script("arguments[0].focus()", row)
+        assert ("lit" in link.get_attribute("class")) == fits, path
+    driver.execute_script("arguments[0].focus()", link)
+    assert {"TR conv1.weight", "TR blocks.1.weight", "TR head.weight", "A conv1"} <= lit(driver)
+    assert "TR conv1.bias" not in lit(driver)
 
 
 def test_the_keyboard_does_what_pointing_does_and_it_is_said(driver, file):

@@ -10,6 +10,7 @@ from funcnet.compare._lab import _try_calls as calls
 from funcnet.compare._lab import _try_state as state
 from funcnet.compare._lab import _try_transforms as transforms
 from funcnet.compare._lab._costs import Makers
+from funcnet.compare._lab._equal import without_fast_path
 from funcnet.compare._lab._forms import CALL, MODULE, NATIVE, TRACED
 from funcnet.compare._lab._records import Capability
 from funcnet.compare._lab._subject import Subject
@@ -104,7 +105,7 @@ def capabilities(makers: Makers, subject: Subject, progress: Callable[[float], N
     """Try everything with every form."""
     bench = Bench(subject, makers)
     found = []
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), without_fast_path():
         warnings.simplefilter("ignore")  # a try may warn as it likes; what counts is what came of it
         for index, row in enumerate(ROWS):
             progress(index / len(ROWS))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -21,9 +22,7 @@ Differences = dict[str, dict[str, float | None] | NotPossible]
 def differences(makers: Makers, subject: Subject) -> tuple[Differences, list[str]]:
     """The largest difference of each form from the module, by quantity; and what to know about them."""
     notes: list[str] = []
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # it rounds differently, and only a module takes it
-    try:
+    with without_fast_path():
         expected = _seen(ModuleForm(subject), subject)
         found: Differences = {}
         for name, make in makers.items():
@@ -41,7 +40,16 @@ def differences(makers: Makers, subject: Subject) -> tuple[Differences, list[str
                 found[name] = _apart(reference, _seen(form, subject))
             except Exception as error:  # whatever a form may raise
                 found[name] = NotPossible(reason_of(error))
-        return found, notes
+    return found, notes
+
+
+@contextmanager
+def without_fast_path() -> Iterator[None]:
+    """Without torch's fused attention for inference: it rounds differently, and only a module takes it."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
 

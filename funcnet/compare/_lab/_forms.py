@@ -136,11 +136,15 @@ class NetForm(PureForm):
     def __init__(self, subject: Subject, net: fn.Net, name: str) -> None:
         super().__init__(subject)
         self.net, self.name = net, name
-        self.draws = subject.seed if subject.draws_in_eval else None
+        self.draws: Any = subject.seed if subject.draws_in_eval else None
+        self.key = fn.random.key(subject.seed) if subject.draws_in_eval else None
 
     def apply(self, params: Any, buffers: Any, batch: Batch, train: bool = False, rng: Any = None) -> tuple[Any, Any]:
-        rng = rng if train else self.draws
+        rng = self.draws if rng is None else rng
         return self.net.apply(params, buffers, *batch.args, train=train, rng=rng, **batch.kwargs)
+
+    def output(self, params: Any, batch: Batch) -> Any:
+        return self.apply(params, self.buffers, batch, rng=self.key)[0]  # an int seed is refused by transforms
 
 
 class TracedForm(NetForm):

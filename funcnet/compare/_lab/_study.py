@@ -28,8 +28,11 @@ from funcnet.compare._results import Articles, Compared, NotPossible, Untrained
 from funcnet.compare._target import build, parse_target
 
 FORMS = (MODULE, CALL, NATIVE, TRACED, COMPILED)
-COMPILING = 48.0
+COMPILING = 40.0
 """Seconds of torch.compile for all models together; graphs beyond it are left out, and say so."""
+LONGEST, OTHERWISE = 80.0, 8.0
+"""Seconds a study should take, and those of a model without compiling: a busy machine gets fewer graphs, not a later
+report."""
 
 
 def study(
@@ -74,9 +77,9 @@ def study(
 
             report("building", 0.0)
             subject, depths = make()
-            spent = sum(found.compile_seconds for found in studies)
-            allowance = Allowance((compiling - spent) / (len(subjects) - index))
-            studies.append(_study(compared, subject, depths, budget, allowance, report))
+            left, spent = len(subjects) - index, sum(found.compile_seconds for found in studies)
+            share = min((compiling - spent) / left, (LONGEST + start - time.perf_counter()) / left - OTHERWISE)
+            studies.append(_study(compared, subject, depths, budget, Allowance(max(0.0, share)), report))
         threads = torch.get_num_threads()
     progress("done", 1.0)
     return Laboratory(

@@ -39,8 +39,13 @@ class Bench:
 
     def reference(self) -> list[Tensor]:
         """The outputs of the module in eval mode."""
+        return self.seeded(self.module_form().forward(self.batch))
+
+    def seeded(self, call: Callable[[], Any]) -> list[Tensor]:
+        """The outputs of a call in eval mode, which draws from the seed if it draws at all."""
+        torch.manual_seed(self.subject.seed)
         with torch.no_grad():
-            return tensors(self.module_form().forward(self.batch)())
+            return tensors(call())
 
 
 Try = Callable[[Bench, ModuleForm], str]
@@ -109,6 +114,12 @@ def need_weights(bench: Bench) -> None:
     """Stop where there is nothing to differentiate by."""
     if not any(weight.is_floating_point() for weight in bench.subject.module.parameters()):
         raise NothingToTryError("the model has no parameters")
+
+
+def need_determinism(bench: Bench) -> None:
+    """Stop where two forms that work would give different numbers."""
+    if bench.subject.draws_in_eval:
+        raise NothingToTryError("the model draws in eval mode too, so its numbers cannot be compared here")
 
 
 def need_batch(bench: Bench) -> None:

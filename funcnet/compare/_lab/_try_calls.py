@@ -13,7 +13,16 @@ from torch import Tensor
 import funcnet as fn
 from funcnet.compare._lab._forms import FunctionalCall, ModuleForm, NetForm, PureForm
 from funcnet.compare._lab._many import members
-from funcnet.compare._lab._tries import Bench, FailedError, NothingToTryError, close, first_line, need_weights, tensors
+from funcnet.compare._lab._tries import (
+    Bench,
+    FailedError,
+    NothingToTryError,
+    close,
+    first_line,
+    need_determinism,
+    need_weights,
+    tensors,
+)
 from funcnet.compare._measure import largest_difference
 from funcnet.tree import flatten, unflatten
 
@@ -54,6 +63,7 @@ def _in_threads(work: Callable[[int], Callable[[], Any]], expected: list[list[Te
 def _own_weights(bench: Bench) -> tuple[list[Any], list[list[Tensor]]]:
     """A set of weights for each thread, and the outputs they give in the module, called alone."""
     need_weights(bench)
+    need_determinism(bench)
     module = bench.module_form().module.eval()
     stacked = members(dict(module.named_parameters()), THREADS)
     sets = [{name: leaf[index].clone() for name, leaf in stacked.items()} for index in range(THREADS)]

@@ -22,7 +22,6 @@ from funcnet.compare._lab._tries import (
     first_line,
     need_weights,
     same,
-    tensors,
 )
 from funcnet.tree import flatten, unflatten
 
@@ -36,7 +35,7 @@ def saved_module(bench: Bench, form: ModuleForm) -> str:
         for tensor in fresh.state_dict().values():
             tensor.zero_()
         fresh.load_state_dict(flat)
-        found = tensors(bench.batch.call(fresh.eval()))
+    found = bench.seeded(lambda: bench.batch.call(fresh.eval()))
     return f"{len(flat)} tensors by state_dict; " + same("outputs after loading", bench.reference(), found)
 
 
@@ -46,8 +45,7 @@ def saved_pure(bench: Bench, form: PureForm) -> str:
     buffers = {name: flat[name] for name in flatten(form.buffers)}
     if isinstance(form, NetForm):
         params, buffers = unflatten(params), unflatten(buffers)
-    with torch.no_grad():
-        found = tensors(form.apply(params, buffers, bench.batch)[0])
+    found = bench.seeded(lambda: form.apply(params, buffers, bench.batch)[0])
     return f"{len(flat)} tensors, no class needed; " + same("outputs after loading", bench.reference(), found)
 
 
@@ -60,8 +58,7 @@ def _through_file(flat: Any) -> dict[str, Tensor]:
 
 def pickled_module(bench: Bench, form: ModuleForm) -> str:
     data = pickle.dumps(form.module)
-    with torch.no_grad():
-        found = tensors(bench.batch.call(pickle.loads(data).eval()))
+    found = bench.seeded(lambda: bench.batch.call(pickle.loads(data).eval()))
     return f"{len(data):,} bytes, weights included; " + same("outputs", bench.reference(), found)
 
 
@@ -75,8 +72,7 @@ def pickled_pure(bench: Bench, form: PureForm) -> str:
         data = pickle.dumps(form.module)
         form.module = pickle.loads(data)
         held = "bytes of module, as the call needs one"
-    with torch.no_grad():
-        found = tensors(form.forward(bench.batch)())
+    found = bench.seeded(form.forward(bench.batch))
     return f"{len(data):,} {held}; " + same("outputs", bench.reference(), found)
 
 

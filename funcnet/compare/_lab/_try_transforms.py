@@ -20,7 +20,7 @@ from funcnet.compare._lab._many import (
     sample_gradients,
     samples_of,
 )
-from funcnet.compare._lab._tries import Bench, FailedError, close, need_batch, need_weights, tensors
+from funcnet.compare._lab._tries import Bench, FailedError, close, need_batch, need_determinism, need_weights, tensors
 from funcnet.tree import flatten
 
 K = 3
@@ -29,6 +29,7 @@ K = 3
 def per_sample_of_module(bench: Bench, form: ModuleForm) -> str:
     need_weights(bench)
     need_batch(bench)
+    need_determinism(bench)
     _, tree = samples_of(bench.batch)
     form.module.eval()
     weights = {name: weight.detach() for name, weight in form.module.named_parameters()}
@@ -44,6 +45,7 @@ def per_sample_of_module(bench: Bench, form: ModuleForm) -> str:
 def per_sample_of_pure(bench: Bench, form: PureForm) -> str:
     need_weights(bench)
     need_batch(bench)
+    need_determinism(bench)
     return _rows_agree(bench, sample_gradients(form, bench.batch)())
 
 
@@ -59,6 +61,7 @@ def _rows_agree(bench: Bench, found: Any) -> str:
 
 def hvp_of_module(bench: Bench, form: ModuleForm) -> str:
     need_weights(bench)
+    need_determinism(bench)
     return close("products", _expected_products(bench), _double_backward(bench)) + " (by two backward passes)"
 
 
@@ -81,6 +84,7 @@ def _double_backward(bench: Bench) -> list[Tensor]:
 
 def hvp_of_pure(bench: Bench, form: PureForm) -> str:
     need_weights(bench)
+    need_determinism(bench)
     params = pytree.tree_map(Tensor.detach, form.params)
     gradient = torch.func.grad(lambda p: form.subject.loss(form.output(p, bench.batch), bench.batch.labels))
     found = torch.func.jvp(gradient, (params,), (params,))[1]
@@ -117,6 +121,7 @@ def _moves(tangents: list[Tensor]) -> str:
 
 def ensemble_of_module(bench: Bench, form: ModuleForm) -> str:
     need_weights(bench)
+    need_determinism(bench)
     stacked = members(dict(form.module.named_parameters()), K)
     form.module.eval()
     with torch.no_grad():
@@ -132,6 +137,7 @@ def ensemble_of_module(bench: Bench, form: ModuleForm) -> str:
 
 def ensemble_of_pure(bench: Bench, form: PureForm) -> str:
     need_weights(bench)
+    need_determinism(bench)
     with torch.no_grad():
         found = _floats(ensemble_call(form, bench.batch, K)())
         members_of = [_floats(output) for output in ensemble_loop(bench.module_form(), bench.batch, K)()]
@@ -151,6 +157,7 @@ def compiled_pure(bench: Bench, form: PureForm) -> str:
 
 
 def _compiled(bench: Bench, function: Any, call: Any) -> str:
+    need_determinism(bench)
     with torch.no_grad(), graphs_allowed():
         found = tensors(call(torch.compile(function, fullgraph=True, backend="aot_eager")))
     return close("outputs", bench.reference(), found)

@@ -74,6 +74,9 @@ def lazy_clone(tensor: torch.Tensor) -> torch.Tensor:
         return tensor.clone()
 
 
+AccumulateGrad: type = getattr(torch._C._functions, "AccumulateGrad")
+"""What stands for a leaf in the graph of autograd."""
+
 any_autocast = torch._C._is_any_autocast_enabled
 """Whether autocast is on for some device."""
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from funcnet._context import under_transform
+from funcnet._torch import AccumulateGrad
 
 
 def value_and_grad(
@@ -86,15 +87,17 @@ def value_and_grad(
 def _reaches_others(value: Tensor, inputs: list[Tensor]) -> bool:
     """Whether the graph of a value ends in leaves other than these."""
     own = {id(leaf) for leaf in inputs}
-    todo, seen = [value.grad_fn], set()
+    todo = [node for node in (value.grad_fn,) if node is not None]
+    seen = set(todo)
     while todo:
-        node = todo.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable") and id(node.variable) not in own:
-            return True
-        todo += [following for following, _ in node.next_functions]
+        for node, _ in todo.pop().next_functions:
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            if type(node) is not AccumulateGrad:
+                todo.append(node)
+            elif id(node.variable) not in own:  # type: ignore[attr-defined]
+                return True
     return False
 
 

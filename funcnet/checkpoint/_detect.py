@@ -15,7 +15,7 @@ from funcnet.checkpoint._safetensors import read_safetensors
 from funcnet.checkpoint._sharded import INDEX_SUFFIX, read_sharded
 from funcnet.checkpoint._zip import members_of
 
-SUFFIXES = {".safetensors": "safetensors", ".pt": "pt", ".pth": "pt", ".bin": "pt", ".npz": "npz"}
+SUFFIXES = {".safetensors": "safetensors", ".pt": "pt", ".pth": "pt", ".bin": "pt", ".ckpt": "pt", ".npz": "npz"}
 _ZIPS = (b"PK\x03\x04", b"PK\x05\x06")
 
 

@@ -48,7 +48,7 @@ def save(
     stored once, under the first of them; the others are ties and come back as such.
 
     Args:
-        path: a file whose suffix says the format (.safetensors, .pt, .pth, .bin, .npz), or a folder.
+        path: a file whose suffix says the format (.safetensors, .pt, .pth, .bin, .ckpt, .npz), or a folder.
         tree: nested dicts of tensors, a ``state_dict``, or the pair of params and buffers of a net, which is written
             as its ``state_dict``: ``funcnet.from_state_dict(net, load(path))`` gives it back. What is not a tensor, as
             an epoch, is kept as a value. A ``Checkpoint`` is written tensor by tensor, with its ties and all.
@@ -188,9 +188,16 @@ def destination(path: Path, shard_size: int | str | None, format: str | None) ->
         return str(suffix), False
     if path.exists() and not path.is_dir():
         raise refuse(path, "is a file whose suffix says no format", "Use .safetensors, .pt, .npz, or a folder.")
+    if path.suffix in _OF_FILES and not path.exists():  # a folder may be called model-1.5, but hardly model.h5
+        raise refuse(
+            path, f"is to be a {path.suffix} file, which funcnet does not write", "Use .safetensors, .pt or .npz."
+        )
     if format == "npz" or (format == "dcp" and shard_size is not None):
         raise refuse(path, f"is a folder, and {format} is not written in shards", "Leave the shard size out.")
     return format or "safetensors", True
+
+
+_OF_FILES = {".gguf", ".h5", ".hdf5", ".json", ".msgpack", ".npy", ".onnx", ".pickle", ".pkl", ".tar", ".zip"}
 
 
 def _old_files(path: Path, entries: list[str]) -> list[str]:

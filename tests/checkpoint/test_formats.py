@@ -313,6 +313,7 @@ def test_trees_that_cannot_be_saved_name_every_path(tmp_path):
         ("a.pt", {"format": "npz"}, "its suffix says pt"),
         ("a.pt", {"shard_size": "1GB"}, "shards need a folder"),
         ("a", {"format": "npz"}, "not written in shards"),
+        ("a.h5", {}, "a .h5 file, which funcnet does not write"),
         ("a", {"format": "zarr"}, "There are: dcp"),
         ("a", {"shard_size": "much"}, "is not a size"),
     ],
@@ -321,6 +322,13 @@ def test_targets_that_do_not_go_together(name, options, match, tmp_path):
     with pytest.raises(CheckpointError, match=match):
         save(tmp_path / name, {"w": torch.ones(1)}, **options)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_ckpt_is_a_name_for_a_file_of_torch_and_other_dots_may_be_in_the_name_of_a_folder(tmp_path):
+    save(tmp_path / "a.ckpt", {"w": torch.ones(1)})
+    assert torch.equal(torch.load(tmp_path / "a.ckpt", weights_only=True)["w"], torch.ones(1))
+    save(tmp_path / "model-1.5", {"w": torch.ones(1)})
+    assert (tmp_path / "model-1.5" / "model.safetensors").is_file()
 
 
 def test_values_that_text_cannot_hold(tmp_path):

@@ -234,8 +234,8 @@ class _Places(ast.NodeTransformer):
             return ast.Name(self.now[ast.unparse(node)], ast.Load())
         keys: list[str] = []
         below: ast.expr = node
-        while isinstance(below, ast.Subscript) and isinstance(below.slice, ast.Constant):
-            keys.insert(0, str(below.slice.value))
+        while isinstance(below, ast.Subscript) and _is_text(below.slice):
+            keys.insert(0, ast.literal_eval(below.slice))
             below = below.value
         if isinstance(below, ast.Name) and below.id in ("params", "buffers") and below.id not in self.now:
             return ast.Name(f"{below.id}:{'.'.join(keys)}", ast.Load())
@@ -245,6 +245,10 @@ class _Places(ast.NodeTransformer):
         if isinstance(node.func, ast.Name) and node.func.id == "rng" and isinstance(node.args[0], ast.Constant):
             return ast.Name(f"rng:{node.args[0].value!s}", ast.Load())
         return self.generic_visit(node)
+
+
+def _is_text(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
 def _common(chains: list[tuple[Level, ...]]) -> tuple[Level, ...]:

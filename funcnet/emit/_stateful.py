@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from funcnet.core import Body
 from funcnet.emit._constructors import constructor, empty, literal
 from funcnet.emit._parts import Call, Function, Use, _Folding, call_tree, looped
 from funcnet.emit._program import Program, Statement, defined, names_in
@@ -77,7 +78,8 @@ class _Classes(_Folding):
         }
         self._class("", main)
         text = "\n\n\n".join(self.class_texts)
-        lines = _import_lines(text, [*self.imports, "import torch", "import torch.nn.functional as F"], self.named)
+        known = ["import collections", "import torch", "import torch.nn.functional as F"]
+        lines = _import_lines(text, [*self.imports, *known], self.named)
         head = [line for line in lines if not line.startswith("import funcnet")]
         while head and not head[-1]:
             head.pop()
@@ -94,7 +96,7 @@ class _Classes(_Folding):
         """Whether a module is no layer of torch.nn, and all its calls are equal."""
         path = call.level.path
         own = (
-            path in self.modules and path not in self.layers and not isinstance(self.modules[path], (*_LISTS, *_DICTS))
+            path in self.modules and path not in self.layers and not _only_holds(self.modules[path], *_LISTS, *_DICTS)
         )
         inside = any(path.startswith(f"{layer}.") for layer in self.layers)
         return own and len(self.texts[path]) == 1 and not inside
@@ -184,13 +186,13 @@ class _Classes(_Folding):
             body += ["", *self._forward(path, function)]
         text = "\n".join(body)
         if text not in self.classes:
-            base = re.sub(r"\W", "", type(module).__name__) or "Module"
+            base = class_name(module)
             name, count = base, 1
             while name in self.classes.values() or name in self.named.values():
                 count += 1
                 name = f"{base}{count}"
             self.classes[text] = name
-            self.class_texts.append(f"class {name}(nn.Module):\n{text}")
+            self.class_texts.append(f"class {name}({'nn.Sequential' if _in_order(module) else 'nn.Module'}):\n{text}")
         return self.classes[text]
 
     def _init(self, path: str, module: nn.Module) -> list[str]:
@@ -215,12 +217,15 @@ class _Classes(_Folding):
                 add("", f'self.register_buffer("{name}", {literal(buffer, _join(path, name))}, persistent=False)')
             else:
                 add("", f'self.register_buffer("{name}", {empty(buffer)})')
-        for name, child in module._modules.items():
-            if child is None:
-                lines.append(f"        self.{name} = None")
-                continue
-            built = self._built(_join(path, name), child)
-            lines += lines_of(f"self.{name} = ", built, str, 8)
+        children = {name: self._built(_join(path, name), child) for name, child in module._modules.items()}
+        if _in_order(module):
+            lines[1:2] = lines_of("", ast.Call(ast.Name("super().__init__"), [*children.values()], []), str, 8)
+            children = {}
+        for name, built in children.items():
+            if name.isidentifier():
+                lines += lines_of(f"self.{name} = ", built, str, 8)
+            else:
+                lines += lines_of("", ast.Call(ast.Name("self.add_module"), [ast.Constant(name), built], []), str, 8)
         if not path:
             for tied, owner in self.ties.items():
                 lines.append(f"        {self._access(tied, '')} = {self._access(owner, '')}")
@@ -228,23 +233,32 @@ class _Classes(_Folding):
             lines += [f"        {self._access(key, '')}.requires_grad_(False)" for key in fixed]
         return lines
 
-    def _built(self, path: str, module: nn.Module) -> ast.expr:
+    def _built(self, path: str, module: nn.Module | None) -> ast.expr:
         """The expression that builds a part."""
+        if module is None:
+            return ast.Constant(None)
         if path in self.layers:
             return self.layers[path]
-        if type(module) in (nn.ModuleList, nn.Sequential):
-            children = [(name, child) for name, child in module._modules.items() if child is not None]
-            items = [self._built(_join(path, name), child) for name, child in children]
-            many = type(module) is nn.ModuleList
+        many = isinstance(module, nn.ModuleList)
+        if _only_holds(module, nn.Sequential) and not _in_order(module):
+            pairs = [
+                ast.Tuple([ast.Constant(name), self._built(_join(path, name), child)])
+                for name, child in module._modules.items()
+            ]
+            ordered = ast.Call(ast.Name("collections.OrderedDict"), [ast.List(pairs)], [])
+            return ast.Call(ast.Name("nn.Sequential"), [ordered], [])
+        if _only_holds(module, nn.Sequential, nn.ModuleList):
+            items = [self._built(_join(path, name), child) for name, child in module._modules.items()]
             if len(items) > 2 and len({ast.unparse(ast.Expression(item)) for item in items}) == 1:
                 each = f"{ast.unparse(ast.Expression(items[0]))} for _ in range({len(items)})"
                 return ast.Name(f"nn.ModuleList({each})" if many else f"nn.Sequential(*({each}))")
-            return ast.Call(ast.Name(f"nn.{type(module).__name__}"), [ast.List(items)] if many else items, [])
-        if type(module) is nn.ModuleDict:
+            if many:
+                return ast.Call(ast.Name("nn.ModuleList"), [ast.List(items)], [])
+            return ast.Call(ast.Name("nn.Sequential"), items, [])
+        if _only_holds(module, nn.ModuleDict):
             parts = [
                 (ast.Constant(name), self._built(_join(path, name), child))
                 for name, child in module._modules.items()
-                if child is not None
             ]
             return ast.Call(
                 ast.Name("nn.ModuleDict"), [ast.Dict([key for key, _ in parts], [one for _, one in parts])], []
@@ -280,7 +294,7 @@ class _Classes(_Folding):
         rest = path[len(base) :].lstrip(".") if base else path
         for key in rest.split(".") if rest else []:
             holder = self.modules.get(at)
-            if isinstance(holder, _LISTS):
+            if _in_order(holder) or isinstance(holder, (nn.ModuleList, nn.ParameterList)):
                 text += f"[{key}]"
             elif isinstance(holder, _DICTS):
                 text += f'["{key}"]'
@@ -314,6 +328,26 @@ class _Methods(Writer):
             head = self.access(number[0], self.path)
             text = f"{head}[i]" + "".join(f".{key}" for key in number[1].split(".") if key)
         return ast.Call(ast.Name(text), [ast.Name(name) for name in given], [])
+
+
+def class_name(module: nn.Module) -> str:
+    """What the class for a module is called: a body written as a function, after the function."""
+    name = module._get_name()
+    if isinstance(module, Body):
+        name = "".join(word[:1].upper() + word[1:] for word in name.split("_"))
+    return re.sub(r"\W", "", name) or "Module"
+
+
+def _only_holds(module: nn.Module, *kinds: type[nn.Module]) -> bool:
+    """Whether a module is such a container, with nothing of its own."""
+    plain = isinstance(module, (nn.ParameterList, nn.ParameterDict)) or not (module._parameters or module._buffers)
+    own = isinstance(module, nn.Sequential) and type(module).forward is not nn.Sequential.forward
+    return isinstance(module, kinds) and plain and not own
+
+
+def _in_order(module: nn.Module | None) -> bool:
+    """Whether a module is a Sequential whose children are numbered."""
+    return isinstance(module, nn.Sequential) and list(module._modules) == [*map(str, range(len(module)))]
 
 
 def _join(path: str, name: str) -> str:

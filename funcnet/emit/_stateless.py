@@ -154,6 +154,7 @@ def _imported_by_name(program: Program, imports: Sequence[str]) -> dict[str, str
 
 def _import_lines(text: str, imports: Sequence[str], named: Mapping[str, str]) -> list[str]:
     lines = []
+    text = re.sub(r'"""[\s\S]*?"""|# .*', "", text)  # what is said about it imports nothing
     for line in imports:
         name = line.split()[-1]
         if re.search(rf"(?<![\w.\"]){re.escape(name)}\.", text):

@@ -53,7 +53,9 @@ def written(given: nn.Module | Net, args: Any, kwargs: Mapping[str, Any], train:
         ]
     else:
         checks = shape_checks(captured, inputs, free, False)
-        about = [f"{check.place}: {check.expected}" for check in checks if "_Tensor" in check.condition]
+        said = {place: name for name, (place, _) in named.items()}
+        about = [f"{one.place}: {one.expected}" for one in inputs.checks if one.expected.startswith("the tensor given")]
+        about += [f"{said.get(one.place, one.place)}: {one.expected}" for one in checks if "_Tensor" in one.condition]
         text = stateless(program, "training" if train else "eval", about, imports)
         expected = of_module(module, train, args, kwargs)
         lines = list(differences(_run(text, params, buffers, values), expected))

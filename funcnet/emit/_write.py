@@ -46,6 +46,7 @@ class Writer:
         self.last: dict[str, int] = {}
         self.later: dict[str, str] = {}
         self.reading: list[str] = []
+        self.together: set[str] = set()  # what the statement at hand assigns and is named so far
 
     # --- names ---
 
@@ -123,10 +124,13 @@ class Writer:
             return
         other = self._other_name(holder, name)
         if other is not None and other not in self.taken and self._is_free(other, beside=True):
+            del self.holders[name]
+            if holder in self.together:
+                self._hold(holder, other)
+                return
             self.lines.append(" " * self.indent + f"{other} = {name}")
             self.later[holder] = other  # the statement at hand still reads it by its old name
             self.holders[other] = holder
-            del self.holders[name]
 
     def _other_name(self, value: str, name: str) -> str | None:
         """What the first reader of a value calls it, if not by this name."""
@@ -235,17 +239,27 @@ class Writer:
         self.reading = list(names_in(code.value))
         parts = target.elts if isinstance(target, ast.Tuple) else [target]
         values = [part.id for part in parts if isinstance(part, ast.Name)]
-        names = [self.name(value) if value in self.last else "_" for value in values]
+        names = self.targets(values)
         if names == ["_"] and values[0] in self.program.sizes:
             return
         unread = names == ["_"] and isinstance(target, ast.Name)
         self.line("" if unread else f"{', '.join(names)} = ", code.value)
 
+    def targets(self, values: list[str]) -> list[str]:
+        """Choose what the values that one statement assigns are called."""
+        self.together = set()
+        for value in values:
+            if value in self.last:
+                self.name(value)
+                self.together.add(value)
+        self.together = set()
+        return [self.names[value] if value in self.last else "_" for value in values]
+
     def use(self, use: Use) -> None:
         self.say(use.level.path, use.level.title)
         results = [*use.results, *([use.state] if use.state else [])]
         self.reading = use.given
-        names = [self.name(value) if value in self.last else "_" for value in results]
+        names = self.targets(results)
         call = self.call(use.function, use.given, use.level.path, None)
         self.line(f"{', '.join(names)} = " if names else "", call)
 

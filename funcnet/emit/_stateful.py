@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from funcnet.core import Body
 from funcnet.emit._constructors import constructor, empty, literal
+from funcnet.emit._modes import in_either_mode
 from funcnet.emit._parts import Call, Function, Use, _Folding, call_tree, looped
 from funcnet.emit._program import Program, Statement, defined, names_in
 from funcnet.emit._stateless import _import_lines, _imported_by_name
@@ -21,7 +22,9 @@ _LISTS = (nn.Sequential, nn.ModuleList, nn.ParameterList)
 _DICTS = (nn.ModuleDict, nn.ParameterDict)
 
 
-def stateful(program: Program, module: nn.Module, ties: Mapping[str, str], imports: Sequence[str]) -> str:
+def stateful(
+    program: Program, module: nn.Module, ties: Mapping[str, str], imports: Sequence[str], skipped: bool = False
+) -> str:
     """The module that defines a class for a program, which builds its parts and has its forward.
 
     Args:
@@ -29,10 +32,11 @@ def stateful(program: Program, module: nn.Module, ties: Mapping[str, str], impor
         module: what it was captured from.
         ties: path of a parameter -> of the one that it is.
         imports: lines that the statements may need.
+        skipped: whether parts that draw give back what they are given in eval mode, as stochastic depth does.
     """
-    _in_either_mode(program)
+    drawing = in_either_mode(program)
     named = _imported_by_name(program, imports)
-    return _Classes(program, module, ties, imports, named).text()
+    return _Classes(program, module, ties, imports, named, drawing if skipped else {}).text()
 
 
 class _Classes(_Folding):
@@ -43,15 +47,20 @@ class _Classes(_Folding):
         ties: Mapping[str, str],
         imports: Sequence[str],
         named: Mapping[str, str],
+        skipped: Collection[str],
     ) -> None:
         super().__init__(program)
         self.module, self.ties, self.imports, self.named = module, ties, imports, named
+        self.skipped = skipped
         self.modules = dict(module.named_modules(remove_duplicate=False))
         self.classes: dict[str, str] = {}  # the text of a class without its name -> the name
         self.class_texts: list[str] = []
         self.class_of: dict[str, str] = {}
 
     def text(self) -> str:
+        whole = constructor(self.module)
+        if isinstance(whole, ast.Call):
+            return _one_layer(self.module, whole)
         root = call_tree(self.program)
         built = {path: constructor(one) for path, one in self.modules.items() if path}
         self.layers = {path: made for path, made in built.items() if made is not None}
@@ -95,9 +104,7 @@ class _Classes(_Folding):
     def _is_own(self, call: Call) -> bool:
         """Whether a module is no layer of torch.nn, and all its calls are equal."""
         path = call.level.path
-        own = (
-            path in self.modules and path not in self.layers and not _only_holds(self.modules[path], *_LISTS, *_DICTS)
-        )
+        own = path in self.modules and path not in self.layers and not _only_holds(self.modules[path], *_LISTS, *_DICTS)
         inside = any(path.startswith(f"{layer}.") for layer in self.layers)
         return own and len(self.texts[path]) == 1 and not inside
 
@@ -257,8 +264,7 @@ class _Classes(_Folding):
             return ast.Call(ast.Name("nn.Sequential"), items, [])
         if _only_holds(module, nn.ModuleDict):
             parts = [
-                (ast.Constant(name), self._built(_join(path, name), child))
-                for name, child in module._modules.items()
+                (ast.Constant(name), self._built(_join(path, name), child)) for name, child in module._modules.items()
             ]
             return ast.Call(
                 ast.Name("nn.ModuleDict"), [ast.Dict([key for key, _ in parts], [one for _, one in parts])], []
@@ -279,6 +285,8 @@ class _Classes(_Folding):
         arguments = ["self", *(writer.argument(name) for name in function.free)]
         lines = lines_of("", ast.Call(ast.Name("def forward"), [ast.Name(name) for name in arguments], []), str, 4, ":")
         writer.indent = 8
+        if path in self.skipped and function.free:
+            lines += ["        if not self.training:", f"            return {writer.spoken(function.free[0])}"]
         lines += writer.body()
         for name, value in function.new.items():
             lines += lines_of(f"{self._access(name, writer.path)} = ", value, writer.spoken, 8)
@@ -294,7 +302,7 @@ class _Classes(_Folding):
         rest = path[len(base) :].lstrip(".") if base else path
         for key in rest.split(".") if rest else []:
             holder = self.modules.get(at)
-            if _in_order(holder) or isinstance(holder, (nn.ModuleList, nn.ParameterList)):
+            if key.isdigit() and (_in_order(holder) or isinstance(holder, (nn.ModuleList, nn.ParameterList))):
                 text += f"[{key}]"
             elif isinstance(holder, _DICTS):
                 text += f'["{key}"]'
@@ -330,6 +338,15 @@ class _Methods(Writer):
         return ast.Call(ast.Name(text), [ast.Name(name) for name in given], [])
 
 
+def _one_layer(module: nn.Module, built: ast.Call) -> str:
+    """A class that is a layer of torch.nn with its arguments."""
+    kind = type(module).__name__
+    call = ast.Call(ast.Name("super().__init__"), built.args, built.keywords)
+    imports = ["import torch"] * ("torch." in ast.unparse(ast.Expression(call))) + ["from torch import nn"]
+    lines = [f"class {kind}(nn.{kind}):", "    def __init__(self):", *lines_of("", call, str, 8)]
+    return "\n".join([*imports, "", "", *lines, ""])
+
+
 def class_name(module: nn.Module) -> str:
     """What the class for a module is called: a body written as a function, after the function."""
     name = module._get_name()
@@ -352,47 +369,3 @@ def _in_order(module: nn.Module | None) -> bool:
 
 def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
-
-
-# --- one code for both modes ---
-
-
-def _in_either_mode(program: Program) -> None:
-    """Draws as the module makes them: in training, from torch's generator."""
-    change = _Drawing()
-
-    def through(statements: Sequence[Statement]) -> None:
-        for statement in statements:
-            if isinstance(statement.code, ast.With):
-                through(statement.code.body)  # type: ignore[arg-type]
-            else:
-                statement.code = change.visit(statement.code)
-
-    through(program.statements)
-
-
-class _Drawing(ast.NodeTransformer):
-    def visit_Call(self, node: ast.Call) -> Any:
-        self.generic_visit(node)
-        name = ast.unparse(node.func)
-        node.keywords = [key for key in node.keywords if not (key.arg == "rng" and name.startswith("fn."))]
-        if name == "fn.random.dropout":
-            return ast.Call(ast.Name("F.dropout"), node.args, [ast.keyword("training", ast.Name("self.training"))])
-        if name == "fn.random.scaled_dot_product_attention":
-            node.func = ast.Name("F.scaled_dot_product_attention")
-            for key in node.keywords:
-                if key.arg == "dropout_p":
-                    key.value = ast.IfExp(ast.Name("self.training"), key.value, ast.Constant(0.0))
-        if name == "fn.random.drawn":
-            drawn = ast.unparse(node.args[0])
-            node.func, node.args = node.args[0], node.args[1:]
-            if drawn in ("torch.lstm", "torch.gru", "torch.rnn_tanh", "torch.rnn_relu"):
-                constants = [at for at, arg in enumerate(node.args) if isinstance(arg, ast.Constant)]
-                # of has_biases, num_layers, dropout, train the first is the first flag
-                start = next(at for at in constants if isinstance(ast.literal_eval(node.args[at]), bool))
-                node.args[start + 3] = ast.Name("self.training")
-            elif any(key.arg == "training" for key in node.keywords):
-                for key in node.keywords:
-                    if key.arg == "training":
-                        key.value = ast.Name("self.training")
-        return node

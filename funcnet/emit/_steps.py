@@ -19,7 +19,8 @@ from funcnet.adapters._tracing._steps import _refuse_constant_sizes, free_axes
 from funcnet.adapters._walk import unwrapped
 from funcnet.core import Buffer, Net
 from funcnet.emit._inputs import arguments
-from funcnet.emit._program import recorded
+from funcnet.emit._modes import in_either_mode
+from funcnet.emit._program import Program, recorded
 from funcnet.emit._stateful import stateful
 from funcnet.emit._stateless import stateless
 from funcnet.emit._tidy import tidied
@@ -42,21 +43,29 @@ def written(given: nn.Module | Net, args: Any, kwargs: Mapping[str, Any], train:
     words = inputs.words.copy()
     paths = [entry.path for entry in net.entries() if isinstance(entry.spec, Buffer)]
     named = arguments(module, given if isinstance(given, Net) else None, inputs)
-    program = recorded(captured, inputs, words, net.title(), paths, named)
     values = {name: value for name, (_, value) in named.items()}
-    tidied(program)
-    imports = list(words.imports)
+
+    def program() -> Program:
+        made = recorded(captured, inputs, words, net.title(), paths, named)
+        tidied(made)
+        return made
+
     if style == "stateful":
-        text = stateful(program, module, net.aliases, imports)
-        lines = [
-            line for mode in (False, True) for line in _stateful_differences(text, module, mode, values, args, kwargs)
-        ]
+        lines = []
+        for skipped in (False, True):
+            text = stateful(program(), module, net.aliases, list(words.imports), skipped)
+            found = [_stateful_differences(text, module, mode, values, args, kwargs) for mode in (False, True)]
+            lines = lines or [line for each in found for line in each]
+            if not any(found):
+                return text
+        drawing = [captured.where(node) for node in in_either_mode(program()).values() if node is not None]
+        lines += [f"it draws, in training only, at {line}" for line in dict.fromkeys(drawing)]
     else:
         checks = shape_checks(captured, inputs, free, False)
         said = {place: name for name, (place, _) in named.items()}
         about = [f"{one.place}: {one.expected}" for one in inputs.checks if one.expected.startswith("the tensor given")]
         about += [f"{said.get(one.place, one.place)}: {one.expected}" for one in checks if "_Tensor" in one.condition]
-        text = stateless(program, "training" if train else "eval", about, imports)
+        text = stateless(program(), "training" if train else "eval", about, list(words.imports))
         expected = of_module(module, train, args, kwargs)
         lines = list(differences(_run(text, params, buffers, values), expected))
     if lines:

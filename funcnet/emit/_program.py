@@ -15,7 +15,7 @@ from funcnet.adapters._tracing._capture import Captured
 from funcnet.adapters._tracing._emit import Emitted, _Emitter
 from funcnet.adapters._tracing._inputs import Inputs
 from funcnet.adapters._tracing._words import Words
-from funcnet.emit._authors import name_around, stored_name
+from funcnet.emit._authors import name_around, name_behind, stored_name
 
 UNNAMED = ""
 """The hint for a value that the author has no name for."""
@@ -47,7 +47,8 @@ class Program:
 
     ``hints`` says what values are called; ``stored`` are those that the author has a variable for; ``nodes`` the
     operations they come from; ``sizes`` the values that are sizes, and the symbols of those;
-    ``arguments`` those of the function; ``mutated`` those written to in place.
+    ``arguments`` those of the function; ``mutated`` those written to in place; ``named`` those with the
+    name that the caller of a function has for its result; ``module`` is what was captured.
     """
 
     captured: Captured
@@ -62,6 +63,8 @@ class Program:
     sizes: dict[str, Any] = field(default_factory=dict)
     arguments: dict[str, str] = field(default_factory=dict)
     mutated: set[str] = field(default_factory=set)
+    named: set[str] = field(default_factory=set)
+    module: Any = None
 
     def example(self, value: str) -> Any:
         """The tensor without numbers that stands for a value."""
@@ -203,6 +206,10 @@ class _Reading:
         name = stored_name(node)
         if name == "input" and any(level.title == "Sequential" for level in self._levels(node)):
             name = None
+        outer = name_behind(program.trace(node), [program.trace(user) for user in node.users if user.op != "output"])
+        if outer is not None:
+            program.named.add(value)
+        name = outer or name
         if name is not None:
             program.stored.add(value)
         program.hints[value] = name or name_around(program.trace(node)) or UNNAMED

@@ -47,6 +47,7 @@ def written(given: nn.Module | Net, args: Any, kwargs: Mapping[str, Any], train:
 
     def program() -> Program:
         made = recorded(captured, inputs, words, net.title(), paths, named)
+        made.module = module
         tidied(made)
         return made
 
@@ -81,11 +82,15 @@ def _stateful_differences(text: str, module: nn.Module, train: bool, values: Any
     space: dict[str, Any] = {"__name__": "source"}
     exec(compile(text, "<funcnet.source>", "exec"), space)
     names = re.findall(r"^class (\w+)", text, re.MULTILINE)
-    made = space[names[-1]]()
-    if list(made.state_dict()) != list(module.state_dict()):
-        return [f"its keys are {list(made.state_dict())}, those of the module {list(module.state_dict())}"]
-    made.load_state_dict(module.state_dict())
-    return list(differences(of_module(made, train, (), values), of_module(module, train, args, kwargs)))
+    try:
+        made = space[names[-1]]()
+        if list(made.state_dict()) != list(module.state_dict()):
+            return [f"its keys are {list(made.state_dict())}, those of the module {list(module.state_dict())}"]
+        made.load_state_dict(module.state_dict())
+        found = of_module(made, train, (), values)
+    except Exception as error:  # a text that does not run is one that may not be handed out
+        return [f"it fails: {type(error).__name__}: {error}"]
+    return list(differences(found, of_module(module, train, args, kwargs)))
 
 
 def _as_module(net: Net, style: str) -> nn.Module:

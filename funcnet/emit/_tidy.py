@@ -153,7 +153,9 @@ def _without_nothing(program: Program) -> None:
             given[value] = owner
             gone.add(id(statement))
             program.nodes.pop(value, None)
-            if value in program.stored and isinstance(owner, ast.Name) and owner.id not in program.stored:
+            if not isinstance(owner, ast.Name):
+                continue
+            if value in program.named or (value in program.stored and owner.id not in program.stored):
                 program.hints[owner.id] = program.hints[value]  # the author names it here
     program.statements = _filter(program.statements, gone)
     _substitute(program, given)

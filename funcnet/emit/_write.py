@@ -13,7 +13,7 @@ from typing import Any
 
 from torch.fx import Node
 
-from funcnet.emit._authors import names_read, operands_read
+from funcnet.emit._authors import names_read, operands_read, parameter_name
 from funcnet.emit._parts import Function, Loop, Use
 from funcnet.emit._program import Program, Statement, defined, is_value, names_in
 from funcnet.emit._text import WIDTH, lines_of, text_of
@@ -71,7 +71,25 @@ class Writer:
     def argument(self, value: str) -> str:
         """Choose what an argument is called."""
         self.last[value] = 0
+        known = self._parameter(value)
+        if known is not None and known not in self.taken and known not in self.holders:
+            self._hold(value, known)
+            return known
         return self.name(value, beside=True)
+
+    def _parameter(self, value: str) -> str | None:
+        """What the forward of the module calls an argument."""
+        tensors = [name for name in self.function.free if name.startswith("%") and name not in self.program.sizes]
+        if value not in tensors or not self.path:
+            return None
+        traces = [
+            self.program.trace(node)
+            for item, reads in _steps(self.function.items)
+            if value in reads and (node := getattr(item, "node", None)) is not None
+        ]
+        module = self.program.module.get_submodule(self.path)
+        others = [self.program.hints.get(name) for name in tensors if name != value]
+        return parameter_name(module, self.program.hints.get(value), traces, others)
 
     def name(self, value: str, *, beside: bool = False) -> str:
         """Choose what a value is called from here on; ``beside`` what has a name now."""

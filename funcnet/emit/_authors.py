@@ -47,11 +47,18 @@ def targets(statement: ast.stmt | None) -> list[str]:
     return [name.id for name in names if isinstance(name, ast.Name)]
 
 
-def stored_name(node: Node) -> str | None:
-    """The local variable that the tracer saw a value being stored in; None if it was not."""
+def stored_name(node: Node, trace: str) -> str | None:
+    """The local variable that the tracer saw a value being stored in; None if it was not.
+
+    The tracer makes names its own by numbers: one that the author gave is read from the line.
+    """
     name = _plain(node.name)
     target = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
-    return None if name == _plain(re.sub(r"\W+", "_", str(target)).lower()) else name
+    if name == _plain(re.sub(r"\W+", "_", str(target)).lower()):
+        return None
+    places = frames(trace)
+    numbered = [one for one in targets(statement_at(*places[-1])) if _plain(one) == name] if places else []
+    return numbered[0] if len(numbered) == 1 else name
 
 
 def _plain(name: str) -> str:

@@ -173,7 +173,7 @@ class _Reading:
         if isinstance(code, ast.Assign) and isinstance(code.targets[0], ast.Name):
             code.value = self._renamed(code.value)
             name = code.targets[0].id
-            self.now[name] = value = self._fresh(name)
+            self.now[name] = value = self._fresh(re.sub(r"(_\d+)+$", "", name))
             code.targets = [ast.Name(value, ast.Store())]
             self._describe(value, node, code)
         else:
@@ -203,7 +203,7 @@ class _Reading:
         if node.target in ("add_", operator.iadd) and base in {path.rpartition(".")[2] for path in program.buffers}:
             program.stored.add(value)  # a count, as it is now
             return
-        name = stored_name(node)
+        name = stored_name(node, program.trace(node))
         if name == "input" and any(level.title == "Sequential" for level in self._levels(node)):
             name = None
         outer = name_behind(program.trace(node), [program.trace(user) for user in node.users if user.op != "output"])

@@ -10,9 +10,11 @@ from typing import Any
 from torch import nn
 
 from funcnet.core import Body
+from funcnet.emit._calls import Call, Function, Use, call_tree
 from funcnet.emit._constructors import constructor, empty, literal
+from funcnet.emit._loops import looped
 from funcnet.emit._modes import in_either_mode
-from funcnet.emit._parts import Call, Function, Use, _Folding, call_tree, looped
+from funcnet.emit._parts import _Folding
 from funcnet.emit._program import Program, Statement, defined, names_in
 from funcnet.emit._stateless import _import_lines, _imported_by_name
 from funcnet.emit._text import lines_of
@@ -248,7 +250,7 @@ class _Classes(_Folding):
             return self.layers[path]
         many = isinstance(module, nn.ModuleList)
         if _only_holds(module, nn.Sequential) and not _in_order(module):
-            pairs = [
+            pairs: list[ast.expr] = [
                 ast.Tuple([ast.Constant(name), self._built(_join(path, name), child)])
                 for name, child in module._modules.items()
             ]

@@ -7,7 +7,8 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 
-from funcnet.emit._parts import Function, folded
+from funcnet.emit._calls import Function
+from funcnet.emit._parts import folded
 from funcnet.emit._program import Program, Statement
 from funcnet.emit._text import lines_of
 from funcnet.emit._write import Writer

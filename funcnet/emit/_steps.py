@@ -52,7 +52,7 @@ def written(given: nn.Module | Net, args: Any, kwargs: Mapping[str, Any], train:
         return made
 
     if style == "stateful":
-        lines = []
+        lines: list[str] = []
         for skipped in (False, True):
             text = stateful(program(), module, net.aliases, list(words.imports), skipped)
             found = [_stateful_differences(text, module, mode, values, args, kwargs) for mode in (False, True)]

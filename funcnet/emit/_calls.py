@@ -81,3 +81,17 @@ def call_tree(program: Program) -> Call:
             open_calls.append(call)
         open_calls[-1].items.append(statement)
     return root
+
+
+def elsewhere(root: Call) -> Iterator[Call]:
+    """Calls made by a part that they are not below, as of a module that another one holds: its path leads nowhere."""
+
+    def visit(call: Call, above: tuple[str, ...]) -> Iterator[Call]:
+        for item in call.items:
+            if isinstance(item, Call):
+                path = item.level.path
+                if not all(path.startswith(f"{one}.") for one in above if one != path):
+                    yield item
+                yield from visit(item, (*above, path))
+
+    yield from visit(root, ())

@@ -43,15 +43,16 @@ def shortened(program: Program) -> None:
 
 def _from_sizes(program: Program) -> dict[int, Statement]:
     """The statements whose values depend on nothing but sizes, by id, in order."""
-    values: set[str] = set(program.sizes)
+    values: dict[str, Any] = {}  # and the parts they belong to: a part that is given one does not make it again
     found: dict[int, Statement] = {}
     for statement in program.statements:
         code = statement.code
         plain = isinstance(code, ast.Assign) and isinstance(code.targets[0], ast.Name) and statement.node is not None
-        if plain and values.issuperset(names_in(code, ast.Load)) and {"torch"}.issuperset(_roots(code)):
+        reads = [values.get(name) == statement.levels for name in names_in(code, ast.Load) if name not in program.sizes]
+        if plain and all(reads) and {"torch"}.issuperset(_roots(code)):
             example = program.example(defined(code)[0])
             if isinstance(example, Tensor) and not example.is_floating_point():
-                values.add(defined(code)[0])
+                values[defined(code)[0]] = statement.levels
                 found[id(statement)] = statement
     return found
 

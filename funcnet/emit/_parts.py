@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from funcnet.adapters._tracing._capture import _size
-from funcnet.emit._calls import Call, Function, Loop, Use, call_tree
+from funcnet.emit._calls import Call, Function, Loop, Use, call_tree, elsewhere
 from funcnet.emit._loops import looped
 from funcnet.emit._program import Program, Statement, defined, names_in
 
@@ -92,8 +92,14 @@ class _Folding:
 
         visit(root)
         chosen: set[str] = set()
+        away = {call.text for call in elsewhere(root)}
         for text in sorted(edges, key=len):  # what is within before what it is in
-            if edges[text] > 1 and self._whole(text) and self._lines(self.calls[text][0], chosen) >= SHORTEST:
+            if (
+                edges[text] > 1
+                and text not in away
+                and self._whole(text)
+                and self._lines(self.calls[text][0], chosen) >= SHORTEST
+            ):
                 chosen.add(text)
         return chosen
 

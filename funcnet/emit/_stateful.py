@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from funcnet.core import Body
-from funcnet.emit._calls import Call, Function, Use, call_tree
+from funcnet.emit._calls import Call, Function, Use, call_tree, elsewhere
 from funcnet.emit._constructors import constructor, empty, literal
 from funcnet.emit._loops import looped
 from funcnet.emit._modes import in_either_mode
@@ -64,6 +64,7 @@ class _Classes(_Folding):
         if isinstance(whole, ast.Call):
             return _one_layer(self.module, whole)
         root = call_tree(self.program)
+        self.away = {id(call) for call in elsewhere(root)}
         built = {path: constructor(one) for path, one in self.modules.items() if path}
         self.layers = {path: made for path, made in built.items() if made is not None}
         self._as_layers(root)
@@ -76,7 +77,9 @@ class _Classes(_Folding):
         self.chosen = {
             text
             for text, calls in self.calls.items()
-            if all(self._is_own(call) for call in calls) and calls[0] is not root and self._whole(text)
+            if all(self._is_own(call) and id(call) not in self.away for call in calls)
+            and calls[0] is not root
+            and self._whole(text)
         }
         self.chosen.discard(root.text)
         self.outputs = self._outputs(root)
@@ -107,7 +110,7 @@ class _Classes(_Folding):
         """Whether a module is no layer of torch.nn, and all its calls are equal."""
         path = call.level.path
         own = path in self.modules and path not in self.layers and not _only_holds(self.modules[path], *_LISTS, *_DICTS)
-        inside = any(path.startswith(f"{layer}.") for layer in self.layers)
+        inside = any(path.startswith(f"{layer}.") for layer in self.layers) or id(call) in self.away
         return own and len(self.texts[path]) == 1 and not inside
 
     # --- layers of torch.nn are called as they are ---
@@ -115,7 +118,7 @@ class _Classes(_Folding):
     def _as_layers(self, call: Call) -> None:
         for at, item in enumerate(call.items):
             if isinstance(item, Call):
-                made = self._as_layer(item)
+                made = None if id(item) in self.away else self._as_layer(item)
                 if made is not None:
                     call.items[at] = made
                 else:

@@ -68,7 +68,10 @@ def written(given: nn.Module | Net, args: Any, kwargs: Mapping[str, Any], train:
         about += [f"{said.get(one.place, one.place)}: {one.expected}" for one in checks if "_Tensor" in one.condition]
         text = stateless(program(), "training" if train else "eval", about, list(words.imports))
         expected = of_module(module, train, args, kwargs)
-        lines = list(differences(_run(text, params, buffers, values), expected))
+        try:
+            lines = list(differences(_run(text, params, buffers, values), expected))
+        except Exception as error:  # a text that does not run is one that may not be handed out
+            lines = [f"it fails: {type(error).__name__}: {error}"]
     if lines:
         raise ConversionError(
             f"the source of {net.title()} does not do what the module does:{bullet_list(lines)}\n"

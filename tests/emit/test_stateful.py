@@ -83,6 +83,31 @@ class Image(nn.Module):
         return x + self.depth(x)
 
 
+class Borrowing(nn.Module):
+    """Calls a module that its parent holds under another path."""
+
+    def __init__(self, lent):
+        super().__init__()
+        self.fc = nn.Linear(8, 8)
+        self.lent = [lent]  # in a list, so that it is no part
+
+    def forward(self, x):
+        return self.lent[0](self.fc(x))
+
+
+class Lending(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lent = Residual()
+        self.act = nn.Linear(8, 8)
+        self.parts = nn.ModuleList([Borrowing(self.lent), Borrowing(self.lent), Borrowing(self.act)])
+
+    def forward(self, x):
+        for part in self.parts:
+            x = part(x)
+        return x
+
+
 class Owned(nn.Module):
     def __init__(self):
         super().__init__()
@@ -96,6 +121,7 @@ class Owned(nn.Module):
 MODULES = {
     "containers": (Containers, X),
     "modes": (Image, IMAGES),
+    "borrowed": (Lending, X),
     "sequential": (lambda: nn.Sequential(nn.Linear(8, 4), nn.Sequential(nn.ReLU(), nn.Dropout(0.2))), X),
     "named": (lambda: nn.Sequential(OrderedDict([("fc", nn.Linear(8, 4)), ("act", nn.Tanh())])), X),
     "one layer": (lambda: nn.BatchNorm1d(8, momentum=0.3), X),
@@ -124,6 +150,20 @@ def test_a_class_has_the_keys_and_the_bits_of_its_module_in_both_modes(name):
             torch.manual_seed(7)
             results.append((one(clone(x)), buffers_of(one)))
         assert_identical(*results)
+
+
+@parametrize(name=["containers", "borrowed"])
+def test_the_functions_of_such_modules_have_their_bits(name):
+    build, x = MODULES[name]
+    module = build()
+    _, params, buffers = fn.from_module(module)
+    for train in (False, True):
+        space = {"__name__": "emitted"}
+        exec(compile(fn.source(module, x, train=train), "<emitted>", "exec"), space)
+        twin = copy.deepcopy(module).train(train)
+        leaves = fn.tree.map(lambda leaf: leaf.detach().requires_grad_(), params)
+        output, new = space["forward"](leaves, buffers, x)
+        assert_identical((output, new), (twin(x), buffers_of(twin)))
 
 
 @fn.compose(a=fn.Linear(8, 4), b=fn.Linear(4, 2))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import linecache
 import re
 from functools import lru_cache
+from typing import Any
 
 from torch.fx import Node
 
@@ -45,11 +47,18 @@ def targets(statement: ast.stmt | None) -> list[str]:
     return [name.id for name in names if isinstance(name, ast.Name)]
 
 
-def stored_name(node: Node) -> str | None:
-    """The local variable that the tracer saw a value being stored in; None if it was not."""
+def stored_name(node: Node, trace: str) -> str | None:
+    """The local variable that the tracer saw a value being stored in; None if it was not.
+
+    The tracer makes names its own by numbers: one that the author gave is read from the line.
+    """
     name = _plain(node.name)
     target = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
-    return None if name == _plain(re.sub(r"\W+", "_", str(target)).lower()) else name
+    if name == _plain(re.sub(r"\W+", "_", str(target)).lower()):
+        return None
+    places = frames(trace)
+    numbered = [one for one in targets(statement_at(*places[-1])) if _plain(one) == name] if places else []
+    return numbered[0] if len(numbered) == 1 else name
 
 
 def _plain(name: str) -> str:
@@ -65,6 +74,56 @@ def name_around(trace: str) -> str | None:
         names = targets(statement_at(file, line))
         if names and names[0] != "_" and not file.endswith(_PASSING_ON):
             return names[0]
+    return None
+
+
+def name_behind(trace: str, readers: list[str]) -> str | None:
+    """What a value is called outside of the function that makes it: ``mask``, for ``mask = causal_mask(...)``.
+
+    None if that function is the forward of a module, whose calls have lines of their own, or if it is read inside.
+    """
+    own = _CALLS.findall(trace)
+    shared = [_common(own, _CALLS.findall(reader)) for reader in readers]
+    if not shared or min(shared) + 1 >= len(own):
+        return None
+    at = min(shared)
+    if any(name in ("forward", "__call__", "_call_impl") for _, _, name in own[at + 1 :]) or own[at][2] != "forward":
+        return None
+    names = targets(statement_at(own[at][0], int(own[at][1])))
+    return names[0] if len(names) == 1 and names[0] != "_" else None
+
+
+_CALLS = re.compile(r'File "([^<"]+)", line (\d+), in (\w+)')
+
+
+def _common(left: list[Any], right: list[Any]) -> int:
+    return next((at for at, (one, other) in enumerate(zip(left, right, strict=False)) if one != other), len(right))
+
+
+def parameter_name(module: Any, value: str | None, traces: list[str], others: list[str | None]) -> str | None:
+    """What the forward of a module calls an argument, read from the lines that read it.
+
+    Args:
+        module: the module.
+        value: what the argument is called outside.
+        traces: the stack traces of the operations that read it.
+        others: what the other arguments are called outside.
+    """
+    parameters = inspect.signature(module.forward).parameters.values()
+    names = [one.name for one in parameters if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
+    if value in names:
+        return value
+    if len(names) == 1 and not others:
+        return names[0]
+    for trace in traces:
+        for file, line in reversed(frames(trace)):
+            statement = statement_at(file, line)
+            read = {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)} if statement else set()
+            found = [name for name in names if name in read and name not in others]
+            if len(found) == 1:
+                return found[0]
+            if found:
+                break
     return None
 
 

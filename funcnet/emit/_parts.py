@@ -7,89 +7,16 @@ import copy
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
 from funcnet.adapters._tracing._capture import _size
-from funcnet.emit._program import Level, Program, Statement, defined, names_in
+from funcnet.emit._calls import Call, Function, Loop, Use, call_tree, elsewhere
+from funcnet.emit._loops import looped
+from funcnet.emit._program import Program, Statement, defined, names_in
 
 SHORTEST = 3  # statements that are worth a function
-LOOP = 3  # calls in a row that are worth a loop
-
-
-@dataclass
-class Call:
-    """One call of a module: its statements, and the calls of modules within."""
-
-    level: Level
-    items: list[Statement | Call] = field(default_factory=list)
-    text: str = ""
-    free: list[str] = field(default_factory=list)  # what it reads that is from outside, first read first
-    made: list[str] = field(default_factory=list)  # what it assigns, in order
-
-    def statements(self) -> Iterator[Statement]:
-        for item in self.items:
-            if isinstance(item, Call):
-                yield from item.statements()
-            else:
-                yield item
-
-
-@dataclass
-class Function:
-    """A function made of a call. ``outputs`` are values of ``items``; ``new`` the paths of the buffers it makes new."""
-
-    name: str
-    level: Level
-    free: list[str]
-    outputs: list[str]
-    items: list[Any] = field(default_factory=list)
-    new: dict[str, ast.expr] = field(default_factory=dict)
-    sizes: dict[str, tuple[str, int]] = field(default_factory=dict)  # a size -> the argument and axis that has it
-    places: frozenset[str] = frozenset()  # "params", "buffers", "rng": what it needs of those below its path
-
-
-@dataclass
-class Use:
-    """A call of a function in another one. ``state`` is what its new buffers are called."""
-
-    function: Function
-    level: Level
-    given: list[str]
-    results: list[str]
-    state: str | None = None
-
-
-@dataclass
-class Loop:
-    """Calls of one function in a row, at paths that differ in one number."""
-
-    uses: list[Use]
-    head: str  # the path in front of the number
-    tail: str  # and behind it
-    start: int
-    carried: dict[int, int]  # position of an argument -> of the result of the call before
-    state: str | None = None
-
-
-def call_tree(program: Program) -> Call:
-    """The statements of a program, by the calls of modules they come from."""
-    root = Call(Level("", "", program.title))
-    open_calls = [root]
-    for statement in program.statements:
-        levels = statement.levels
-        shared = 0
-        while shared < min(len(levels), len(open_calls) - 1) and open_calls[shared + 1].level == levels[shared]:
-            shared += 1
-        del open_calls[shared + 1 :]
-        for level in levels[shared:]:
-            call = Call(level)
-            open_calls[-1].items.append(call)
-            open_calls.append(call)
-        open_calls[-1].items.append(statement)
-    return root
 
 
 def folded(program: Program) -> tuple[Function, list[Function]]:
@@ -165,8 +92,14 @@ class _Folding:
 
         visit(root)
         chosen: set[str] = set()
+        away = {call.text for call in elsewhere(root)}
         for text in sorted(edges, key=len):  # what is within before what it is in
-            if edges[text] > 1 and self._whole(text) and self._lines(self.calls[text][0], chosen) >= SHORTEST:
+            if (
+                edges[text] > 1
+                and text not in away
+                and self._whole(text)
+                and self._lines(self.calls[text][0], chosen) >= SHORTEST
+            ):
                 chosen.add(text)
         return chosen
 
@@ -346,100 +279,3 @@ def snake(name: str) -> str:
     ('gpt2_block', 'bert_self_attention', 't5_layer_ff')
     """
     return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z0-9])(?=[A-Z][a-z])", "_", name).lower().strip("_")
-
-
-# --- loops ---
-
-
-def looped(function: Function) -> None:
-    """Make loops of calls in a row, where each takes what the one before gives."""
-    items, found, at = function.items, [], 0
-    while at < len(items):
-        run = _run_from(function, at)
-        if run is None:
-            found.append(items[at])
-            at += 1
-            continue
-        found.append(run)
-        at += len(run.uses)
-        states = {use.state for use in run.uses}
-        if run.state is not None:
-            gone = [path for path, one in function.new.items() if isinstance(one, ast.Name) and one.id in states]
-            for path in gone:
-                del function.new[path]
-            function.new[f"{run.head}.*"] = ast.Name(run.state, ast.Load())
-    function.items = found
-
-
-def _run_from(function: Function, at: int) -> Loop | None:
-    """The longest loop that starts at an item, if one is worth it."""
-    items = function.items
-    uses = [items[at]]
-    if not isinstance(items[at], Use):
-        return None
-    place: tuple[str, int, str] | None = None
-    carried: dict[int, int] | None = None
-    while at + len(uses) < len(items):
-        last, following = uses[-1], items[at + len(uses)]
-        if not isinstance(following, Use) or following.function is not last.function:
-            break
-        step = _numbered(last.level.path, following.level.path)
-        if step is None or (place is not None and (step[0], step[2]) != (place[0], place[2])):
-            break
-        if last.state is not None and step[2]:
-            break
-        now = _carried(last, following)
-        if now is not None and carried is None and not _one_start(now, last):
-            break
-        if now is None or (carried is not None and now != carried):
-            break
-        place, carried = place or step, now
-        uses.append(following)
-    # what an earlier call gives may be read by the next one only
-    for length in range(len(uses), LOOP - 1, -1):
-        behind = [*items[at + length :]]
-        read = {name for item in behind for name in _read_by(item)} | set(function.outputs)
-        read |= {name for value in function.new.values() for name in names_in(value)}
-        early = {name for use in uses[: length - 1] for name in use.results}
-        if place is not None and not early & read:
-            state = None if uses[0].state is None else f"%new:{place[0]}"
-            return Loop(uses[:length], place[0], place[2], place[1], carried or {}, state)
-    return None
-
-
-def _carried(last: Use, following: Use) -> dict[int, int] | None:
-    """Which arguments of a call are which results of the one before; None if another argument differs."""
-    found: dict[int, int] = {}
-    for position, (before, after) in enumerate(zip(last.given, following.given, strict=True)):
-        if after in last.results:
-            found[position] = last.results.index(after)
-        elif before != after:
-            return None
-    return found
-
-
-def _one_start(carried: dict[int, int], first: Use) -> bool:
-    """Whether arguments that become one value start as one."""
-    starts: dict[int, str] = {}
-    return all(starts.setdefault(result, first.given[at]) == first.given[at] for at, result in carried.items())
-
-
-def _numbered(one: str, other: str) -> tuple[str, int, str] | None:
-    """What is before, is and is behind the one number in a path that is one more in the other path."""
-    left, right = one.split("."), other.split(".")
-    if len(left) != len(right):
-        return None
-    differing = [index for index, (a, b) in enumerate(zip(left, right, strict=True)) if a != b]
-    if len(differing) != 1:
-        return None
-    index = differing[0]
-    if not (left[index].isdigit() and right[index].isdigit() and int(right[index]) == int(left[index]) + 1):
-        return None
-    return ".".join(left[:index]), int(left[index]), ".".join(left[index + 1 :])
-
-
-def _read_by(item: Any) -> Iterator[str]:
-    if isinstance(item, Statement):
-        yield from names_in(item.code, ast.Load)
-    else:
-        yield from item.given

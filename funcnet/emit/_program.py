@@ -15,7 +15,7 @@ from funcnet.adapters._tracing._capture import Captured
 from funcnet.adapters._tracing._emit import Emitted, _Emitter
 from funcnet.adapters._tracing._inputs import Inputs
 from funcnet.adapters._tracing._words import Words
-from funcnet.emit._authors import name_around, stored_name
+from funcnet.emit._authors import name_around, name_behind, stored_name
 
 UNNAMED = ""
 """The hint for a value that the author has no name for."""
@@ -47,7 +47,8 @@ class Program:
 
     ``hints`` says what values are called; ``stored`` are those that the author has a variable for; ``nodes`` the
     operations they come from; ``sizes`` the values that are sizes, and the symbols of those;
-    ``arguments`` those of the function; ``mutated`` those written to in place.
+    ``arguments`` those of the function; ``mutated`` those written to in place; ``named`` those with the
+    name that the caller of a function has for its result; ``module`` is what was captured.
     """
 
     captured: Captured
@@ -62,6 +63,8 @@ class Program:
     sizes: dict[str, Any] = field(default_factory=dict)
     arguments: dict[str, str] = field(default_factory=dict)
     mutated: set[str] = field(default_factory=set)
+    named: set[str] = field(default_factory=set)
+    module: Any = None
 
     def example(self, value: str) -> Any:
         """The tensor without numbers that stands for a value."""
@@ -170,7 +173,7 @@ class _Reading:
         if isinstance(code, ast.Assign) and isinstance(code.targets[0], ast.Name):
             code.value = self._renamed(code.value)
             name = code.targets[0].id
-            self.now[name] = value = self._fresh(name)
+            self.now[name] = value = self._fresh(re.sub(r"(_\d+)+$", "", name))
             code.targets = [ast.Name(value, ast.Store())]
             self._describe(value, node, code)
         else:
@@ -200,9 +203,13 @@ class _Reading:
         if node.target in ("add_", operator.iadd) and base in {path.rpartition(".")[2] for path in program.buffers}:
             program.stored.add(value)  # a count, as it is now
             return
-        name = stored_name(node)
+        name = stored_name(node, program.trace(node))
         if name == "input" and any(level.title == "Sequential" for level in self._levels(node)):
             name = None
+        outer = name_behind(program.trace(node), [program.trace(user) for user in node.users if user.op != "output"])
+        if outer is not None:
+            program.named.add(value)
+        name = outer or name
         if name is not None:
             program.stored.add(value)
         program.hints[value] = name or name_around(program.trace(node)) or UNNAMED
@@ -234,8 +241,8 @@ class _Places(ast.NodeTransformer):
             return ast.Name(self.now[ast.unparse(node)], ast.Load())
         keys: list[str] = []
         below: ast.expr = node
-        while isinstance(below, ast.Subscript) and isinstance(below.slice, ast.Constant):
-            keys.insert(0, str(below.slice.value))
+        while isinstance(below, ast.Subscript) and _is_text(below.slice):
+            keys.insert(0, ast.literal_eval(below.slice))
             below = below.value
         if isinstance(below, ast.Name) and below.id in ("params", "buffers") and below.id not in self.now:
             return ast.Name(f"{below.id}:{'.'.join(keys)}", ast.Load())
@@ -245,6 +252,10 @@ class _Places(ast.NodeTransformer):
         if isinstance(node.func, ast.Name) and node.func.id == "rng" and isinstance(node.args[0], ast.Constant):
             return ast.Name(f"rng:{node.args[0].value!s}", ast.Load())
         return self.generic_visit(node)
+
+
+def _is_text(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
 def _common(chains: list[tuple[Level, ...]]) -> tuple[Level, ...]:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
+from funcnet.core import Body
+from funcnet.emit._calls import Call, Function, Use, call_tree, elsewhere
 from funcnet.emit._constructors import constructor, empty, literal
-from funcnet.emit._parts import Call, Function, Use, _Folding, call_tree, looped
+from funcnet.emit._loops import looped
+from funcnet.emit._modes import in_either_mode
+from funcnet.emit._parts import _Folding
 from funcnet.emit._program import Program, Statement, defined, names_in
 from funcnet.emit._stateless import _import_lines, _imported_by_name
 from funcnet.emit._text import lines_of
@@ -20,7 +24,9 @@ _LISTS = (nn.Sequential, nn.ModuleList, nn.ParameterList)
 _DICTS = (nn.ModuleDict, nn.ParameterDict)
 
 
-def stateful(program: Program, module: nn.Module, ties: Mapping[str, str], imports: Sequence[str]) -> str:
+def stateful(
+    program: Program, module: nn.Module, ties: Mapping[str, str], imports: Sequence[str], skipped: bool = False
+) -> str:
     """The module that defines a class for a program, which builds its parts and has its forward.
 
     Args:
@@ -28,10 +34,11 @@ def stateful(program: Program, module: nn.Module, ties: Mapping[str, str], impor
         module: what it was captured from.
         ties: path of a parameter -> of the one that it is.
         imports: lines that the statements may need.
+        skipped: whether parts that draw give back what they are given in eval mode, as stochastic depth does.
     """
-    _in_either_mode(program)
+    drawing = in_either_mode(program)
     named = _imported_by_name(program, imports)
-    return _Classes(program, module, ties, imports, named).text()
+    return _Classes(program, module, ties, imports, named, drawing if skipped else {}).text()
 
 
 class _Classes(_Folding):
@@ -42,16 +49,22 @@ class _Classes(_Folding):
         ties: Mapping[str, str],
         imports: Sequence[str],
         named: Mapping[str, str],
+        skipped: Collection[str],
     ) -> None:
         super().__init__(program)
         self.module, self.ties, self.imports, self.named = module, ties, imports, named
+        self.skipped = skipped
         self.modules = dict(module.named_modules(remove_duplicate=False))
         self.classes: dict[str, str] = {}  # the text of a class without its name -> the name
         self.class_texts: list[str] = []
         self.class_of: dict[str, str] = {}
 
     def text(self) -> str:
+        whole = constructor(self.module)
+        if isinstance(whole, ast.Call):
+            return _one_layer(self.module, whole)
         root = call_tree(self.program)
+        self.away = {id(call) for call in elsewhere(root)}
         built = {path: constructor(one) for path, one in self.modules.items() if path}
         self.layers = {path: made for path, made in built.items() if made is not None}
         self._as_layers(root)
@@ -64,7 +77,9 @@ class _Classes(_Folding):
         self.chosen = {
             text
             for text, calls in self.calls.items()
-            if all(self._is_own(call) for call in calls) and calls[0] is not root and self._whole(text)
+            if all(self._is_own(call) and id(call) not in self.away for call in calls)
+            and calls[0] is not root
+            and self._whole(text)
         }
         self.chosen.discard(root.text)
         self.outputs = self._outputs(root)
@@ -77,7 +92,8 @@ class _Classes(_Folding):
         }
         self._class("", main)
         text = "\n\n\n".join(self.class_texts)
-        lines = _import_lines(text, [*self.imports, "import torch", "import torch.nn.functional as F"], self.named)
+        known = ["import collections", "import torch", "import torch.nn.functional as F"]
+        lines = _import_lines(text, [*self.imports, *known], self.named)
         head = [line for line in lines if not line.startswith("import funcnet")]
         while head and not head[-1]:
             head.pop()
@@ -93,10 +109,8 @@ class _Classes(_Folding):
     def _is_own(self, call: Call) -> bool:
         """Whether a module is no layer of torch.nn, and all its calls are equal."""
         path = call.level.path
-        own = (
-            path in self.modules and path not in self.layers and not isinstance(self.modules[path], (*_LISTS, *_DICTS))
-        )
-        inside = any(path.startswith(f"{layer}.") for layer in self.layers)
+        own = path in self.modules and path not in self.layers and not _only_holds(self.modules[path], *_LISTS, *_DICTS)
+        inside = any(path.startswith(f"{layer}.") for layer in self.layers) or id(call) in self.away
         return own and len(self.texts[path]) == 1 and not inside
 
     # --- layers of torch.nn are called as they are ---
@@ -104,7 +118,7 @@ class _Classes(_Folding):
     def _as_layers(self, call: Call) -> None:
         for at, item in enumerate(call.items):
             if isinstance(item, Call):
-                made = self._as_layer(item)
+                made = None if id(item) in self.away else self._as_layer(item)
                 if made is not None:
                     call.items[at] = made
                 else:
@@ -184,13 +198,13 @@ class _Classes(_Folding):
             body += ["", *self._forward(path, function)]
         text = "\n".join(body)
         if text not in self.classes:
-            base = re.sub(r"\W", "", type(module).__name__) or "Module"
+            base = class_name(module)
             name, count = base, 1
             while name in self.classes.values() or name in self.named.values():
                 count += 1
                 name = f"{base}{count}"
             self.classes[text] = name
-            self.class_texts.append(f"class {name}(nn.Module):\n{text}")
+            self.class_texts.append(f"class {name}({'nn.Sequential' if _in_order(module) else 'nn.Module'}):\n{text}")
         return self.classes[text]
 
     def _init(self, path: str, module: nn.Module) -> list[str]:
@@ -215,12 +229,15 @@ class _Classes(_Folding):
                 add("", f'self.register_buffer("{name}", {literal(buffer, _join(path, name))}, persistent=False)')
             else:
                 add("", f'self.register_buffer("{name}", {empty(buffer)})')
-        for name, child in module._modules.items():
-            if child is None:
-                lines.append(f"        self.{name} = None")
-                continue
-            built = self._built(_join(path, name), child)
-            lines += lines_of(f"self.{name} = ", built, str, 8)
+        children = {name: self._built(_join(path, name), child) for name, child in module._modules.items()}
+        if _in_order(module):
+            lines[1:2] = lines_of("", ast.Call(ast.Name("super().__init__"), [*children.values()], []), str, 8)
+            children = {}
+        for name, built in children.items():
+            if name.isidentifier():
+                lines += lines_of(f"self.{name} = ", built, str, 8)
+            else:
+                lines += lines_of("", ast.Call(ast.Name("self.add_module"), [ast.Constant(name), built], []), str, 8)
         if not path:
             for tied, owner in self.ties.items():
                 lines.append(f"        {self._access(tied, '')} = {self._access(owner, '')}")
@@ -228,23 +245,31 @@ class _Classes(_Folding):
             lines += [f"        {self._access(key, '')}.requires_grad_(False)" for key in fixed]
         return lines
 
-    def _built(self, path: str, module: nn.Module) -> ast.expr:
+    def _built(self, path: str, module: nn.Module | None) -> ast.expr:
         """The expression that builds a part."""
+        if module is None:
+            return ast.Constant(None)
         if path in self.layers:
             return self.layers[path]
-        if type(module) in (nn.ModuleList, nn.Sequential):
-            children = [(name, child) for name, child in module._modules.items() if child is not None]
-            items = [self._built(_join(path, name), child) for name, child in children]
-            many = type(module) is nn.ModuleList
+        many = isinstance(module, nn.ModuleList)
+        if _only_holds(module, nn.Sequential) and not _in_order(module):
+            pairs: list[ast.expr] = [
+                ast.Tuple([ast.Constant(name), self._built(_join(path, name), child)])
+                for name, child in module._modules.items()
+            ]
+            ordered = ast.Call(ast.Name("collections.OrderedDict"), [ast.List(pairs)], [])
+            return ast.Call(ast.Name("nn.Sequential"), [ordered], [])
+        if _only_holds(module, nn.Sequential, nn.ModuleList):
+            items = [self._built(_join(path, name), child) for name, child in module._modules.items()]
             if len(items) > 2 and len({ast.unparse(ast.Expression(item)) for item in items}) == 1:
                 each = f"{ast.unparse(ast.Expression(items[0]))} for _ in range({len(items)})"
                 return ast.Name(f"nn.ModuleList({each})" if many else f"nn.Sequential(*({each}))")
-            return ast.Call(ast.Name(f"nn.{type(module).__name__}"), [ast.List(items)] if many else items, [])
-        if type(module) is nn.ModuleDict:
+            if many:
+                return ast.Call(ast.Name("nn.ModuleList"), [ast.List(items)], [])
+            return ast.Call(ast.Name("nn.Sequential"), items, [])
+        if _only_holds(module, nn.ModuleDict):
             parts = [
-                (ast.Constant(name), self._built(_join(path, name), child))
-                for name, child in module._modules.items()
-                if child is not None
+                (ast.Constant(name), self._built(_join(path, name), child)) for name, child in module._modules.items()
             ]
             return ast.Call(
                 ast.Name("nn.ModuleDict"), [ast.Dict([key for key, _ in parts], [one for _, one in parts])], []
@@ -265,6 +290,8 @@ class _Classes(_Folding):
         arguments = ["self", *(writer.argument(name) for name in function.free)]
         lines = lines_of("", ast.Call(ast.Name("def forward"), [ast.Name(name) for name in arguments], []), str, 4, ":")
         writer.indent = 8
+        if path in self.skipped and function.free:
+            lines += ["        if not self.training:", f"            return {writer.spoken(function.free[0])}"]
         lines += writer.body()
         for name, value in function.new.items():
             lines += lines_of(f"{self._access(name, writer.path)} = ", value, writer.spoken, 8)
@@ -280,7 +307,7 @@ class _Classes(_Folding):
         rest = path[len(base) :].lstrip(".") if base else path
         for key in rest.split(".") if rest else []:
             holder = self.modules.get(at)
-            if isinstance(holder, _LISTS):
+            if key.isdigit() and (_in_order(holder) or isinstance(holder, (nn.ModuleList, nn.ParameterList))):
                 text += f"[{key}]"
             elif isinstance(holder, _DICTS):
                 text += f'["{key}"]'
@@ -316,49 +343,34 @@ class _Methods(Writer):
         return ast.Call(ast.Name(text), [ast.Name(name) for name in given], [])
 
 
+def _one_layer(module: nn.Module, built: ast.Call) -> str:
+    """A class that is a layer of torch.nn with its arguments."""
+    kind = type(module).__name__
+    call = ast.Call(ast.Name("super().__init__"), built.args, built.keywords)
+    imports = ["import torch"] * ("torch." in ast.unparse(ast.Expression(call))) + ["from torch import nn"]
+    lines = [f"class {kind}(nn.{kind}):", "    def __init__(self):", *lines_of("", call, str, 8)]
+    return "\n".join([*imports, "", "", *lines, ""])
+
+
+def class_name(module: nn.Module) -> str:
+    """What the class for a module is called: a body written as a function, after the function."""
+    name = module._get_name()
+    if isinstance(module, Body):
+        name = "".join(word[:1].upper() + word[1:] for word in name.split("_"))
+    return re.sub(r"\W", "", name) or "Module"
+
+
+def _only_holds(module: nn.Module, *kinds: type[nn.Module]) -> bool:
+    """Whether a module is such a container, with nothing of its own."""
+    plain = isinstance(module, (nn.ParameterList, nn.ParameterDict)) or not (module._parameters or module._buffers)
+    own = isinstance(module, nn.Sequential) and type(module).forward is not nn.Sequential.forward
+    return isinstance(module, kinds) and plain and not own
+
+
+def _in_order(module: nn.Module | None) -> bool:
+    """Whether a module is a Sequential whose children are numbered."""
+    return isinstance(module, nn.Sequential) and list(module._modules) == [*map(str, range(len(module)))]
+
+
 def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
-
-
-# --- one code for both modes ---
-
-
-def _in_either_mode(program: Program) -> None:
-    """Draws as the module makes them: in training, from torch's generator."""
-    change = _Drawing()
-
-    def through(statements: Sequence[Statement]) -> None:
-        for statement in statements:
-            if isinstance(statement.code, ast.With):
-                through(statement.code.body)  # type: ignore[arg-type]
-            else:
-                statement.code = change.visit(statement.code)
-
-    through(program.statements)
-
-
-class _Drawing(ast.NodeTransformer):
-    def visit_Call(self, node: ast.Call) -> Any:
-        self.generic_visit(node)
-        name = ast.unparse(node.func)
-        node.keywords = [key for key in node.keywords if not (key.arg == "rng" and name.startswith("fn."))]
-        if name == "fn.random.dropout":
-            return ast.Call(ast.Name("F.dropout"), node.args, [ast.keyword("training", ast.Name("self.training"))])
-        if name == "fn.random.scaled_dot_product_attention":
-            node.func = ast.Name("F.scaled_dot_product_attention")
-            for key in node.keywords:
-                if key.arg == "dropout_p":
-                    key.value = ast.IfExp(ast.Name("self.training"), key.value, ast.Constant(0.0))
-        if name == "fn.random.drawn":
-            drawn = ast.unparse(node.args[0])
-            node.func, node.args = node.args[0], node.args[1:]
-            if drawn in ("torch.lstm", "torch.gru", "torch.rnn_tanh", "torch.rnn_relu"):
-                constants = [at for at, arg in enumerate(node.args) if isinstance(arg, ast.Constant)]
-                # of has_biases, num_layers, dropout, train the first is the first flag
-                start = next(at for at in constants if isinstance(ast.literal_eval(node.args[at]), bool))
-                node.args[start + 3] = ast.Name("self.training")
-            elif any(key.arg == "training" for key in node.keywords):
-                for key in node.keywords:
-                    if key.arg == "training":
-                        key.value = ast.Name("self.training")
-        return node

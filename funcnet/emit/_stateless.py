@@ -7,7 +7,8 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 
-from funcnet.emit._parts import Function, folded
+from funcnet.emit._calls import Function
+from funcnet.emit._parts import folded
 from funcnet.emit._program import Program, Statement
 from funcnet.emit._text import lines_of
 from funcnet.emit._write import Writer
@@ -154,6 +155,7 @@ def _imported_by_name(program: Program, imports: Sequence[str]) -> dict[str, str
 
 def _import_lines(text: str, imports: Sequence[str], named: Mapping[str, str]) -> list[str]:
     lines = []
+    text = re.sub(r'"""[\s\S]*?"""|# .*', "", text)  # what is said about it imports nothing
     for line in imports:
         name = line.split()[-1]
         if re.search(rf"(?<![\w.\"]){re.escape(name)}\.", text):

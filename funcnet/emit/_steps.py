@@ -19,7 +19,8 @@ from funcnet.adapters._tracing._steps import _refuse_constant_sizes, free_axes
 from funcnet.adapters._walk import unwrapped
 from funcnet.core import Buffer, Net
 from funcnet.emit._inputs import arguments
-from funcnet.emit._program import recorded
+from funcnet.emit._modes import in_either_mode
+from funcnet.emit._program import Program, recorded
 from funcnet.emit._stateful import stateful
 from funcnet.emit._stateless import stateless
 from funcnet.emit._tidy import tidied
@@ -42,21 +43,35 @@ def written(given: nn.Module | Net, args: Any, kwargs: Mapping[str, Any], train:
     words = inputs.words.copy()
     paths = [entry.path for entry in net.entries() if isinstance(entry.spec, Buffer)]
     named = arguments(module, given if isinstance(given, Net) else None, inputs)
-    program = recorded(captured, inputs, words, net.title(), paths, named)
     values = {name: value for name, (_, value) in named.items()}
-    tidied(program)
-    imports = list(words.imports)
+
+    def program() -> Program:
+        made = recorded(captured, inputs, words, net.title(), paths, named)
+        made.module = module
+        tidied(made)
+        return made
+
     if style == "stateful":
-        text = stateful(program, module, net.aliases, imports)
-        lines = [
-            line for mode in (False, True) for line in _stateful_differences(text, module, mode, values, args, kwargs)
-        ]
+        lines: list[str] = []
+        for skipped in (False, True):
+            text = stateful(program(), module, net.aliases, list(words.imports), skipped)
+            found = [_stateful_differences(text, module, mode, values, args, kwargs) for mode in (False, True)]
+            lines = lines or [line for each in found for line in each]
+            if not any(found):
+                return text
+        drawing = [captured.where(node) for node in in_either_mode(program()).values() if node is not None]
+        lines += [f"it draws, in training only, at {line}" for line in dict.fromkeys(drawing)]
     else:
         checks = shape_checks(captured, inputs, free, False)
-        about = [f"{check.place}: {check.expected}" for check in checks if "_Tensor" in check.condition]
-        text = stateless(program, "training" if train else "eval", about, imports)
+        said = {place: name for name, (place, _) in named.items()}
+        about = [f"{one.place}: {one.expected}" for one in inputs.checks if one.expected.startswith("the tensor given")]
+        about += [f"{said.get(one.place, one.place)}: {one.expected}" for one in checks if "_Tensor" in one.condition]
+        text = stateless(program(), "training" if train else "eval", about, list(words.imports))
         expected = of_module(module, train, args, kwargs)
-        lines = list(differences(_run(text, params, buffers, values), expected))
+        try:
+            lines = list(differences(_run(text, params, buffers, values), expected))
+        except Exception as error:  # a text that does not run is one that may not be handed out
+            lines = [f"it fails: {type(error).__name__}: {error}"]
     if lines:
         raise ConversionError(
             f"the source of {net.title()} does not do what the module does:{bullet_list(lines)}\n"
@@ -70,11 +85,15 @@ def _stateful_differences(text: str, module: nn.Module, train: bool, values: Any
     space: dict[str, Any] = {"__name__": "source"}
     exec(compile(text, "<funcnet.source>", "exec"), space)
     names = re.findall(r"^class (\w+)", text, re.MULTILINE)
-    made = space[names[-1]]()
-    if list(made.state_dict()) != list(module.state_dict()):
-        return [f"its keys are {list(made.state_dict())}, those of the module {list(module.state_dict())}"]
-    made.load_state_dict(module.state_dict())
-    return list(differences(of_module(made, train, (), values), of_module(module, train, args, kwargs)))
+    try:
+        made = space[names[-1]]()
+        if list(made.state_dict()) != list(module.state_dict()):
+            return [f"its keys are {list(made.state_dict())}, those of the module {list(module.state_dict())}"]
+        made.load_state_dict(module.state_dict())
+        found = of_module(made, train, (), values)
+    except Exception as error:  # a text that does not run is one that may not be handed out
+        return [f"it fails: {type(error).__name__}: {error}"]
+    return list(differences(found, of_module(module, train, args, kwargs)))
 
 
 def _as_module(net: Net, style: str) -> nn.Module:

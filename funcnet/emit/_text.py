@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable
 
 WIDTH = 88
@@ -210,7 +211,39 @@ def _broken(head: str, node: ast.AST, flat: _Flat, indent: int, tail: str) -> li
             symbol, level = _SYMBOLS[type(node.op)]
             left, right = flat.at_least(node.left, level), flat.at_least(node.right, level + 1)
             return [f"{head}(", f"    {left}", f"    {symbol} {right}", f"){tail}"]
-    if isinstance(node, ast.Name) and flat.plain(node).endswith("]"):
-        front, _, key = flat.plain(node).rpartition("[")
-        return [f"{head}{front}[", f"    {key[:-1]}", f"]{tail}"]
+    base, keys = _subscripts(node, flat)
+    if keys:
+        return _broken_in_brackets(f"{head}{base}", keys, flat, indent, tail)
     return [whole]
+
+
+def _subscripts(node: ast.AST, flat: _Flat) -> tuple[str, list[list[str]]]:
+    """What is in front of the brackets that an expression ends with, and the parts in each of them."""
+    if isinstance(node, ast.Name):
+        text = flat.plain(node)
+        keys = re.findall(r"\[[^\[\]]*\]", text[(end := _FRONT.match(text).end()) :])  # type: ignore[union-attr]
+        return text[:end], [[key[1:-1]] for key in keys]
+    if isinstance(node, ast.Subscript) and isinstance(node.value, (ast.Name, ast.Subscript)):
+        base, found = _subscripts(node.value, flat)
+        parts = node.slice.elts if isinstance(node.slice, ast.Tuple) and node.slice.elts else [node.slice]
+        return base, [*found, [flat.index(part) for part in parts]]
+    return flat.plain(node), []
+
+
+_FRONT = re.compile(r".*?(?=(\[[^\[\]]*\])*$)")
+
+
+def _broken_in_brackets(text: str, keys: list[list[str]], flat: _Flat, indent: int, tail: str) -> list[str]:
+    """Break the first bracket behind which the line would be too long, and go on from its end."""
+    lines = []
+    for at, parts in enumerate(keys):
+        inside = ", ".join(parts)
+        more = f"[{inside}]" + ("[" if at + 1 < len(keys) else tail)
+        if len(text) + len(more) + indent <= WIDTH:
+            text += f"[{inside}]"
+            continue
+        lines.append(f"{text}[")
+        fits = len(inside) + indent + 4 <= WIDTH
+        lines += [f"    {inside}"] if fits else [f"    {part}," for part in parts]
+        text = "]"
+    return [*lines, f"{text}{tail}"]

@@ -7,17 +7,16 @@ import builtins
 import keyword
 import operator
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch.fx import Node
 
-from funcnet.emit._authors import names_read, operands_read
-from funcnet.emit._parts import Function, Loop, Use
+from funcnet.emit._authors import names_read, operands_read, parameter_name
+from funcnet.emit._calls import Function, Loop, Use
+from funcnet.emit._inline import inlined, steps
 from funcnet.emit._program import Program, Statement, defined, is_value, names_in
-from funcnet.emit._text import WIDTH, lines_of, text_of
-from funcnet.emit._tidy import Shorter
+from funcnet.emit._text import lines_of, text_of
 
 OWN = frozenset({"params", "buffers", "rng", "path", "torch", "F", "fn", "math", "operator"})
 TAKEN = frozenset({*keyword.kwlist, *dir(builtins), *OWN}) - {"input"}
@@ -46,6 +45,7 @@ class Writer:
         self.last: dict[str, int] = {}
         self.later: dict[str, str] = {}
         self.reading: list[str] = []
+        self.together: set[str] = set()  # what the statement at hand assigns and is named so far
 
     # --- names ---
 
@@ -70,7 +70,25 @@ class Writer:
     def argument(self, value: str) -> str:
         """Choose what an argument is called."""
         self.last[value] = 0
+        known = self._parameter(value)
+        if known is not None and known not in self.taken and known not in self.holders:
+            self._hold(value, known)
+            return known
         return self.name(value, beside=True)
+
+    def _parameter(self, value: str) -> str | None:
+        """What the forward of the module calls an argument."""
+        tensors = [name for name in self.function.free if name.startswith("%") and name not in self.program.sizes]
+        if value not in tensors or not self.path:
+            return None
+        traces = [
+            self.program.trace(node)
+            for item, reads in steps(self.function.items)
+            if value in reads and (node := getattr(item, "node", None)) is not None
+        ]
+        module = self.program.module.get_submodule(self.path)
+        others = [self.program.hints.get(name) for name in tensors if name != value]
+        return parameter_name(module, self.program.hints.get(value), traces, others)
 
     def name(self, value: str, *, beside: bool = False) -> str:
         """Choose what a value is called from here on; ``beside`` what has a name now."""
@@ -92,8 +110,10 @@ class Writer:
             return re.sub(r"\W+", "_", rest) or "new_buffers"
         if ":" in value:  # a param from elsewhere, as an argument
             return re.sub(r"\W+", "_", value.rpartition(".")[2].rpartition(":")[2])
-        hint = self.program.hints.get(value) or self._carried_name() or self._operation(value)
-        return re.sub(r"(_\d+)+$", "", re.sub(r"\W+", "_", hint)).strip("_") or "value"
+        if hint := self.program.hints.get(value):
+            return hint
+        made = self._carried_name() or self._operation(value)
+        return re.sub(r"(_\d+)+$", "", re.sub(r"\W+", "_", made)).strip("_") or "value"
 
     def _carried_name(self) -> str | None:
         """The name of the first value that the statement at hand reads, if nobody reads it again."""
@@ -123,10 +143,13 @@ class Writer:
             return
         other = self._other_name(holder, name)
         if other is not None and other not in self.taken and self._is_free(other, beside=True):
+            del self.holders[name]
+            if holder in self.together:
+                self._hold(holder, other)
+                return
             self.lines.append(" " * self.indent + f"{other} = {name}")
             self.later[holder] = other  # the statement at hand still reads it by its old name
             self.holders[other] = holder
-            del self.holders[name]
 
     def _other_name(self, value: str, name: str) -> str | None:
         """What the first reader of a value calls it, if not by this name."""
@@ -177,7 +200,7 @@ class Writer:
         """The lines of the function behind its head."""
         items = inlined(self.program, self.function)
         self.last = {}
-        for number, (_, reads) in enumerate(_steps(items)):
+        for number, (_, reads) in enumerate(steps(items)):
             for name in reads:
                 self.last[name] = number
         for name in [*self.function.outputs, *(one for value in self.function.new.values() for one in names_in(value))]:
@@ -235,17 +258,27 @@ class Writer:
         self.reading = list(names_in(code.value))
         parts = target.elts if isinstance(target, ast.Tuple) else [target]
         values = [part.id for part in parts if isinstance(part, ast.Name)]
-        names = [self.name(value) if value in self.last else "_" for value in values]
+        names = self.targets(values)
         if names == ["_"] and values[0] in self.program.sizes:
             return
         unread = names == ["_"] and isinstance(target, ast.Name)
         self.line("" if unread else f"{', '.join(names)} = ", code.value)
 
+    def targets(self, values: list[str]) -> list[str]:
+        """Choose what the values that one statement assigns are called."""
+        self.together = set()
+        for value in values:
+            if value in self.last:
+                self.name(value)
+                self.together.add(value)
+        self.together = set()
+        return [self.names[value] if value in self.last else "_" for value in values]
+
     def use(self, use: Use) -> None:
         self.say(use.level.path, use.level.title)
         results = [*use.results, *([use.state] if use.state else [])]
         self.reading = use.given
-        names = [self.name(value) if value in self.last else "_" for value in results]
+        names = self.targets(results)
         call = self.call(use.function, use.given, use.level.path, None)
         self.line(f"{', '.join(names)} = " if names else "", call)
 
@@ -319,98 +352,3 @@ class Writer:
         self.line(f"{', '.join(targets)} = " if targets else "", call)
         self.indent -= 4
         self.said = (shown, "")
-
-
-def _steps(items: Iterable[Any]) -> Iterator[tuple[Any, list[str]]]:
-    """Items one by one, those of blocks included, with the values they read."""
-    for item in items:
-        if isinstance(item, Statement) and isinstance(item.code, ast.With):
-            yield item, [name for one in item.code.items for name in names_in(one.context_expr)]
-            yield from _steps(item.code.body)
-        elif isinstance(item, Statement):
-            yield item, list(names_in(item.code, ast.Load))
-        elif isinstance(item, Loop):
-            yield item, [name for use in item.uses for name in use.given]
-        else:
-            yield item, list(item.given)
-
-
-# --- several operations in one statement ---
-
-
-def inlined(program: Program, function: Function) -> list[Any]:
-    """Items with what the author has no name for written where it is used, in the statement behind it."""
-    read: Counter[str] = Counter(name for _, reads in _steps(function.items) for name in reads)
-    read.update(function.outputs)
-    read.update(name for value in function.new.values() for name in names_in(value))
-    return _inlined(program, function.items, read, function.level.path)
-
-
-def _inlined(program: Program, items: list[Any], read: Counter[str], path: str) -> list[Any]:
-    kept: list[Any] = []
-    for item in items:
-        if isinstance(item, Statement) and isinstance(item.code, ast.With):
-            inner = _inlined(program, item.code.body, read, path)
-            kept.append(Statement(ast.With(item.code.items, inner), item.levels, item.node))
-            continue
-        while isinstance(item, Statement) and kept and _fits(program, kept[-1], item, read, path):
-            before = kept.pop()
-            value = defined(before.code)[0]
-            code = Shorter().visit(_replaced(item.code, value, before.code.value))
-            item = Statement(code, item.levels, item.node)
-        kept.append(item)
-    return kept
-
-
-def _fits(program: Program, before: Any, item: Statement, read: Counter[str], path: str) -> bool:
-    if not isinstance(before, Statement) or not isinstance(before.code, ast.Assign) or before.levels != item.levels:
-        return False
-    if before.node is None or not isinstance(before.code.targets[0], ast.Name):
-        return False
-    value = before.code.targets[0].id
-    if value in program.stored or read[value] != 1 or value in program.mutated:
-        return False
-    if any(name.startswith("rng:") for name in names_in(before.code)) or _in_place(before.code):
-        return False
-    reads = list(names_in(item.code, ast.Load))
-    if reads.count(value) != 1 or (isinstance(item.code, ast.AugAssign) and value not in names_in(item.code.value)):
-        return False
-    if isinstance(item.code, ast.Assign) and not isinstance(item.code.targets[0], (ast.Name, ast.Tuple)):
-        return False
-    merged = _replaced(item.code, value, before.code.value)
-    shown = text_of(merged.value, lambda name: _estimate(program, name, path))
-    target = sum(len(_estimate(program, name, path)) + 2 for name in defined(merged)) + 4
-    return 4 + len(shown) + target <= WIDTH
-
-
-def _estimate(program: Program, name: str, path: str) -> str:
-    """About what a name will be."""
-    if name.startswith("%"):
-        return program.hints.get(name) or "value"
-    kind, colon, rest = name.partition(":")
-    return kind + "".join(f'["{key}"]' for key in rest[len(path) :].split(".") if key) if colon else name
-
-
-def _in_place(code: ast.stmt) -> bool:
-    return any(
-        isinstance(node, ast.Call)
-        and (
-            (
-                isinstance(node.func, ast.Attribute)
-                and node.func.attr.endswith("_")
-                and not node.func.attr.endswith("__")
-            )
-            or any(key.arg in ("inplace", "out") for key in node.keywords)
-        )
-        for node in ast.walk(code)
-    )
-
-
-def _replaced(code: Any, value: str, by: ast.expr) -> Any:
-    class Change(ast.NodeTransformer):
-        def visit_Name(self, node: ast.Name) -> Any:
-            return by if node.id == value and not isinstance(getattr(node, "ctx", None), ast.Store) else node
-
-    import copy
-
-    return Change().visit(copy.deepcopy(code))

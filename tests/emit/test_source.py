@@ -193,6 +193,80 @@ def test_values_have_the_names_of_the_author():
     assert "x_2" not in text
 
 
+class Masked(nn.Module):
+    """A causal mask made from positions by functions, read in a part that has a name of its own for it."""
+
+    def __init__(self):
+        super().__init__()
+        self.parts = nn.ModuleList(Attending() for _ in range(2))
+        self.table = nn.Parameter(torch.ones(6))
+
+    def forward(self, hidden):
+        causal_mask = self.combined(hidden)
+        for part in self.parts:
+            hidden = part(hidden, causal_mask)
+        even_0 = hidden[..., 0::2]
+        odd_1 = hidden[..., 1::2]
+        return torch.cat([odd_1, even_0, odd_1 + even_0], -1) + self.table[None, :5, None]
+
+    def combined(self, hidden):
+        positions = torch.arange(5, device=hidden.device)
+        rows, columns = positions[:, None], positions[None, :]
+        result = rows.new_ones((), dtype=torch.bool)
+        result = result & (columns <= rows)
+        return result.expand(hidden.shape[0], 5, 5)
+
+
+class Attending(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+        self.norm = nn.LayerNorm(4)
+
+    def forward(self, values, attention_mask):
+        scores = self.fc(values) @ values.mT
+        scores = scores.masked_fill(~attention_mask, -1e4).softmax(-1)
+        return self.norm(values + scores @ values)
+
+
+@parametrize(train=[False, True])
+def test_masks_and_arguments_read_as_the_author_means_them(train):
+    module, x = Masked(), torch.linspace(-1, 1, 40).view(2, 5, 4)
+    text = fn.source(module, x, train=train)
+    check(module, text, (x,), train)
+    check(module, text, (torch.cat([x, x, x]),), train)
+    for line in (
+        "causal_mask = torch.ones(5, 5, dtype=torch.bool).tril().expand(batch, 5, 5)",
+        "def attending(params, values, attention_mask):",
+        "even_0 = hidden[..., 0::2]",
+        'params["table"][None, :5, None]',
+    ):
+        assert line in text, text
+
+
+class Overwriting(nn.Module):
+    """Its gradients cannot be computed: it writes over what they need."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x):
+        x = self.fc(x)
+        return x.exp().add_(x)
+
+
+def test_a_module_whose_gradients_fail_has_a_source():
+    module, x = Overwriting(), torch.ones(2, 4)
+    output, _ = forward_of(fn.source(module, x))(*fn.from_module(module)[1:], x)
+    assert_identical(output, module(x).detach())
+
+
+def test_what_is_given_twice_is_said():
+    attention, x = nn.MultiheadAttention(4, 2, batch_first=True), torch.ones(2, 3, 4)
+    assert "key: the tensor given as query" in fn.source(attention, x, x, x)
+
+
 @parametrize(name=["batchnorm", "modulelist", "deep"], style=["stateless", "stateful"])
 def test_golden(name, style):
     text = source_of(name, style == "stateless", style)

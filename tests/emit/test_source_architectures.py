@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_map_only
 import funcnet as fn
 from tests.adapters.architectures import ARCHITECTURES
 from tests.emit.test_source import forward_of
+from tests.emit.test_stateful import made
 from tests.helpers import assert_identical, buffers_of
 
 transformers = pytest.importorskip("transformers")
@@ -52,3 +53,25 @@ def test_gpt2_with_twelve_layers_is_as_long_as_with_three(style):
         text = fn.source(module, torch.arange(12).view(2, 6), train=True, use_cache=False, style=style)
         lengths.append(len(text.splitlines()))
     assert lengths[0] == lengths[1] < 250
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda one: one.name)
+def test_the_class_of_an_architecture_has_its_keys_and_bits(architecture):
+    module = architecture.module()
+    given = {**architecture.inputs, **architecture.call}
+    if (architecture.name, True) in REFUSED:
+        with pytest.raises(fn.ConversionError, match=r"modeling_\w+.py:\d+"):
+            fn.source(module, **given, style="stateful")
+        return
+    twin = made(fn.source(module, **given, style="stateful"))
+    assert list(twin.state_dict()) == list(module.state_dict())
+    twin.load_state_dict(module.state_dict())
+    tensors = {key: value for key, value in given.items() if isinstance(value, torch.Tensor)}
+    for train in (False, True):
+        results = []
+        for one, inputs in ((twin.train(train), tensors), (copy.deepcopy(module).train(train), given)):
+            torch.manual_seed(7)
+            output = one(**tree_map_only(torch.Tensor, torch.clone, inputs))
+            results.append((type(output), dict(output), buffers_of(one)))
+        assert_identical(*results)

@@ -67,8 +67,12 @@ def _found(output: Any, buffers: dict[str, Tensor], params: Mapping[str, Tensor]
     reached = [leaf for leaf in _tensors(output) if leaf.requires_grad]
     if reached and params:
         weights = [torch.linspace(0.5, 1.5, leaf.numel()).view(leaf.shape).to(leaf) for leaf in reached]
-        grads = torch.autograd.grad(reached, list(params.values()), weights, allow_unused=True)
-        found["gradients"] = dict(zip(params, grads, strict=True))
+        try:
+            grads = torch.autograd.grad(reached, list(params.values()), weights, allow_unused=True)
+        except RuntimeError:  # it writes over what its gradients need, and so must the code
+            found["gradients"] = "cannot be computed"
+        else:
+            found["gradients"] = dict(zip(params, grads, strict=True))
     return found
 
 

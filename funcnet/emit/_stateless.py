@@ -164,11 +164,8 @@ def _import_lines(text: str, imports: Sequence[str], named: Mapping[str, str]) -
         lines.append(f"from {full.rpartition('.')[0]} import {name}")
     if re.search(r"(?<![\w.\"])fn\.", text) and not any(line.endswith(" as fn") for line in lines):
         lines.append("import funcnet as fn")
-    own = [f"{line}  # isort: skip" for line in lines if line == "import funcnet as fn"]  # whose place depends
-    lines = [line for line in lines if line != "import funcnet as fn"]
     standard = [line for line in lines if line.split()[1].split(".")[0] in sys.stdlib_module_names]
     groups = [sorted(set(group), key=_order) for group in (standard, set(lines) - set(standard)) if group]
-    groups += [own] if own else []
     return [line for at, group in enumerate(groups) for line in ([""] if at else []) + group]
 
 

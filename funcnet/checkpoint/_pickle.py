@@ -44,7 +44,11 @@ def read_pickle(file: File) -> Checkpoint:
         CheckpointError: if the file is damaged, or holds more than tensors and plain values: nothing is run to load it.
     """
     legacy = file.read(0, min(len(LEGACY), file.size)) == LEGACY
-    tensors, values = flatten_all(_load(file, "cpu") if legacy else load_blob(file))
+    held = _load(file, "cpu") if legacy else load_blob(file)
+    try:
+        tensors, values = flatten_all(held)
+    except CheckpointError as error:
+        raise CheckpointError(f"{str(file.path)!r} cannot be laid out flat: {error}") from None
     entries, aliases = entries_of(file, tensors, None if legacy else members_of(file))
     return Checkpoint(file.path, "pt", entries, aliases, values, files=(file.path,))
 
@@ -55,6 +59,12 @@ def load_blob(file: File, offset: int = 0, length: int | None = None) -> Any:
     packed = [name for name, member in members.items() if not member.stored]
     if packed:
         raise refuse(file.path, f"has compressed members, which torch.save does not write:{some(packed)}")
+    # Bytes of tensors that are not read cannot be swapped either: torch tries to, and the process dies of it.
+    orders = [member for name, member in members.items() if name.lower().endswith("byteorder")]
+    if any(member.size != 6 or file.read(member.offset, 6) != b"little" for member in orders):
+        raise refuse(
+            file.path, "has the bytes of numbers in another order than little-endian", "Save it again on this machine."
+        )
     return _load(file, "meta", offset, length)
 
 

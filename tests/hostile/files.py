@@ -214,6 +214,25 @@ def pickle_of_dicts_that_name_each_other(folder):
     return torch_file(folder, tree, pickler=Pickler)
 
 
+def _key_that_is_hashed_forever():
+    """A dict whose key is a tuple that holds twice the one before, and so on."""
+    nested = b"".join(b"h%c\x86q%c" % (number, number + 1) for number in range(40))
+    return b"}X\x01\x00\x00\x00xq\x00" + nested + b"K\x01s."
+
+
+@case
+def pickle_of_a_key_that_is_hashed_forever(folder):
+    return archive(folder / "a.pt", {"a/data.pkl": b"\x80\x02" + _key_that_is_hashed_forever(), "a/version": b"3\n"})
+
+
+@case
+def pickle_of_a_key_that_is_hashed_forever_legacy(folder):
+    before = [pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})]
+    path = folder / "a.bin"
+    path.write_bytes(b"".join(before) + b"\x80\x02" + _key_that_is_hashed_forever() + pickle.dumps([], 2))
+    return path
+
+
 @case
 def pickle_of_a_list_that_holds_itself(folder):
     circle = []

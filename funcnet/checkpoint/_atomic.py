@@ -119,23 +119,23 @@ def _into(path: Path, entry: str, old: list[str]) -> Iterator[Callable[[str], tu
 
     def place(name: str) -> tuple[Path, str]:
         final = name if name == entry or not (path / name).exists() else _tagged(name, token)
-        written[final] = _partial(path / final)
-        locks.append(os.open(written[final], os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
+        partial = _partial(path / final)
+        locks.append(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
+        written[final] = partial
         _lock(locks[-1])
-        return written[final], final
+        return partial, final
 
-    placed: list[str] = []
     try:
         yield place
         _sync_files(list(written.values()))
         for final in sorted(written, key=lambda name: name == entry):
             os.replace(written[final], path / final)
-            placed.append(final)
             sync_folder(path)  # the names of the parts before the entry that lists them
     except BaseException:
-        for final, partial in written.items():
-            with contextlib.suppress(OSError):
-                (path / final if final in placed else partial).unlink()
+        if entry not in written or written[entry].exists():  # once the entry has its name, the new one is there
+            for final, partial in written.items():
+                with contextlib.suppress(OSError):
+                    (partial if partial.exists() else path / final).unlink()
         raise
     finally:
         for lock in locks:

@@ -12,7 +12,7 @@ from typing import Any
 from funcnet.checkpoint._atomic import replacing
 from funcnet.checkpoint._detect import load
 from funcnet.checkpoint._dtypes import dtype_of, name_of
-from funcnet.checkpoint._errors import CheckpointError, RuleError, brief, refuse
+from funcnet.checkpoint._errors import CheckpointError, RuleError, brief, refuse, some
 from funcnet.checkpoint._files import File
 from funcnet.checkpoint._lazy import Checkpoint, Spec, check_shape
 from funcnet.checkpoint._plan import Plan, plan
@@ -20,6 +20,7 @@ from funcnet.checkpoint._proof import METHOD
 from funcnet.checkpoint._stream import Stream
 from funcnet.checkpoint.rules import to_plain
 from funcnet.checkpoint.rules._toml import from_plain
+from funcnet.tree import select
 
 VERSION = 1
 _LONGEST = 512 << 20
@@ -53,6 +54,7 @@ class Certificate:
         hashes: gives the hashes. They are known if ``convert`` was asked for a certificate; else they are computed now,
             from the files that were read, which are still open, though others may have taken their names.
         part, select: what of the source was taken.
+        said: the proof in the words of the file this was read from; ``to_json`` words it anew.
     """
 
     plan: Plan
@@ -61,21 +63,15 @@ class Certificate:
     hashes: Callable[[], Digests]
     part: str | None = None
     select: Any = None
+    said: Any = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        proof, digests = self.plan.proof, self.hashes()
+        digests = self.hashes()
         return {
             "certificate": VERSION,
             "rules": to_plain(self.plan.rules),
-            "proof": {
-                "method": METHOD,
-                "elements": proof.elements,
-                "bijection": proof.bijection,
-                "lost": list(proof.lost),
-                "rounded": list(proof.rounded),
-                "checked": [claim.what for claim in self.plan.claims],
-            },
+            "proof": _proof(self.plan),
             "part": self.part,
             "select": self.select,
             "source": _side(self.source, digests.source),
@@ -99,17 +95,40 @@ class Certificate:
             file = File(path)
             if file.size > _LONGEST:
                 raise ValueError(f"{file.size:,} bytes")
-            found = json.loads(file.read(0, file.size).decode())
-            if found["certificate"] != VERSION:
+            found = json.loads(file.read(0, file.size).decode(), object_pairs_hook=_unique)
+            if found["certificate"] != VERSION or found["certificate"] is True:
                 raise ValueError(f"version {found['certificate']}, and this is for version {VERSION}")
             source, before = _read_side(found["source"])
             target, after = _read_side(found["target"])
             rules = from_plain(found["rules"])
-            part, selector = found["part"], found["select"]
+            part, selector, said = found["part"], found["select"], found["proof"]
+            if not isinstance(part, (str, type(None))):
+                raise ValueError(f"the part {part!r:.80}")
+            if selector is not None:
+                select(selector)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise refuse(path, f"is no certificate of a conversion: {brief(error)}") from None
         proved = plan(source.specs, rules, source.aliases)
-        return cls(proved, source, target, lambda: Digests(before, after), part, selector)
+        return cls(proved, source, target, lambda: Digests(before, after), part, selector, said)
+
+
+def _proof(made: Plan) -> dict[str, Any]:
+    proof = made.proof
+    return {
+        "method": METHOD,
+        "elements": proof.elements,
+        "bijection": proof.bijection,
+        "lost": list(proof.lost),
+        "rounded": list(proof.rounded),
+        "checked": [claim.what for claim in made.claims],
+    }
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name is there twice")
+    return found
 
 
 def _side(side: Side, digests: Mapping[str, str]) -> dict[str, Any]:
@@ -124,7 +143,10 @@ def _read_side(side: Any) -> tuple[Side, dict[str, str]]:
     tensors = side["tensors"]
     specs = {name: Spec(check_shape(tensor["shape"]), dtype_of(tensor["dtype"])) for name, tensor in tensors.items()}
     digests = {name: str(tensor["sha256"]) for name, tensor in tensors.items()}
-    return Side(str(side["path"]), str(side["format"]), specs, dict(side["aliases"])), digests
+    aliases = dict(side["aliases"])
+    if not all(isinstance(name, str) for pair in aliases.items() for name in pair):
+        raise ValueError("ties of what are no names")
+    return Side(str(side["path"]), str(side["format"]), specs, aliases), digests
 
 
 def made_of(ckpt: Checkpoint, made: Plan, progress: Callable[[int], None] | None = None) -> Digests:
@@ -140,10 +162,25 @@ def made_of(ckpt: Checkpoint, made: Plan, progress: Callable[[int], None] | None
     return Digests(stream.digests(), digests)
 
 
-def taken(ckpt: Checkpoint, part: str | None, select: Any) -> Checkpoint:
-    """The part of a checkpoint that a conversion is about."""
+def taken(ckpt: Checkpoint, part: str | None, selector: Any, *, empty: bool = False) -> Checkpoint:
+    """The part of a checkpoint that a conversion is about.
+
+    Args:
+        ckpt: all of it.
+        part, selector: as of :func:`funcnet.checkpoint.convert`.
+        empty: whether a selector may mean nothing that is there; else that is taken for a mistake in it.
+
+    Raises:
+        CheckpointError: if there is no such part, or nothing is selected.
+    """
     ckpt = ckpt if part is None else ckpt.part(part)
-    return ckpt if select is None else ckpt.select(select)
+    if selector is None:
+        return ckpt
+    found = ckpt.select(selector)
+    if len(ckpt) and not len(found) and not empty:
+        names = some([repr(name) for name in list(ckpt)[:5]])
+        raise refuse(ckpt.path, f"has no tensor that {selector!r} selects", f"Its first names are:{names}")
+    return found
 
 
 def verify(
@@ -175,6 +212,12 @@ def verify(
     after = load(target or record.target.path)
     wrong = _unlike("source", before.specs, before.aliases, record.source.specs, record.source.aliases)
     wrong += _unlike("target", after.specs, after.aliases, record.target.specs, record.target.aliases)
+    wrong += [
+        f"the format of the {what} is {ckpt.format}, expected {side.format}"
+        for what, ckpt, side in (("source", before, record.source), ("target", after, record.target))
+        if ckpt.format != side.format
+    ]
+    wrong += _unproved(record)
     wrong += _unlike("plan", record.plan.specs, record.plan.aliases, record.target.specs, record.target.aliases)
     if wrong:
         return wrong
@@ -200,6 +243,18 @@ def verify(
     ):
         wrong += [f"{what}: the bytes of {name!r} are others" for name in said if found[name] != said[name]]
     return wrong
+
+
+def _unproved(record: Certificate) -> list[str]:
+    """What a certificate says of its proof and is not so."""
+    made, said = _proof(record.plan), record.said
+    if not isinstance(said, dict):
+        return ["it says nothing of a proof"]
+    return [
+        f"proof: {name} is {made.get(name)!r:.200}, and the certificate says {said.get(name)!r:.200}"
+        for name in {**made, **said}
+        if name not in made or name not in said or json.dumps(made[name]) != json.dumps(said[name])
+    ]
 
 
 def _unlike(

@@ -11,13 +11,14 @@ from funcnet._typing import Selector
 from funcnet.checkpoint._certificate import Certificate, Digests, Side, made_of, taken
 from funcnet.checkpoint._content import Content
 from funcnet.checkpoint._detect import load
-from funcnet.checkpoint._errors import CheckpointError
+from funcnet.checkpoint._errors import CheckpointError, refuse
 from funcnet.checkpoint._lazy import Checkpoint
 from funcnet.checkpoint._plan import Plan, casts, plan
-from funcnet.checkpoint._save import destination, write
+from funcnet.checkpoint._save import check_no_checkpoint, destination, write
 from funcnet.checkpoint._stream import Stream
-from funcnet.checkpoint.rules import Rule, from_toml
+from funcnet.checkpoint.rules import Rule
 from funcnet.checkpoint.rules import inverse as inverse_of
+from funcnet.checkpoint.rules._toml import read_toml
 
 
 def plan_conversion(
@@ -39,10 +40,7 @@ def plan_conversion(
     """
     destination(Path(dst), shard_size, format)
     ckpt = taken(load(src), part, select)
-    if not isinstance(rules, (str, os.PathLike)):
-        steps = tuple(rules)
-    else:
-        steps = from_toml(Path(rules).read_text(encoding="utf-8"))
+    steps = read_toml(rules) if isinstance(rules, (str, os.PathLike)) else tuple(rules)
     if inverse:
         steps = inverse_of(steps)
     made = plan(ckpt.specs, steps, ckpt.aliases)
@@ -117,6 +115,8 @@ def convert(
     )
     if callable(select) and certificate is not None:
         raise CheckpointError("a certificate cannot record a function that selects. Give a pattern or a list of them.")
+    if certificate is not None:
+        _check_place(Path(certificate), Path(dst), rules)
     hashing = certificate is not None
     stream = Stream(ckpt.entries, hashing, made.largest_group)
     for claim in made.claims:
@@ -148,3 +148,15 @@ def convert(
     if certificate is not None:
         record.save(certificate)
     return record
+
+
+def _check_place(certificate: Path, dst: Path, rules: object) -> None:
+    """Refuse a place for a certificate before anything is written: one that is taken, or cannot be written to."""
+    check_no_checkpoint(certificate)
+    used = [dst, *([Path(rules)] if isinstance(rules, (str, os.PathLike)) else [])]
+    if os.path.realpath(certificate) in map(os.path.realpath, used):
+        raise refuse(certificate, "is to be the certificate, and is another file of this conversion", "Use .json.")
+    if certificate.is_dir():
+        raise refuse(certificate, "is a folder, and the certificate is a file")
+    if not certificate.parent.is_dir() and os.path.realpath(certificate.parent) != os.path.realpath(dst):
+        raise refuse(certificate, "is to be the certificate, and its folder is not there")

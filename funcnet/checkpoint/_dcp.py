@@ -7,9 +7,10 @@ such a file is made of, makes plain records of them, and refuses every other nam
 from __future__ import annotations
 
 import io
+import os
 import pickle
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, BinaryIO, ClassVar
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ from funcnet.checkpoint._files import File, bytes_of
 from funcnet.checkpoint._flat import flatten_all
 from funcnet.checkpoint._lazy import Checkpoint, Entry, Spec, check_shape
 from funcnet.checkpoint._pickle import entries_of, load_blob
+from funcnet.checkpoint._sharded import file_name
 from funcnet.checkpoint._zip import members_of
 
 METADATA = ".metadata"
@@ -136,14 +138,14 @@ def _placed(metadata: Any) -> dict[str, dict[Any, Any]]:
 def _place(path: Path, files: dict[str, File], info: Any) -> tuple[File, int, int]:
     """The file, first byte and length of what is stored, checked."""
     relative = info.relative_path
-    if not isinstance(relative, str) or relative in ("", ".", "..") or set(relative) & set("/\\\0"):
+    if not isinstance(relative, str) or not file_name(relative):
         raise ValueError(f"lies in {str(relative)[:80]!r}, which is not a file of the folder")
-    if (path / relative).resolve().parent != path.resolve():
+    if os.path.dirname(os.path.realpath(path / relative)) != os.path.realpath(path):
         raise ValueError(f"lies in {relative!r}, which is a link out of the folder")
     if getattr(info, "transform_descriptors", None):
         raise ValueError("is compressed or transformed, which funcnet does not read")
     if relative not in files:
-        if not (path / relative).is_file():
+        if not os.path.isfile(path / relative):
             raise ValueError(f"lies in {relative!r}, which is missing")
         files[relative] = File(path / relative)
     file, offset, length = files[relative], info.offset, info.length
@@ -248,13 +250,13 @@ def write_dcp(path: Path, content: Content, old: list[str]) -> None:
             for name in names:
                 begin = out.tell()
                 if name in content.extras:
-                    torch.save(content.extras[name], out)
+                    _store(content.extras[name], out)
                     described[name], index = BytesStorageMetadata(), MetadataIndex(name)
                 else:
                     owner = content.aliases.get(name, name)
                     spec = content.specs[owner]
                     if name == owner:
-                        torch.save(_assembled(spec, content, owner), out)
+                        _store(_assembled(spec, content, owner), out)
                     size, origin = torch.Size(spec.shape), torch.Size([0] * len(spec.shape))
                     described[name] = TensorStorageMetadata(
                         TensorProperties(spec.dtype), size, [ChunkStorageMetadata(origin, size)]
@@ -264,6 +266,17 @@ def write_dcp(path: Path, content: Content, old: list[str]) -> None:
                 stored[index] = places[content.aliases.get(name, name)]
         planned = {name: (name,) for name in names}
         place(METADATA)[0].write_bytes(pickle.dumps(Metadata(described, planned, stored)))
+
+
+def _store(value: Any, out: BinaryIO) -> None:
+    """Write a value as ``torch.save`` does; where the disk is full, the error says so, as every writer's does."""
+    try:
+        torch.save(value, out)
+    except RuntimeError as error:  # of the archive, which is not finished; the reason is what it came after
+        reason: BaseException | None = error
+        while reason is not None and not isinstance(reason, OSError):
+            reason = reason.__context__
+        raise (reason or error) from None
 
 
 def _assembled(spec: Spec, content: Content, name: str) -> Tensor:

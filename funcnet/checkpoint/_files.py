@@ -32,6 +32,8 @@ class File:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        if "\0" in str(path):
+            raise refuse(path, "is no path: it has a zero in it")
         self._file = open(path, "rb", buffering=0, opener=_at_once)  # noqa: SIM115  closed when nothing refers to it
         self._lock = threading.Lock()
         status = os.fstat(self._file.fileno())

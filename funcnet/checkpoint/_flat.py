@@ -10,6 +10,10 @@ from torch import Tensor
 from funcnet._errors import bullet_list
 from funcnet.checkpoint._errors import CheckpointError
 
+_CONTAINERS = (Mapping, list, tuple)
+_DEEPEST = 100
+_UNFOLDED = 1_000_000
+
 
 def flatten_all(tree: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and other values of a nested structure by joined path.
@@ -18,7 +22,8 @@ def flatten_all(tree: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
     strings, as ``optimizer.state.0.exp_avg``.
 
     Raises:
-        CheckpointError: if two leaves have one path.
+        CheckpointError: if two leaves have one path, or the structure holds itself, is nested too deep, or unfolds into
+            far more than it is made of.
 
     >>> import torch
     >>> tensors, values = flatten_all({"model": {"w": torch.ones(2)}, "epoch": 3})
@@ -28,9 +33,11 @@ def flatten_all(tree: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors: dict[str, Tensor] = {}
     values: dict[str, Any] = {}
     twice: list[str] = []
+    holding = _Holding()
+    holding.tensors(tree)
 
     def walk(node: Any, path: str) -> None:
-        if isinstance(node, Mapping) or (isinstance(node, (list, tuple)) and _holds_tensors(node)):
+        if isinstance(node, Mapping) or (isinstance(node, (list, tuple)) and holding.tensors(node)):
             items = node.items() if isinstance(node, Mapping) else enumerate(node)
             for key, child in items:
                 walk(child, f"{path}.{key}" if path else str(key))
@@ -45,12 +52,54 @@ def flatten_all(tree: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, values
 
 
-def _holds_tensors(node: Any) -> bool:
-    if isinstance(node, Tensor):
-        return True
-    if isinstance(node, Mapping):
-        return any(map(_holds_tensors, node.values()))
-    return isinstance(node, (list, tuple)) and any(map(_holds_tensors, node))
+class _Holding:
+    """Which containers hold tensors, asked of each once: a pickle of some bytes can name one list in another so often,
+    and that one in the next, that nobody could walk through them all.
+    """
+
+    def __init__(self) -> None:
+        self._opened: dict[int, tuple[Any, list[Any]]] = {}  # the containers too, so that none other has their id
+        self._known: dict[int, tuple[int, int, bool]] = {}  # how many leaves and containers, how deep, with tensors
+        self._named = 0
+
+    def tensors(self, node: Any) -> bool:
+        """Whether there are tensors in it.
+
+        Raises:
+            CheckpointError: if it cannot be walked through.
+        """
+        if not isinstance(node, _CONTAINERS):
+            return isinstance(node, Tensor)
+        todo = [node]
+        while todo:
+            key = id(todo[-1])
+            if key in self._known:
+                todo.pop()
+            elif key in self._opened:
+                self._close(todo.pop())
+            else:
+                todo += self._open(todo[-1])
+        return self._known[id(node)][2]
+
+    def _open(self, node: Any) -> list[Any]:
+        every = list(node.values()) if isinstance(node, Mapping) else list(node)
+        self._named += len(every)
+        inner = [child for child in every if isinstance(child, _CONTAINERS)]
+        self._opened[id(node)] = node, every
+        if any(id(child) in self._opened and id(child) not in self._known for child in inner):
+            raise CheckpointError("a list or dict in it holds itself.")
+        return [child for child in inner if id(child) not in self._known]
+
+    def _close(self, node: Any) -> None:
+        size, depth, tensors = 1, 0, False
+        for child in self._opened[id(node)][1]:
+            more, deep, some = self._known.get(id(child), (1, 0, isinstance(child, Tensor)))
+            size, depth, tensors = size + more, max(depth, deep), tensors or some
+        if depth >= _DEEPEST:
+            raise CheckpointError(f"its values are nested deeper than {_DEEPEST} levels.")
+        if size > _UNFOLDED + 8 * self._named:
+            raise CheckpointError(f"its values name each other so often that they unfold into {size:,}.")
+        self._known[id(node)] = size, depth + 1, tensors
 
 
 def to_plain(value: Any) -> Any:

@@ -30,6 +30,7 @@ _MAGIC = b"\x93NUMPY"
 _LONGEST_HEADER = 10_000
 _LONGEST_NOTES = 256 << 20
 _DESCRIPTIONS = {dtype: ("|" if name[1:] == "1" else "<") + name for name, dtype in NUMPY.items()}
+_LONGEST_NAME = 0xFFFF  # bytes of the name of a member
 
 
 def read_npz(file: File) -> Checkpoint:
@@ -163,7 +164,12 @@ def write_npz(out: BinaryIO, content: Content) -> None:
         "values": values_as_json(content.extras),
         "metadata": dict(content.metadata),
     }
-    unfit = [repr(name) for name in content.specs if zipfile.ZipInfo(f"{name}.npy").filename != f"{name}.npy"]
+    members = {name: f"{name}.npy" for name in content.specs}
+    unfit = [
+        f"{name!r:.200}"
+        for name, member in members.items()
+        if zipfile.ZipInfo(member).filename != member or len(member.encode()) > _LONGEST_NAME
+    ]
     if unfit:
         raise CheckpointError(f"an archive cannot hold these names; rename them:{some(unfit)}")
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:

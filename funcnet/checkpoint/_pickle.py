@@ -27,10 +27,12 @@ from funcnet.checkpoint._errors import CheckpointError, brief, refuse, some
 from funcnet.checkpoint._files import File, Span, Window, read_span
 from funcnet.checkpoint._flat import flatten_all
 from funcnet.checkpoint._lazy import Checkpoint, Entry, Spec
+from funcnet.checkpoint._opcodes import check_tuples
 from funcnet.checkpoint._zip import LOCAL_HEADER, Member, members_of
 
 LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 """How a file of torch before 1.6 begins: the pickle of its magic number."""
+_LEGACY_PICKLES = 4  # its magic number, a version, the machine, and what was saved
 _ALIGNMENT = 64
 _ZIP64 = 1 << 30  # members from this size on have 64-bit sizes in their header
 
@@ -44,7 +46,13 @@ def read_pickle(file: File) -> Checkpoint:
         CheckpointError: if the file is damaged, or holds more than tensors and plain values: nothing is run to load it.
     """
     legacy = file.read(0, min(len(LEGACY), file.size)) == LEGACY
-    tensors, values = flatten_all(_load(file, "cpu") if legacy else load_blob(file))
+    if legacy:
+        _check(file, pickles=_LEGACY_PICKLES)
+    held = _load(file, "cpu") if legacy else load_blob(file)
+    try:
+        tensors, values = flatten_all(held)
+    except CheckpointError as error:
+        raise CheckpointError(f"{str(file.path)!r} cannot be laid out flat: {error}") from None
     entries, aliases = entries_of(file, tensors, None if legacy else members_of(file))
     return Checkpoint(file.path, "pt", entries, aliases, values, files=(file.path,))
 
@@ -55,7 +63,27 @@ def load_blob(file: File, offset: int = 0, length: int | None = None) -> Any:
     packed = [name for name, member in members.items() if not member.stored]
     if packed:
         raise refuse(file.path, f"has compressed members, which torch.save does not write:{some(packed)}")
+    # Bytes of tensors that are not read cannot be swapped either: torch tries to, and the process dies of it.
+    orders = [member for name, member in members.items() if name.lower().endswith("byteorder")]
+    if any(member.size != 6 or file.read(member.offset, 6) != b"little" for member in orders):
+        raise refuse(
+            file.path, "has the bytes of numbers in another order than little-endian", "Save it again on this machine."
+        )
+    for name, member in members.items():
+        if name.lower().endswith("data.pkl"):
+            _check(file, member.offset, member.size)
     return _load(file, "meta", offset, length)
+
+
+def _check(file: File, offset: int = 0, length: int | None = None, pickles: int = 1) -> None:
+    stream = io.BufferedReader(Window(file, offset, length))
+    try:
+        for _ in range(pickles):
+            check_tuples(stream)
+    except Exception as error:  # whatever the bytes lead it to
+        raise refuse(
+            file.path, f"cannot be loaded with weights_only: {brief(error)}", "Copy or save it again."
+        ) from None
 
 
 def _load(file: File, device: str, offset: int = 0, length: int | None = None) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -26,7 +27,7 @@ from funcnet.checkpoint._nodes import Source
 from funcnet.checkpoint._npz import write_npz
 from funcnet.checkpoint._pickle import write_pickle
 from funcnet.checkpoint._safetensors import write_safetensors
-from funcnet.checkpoint._sharded import shard_bytes, write_sharded
+from funcnet.checkpoint._sharded import INDEX_SUFFIX, shard_bytes, weight_map, write_sharded
 from funcnet.checkpoint._stream import Stream
 
 _WRITERS = {"safetensors": write_safetensors, "pt": write_pickle, "npz": write_npz}
@@ -153,6 +154,7 @@ def write(path: Path, content: Content, *, shard_size: int | str | None = None, 
     if twice:
         raise CheckpointError(f"these names stand for a tensor and for a value; rename one of each:{some(twice)}")
     if not in_folder:
+        _check_no_shard(path)
         with replacing(path) as out:
             _WRITERS[named](out, content)
         return
@@ -178,6 +180,8 @@ def destination(path: Path, shard_size: int | str | None, format: str | None) ->
             shard_bytes(shard_size)
         except ValueError as error:
             raise CheckpointError(str(error)) from None
+    if "\0" in str(path):
+        raise refuse(path, "is no path: it has a zero in it")
     suffix = SUFFIXES.get(path.suffix)
     in_folder = path.is_dir() or suffix is None
     if not in_folder:
@@ -198,6 +202,32 @@ def destination(path: Path, shard_size: int | str | None, format: str | None) ->
 
 
 _OF_FILES = {".gguf", ".h5", ".hdf5", ".json", ".msgpack", ".npy", ".onnx", ".pickle", ".pkl", ".tar", ".zip"}
+
+
+def _check_no_shard(path: Path) -> None:
+    """Refuse to write over one shard of several, whose index would then be wrong.
+
+    Raises:
+        CheckpointError: if an index beside the file lists it.
+    """
+    if not path.exists():
+        return
+    for index in sorted(path.parent.glob(f"*{INDEX_SUFFIX}")):
+        listed: set[str] = set()
+        with contextlib.suppress(CheckpointError, OSError):  # an index that is damaged is not damaged by this
+            listed = set(weight_map(index).values())
+        if path.name in listed:
+            raise refuse(path, f"is a shard of {index.name!r}, which would be wrong", "Write to another name.")
+
+
+def check_no_checkpoint(path: Path) -> None:
+    """Refuse to write a text over a checkpoint, or where one would be looked for.
+
+    Raises:
+        CheckpointError: if the name is one of a checkpoint's.
+    """
+    if path.suffix in (*SUFFIXES, ".distcp") or path.name == METADATA or path.name.endswith(INDEX_SUFFIX):
+        raise refuse(path, "has the name of a checkpoint, and a text is to be written", "Use .json or .toml.")
 
 
 def _old_files(path: Path, entries: list[str]) -> list[str]:

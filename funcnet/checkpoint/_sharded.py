@@ -6,8 +6,10 @@ The index is ``model.safetensors.index.json`` or ``pytorch_model.bin.index.json`
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -37,7 +39,7 @@ def shard_bytes(size: int | str) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", str(size).strip().lower())
     if not match or match[2] not in _UNITS:
         raise ValueError(f"{size!r} is not a size. Write bytes, or a number with one of KB, MB, GB, KiB, MiB, GiB.")
-    count = int(float(match[1]) * _UNITS[match[2]])
+    count = int(Decimal(match[1]) * _UNITS[match[2]])
     if count < 1:
         raise ValueError(f"a shard of {size!r} holds nothing.")
     return count
@@ -59,18 +61,27 @@ def weight_map(path: Path) -> dict[str, str]:
             raise ValueError("weight_map is not an object of strings")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise refuse(path, f"is not an index of shards: {brief(error)}") from None
-    homes = {path.parent.resolve(), path.resolve().parent}
+    homes = {os.path.realpath(path.parent), os.path.dirname(os.path.realpath(path))}
     wrong = []
     for shard in sorted(set(found.values())):
-        if shard in ("", ".", "..") or set(shard) & set("/\\\0"):
-            wrong.append(f"{shard!r} is not a name of a file in the folder")
-        elif (path.parent / shard).resolve().parent not in homes:
+        if not file_name(shard):
+            wrong.append(f"{shard!r:.80} is not a name of a file in the folder")
+        elif os.path.dirname(os.path.realpath(path.parent / shard)) not in homes:
             wrong.append(f"{shard!r} is a link out of the folder")
-        elif not (path.parent / shard).is_file():
+        elif not os.path.isfile(path.parent / shard):  # nor is a link in a circle a file
             wrong.append(f"{shard!r} is missing")
     if wrong:
         raise CheckpointError(f"the index {str(path)!r} lists files that cannot be read:{some(wrong)}")
     return found
+
+
+def file_name(name: str) -> bool:
+    """Whether a text from a file can name a file of one folder, and nothing outside of it.
+
+    >>> file_name("model-1.safetensors"), file_name("../secret"), file_name("a" * 300)
+    (True, False, False)
+    """
+    return name not in ("", ".", "..") and not set(name) & set("/\\\0") and len(os.fsencode(name)) <= 255
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

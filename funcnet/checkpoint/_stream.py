@@ -268,7 +268,11 @@ def constant(node: Constant) -> Tensor:
         return torch.arange(node.shape[-1]).to(node.spec.dtype).expand(node.shape).contiguous()
     if node.value == "tril":
         return torch.ones(node.shape).tril().to(node.spec.dtype)
-    return torch.full(node.shape, node.value, dtype=torch.float64).to(node.spec.dtype)  # type: ignore[arg-type]
+    dtype = node.spec.dtype  # by way of float64 only where it is a float: integers may have more digits
+    wide = torch.float64 if dtype.is_floating_point or dtype.is_complex else dtype
+    assert not isinstance(node.value, str)
+    value = node.value if wide is torch.float64 else int(node.value)
+    return torch.tensor(value, dtype=wide).to(dtype).expand(node.shape).contiguous()
 
 
 def _cast(pieces: Iterator[memoryview], node: Cast) -> Iterator[memoryview]:

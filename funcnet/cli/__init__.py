@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 _EXTRA = ("typer", "rich", "click")
@@ -20,4 +21,6 @@ def main() -> None:
             f'Install what the command needs: pip install "funcnet[cli]"\n'
         )
         raise SystemExit(2) from None
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # so that what is half written is cleaned up
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     app(prog_name="funcnet")

@@ -59,6 +59,16 @@ def progress(doing: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
+def plain(*lines: str) -> Text:
+    """Names and words out of a file, as they are: no markup, and nothing that moves or colours a terminal.
+
+    >>> plain("[bold]fc", "\\x1b[31mred").plain
+    '[bold]fc\\n\\\\x1b[31mred'
+    """
+    shown = ("".join(c if c.isprintable() else repr(c)[1:-1] for c in line) for line in lines)
+    return Text("\n".join(shown))
+
+
 def print_json(value: Any) -> None:
     """One JSON object on stdout."""
     sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")

@@ -14,7 +14,7 @@ from rich.text import Text
 from funcnet.checkpoint import Plan, convert, plan_conversion
 from funcnet.checkpoint._dtypes import name_of
 from funcnet.checkpoint.rules import to_plain
-from funcnet.cli._checkpoints import AsJson, Part, Select, print_json, progress, refusing, selector, size
+from funcnet.cli._checkpoints import AsJson, Part, Select, plain, print_json, progress, refusing, selector, size
 
 
 def convert_command(
@@ -121,9 +121,10 @@ def _table(made: Plan) -> Table:
         more = [f"and {len(step.sources) - 3} more"] if len(step.sources) > 4 else []
         made_of = ", ".join([*(step.sources[:3] if more else step.sources), *more])
         shape = str(list(spec.shape))
-        table.add_row(step.target, shape, name_of(spec.dtype), size(spec.nbytes), step.how, made_of)
+        row = (shape, name_of(spec.dtype), size(spec.nbytes), step.how)
+        table.add_row(plain(step.target), *map(Text, row), plain(made_of))
     for alias, owner in made.aliases.items():
-        table.add_row(alias, "", "", "", "tie", owner)
+        table.add_row(plain(alias), "", "", "", "tie", plain(owner))
     return table
 
 
@@ -134,4 +135,4 @@ def _summary(made: Plan, what: str) -> Text:
         return text.append(f"Proved: each of {proof.elements:,} elements goes to one place and comes back.", "green")
     lost = [f"dropped for good: {', '.join(proof.lost)}"] * bool(proof.lost)
     lost += [f"rounded: {', '.join(proof.rounded)}"] * bool(proof.rounded)
-    return text.append(f"Proved but for what the rules declare: {'; '.join(lost)}.", "yellow")
+    return text.append(f"Proved but for what the rules declare: {plain('; '.join(lost))}.", "yellow")

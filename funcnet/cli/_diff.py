@@ -13,7 +13,7 @@ from rich.text import Text
 
 from funcnet.checkpoint import differences, load, verify
 from funcnet.checkpoint._certificate import taken
-from funcnet.cli._checkpoints import AsJson, Part, Select, print_json, progress, refusing, selector
+from funcnet.cli._checkpoints import AsJson, Part, Select, plain, print_json, progress, refusing, selector
 
 
 def diff_command(
@@ -28,7 +28,10 @@ def diff_command(
     The exit code is 0 if they hold the same, 1 if they differ, 2 if they cannot be compared.
     """
     with refusing("diff"):
-        left, right = (taken(load(path), part, selector(select)) for path in (first, second))
+        whole = [load(path) for path in (first, second)]
+        left, right = (taken(ckpt, part, selector(select), empty=True) for ckpt in whole)
+        if not len(left) and not len(right):
+            taken(whole[0], part, selector(select))
         with progress("comparing") as advance:
             found = differences(left, right, advance)
     if as_json:
@@ -39,7 +42,7 @@ def diff_command(
         table.add_column("differs in", no_wrap=True)
         table.add_column("")
         for one in found:
-            table.add_row(one.name, one.kind, one.text)
+            table.add_row(plain(one.name), one.kind, plain(one.text))
         Console(highlight=False).print(table)
         Console(highlight=False).print(Text(f"{len(found)} difference{'s' * (len(found) > 1)}.", "bold red"))
     else:

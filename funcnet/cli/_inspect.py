@@ -9,11 +9,12 @@ import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from funcnet.checkpoint import Checkpoint, Stats, load, stats
 from funcnet.checkpoint._certificate import taken
 from funcnet.checkpoint._dtypes import name_of
-from funcnet.cli._checkpoints import AsJson, Part, Select, print_json, progress, refusing, selector, size
+from funcnet.cli._checkpoints import AsJson, Part, Select, plain, print_json, progress, refusing, selector, size
 from funcnet.cli._words import digits
 
 
@@ -40,7 +41,7 @@ def inspect_command(
     console = Console(highlight=False)
     console.print(_table(ckpt, found))
     for name, value in ckpt.extras.items():
-        console.print(f"{name} = {value!r:.100}", markup=False, soft_wrap=True)
+        console.print(plain(f"{name} = {value!r:.100}"), soft_wrap=True)
     ties = f", {len(ckpt.aliases)} ties" if ckpt.aliases else ""
     total = f"{len(ckpt.entries)} tensors{ties}, {_elements(ckpt):,} elements, {size(ckpt.nbytes)}"
     console.print(f"{total}, {ckpt.format}", markup=False, soft_wrap=True)
@@ -59,14 +60,14 @@ def _table(ckpt: Checkpoint, found: dict[str, Stats]) -> Table:
     for head in ("min", "max", "mean", "NaN", "inf") if found else ():
         table.add_column(head, justify="right", no_wrap=True)
     for name, spec in ckpt.specs.items():
-        row = [name, str(list(spec.shape)), name_of(spec.dtype), size(spec.nbytes)]
+        row: list[str | Text] = [plain(name), Text(str(list(spec.shape))), name_of(spec.dtype), size(spec.nbytes)]
         if name in found:
             one = found[name]
             row += ["" if value is None else _signed(value) for value in (one.min, one.max, one.mean)]
             row += [str(count) if count else "" for count in (one.nan, one.inf)]
         table.add_row(*row)
     for alias, owner in ckpt.aliases.items():
-        table.add_row(alias, "tie", f"to {owner}")
+        table.add_row(plain(alias), "tie", plain(f"to {owner}"))
     return table
 
 

@@ -16,8 +16,9 @@ from torch import nn
 from funcnet.checkpoint import Checkpoint, CheckpointError, Match, flax_rules, load, match
 from funcnet.checkpoint._atomic import replacing
 from funcnet.checkpoint._certificate import taken
+from funcnet.checkpoint._save import check_no_checkpoint
 from funcnet.checkpoint.rules import to_plain, to_toml
-from funcnet.cli._checkpoints import AsJson, Part, print_json, refusing
+from funcnet.cli._checkpoints import AsJson, Part, plain, print_json, refusing
 from funcnet.compare._target import called, find, parse_target
 from funcnet.core import Net
 from funcnet.models import rules as rules_of_model
@@ -71,6 +72,7 @@ def _layout(text: str) -> Any:
 
 
 def _write(path: Path, text: str) -> None:
+    check_no_checkpoint(path)
     with replacing(path) as out:
         out.write(text.encode())
 
@@ -102,11 +104,11 @@ def _table(found: Match) -> Table:
     table.add_column("why")
     for one in found.proposals:
         mark = Text("certain", "green") if one.certain else Text("guess", "yellow")
-        table.add_row(mark, "\n".join(one.sources), "\n".join(one.targets), one.why)
+        table.add_row(mark, plain(*one.sources), plain(*one.targets), plain(one.why))
     for name in found.left:
-        table.add_row(Text("left", "red"), name, "", "no place in the target")
+        table.add_row(Text("left", "red"), plain(name), "", "no place in the target")
     for name in found.missing:
-        table.add_row(Text("missing", "red"), "", name, "nothing in the source fits")
+        table.add_row(Text("missing", "red"), "", plain(name), "nothing in the source fits")
     return table
 
 

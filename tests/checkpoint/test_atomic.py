@@ -124,3 +124,65 @@ def test_a_link_is_replaced_and_its_target_is_not_written(tmp_path):
     save(tmp_path / "m.pt", NEW)
     assert raws(load(tmp_path / "blob.pt")) == raws(OLD)
     assert raws(load(tmp_path / "m.pt")) == raws(NEW)
+
+
+@parametrize(target=["shards", "dcp", "folder"])
+def test_an_interruption_at_any_system_call_leaves_the_old_checkpoint_or_the_new(target, tmp_path, monkeypatch):
+    """Also after the entry has its name: what it lists must stay."""
+    interruptions = 0
+    for count in range(1, 60):
+        path, options = tmp_path / str(count), TARGETS[target]
+        save(path, OLD, **options)
+        left = [count]
+
+        def interrupted(function, left=left):
+            def call(*args, **kwargs):
+                result = function(*args, **kwargs)
+                left[0] -= 1
+                if left[0] == 0:
+                    raise KeyboardInterrupt
+                return result
+
+            return call
+
+        with monkeypatch.context() as patch:
+            for name in ("fsync", "replace"):
+                patch.setattr(atomic.os, name, interrupted(getattr(os, name)))
+            try:
+                save(path, NEW, **options)
+            except KeyboardInterrupt:
+                interruptions += 1
+        assert raws(load(path)) in (raws(OLD), raws(NEW))
+        assert not list(path.glob("*.partial")) + list(path.glob(".*.partial"))
+        if left[0] > 0:
+            break
+    assert interruptions >= 3
+    assert raws(load(path)) == raws(NEW)
+
+
+def test_one_shard_of_several_is_not_written_over(tmp_path):
+    save(tmp_path / "m", {f"x{i}": torch.full((10,), float(i)) for i in range(4)}, shard_size=50)
+    before = listing(tmp_path)
+    shard = load(tmp_path / "m").files[1]
+    with pytest.raises(CheckpointError, match=r"is a shard of 'model\.safetensors\.index\.json'"):
+        save(shard, NEW)
+    assert len(load(tmp_path / "m")) == 4
+    assert listing(tmp_path) == before
+
+
+def test_a_full_disk_is_said_to_be_one_by_every_writer(tmp_path):
+    """A real file that may not grow: what torch makes of the failure is another error."""
+    import resource
+    import signal
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, hard))
+        for target, options in TARGETS.items():
+            with pytest.raises(OSError, match="File too large"):
+                save(tmp_path / target, {"w": torch.ones(1 << 20)}, **options)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert listing(tmp_path) == []

@@ -356,3 +356,25 @@ def test_params_and_buffers_are_saved_as_a_state_dict_and_come_back(tmp_path):
     }
     assert_identical(fn.from_state_dict(net, ckpt), trees)
     module.load_state_dict(ckpt)
+
+
+def test_a_name_too_long_for_an_archive_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="an archive cannot hold these names") as caught:
+        save(tmp_path / "a.npz", {"a" * 70_000: torch.ones(2)})
+    assert len(str(caught.value)) < 1000
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_list_under_several_names_is_read_under_each(tmp_path):
+    betas, tensors = [0.9, 0.95], [torch.ones(2), torch.zeros(3)]
+    torch.save({"groups": [{"betas": betas}, {"betas": betas}], "a": tensors, "b": tensors}, tmp_path / "a.pt")
+    found = load(tmp_path / "a.pt")
+    assert found.extras == {"groups": [{"betas": betas}, {"betas": betas}]}
+    assert found.aliases == {"b.0": "a.0", "b.1": "a.1"}
+
+
+def test_a_tree_that_holds_itself_is_refused(tmp_path):
+    tree = {"w": torch.ones(2)}
+    tree["self"] = tree
+    with pytest.raises(CheckpointError, match="holds itself"):
+        save(tmp_path / "a.pt", tree)

@@ -296,6 +296,18 @@ def test_ties_are_not_lost_on_the_way(what):
         (lambda: Fill("w.{i}", 0, [2]), "has holes: say beside"),
         (lambda: Fill("w", "tril", [2]), "needs more axes"),
         (lambda: Fill("w", "triu", [2, 2]), "is no value"),
+        (lambda: Fill("w", 300, [2], "int8"), "int8 cannot hold 300"),
+        (lambda: Fill("w", 1.5, [2], "int64"), "int64 cannot hold 1.5"),
+        (lambda: Fill("w", float("nan"), [2], "int64"), "int64 cannot hold nan"),
+        (lambda: Fill("w", 2**63, [2], "int64"), "int64 cannot hold 9223372036854775808"),
+        (lambda: Fill("w", 10**400, [2], "float64"), "float64 cannot hold 1000"),
+        (lambda: Fill("w", 1e9, [2], "float16"), "float16 cannot hold 1000000000.0"),
+        (lambda: Fill("w", float("inf"), [2], "float8_e4m3fn"), "float8_e4m3fn cannot hold inf"),
+        (lambda: Fill("w", 0, [2], "float8_e8m0fnu"), "float8_e8m0fnu cannot hold 0"),
+        (lambda: Drop("w", "arange", [300], "int8"), "int8 cannot hold 'arange'"),
+        (lambda: Drop("w", "arange", [4096], "float16"), "float16 cannot hold 'arange'"),
+        (lambda: Fill("w", 0, [1 << 40]), "are the most a value may fill"),
+        (lambda: Fill("w", 0, [1 << 60], "float64"), "is larger than any memory"),
         (lambda: Reshape("w", ["a+b"], ["a"]), "is no axis"),
     ],
 )
@@ -335,6 +347,15 @@ def test_rules_are_written_to_toml_and_read_again():
     ("text", "match"),
     [
         ("[[rule]", "the rules are not TOML"),
+        pytest.param("a = " + "[" * 5000, "the rules are not TOML", id="deep"),
+        pytest.param("a = " + "9" * 5000, "the rules are not TOML", id="a long number"),
+        pytest.param(
+            f'[[rule]]\nop = "reshape"\nnames = "w"\nbefore = ["{"9" * 5000}"]\nafter = ["a"]',
+            "rule 1: Exceeds the limit",
+            id="a long axis",
+        ),
+        ('[[rule]]\nop = ["rename"]', 'rule 1: op = ["rename"] is none of'),
+        ("[[rule]]\nop = 2020-01-01", 'rule 1: op = "2020-01-01" is none of'),
         ("a = 1", "rules are tables [[rule]], and not 'a'"),
         ("rule = 1", "and not 'rule'"),
         ('[[rule]]\nop = "renam"', 'rule 1: op = "renam" is none of rename, prefix'),
@@ -352,3 +373,24 @@ def test_toml_that_is_no_rules(text, match):
     with pytest.raises(RuleError) as caught:
         from_toml(text)
     assert match in str(caught.value)
+
+
+def test_rules_in_a_file_of_some_editor_and_in_one_that_is_no_text(tmp_path):
+    save(tmp_path / "a.pt", {"w": torch.ones(2)})
+    rules = tmp_path / "r.toml"
+    rules.write_bytes(b'\xef\xbb\xbf[[rule]]\r\nop = "rename"\r\nsource = "w"\r\ntarget = "v"\r\n')
+    convert(tmp_path / "a.pt", tmp_path / "b.pt", rules)
+    assert list(load(tmp_path / "b.pt")) == ["v"]
+    rules.write_bytes(b"\xff\xfe[")
+    with pytest.raises(RuleError, match=r"r\.toml' are no text in UTF-8"):
+        convert(tmp_path / "a.pt", tmp_path / "b.pt", rules)
+
+
+def test_a_filled_number_has_every_digit(tmp_path):
+    save(tmp_path / "a.pt", {"w": torch.ones(2)})
+    rules = [Fill("x", 2**53 + 1, [2], "int64"), Fill("y", 2**64 - 1, [], "uint64"), Fill("z", 0.1, [1], "bfloat16")]
+    convert(tmp_path / "a.pt", tmp_path / "b.pt", rules)
+    found = load(tmp_path / "b.pt")
+    assert found["x"].tolist() == [2**53 + 1] * 2
+    assert found["y"].item() == 2**64 - 1
+    assert_identical(found["z"], torch.tensor([0.1], dtype=torch.float64).bfloat16())

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
+import funcnet
 from funcnet.checkpoint import load, save
 from funcnet.cli._app import app
 from tests.checkpoint.trees import raws
@@ -111,6 +117,16 @@ def test_casts_are_exact_or_declared(src, tmp_path):
         (["convert", "SRC", "dst.pt", "--dtype", "float31"], "is not a dtype of checkpoints"),
         (["convert", "SRC", "dst.pt", "--shard-size", "1GB"], "shards need a folder"),
         (["convert", "SRC", "dst.pt", "--part", "model"], "has no part 'model'"),
+        (["convert", "SRC", "dst", "--shard-size", "9" * 400 + "e9GB"], "is not a size"),
+        (["convert", "SRC", "dst.pt", "--select", "embde"], "has no tensor that ['embde'] selects"),
+        (["convert", "SRC", "dst.pt", "--certificate", "SRC"], "has the name of a checkpoint"),
+        (["convert", "SRC", "dst.pt", "--certificate", "dst.pt"], "has the name of a checkpoint"),
+        (["convert", "SRC", "dst.pt", "-r", "rules.toml", "--certificate", "rules.toml"], "is another file of this"),
+        (["convert", "SRC", "dst.pt", "--certificate", "no/c.json"], "its folder is not there"),
+        (["convert", "SRC", "dst.pt", "--certificate", "."], "is a folder"),
+        (["inspect", "SRC", "--select", "embde"], "has no tensor that ['embde'] selects"),
+        (["diff", "SRC", "SRC", "--select", "embde"], "has no tensor that ['embde'] selects"),
+        (["match", "SRC", "SRC", "--output", "SRC"], "has the name of a checkpoint"),
         (["inspect", "nothing.pt"], "No such file"),
         (["diff", "SRC", "nothing.pt"], "No such file"),
         (["verify", "nothing.json"], "No such file"),
@@ -215,6 +231,12 @@ def test_a_certificate_that_was_changed_does_not_hold(src, tmp_path):
         (lambda c: c["source"]["tensors"]["h.0.q"].update(sha256="0"), "source: the bytes of 'h.0.q' are others"),
         (lambda c: c["target"]["tensors"]["embed"].update(sha256="0"), "target: the bytes of 'embed' are others"),
         (lambda c: c["target"]["aliases"].clear(), "the ties of the target are others"),
+        (lambda c: c["target"].update(format="npz"), "the format of the target is pt, expected npz"),
+        (lambda c: c["proof"].update(bijection=False), "proof: bijection is True, and the certificate says False"),
+        (lambda c: c["proof"].update(lost=["embed"]), "proof: lost is []"),
+        (lambda c: c["proof"].update(elements=1), "proof: elements is 52"),
+        (lambda c: c["proof"].update(more="trust me"), "proof: more is None"),
+        (lambda c: c.update(proof="yes"), "says nothing of a proof"),
     ):
         changed = json.loads(certificate.read_text())
         change(changed)
@@ -222,3 +244,53 @@ def test_a_certificate_that_was_changed_does_not_hold(src, tmp_path):
         done = run("verify", tmp_path / "changed.json")
         assert done.exit_code == 1
         assert match in words(done.stdout)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: c.update(select=5),
+        lambda c: c.update(part=[1]),
+        lambda c: c.update(certificate=True),
+        lambda c: c["source"]["aliases"].update(x=["embed"]),
+        lambda c: c["source"].update(path="a\0b"),
+        lambda c: c.pop("proof"),
+    ],
+)
+def test_what_is_no_certificate_cannot_be_verified(change, src, tmp_path):
+    certificate = tmp_path / "c.json"
+    run("convert", src, tmp_path / "dst.pt", "--certificate", certificate)
+    changed = json.loads(certificate.read_text())
+    change(changed)
+    certificate.write_text(json.dumps(changed))
+    assert run("verify", certificate).exit_code == 2
+
+
+def test_a_difference_in_what_only_one_of_two_has_is_a_difference(src, tmp_path):
+    save(tmp_path / "other.pt", {"embed": load(src)["embed"]})
+    assert run("diff", src, tmp_path / "other.pt", "--select", "h").exit_code == 1
+
+
+def test_names_cannot_colour_or_move_what_is_printed(tmp_path):
+    names = ["\x1b[31mred", "[bold]fc[/bold]", "[/nothing]", "line\nbreak"]
+    save(tmp_path / "a.safetensors", {name: torch.ones(2) for name in names})
+    save(tmp_path / "b.safetensors", {name: torch.zeros(2) for name in names})
+    for arguments in (["inspect"], ["convert", "--dry-run", tmp_path / "c.pt"], ["diff", tmp_path / "b.safetensors"]):
+        shown = run(arguments[0], tmp_path / "a.safetensors", *arguments[:0:-1]).stdout
+        assert "\x1b" not in shown
+        for name in (r"\x1b[31mred", "[bold]fc[/bold]", "[/nothing]", r"line\nbreak"):
+            assert name in shown
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="has no such signal")
+def test_a_command_that_is_told_to_end_cleans_up(tmp_path):
+    save(tmp_path / "a.safetensors", {str(i): torch.ones(1024, 1024) for i in range(30)})
+    root = Path(funcnet.__file__).parents[1]
+    command = [sys.executable, "-m", "funcnet", "convert", tmp_path / "a.safetensors", tmp_path / "out.npz"]
+    with subprocess.Popen(command, cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not list(tmp_path.glob(".out*")):
+            time.sleep(0.001)
+        process.terminate()
+    if process.returncode:  # it may have been done already
+        assert process.returncode == 128 + signal.SIGTERM
+        assert os.listdir(tmp_path) == ["a.safetensors"]

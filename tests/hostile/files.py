@@ -198,6 +198,64 @@ def pickle_that_calls_code_legacy(folder):
 
 
 @case
+def pickle_of_lists_that_name_each_other(folder):
+    """Two names in each of forty lists: some hundred bytes that unfold into 2^40 values."""
+    lists = ["x"]
+    for _ in range(40):
+        lists = [lists, lists]
+    return torch_file(folder, {"w": lists})
+
+
+@case
+def pickle_of_dicts_that_name_each_other(folder):
+    tree = {"w": View(Storage())}
+    for _ in range(40):
+        tree = {"a": tree, "b": tree}
+    return torch_file(folder, tree, pickler=Pickler)
+
+
+def _key_that_is_hashed_forever():
+    """A dict whose key is a tuple that holds twice the one before, and so on."""
+    nested = b"".join(b"h%c\x86q%c" % (number, number + 1) for number in range(40))
+    return b"}X\x01\x00\x00\x00xq\x00" + nested + b"K\x01s."
+
+
+@case
+def pickle_of_a_key_that_is_hashed_forever(folder):
+    return archive(folder / "a.pt", {"a/data.pkl": b"\x80\x02" + _key_that_is_hashed_forever(), "a/version": b"3\n"})
+
+
+@case
+def pickle_of_a_key_that_is_hashed_forever_legacy(folder):
+    before = [pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})]
+    path = folder / "a.bin"
+    path.write_bytes(b"".join(before) + b"\x80\x02" + _key_that_is_hashed_forever() + pickle.dumps([], 2))
+    return path
+
+
+@case
+def pickle_of_a_list_that_holds_itself(folder):
+    circle = []
+    circle.append(circle)
+    return torch_file(folder, {"w": circle})
+
+
+@case
+def pickle_that_is_deep(folder):
+    deep = b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b"."
+    return archive(folder / "a.pt", {"a/data.pkl": deep, "a/version": b"3\n"})
+
+
+@case
+def storages_of_another_byte_order(folder):
+    """Torch swaps the bytes of storages that were never read, and dies of it."""
+    path = torch_file(folder, {"w": View(Storage())}, pickler=Pickler)
+    with zipfile.ZipFile(path) as given:
+        members = {name: given.read(name) for name in given.namelist()}
+    return archive(path, members | {"a/byteorder": b"big"})
+
+
+@case
 def plain_pickle(folder):
     path = folder / "a.pt"
     path.write_bytes(pickle.dumps({"w": Calls()}))
@@ -327,6 +385,11 @@ def _index_cases():
         (folder / "inside/sub").symlink_to(folder)
         return index(folder, {"w": "sub/secret.safetensors"})
 
+    def link_to_itself(folder):
+        (folder / "inside").mkdir()
+        (folder / "inside/model-1.safetensors").symlink_to("model-1.safetensors")
+        return index(folder, {"w": "model-1.safetensors"})
+
     def disagrees(folder):
         (folder / "inside").mkdir()
         save(folder / "inside/model-1.safetensors", {"x": torch.ones(1), "y": torch.ones(1)})
@@ -345,6 +408,8 @@ def _index_cases():
             "index_absolute": absolute,
             "index_link": link,
             "index_link_to_a_folder": link_to_folder,
+            "index_link_to_itself": link_to_itself,
+            "index_of_a_long_name": lambda folder: index(folder, {"w": "a" * 5000}),
             "index_disagrees": disagrees,
             "index_with_a_tensor_in_two_shards": twice,
             "index_of_a_missing_file": lambda folder: index(folder, {"w": "model-1.safetensors"}),

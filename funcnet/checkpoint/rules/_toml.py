@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 import types
 import typing
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from funcnet.checkpoint._errors import RuleError, some
+from funcnet.checkpoint._errors import RuleError, brief, some
 from funcnet.checkpoint.rules._joins import Fuse, Split, Stack, Unstack
 from funcnet.checkpoint.rules._names import Prefix, Rename, Tie, Untie
 from funcnet.checkpoint.rules._rule import Rule
@@ -52,12 +54,26 @@ def from_toml(text: str) -> tuple[Rule, ...]:
     """
     try:
         parsed = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise RuleError(f"the rules are not TOML: {error}.") from None
+    except (ValueError, RecursionError) as error:  # also for a number of thousands of digits, or tables too deep
+        raise RuleError(f"the rules are not TOML: {brief(error)}.") from None
     tables = parsed.pop("rule", [])
     if parsed or not isinstance(tables, list):
         raise RuleError(f"rules are tables [[rule]], and not {', '.join(map(repr, parsed or ['rule']))}.")
     return from_plain(tables)
+
+
+def read_toml(path: str | os.PathLike[str]) -> tuple[Rule, ...]:
+    """The rules of a TOML file.
+
+    Raises:
+        RuleError: as of :func:`from_toml`, and if the file is no text.
+        OSError: if it cannot be read.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")  # some editors put a mark before the text
+    except UnicodeDecodeError as error:
+        raise RuleError(f"the rules {str(path)!r} are no text in UTF-8: {brief(error)}.") from None
+    return from_toml(text)
 
 
 def from_plain(tables: Sequence[Any]) -> tuple[Rule, ...]:
@@ -81,7 +97,7 @@ def from_plain(tables: Sequence[Any]) -> tuple[Rule, ...]:
     for number, table in enumerate(tables, 1):
         try:
             rules.append(_rule(table))
-        except (RuleError, TypeError) as error:  # noqa: PERF203  all at once
+        except (ValueError, TypeError) as error:  # noqa: PERF203  all at once
             wrong.append(f"rule {number}: {error}")
     if wrong:
         raise RuleError(f"these are not rules:{some(wrong)}")
@@ -89,10 +105,10 @@ def from_plain(tables: Sequence[Any]) -> tuple[Rule, ...]:
 
 
 def _rule(table: Any) -> Rule:
-    if not isinstance(table, Mapping) or table.get("op") not in OPS:
-        op = table.get("op") if isinstance(table, Mapping) else table
-        raise RuleError(f"op = {json.dumps(op)} is none of {', '.join(OPS)}.")
-    kind = OPS[table["op"]]
+    op = table.get("op") if isinstance(table, Mapping) else table
+    if not isinstance(table, Mapping) or not isinstance(op, str) or op not in OPS:
+        raise RuleError(f"op = {json.dumps(op, default=str)} is none of {', '.join(OPS)}.")
+    kind = OPS[op]
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     given = {name: value for name, value in table.items() if name != "op" and (name, value) != ("guess", False)}
     unknown = sorted(set(given) - set(fields))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
 
+from funcnet._typing import Shape
 from funcnet.checkpoint._dtypes import dtype_of
 from funcnet.checkpoint._errors import RuleError, some
 from funcnet.checkpoint._lazy import Spec, check_shape
@@ -14,6 +16,8 @@ from funcnet.checkpoint.rules._patterns import Pattern, same_holes
 from funcnet.checkpoint.rules._rule import Claim, Rule, State, each, free_of_ties, matching
 
 _KINDS = ("arange", "tril")
+LARGEST = 4 << 30
+"""Bytes of a tensor that a rule may fill: masks, positions and counts take far fewer, and it is made in memory."""
 
 
 @dataclass(frozen=True)
@@ -159,15 +163,49 @@ def _check_value(rule: Drop | Fill) -> None:
     if rule.value is None:
         return
     try:
-        check_shape(rule.shape)
-        dtype_of(rule.dtype)
+        dtype = dtype_of(rule.dtype)
+        spec = Spec(check_shape(rule.shape, dtype.itemsize), dtype)
     except ValueError as error:
         raise RuleError(str(error)) from None
+    if spec.nbytes > LARGEST:
+        raise RuleError(f"{list(rule.shape)} takes {spec.nbytes:,} bytes; {LARGEST:,} are the most a value may fill.")
     if isinstance(rule.value, str) and rule.value not in _KINDS:
         raise RuleError(f"{rule.value!r} is no value: a number, or one of {', '.join(_KINDS)}.")
     if isinstance(rule.value, str) and len(rule.shape) < 1 + (rule.value == "tril"):
         raise RuleError(f"{rule.value!r} needs more axes than {list(rule.shape)} has.")
+    if not _holds(dtype, rule.value, rule.shape):
+        raise RuleError(f"{rule.dtype} cannot hold {rule.value!r}; another number would be there.")
     if rule.beside is not None:
         same_holes(Pattern(rule.names), Pattern(rule.beside))
     elif Pattern(rule.names).holes:
         raise RuleError(f'{rule.names!r} has holes: say beside which tensors it is, as beside = "h.{{i}}.attn.weight".')
+
+
+def _holds(dtype: torch.dtype, value: float | str, shape: Shape) -> bool:
+    """Whether a dtype has the numbers a value stands for: floats may round them, but not leave their range.
+
+    >>> _holds(torch.int8, 300, ()), _holds(torch.float16, 0.1, ()), _holds(torch.bool, "arange", (3,))
+    (False, True, False)
+    """
+    floats = dtype.is_floating_point or dtype.is_complex
+    powers = dtype is torch.float8_e8m0fnu  # has neither zero nor sign
+    if isinstance(value, str):
+        largest = shape[-1] - 1 if value == "arange" and shape[-1] else 1
+        return not powers and largest <= (2 / torch.finfo(dtype).eps if floats else _most(dtype))
+    if not floats:
+        return _least(dtype) <= value <= _most(dtype) and value == int(value)
+    if value != value:
+        return True
+    if powers and value <= 0:
+        return False
+    if abs(value) == math.inf:
+        return bool(torch.tensor(value, dtype=torch.float64).to(dtype).to(torch.complex128).isinf())
+    return abs(value) <= torch.finfo(dtype).max
+
+
+def _least(dtype: torch.dtype) -> int:
+    return 0 if dtype is torch.bool else torch.iinfo(dtype).min
+
+
+def _most(dtype: torch.dtype) -> int:
+    return 1 if dtype is torch.bool else torch.iinfo(dtype).max

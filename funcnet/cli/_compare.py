@@ -151,8 +151,11 @@ def check_report(file: Path) -> None:
             raise CompareError(f'--report needs {name}, which is not installed: pip install "funcnet[cli]".') from error
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
+        there = file.exists()
         with file.open("a"):
             pass
+        if not there:  # a comparison that fails leaves no empty page
+            file.unlink()
     except OSError as error:
         raise CompareError(f"the page cannot be written to {file}: {error.strerror or error}.") from error
 

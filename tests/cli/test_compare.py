@@ -282,6 +282,15 @@ def test_a_report_that_cannot_be_written_says_so_before_anything_is_measured(tmp
     assert "the page cannot be written to" in words(result.stderr)
 
 
+def test_a_comparison_that_fails_leaves_no_empty_page_and_an_old_one_as_it_is(tmp_path):
+    new, old = tmp_path / "new.html", tmp_path / "old.html"
+    old.write_text("a page of yesterday")
+    for file in (new, old):
+        assert run("compare", "torch.nn:Linear(3, 4)", "-i", "f32[2,5]", "--report", str(file)).exit_code == 2
+    assert not new.exists()
+    assert old.read_text() == "a page of yesterday"
+
+
 def test_without_matplotlib_a_report_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     result = run("compare", "torch.nn:ReLU", "-i", "f32[2]", "--report", str(tmp_path / "out.html"))

@@ -17,6 +17,7 @@ from funcnet.compare._lab._costs import once_each
 from funcnet.compare._lab._depth import Depths, depths_of_module, depths_of_pair
 from funcnet.compare._lab._equal import differences
 from funcnet.compare._lab._forms import Allowance, Compiled, make_forms, start_compiler
+from funcnet.compare._lab._listings import entries_of
 from funcnet.compare._lab._subject import subject_of_module, subject_of_pair
 from funcnet.compare._lab._tries import Bench, FailedError, NothingToTryError, attempt, close, first_line, same
 from funcnet.compare._lab._turns import SkippedError, in_turns, spread
@@ -103,7 +104,7 @@ def test_when_compile_time_has_run_out_old_graphs_run_and_new_ones_say_so():
     start_compiler()
     model = subject(nn.Linear(3, 4), "f32[2,3]")
     allowance = Allowance(0.0)
-    with pytest.raises(SkippedError, match="this needs another graph, and compiling for this model took 0 s"):
+    with pytest.raises(SkippedError, match="this needs another graph, and compiling took 0 s already"):
         Compiled(model, allowance).forward(model.batch(4))
     form = Compiled(model, Allowance(600))
     form.forward(model.batch(4))
@@ -233,7 +234,7 @@ def worked(laboratory, name):
         ("DistributedDataParallel", [True, False, False, False]),
         ("Data parallel by all_reduce", [True, True, True, True]),
         ("Partial freezing", [True, True, True, True]),
-        ("A call leaves nothing behind", [False, False, True, True]),
+        ("A call that leaves nothing behind", [False, False, True, True]),
     ],
 )
 def test_what_each_form_can_do(laboratory, name, expected):
@@ -284,6 +285,13 @@ def test_the_tree_lists_every_tensor_in_the_order_of_the_state_dict(laboratory):
     assert by_path["bn.num_batches_tracked"].kind == "buffer"
     assert by_path["bn.num_batches_tracked"].bytes == 8
     assert found.parts == {"conv": "Conv2d", "bn": "BatchNorm2d", "drop": "Dropout"}
+
+
+def test_a_buffer_that_is_not_saved_is_listed_as_one():
+    module = nn.Linear(3, 4)
+    module.register_buffer("seen", torch.zeros(2), persistent=False)
+    kinds = {entry.path: entry.kind for entry in entries_of(subject(module, "f32[2,3]"))}
+    assert kinds == {"weight": "param", "bias": "param", "seen": "unsaved"}
 
 
 def test_ties_have_no_bytes_of_their_own():

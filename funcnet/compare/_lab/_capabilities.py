@@ -93,7 +93,7 @@ ROWS = (
         calls.frozen_pure,
     ),
     Row(
-        "A call leaves nothing behind",
+        "A call that leaves nothing behind",
         "a step in training mode; buffers and torch's global generator before and after",
         calls.untouched_by_module,
         calls.untouched_by_pure,

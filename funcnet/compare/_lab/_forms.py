@@ -188,8 +188,8 @@ class Allowance:
                     call()
             except RuntimeError as error:
                 raise SkippedError(
-                    f"this needs another graph, and compiling for this model took {self.spent:.0f} s of the "
-                    f"{self.seconds:.0f} s that there are for it"
+                    f"this needs another graph, and compiling took {self.spent:.0f} s already, where this model is "
+                    f"given {self.seconds:.0f} s"
                 ) from error
             return call
         start = time.perf_counter()

@@ -20,7 +20,7 @@ from funcnet.compare._lab._forms import Allowance, Compiled, make_forms, start_c
 from funcnet.compare._lab._listings import entries_of
 from funcnet.compare._lab._subject import subject_of_module, subject_of_pair
 from funcnet.compare._lab._tries import Bench, FailedError, NothingToTryError, attempt, close, first_line, same
-from funcnet.compare._lab._turns import SkippedError, in_turns, spread
+from funcnet.compare._lab._turns import SkippedError, curve, in_turns, spread
 from funcnet.compare._measure import largest_difference
 from funcnet.compare._models import PAIRS
 from tests.compare import zoo
@@ -58,6 +58,24 @@ def test_short_calls_are_repeated_until_a_clock_can_tell():
     (value,) = in_turns({"short": lambda: lambda: next(count)}, budget=0.0).values()
     assert next(count) > 5 * 100
     assert value.lower <= value.median <= value.upper
+
+
+def test_slow_calls_make_fewer_rounds_and_those_that_are_too_slow_none(monkeypatch):
+    monkeypatch.setattr("funcnet.compare._lab._turns.SLOW", 0.001)
+    monkeypatch.setattr("funcnet.compare._lab._turns.TOO_LONG", 0.1)
+    made = {"slow": lambda: lambda: time.sleep(0.002), "slower": lambda: lambda: time.sleep(0.11)}
+    found = in_turns(made, 0.0)
+    assert found["slow"].rounds == 3
+    assert found["slower"] == NotPossible("a call took 0.1 s, and one of more than 0.1 s is not timed")
+
+
+def test_a_curve_stops_at_the_sizes_it_has_time_for(monkeypatch):
+    monkeypatch.setattr("funcnet.compare._lab._turns.A_CURVE", 0.005)
+    row = {"slow": lambda: lambda: time.sleep(0.002)}
+    found = curve("T", "c", "batch", {2: row, 4: row, 8: row}, 0.0)
+    first, *others = found.forms["slow"]
+    assert isinstance(first, Spread)
+    assert [other.reason for other in others] == ["the smaller sizes took 0 s, and there are 0 s for a curve"] * 2
 
 
 def test_what_cannot_be_built_or_called_says_why_and_the_rest_is_measured():

@@ -82,7 +82,7 @@ ROWS = (
     ),
     Row(
         "Thread-safety",
-        f"one model object, {calls.THREADS} threads with weights of their own, {calls.CALLS} calls each",
+        f"one model object, {calls.THREADS} threads with weights of their own, up to {calls.CALLS} calls each",
         calls.threads_of_module,
         calls.threads_of_pure,
     ),

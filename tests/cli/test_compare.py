@@ -249,6 +249,16 @@ assert not {"typer", "rich", "sklearn", "matplotlib"} & set(sys.modules)
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_of_what_a_module_prints_the_first_lines_are_shown(tmp_path, monkeypatch):
+    lines = ("from torch import nn", "class Talks(nn.Linear):", "    def forward(self, x):", "        print('hello')")
+    (tmp_path / "chatters.py").write_text("\n".join((*lines, "        return super().forward(x)", "")))
+    monkeypatch.chdir(tmp_path)
+    result = run("compare", "chatters:Talks(2, 2)", "-i", "f32[3,2]", "--json")
+    assert json.loads(result.stdout)["title"] == "Talks"
+    assert result.stderr.count("hello\n") == 20
+    assert "What the model prints from here on is left out." in result.stderr
+
+
 # --- the page ---
 
 

@@ -118,6 +118,27 @@ def test_a_compiled_form_with_draws_stands_beside_the_same_key():
     assert any("draws from a Key" in note for note in notes)
 
 
+class Foreign(nn.Module):
+    """Draws in a forward of its own, in training or always."""
+
+    def __init__(self, always):
+        super().__init__()
+        self.fc, self.always = nn.Linear(4, 4), always
+
+    def forward(self, x):
+        return torch.nn.functional.dropout(self.fc(x), 0.5, self.training or self.always)
+
+
+@pytest.mark.parametrize("always", [False, True])
+def test_a_compiled_form_of_a_foreign_forward_that_draws_does_too(always):
+    model = subject(Foreign(always), "f32[8,4]")
+    assert model.draws
+    assert model.draws_in_eval == always
+    found, notes = differences(once_each(make_forms(model, Allowance(600))), model)
+    assert max(gap for gap in found["compiled"].values() if gap is not None) < 1e-5
+    assert any("draws from a Key" in note for note in notes)
+
+
 def test_when_compile_time_has_run_out_old_graphs_run_and_new_ones_say_so():
     start_compiler()
     model = subject(nn.Linear(3, 4), "f32[2,3]")

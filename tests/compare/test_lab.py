@@ -143,7 +143,7 @@ def test_when_compile_time_has_run_out_old_graphs_run_and_new_ones_say_so():
     start_compiler()
     model = subject(nn.Linear(3, 4), "f32[2,3]")
     allowance = Allowance(0.0)
-    with pytest.raises(SkippedError, match="no time was left to compile this model"):
+    with pytest.raises(SkippedError, match="nothing was left of the time for compiling"):
         Compiled(model, allowance).forward(model.batch(4))
     form = Compiled(model, Allowance(600))
     form.forward(model.batch(4))

@@ -188,7 +188,7 @@ class Allowance:
                     call()
             except RuntimeError as error:
                 if not self.spent:
-                    raise SkippedError("no time was left to compile this model") from error
+                    raise SkippedError("nothing was left of the time for compiling") from error
                 raise SkippedError(
                     f"this needs another graph, and compiling took {self.spent:.0f} s already, where this model is "
                     f"given {self.seconds:.0f} s"

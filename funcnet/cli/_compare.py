@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import os
 import shlex
@@ -99,7 +100,7 @@ def compare(
     """
     errors = Console(stderr=True, highlight=False)
     try:
-        with _progress(errors) as progress, redirect_stdout(sys.stderr):  # whatever a foreign module prints
+        with _progress(errors) as progress, redirect_stdout(_FirstLines()):  # whatever a foreign module prints
             if report is not None:
                 check_report(report)
             result: Articles | Untrained
@@ -138,6 +139,23 @@ def compare(
     raise typer.Exit(0 if found.passes else 1)
 
 
+class _FirstLines(io.TextIOBase):
+    """Passes the first lines that a module prints on to stderr: it is called many thousand times."""
+
+    MOST = 20
+
+    def __init__(self) -> None:
+        self.lines = 0
+
+    def write(self, text: str) -> int:
+        if self.lines < self.MOST:
+            sys.stderr.write(text)
+            self.lines += text.count("\n")
+            if self.lines >= self.MOST:
+                sys.stderr.write("What the model prints from here on is left out.\n")
+        return len(text)
+
+
 def check_report(file: Path) -> None:
     """Refuse a page that cannot be made or written, before minutes go into measuring.
 
@@ -151,8 +169,11 @@ def check_report(file: Path) -> None:
             raise CompareError(f'--report needs {name}, which is not installed: pip install "funcnet[cli]".') from error
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
+        there = file.exists()
         with file.open("a"):
             pass
+        if not there:  # a comparison that fails leaves no empty page
+            file.unlink()
     except OSError as error:
         raise CompareError(f"the page cannot be written to {file}: {error.strerror or error}.") from error
 

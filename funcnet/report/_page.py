@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from importlib.resources import files
@@ -13,8 +14,8 @@ from funcnet.compare import Articles, Curve, Laboratory, Listing, NotPossible, S
 from funcnet.compare._readable import readable
 from funcnet.report._figures import FORMS, figure, form_index
 from funcnet.report._programs import Names, marked
-from funcnet.report._verdict import LOOP, NATIVE, Verdict, in_short, ratios, verdicts
-from funcnet.report._words import listed, middle_half, missing, number, plural, quantity, times
+from funcnet.report._verdict import COMPILED, LOOP, NATIVE, Ratio, Verdict, in_short, ratios, verdicts
+from funcnet.report._words import ended, listed, middle_half, missing, number, plural, quantity, rounds, times
 
 LONGEST = 220
 
@@ -28,10 +29,11 @@ def page(laboratory: Laboratory) -> str:
 
     room = files("funcnet.report")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(quantity=quantity, number=number, plural=plural, listed=listed)
+    environment.filters.update(ended=ended, quantity=quantity, number=number, plural=plural, listed=listed)
     template = environment.from_string((room / "page.html").read_text(encoding="utf-8"))
     text = template.render(
         laboratory=laboratory,
+        stamp=_stamp(laboratory),
         trained=laboratory.comparison if isinstance(laboratory.comparison, Articles) else None,
         models=[Model(study, f"m{index}") for index, study in enumerate(laboratory.studies)],
         forms=list(enumerate(FORMS)),
@@ -40,6 +42,21 @@ def page(laboratory: Laboratory) -> str:
         title=_title(laboratory),
     )
     return text.lstrip() + "\n"
+
+
+def _stamp(laboratory: Laboratory) -> str:
+    """Whether the forms are the same, in a sentence that claims no more than was compared."""
+    if not laboratory.passes:
+        return "The forms are NOT the same. See the tables of equality below."
+    gaps = [
+        gap
+        for study in laboratory.studies
+        if not isinstance(found := study.largest_difference[COMPILED], NotPossible)
+        for gap in found.values()
+        if gap
+    ]
+    same = "Every number compared is the same, bit for bit: the form changes nothing in what a model computes"
+    return f"{same}, but for compiled code, which differs by up to {max(gaps):.1g}." if gaps else f"{same}."
 
 
 def _title(laboratory: Laboratory) -> str:
@@ -71,6 +88,7 @@ class Panel(NamedTuple):
     head: tuple[str, ...]
     rows: tuple[tuple[int, str, tuple[str, ...]], ...]
     missing: tuple[str, ...]
+    rounds: str = ""
 
 
 class Model:
@@ -130,12 +148,17 @@ class Model:
     def ratio(self, key: str, suffix: str = "", base: str = "nn.Module", end: int = -1) -> str:
         """The native net beside the module, at the last size (or another)."""
         found = ratios(self.study.curves[key], f"{NATIVE}{suffix}", base)
-        return times(found[end].ratio) if found else "none"
+        return _clear(times(found[end].ratio), found[end]) if found else "none"
 
     def speed(self, key: str, suffix: str) -> str:
         """How many times as fast as a loop, at the largest size."""
         found = ratios(self.study.curves[key], f"{NATIVE}{suffix}", LOOP)
-        return f"{times(1 / found[-1].ratio)} ({found[-1].at})" if found else "none"
+        return _clear(f"{times(1 / found[-1].ratio)} ({found[-1].at})", found[-1]) if found else "none"
+
+
+def _clear(text: str, one: Ratio) -> str:
+    """A ratio, marked where the middle halves overlap: it may be chance."""
+    return text if one.clear or one.ratio == 1 else f"{text}, unclear"
 
 
 def _gap(form: str, gap: float | None) -> tuple[str, str]:
@@ -143,7 +166,7 @@ def _gap(form: str, gap: float | None) -> tuple[str, str]:
         return "none", "nothing to compare"
     if gap == 0:
         return "yes", "0"
-    return ("near" if form == "compiled" else "no"), f"{gap:.1e}"
+    return ("near" if form == COMPILED and gap != math.inf else "no"), f"{gap:.1e}"
 
 
 def _rows(study: Study, id: str) -> Iterator[Row]:
@@ -185,7 +208,7 @@ TITLES = {
 def _panel(curve: Curve | NotPossible, key: str, salt: str) -> Panel:
     title = TITLES[key]
     if isinstance(curve, NotPossible):
-        return Panel(title, "", None, (), (), (f"Not measured: {curve.reason}.",))
+        return Panel(title, "", None, (), (), (f"Not measured: {ended(curve.reason)}",))
     measured = any(isinstance(value, Spread) for values in curve.forms.values() for value in values)
     rows = tuple(
         (
@@ -201,4 +224,6 @@ def _panel(curve: Curve | NotPossible, key: str, salt: str) -> Panel:
     elif len(curve.at) == 1 and curve.at[0]:
         caption += f" Batch of {curve.at[0]}."
     head = tuple(f"{at}" if at else "as given" for at in curve.at)
-    return Panel(title, caption, figure(curve, salt) if measured else None, head, rows, tuple(missing(curve)))
+    return Panel(
+        title, caption, figure(curve, salt) if measured else None, head, rows, tuple(missing(curve)), rounds(curve)
+    )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from funcnet.compare import Curve, NotPossible, Spread, Study
 from funcnet.report._figures import FORMS
-from funcnet.report._words import listed, number, quantity, times
+from funcnet.report._words import ended, listed, quantity, times
 
 MODULE, CALL, NATIVE, TRACED, COMPILED = FORMS
 LOOP = "nn.Module, a loop"
@@ -57,6 +58,7 @@ def _of_form(study: Study, form: str) -> Verdict:
             _speed(study, key, what, form, gains, costs, alike)
         if form in (TRACED, COMPILED):
             _speed(study, "forward_batch", "a forward", form, gains, costs, alike)
+        _bytes(study, form, gains, costs)
     for key, what, forms in (
         ("per_sample", "vmap(grad)", (CALL, NATIVE, TRACED)),
         ("ensemble", "vmap", (CALL, NATIVE, TRACED)),
@@ -74,7 +76,7 @@ def _same_numbers(study: Study, form: str) -> str:
         return "The model as its author wrote it; the others stand beside it."
     found = study.largest_difference[form]
     if isinstance(found, NotPossible):
-        return f"Not to be had here: {found.reason}."
+        return f"Its numbers were not compared with those of nn.Module: {ended(found.reason)}"
     gaps = {what: gap for what, gap in found.items() if gap}
     if not gaps:
         return "Every number compared is that of the module, bit for bit."
@@ -94,6 +96,15 @@ def _speed(study: Study, key: str, what: str, form: str, gains: list[str], costs
     for some, into in ((quick, gains), (slow, costs)):
         if some:
             into.append(f"{what[0].upper()}{what[1:]} takes {_span(some)} the time of nn.Module{_where(some, found)}.")
+
+
+def _bytes(study: Study, form: str, gains: list[str], costs: list[str]) -> None:
+    curve = study.curves["memory"]
+    for one in ratios(curve, form):
+        held, by_module = (curve.forms[name][curve.at.index(one.at)] for name in (form, MODULE))  # type: ignore[union-attr]
+        if one.clear and isinstance(held, Spread) and isinstance(by_module, Spread):
+            most = f"{quantity(held.median, 'bytes')}, where nn.Module has {quantity(by_module.median, 'bytes')}"
+            (costs if one.ratio > 1 else gains).append(f"A step has at most {most} of tensors alive at one time.")
 
 
 def _span(found: list[Ratio]) -> str:
@@ -147,25 +158,28 @@ def _compiling(study: Study, gains: list[str], costs: list[str]) -> None:
         last = at == curve.at[-1]
         if last and isinstance(quick, Spread) and isinstance(slow, Spread) and quick.upper < slow.lower:
             saved = slow.median - quick.median
-            steps = number(study.compile_seconds / saved)
-            gains.append(f"At batch {at} a step saves {quantity(saved, 'seconds')}: paid back after {steps} steps.")
+            steps = f"{math.ceil(study.compile_seconds / saved):,}"
+            word = "step" if steps == "1" else "steps"
+            gains.append(f"At batch {at} a step saves {quantity(saved, 'seconds')}: paid back after {steps} {word}.")
 
 
 def in_short(study: Study) -> str:
     """The verdict on a model in a few sentences."""
     parts = []
     compared = [form for form in (CALL, NATIVE, TRACED) if not isinstance(study.largest_difference[form], NotPossible)]
-    if study.identical:
-        parts.append(f"{listed(compared)} give the bits of nn.Module.")
-    else:
-        wrong = [
-            form
-            for form in compared
-            if not isinstance(gaps := study.largest_difference[form], NotPossible) and any(gaps.values())
-        ]
+    wrong = [
+        form
+        for form in compared
+        if not isinstance(gaps := study.largest_difference[form], NotPossible) and any(gaps.values())
+    ]
+    if same := [form for form in compared if form not in wrong]:
+        parts.append(f"{listed(same)} {'gives' if len(same) == 1 else 'give'} the bits of nn.Module.")
+    if wrong:
         parts.append(f"{listed(wrong)} did NOT give the bits of nn.Module.")
+    if not compared:
+        parts.append("The numbers of no other form could be compared with those of nn.Module.")
     if step := ratios(study.curves["step_batch"], NATIVE):
-        parts.append(f"A step of the native net took {_span(step)} the time of the module.")
+        parts.append(_step_in_short(step))
     gradients = [one for one in ratios(study.curves["per_sample"], f"{NATIVE}, vmap(grad)", LOOP) if one.clear]
     if gradients:
         last = gradients[-1]
@@ -180,5 +194,13 @@ def in_short(study: Study) -> str:
     return " ".join(parts)
 
 
+def _step_in_short(found: list[Ratio]) -> str:
+    clear = [one for one in found if one.clear]
+    if not clear:
+        return "A step of the native net took the time of the module, as far as this run can tell."
+    return f"A step of the native net took {_span(clear)} the time of the module{_where(clear, found)}."
+
+
 def _lower(names: list[str]) -> list[str]:
-    return [name if name == "DistributedDataParallel" else name[0].lower() + name[1:] for name in names]
+    proper = ("DistributedDataParallel", "Hessian")
+    return [name if name.startswith(proper) else name[0].lower() + name[1:] for name in names]

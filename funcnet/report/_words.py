@@ -40,6 +40,17 @@ def quantity(value: float, unit: str) -> str:
     return f"{number(value / scale)} {name}"
 
 
+def rounds(curve: Curve) -> str:
+    """How many rounds the numbers of a curve are of.
+
+    >>> rounds(Curve("T", "c", "a", "seconds", (1, 2), {"native": (Spread(1, 1, 1, 5), Spread(1, 1, 1, 88))}))
+    'of 5 to 88 rounds'
+    """
+    counts = [value.rounds for values in curve.forms.values() for value in values if isinstance(value, Spread)]
+    low, high = min(counts, default=0), max(counts, default=0)
+    return f"of {low} to {high} rounds" if low != high else f"of {plural(low, 'round')}"
+
+
 def middle_half(spread: Spread, unit: str) -> str:
     """Median and quartiles, in one unit.
 
@@ -71,6 +82,15 @@ def listed(items: Iterable[str], last: str = "and") -> str:
     return f"{', '.join(given[:-1])} {last} {given[-1]}" if len(given) > 1 else "".join(given)
 
 
+def ended(reason: str) -> str:
+    """A reason as the end of a sentence, which may have been cut short.
+
+    >>> ended("no params"), ended("a long story ...")
+    ('no params.', 'a long story ...')
+    """
+    return reason if reason.endswith(".") else f"{reason}."
+
+
 def plural(count: int, thing: str) -> str:
     """A number of things.
 
@@ -89,6 +109,6 @@ def missing(curve: Curve) -> list[str]:
                 lines.setdefault((form, value.reason), []).append(at)
     everywhere = len(curve.at)
     return [
-        f"{form}{'' if len(at) == everywhere else f' at {listed(map(str, at))}'}: not measured, as {reason}."
+        f"{form}{'' if len(at) == everywhere else f' at {listed(map(str, at))}'}: not measured, as {ended(reason)}"
         for (form, reason), at in lines.items()
     ]

@@ -249,6 +249,16 @@ assert not {"typer", "rich", "sklearn", "matplotlib"} & set(sys.modules)
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_of_what_a_module_prints_the_first_lines_are_shown(tmp_path, monkeypatch):
+    lines = ("from torch import nn", "class Talks(nn.Linear):", "    def forward(self, x):", "        print('hello')")
+    (tmp_path / "chatters.py").write_text("\n".join((*lines, "        return super().forward(x)", "")))
+    monkeypatch.chdir(tmp_path)
+    result = run("compare", "chatters:Talks(2, 2)", "-i", "f32[3,2]", "--json")
+    assert json.loads(result.stdout)["title"] == "Talks"
+    assert result.stderr.count("hello\n") == 20
+    assert "What the model prints from here on is left out." in result.stderr
+
+
 # --- the page ---
 
 
@@ -280,6 +290,15 @@ def test_a_report_that_cannot_be_written_says_so_before_anything_is_measured(tmp
     result = run("compare", "torch.nn:ReLU", "-i", "f32[2]", "--report", str(tmp_path / "file" / "out.html"))
     assert result.exit_code == 2
     assert "the page cannot be written to" in words(result.stderr)
+
+
+def test_a_comparison_that_fails_leaves_no_empty_page_and_an_old_one_as_it_is(tmp_path):
+    new, old = tmp_path / "new.html", tmp_path / "old.html"
+    old.write_text("a page of yesterday")
+    for file in (new, old):
+        assert run("compare", "torch.nn:Linear(3, 4)", "-i", "f32[2,5]", "--report", str(file)).exit_code == 2
+    assert not new.exists()
+    assert old.read_text() == "a page of yesterday"
 
 
 def test_without_matplotlib_a_report_says_what_to_install(tmp_path, monkeypatch):

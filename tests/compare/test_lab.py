@@ -17,9 +17,10 @@ from funcnet.compare._lab._costs import once_each
 from funcnet.compare._lab._depth import Depths, depths_of_module, depths_of_pair
 from funcnet.compare._lab._equal import differences
 from funcnet.compare._lab._forms import Allowance, Compiled, make_forms, start_compiler
+from funcnet.compare._lab._listings import entries_of
 from funcnet.compare._lab._subject import subject_of_module, subject_of_pair
 from funcnet.compare._lab._tries import Bench, FailedError, NothingToTryError, attempt, close, first_line, same
-from funcnet.compare._lab._turns import SkippedError, in_turns, spread
+from funcnet.compare._lab._turns import SkippedError, curve, in_turns, spread
 from funcnet.compare._measure import largest_difference
 from funcnet.compare._models import PAIRS
 from tests.compare import zoo
@@ -57,6 +58,24 @@ def test_short_calls_are_repeated_until_a_clock_can_tell():
     (value,) = in_turns({"short": lambda: lambda: next(count)}, budget=0.0).values()
     assert next(count) > 5 * 100
     assert value.lower <= value.median <= value.upper
+
+
+def test_slow_calls_make_fewer_rounds_and_those_that_are_too_slow_none(monkeypatch):
+    monkeypatch.setattr("funcnet.compare._lab._turns.SLOW", 0.001)
+    monkeypatch.setattr("funcnet.compare._lab._turns.TOO_LONG", 0.1)
+    made = {"slow": lambda: lambda: time.sleep(0.002), "slower": lambda: lambda: time.sleep(0.11)}
+    found = in_turns(made, 0.0)
+    assert found["slow"].rounds == 3
+    assert found["slower"] == NotPossible("a call took 0.1 s, and one of more than 0.1 s is not timed")
+
+
+def test_a_curve_stops_at_the_sizes_it_has_time_for(monkeypatch):
+    monkeypatch.setattr("funcnet.compare._lab._turns.A_CURVE", 0.005)
+    row = {"slow": lambda: lambda: time.sleep(0.002)}
+    found = curve("T", "c", "batch", {2: row, 4: row, 8: row}, 0.0)
+    first, *others = found.forms["slow"]
+    assert isinstance(first, Spread)
+    assert [other.reason for other in others] == ["the smaller sizes took 0 s, and there are 0 s for a curve"] * 2
 
 
 def test_what_cannot_be_built_or_called_says_why_and_the_rest_is_measured():
@@ -99,16 +118,38 @@ def test_a_compiled_form_with_draws_stands_beside_the_same_key():
     assert any("draws from a Key" in note for note in notes)
 
 
+class Foreign(nn.Module):
+    """Draws in a forward of its own, in training or always."""
+
+    def __init__(self, always):
+        super().__init__()
+        self.fc, self.always = nn.Linear(4, 4), always
+
+    def forward(self, x):
+        return torch.nn.functional.dropout(self.fc(x), 0.5, self.training or self.always)
+
+
+@pytest.mark.parametrize("always", [False, True])
+def test_a_compiled_form_of_a_foreign_forward_that_draws_does_too(always):
+    model = subject(Foreign(always), "f32[8,4]")
+    assert model.draws
+    assert model.draws_in_eval == always
+    found, notes = differences(once_each(make_forms(model, Allowance(600))), model)
+    assert max(gap for gap in found["compiled"].values() if gap is not None) < 1e-5
+    assert any("draws from a Key" in note for note in notes)
+
+
 def test_when_compile_time_has_run_out_old_graphs_run_and_new_ones_say_so():
     start_compiler()
     model = subject(nn.Linear(3, 4), "f32[2,3]")
     allowance = Allowance(0.0)
-    with pytest.raises(SkippedError, match="this needs another graph, and compiling for this model took 0 s"):
+    with pytest.raises(SkippedError, match="nothing was left of the time for compiling"):
         Compiled(model, allowance).forward(model.batch(4))
     form = Compiled(model, Allowance(600))
     form.forward(model.batch(4))
     form.allowance = allowance
-    with torch.no_grad(), pytest.raises(SkippedError):  # another grad mode, another graph
+    allowance.spent = 3.0
+    with torch.no_grad(), pytest.raises(SkippedError, match="another graph, and compiling took 3 s already"):
         form.forward(model.batch(4))
     assert form.forward(model.batch(4))().shape == (4, 4)
 
@@ -233,7 +274,7 @@ def worked(laboratory, name):
         ("DistributedDataParallel", [True, False, False, False]),
         ("Data parallel by all_reduce", [True, True, True, True]),
         ("Partial freezing", [True, True, True, True]),
-        ("A call leaves nothing behind", [False, False, True, True]),
+        ("A call that leaves nothing behind", [False, False, True, True]),
     ],
 )
 def test_what_each_form_can_do(laboratory, name, expected):
@@ -284,6 +325,13 @@ def test_the_tree_lists_every_tensor_in_the_order_of_the_state_dict(laboratory):
     assert by_path["bn.num_batches_tracked"].kind == "buffer"
     assert by_path["bn.num_batches_tracked"].bytes == 8
     assert found.parts == {"conv": "Conv2d", "bn": "BatchNorm2d", "drop": "Dropout"}
+
+
+def test_a_buffer_that_is_not_saved_is_listed_as_one():
+    module = nn.Linear(3, 4)
+    module.register_buffer("seen", torch.zeros(2), persistent=False)
+    kinds = {entry.path: entry.kind for entry in entries_of(subject(module, "f32[2,3]"))}
+    assert kinds == {"weight": "param", "bias": "param", "seen": "unsaved"}
 
 
 def test_ties_have_no_bytes_of_their_own():

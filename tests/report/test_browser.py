@@ -198,3 +198,13 @@ def test_it_prints_all_of_the_programs(driver, file):
     boxes = "[...document.querySelectorAll('.programs pre, .tall')]"
     assert driver.execute_script(f"return {boxes}.filter({cut}).length") == 0
     assert driver.execute_script("return getComputedStyle(document.querySelector('nav')).display") == "none"
+
+
+def test_no_table_is_cut_off_on_paper(driver, file):
+    show(driver, file, 700)
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    wide = (
+        "return [...document.querySelectorAll('table')].filter((e) => e.getBoundingClientRect().right > innerWidth + 1)"
+    )
+    assert driver.execute_script(f"{wide}.map((e) => e.className)") == []
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})

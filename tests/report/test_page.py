@@ -88,6 +88,18 @@ def test_a_difference_is_no_small_print(laboratory):
     assert "bit for bit: the form changes nothing" not in text
 
 
+def test_equal_bits_are_claimed_of_no_compiled_code_that_rounds(laboratory, text):
+    assert "the form changes nothing in what a model computes." in text
+    (study,) = laboratory.studies
+    gaps = {**study.largest_difference, "compiled": {"outputs, eval": 3e-7, "gradients": 0.0}}
+    rounded = dataclasses.replace(laboratory, studies=(dataclasses.replace(study, largest_difference=gaps),))
+    assert "what a model computes, but for compiled code, which differs by up to 3e-07." in page(rounded)
+
+
+def test_numbers_say_of_how_many_rounds_they_are(text):
+    assert re.search(r"Medians of \d+ (to \d+ )?rounds, with the quartiles in brackets", text)
+
+
 def test_what_could_not_be_had_says_why(laboratory):
     (study,) = laboratory.studies
     curves = {**study.curves, "ensemble": NotPossible("there are no params")}

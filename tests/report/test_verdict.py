@@ -30,6 +30,7 @@ def study(laboratory):
         "forward_batch": Curve("F", "c", "b", "seconds", (2, 16), steps),
         "per_sample": Curve("P", "c", "b", "seconds", (2, 16), many),
         "ensemble": NotPossible("no params"),
+        "memory": NotPossible("not counted"),
     }
     return dataclasses.replace(found, curves=curves, capabilities=rows, compile_seconds=5.0)
 
@@ -66,11 +67,38 @@ def test_the_short_verdict_says_when_to_take_which(study):
     assert "Take nn.Module for hooks." in text
     assert "Take the pure function for threads." in text
     assert "16 per-sample gradients came 5.00x as fast as a loop." in text
+    assert "A step of the native net took 1.50x the time of the module, at batch 2." in text
+
+
+def test_the_short_verdict_claims_no_difference_that_may_be_chance(study):
+    steps = {"nn.Module": spreads([1, 2], 0.5), "native": spreads([1.5, 2.1], 0.5)}
+    curve = Curve("S", "c", "b", "seconds", (2, 16), steps)
+    text = in_short(dataclasses.replace(study, curves={**study.curves, "step_batch": curve}))
+    assert "A step of the native net took the time of the module, as far as this run can tell." in text
+
+
+def test_where_no_form_could_be_compared_none_is_praised(study):
+    nothing = dict.fromkeys(FORMS[1:], NotPossible("it cannot be called ..."))
+    text = in_short(dataclasses.replace(study, largest_difference=nothing))
+    assert text.startswith("The numbers of no other form could be compared with those of nn.Module.")
+    assert "give the bits" not in text
+    summary = of(dataclasses.replace(study, largest_difference=nothing), "traced").summary
+    assert summary == "Its numbers were not compared with those of nn.Module: it cannot be called ..."
+
+
+def test_memory_is_weighed(study):
+    sizes = {"nn.Module": spreads([1000], 0), "native": spreads([4000], 0), "traced": spreads([1000], 0)}
+    held = dataclasses.replace(study, curves={**study.curves, "memory": Curve("M", "c", "b", "bytes", (2,), sizes)})
+    line = "A step has at most 4 kB, where nn.Module has 1 kB of tensors alive at one time."
+    assert line in of(held, "native").costs
+    assert not any("alive" in text for text in of(held, "traced").costs + of(held, "traced").gains)
 
 
 def test_a_form_that_differs_is_named(study):
     gaps = {**study.largest_difference, "traced": {"gradients": 0.5}}
     wrong = dataclasses.replace(study, largest_difference=gaps)
     assert not wrong.identical
-    assert in_short(wrong).startswith("traced did NOT give the bits of nn.Module.")
+    assert in_short(wrong).startswith(
+        "functional_call and native give the bits of nn.Module. traced did NOT give the bits of nn.Module."
+    )
     assert of(wrong, "traced").summary.startswith("Differs from the module: gradients by up to 0.5.")

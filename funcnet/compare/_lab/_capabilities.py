@@ -82,7 +82,7 @@ ROWS = (
     ),
     Row(
         "Thread-safety",
-        f"one model object, {calls.THREADS} threads with weights of their own, {calls.CALLS} calls each",
+        f"one model object, {calls.THREADS} threads with weights of their own, up to {calls.CALLS} calls each",
         calls.threads_of_module,
         calls.threads_of_pure,
     ),
@@ -93,7 +93,7 @@ ROWS = (
         calls.frozen_pure,
     ),
     Row(
-        "A call leaves nothing behind",
+        "A call that leaves nothing behind",
         "a step in training mode; buffers and torch's global generator before and after",
         calls.untouched_by_module,
         calls.untouched_by_pure,

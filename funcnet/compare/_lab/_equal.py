@@ -31,7 +31,7 @@ def differences(makers: Makers, subject: Subject) -> tuple[Differences, list[str
             try:
                 form = make()
                 reference = expected
-                if isinstance(form, Compiled) and subject.draws:
+                if isinstance(form, Compiled) and (subject.draws or subject.draws_in_eval):
                     reference = _seen(_with_key(makers[NATIVE](), form), subject)
                     notes.append(
                         f"{COMPILED}: draws from a Key, so it stands beside {NATIVE} with the same Key; an int seed, "
@@ -57,7 +57,7 @@ def without_fast_path() -> Iterator[None]:
 def _with_key(native: Form, compiled: Compiled) -> Form:
     assert isinstance(native, PureForm)
     keyed = type(native)(native.subject, native.subject.net, NATIVE)  # type: ignore[call-arg]
-    keyed.rng = compiled.rng
+    keyed.rng, keyed.draws = compiled.rng, compiled.draws  # type: ignore[attr-defined]
     return keyed
 
 

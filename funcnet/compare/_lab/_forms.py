@@ -187,9 +187,11 @@ class Allowance:
                 with torch.compiler.set_stance("fail_on_recompile"):
                     call()
             except RuntimeError as error:
+                if not self.spent:
+                    raise SkippedError("nothing was left of the time for compiling") from error
                 raise SkippedError(
-                    f"this needs another graph, and compiling for this model took {self.spent:.0f} s of the "
-                    f"{self.seconds:.0f} s that there are for it"
+                    f"this needs another graph, and compiling took {self.spent:.0f} s already, where this model is "
+                    f"given {self.seconds:.0f} s"
                 ) from error
             return call
         start = time.perf_counter()

@@ -16,7 +16,7 @@ def stateless_listing(subject: Subject) -> Listing | NotPossible:
     """The model as one function of params and buffers, or why it cannot be written down."""
     batch = subject.batch(subject.middle)
     try:
-        return Listing("fn.source(module, x)", fn.source(subject.module, *batch.args, **batch.kwargs))
+        return Listing("fn.source(module, x), eval mode", fn.source(subject.module, *batch.args, **batch.kwargs))
     except Exception as error:  # whatever a forward may do under torch's tracer
         return NotPossible(brief(error, 400))
 
@@ -50,7 +50,8 @@ def entries_of(subject: Subject) -> tuple[Entry, ...]:
         return Entry(path, kind, owner, tuple(leaf.shape), str(leaf.dtype).removeprefix("torch."), size)
 
     found = [entry(path, "param", leaf, leaf.numel() * leaf.element_size()) for path, leaf in params.items()]
-    found += [entry(path, "buffer", leaf, leaf.numel() * leaf.element_size()) for path, leaf in buffers.items()]
+    kinds = {path: "buffer" if path in order else "unsaved" for path in buffers}
+    found += [entry(path, kinds[path], leaf, leaf.numel() * leaf.element_size()) for path, leaf in buffers.items()]
     held = {**params, **buffers}
     found += [entry(alias, "tie", held[owner], 0) for alias, owner in subject.net.aliases.items() if owner in held]
     return tuple(sorted(found, key=lambda item: order.get(item.path, len(order))))

@@ -53,10 +53,13 @@ class Capability:
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor of the params and buffers: its path, the class that holds it, what it is, and its bytes."""
+    """One tensor of the params and buffers: its path, the class that holds it, what it is, and its bytes.
+
+    An ``unsaved`` one is a buffer that is no part of the ``state_dict``.
+    """
 
     path: str
-    kind: Literal["param", "buffer", "tie"]
+    kind: Literal["param", "buffer", "unsaved", "tie"]
     owner: str
     shape: tuple[int, ...]
     dtype: str

@@ -69,14 +69,19 @@ class Subject:
     @cached_property
     def draws(self) -> bool:
         """Whether a part of the net draws in training mode."""
-        return any(part.draws(True) for _, part in self.net.named_nets())
+        return any(part.draws(True) for _, part in self.net.named_nets()) or self._asks_for_draws(train=True)
 
     @cached_property
     def draws_in_eval(self) -> bool:
         """Whether the net asks for draws in eval mode too."""
+        return self._asks_for_draws(train=False)
+
+    def _asks_for_draws(self, train: bool) -> bool:
+        """Whether a call without an rng is refused: only the call knows what a foreign forward draws."""
+        batch = self.batch(self.sizes[0])
         try:
             with torch.no_grad():
-                self.batch(self.sizes[0]).call(lambda *a, **k: self.net.apply(self.params, self.buffers, *a, **k))
+                self.net.apply(self.params, self.buffers, *batch.args, train=train, **batch.kwargs)
         except fn.RandomnessError:
             return True
         return False

@@ -23,10 +23,12 @@ from funcnet.compare._lab._tries import (
     need_weights,
     tensors,
 )
-from funcnet.compare._measure import largest_difference
+from funcnet.compare._measure import clock, largest_difference
 from funcnet.tree import flatten, unflatten
 
 THREADS, CALLS = 4, 25
+LONGEST = 5.0
+"""Seconds for the calls of all threads; slow models make fewer, and two each at least."""
 
 
 # --- threads ---
@@ -36,10 +38,11 @@ def _in_threads(work: Callable[[int], Callable[[], Any]], expected: list[list[Te
     """``THREADS`` threads, each with its own program and numbers it should give."""
     programs = [work(index) for index in range(THREADS)]
     wrong, errors, start = [0] * THREADS, [""] * THREADS, threading.Barrier(THREADS)
+    each = _calls_each(programs[0])
 
     def run(index: int) -> None:
         start.wait()
-        for _ in range(CALLS):
+        for _ in range(each):
             try:
                 with torch.no_grad():
                     found = tensors(programs[index]())
@@ -53,11 +56,22 @@ def _in_threads(work: Callable[[int], Callable[[], Any]], expected: list[list[Te
         thread.start()
     for thread in threads:
         thread.join()
-    total = THREADS * CALLS
+    total = THREADS * each
     if bad := sum(wrong):
         raised = next((f"; one raised {error}" for error in errors if error), "")
         raise FailedError(f"{bad} of {total} calls gave the numbers of other weights, or none{raised}")
     return f"{total} of {total} calls gave the numbers of their own weights"
+
+
+def _calls_each(program: Callable[[], Any]) -> int:
+    """How many calls each thread has time for."""
+    begin = clock()
+    try:
+        with torch.no_grad():
+            program()
+    except Exception:  # which each thread will see for itself
+        return CALLS
+    return max(2, min(CALLS, int(LONGEST / THREADS / (clock() - begin))))
 
 
 def _own_weights(bench: Bench) -> tuple[list[Any], list[list[Tensor]]]:

@@ -99,7 +99,7 @@ def hooked_pure(bench: Bench, form: PureForm) -> str:
     if isinstance(form, FunctionalCall):
         form.module = copy.deepcopy(form.module)
         count = _hooked(form.module, lambda module: form.forward(bench.batch)())
-        return f"forward hooks on the leaves fired {count} times in a call"
+        return f"forward hooks on the leaves fired {count} time{'s' * (count != 1)} in a call"
     assert isinstance(form, NetForm)
     try:
         form.net.register_forward_hook(print)
@@ -114,7 +114,7 @@ def _by_module(bench: Bench, form: NetForm) -> str:
         count = _hooked(fn.to_module(form.net, form.subject.params, form.buffers), bench.batch.call)
     except Exception as error:  # what was tried is an alternative only
         return f" (fn.to_module then gave {first_line(error)})"
-    return f" (on fn.to_module(net, params, buffers), hooks fired {count} times)"
+    return f" (on fn.to_module(net, params, buffers), hooks fired {count} time{'s' * (count != 1)})"
 
 
 # --- processes ---

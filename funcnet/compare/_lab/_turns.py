@@ -17,6 +17,12 @@ Make = Callable[[], Call]
 
 BLOCK = 0.001
 LEAST, MOST = 5, 101
+SLOW, LEAST_SLOW = 0.25, 3
+"""Calls of more than so many seconds are warmed up once, and make fewer rounds at least."""
+TOO_LONG = 5.0
+"""A call of more seconds is not timed: a report should not take hours."""
+A_CURVE = 12.0
+"""Seconds for a curve; sizes that are left when they are spent are left out, and say so."""
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -35,11 +41,13 @@ def in_turns(makers: Mapping[str, Make], budget: float) -> dict[str, Spread | No
     """Seconds per call of several programs. In each round every program has a turn, and the first turn moves on.
 
     A machine that slows down thus slows all of them. Each is called three times before anything counts. Calls shorter
-    than a millisecond are repeated until they fill one, and a round holds their mean.
+    than a millisecond are repeated until they fill one, and a round holds their mean. Slow ones make do with less, and
+    those that take longer than ``TOO_LONG`` are left out.
 
     Args:
         makers: what builds each program; one that cannot be built, or raises, says why in place of a time.
-        budget: seconds to spend on all of them together; five rounds are made in any case.
+        budget: seconds to spend on all of them together; five rounds are made in any case, or three if
+            the calls are slow.
     """
     calls: dict[str, tuple[Call, int]] = {}
     found: dict[str, Spread | NotPossible] = {}
@@ -47,8 +55,11 @@ def in_turns(makers: Mapping[str, Make], budget: float) -> dict[str, Spread | No
     for name, make in makers.items():
         try:
             call = make()
-            _timed(call, 1)
-            once = min(_timed(call, 1) for _ in range(2))
+            once = _timed(call, 1)
+            if once > TOO_LONG:
+                raise SkippedError(f"a call took {once:.1f} s, and one of more than {TOO_LONG:.1f} s is not timed")
+            if once <= SLOW:
+                once = min(_timed(call, 1) for _ in range(2))
         except Exception as error:  # whatever a model or a compiler may raise
             found[name] = NotPossible(reason_of(error))
             continue
@@ -57,7 +68,8 @@ def in_turns(makers: Mapping[str, Make], budget: float) -> dict[str, Spread | No
         lap += once * repeat
     names = list(calls)
     times: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(max(LEAST, min(MOST, int(budget / lap))) if names else 0):
+    least = LEAST_SLOW if lap > SLOW * len(names) else LEAST
+    for turn in range(max(least, min(MOST, int(budget / lap))) if names else 0):
         first = turn % len(names)
         for name in (*names[first:], *names[:first]):
             times[name].append(_timed(*calls[name]))
@@ -81,9 +93,18 @@ def reason_of(error: BaseException) -> str:
 
 
 def curve(title: str, call: str, axis: str, rows: Mapping[int, Mapping[str, Make]], budget: float) -> Curve:
-    """Times at several sizes, ``budget`` seconds for each."""
+    """Times at several sizes, ``budget`` seconds for each; slow ones at as many sizes as there is time for."""
     at = tuple(rows)
-    found = {size: in_turns(makers, budget) for size, makers in rows.items()}
+    found: dict[int, Mapping[str, Spread | NotPossible]] = {}
+    spent = 0.0
+    for size, makers in rows.items():
+        if spent > A_CURVE:
+            why = NotPossible(f"the smaller sizes took {spent:.0f} s, and there are {A_CURVE:.0f} s for a curve")
+            found[size] = dict.fromkeys(makers, why)
+            continue
+        found[size] = in_turns(makers, budget)
+        times = [value for value in found[size].values() if isinstance(value, Spread)]
+        spent += sum(value.median * value.rounds for value in times)
     names = dict.fromkeys(name for row in found.values() for name in row)
     missing = NotPossible("not tried at this size")
     forms = {name: tuple(found[size].get(name, missing) for size in at) for name in names}

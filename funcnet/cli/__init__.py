@@ -21,6 +21,17 @@ def main() -> None:
             f'Install what the command needs: pip install "funcnet[cli]"\n'
         )
         raise SystemExit(2) from None
+    told: list[int] = []
+
+    def end(number: int, frame: object) -> None:
+        told.append(number)
+        sys.exit(128 + number)
+
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # so that what is half written is cleaned up
-        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    app(prog_name="funcnet")
+        signal.signal(signal.SIGTERM, end)
+    try:
+        app(prog_name="funcnet")
+    except BaseException:
+        if told:  # whatever went wrong in the middle of something that was cut short
+            raise SystemExit(128 + told[0]) from None
+        raise

@@ -184,10 +184,11 @@ def _cast(rng, state, flat, number, name, spec, layered):
 
 def _fill(rng, state, flat, number, name, spec, layered):
     shape = (rng.choice(SIZES), rng.choice(SIZES))
-    value = rng.choice([0, 1.5, "arange", "tril"])
     if "{i}" in layered:
+        value = rng.choice([0, 1.5, "arange", "tril"])
         return Fill(f"z{number}.{{i}}.w", value, shape, "float32", beside=layered)
-    return Fill(f"z{number}.w", value, shape, rng.choice(["int64", "bool", "float16"]))
+    value, dtype = rng.choice([(0, "bool"), ("tril", "bool"), (-3, "int64"), ("arange", "int64"), (1.5, "float16")])
+    return Fill(f"z{number}.w", value, shape, dtype)
 
 
 def _drop(rng, state, flat, number, name, spec, layered):

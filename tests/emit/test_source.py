@@ -148,9 +148,9 @@ def test_sizes_stay_free_as_asked():
 
 
 def ruff(command, text):
-    return subprocess.run(
-        [sys.executable, "-m", "ruff", *command, "--isolated", "-"], input=text, capture_output=True, text=True
-    )
+    here = Path(__file__).parent  # where funcnet is not the project itself, and is imported like any library
+    ruff = [sys.executable, "-m", "ruff", *command, "--isolated", "-"]
+    return subprocess.run(ruff, input=text, capture_output=True, text=True, cwd=here)
 
 
 FORMS = [(False, "stateless"), (True, "stateless"), (False, "stateful")]

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from funcnet._errors import FuncnetError
 from funcnet.cli._articles import articles_report
+from funcnet.cli._inputs import Inputs
 from funcnet.cli._untrained import untrained_report
 from funcnet.compare import (
     Articles,
@@ -51,17 +52,7 @@ def compare(
             show_default=False,
         ),
     ] = None,
-    inputs: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--input",
-            "-i",
-            metavar="SPEC",
-            help='An input of TARGET: "float32[2,3,64,64]", or "input_ids=int64[2,12]<100" for one given by name with '
-            "integers below 100. Once per input.",
-            show_default=False,
-        ),
-    ] = None,
+    inputs: Inputs = None,
     models: Annotated[
         list[str] | None,
         typer.Option(

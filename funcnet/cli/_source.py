@@ -14,6 +14,7 @@ from rich.syntax import Syntax
 from rich.text import Text
 
 from funcnet._errors import FuncnetError
+from funcnet.cli._inputs import Inputs
 from funcnet.compare import built_target
 from funcnet.emit import source
 
@@ -27,17 +28,7 @@ def source_command(
             "importable.",
         ),
     ],
-    inputs: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--input",
-            "-i",
-            metavar="SPEC",
-            help='An input of TARGET: "float32[2,3,64,64]", or "input_ids=int64[2,12]<100" for one given by name with '
-            "integers below 100. Once per input.",
-            show_default=False,
-        ),
-    ] = None,
+    inputs: Inputs = None,
     train: Annotated[bool, typer.Option("--train", help="Write the forward of training mode down.")] = False,
     style: Annotated[str, typer.Option("--style", metavar="STYLE", help="stateless or stateful.")] = "stateless",
     output: Annotated[

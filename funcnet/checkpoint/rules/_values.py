@@ -64,7 +64,23 @@ class Cast(Rule):
 
 
 @dataclass(frozen=True)
-class Drop(Rule):
+class _OfValue(Rule):
+    """What is said of tensors that hold a known value, or one not said: the fields of a Drop and of its inverse."""
+
+    names: str
+    value: float | str | None = None
+    shape: tuple[int, ...] = ()
+    dtype: str = "float32"
+    beside: str | None = None
+    optional: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", tuple(self.shape))
+        _check_value(self)
+
+
+@dataclass(frozen=True)
+class Drop(_OfValue):
     """Leave tensors out.
 
     With a value, they must hold it, which is checked, and the way back writes them again: nothing is lost. Without,
@@ -82,17 +98,6 @@ class Drop(Rule):
     >>> Drop("h.{i}.attn.mask", "tril", [1, 1, 4, 4], "bool", beside="h.{i}.attn.weight").inverse().value
     'tril'
     """
-
-    names: str
-    value: float | str | None = None
-    shape: tuple[int, ...] = ()
-    dtype: str = "float32"
-    beside: str | None = None
-    optional: bool = False
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "shape", tuple(self.shape))
-        _check_value(self)
 
     def apply(self, state: State) -> State:
         pattern = Pattern(self.names)
@@ -120,19 +125,8 @@ class Drop(Rule):
 
 
 @dataclass(frozen=True)
-class Fill(Rule):
+class Fill(_OfValue):
     """Add tensors of a known value; inverse of :class:`Drop`. Without a value it adds nothing."""
-
-    names: str
-    value: float | str | None = None
-    shape: tuple[int, ...] = ()
-    dtype: str = "float32"
-    beside: str | None = None
-    optional: bool = False
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "shape", tuple(self.shape))
-        _check_value(self)
 
     def apply(self, state: State) -> State:
         if self.value is None:
@@ -154,12 +148,12 @@ class Fill(Rule):
         return Drop(self.names, self.value, self.shape, self.dtype, self.beside, self.optional or self.value is None)
 
 
-def _constant(rule: Drop | Fill) -> Constant:
+def _constant(rule: _OfValue) -> Constant:
     assert rule.value is not None
     return Constant(Spec(rule.shape, dtype_of(rule.dtype)), rule.value)
 
 
-def _check_value(rule: Drop | Fill) -> None:
+def _check_value(rule: _OfValue) -> None:
     if rule.value is None:
         return
     try:

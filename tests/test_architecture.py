@@ -15,7 +15,7 @@ import funcnet
 
 ROOT = Path(funcnet.__file__).parent
 LEVELS = [
-    {"_errors", "_typing", "_torch", "_context"},
+    {"_errors", "_format", "_typing", "_torch", "_context", "_tensors"},
     {"tree"},
     {"random"},
     {"init"},

@@ -27,7 +27,7 @@ LEVELS = [
     {"adapters"},
     {"inspect"},
     {"checkpoint"},
-    {"emit"},
+    {"program"},
     {"models"},
     {"compare"},
     {"report"},

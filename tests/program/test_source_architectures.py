@@ -10,9 +10,9 @@ from torch.utils._pytree import tree_map_only
 
 import funcnet as fn
 from tests.adapters.architectures import ARCHITECTURES
-from tests.emit.test_source import forward_of
-from tests.emit.test_stateful import made
 from tests.helpers import assert_identical, buffers_of
+from tests.program.test_source import forward_of
+from tests.program.test_stateful import made
 
 transformers = pytest.importorskip("transformers")
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from funcnet._errors import ConversionError
-from funcnet.adapters._tracing._code import Check
-from funcnet.adapters._tracing._words import UnspeakableError, Words, fields_of
+from funcnet.program._code import Check
+from funcnet.program._words import UnspeakableError, Words, fields_of
 
 OWN_NAMES = frozenset({"params", "buffers", "rng", "torch", "F", "fn", "math", "operator"})
 """What a captured function calls things itself."""

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from funcnet.adapters._tracing._capture import _size
-from funcnet.emit._constants import shortened
-from funcnet.emit._program import Program, Statement, defined, names_in
-from funcnet.emit._shorter import Shorter
+from funcnet.program._capture import _size
+from funcnet.program._constants import shortened
+from funcnet.program._program import Program, Statement, defined, names_in
+from funcnet.program._shorter import Shorter
 
 _CASTS = frozenset({"to", "float", "double", "half", "bfloat16", "type", "type_as", "long", "int", "bool"})
 _PURE = frozenset(

@@ -11,10 +11,10 @@ from typing import Any
 
 from torch import Tensor
 
-from funcnet.adapters._tracing._capture import _size
-from funcnet.emit._calls import Call, Function, Loop, Use, call_tree, elsewhere
-from funcnet.emit._loops import looped
-from funcnet.emit._program import Program, Statement, defined, names_in
+from funcnet.program._capture import _size
+from funcnet.program._loops import looped
+from funcnet.program._program import Program, Statement, defined, names_in
+from funcnet.program._source_calls import Call, Function, Loop, Use, call_tree, elsewhere
 
 SHORTEST = 3  # statements that are worth a function
 

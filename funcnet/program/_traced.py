@@ -15,10 +15,10 @@ from torch.utils._pytree import tree_leaves
 from funcnet._context import beyond_one_gradient, under_vmap
 from funcnet._errors import ConversionError, ShapeError, bullet_list
 from funcnet._typing import Tree
-from funcnet.adapters._tracing._code import Check, Code
 from funcnet.core import Net, View, draws_at
 from funcnet.core._explain import described
 from funcnet.core._view import Call, origin, where
+from funcnet.program._code import Check, Code
 from funcnet.random import Intercept
 from funcnet.tree import get, join
 from funcnet.tree import map as map_tree

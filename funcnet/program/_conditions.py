@@ -9,9 +9,9 @@ import sympy  # type: ignore[import-untyped]
 from torch.utils._sympy.printers import PythonPrinter
 
 from funcnet._errors import ConversionError
-from funcnet.adapters._tracing._capture import FROM_MODULE, Captured
-from funcnet.adapters._tracing._code import Check
-from funcnet.adapters._tracing._inputs import Inputs, TensorInput
+from funcnet.program._capture import FROM_MODULE, Captured
+from funcnet.program._code import Check
+from funcnet.program._trace_inputs import Inputs, TensorInput
 from funcnet.tree import flatten
 
 Free = Sequence[Sequence[int]]

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from funcnet.adapters._tracing._inputs import Inputs
 from funcnet.core import Net
+from funcnet.program._trace_inputs import Inputs
 
 
 def arguments(module: nn.Module, net: Net | None, inputs: Inputs) -> dict[str, tuple[str, Any]]:

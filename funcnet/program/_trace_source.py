@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from funcnet.adapters._tracing._code import Check, Code
-from funcnet.adapters._tracing._emit import Emitted
-from funcnet.adapters._tracing._inputs import Inputs
-from funcnet.adapters._tracing._words import Words
+from funcnet.program._code import Check, Code
+from funcnet.program._emit import Emitted
+from funcnet.program._trace_inputs import Inputs
+from funcnet.program._words import Words
 from funcnet.tree import unflatten
 
 

@@ -13,16 +13,16 @@ from funcnet._errors import ConversionError, bullet_list
 from funcnet._torch import global_state
 from funcnet._typing import Tree
 from funcnet.adapters._from_module import from_module
-from funcnet.adapters._tracing._capture import FROM_MODULE, Captured, capture
-from funcnet.adapters._tracing._code import Code
-from funcnet.adapters._tracing._conditions import Free, dtype_check, shape_checks
-from funcnet.adapters._tracing._emit import emitted
-from funcnet.adapters._tracing._inputs import Inputs, taken_apart
-from funcnet.adapters._tracing._same import copies, differences, of_module, of_net
-from funcnet.adapters._tracing._source import code_for
-from funcnet.adapters._tracing._traced import Traced
 from funcnet.adapters._walk import unwrapped
 from funcnet.core import Buffer, Net
+from funcnet.program._capture import FROM_MODULE, Captured, capture
+from funcnet.program._code import Code
+from funcnet.program._conditions import Free, dtype_check, shape_checks
+from funcnet.program._emit import emitted
+from funcnet.program._same import copies, differences, of_module, of_net
+from funcnet.program._trace_inputs import Inputs, taken_apart
+from funcnet.program._trace_source import code_for
+from funcnet.program._traced import Traced
 from funcnet.tree import flatten
 
 

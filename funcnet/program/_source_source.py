@@ -60,6 +60,6 @@ def source(
         return input, buffers
     <BLANKLINE>
     """
-    from funcnet.emit._steps import written  # torch's tracer costs seconds to import
+    from funcnet.program._source_steps import written  # torch's tracer costs seconds to import
 
     return written(module_or_net, example_inputs, example_kwargs, train, style, dynamic)

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from funcnet.adapters._tracing._capture import _size
-from funcnet.emit._program import Program, Statement, defined, is_value, names_in
-from funcnet.emit._text import text_of
+from funcnet.program._capture import _size
+from funcnet.program._program import Program, Statement, defined, is_value, names_in
+from funcnet.program._text import text_of
 
 _BATCHES = (2, 3, 8, 129)  # sizes to try what is free with
 _FULL = "true everywhere"

@@ -7,7 +7,7 @@ import keyword
 import math
 import re
 
-from funcnet.adapters._tracing._inputs import OWN_NAMES
+from funcnet.program._trace_inputs import OWN_NAMES
 
 TAKEN = frozenset({*keyword.kwlist, *dir(builtins), *OWN_NAMES}) - {"input"}
 """What no value is called."""

@@ -14,8 +14,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from funcnet._torch import global_state, set_global_state
 from funcnet._typing import TreeLike
 from funcnet.adapters._copies import replica
-from funcnet.adapters._tracing._capture import differentiable
 from funcnet.core import Net
+from funcnet.program._capture import differentiable
 from funcnet.random import Intercept, Stream
 from funcnet.tree import flatten
 from funcnet.tree import map as map_tree

@@ -7,11 +7,11 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 
-from funcnet.emit._calls import Function
-from funcnet.emit._parts import folded
-from funcnet.emit._program import Program, Statement
-from funcnet.emit._text import lines_of
-from funcnet.emit._write import Writer
+from funcnet.program._parts import folded
+from funcnet.program._program import Program, Statement
+from funcnet.program._source_calls import Function
+from funcnet.program._text import lines_of
+from funcnet.program._write import Writer
 
 
 def stateless(program: Program, mode: str, inputs: Sequence[str], imports: Sequence[str]) -> str:

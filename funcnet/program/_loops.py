@@ -6,8 +6,8 @@ import ast
 from collections.abc import Iterator
 from typing import Any
 
-from funcnet.emit._calls import Function, Loop, Use
-from funcnet.emit._program import Statement, names_in
+from funcnet.program._program import Statement, names_in
+from funcnet.program._source_calls import Function, Loop, Use
 
 LOOP = 3  # calls in a row that are worth a loop
 

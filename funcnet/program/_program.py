@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 from torch.fx import Node
 
-from funcnet.adapters._tracing._capture import Captured
-from funcnet.adapters._tracing._emit import Emitted, _Emitter
-from funcnet.adapters._tracing._inputs import Inputs
-from funcnet.adapters._tracing._words import Words
-from funcnet.emit._authors import name_around, name_behind, stored_name
+from funcnet.program._authors import name_around, name_behind, stored_name
+from funcnet.program._capture import Captured
+from funcnet.program._emit import Emitted, _Emitter
+from funcnet.program._trace_inputs import Inputs
+from funcnet.program._words import Words
 
 UNNAMED = ""
 """The hint for a value that the author has no name for."""
@@ -108,7 +108,7 @@ def recorded(
     buffers: list[str],
     given: Mapping[str, tuple[str, Any]],
 ) -> Program:
-    """The statements of a captured forward; ``given`` as from :func:`funcnet.emit._inputs.arguments`.
+    """The statements of a captured forward; ``given`` as from :func:`funcnet.program._source_inputs.arguments`.
 
     Raises:
         ConversionError: if something in it cannot be written down; names the line.

@@ -12,11 +12,11 @@ from typing import Any
 
 from torch.fx import Node
 
-from funcnet.emit._authors import names_read, operands_read, parameter_name
-from funcnet.emit._calls import Function, Loop, Use
-from funcnet.emit._inline import inlined, steps
-from funcnet.emit._program import Program, Statement, defined, is_value, names_in
-from funcnet.emit._text import lines_of, text_of
+from funcnet.program._authors import names_read, operands_read, parameter_name
+from funcnet.program._inline import inlined, steps
+from funcnet.program._program import Program, Statement, defined, is_value, names_in
+from funcnet.program._source_calls import Function, Loop, Use
+from funcnet.program._text import lines_of, text_of
 
 OWN = frozenset({"params", "buffers", "rng", "path", "torch", "F", "fn", "math", "operator"})
 TAKEN = frozenset({*keyword.kwlist, *dir(builtins), *OWN}) - {"input"}

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from funcnet._typing import Tree
-from funcnet.adapters._tracing._traced import Traced
+from funcnet.program._traced import Traced
 
 
 def trace(
@@ -66,6 +66,6 @@ def trace(
         return input
     <BLANKLINE>
     """
-    from funcnet.adapters._tracing._steps import traced  # torch's tracer costs seconds to import
+    from funcnet.program._trace_steps import traced  # torch's tracer costs seconds to import
 
     return traced(module, example_inputs, example_kwargs, train, dynamic)

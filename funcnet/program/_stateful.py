@@ -10,15 +10,15 @@ from typing import Any
 from torch import nn
 
 from funcnet.core import Body
-from funcnet.emit._calls import Call, Function, Use, call_tree, elsewhere
-from funcnet.emit._constructors import constructor, empty, literal
-from funcnet.emit._loops import looped
-from funcnet.emit._modes import in_either_mode
-from funcnet.emit._parts import _Folding
-from funcnet.emit._program import Program, Statement, defined, names_in
-from funcnet.emit._stateless import _import_lines, _imported_by_name
-from funcnet.emit._text import lines_of
-from funcnet.emit._write import Writer
+from funcnet.program._constructors import constructor, empty, literal
+from funcnet.program._loops import looped
+from funcnet.program._modes import in_either_mode
+from funcnet.program._parts import _Folding
+from funcnet.program._program import Program, Statement, defined, names_in
+from funcnet.program._source_calls import Call, Function, Use, call_tree, elsewhere
+from funcnet.program._stateless import _import_lines, _imported_by_name
+from funcnet.program._text import lines_of
+from funcnet.program._write import Writer
 
 _LISTS = (nn.Sequential, nn.ModuleList, nn.ParameterList)
 _DICTS = (nn.ModuleDict, nn.ParameterDict)

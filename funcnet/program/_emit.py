@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.fx import Node
 
 from funcnet._errors import ConversionError
-from funcnet.adapters._tracing._calls import arguments, index, operand, without_defaults
-from funcnet.adapters._tracing._capture import FROM_MODULE, Captured, Place
-from funcnet.adapters._tracing._inputs import Inputs
-from funcnet.adapters._tracing._scope import FOREVER, TAKEN, Scope
-from funcnet.adapters._tracing._words import IN_PLACE, INFIX, PREFIX, UnspeakableError, Words
+from funcnet.program._capture import FROM_MODULE, Captured, Place
+from funcnet.program._scope import FOREVER, TAKEN, Scope
+from funcnet.program._trace_calls import arguments, index, operand, without_defaults
+from funcnet.program._trace_inputs import Inputs
+from funcnet.program._words import IN_PLACE, INFIX, PREFIX, UnspeakableError, Words
 from funcnet.random import DRAWING, draws_when_called
 
 _PURE_METHODS = frozenset({"size", "dim", "new_ones", "new_zeros", "new_empty"})

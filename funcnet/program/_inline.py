@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from funcnet.emit._calls import Function, Loop
-from funcnet.emit._program import Program, Statement, defined, names_in
-from funcnet.emit._shorter import Shorter
-from funcnet.emit._text import WIDTH, text_of
+from funcnet.program._program import Program, Statement, defined, names_in
+from funcnet.program._shorter import Shorter
+from funcnet.program._source_calls import Function, Loop
+from funcnet.program._text import WIDTH, text_of
 
 
 def steps(items: Iterable[Any]) -> Iterator[tuple[Any, list[str]]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.fx import Node
 
-from funcnet.emit._program import Program, Statement, names_in
+from funcnet.program._program import Program, Statement, names_in
 
 
 def in_either_mode(program: Program) -> dict[str, Node | None]:

@@ -21,8 +21,8 @@ from funcnet._context import outside_transforms
 from funcnet._errors import ConversionError
 from funcnet._torch import capture_settings, keep_size_free, tracers_shapes
 from funcnet.adapters._copies import replica
-from funcnet.adapters._tracing._inputs import Inputs
-from funcnet.adapters._tracing._writes import Writes
+from funcnet.program._trace_inputs import Inputs
+from funcnet.program._writes import Writes
 
 FROM_MODULE = "funcnet.from_module(module) runs any forward as it is."
 
@@ -308,4 +308,4 @@ def _torchs_own(file: str) -> bool:
 
 
 _TORCH = Path(torch.__file__).parent
-_FUNCNET = Path(__file__).parents[2]
+_FUNCNET = Path(__file__).parents[1]

@@ -1,6 +1,6 @@
-"""``python -m tests.emit.golden``: write the golden files anew, for a change that is meant."""
+"""``python -m tests.program.golden``: write the golden files anew, for a change that is meant."""
 
-from tests.emit.test_source import GOLDEN, source_of
+from tests.program.test_source import GOLDEN, source_of
 
 if __name__ == "__main__":
     for name in ("batchnorm", "modulelist", "deep"):

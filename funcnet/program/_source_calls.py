@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from funcnet.emit._program import Level, Program, Statement
+from funcnet.program._program import Level, Program, Statement
 
 
 @dataclass

@@ -10,20 +10,21 @@ import torch
 from torch import Tensor, nn
 
 from funcnet._errors import ConversionError, InitError, bullet_list
-from funcnet.adapters import Traced, from_module, to_module
-from funcnet.adapters._tracing._capture import capture
-from funcnet.adapters._tracing._conditions import shape_checks
-from funcnet.adapters._tracing._inputs import taken_apart
-from funcnet.adapters._tracing._same import _found, copies, differences, of_module
-from funcnet.adapters._tracing._steps import _refuse_constant_sizes, free_axes
+from funcnet.adapters import from_module, to_module
 from funcnet.adapters._walk import unwrapped
 from funcnet.core import Buffer, Net
-from funcnet.emit._inputs import arguments
-from funcnet.emit._modes import in_either_mode
-from funcnet.emit._program import Program, recorded
-from funcnet.emit._stateful import stateful
-from funcnet.emit._stateless import stateless
-from funcnet.emit._tidy import tidied
+from funcnet.program._capture import capture
+from funcnet.program._conditions import shape_checks
+from funcnet.program._modes import in_either_mode
+from funcnet.program._program import Program, recorded
+from funcnet.program._same import _found, copies, differences, of_module
+from funcnet.program._source_inputs import arguments
+from funcnet.program._stateful import stateful
+from funcnet.program._stateless import stateless
+from funcnet.program._tidy import tidied
+from funcnet.program._trace_inputs import taken_apart
+from funcnet.program._trace_steps import _refuse_constant_sizes, free_axes
+from funcnet.program._traced import Traced
 from funcnet.tree import flatten, unflatten
 from funcnet.tree import map as map_tree
 

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from funcnet._errors import ConversionError, FuncnetError
-from funcnet.adapters import Wrapped, from_module
+from funcnet.adapters import from_module
 from funcnet.core import Net
+from funcnet.foreign import Wrapped
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 _IGNORED = frozenset({"impl", "device", "dtype", "mode"})

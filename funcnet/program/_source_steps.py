@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from funcnet._errors import ConversionError, InitError, bullet_list
 from funcnet.adapters import from_module, to_module
-from funcnet.adapters._walk import unwrapped
 from funcnet.core import Buffer, Net
+from funcnet.foreign.internals import unwrap_module
 from funcnet.program._capture import capture
 from funcnet.program._conditions import shape_checks
 from funcnet.program._modes import in_either_mode
@@ -33,7 +33,7 @@ def written(given: nn.Module | Net, args: Any, kwargs: Mapping[str, Any], train:
     """See :func:`funcnet.source`."""
     module = given if isinstance(given, nn.Module) else _as_module(given, style)
     net, params, buffers = from_module(module)
-    module = unwrapped(module)
+    module = unwrap_module(module)
     inputs = taken_apart(module, args, kwargs)
     free = free_axes(inputs, dynamic)
     modes = {"stateless": train, "stateful": True}

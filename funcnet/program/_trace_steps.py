@@ -13,8 +13,8 @@ from funcnet._errors import ConversionError, bullet_list
 from funcnet._torch import global_state
 from funcnet._typing import Tree
 from funcnet.adapters._from_module import from_module
-from funcnet.adapters._walk import unwrapped
 from funcnet.core import Buffer, Net
+from funcnet.foreign.internals import unwrap_module
 from funcnet.program._capture import FROM_MODULE, Captured, capture
 from funcnet.program._code import Code
 from funcnet.program._conditions import Free, dtype_check, shape_checks
@@ -34,7 +34,7 @@ def traced(
     if not all(isinstance(mode, bool) for mode in modes):
         raise ValueError(f'train is True, False or "both", not {train!r}.')
     net, params, buffers = from_module(module)
-    module = unwrapped(module)
+    module = unwrap_module(module)
     inputs = taken_apart(module, args, kwargs)
     free = free_axes(inputs, dynamic)
     tracing = _Tracing(module, net, params, buffers)

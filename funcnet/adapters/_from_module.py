@@ -16,7 +16,7 @@ from funcnet.combinators import ModuleDict, ModuleList, ParameterDict, Parameter
 from funcnet.core import Body, Function, FunctionModule, Net, Param
 from funcnet.core._entries import exact_dtype
 from funcnet.layers import COUNTERPARTS
-from funcnet.parametrize._net import ParametrizationList, parametrized
+from funcnet.parametrize._parametrized import ParametrizationList, parametrized
 from funcnet.parametrize._stock import STOCK
 from funcnet.parametrize._twins import parametrizations_of, without_parametrizations
 from funcnet.tree import join, unflatten

@@ -24,6 +24,7 @@ LEVELS = [
     {"layers"},
     {"parametrize"},
     {"transforms"},
+    {"foreign"},
     {"adapters"},
     {"inspect"},
     {"checkpoint"},

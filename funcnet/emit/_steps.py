@@ -16,7 +16,6 @@ from funcnet.adapters._tracing._conditions import shape_checks
 from funcnet.adapters._tracing._inputs import taken_apart
 from funcnet.adapters._tracing._same import _found, copies, differences, of_module
 from funcnet.adapters._tracing._steps import _refuse_constant_sizes, free_axes
-from funcnet.adapters._walk import unwrapped
 from funcnet.core import Buffer, Net
 from funcnet.emit._inputs import arguments
 from funcnet.emit._modes import in_either_mode
@@ -24,6 +23,7 @@ from funcnet.emit._program import Program, recorded
 from funcnet.emit._stateful import stateful
 from funcnet.emit._stateless import stateless
 from funcnet.emit._tidy import tidied
+from funcnet.foreign.internals import unwrap_module
 from funcnet.tree import flatten, unflatten
 from funcnet.tree import map as map_tree
 
@@ -32,7 +32,7 @@ def written(given: nn.Module | Net, args: Any, kwargs: Mapping[str, Any], train:
     """See :func:`funcnet.source`."""
     module = given if isinstance(given, nn.Module) else _as_module(given, style)
     net, params, buffers = from_module(module)
-    module = unwrapped(module)
+    module = unwrap_module(module)
     inputs = taken_apart(module, args, kwargs)
     free = free_axes(inputs, dynamic)
     modes = {"stateless": train, "stateful": True}

@@ -20,9 +20,9 @@ from torch.fx import Graph, GraphModule, Node
 from funcnet._context import outside_transforms
 from funcnet._errors import ConversionError
 from funcnet._torch import capture_settings, keep_size_free, tracers_shapes
-from funcnet.adapters._copies import replica
 from funcnet.adapters._tracing._inputs import Inputs
 from funcnet.adapters._tracing._writes import Writes
+from funcnet.foreign.internals import copy_with_tensors
 
 FROM_MODULE = "funcnet.from_module(module) runs any forward as it is."
 
@@ -115,7 +115,7 @@ def capture(module: nn.Module, train: bool, inputs: Inputs, free: Sequence[Seque
 
 def _capture(module: nn.Module, train: bool, inputs: Inputs, free: Sequence[Sequence[int]], eager: bool) -> Captured:
     # of the same memory: tracing never computes, so nothing is written to it
-    copy = differentiable(replica(module, torch.Tensor.detach, "trace runs a forward on a private copy"))
+    copy = differentiable(copy_with_tensors(module, torch.Tensor.detach, "trace runs a forward on a private copy"))
     for below in copy.modules():
         below.training = train
     examples = [_example(tensor.value) for tensor in inputs.tensors]

@@ -13,9 +13,9 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from funcnet._torch import global_state, set_global_state
 from funcnet._typing import TreeLike
-from funcnet.adapters._copies import replica
 from funcnet.adapters._tracing._capture import differentiable
 from funcnet.core import Net
+from funcnet.foreign.internals import copy_with_tensors
 from funcnet.random import Intercept, Stream
 from funcnet.tree import flatten
 from funcnet.tree import map as map_tree
@@ -36,7 +36,7 @@ def of_module(module: nn.Module, train: bool, args: Any, kwargs: Any) -> dict[st
 
 
 def _of_copy(module: nn.Module, train: bool, args: Any, kwargs: Any, drawing: Any) -> dict[str, Any]:
-    copy = differentiable(replica(module, torch.clone, "trace compares its code with a copy of the module"))
+    copy = differentiable(copy_with_tensors(module, torch.clone, "trace compares its code with a copy of the module"))
     for below in copy.modules():
         below.training = train
     names = list(dict(copy.named_buffers()))

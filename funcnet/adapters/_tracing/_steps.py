@@ -21,8 +21,8 @@ from funcnet.adapters._tracing._inputs import Inputs, taken_apart
 from funcnet.adapters._tracing._same import copies, differences, of_module, of_net
 from funcnet.adapters._tracing._source import code_for
 from funcnet.adapters._tracing._traced import Traced
-from funcnet.adapters._walk import unwrapped
 from funcnet.core import Buffer, Net
+from funcnet.foreign.internals import unwrap_module
 from funcnet.tree import flatten
 
 
@@ -34,7 +34,7 @@ def traced(
     if not all(isinstance(mode, bool) for mode in modes):
         raise ValueError(f'train is True, False or "both", not {train!r}.')
     net, params, buffers = from_module(module)
-    module = unwrapped(module)
+    module = unwrap_module(module)
     inputs = taken_apart(module, args, kwargs)
     free = free_axes(inputs, dynamic)
     tracing = _Tracing(module, net, params, buffers)

@@ -18,10 +18,10 @@ from typing import Any, TypeAlias
 from torch import Tensor, nn
 
 from funcnet._typing import Tree, TreeLike
-from funcnet.adapters._copies import holders, private, reached, without_weights
-from funcnet.adapters._walk import named_modules
-from funcnet.adapters._watched import Watched
 from funcnet.core._view import Call, draws_at
+from funcnet.foreign._isolated_copies import holders, private, reached, without_weights
+from funcnet.foreign._module_walk import named_modules
+from funcnet.foreign._snapshot import Watched
 from funcnet.random import OF_MODULES, Intercept
 from funcnet.tree import join
 

@@ -20,11 +20,11 @@ from torch.func import functional_call
 from funcnet._context import levels_of, under_vmap
 from funcnet._errors import InitError, RandomnessError
 from funcnet._torch import call_impl, constant_result
-from funcnet.adapters._inputs import private_inputs, tensors_in
-from funcnet.adapters._template import Flags, Lease, Template, within
 from funcnet.core import Buffer, Net, Param, View
 from funcnet.core._entries import exact_dtype
 from funcnet.core._view import NOTHING, Call, origin
+from funcnet.foreign._copied_inputs import copy_inputs, tensors_in
+from funcnet.foreign._leased_copies import Flags, Lease, Template, within
 from funcnet.init import Draw, Scheme
 from funcnet.random import Stream
 from funcnet.tree import flatten, join
@@ -48,11 +48,11 @@ class Wrapped(Net):
         tensors: dict[str, Param | Buffer] = {}
         for name, param in module._parameters.items():
             if param is not None:
-                tensors[name] = Param(tuple(param.shape), UNKNOWN, exact_dtype(param))
+                tensors[name] = Param(tuple(param.shape), UNKNOWN_VALUE, exact_dtype(param))
         for name, buffer in module._buffers.items():
             if buffer is not None:
                 persistent = name not in module._non_persistent_buffers_set
-                scheme = UNKNOWN if persistent else Scheme(_carried, (("value", Carried(buffer)),))
+                scheme = UNKNOWN_VALUE if persistent else Scheme(_carried, (("value", Carried(buffer)),))
                 tensors[name] = Buffer(tuple(buffer.shape), scheme, exact_dtype(buffer), persistent)
         children = tuple((name, convert(child)) for name, child in module._modules.items() if child is not None)
         return cls(Template(module), children, tuple(tensors.items()))
@@ -98,7 +98,7 @@ class Wrapped(Net):
         call, path = origin(p)
         flags: Flags = call.train if isinstance(call.train, bool) else self._flags(call.train, path)
         buffers = getattr(p, "_buffers", NOTHING)  # the call's own, made for writing
-        inputs, kwargs = private_inputs(inputs, kwargs)
+        inputs, kwargs = copy_inputs(inputs, kwargs)
         if flags is not False and buffers and (under_vmap() or torch.compiler.is_compiling()):
             _mapped(buffers, tensors_in((p._params, inputs, kwargs)))
         if torch.compiler.is_compiling():
@@ -261,7 +261,7 @@ def _unknown(draw: Draw) -> Tensor:
     raise InitError("a foreign module's tensor has no known first value; take it from funcnet.from_module(module).")
 
 
-UNKNOWN = Scheme(_unknown, ())
+UNKNOWN_VALUE = Scheme(_unknown, ())
 """First values of what a module made by code of its own."""
 
 

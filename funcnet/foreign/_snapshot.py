@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from funcnet.adapters._copies import holders
+from funcnet.foreign._isolated_copies import holders
 
 
 class Watched:

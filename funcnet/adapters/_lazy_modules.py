@@ -10,8 +10,7 @@ from torch import nn
 
 from funcnet._errors import ConversionError
 from funcnet._torch import global_state, set_global_state
-from funcnet.adapters._inputs import private_inputs
-from funcnet.adapters._walk import named_modules, named_tensors
+from funcnet.foreign.internals import copy_inputs, named_modules, named_tensors
 
 
 def lazy_names(module: nn.Module) -> list[str]:
@@ -38,7 +37,7 @@ def materialised(module: nn.Module, example_inputs: Any) -> nn.Module:
     before = global_state()
     try:
         with torch.no_grad():
-            called(*private_inputs(tuple(inputs), {})[0])
+            called(*copy_inputs(tuple(inputs), {})[0])
     except Exception as error:
         raise ConversionError(
             f"cannot call {type(module).__name__} on example_inputs to give its lazy parts their shapes: {error}"

@@ -11,15 +11,15 @@ from funcnet._typing import Selector
 from funcnet.tree import join
 
 
-def unwrapped(module: nn.Module) -> nn.Module:
+def unwrap_module(module: nn.Module) -> nn.Module:
     """What torch.compile, DataParallel or DistributedDataParallel were given; any other module as it is."""
     inner = inside_wrapper(module)
-    return module if inner is None else unwrapped(inner)
+    return module if inner is None else unwrap_module(inner)
 
 
 def named_modules(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
     """Paths and modules as ``module.named_modules(remove_duplicate=False)`` has them, wrappers left out."""
-    module = unwrapped(module)
+    module = unwrap_module(module)
     yield prefix, module
     for name, child in module._modules.items():
         if child is not None:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from funcnet._errors import ConversionError, bullet_list
 from funcnet._torch import inside_wrapper
-from funcnet.adapters._walk import named_modules
+from funcnet.foreign._module_walk import named_modules
 from funcnet.tree import join
 
 _ATOMS = (
@@ -188,10 +188,10 @@ def without_weights(module: nn.Module) -> nn.Module:
             made = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
         return nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else made
 
-    return replica(module, empty, "from_module runs a foreign forward on a private copy")
+    return copy_with_tensors(module, empty, "from_module runs a foreign forward on a private copy")
 
 
-def replica(module: nn.Module, tensor_for: Callable[[Tensor], Tensor], why: str) -> nn.Module:
+def copy_with_tensors(module: nn.Module, tensor_for: Callable[[Tensor], Tensor], why: str) -> nn.Module:
     """A private copy with other tensors in the place of its parameters and buffers.
 
     Args:

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from funcnet.adapters._copies import private, reached
+from funcnet.foreign._isolated_copies import private, reached
 
 _PLAIN = (int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device, type, nn.Module)
 
 
-def private_inputs(inputs: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def copy_inputs(inputs: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Copies of all inputs; a tensor given twice stays one."""
     if len(inputs) == 1 and not kwargs and isinstance(inputs[0], Tensor):  # the common case, without a detour
         return (_copied(inputs[0]),), {}

@@ -67,7 +67,7 @@ class ParametrizationList(Net):
         }
 
     @staticmethod
-    def forward(p: Any) -> Tensor:
+    def forward(p: SequenceView) -> Tensor:
         tensor = p[0](*[getattr(p, name) for name in p.names])
         for step in p._steps[1:]:
             tensor = step(p, tensor)

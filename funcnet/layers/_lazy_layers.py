@@ -26,7 +26,7 @@ class _LazyLayer(Lazy, Layer):
         module = self.twin_module()
         become = COUNTERPARTS[lazy_shapes(module, *inputs)]
         given = {name: getattr(self, name) for name in FACTORY}
-        return become(**become.read(module), **given)
+        return become(**become.fields_from_module(module), **given)
 
 
 class LazyLinear(_LazyLayer):

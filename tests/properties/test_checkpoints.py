@@ -23,7 +23,7 @@ from funcnet.checkpoint import (
     verify,
 )
 from funcnet.checkpoint._dtypes import DTYPES
-from funcnet.checkpoint._index import identity, index_map
+from funcnet.checkpoint._index_maps import compute_index_map, identity_map
 from funcnet.checkpoint._lazy import Spec
 from funcnet.checkpoint._nodes import Constant, Source
 from funcnet.checkpoint._stream import Stream, constant
@@ -101,7 +101,7 @@ def test_bytes_go_where_the_index_maps_say(seed):
     rules = random_rules(rng, flat, {}, rng.randint(1, 10))
     numbered, offset, parts = {}, 0, []
     for name, tensor in flat.items():
-        numbered[name] = identity(tuple(tensor.shape), offset)
+        numbered[name] = identity_map(tuple(tensor.shape), offset)
         offset += tensor.numel()
         parts.append(tensor.reshape(-1))
     specs = {name: Spec(tuple(tensor.shape), tensor.dtype) for name, tensor in flat.items()}
@@ -113,7 +113,7 @@ def test_bytes_go_where_the_index_maps_say(seed):
             return numbered[node.name]
         if isinstance(node, Constant):
             if id(node) not in numbered:
-                numbered[id(node)] = identity(node.shape, offset)
+                numbered[id(node)] = identity_map(node.shape, offset)
                 offset += constant(node).numel()
                 parts.append(constant(node).reshape(-1).to(torch.int64))
             return numbered[id(node)]
@@ -125,7 +125,7 @@ def test_bytes_go_where_the_index_maps_say(seed):
         for name, node in made.targets.items():
             if node.spec.dtype is not torch.int64:
                 continue
-            index = index_map(node, leaf).expanded()
+            index = compute_index_map(node, leaf).to_tensor()
             expected = torch.cat(parts)[index]
             stream.forget(node)
             assert b"".join(map(bytes, stream.bytes(node))) == bytes(expected.contiguous().numpy().tobytes()), name

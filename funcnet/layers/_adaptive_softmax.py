@@ -19,6 +19,7 @@ from funcnet._torch import AdaptiveSoftmaxOutput, constant_result
 from funcnet._typing import TreeLike
 from funcnet.combinators import ModuleList, Sequential
 from funcnet.core import Net, View
+from funcnet.core.internals import StockNet
 from funcnet.layers._layer import Layer
 from funcnet.layers._linear import Linear
 
@@ -137,7 +138,7 @@ class AdaptiveView(View):
         return best
 
 
-class _Method(Net):
+class _Method(StockNet):
     """A further method of a net's view as a net of its own, over the same parts."""
 
     of: Net

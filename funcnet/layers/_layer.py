@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from funcnet.core import Net
+from funcnet.core.internals import StockNet
 
 COUNTERPARTS: dict[type[nn.Module], type[Layer]] = {}
 """torch.nn class -> its stateless counterpart; filled as the classes below are defined."""
@@ -22,7 +23,7 @@ _TENSORS = ("_weight", "_freeze")  # arguments for tensors, which a record does 
 _MERGED = ("size_average", "reduce")  # old arguments of losses, which the twin turns into ``reduction``
 
 
-class Layer(Net):
+class Layer(StockNet):
     """A net with a twin of the same name and arguments in ``torch.nn``.
 
     The twin is built on the meta device when the record is made: it refuses bad arguments, and what it holds afterwards
@@ -60,7 +61,7 @@ class Layer(Net):
         module = self.twin(**{name: value for name, value in fields.items() if name in known or value is not True})
         if impl == "composed":
             module._funcnet_impl = impl
-        for name, net in self.__dict__.get("_replaced_items", ()):
+        for name, net in self._edits.replaced:
             setattr(module, name, net.as_module())
         return module
 

@@ -16,7 +16,7 @@ from funcnet.core import Lazy, Net
 from funcnet.layers._layer import COUNTERPARTS, FACTORY, Layer
 
 
-class _LazyLayer(Lazy, Layer):
+class _LazyLayer(Lazy, Layer, trusted=True):
     """A layer that asks its twin for its size, by torch's own rules."""
 
     def expects(self) -> str:

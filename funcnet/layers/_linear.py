@@ -100,7 +100,7 @@ class Bilinear(Layer):
         return y if p.bias is None else y + p.bias
 
 
-class Identity(Layer):
+class Identity(Layer, ignores_view=True):
     """Returns its input. Takes any arguments and forgets them, as :class:`torch.nn.Identity` does.
 
     >>> Identity(54, unused=0.1)({}, torch.ones(2))

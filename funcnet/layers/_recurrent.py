@@ -23,7 +23,7 @@ from funcnet.layers._recurrent_call import NO_BATCHING, call
 _GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "GRU": 3, "LSTM": 4}
 
 
-class RNNBase(Layer):
+class RNNBase(Layer, ignores_view=True):
     """What RNN, LSTM and GRU have in common: hyperparameters and weights. It computes nothing, as in torch.
 
     Args:

@@ -20,7 +20,7 @@ from funcnet.layers._layer import Layer
 from funcnet.layers._linear import fan_in_uniform
 
 
-class RNNCellBase(Layer):
+class RNNCellBase(Layer, ignores_view=True):
     """What the cells have in common: hyperparameters and weights. It computes nothing, as in torch.
 
     Args:

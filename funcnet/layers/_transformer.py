@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from funcnet import init
 from funcnet.core import Net, Param, Start, View
-from funcnet.core._parts import check_part
+from funcnet.core.internals import check_part
 from funcnet.layers._layer import Layer
 from funcnet.layers._norm import LayerNorm
 from funcnet.layers._transformer_layers import TransformerDecoderLayer, TransformerEncoderLayer

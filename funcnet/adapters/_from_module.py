@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from funcnet._errors import ConversionError, bullet_list
 from funcnet._typing import Flat, Tree
-from funcnet.adapters._materialise import lazy_names, materialised, refuse_lazy
-from funcnet.adapters._walk import named_modules, named_tensors, unwrapped
-from funcnet.adapters._wrapped import UNKNOWN, Wrapped
+from funcnet.adapters._lazy_modules import lazy_names, materialised, refuse_lazy
 from funcnet.combinators import ModuleDict, ModuleList, ParameterDict, ParameterList, Sequential
 from funcnet.core import Body, Function, FunctionModule, Net, Param
 from funcnet.core._entries import exact_dtype
+from funcnet.foreign import Wrapped
+from funcnet.foreign.internals import UNKNOWN_VALUE, named_modules, named_tensors, unwrap_module
 from funcnet.layers import COUNTERPARTS
-from funcnet.parametrize._net import ParametrizationList, parametrized
+from funcnet.parametrize._parametrized import ParametrizationList, parametrized
 from funcnet.parametrize._stock import STOCK
 from funcnet.parametrize._twins import parametrizations_of, without_parametrizations
 from funcnet.tree import join, unflatten
@@ -69,7 +69,7 @@ def from_module(module: nn.Module, *, example_inputs: Any = None, copy: bool = T
             )
         hint = " Instantiate it first." if isinstance(module, type) else ""
         raise ConversionError(f"from_module takes an nn.Module, not {module!r:.80}.{hint}")
-    module = unwrapped(module)
+    module = unwrap_module(module)
     scripted = [path or "the module itself" for path, below in module.named_modules() if _is_scripted(below)]
     if scripted:
         raise ConversionError(
@@ -143,7 +143,7 @@ def _collect(named: list[tuple[str, Tensor]], copy: bool) -> tuple[Flat, dict[st
 
 def convert(module: nn.Module) -> Net:
     """The net for a module: native where that is exact, else ``Wrapped``."""
-    module = unwrapped(module)
+    module = unwrap_module(module)
     lists = parametrizations_of(module)
     plain = without_parametrizations(module) if lists else module
     net = None if _is_altered(plain) else _native(plain)
@@ -193,7 +193,8 @@ def _parameters(module: Any) -> Net | None:
     if known is not None and _declares_the_same(known, module):
         return known
     params = {
-        name: Param(tuple(tensor.shape), UNKNOWN, exact_dtype(tensor)) for name, tensor in module._parameters.items()
+        name: Param(tuple(tensor.shape), UNKNOWN_VALUE, exact_dtype(tensor))
+        for name, tensor in module._parameters.items()
     }
     return ParameterDict(params.items()) if isinstance(module, nn.ParameterDict) else ParameterList(params.values())
 

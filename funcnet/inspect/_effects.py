@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from funcnet._typing import TreeLike
 from funcnet.adapters import to_module
-from funcnet.adapters._copies import replica
 from funcnet.core import Net
+from funcnet.foreign.internals import copy_with_tensors
 from funcnet.inspect._effect import Effects
 from funcnet.inspect._origins import Held, Origins, leaves_in
 from funcnet.inspect._places import spelled
@@ -121,7 +121,7 @@ def _private_module(model: Any, inputs: tuple[Any, ...], buffers: Any) -> tuple[
         raise TypeError(f"effects takes a net or an nn.Module, not {model!r:.80}.")
     if buffers is not None:
         raise TypeError("a module holds its buffers itself: leave buffers out.")
-    return replica(model, _own, "effects runs a copy"), inputs
+    return copy_with_tensors(model, _own, "effects runs a copy"), inputs
 
 
 def _own(tensor: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ from torch.utils._pytree import tree_map
 from funcnet._errors import InitError, ShapeError, TreeError
 from funcnet._typing import Flat, Tree, TreeLike
 from funcnet.adapters import to_module
-from funcnet.adapters._inputs import private_inputs
 from funcnet.core import Buffer, Net, Param
+from funcnet.foreign.internals import copy_inputs
 from funcnet.inspect._effects import own_generators
 from funcnet.inspect._table import rich_table, text_table
 from funcnet.tree import flatten, join, unflatten
@@ -151,7 +151,7 @@ def _outputs_of_numbers(
     """The same by a call with real numbers, on copies, without grad, with global generators that are put back."""
     device = next((leaf.device for leaf in flatten(params).values()), torch.device("cpu"))
     module = to_module(net, params, _first_buffers(net, device) if buffers is None else buffers)
-    inputs, kwargs = private_inputs(inputs, kwargs)
+    inputs, kwargs = copy_inputs(inputs, kwargs)
     with torch.no_grad(), own_generators(0, []):
         return _outputs(net, module, inputs, kwargs)
 

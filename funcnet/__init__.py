@@ -31,15 +31,88 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from funcnet import checkpoint as checkpoint
+    from funcnet import compare as compare
     from funcnet import init as init
     from funcnet import models as models
     from funcnet import parametrize as parametrize
     from funcnet import random as random
+    from funcnet import report as report
     from funcnet import tree as tree
-    from funcnet._errors import *
-    from funcnet.adapters import *
-    from funcnet.combinators import *
-    from funcnet.core import *
-    from funcnet.inspect import *
-    from funcnet.layers import *
-    from funcnet.transforms import *
+    from funcnet._errors import ConversionError as ConversionError
+    from funcnet._errors import FuncnetError as FuncnetError
+    from funcnet._errors import InitError as InitError
+    from funcnet._errors import PurityError as PurityError
+    from funcnet._errors import RandomnessError as RandomnessError
+    from funcnet._errors import ShapeError as ShapeError
+    from funcnet._errors import TransformError as TransformError
+    from funcnet._errors import TreeError as TreeError
+    from funcnet.adapters import Wrapped as Wrapped
+    from funcnet.adapters import from_module as from_module
+    from funcnet.adapters import from_state_dict as from_state_dict
+    from funcnet.adapters import to_module as to_module
+    from funcnet.adapters import to_state_dict as to_state_dict
+    from funcnet.adapters import train_flags as train_flags
+    from funcnet.combinators import ModuleDict as ModuleDict
+    from funcnet.combinators import ModuleList as ModuleList
+    from funcnet.combinators import ParameterDict as ParameterDict
+    from funcnet.combinators import ParameterList as ParameterList
+    from funcnet.combinators import Sequential as Sequential
+    from funcnet.core import Buffer as Buffer
+    from funcnet.core import Function as Function
+    from funcnet.core import Net as Net
+    from funcnet.core import Param as Param
+    from funcnet.core import View as View
+    from funcnet.core import compose as compose
+    from funcnet.core import supports as supports
+    from funcnet.inspect import effects as effects
+    from funcnet.inspect import summary as summary
+    from funcnet.layers import *  # noqa: F403
+    from funcnet.program import Traced as Traced
+    from funcnet.program import source as source
+    from funcnet.program import trace as trace
+    from funcnet.transforms import value_and_grad as value_and_grad
+else:
+    # Importing funcnet imports nothing, not even torch: a room is loaded when one of its names is read for the first
+    # time. A type checker must not see __getattr__, or every misspelt name would be right.
+    _PUBLIC_NAMES = {
+        "_errors": (
+            "ConversionError",
+            "FuncnetError",
+            "InitError",
+            "PurityError",
+            "RandomnessError",
+            "ShapeError",
+            "TransformError",
+            "TreeError",
+        ),
+        "adapters": ("Wrapped", "from_module", "from_state_dict", "to_module", "to_state_dict", "train_flags"),
+        "combinators": ("ModuleDict", "ModuleList", "ParameterDict", "ParameterList", "Sequential"),
+        "core": ("Buffer", "Function", "Net", "Param", "View", "compose", "supports"),
+        "inspect": ("effects", "summary"),
+        "program": ("Traced", "source", "trace"),
+        "transforms": ("value_and_grad",),
+    }
+    _ROOM_OF = {name: room for room, names in _PUBLIC_NAMES.items() for name in names}
+    _PACKAGES = {"checkpoint", "compare", "init", "models", "parametrize", "random", "report", "tree"}
+    _ROOMS = _PACKAGES | {*_PUBLIC_NAMES, "layers"}
+    _NOT_IN_STAR_IMPORT = {"random"}  # the standard library has a module of that name
+
+    def __getattr__(name):
+        """Load the room that a name comes from. A name that is not in the table may be a layer."""
+        if name == "__all__":
+            value = sorted({*_ROOM_OF, *_PACKAGES, *import_module("funcnet.layers").__all__} - _NOT_IN_STAR_IMPORT)
+        elif name.startswith("_"):
+            raise AttributeError(f"module 'funcnet' has no attribute {name!r}")
+        elif name in _ROOM_OF:
+            value = getattr(import_module(f"funcnet.{_ROOM_OF[name]}"), name)
+        elif name in _ROOMS:
+            return import_module(f"funcnet.{name}")
+        elif name in (layers := import_module("funcnet.layers")).__all__:
+            value = getattr(layers, name)
+        else:
+            raise AttributeError(f"module 'funcnet' has no attribute {name!r}")
+        globals()[name] = value  # so that the next read of the name finds it without this function
+        return value
+
+    def __dir__():
+        return sorted({*__getattr__("__all__"), *_NOT_IN_STAR_IMPORT, "__version__"})

@@ -59,7 +59,11 @@ def test_imports_go_one_way(path):
 
 
 def public(module):
-    return {name: value for name, value in vars(module).items() if not name.startswith("_")}
+    return (
+        {name: getattr(module, name) for name in module.__all__}
+        if hasattr(module, "__all__")
+        else {name: value for name, value in vars(module).items() if not name.startswith("_")}
+    )
 
 
 PACKAGES = [funcnet] + [

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from funcnet._typing import Shape
 from funcnet.checkpoint._errors import RuleError
-from funcnet.checkpoint._nodes import Cast, Cat, Narrow, Node, Permute, Reshape
+from funcnet.checkpoint._nodes import CastNode, CatNode, NarrowNode, Node, PermuteNode, ReshapeNode
 
 MOST_BLOCKS = 1 << 24
 """Blocks of one map; past that (128 MiB) a plan is refused as too finely mixed to be proved."""
@@ -124,16 +124,16 @@ def index_map(node: Node, leaf: Callable[[Node], IndexMap | None]) -> IndexMap:
 
 
 def _step(node: Node, walk: Callable[[Node], IndexMap]) -> IndexMap:
-    if isinstance(node, Cat):
+    if isinstance(node, CatNode):
         return cat_maps([walk(piece) for piece in node.pieces], node.dim)
-    if isinstance(node, Permute):
-        return permute_map(walk(node.of), node.dims)
-    if isinstance(node, Reshape):
-        return reshape_map(walk(node.of), node.shape)
-    if isinstance(node, Narrow):
-        return narrow_map(walk(node.of), node.dim, node.start, node.shape[node.dim])
-    assert isinstance(node, Cast)
-    return walk(node.of)
+    if isinstance(node, PermuteNode):
+        return permute_map(walk(node.operand), node.dims)
+    if isinstance(node, ReshapeNode):
+        return reshape_map(walk(node.operand), node.shape)
+    if isinstance(node, NarrowNode):
+        return narrow_map(walk(node.operand), node.dim, node.start, node.shape[node.dim])
+    assert isinstance(node, CastNode)
+    return walk(node.operand)
 
 
 def permute_map(index: IndexMap, dims: Sequence[int]) -> IndexMap:

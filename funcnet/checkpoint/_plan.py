@@ -5,12 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from funcnet.checkpoint._dtypes import name_of
-from funcnet.checkpoint._lazy import Spec
-from funcnet.checkpoint._nodes import Cast, Cat, Constant, Narrow, Node, Permute, Reshape, Source, leaves, nodes
+from funcnet.checkpoint._checkpoint import Spec
+from funcnet.checkpoint._dtypes import dtype_name
+from funcnet.checkpoint._nodes import (
+    CastNode,
+    CatNode,
+    ConstantNode,
+    NarrowNode,
+    Node,
+    PermuteNode,
+    ReshapeNode,
+    SourceNode,
+    iter_leaves,
+    iter_nodes,
+)
 from funcnet.checkpoint._proof import Proof, apply_rules, prove
-from funcnet.checkpoint.rules import Cast as CastRule
-from funcnet.checkpoint.rules import Claim, Rule, State
+from funcnet.checkpoint.rules import Cast, Claim, Rule, State
 
 
 @dataclass(frozen=True)
@@ -48,7 +58,9 @@ class Plan:
     @property
     def largest_group(self) -> int:
         """Bytes of the largest set of sources that one target is made of."""
-        groups = ({leaf.name for leaf in leaves(node) if isinstance(leaf, Source)} for node in self.targets.values())
+        groups = (
+            {leaf.name for leaf in iter_leaves(node) if isinstance(leaf, SourceNode)} for node in self.targets.values()
+        )
         return max((sum(self.sources[name].nbytes for name in group) for group in groups), default=0)
 
     def steps(self) -> list[Step]:
@@ -92,18 +104,25 @@ def plan(specs: Mapping[str, Spec], rules: Sequence[Rule], aliases: Mapping[str,
 
 
 def _sources(node: Node) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(leaf.name for leaf in leaves(node) if isinstance(leaf, Source)))
+    return tuple(dict.fromkeys(leaf.name for leaf in iter_leaves(node) if isinstance(leaf, SourceNode)))
 
 
 def _how(node: Node) -> str:
-    if isinstance(node, Source):
+    if isinstance(node, SourceNode):
         return "copy"
-    words = {_word(step) for step in nodes(node)} - {""}
+    words = {_word(step) for step in iter_nodes(node)} - {""}
     return ", ".join(word for word in ("fill", "part", "permute", "reshape", "join", "cast") if word in words)
 
 
 def _word(node: Node) -> str:
-    kinds = {Cat: "join", Narrow: "part", Permute: "permute", Reshape: "reshape", Cast: "cast", Constant: "fill"}
+    kinds = {
+        CatNode: "join",
+        NarrowNode: "part",
+        PermuteNode: "permute",
+        ReshapeNode: "reshape",
+        CastNode: "cast",
+        ConstantNode: "fill",
+    }
     return kinds.get(type(node), "")
 
 
@@ -114,9 +133,9 @@ def casts(specs: Mapping[str, Spec], dtype: str, lossy: bool) -> list[Rule]:
     """
     there: dict[str, list[str]] = {}
     for name, spec in specs.items():
-        if spec.dtype.is_floating_point and name_of(spec.dtype) != dtype:
-            there.setdefault(name_of(spec.dtype), []).append(name)
-    already = any(name_of(spec.dtype) == dtype for spec in specs.values())
+        if spec.dtype.is_floating_point and dtype_name(spec.dtype) != dtype:
+            there.setdefault(dtype_name(spec.dtype), []).append(name)
+    already = any(dtype_name(spec.dtype) == dtype for spec in specs.values())
     if lossy or (len(there) == 1 and not already):
-        return [CastRule("{name**}", before, dtype, lossy) for before in there]
-    return [CastRule(name, before, dtype) for before, names in there.items() for name in names]
+        return [Cast("{name**}", before, dtype, lossy) for before in there]
+    return [Cast(name, before, dtype) for before, names in there.items() for name in names]

@@ -15,11 +15,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from funcnet.checkpoint._errors import RuleError, some
+from funcnet.checkpoint._checkpoint import Spec
+from funcnet.checkpoint._errors import RuleError, truncated_list
 from funcnet.checkpoint._index import IndexMap, identity, index_map
-from funcnet.checkpoint._lazy import Spec
-from funcnet.checkpoint._nodes import Cast as CastNode
-from funcnet.checkpoint._nodes import Constant, Node, Source, leaves, nodes
+from funcnet.checkpoint._nodes import CastNode, ConstantNode, Node, SourceNode, iter_leaves, iter_nodes
 from funcnet.checkpoint.rules import Cast, Rule, State, inverse, to_plain
 
 METHOD = "index maps of every tensor, there and back in both directions"
@@ -79,13 +78,13 @@ def prove(specs: Mapping[str, Spec], aliases: Mapping[str, str], rules: Sequence
         RuleError: if they do; lists the names at fault.
     """
     there = apply_rules(State.of(specs, aliases), rules)
-    rounded = tuple(name for name, node in there.tensors.items() if any(map(_is_lossy, nodes(node))))
+    rounded = tuple(name for name, node in there.tensors.items() if any(map(_is_lossy, iter_nodes(node))))
     lost = tuple(there.lost)
     # A lossy cast moves nothing, and what it loses is declared: positions are proved without it.
     exact = [rule for rule in rules if not (isinstance(rule, Cast) and rule.lossy)]
     there = apply_rules(State.of(specs, aliases), exact)
     targets = {name: node.spec for name, node in there.tensors.items()}
-    exempt = {leaf.name for node in there.lost.values() for leaf in leaves(node) if isinstance(leaf, Source)}
+    exempt = {leaf.name for node in there.lost.values() for leaf in iter_leaves(node) if isinstance(leaf, SourceNode)}
     back = inverse(exact)
     _there_and_back(specs, aliases, exact, back, exempt)
     _there_and_back(targets, there.aliases, back, inverse(back), set())
@@ -112,7 +111,7 @@ def _there_and_back(
     wrong += _places_at_fault(specs, out, home, exempt)
     if wrong:
         raise RuleError(
-            f"the rules are no bijection; going there and back:{some(wrong)}\n"
+            f"the rules are no bijection; going there and back:{truncated_list(wrong)}\n"
             f"Make the patterns tell these names apart, or declare the loss with drop or lossy = true."
         )
 
@@ -136,17 +135,17 @@ def _places_at_fault(specs: Mapping[str, Spec], out: State, home: State, exempt:
     sent = _Cache(lambda name: index_map(out.tensors[name], number.leaf))
 
     def through(node: Node) -> IndexMap | None:
-        return sent(node.name) if isinstance(node, Source) else number.leaf(node)
+        return sent(node.name) if isinstance(node, SourceNode) else number.leaf(node)
 
     returned = _Cache(lambda name: index_map(home.tensors[name], through))
 
     def substituted(node: Node) -> IndexMap | None:
-        return returned(node.name) if isinstance(node, Source) else number.leaf(node)
+        return returned(node.name) if isinstance(node, SourceNode) else number.leaf(node)
 
     assumed: dict[str, list[int]] = {}
     for place, claim in enumerate(out.claims):
-        for leaf in leaves(claim.node):
-            if isinstance(leaf, Source):
+        for leaf in iter_leaves(claim.node):
+            if isinstance(leaf, SourceNode):
                 assumed.setdefault(leaf.name, []).append(place)
 
     def follows(name: str) -> bool:
@@ -188,9 +187,9 @@ class _Numbering:
         return identity(self.specs[name].shape, self.offsets["source", name])
 
     def leaf(self, node: Node) -> IndexMap | None:
-        if isinstance(node, Source):
+        if isinstance(node, SourceNode):
             return self.source(node.name)
-        if isinstance(node, Constant):
+        if isinstance(node, ConstantNode):
             return identity(node.shape, self._place(("constant", node.spec, str(node.value)), node.spec))
         return None
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from funcnet.checkpoint._errors import RuleError, some
-from funcnet.checkpoint._lazy import Spec
-from funcnet.checkpoint._nodes import Node, cat, narrow, reshape
+from funcnet.checkpoint._checkpoint import Spec
+from funcnet.checkpoint._errors import RuleError, truncated_list
+from funcnet.checkpoint._nodes import Node, cat_nodes, narrow_node, reshape_node
 from funcnet.checkpoint.rules._patterns import Pattern, same_holes
 from funcnet.checkpoint.rules._rule import Rule, State, matching, replaced
 from funcnet.checkpoint.rules._shapes import axis
@@ -54,7 +54,7 @@ class Split(Rule):
             new = [Pattern(target).format(holes) for target in self.targets]
             groups[name] = ((name,), dict(zip(new, parts, strict=True)))
         if wrong:
-            raise RuleError(f"these tensors do not fit:{some(wrong)}")
+            raise RuleError(f"these tensors do not fit:{truncated_list(wrong)}")
         return replaced(state, groups)
 
     def inverse(self) -> Fuse:
@@ -98,9 +98,9 @@ class Fuse(Rule):
             except ValueError as error:
                 wrong.append(f"{', '.join(map(repr, names))}: {error}")
                 continue
-            groups[_first(state, names)] = (names, {target: cat(parts, axis(parts[0].shape, self.dim))})
+            groups[_first(state, names)] = (names, {target: cat_nodes(parts, axis(parts[0].shape, self.dim))})
         if wrong:
-            raise RuleError(f"these tensors cannot be fused:{some(wrong)}")
+            raise RuleError(f"these tensors cannot be fused:{truncated_list(wrong)}")
         return replaced(state, groups)
 
     def inverse(self) -> Split:
@@ -156,9 +156,12 @@ class Stack(Rule):
                 wrong.append(f"{new!r}: its layers {error}")
                 continue
             shape = (*layers[0].shape[:dim], 1, *layers[0].shape[dim:])
-            groups[_first(state, names)] = (names, {new: cat([reshape(layer, shape) for layer in layers], dim)})
+            groups[_first(state, names)] = (
+                names,
+                {new: cat_nodes([reshape_node(layer, shape) for layer in layers], dim)},
+            )
         if wrong:
-            raise RuleError(f"these tensors cannot be stacked:{some(wrong)}")
+            raise RuleError(f"these tensors cannot be stacked:{truncated_list(wrong)}")
         return replaced(state, groups)
 
     def inverse(self) -> Unstack:
@@ -198,12 +201,14 @@ class Unstack(Rule):
             groups[name] = (
                 (name,),
                 {
-                    target.format({**holes, counted: str(number)}): reshape(narrow(node, dim, number, 1), shape)
+                    target.format({**holes, counted: str(number)}): reshape_node(
+                        narrow_node(node, dim, number, 1), shape
+                    )
                     for number in range(node.shape[dim])
                 },
             )
         if wrong:
-            raise RuleError(f"these tensors do not fit:{some(wrong)}")
+            raise RuleError(f"these tensors do not fit:{truncated_list(wrong)}")
         return replaced(state, groups)
 
     def inverse(self) -> Stack:
@@ -224,7 +229,7 @@ def _parts(node: Node, sizes: Sequence[int], dim: int) -> list[Node]:
         total = " + ".join(map(str, sizes))
         raise ValueError(f"has the shape {list(node.shape)}, and {total} is {sum(sizes)}, not {node.shape[dim]}")
     starts = [sum(sizes[:number]) for number in range(len(sizes))]
-    return [narrow(node, dim, start, size) for start, size in zip(starts, sizes, strict=True)]
+    return [narrow_node(node, dim, start, size) for start, size in zip(starts, sizes, strict=True)]
 
 
 def _check_pieces(parts: Sequence[Node], sizes: Sequence[int], dim: int) -> None:

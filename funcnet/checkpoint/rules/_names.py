@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from funcnet.checkpoint._errors import RuleError, some
+from funcnet.checkpoint._errors import RuleError, truncated_list
 from funcnet.checkpoint.rules._patterns import Pattern, same_holes
 from funcnet.checkpoint.rules._rule import Claim, Rule, State
 
@@ -49,7 +49,7 @@ class Rename(Rule):
         if unclear:
             unlike = [f"{{{hole}**}}" for hole in source.holes if source.many(hole) and not target.many(hole)]
             hint = f"\n  A hole stands for one key: write {', '.join(unlike)} on both sides." if unlike else ""
-            lines = some(list(dict.fromkeys(unclear)))
+            lines = truncated_list(list(dict.fromkeys(unclear)))
             raise RuleError(f"{self.target!r} does not tell how to come back from these names:{lines}{hint}")
         return renamed
 
@@ -90,7 +90,7 @@ def _renamed(state: State, new_name: Callable[[str], str]) -> State:
         came.setdefault(new_name(name), []).append(name)
     twice = [f"{new!r} from {', '.join(map(repr, names))}" for new, names in came.items() if len(names) > 1]
     if twice:
-        raise RuleError(f"several tensors would get one name:{some(twice)}")
+        raise RuleError(f"several tensors would get one name:{truncated_list(twice)}")
     return replace(
         state,
         tensors={new_name(name): node for name, node in state.tensors.items()},

@@ -7,9 +7,9 @@ import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from funcnet.checkpoint._errors import RuleError, some
-from funcnet.checkpoint._lazy import Spec
-from funcnet.checkpoint._nodes import Node, Source
+from funcnet.checkpoint._checkpoint import Spec
+from funcnet.checkpoint._errors import RuleError, truncated_list
+from funcnet.checkpoint._nodes import Node, SourceNode
 from funcnet.checkpoint.rules._patterns import Pattern
 
 
@@ -43,7 +43,7 @@ class State:
     @classmethod
     def of(cls, specs: Mapping[str, Spec], aliases: Mapping[str, str]) -> State:
         """The state before the first rule."""
-        return cls({name: Source(spec, name) for name, spec in specs.items()}, dict(aliases))
+        return cls({name: SourceNode(spec, name) for name, spec in specs.items()}, dict(aliases))
 
     @property
     def names(self) -> Iterator[str]:
@@ -101,7 +101,7 @@ def matching(state: State, pattern: Pattern) -> dict[str, dict[str, str]]:
     ]
     if astray:
         raise RuleError(
-            f"{pattern.text!r} means ties and not the tensors they are tied to:{some(astray)}\n"
+            f"{pattern.text!r} means ties and not the tensors they are tied to:{truncated_list(astray)}\n"
             f"Name the owners, or untie them first."
         )
     return found
@@ -116,7 +116,9 @@ def free_of_ties(state: State, names: Iterable[str]) -> None:
     used = set(names)
     tied = [f"{alias!r} is tied to {owner!r}" for alias, owner in state.aliases.items() if owner in used]
     if tied:
-        raise RuleError(f"tensors with ties are neither joined, parted nor dropped:{some(tied)}\nUntie them first.")
+        raise RuleError(
+            f"tensors with ties are neither joined, parted nor dropped:{truncated_list(tied)}\nUntie them first."
+        )
 
 
 def replaced(state: State, groups: Mapping[str, tuple[tuple[str, ...], dict[str, Node]]]) -> State:
@@ -145,7 +147,7 @@ def replaced(state: State, groups: Mapping[str, tuple[tuple[str, ...], dict[str,
         elif name not in gone:
             put(name, node)
     if twice:
-        raise RuleError(f"these names would be there twice:{some(twice)}")
+        raise RuleError(f"these names would be there twice:{truncated_list(twice)}")
     return state.with_tensors(tensors)
 
 
@@ -166,5 +168,5 @@ def each(state: State, rule: Rule, pattern: Pattern, change: Callable[[Node], No
         except ValueError as error:  # noqa: PERF203  all at once
             wrong.append(f"{name!r}: {error}")
     if wrong:
-        raise RuleError(f"these tensors do not fit:{some(wrong)}")
+        raise RuleError(f"these tensors do not fit:{truncated_list(wrong)}")
     return state.with_tensors(tensors)

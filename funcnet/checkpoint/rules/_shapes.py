@@ -9,7 +9,7 @@ from typing import Any
 
 from funcnet._typing import Shape
 from funcnet.checkpoint._errors import RuleError
-from funcnet.checkpoint._nodes import Node, permute, reshape
+from funcnet.checkpoint._nodes import Node, permute_node, reshape_node
 from funcnet.checkpoint.rules._patterns import Pattern
 from funcnet.checkpoint.rules._rule import Rule, State, each
 
@@ -38,7 +38,7 @@ class Transpose(Rule):
             one, two = (axis(node.shape, dim) for dim in self.dims)
             order = list(range(len(node.shape)))
             order[one], order[two] = two, one
-            return permute(node, order)
+            return permute_node(node, order)
 
         return each(state, self, Pattern(self.names), swap)
 
@@ -67,7 +67,7 @@ class Permute(Rule):
         def turn(node: Node) -> Node:
             if len(node.shape) != len(self.dims):
                 raise ValueError(f"has the shape {list(node.shape)}, expected {len(self.dims)} axes")
-            return permute(node, self.dims)
+            return permute_node(node, self.dims)
 
         return each(state, self, Pattern(self.names), turn)
 
@@ -111,7 +111,7 @@ class Reshape(Rule):
             shape = [math.prod(f if isinstance(f, int) else known[f] for f in _factors(given)) for given in self.after]
             if math.prod(shape) != math.prod(node.shape):
                 raise ValueError(f"has the shape {list(node.shape)}, and {shape} has another number of elements")
-            return reshape(node, shape)
+            return reshape_node(node, shape)
 
         return each(state, self, Pattern(self.names), fold)
 
@@ -156,7 +156,7 @@ class Interleave(Rule):
             runs = (node.shape[dim] // self.size, self.parts, self.size // self.parts)
             order = list(range(len(before) + 3 + len(after)))
             order[dim + 1], order[dim + 2] = dim + 2, dim + 1
-            return reshape(permute(reshape(node, (*before, *runs, *after)), order), node.shape)
+            return reshape_node(permute_node(reshape_node(node, (*before, *runs, *after)), order), node.shape)
 
         return each(state, self, Pattern(self.names), weave)
 

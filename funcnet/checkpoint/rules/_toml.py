@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from funcnet.checkpoint._errors import RuleError, brief, some
+from funcnet.checkpoint._errors import RuleError, summarize_error, truncated_list
 from funcnet.checkpoint.rules._joins import Fuse, Split, Stack, Unstack
 from funcnet.checkpoint.rules._names import Prefix, Rename, Tie, Untie
 from funcnet.checkpoint.rules._rule import Rule
@@ -55,7 +55,7 @@ def from_toml(text: str) -> tuple[Rule, ...]:
     try:
         parsed = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # also for a number of thousands of digits, or tables too deep
-        raise RuleError(f"the rules are not TOML: {brief(error)}.") from None
+        raise RuleError(f"the rules are not TOML: {summarize_error(error)}.") from None
     tables = parsed.pop("rule", [])
     if parsed or not isinstance(tables, list):
         raise RuleError(f"rules are tables [[rule]], and not {', '.join(map(repr, parsed or ['rule']))}.")
@@ -72,7 +72,7 @@ def read_toml(path: str | os.PathLike[str]) -> tuple[Rule, ...]:
     try:
         text = Path(path).read_text(encoding="utf-8-sig")  # some editors put a mark before the text
     except UnicodeDecodeError as error:
-        raise RuleError(f"the rules {str(path)!r} are no text in UTF-8: {brief(error)}.") from None
+        raise RuleError(f"the rules {str(path)!r} are no text in UTF-8: {summarize_error(error)}.") from None
     return from_toml(text)
 
 
@@ -91,7 +91,7 @@ def from_plain(tables: Sequence[Any]) -> tuple[Rule, ...]:
     ]
     if guesses:
         raise RuleError(
-            f"nobody has looked at these guesses:{some(guesses)}\n"
+            f"nobody has looked at these guesses:{truncated_list(guesses)}\n"
             f"Look at each, correct it, and take its line guess = true out."
         )
     for number, table in enumerate(tables, 1):
@@ -100,7 +100,7 @@ def from_plain(tables: Sequence[Any]) -> tuple[Rule, ...]:
         except (ValueError, TypeError) as error:  # noqa: PERF203  all at once
             wrong.append(f"rule {number}: {error}")
     if wrong:
-        raise RuleError(f"these are not rules:{some(wrong)}")
+        raise RuleError(f"these are not rules:{truncated_list(wrong)}")
     return tuple(rules)
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 
 from funcnet._typing import Shape
-from funcnet.checkpoint._dtypes import dtype_of
-from funcnet.checkpoint._errors import RuleError, some
-from funcnet.checkpoint._lazy import Spec, check_shape
-from funcnet.checkpoint._nodes import Constant, Node, cast
+from funcnet.checkpoint._checkpoint import Spec, check_shape
+from funcnet.checkpoint._dtypes import dtype_from_name
+from funcnet.checkpoint._errors import RuleError, truncated_list
+from funcnet.checkpoint._nodes import ConstantNode, Node, cast_node
 from funcnet.checkpoint.rules._patterns import Pattern, same_holes
 from funcnet.checkpoint.rules._rule import Claim, Rule, State, each, free_of_ties, matching
 
@@ -43,7 +43,7 @@ class Cast(Rule):
 
     def __post_init__(self) -> None:
         try:
-            before, after = dtype_of(self.before), dtype_of(self.after)
+            before, after = dtype_from_name(self.before), dtype_from_name(self.after)
         except ValueError as error:
             raise RuleError(str(error)) from None
         kinds = [(dtype.is_floating_point, dtype.is_complex, dtype is torch.bool) for dtype in (before, after)]
@@ -51,12 +51,12 @@ class Cast(Rule):
             raise RuleError(f"{self.before} and {self.after} are numbers of different kinds; no cast goes both ways.")
 
     def apply(self, state: State) -> State:
-        before, after = dtype_of(self.before), dtype_of(self.after)
+        before, after = dtype_from_name(self.before), dtype_from_name(self.after)
         pattern = Pattern(self.names)
         if not any(state.tensors[name].spec.dtype is before for name in matching(state, pattern)):
             return self.nothing(state, self.names)
         return each(
-            state, self, pattern, lambda node: cast(node, after, self.lossy) if node.spec.dtype is before else node
+            state, self, pattern, lambda node: cast_node(node, after, self.lossy) if node.spec.dtype is before else node
         )
 
     def inverse(self) -> Cast:
@@ -114,7 +114,7 @@ class Drop(_OfValue):
             f"{name!r} is {state.tensors[name].spec}" for name in found if state.tensors[name].spec != constant.spec
         ]
         if wrong:
-            raise RuleError(f"these are dropped as {constant.spec}:{some(wrong)}")
+            raise RuleError(f"these are dropped as {constant.spec}:{truncated_list(wrong)}")
         claims = [
             Claim(f"{name!r}, which is dropped, holds {self.value}", state.tensors[name], constant) for name in found
         ]
@@ -140,7 +140,7 @@ class Fill(_OfValue):
             new = [pattern.format(holes) for holes in beside.values()]
         there = [repr(name) for name in new if name in state.tensors or name in state.aliases]
         if there:
-            raise RuleError(f"these are there already and cannot be filled in:{some(there)}")
+            raise RuleError(f"these are there already and cannot be filled in:{truncated_list(there)}")
         filled: dict[str, Node] = {name: _constant(self) for name in new}
         return state.with_tensors({**state.tensors, **filled})
 
@@ -148,16 +148,16 @@ class Fill(_OfValue):
         return Drop(self.names, self.value, self.shape, self.dtype, self.beside, self.optional or self.value is None)
 
 
-def _constant(rule: _OfValue) -> Constant:
+def _constant(rule: _OfValue) -> ConstantNode:
     assert rule.value is not None
-    return Constant(Spec(rule.shape, dtype_of(rule.dtype)), rule.value)
+    return ConstantNode(Spec(rule.shape, dtype_from_name(rule.dtype)), rule.value)
 
 
 def _check_value(rule: _OfValue) -> None:
     if rule.value is None:
         return
     try:
-        dtype = dtype_of(rule.dtype)
+        dtype = dtype_from_name(rule.dtype)
         spec = Spec(check_shape(rule.shape, dtype.itemsize), dtype)
     except ValueError as error:
         raise RuleError(str(error)) from None

@@ -28,7 +28,7 @@ LEVELS = [
     {"foreign"},
     {"adapters"},
     {"inspect"},
-    {"emit"},
+    {"program"},
     {"models"},
     {"compare"},
     {"report"},

@@ -17,7 +17,7 @@ from funcnet.checkpoint import Checkpoint, CheckpointError, Match, flax_rules, l
 from funcnet.checkpoint.internals import check_text_destination, replace_file, select_part
 from funcnet.checkpoint.rules import to_plain, to_toml
 from funcnet.cli._checkpoints import AsJson, Part, plain, print_json, refusing
-from funcnet.compare._target import called, find, parse_target
+from funcnet.compare.internals import call_target, import_target, parse_target
 from funcnet.core import Net
 from funcnet.models import rules as rules_of_model
 
@@ -62,8 +62,8 @@ def _layout(text: str) -> Any:
     if os.path.exists(text) or ":" not in text:
         return load(text)
     target = parse_target(text)
-    found = find(target)
-    built = found if isinstance(found, (Net, nn.Module)) and target.args is None else called(found, target)
+    found = import_target(target)
+    built = found if isinstance(found, (Net, nn.Module)) and target.args is None else call_target(found, target)
     if not isinstance(built, (Net, nn.Module)):
         raise CheckpointError(f"{text!r} gives something of type {type(built).__name__}, and no net or nn.Module.")
     return built

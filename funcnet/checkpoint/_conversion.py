@@ -13,7 +13,7 @@ from funcnet.checkpoint._checkpoint import Checkpoint
 from funcnet.checkpoint._content import Content
 from funcnet.checkpoint._errors import CheckpointError, file_error
 from funcnet.checkpoint._load import load, select_part
-from funcnet.checkpoint._plan import Plan, casts, plan
+from funcnet.checkpoint._plan import Plan, cast_rules, plan
 from funcnet.checkpoint._save import check_text_destination, destination, write
 from funcnet.checkpoint._stream import NodeReader
 from funcnet.checkpoint.rules import Rule
@@ -45,7 +45,7 @@ def plan_conversion(
         steps = inverse_of(steps)
     made = plan(ckpt.specs, steps, ckpt.aliases)
     if dtype is not None:
-        steps += tuple(casts(made.specs, dtype, lossy))
+        steps += tuple(cast_rules(made.specs, dtype, lossy))
         made = plan(ckpt.specs, steps, ckpt.aliases)
     return ckpt, made
 

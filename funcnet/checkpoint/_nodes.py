@@ -1,7 +1,7 @@
 """Tensors that are not there yet: how each target is made of sources, by five exact operations.
 
-A rule makes nodes of nodes. One reading of them moves index maps, to prove a plan (``_index``); another moves bytes, to
-carry it out (``_stream``). The functions here make nodes, and leave out steps that cancel.
+A rule makes nodes of nodes. One reading of them moves index maps, to prove a plan (``_index_maps``); another moves
+bytes, to carry it out (``_stream``). The functions here make nodes, and leave out steps that cancel.
 """
 
 from __future__ import annotations

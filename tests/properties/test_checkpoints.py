@@ -24,7 +24,7 @@ from funcnet.checkpoint import (
 )
 from funcnet.checkpoint._checkpoint import Spec
 from funcnet.checkpoint._dtypes import DTYPES
-from funcnet.checkpoint._index import identity, index_map
+from funcnet.checkpoint._index_maps import compute_index_map, identity_map
 from funcnet.checkpoint._nodes import ConstantNode, SourceNode
 from funcnet.checkpoint._stream import NodeReader, constant_tensor
 from tests.checkpoint.random_rules import random_checkpoint, random_rules
@@ -101,7 +101,7 @@ def test_bytes_go_where_the_index_maps_say(seed):
     rules = random_rules(rng, flat, {}, rng.randint(1, 10))
     numbered, offset, parts = {}, 0, []
     for name, tensor in flat.items():
-        numbered[name] = identity(tuple(tensor.shape), offset)
+        numbered[name] = identity_map(tuple(tensor.shape), offset)
         offset += tensor.numel()
         parts.append(tensor.reshape(-1))
     specs = {name: Spec(tuple(tensor.shape), tensor.dtype) for name, tensor in flat.items()}
@@ -113,7 +113,7 @@ def test_bytes_go_where_the_index_maps_say(seed):
             return numbered[node.name]
         if isinstance(node, ConstantNode):
             if id(node) not in numbered:
-                numbered[id(node)] = identity(node.shape, offset)
+                numbered[id(node)] = identity_map(node.shape, offset)
                 offset += constant_tensor(node).numel()
                 parts.append(constant_tensor(node).reshape(-1).to(torch.int64))
             return numbered[id(node)]
@@ -125,7 +125,7 @@ def test_bytes_go_where_the_index_maps_say(seed):
         for name, node in made.targets.items():
             if node.spec.dtype is not torch.int64:
                 continue
-            index = index_map(node, leaf).expanded()
+            index = compute_index_map(node, leaf).to_tensor()
             expected = torch.cat(parts)[index]
             stream.forget(node)
             assert b"".join(map(bytes, stream.bytes(node))) == bytes(expected.contiguous().numpy().tobytes()), name

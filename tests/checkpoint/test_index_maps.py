@@ -8,7 +8,7 @@ import random
 import torch
 
 from funcnet.checkpoint._checkpoint import Spec
-from funcnet.checkpoint._index import identity, index_map
+from funcnet.checkpoint._index_maps import compute_index_map, identity_map
 from funcnet.checkpoint._nodes import (
     CatNode,
     NarrowNode,
@@ -84,12 +84,12 @@ def test_maps_are_the_index_tensors_and_equal_when_they_are():
         env, offsets, pool = random_node(random.Random(seed))
 
         def leaf(node, at=offsets):
-            return identity(node.shape, at[node.name]) if isinstance(node, SourceNode) else None
+            return identity_map(node.shape, at[node.name]) if isinstance(node, SourceNode) else None
 
-        maps = [index_map(node, leaf) for node in pool[-4:]]
+        maps = [compute_index_map(node, leaf) for node in pool[-4:]]
         tensors = [in_torch(node, env) for node in pool[-4:]]
         for index, tensor in zip(maps, tensors, strict=True):
-            assert torch.equal(index.expanded(), tensor), seed
+            assert torch.equal(index.to_tensor(), tensor), seed
             blocks += index.base.numel()
             elements += tensor.numel()
             for other, expected in zip(maps, tensors, strict=True):
@@ -100,14 +100,14 @@ def test_maps_are_the_index_tensors_and_equal_when_they_are():
 def test_large_tensors_take_few_blocks():
     size = 1 << 20
     node = SourceNode(Spec((size, 4096), torch.bfloat16), "w")
-    whole = identity(node.shape)
+    whole = identity_map(node.shape)
 
     def leaf(node):
         return whole if isinstance(node, SourceNode) else None
 
-    assert index_map(permute_node(node, (1, 0)), leaf).base.numel() == 1
+    assert compute_index_map(permute_node(node, (1, 0)), leaf).base.numel() == 1
     halves = reshape_node(permute_node(reshape_node(node, (size // 128, 2, 64, 4096)), (0, 2, 1, 3)), node.shape)
-    assert index_map(halves, leaf).base.numel() == size // 2  # neighbours come from one stride
+    assert compute_index_map(halves, leaf).base.numel() == size // 2  # neighbours come from one stride
     parts = [narrow_node(node, 0, 0, size // 4), narrow_node(node, 0, size // 4, 3 * size // 4)]
     again = cat_nodes([permute_node(permute_node(part, (1, 0)), (1, 0)) for part in parts], 0)
     assert again is node

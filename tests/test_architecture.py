@@ -17,6 +17,7 @@ ROOT = Path(funcnet.__file__).parent
 LEVELS = [
     {"_errors", "_format", "_typing", "_torch", "_context", "_tensors"},
     {"tree"},
+    {"checkpoint"},
     {"random"},
     {"init"},
     {"core"},
@@ -27,7 +28,6 @@ LEVELS = [
     {"foreign"},
     {"adapters"},
     {"inspect"},
-    {"checkpoint"},
     {"program"},
     {"models"},
     {"compare"},

@@ -24,7 +24,8 @@ from funcnet.core import Buffer, Net, Param, View
 from funcnet.core.internals import NOTHING, Call, ForeignNet, exact_dtype, origin
 from funcnet.foreign._copied_inputs import copy_inputs, tensors_in
 from funcnet.foreign._leased_copies import Flags, Lease, Template, within
-from funcnet.init import Draw, Scheme
+from funcnet.init import Scheme
+from funcnet.init.internals import TensorRequest
 from funcnet.random import Stream
 from funcnet.tree import flatten, join
 
@@ -250,7 +251,7 @@ class Carried:
         return f"<tensor of shape {tuple(self.value.shape)}>"
 
 
-def _unknown(draw: Draw) -> Tensor:
+def _unknown(request: TensorRequest) -> Tensor:
     raise InitError("a foreign module's tensor has no known first value; take it from funcnet.from_module(module).")
 
 
@@ -258,7 +259,7 @@ UNKNOWN_VALUE = Scheme(_unknown, ())
 """First values of what a module made by code of its own."""
 
 
-def _carried(draw: Draw, value: Carried) -> Tensor:
-    if value.value.is_meta and draw.device.type != "meta":
+def _carried(request: TensorRequest, value: Carried) -> Tensor:
+    if value.value.is_meta and request.device.type != "meta":
         raise InitError("the module was on the meta device, where its buffers have no values; give one under this key.")
-    return value.value.to(draw.device, copy=True)
+    return value.value.to(request.device, copy=True)

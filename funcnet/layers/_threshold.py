@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.types import Device
 
 from funcnet._context import derivatives_of, under_vmap
 from funcnet.core import Net, Param, View, draws_at
@@ -68,7 +69,7 @@ class PReLU(Layer):
     Args:
         num_parameters: 1, or the number C of channels.
         init: first value of the slopes, kept as ``slope``.
-        device, dtype: what :meth:`init` uses unless told otherwise.
+        device, dtype: the defaults of :meth:`init`.
 
     Params: weight (num_parameters,).  Draws: none.
     Shape:  input (N, C, *), or (C,); any shape where ``num_parameters`` is 1.
@@ -82,14 +83,14 @@ class PReLU(Layer):
 
     num_parameters: int = 1
     slope: float = 0.25  # named init in torch, which is a method here
-    device: Any = None
+    device: Device = None
     dtype: torch.dtype | None = None
 
     def __init__(
         self,
         num_parameters: int = 1,
         init: float = 0.25,
-        device: Any = None,
+        device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         fields = {"num_parameters": num_parameters, "slope": init, "device": device, "dtype": dtype}

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from funcnet.compare._errors import CompareError
-from funcnet.compare._inputs import SYNTAX, make_inputs, parse_spec
-from funcnet.compare._target import build, parse_target
+from funcnet.compare._input_specs import SYNTAX, make_inputs, parse_input_spec
+from funcnet.compare._target import build_target, parse_target
 
 
 def built_target(target: str, inputs: Sequence[str], seed: int) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
@@ -28,9 +28,9 @@ def built_target(target: str, inputs: Sequence[str], seed: int) -> tuple[nn.Modu
     >>> module(*args, **kwargs).shape
     torch.Size([2, 4])
     """
-    named, specs = parse_target(target), [parse_spec(text) for text in inputs]
+    named, specs = parse_target(target), [parse_input_spec(text) for text in inputs]
     if not specs:
         raise CompareError(f"{target!r} needs an input. {SYNTAX}: --input SPEC, once for each.")
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
-        return build(named).module, *make_inputs(specs, seed)
+        return build_target(named).module, *make_inputs(specs, seed)

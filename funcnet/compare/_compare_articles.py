@@ -21,8 +21,8 @@ from funcnet.compare._measure import one_thread, seconds
 from funcnet.compare._models import PAIRS, Pair
 from funcnet.compare._per_sample import compare_per_sample
 from funcnet.compare._results import Articles, PerSample, Programs, Sides, Trained
-from funcnet.compare._steps import MOMENTUM, RATE, function_step, logits, module_step
 from funcnet.compare._training import InStep, Stateful, Stateless, peak_of_step
+from funcnet.compare._training_steps import MOMENTUM, RATE, function_step, logits, module_step
 
 Progress: TypeAlias = Callable[[str, float], Any]
 """Told what is being done, and the share that is done already, in [0, 1]."""

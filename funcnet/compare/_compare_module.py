@@ -12,15 +12,15 @@ from torch.utils import _pytree as pytree
 
 import funcnet as fn
 from funcnet._typing import Tree
-from funcnet.compare._articles import Progress, quiet, versions
-from funcnet.compare._errors import CompareError, brief
-from funcnet.compare._inputs import SYNTAX, Spec, make_inputs, parse_spec
+from funcnet.compare._compare_articles import Progress, quiet, versions
+from funcnet.compare._errors import CompareError, summarize_error
+from funcnet.compare._input_specs import SYNTAX, InputSpec, make_inputs, parse_input_spec
 from funcnet.compare._measure import LiveBytes, largest_difference, one_thread, seconds
 from funcnet.compare._per_sample import compare_per_sample
-from funcnet.compare._programs import calling_code, foreign_parts, source_of
+from funcnet.compare._program_texts import calling_code, foreign_parts, source_of
 from funcnet.compare._results import NotPossible, PerSample, Programs, Sides, Untrained
 from funcnet.compare._sides import ModuleSide, NetSide, total
-from funcnet.compare._target import Built, Target, build, parse_target, place, signature
+from funcnet.compare._target import BuiltModule, Target, build_target, format_location, format_signature, parse_target
 
 SAMPLES = 32
 
@@ -48,11 +48,11 @@ def compare_module(
     (0.0, True)
     """
     named = parse_target(target)
-    specs = [parse_spec(text) for text in inputs]
+    specs = [parse_input_spec(text) for text in inputs]
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())), one_thread():
         progress("building", 0.0)
         torch.manual_seed(seed)
-        return Comparison(named, build(named), specs, seed, budget, progress).result()
+        return Comparison(named, build_target(named), specs, seed, budget, progress).result()
 
 
 class Comparison:
@@ -61,8 +61,8 @@ class Comparison:
     def __init__(
         self,
         target: Target,
-        built: Built,
-        specs: Sequence[Spec],
+        built: BuiltModule,
+        specs: Sequence[InputSpec],
         seed: int,
         budget: float,
         progress: Progress,
@@ -79,7 +79,7 @@ class Comparison:
         try:
             self.net, self.params, self.buffers = fn.from_module(module)
         except Exception as error:
-            raise CompareError(f"{target.text!r} cannot be made a net: {brief(error)}.") from error
+            raise CompareError(f"{target.text!r} cannot be made a net: {summarize_error(error)}.") from error
 
     def result(self) -> Untrained:
         """Make the comparison."""
@@ -127,8 +127,8 @@ class Comparison:
         except Exception as error:
             inputs = ", ".join(map(str, self.specs))
             raise CompareError(
-                f"{self.target.text!r} raised {brief(error)}{place(error)}, called as a plain module in {mode} mode "
-                f"with {inputs}. {self._forward()} Change the inputs so that it runs."
+                f"{self.target.text!r} raised {summarize_error(error)}{format_location(error)}, called as a plain "
+                f"module in {mode} mode with {inputs}. {self._forward()} Change the inputs so that it runs."
             ) from error
 
     def _run_net(self, call: Callable[[], Any], mode: str) -> Any:
@@ -137,11 +137,11 @@ class Comparison:
         except Exception as error:
             raise CompareError(
                 f"{self.target.text!r} runs as a module, and in {mode} mode its net raised "
-                f"{brief(error)}{place(error)}."
+                f"{summarize_error(error)}{format_location(error)}."
             ) from error
 
     def _forward(self) -> str:
-        return f"The forward of {type(self.module).__name__} takes {signature(self.module.forward)}."
+        return f"The forward of {type(self.module).__name__} takes {format_signature(self.module.forward)}."
 
     # --- differences ---
 
@@ -207,7 +207,7 @@ class Comparison:
                         memory.peak = memory.live
                         side.step()
             except Exception as error:  # what a foreign forward does need not work within a dispatch mode
-                return NotPossible(brief(error, 200))
+                return NotPossible(summarize_error(error, 200))
             peaks.append(memory.peak)
         return Sides(*peaks)
 
@@ -234,7 +234,7 @@ class Comparison:
         try:
             return compare_per_sample(module, module_loss, loss, self.params, batch, self.budget)
         except Exception as error:  # a foreign body may do anything that vmap has no rule for
-            return NotPossible(brief(error, 200))
+            return NotPossible(summarize_error(error, 200))
 
 
 def _readable(output: Any, opaque: set[str]) -> Any:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from funcnet._typing import Shape
-from funcnet.compare._errors import CompareError, brief
+from funcnet.compare._errors import CompareError, summarize_error
 
 SYNTAX = (
     'An input is "float32[2,3,64,64]", or "input_ids=int64[2,12]<100" for one given by name, with numbers below 100'
@@ -31,7 +31,7 @@ _PATTERN = re.compile(r"(?:([^\W\d]\w*)\s*=)?\s*(\w+)\s*(?:\[([^\]]*)\])?\s*(?:<
 
 
 @dataclass(frozen=True)
-class Spec:
+class InputSpec:
     """One input: its name if it is given by name, dtype, shape, and the bound its integers stay below."""
 
     name: str | None
@@ -53,15 +53,15 @@ class Spec:
         return torch.randint(below, self.shape, generator=generator).to(self.dtype)
 
 
-def parse_spec(text: str) -> Spec:
+def parse_input_spec(text: str) -> InputSpec:
     """Read an input.
 
     Raises:
         CompareError: says which part is not understood.
 
-    >>> parse_spec("input_ids=long[2, 12]<100")
-    Spec(name='input_ids', dtype=torch.int64, shape=(2, 12), below=100)
-    >>> str(parse_spec("f32[8,3]"))
+    >>> parse_input_spec("input_ids=long[2, 12]<100")
+    InputSpec(name='input_ids', dtype=torch.int64, shape=(2, 12), below=100)
+    >>> str(parse_input_spec("f32[8,3]"))
     'float32[8,3]'
     """
     match = _PATTERN.fullmatch(text.strip())
@@ -75,7 +75,7 @@ def parse_spec(text: str) -> Spec:
             f"{dtype!r} in the input {text!r} is not a dtype.{meant} The dtypes are {', '.join(_NAMES.split())}."
         )
     shape = tuple(_number(size, "size", text) for size in sizes.split(",")) if sizes and sizes.strip() else ()
-    spec = Spec(name, DTYPES[dtype], shape, None if below is None else _number(below, "bound", text))
+    spec = InputSpec(name, DTYPES[dtype], shape, None if below is None else _number(below, "bound", text))
     if below is not None:
         _check_bound(spec.dtype, int(below), text)
     return spec
@@ -96,13 +96,13 @@ def _check_bound(dtype: torch.dtype, below: int, text: str) -> None:
         raise CompareError(f"the bound {below} in the input {text!r} is not in 1 to {most}, which {name} holds.")
 
 
-def make_inputs(specs: Sequence[Spec], seed: int) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
+def make_inputs(specs: Sequence[InputSpec], seed: int) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
     """The positional and the named inputs, drawn from a generator of their own in the order given.
 
     Raises:
         CompareError: if a name comes twice, or a tensor does not fit into memory.
 
-    >>> args, kwargs = make_inputs([parse_spec("f32[2]"), parse_spec("mask=bool[2]")], seed=0)
+    >>> args, kwargs = make_inputs([parse_input_spec("f32[2]"), parse_input_spec("mask=bool[2]")], seed=0)
     >>> len(args), list(kwargs)
     (1, ['mask'])
     """
@@ -115,7 +115,7 @@ def make_inputs(specs: Sequence[Spec], seed: int) -> tuple[tuple[Tensor, ...], d
         try:
             tensor = spec.make(generator)
         except (RuntimeError, TypeError) as error:
-            raise CompareError(f"the input {str(spec)!r} cannot be made: {brief(error)}.") from error
+            raise CompareError(f"the input {str(spec)!r} cannot be made: {summarize_error(error)}.") from error
         if spec.name is None:
             args.append(tensor)
         else:

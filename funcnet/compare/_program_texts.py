@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 import funcnet as fn
-from funcnet.compare._inputs import Spec
+from funcnet.compare._input_specs import InputSpec
 from funcnet.compare._target import Target
 
 
@@ -30,7 +30,7 @@ def _source(thing: Any) -> str:
         return f"# {thing.__module__}.{thing.__qualname__} has no source file\n"
 
 
-def calling_code(target: Target, expression: str, specs: Sequence[Spec], net: fn.Net, seed: int) -> str:
+def calling_code(target: Target, expression: str, specs: Sequence[InputSpec], net: fn.Net, seed: int) -> str:
     """The program that calls the net, complete but for the inputs, and what the net prints as."""
     outer = target.name.partition(".")[0]
     names = input_names(specs)
@@ -57,7 +57,7 @@ output, new_buffers = net.apply(
 """
 
 
-def input_names(specs: Sequence[Spec]) -> list[str]:
+def input_names(specs: Sequence[InputSpec]) -> list[str]:
     """What the calling code calls its inputs: their names, else x, or x0, x1, ..."""
     unnamed = sum(spec.name is None for spec in specs)
     numbers = iter(range(unnamed))

@@ -30,7 +30,7 @@ class Generators:
         self._title = net.title()
         self._torch: set[bool] = set()  # the modes, plain eval or not, in which torch's is known to be drawn from
         self._heard: set[tuple[bool, bool]] = set()  # the modes in which the others were watched
-        kinds = {kind for _, below in bodies(net) for kind in below.code()}
+        kinds = {kind for _, below in bodies(net) for kind in below._facts.foreign_classes}
         names = frozenset().union(*map(names_in, kinds))
         self._others = "random" in names
         self._seeds = not names.isdisjoint(("manual_seed", "seed"))  # whether a body may seed torch's generator

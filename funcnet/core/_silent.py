@@ -36,7 +36,7 @@ _VALUES = (int, float, complex, str, bytes, type(None), torch.dtype, torch.devic
 
 def silent(net: Net) -> bool:
     """Whether the body of a net, parts not included, is known never to draw from torch's generator."""
-    if net.opaque():
+    if net._traits.reads_trees or not hasattr(type(net), "forward"):
         return False
     function = net.function if isinstance(net, Function) else getattr(net.forward, "__func__", net.forward)
     others = net._named_constants.values()

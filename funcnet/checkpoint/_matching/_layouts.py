@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from torch import Tensor, nn
 
 from funcnet._typing import Shape
-from funcnet.checkpoint._detect import load
-from funcnet.checkpoint._lazy import Checkpoint
+from funcnet.checkpoint._checkpoint import Checkpoint
+from funcnet.checkpoint._load import load
+from funcnet.checkpoint._net_layout import NetLayout, state_dict_shapes
 from funcnet.checkpoint.rules import Prefix
 
 
@@ -32,31 +33,6 @@ class Layout:
         return Layout(shapes, {rename(alias): rename(owner) for alias, owner in self.ties.items()})
 
 
-class _TensorSpec(Protocol):
-    @property
-    def shape(self) -> int | Sequence[int]: ...
-
-
-class _DeclaredTensor(Protocol):
-    @property
-    def path(self) -> str: ...
-
-    @property
-    def spec(self) -> _TensorSpec: ...
-
-
-@runtime_checkable
-class DeclaresTensors(Protocol):
-    """What a :class:`funcnet.Net` tells about its tensors. Checkpoints stand below nets, and know them only by this."""
-
-    @property
-    def aliases(self) -> dict[str, str]:
-        """Ties: alias -> owner."""
-
-    def entries(self) -> Iterable[_DeclaredTensor]:
-        """Every tensor with its path and its declaration."""
-
-
 def read_layout(value: object) -> Layout:
     """The layout of a checkpoint, a path, a module, a net, or shapes by name.
 
@@ -69,12 +45,11 @@ def read_layout(value: object) -> Layout:
         return Layout({name: spec.shape for name, spec in value.specs.items()}, dict(value.aliases))
     if isinstance(value, nn.Module):
         return _read_state_dict(value.state_dict(keep_vars=True))
+    if isinstance(value, NetLayout):
+        return Layout(state_dict_shapes(value), dict(value.aliases))
     if isinstance(value, Mapping):
         shapes: dict[str, Any] = {name: getattr(shape, "shape", shape) for name, shape in value.items()}
         return Layout({name: tuple(shape) for name, shape in shapes.items()}, {})
-    if isinstance(value, DeclaresTensors):
-        declared = [entry for entry in value.entries() if getattr(entry.spec, "persistent", True)]
-        return Layout({entry.path: tuple(entry.spec.shape) for entry in declared}, value.aliases)  # type: ignore[arg-type]
     raise TypeError(f"match takes checkpoints, paths, nets, modules and shapes by name, not {type(value).__name__}.")
 
 

@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from funcnet.checkpoint._errors import RuleError, some
-from funcnet.checkpoint._lazy import Checkpoint, Spec
+from funcnet.checkpoint._checkpoint import Checkpoint, Spec
+from funcnet.checkpoint._errors import RuleError, truncated_list
 from funcnet.checkpoint._matching._assignment import Choice, choose_candidates
 from funcnet.checkpoint._matching._families import Family, group_families
-from funcnet.checkpoint._matching._layouts import DeclaresTensors, Layout, read_layout
+from funcnet.checkpoint._matching._layouts import Layout, read_layout
+from funcnet.checkpoint._net_layout import NetLayout
 from funcnet.checkpoint._proof import apply_rules
 from funcnet.checkpoint.rules import Fill, Prefix, Rename, Rule, State, Tie, Untie, to_toml
 
@@ -71,13 +72,13 @@ class Match:
         ]
         if guesses:
             raise RuleError(
-                f"these are guesses, and no guess is applied by itself:{some(guesses)}\n"
+                f"these are guesses, and no guess is applied by itself:{truncated_list(guesses)}\n"
                 f"Write to_toml() to a file, look at each, and load the file."
             )
         return tuple(rule for proposal in self.proposals for rule in proposal.rules)
 
     def to_toml(self) -> str:
-        """The rules for a person to edit; a guess has a line ``guess = true`` and is refused until that is taken out."""
+        """The rules for a person to edit; guesses have a line ``guess = true`` and are refused until it is taken out."""
         rules: list[Rule] = []
         comments: dict[int, str] = {}
         guesses: set[int] = set()
@@ -109,8 +110,8 @@ class Match:
 
 
 def match(
-    source: Checkpoint | DeclaresTensors | nn.Module | str | os.PathLike[str] | Mapping[str, object],
-    target: Checkpoint | DeclaresTensors | nn.Module | str | os.PathLike[str] | Mapping[str, object],
+    source: Checkpoint | NetLayout | nn.Module | str | os.PathLike[str] | Mapping[str, object],
+    target: Checkpoint | NetLayout | nn.Module | str | os.PathLike[str] | Mapping[str, object],
 ) -> Match:
     """Propose rules that lead from a checkpoint to the layout of another, or of a net.
 

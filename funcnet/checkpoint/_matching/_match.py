@@ -78,7 +78,7 @@ class Match:
         return tuple(rule for proposal in self.proposals for rule in proposal.rules)
 
     def to_toml(self) -> str:
-        """The rules for a person to edit; guesses have a line ``guess = true`` and are refused until it is taken out."""
+        """The rules for a person to edit. A guess has a line ``guess = true``, and is refused until it is taken out."""
         rules: list[Rule] = []
         comments: dict[int, str] = {}
         guesses: set[int] = set()

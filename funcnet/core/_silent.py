@@ -16,11 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from funcnet._torch_functions import DRAWING_NAMES
 from funcnet.core._function import Function
 from funcnet.core._net import Net
-from funcnet.random import DRAWING
 
-_NAMES = {function.__name__ for function in DRAWING} | {"nn", "init", "distributions", "sample", "rsample", "Generator"}
 _MODULES = ("torch", "funcnet", "math", "operator", "itertools", "functools")
 _LISTED = ("torch.nn.functional", "torch.functional")  # Python code of torch of which it is known what draws
 _BUILTINS = {
@@ -59,12 +58,12 @@ def _silent(value: Any, seen: set[int]) -> bool:
     if isinstance(value, types.FunctionType) and module not in _LISTED:
         return False  # it may draw further down
     known = module.split(".")[0] in ("torch", "funcnet", "math") or isinstance(value, types.BuiltinFunctionType)
-    return value in _BUILTINS if module == "builtins" else known and name not in _NAMES
+    return value in _BUILTINS if module == "builtins" else known and name not in DRAWING_NAMES
 
 
 def _silent_code(function: Callable[..., Any], seen: set[int]) -> bool:
     names = {name for code in _codes(function.__code__) for name in code.co_names}
-    if names & _NAMES:
+    if names & DRAWING_NAMES:
         return False
     space = {**vars(builtins), **function.__globals__}
     cells = [cell.cell_contents for cell in function.__closure__ or () if _filled(cell)]

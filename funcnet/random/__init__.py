@@ -23,12 +23,10 @@ from funcnet.random._dropout import alpha_dropout as alpha_dropout
 from funcnet.random._dropout import dropout as dropout
 from funcnet.random._dropout import feature_alpha_dropout as feature_alpha_dropout
 from funcnet.random._dropout import feature_dropout as feature_dropout
-from funcnet.random._intercept import DRAWING as DRAWING
 from funcnet.random._intercept import LENDING as LENDING
 from funcnet.random._intercept import OF_MODULES as OF_MODULES
 from funcnet.random._intercept import Intercept as Intercept
 from funcnet.random._intercept import drawn as drawn
-from funcnet.random._intercept import draws_when_called as draws_when_called
 from funcnet.random._keys import fold_in as fold_in
 from funcnet.random._keys import key as key
 from funcnet.random._keys import split as split

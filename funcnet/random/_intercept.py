@@ -27,6 +27,7 @@ from torch.overrides import TorchFunctionMode
 from funcnet._context import beyond_one_gradient, under_vmap
 from funcnet._errors import RandomnessError
 from funcnet._torch import constant_result, show_to_modes
+from funcnet._torch_functions import DRAWS_INSIDE, TAKES_GENERATOR
 from funcnet.random._attention import scaled_dot_product_attention
 from funcnet.random._draws import At, Rng, Stream
 from funcnet.random._dropout import alpha_dropout, dropout, feature_alpha_dropout, feature_dropout
@@ -66,12 +67,12 @@ class Intercept(TorchFunctionMode):
             kwargs = {name: value for name, value in kwargs.items() if name != "generator"}
         if func in _OWN and "generator" not in kwargs:
             return _OWN[func](self._next, *args, **kwargs)
-        if func in _TAKES_GENERATOR and "generator" not in kwargs:
+        if func in TAKES_GENERATOR and "generator" not in kwargs:
             return _given_generator(self._next(), func, args, kwargs)
         if func in _MADE_OF_THEM and not torch.compiler.is_compiling():  # Dynamo stops in it if a mode is on
             with self:
                 return _MADE_OF_THEM[func](*args, **kwargs)
-        if func in _DRAWS_INSIDE and _DRAWS_INSIDE[func](*args, **kwargs):
+        if func in DRAWS_INSIDE and DRAWS_INSIDE[func](*args, **kwargs):
             return _lent(self._next(), func, args, kwargs)
         return func(*args, **kwargs)
 
@@ -88,22 +89,6 @@ def drawn(func: Callable[..., Any], *args: Any, rng: Rng, **kwargs: Any) -> Any:
     tensor([0.4963, 0.7682, 0.0885])
     """
     return Intercept(lambda: rng).__torch_function__(func, (), args, kwargs)
-
-
-def draws_when_called(func: Any, args: Any, kwargs: Any) -> bool:
-    """Whether a function of torch's draws from the global generator with these arguments, tensors not looked at."""
-    if func is F.scaled_dot_product_attention:
-        return bool(kwargs.get("dropout_p", args[4] if len(args) > 4 else 0.0))
-    if func in _RRELU:
-        return bool(kwargs.get("training", args[3] if len(args) > 3 else False))
-    if func in _OWN:
-        p = kwargs.get("p", args[1] if len(args) > 1 else 0.5)
-        default = func not in (F.alpha_dropout, F.feature_alpha_dropout)
-        training = kwargs.get("training", kwargs.get("train", args[2] if len(args) > 2 else default))
-        return bool(training and p)
-    if func in _TAKES_GENERATOR:
-        return kwargs.get("generator") is None
-    return func in _DRAWS_INSIDE and bool(_DRAWS_INSIDE[func](*args, **kwargs))
 
 
 @constant_result
@@ -152,7 +137,7 @@ def _rrelu(
     return input.copy_(result) if inplace else result
 
 
-_RRELU: dict[Any, Callable[..., Tensor]] = {
+_RRELU: dict[object, Callable[..., Tensor]] = {
     F.rrelu: _rrelu,
     torch.rrelu: _rrelu,
     torch.rrelu_: partial(_rrelu, inplace=True),
@@ -233,12 +218,6 @@ def _given_generator(rng: Rng, func: Any, args: Any, kwargs: Any) -> Any:
 
 
 _LIKE: dict[Any, Callable[..., Tensor]] = {torch.rand_like: Tensor.uniform_, torch.randn_like: Tensor.normal_}
-_TAKES_GENERATOR = frozenset(
-    {
-        *BY_KEY,
-        torch.poisson,
-    }
-)
 
 
 # --- lent the global generator ---
@@ -262,49 +241,8 @@ def _lent(rng: Rng, func: Any, args: Any, kwargs: Any) -> Any:
             torch.set_rng_state(before)
 
 
-def _recurrent_draws(*args: Any) -> bool:
-    flag = next(
-        index for index, arg in enumerate(args) if isinstance(arg, bool)
-    )  # has_biases, num_layers, dropout, train
-    return bool(args[flag + 2] > 0 and args[flag + 3])
-
-
-def _in_training(index: int, default: bool) -> Callable[..., bool]:
-    return lambda *args, **kwargs: bool(kwargs.get("training", args[index] if len(args) > index else default))
-
-
-def _multi_head_draws(*args: Any, training: bool = True, **_: Any) -> bool:
-    return bool(training and args[10] > 0)  # dropout_p
-
-
-def _always(*args: Any, **kwargs: Any) -> bool:
-    return True
-
-
 LENDING = threading.RLock()
 """Held while global generators are lent."""
-
-_ALWAYS = (
-    *(F.gumbel_softmax, F.fractional_max_pool2d, F.fractional_max_pool3d),  # the first in compiled code only
-    *(
-        torch.svd_lowrank,
-        torch.pca_lowrank,
-        torch.lobpcg,
-        torch.randint_like,
-        torch.binomial,
-        torch._standard_gamma,
-        torch._sample_dirichlet,
-    ),
-    *(getattr(nn.init, name) for name in ("uniform_", "normal_", "trunc_normal_", "orthogonal_", "sparse_")),
-    *(getattr(nn.init, f"{name}_{kind}_") for name in ("xavier", "kaiming") for kind in ("uniform", "normal")),
-)
-_DRAWS_INSIDE: dict[Any, Callable[..., bool]] = {
-    F.multi_head_attention_forward: _multi_head_draws,
-    torch.native_dropout: _in_training(2, True),
-    **dict.fromkeys(_ALWAYS, _always),
-    **{getattr(torch, name): _recurrent_draws for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")},
-}
-"""What draws within, and whether it does so with these arguments."""
 
 
 def _generator(rng: Rng, device: torch.device) -> torch.Generator:
@@ -316,6 +254,4 @@ def _generator(rng: Rng, device: torch.device) -> torch.Generator:
     return seeded(key, salt, device)
 
 
-_INTERCEPTED = frozenset({*_OWN, *_TAKES_GENERATOR, *_MADE_OF_THEM, *_DRAWS_INSIDE})
-DRAWING = frozenset({*_OWN, *_TAKES_GENERATOR, *_DRAWS_INSIDE})
-"""torch's functions that draw from the global generator."""
+_INTERCEPTED = frozenset({*_OWN, *TAKES_GENERATOR, *_MADE_OF_THEM, *DRAWS_INSIDE})

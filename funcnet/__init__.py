@@ -14,13 +14,11 @@ from funcnet._errors import RandomnessError as RandomnessError
 from funcnet._errors import ShapeError as ShapeError
 from funcnet._errors import TransformError as TransformError
 from funcnet._errors import TreeError as TreeError
-from funcnet.adapters import Traced as Traced
 from funcnet.adapters import Wrapped as Wrapped
 from funcnet.adapters import from_module as from_module
 from funcnet.adapters import from_state_dict as from_state_dict
 from funcnet.adapters import to_module as to_module
 from funcnet.adapters import to_state_dict as to_state_dict
-from funcnet.adapters import trace as trace
 from funcnet.adapters import train_flags as train_flags
 from funcnet.combinators import ModuleDict as ModuleDict
 from funcnet.combinators import ModuleList as ModuleList
@@ -34,7 +32,6 @@ from funcnet.core import Param as Param
 from funcnet.core import View as View
 from funcnet.core import compose as compose
 from funcnet.core import supports as supports
-from funcnet.emit import source as source
 from funcnet.inspect import effects as effects
 from funcnet.inspect import summary as summary
 from funcnet.layers import CELU as CELU
@@ -192,6 +189,9 @@ from funcnet.layers import UpsamplingNearest2d as UpsamplingNearest2d
 from funcnet.layers import ZeroPad1d as ZeroPad1d
 from funcnet.layers import ZeroPad2d as ZeroPad2d
 from funcnet.layers import ZeroPad3d as ZeroPad3d
+from funcnet.program import Traced as Traced
+from funcnet.program import source as source
+from funcnet.program import trace as trace
 from funcnet.transforms import value_and_grad as value_and_grad
 
 __version__ = "0.1.0"

@@ -28,7 +28,7 @@ LEVELS = [
     {"adapters"},
     {"inspect"},
     {"checkpoint"},
-    {"emit"},
+    {"program"},
     {"models"},
     {"compare"},
     {"report"},

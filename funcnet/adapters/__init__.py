@@ -7,7 +7,5 @@ from funcnet.adapters._from_module import from_module as from_module
 from funcnet.adapters._state_dict import from_state_dict as from_state_dict
 from funcnet.adapters._state_dict import to_state_dict as to_state_dict
 from funcnet.adapters._to_module import to_module as to_module
-from funcnet.adapters._trace import trace as trace
-from funcnet.adapters._tracing._traced import Traced as Traced
 from funcnet.foreign import Wrapped as Wrapped
 from funcnet.foreign.internals import train_flags as train_flags

@@ -16,7 +16,7 @@ from funcnet.core._entries import exact_dtype
 from funcnet.foreign import Wrapped
 from funcnet.foreign.internals import UNKNOWN_VALUE, named_modules, named_tensors, unwrap_module
 from funcnet.layers import COUNTERPARTS
-from funcnet.parametrize._net import ParametrizationList, parametrized
+from funcnet.parametrize._parametrized import ParametrizationList, parametrized
 from funcnet.parametrize._stock import STOCK
 from funcnet.parametrize._twins import parametrizations_of, without_parametrizations
 from funcnet.tree import join, unflatten

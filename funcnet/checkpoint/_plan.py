@@ -86,7 +86,7 @@ def plan(specs: Mapping[str, Spec], rules: Sequence[Rule], aliases: Mapping[str,
     """
     rules = tuple(rules)
     ties = dict(aliases or {})
-    state = apply_rules(State.of(specs, ties), rules)
+    state = apply_rules(State.from_specs(specs, ties), rules)
     proof = prove(specs, ties, rules)
     return Plan(rules, dict(specs), ties, state.tensors, state.aliases, state.claims, proof)
 

@@ -78,12 +78,12 @@ def prove(specs: Mapping[str, Spec], aliases: Mapping[str, str], rules: Sequence
     Raises:
         RuleError: if they do; lists the names at fault.
     """
-    there = apply_rules(State.of(specs, aliases), rules)
+    there = apply_rules(State.from_specs(specs, aliases), rules)
     rounded = tuple(name for name, node in there.tensors.items() if any(map(_is_lossy, nodes(node))))
     lost = tuple(there.lost)
     # A lossy cast moves nothing, and what it loses is declared: positions are proved without it.
     exact = [rule for rule in rules if not (isinstance(rule, Cast) and rule.lossy)]
-    there = apply_rules(State.of(specs, aliases), exact)
+    there = apply_rules(State.from_specs(specs, aliases), exact)
     targets = {name: node.spec for name, node in there.tensors.items()}
     exempt = {leaf.name for node in there.lost.values() for leaf in leaves(node) if isinstance(leaf, Source)}
     back = inverse(exact)
@@ -103,9 +103,9 @@ def _there_and_back(
     back: Sequence[Rule],
     exempt: set[str],
 ) -> None:
-    out = apply_rules(State.of(specs, aliases), rules)
+    out = apply_rules(State.from_specs(specs, aliases), rules)
     try:
-        home = apply_rules(State.of({name: node.spec for name, node in out.tensors.items()}, out.aliases), back)
+        home = apply_rules(State.from_specs({name: node.spec for name, node in out.tensors.items()}, out.aliases), back)
     except RuleError as error:
         raise RuleError(f"the rules do not lead back, so something is lost or mixed up. Going back, {error}") from None
     wrong = _names_at_fault(specs, aliases, home, exempt)

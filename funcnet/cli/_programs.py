@@ -10,7 +10,7 @@ from rich.syntax import Syntax
 from rich.table import Table
 
 from funcnet.compare import Programs
-from funcnet.compare._readable import readable
+from funcnet.compare.internals import shorten_code
 
 FRAME = 4
 
@@ -25,7 +25,7 @@ class SideBySide:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         titles = (self.stateful_title, self.stateless_title)
-        codes = [readable(code) for code in (self.programs.stateful, self.programs.stateless)]
+        codes = [shorten_code(code) for code in (self.programs.stateful, self.programs.stateless)]
         needed = [
             max(len(title) + 2, *map(len, code.splitlines())) + FRAME for title, code in zip(titles, codes, strict=True)
         ]

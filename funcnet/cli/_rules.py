@@ -19,7 +19,7 @@ from funcnet.checkpoint._certificate import taken
 from funcnet.checkpoint._save import check_no_checkpoint
 from funcnet.checkpoint.rules import to_plain, to_toml
 from funcnet.cli._checkpoints import AsJson, Part, plain, print_json, refusing
-from funcnet.compare._target import called, find, parse_target
+from funcnet.compare.internals import call_target, import_target, parse_target
 from funcnet.core import Net
 from funcnet.models import rules as rules_of_model
 
@@ -64,8 +64,8 @@ def _layout(text: str) -> Any:
     if os.path.exists(text) or ":" not in text:
         return load(text)
     target = parse_target(text)
-    found = find(target)
-    built = found if isinstance(found, (Net, nn.Module)) and target.args is None else called(found, target)
+    found = import_target(target)
+    built = found if isinstance(found, (Net, nn.Module)) and target.args is None else call_target(found, target)
     if not isinstance(built, (Net, nn.Module)):
         raise CheckpointError(f"{text!r} gives something of type {type(built).__name__}, and no net or nn.Module.")
     return built

@@ -16,7 +16,7 @@ from rich.text import Text
 from funcnet._errors import FuncnetError
 from funcnet.cli._inputs import Inputs
 from funcnet.compare import built_target
-from funcnet.emit import source
+from funcnet.program import source
 
 
 def source_command(

@@ -6,8 +6,9 @@ the tensors of two runs that share nothing but their inputs. ``study`` goes furt
 every form a model can take, and tries what each can do.
 """
 
-from funcnet.compare._articles import compare_articles as compare_articles
-from funcnet.compare._built import built_target as built_target
+from funcnet.compare._built_target import built_target as built_target
+from funcnet.compare._compare_articles import compare_articles as compare_articles
+from funcnet.compare._compare_module import compare_module as compare_module
 from funcnet.compare._errors import CompareError as CompareError
 from funcnet.compare._lab._records import Capability as Capability
 from funcnet.compare._lab._records import Curve as Curve
@@ -27,4 +28,3 @@ from funcnet.compare._results import Sides as Sides
 from funcnet.compare._results import Trained as Trained
 from funcnet.compare._results import Untrained as Untrained
 from funcnet.compare._results import to_json as to_json
-from funcnet.compare._untrained import compare_module as compare_module

@@ -1,4 +1,4 @@
-"""What a comparison refuses, in one paragraph."""
+"""The error that a comparison raises, and other people's error messages in one line."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from funcnet._errors import FuncnetError
 
 
 class CompareError(FuncnetError, ValueError):
-    """Something to compare was named that is not there, cannot be built, or does not run."""
+    """A model to compare does not exist, cannot be built, or does not run."""
 
 
-def brief(error: BaseException | str, width: int = 300) -> str:
-    """Somebody else's message as part of one paragraph: one line, and not a long one.
+def summarize_error(error: BaseException | str, width: int = 300) -> str:
+    """An error or message as part of a paragraph: on one line, shortened to ``width`` characters.
 
-    >>> brief(ValueError("first line\\n   second line"))
+    >>> summarize_error(ValueError("first line\\n   second line"))
     'ValueError: first line second line'
     """
     text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"

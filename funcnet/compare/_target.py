@@ -1,4 +1,4 @@
-"""``"package.module:callable(args)"``: naming a module to compare, without running any text as code."""
+"""Targets such as ``"package.module:callable(args)"``, which name a module to compare; no text is run as code."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ast
 import importlib
 import inspect
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -14,16 +14,16 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from funcnet.compare._errors import CompareError, brief
+from funcnet.compare._errors import CompareError, summarize_error
 
 SYNTAX = 'A target is "package.module:callable(args)" with Python literals as arguments, as "torch.nn:Linear(3, 4)"'
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a text names: a module to import, a dotted name in it, and the arguments to call that with.
+    """A parsed target: a Python module to import, a dotted name in it, and the arguments for calling it.
 
-    ``args`` is None where the text has no parentheses.
+    ``args`` is None if the text has no parentheses.
     """
 
     text: str
@@ -34,47 +34,55 @@ class Target:
 
 
 def parse_target(text: str) -> Target:
-    """Read a target.
+    """Parse a target.
 
     Raises:
-        CompareError: says what is not understood.
+        CompareError: if the text is not a target; the message says which part is wrong.
 
     >>> target = parse_target("torch.nn:Linear(3, 4, bias=False)")
     >>> target.module, target.name, target.args, target.kwargs
     ('torch.nn', 'Linear', (3, 4), {'bias': False})
     """
-    module, colon, rest = text.partition(":")
-    module, rest = module.strip(), rest.strip()
+    module, colon, expression = text.partition(":")
+    module, expression = module.strip(), expression.strip()
     if not colon or "(" in module:
-        dotted, bracket, arguments = text.strip().partition("(")
-        package, _, name = dotted.rpartition(".")
-        meant = f' Did you mean "{package}:{name}{bracket}{arguments}"?' if package and "/" not in package else ""
-        raise CompareError(f"{text!r} has no colon between the module to import and the name in it.{meant} {SYNTAX}.")
-    if module.endswith(".py") or not all(key.isidentifier() for key in module.split(".")):
+        raise _missing_colon_error(text)
+    if module.endswith(".py") or not _is_dotted_name(module):
         path = module.removesuffix(".py").strip("./").replace("/", ".")
-        meant = f" Did you mean {path!r}?" if path and all(key.isidentifier() for key in path.split(".")) else ""
+        suggestion = f" Did you mean {path!r}?" if _is_dotted_name(path) else ""
         raise CompareError(
-            f"{module!r} in {text!r} is not the name of a module, as it stands behind import.{meant} {SYNTAX}."
+            f"{module!r} in {text!r} is not the name of a module, as it stands behind import.{suggestion} {SYNTAX}."
         )
-    if not rest:
+    if not expression:
         raise CompareError(f"{text!r} names nothing behind the colon. {SYNTAX}.")
     try:
-        node = ast.parse(rest, mode="eval").body
+        node = ast.parse(expression, mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        why = error.msg if isinstance(error, SyntaxError) else brief(error, 120)
-        raise CompareError(f"{rest!r} in {text!r} is not a name with arguments: {why}. {SYNTAX}.") from None
+        reason = error.msg if isinstance(error, SyntaxError) else summarize_error(error, 120)
+        raise CompareError(f"{expression!r} in {text!r} is not a name with arguments: {reason}. {SYNTAX}.") from None
     if not isinstance(node, ast.Call):
-        return Target(text, module, _dotted(node, text))
-    args = tuple(_literal(argument, text) for argument in node.args)
+        return Target(text, module, _dotted_name(node, text))
+    args = tuple(_evaluate_literal(argument, text) for argument in node.args)
     kwargs = {}
     for keyword in node.keywords:
         if keyword.arg is None:
             raise CompareError(f"** in {text!r} is not supported: write the keyword arguments out. {SYNTAX}.")
-        kwargs[keyword.arg] = _literal(keyword.value, text)
-    return Target(text, module, _dotted(node.func, text), args, kwargs)
+        kwargs[keyword.arg] = _evaluate_literal(keyword.value, text)
+    return Target(text, module, _dotted_name(node.func, text), args, kwargs)
 
 
-def _dotted(node: ast.expr, text: str) -> str:
+def _missing_colon_error(text: str) -> CompareError:
+    dotted, bracket, arguments = text.strip().partition("(")
+    package, _, name = dotted.rpartition(".")
+    suggestion = f' Did you mean "{package}:{name}{bracket}{arguments}"?' if package and "/" not in package else ""
+    return CompareError(f"{text!r} has no colon between the module to import and the name in it.{suggestion} {SYNTAX}.")
+
+
+def _is_dotted_name(text: str) -> bool:
+    return all(key.isidentifier() for key in text.split("."))
+
+
+def _dotted_name(node: ast.expr, text: str) -> str:
     names = []
     inner = node
     while isinstance(inner, ast.Attribute):
@@ -85,7 +93,7 @@ def _dotted(node: ast.expr, text: str) -> str:
     return ".".join([inner.id, *reversed(names)])
 
 
-def _literal(node: ast.expr, text: str) -> Any:
+def _evaluate_literal(node: ast.expr, text: str) -> object:
     try:
         return ast.literal_eval(node)
     except (ValueError, TypeError, RecursionError, MemoryError):
@@ -95,109 +103,116 @@ def _literal(node: ast.expr, text: str) -> Any:
         ) from None
 
 
-class Built(NamedTuple):
-    """A module, the expression that gives it once its name is imported, and the class or factory called for it."""
+class BuiltModule(NamedTuple):
+    """A module, the expression that builds it once its name is imported, and the class or factory that was called."""
 
     module: nn.Module
     expression: str
-    factory: Any
+    factory: Callable[..., object] | None
 
 
-def build(target: Target) -> Built:
-    """The module a target names.
+def build_target(target: Target) -> BuiltModule:
+    """Build the module that a target names.
 
-    A class or a factory is called, with or without parentheses; a module that is there already is taken as it is.
+    A class or a factory is called, with or without parentheses; a module that exists already is taken as it is.
 
     Raises:
-        CompareError: if any of that fails, or the result is no ``nn.Module``.
+        CompareError: if any of that fails, or if the result is not an ``nn.Module``.
     """
-    found = find(target)
+    value = import_target(target)
     expression = target.text.partition(":")[2].strip()
-    if isinstance(found, nn.Module):
+    if isinstance(value, nn.Module):
         if target.args is not None:
             raise CompareError(
-                f"{target.name!r} in {target.module} is a module that is built already ({type(found).__name__}), not a "
+                f"{target.name!r} in {target.module} is a module that is built already ({type(value).__name__}), not a "
                 f'class or a factory. Leave out the parentheses: "{target.module}:{target.name}".'
             )
-        return Built(found, expression, None)
-    if not callable(found):
+        return BuiltModule(value, expression, None)
+    if not callable(value):
         raise CompareError(
-            f"{target.module}:{target.name} is of type {type(found).__name__}, and neither an nn.Module nor something "
+            f"{target.module}:{target.name} is of type {type(value).__name__}, and neither an nn.Module nor something "
             f"that builds one. Name a module, its class, or a function that returns it."
         )
-    built = called(found, target)
-    if not isinstance(built, nn.Module):
+    module = call_target(value, target)
+    if not isinstance(module, nn.Module):
         raise CompareError(
-            f"{target.text!r} gives something of type {type(built).__name__}, not an nn.Module. Name a module, its "
+            f"{target.text!r} gives something of type {type(module).__name__}, not an nn.Module. Name a module, its "
             f"class, or a function that returns it."
         )
-    return Built(built, expression if target.args is not None else f"{expression}()", found)
+    return BuiltModule(module, expression if target.args is not None else f"{expression}()", value)
 
 
-def called(found: Any, target: Target) -> Any:
-    """What a factory gives for the arguments of a target.
+def call_target(factory: Any, target: Target) -> Any:
+    """Call a factory with the arguments of a target.
 
     Raises:
-        CompareError: if it raises.
+        CompareError: if the call raises.
     """
     try:
-        return found(*(target.args or ()), **target.kwargs)
+        return factory(*(target.args or ()), **target.kwargs)
     except (Exception, SystemExit) as error:
         raise CompareError(
-            f"building {target.text!r} raised {brief(error)}{place(error)}. Its arguments are {signature(found)}."
+            f"building {target.text!r} raised {summarize_error(error)}{format_location(error)}. "
+            f"Its arguments are {format_signature(factory)}."
         ) from error
 
 
-def find(target: Target) -> Any:
-    """What a target names, not called.
+def import_target(target: Target) -> Any:
+    """Import what a target names, without calling it.
 
     Raises:
-        CompareError: if there is none, or importing it fails.
+        CompareError: if nothing has that name, or if importing it fails.
     """
     try:
-        found: Any = importlib.import_module(target.module)
+        value: Any = importlib.import_module(target.module)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{target.module}.".startswith(f"{error.name}."):
-            raise CompareError(f"importing {target.module!r} raised {brief(error)}{place(error)}.") from error
+            raise _import_error(target, error) from error
         raise CompareError(
             f"there is no module {error.name!r} to import for {target.text!r}. Run funcnet in the folder that holds "
             f"it, or install the package it belongs to."
         ) from None
     except (Exception, SystemExit) as error:
-        raise CompareError(f"importing {target.module!r} raised {brief(error)}{place(error)}.") from error
-    walked = target.module
+        raise _import_error(target, error) from error
+    prefix = target.module
     for key in target.name.split("."):
         try:
-            found = getattr(found, key)
+            value = getattr(value, key)
         except AttributeError:
-            raise CompareError(f"{walked} has no {key!r}. {_nearest(found, key)}") from None
-        except Exception as error:  # modules that import lazily
-            raise CompareError(f"reading {key!r} from {walked} raised {brief(error)}.") from error
-        walked = f"{walked}:{key}" if walked == target.module else f"{walked}.{key}"
-    return found
+            raise CompareError(f"{prefix} has no {key!r}. {_suggest_names(value, key)}") from None
+        except Exception as error:  # packages that import their contents lazily may raise anything here
+            raise CompareError(f"reading {key!r} from {prefix} raised {summarize_error(error)}.") from error
+        prefix = f"{prefix}:{key}" if prefix == target.module else f"{prefix}.{key}"
+    return value
 
 
-def _nearest(found: Any, name: str) -> str:
-    public = [other for other in dir(found) if not other.startswith("_")]
-    near = get_close_matches(name, public, 3, 0.5)
-    if near:
-        return f"Did you mean {' or '.join(map(repr, near))}?"
-    some = [other for other in public if callable(getattr(found, other, None))][:12]
-    return f"What can be called there: {', '.join(some)}." if some else "There is nothing that can be called."
+def _import_error(target: Target, error: BaseException) -> CompareError:
+    return CompareError(f"importing {target.module!r} raised {summarize_error(error)}{format_location(error)}.")
 
 
-def signature(function: Any) -> str:
-    """The arguments of something, in brackets, without their types."""
+def _suggest_names(owner: object, name: str) -> str:
+    public = [attribute for attribute in dir(owner) if not attribute.startswith("_")]
+    matches = get_close_matches(name, public, 3, 0.5)
+    if matches:
+        return f"Did you mean {' or '.join(map(repr, matches))}?"
+    callables = [attribute for attribute in public if callable(getattr(owner, attribute, None))][:12]
+    if not callables:
+        return "There is nothing that can be called."
+    return f"What can be called there: {', '.join(callables)}."
+
+
+def format_signature(function: Callable[..., object]) -> str:
+    """The arguments of a function or class in brackets, without their types."""
     try:
         full = inspect.signature(function)
     except (TypeError, ValueError):
         return "(...)"
-    plain = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in full.parameters.values()]
-    return brief(str(inspect.Signature(plain)), 300)
+    untyped = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in full.parameters.values()]
+    return summarize_error(str(inspect.Signature(untyped)), 300)
 
 
-def place(error: BaseException) -> str:
-    """Where an error came from, if that is in code of the user's."""
-    ours = (str(Path(nn.__file__).parents[1]), str(Path(__file__).parents[1]), "<")
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(ours)]
+def format_location(error: BaseException) -> str:
+    """The file and line that raised an error, if they belong to the user: neither to torch nor to funcnet."""
+    libraries = (str(Path(nn.__file__).parents[1]), str(Path(__file__).parents[1]), "<")
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(libraries)]
     return f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""

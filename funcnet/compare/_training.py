@@ -14,7 +14,7 @@ from funcnet._typing import Flat
 from funcnet.compare._measure import LiveBytes, clock, largest_difference
 from funcnet.compare._models import Pair
 from funcnet.compare._results import Sides
-from funcnet.compare._steps import MOMENTUM, RATE, function_step, logits, module_step
+from funcnet.compare._training_steps import MOMENTUM, RATE, function_step, logits, module_step
 from funcnet.tree import flatten, map
 
 

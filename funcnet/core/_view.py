@@ -241,7 +241,7 @@ _OURS = (
     "funcnet.layers.",
     "funcnet.combinators.",
     "funcnet.parametrize.",
-    "funcnet.adapters._tracing.",
+    "funcnet.program.",
     "funcnet.models.",
 )
 

@@ -7,13 +7,12 @@ None has params, buffers or draws, and the output has the shape of ``input``. ``
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from funcnet._context import plainly_eager, under_vmap
+from funcnet.core import View
 from funcnet.layers._layer import Layer
 
 
@@ -25,7 +24,7 @@ class Sigmoid(Layer):
     """
 
     @staticmethod
-    def forward(_: Any, input: Tensor) -> Tensor:
+    def forward(_: View, input: Tensor) -> Tensor:
         return torch.sigmoid(input)
 
 
@@ -37,7 +36,7 @@ class LogSigmoid(Layer):
     """
 
     @staticmethod
-    def forward(_: Any, input: Tensor) -> Tensor:
+    def forward(_: View, input: Tensor) -> Tensor:
         return F.logsigmoid(input)
 
 
@@ -49,7 +48,7 @@ class Tanh(Layer):
     """
 
     @staticmethod
-    def forward(_: Any, input: Tensor) -> Tensor:
+    def forward(_: View, input: Tensor) -> Tensor:
         return torch.tanh(input)
 
 
@@ -61,7 +60,7 @@ class Tanhshrink(Layer):
     """
 
     @staticmethod
-    def forward(_: Any, input: Tensor) -> Tensor:
+    def forward(_: View, input: Tensor) -> Tensor:
         return F.tanhshrink(input)
 
 
@@ -73,7 +72,7 @@ class Softsign(Layer):
     """
 
     @staticmethod
-    def forward(_: Any, input: Tensor) -> Tensor:
+    def forward(_: View, input: Tensor) -> Tensor:
         return F.softsign(input)
 
 
@@ -92,7 +91,7 @@ class Softplus(Layer):
     threshold: float = 20.0
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         return F.softplus(input, p.beta, p.threshold)
 
 
@@ -114,7 +113,7 @@ class GELU(Layer):
         super().__post_init__()
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         return F.gelu(input, approximate=p.approximate)
 
 
@@ -128,7 +127,7 @@ class SiLU(Layer):
     inplace: bool = False
 
     @staticmethod
-    def forward(_: Any, input: Tensor) -> Tensor:
+    def forward(_: View, input: Tensor) -> Tensor:
         return F.silu(input)
 
 
@@ -142,7 +141,7 @@ class Mish(Layer):
     inplace: bool = False
 
     @staticmethod
-    def forward(_: Any, input: Tensor) -> Tensor:
+    def forward(_: View, input: Tensor) -> Tensor:
         return F.mish(input)
 
 
@@ -161,7 +160,7 @@ class ELU(Layer):
     inplace: bool = False
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         if p.inplace and input.requires_grad:
             return F.elu(_copy(input), p.alpha, True)
         return F.elu(input, p.alpha)
@@ -187,7 +186,7 @@ class CELU(Layer):
         super().__post_init__()
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         if p.inplace and input.requires_grad:
             return F.celu(_copy(input), p.alpha, True)
         return F.celu(input, p.alpha)
@@ -206,7 +205,7 @@ class SELU(Layer):
     inplace: bool = False
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         if p.inplace and input.requires_grad:
             return F.selu(_copy(input), True)
         return F.selu(input)
@@ -228,7 +227,7 @@ class GLU(Layer):
         return f"input with an even size in axis {self.dim}"
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         if under_vmap() and input.dim() and input.shape[p.dim] % 2 == 0:
             value, gate = input.chunk(2, p.dim)  # the forward derivative of the kernel has no batching rule
             return value * torch.sigmoid(gate)

@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
+from funcnet.core import View
 from funcnet.layers._layer import Layer
-from funcnet.layers._sizes import Size, check_sizes, windows
+from funcnet.layers._sizes import Size, check_sizes, describe_spatial_input
 
 
 class _AdaptiveAvgPool(Layer):
@@ -21,7 +22,7 @@ class _AdaptiveAvgPool(Layer):
         check_output_size(self)
 
     def expects(self) -> str:
-        return windows("C", self.axes)
+        return describe_spatial_input("C", self.axes)
 
 
 class _AdaptiveMaxPool(Layer):
@@ -35,7 +36,7 @@ class _AdaptiveMaxPool(Layer):
         check_output_size(self)
 
     def expects(self) -> str:
-        return windows("C", self.axes)
+        return describe_spatial_input("C", self.axes)
 
 
 def check_output_size(layer: Any) -> None:
@@ -66,7 +67,7 @@ class AdaptiveAvgPool1d(_AdaptiveAvgPool):
     axes = 1
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         return F.adaptive_avg_pool1d(input, p.output_size)
 
 
@@ -81,7 +82,7 @@ class AdaptiveAvgPool2d(_AdaptiveAvgPool):
     axes = 2
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         return F.adaptive_avg_pool2d(input, p.output_size)
 
 
@@ -96,7 +97,7 @@ class AdaptiveAvgPool3d(_AdaptiveAvgPool):
     axes = 3
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         return F.adaptive_avg_pool3d(input, p.output_size)
 
 
@@ -119,7 +120,7 @@ class AdaptiveMaxPool1d(_AdaptiveMaxPool):
     axes = 1
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Any:
+    def forward(p: View, input: Tensor) -> Any:
         return F.adaptive_max_pool1d(input, p.output_size, p.return_indices)
 
 
@@ -134,7 +135,7 @@ class AdaptiveMaxPool2d(_AdaptiveMaxPool):
     axes = 2
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Any:
+    def forward(p: View, input: Tensor) -> Any:
         return F.adaptive_max_pool2d(input, p.output_size, p.return_indices)
 
 
@@ -149,5 +150,5 @@ class AdaptiveMaxPool3d(_AdaptiveMaxPool):
     axes = 3
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Any:
+    def forward(p: View, input: Tensor) -> Any:
         return F.adaptive_max_pool3d(input, p.output_size, p.return_indices)

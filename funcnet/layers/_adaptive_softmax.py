@@ -63,8 +63,8 @@ class AdaptiveLogSoftmaxWithLoss(Layer):
     dtype: torch.dtype | None = None
 
     @classmethod
-    def read(cls, module: Any) -> dict[str, Any]:
-        return super().read(module) | {"cutoffs": tuple(module.cutoffs[:-1])}
+    def fields_from_module(cls, module: Any) -> dict[str, Any]:
+        return super().fields_from_module(module) | {"cutoffs": tuple(module.cutoffs[:-1])}
 
     def parts(self) -> dict[str, Any]:
         made = {"device": self.device, "dtype": self.dtype}
@@ -94,7 +94,7 @@ class AdaptiveLogSoftmaxWithLoss(Layer):
         )
 
     @staticmethod
-    def forward(p: Any, input_: Tensor, target_: Tensor) -> Any:
+    def forward(p: View, input_: Tensor, target_: Tensor) -> Any:
         if target_.dim() > 1 or input_.dim() != target_.dim() + 1 or input_.shape[:-1] != target_.shape:
             raise RuntimeError("target_ has the axes of input_ but the last, one or none")
         if target_.dtype not in (torch.int32, torch.int64):
@@ -152,7 +152,7 @@ class _Method(Net):
     def view_base(self) -> type[View]:
         return self.of.view_base()
 
-    def forward(self, p: Any, input: Tensor) -> Tensor:
+    def forward(self, p: View, input: Tensor) -> Tensor:
         return getattr(p, self.name)(input)
 
 
@@ -171,7 +171,7 @@ def _make_methods(net: Net) -> bool:  # as for the program of a net: what a comp
     return True
 
 
-def _score(p: Any, input: Tensor, target: Tensor) -> Tensor:
+def _score(p: View, input: Tensor, target: Tensor) -> Tensor:
     """Log probability of each target; a tail scores only the examples whose target is in its cluster."""
     output = input.new_zeros(len(target))
     column = torch.where((target >= 0) & (target < p.shortlist), target, -1)
@@ -188,7 +188,7 @@ def _score(p: Any, input: Tensor, target: Tensor) -> Tensor:
     return output + F.log_softmax(p.head(input), dim=1).gather(1, column.unsqueeze(1)).squeeze(1)
 
 
-def _score_all(p: Any, input: Tensor, target: Tensor) -> Tensor:
+def _score_all(p: View, input: Tensor, target: Tensor) -> Tensor:
     """The same without a branch on values: every tail scores every example."""
     head = F.log_softmax(p.head(input), dim=1)
     output = torch.where((target >= 0) & (target < p.shortlist), 0, torch.nan).to(input.dtype)
@@ -202,7 +202,7 @@ def _score_all(p: Any, input: Tensor, target: Tensor) -> Tensor:
     return output + head.gather(1, column.unsqueeze(1)).squeeze(1)
 
 
-def _log_prob(p: Any, input: Tensor, head: Tensor) -> Tensor:
+def _log_prob(p: View, input: Tensor, head: Tensor) -> Tensor:
     """Log probabilities of all classes, where ``head`` is what the head gives."""
     scores = F.log_softmax(head, dim=1)
     clusters = [scores[:, : p.shortlist]]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from funcnet import init
 from funcnet._torch import canonical_mask, check_attention_shapes, none_or_dtype
-from funcnet.core import Param, Start, draws_at
+from funcnet.core import Param, Start, View, draws_at
 from funcnet.layers import _attention_math as steps
 from funcnet.layers._layer import Layer
 from funcnet.layers._linear import Linear
@@ -91,7 +91,7 @@ class MultiheadAttention(Layer):
         super().__post_init__()
 
     @classmethod
-    def read(cls, module: Any) -> dict[str, Any]:
+    def fields_from_module(cls, module: Any) -> dict[str, Any]:
         return {
             **{name: getattr(module, name) for name in ("embed_dim", "num_heads", "dropout", "kdim", "vdim")},
             "bias": module.in_proj_bias is not None,
@@ -137,7 +137,7 @@ class MultiheadAttention(Layer):
 
     @staticmethod
     def forward(
-        p: Any,
+        p: View,
         query: Tensor,
         key: Tensor,
         value: Tensor,
@@ -158,25 +158,25 @@ class MultiheadAttention(Layer):
             mask = None  # the kernel makes its own
         else:
             is_causal = False
-        steps.check_sizes(q, k, v, mask, padding, p)
+        steps.check_attention_sizes(q, k, v, mask, padding, p)
         length, batch, size = q.shape
-        q, k, v = steps.projected(q, k, v, p)
+        q, k, v = steps.project_inputs(q, k, v, p)
         if p.bias_k is not None:
-            k, v, mask, padding = steps.with_extra_keys(k, v, (mask, padding), p.bias_k, p.bias_v)
-        q, k, v = (steps.heads(x, p.num_heads, batch) for x in (q, k, v))
+            k, v, mask, padding = steps.append_learned_key(k, v, (mask, padding), p.bias_k, p.bias_v)
+        q, k, v = (steps.split_heads(x, p.num_heads, batch) for x in (q, k, v))
         if p.add_zero_attn:
-            k, v, mask, padding = steps.with_zero_key(k, v, (mask, padding))
-        mask = steps.merged(mask, padding, p.num_heads)
+            k, v, mask, padding = steps.append_zero_key(k, v, (mask, padding))
+        mask = steps.merge_masks(mask, padding, p.num_heads)
         rng = draws_at(p) if p.training and p.dropout > 0 else None
         if need_weights:
-            y, weights = steps.attended_with_weights(q, k, v, mask, p.dropout, rng)
+            y, weights = steps.attention_with_weights(q, k, v, mask, p.dropout, rng)
             y = y.transpose(0, 1)
         else:
             if mask is not None:
                 whole = mask.dim() == 3 and mask.shape[0] == 1
                 mask = mask.unsqueeze(0) if whole else mask.reshape(batch, p.num_heads, -1, k.shape[1])
             q, k, v = (x.reshape(batch, p.num_heads, *x.shape[1:]) for x in (q, k, v))
-            y = steps.attended(q, k, v, mask, is_causal, p.dropout, rng, p.impl == "fused").permute(2, 0, 1, 3)
+            y = steps.attention_output(q, k, v, mask, is_causal, p.dropout, rng, p.impl == "fused").permute(2, 0, 1, 3)
         y = F.linear(y.reshape(length * batch, size), p.out_proj.weight, p.out_proj.bias).view(length, batch, size)
         y = y if batched and not p.batch_first else y.transpose(1, 0) if batched else y.squeeze(1)
         if not need_weights:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from funcnet._context import beyond_one_gradient
+from funcnet.core import View
 from funcnet.random import Rng, dropout, scaled_dot_product_attention
 
 
@@ -31,7 +32,9 @@ def sequence_first(query: Tensor, key: Tensor, value: Tensor, batched: bool, bat
     return q, k, k
 
 
-def check_sizes(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, padding: Tensor | None, p: Any) -> None:
+def check_attention_sizes(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, padding: Tensor | None, p: View
+) -> None:
     """Refuse sizes that do not fit together; those of the batch and the projections refuse themselves."""
     (length, batch, features), source = query.shape, key.shape[0]
     if features != p.embed_dim:
@@ -50,7 +53,7 @@ def check_sizes(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, 
         raise ValueError(f"key_padding_mask has shape {(batch, source)} here, got {tuple(padding.shape)}")
 
 
-def projected(query: Tensor, key: Tensor, value: Tensor, p: Any) -> tuple[Tensor, Tensor, Tensor]:
+def project_inputs(query: Tensor, key: Tensor, value: Tensor, p: View) -> tuple[Tensor, Tensor, Tensor]:
     """Query, key and value brought to E features each."""
     weight, bias = p.in_proj_weight, p.in_proj_bias
     if weight is None:
@@ -78,19 +81,19 @@ def _unpacked(packed: Tensor, count: int, size: int) -> Any:
     return packed.reshape(*packed.shape[:-1], count, size).permute(2, 0, 1, 3).contiguous().unbind()
 
 
-def heads(x: Tensor, count: int, batch: int) -> Tensor:
+def split_heads(x: Tensor, count: int, batch: int) -> Tensor:
     """(L, N, H * D) as (N * H, L, D)."""
     return x.reshape(x.shape[0], batch * count, x.shape[-1] // count).transpose(0, 1)
 
 
-def with_extra_keys(k: Tensor, v: Tensor, masks: Any, bias_k: Tensor, bias_v: Tensor) -> Any:
+def append_learned_key(k: Tensor, v: Tensor, masks: Any, bias_k: Tensor, bias_v: Tensor) -> Any:
     """Learned biases as one more key and value; no mask hides them."""
     batch = k.shape[1]
     k, v = (torch.cat([x, bias.repeat(1, batch, 1)]) for x, bias in ((k, bias_k), (v, bias_v)))
     return k, v, *_longer(masks)
 
 
-def with_zero_key(k: Tensor, v: Tensor, masks: Any) -> Any:
+def append_zero_key(k: Tensor, v: Tensor, masks: Any) -> Any:
     """Zeros as one more key and value, by heads; no mask hides them."""
     zeros = k.new_zeros((k.shape[0], 1, k.shape[2]))
     return torch.cat([k, zeros], dim=1), torch.cat([v, zeros], dim=1), *_longer(masks)
@@ -100,7 +103,7 @@ def _longer(masks: Any) -> Any:
     return tuple(None if mask is None else F.pad(mask, (0, 1)) for mask in masks)
 
 
-def merged(mask: Tensor | None, padding: Tensor | None, count: int) -> Tensor | None:
+def merge_masks(mask: Tensor | None, padding: Tensor | None, count: int) -> Tensor | None:
     """Both masks as one: (1 or N * H, L or 1, S)."""
     if mask is not None and mask.dim() == 2:
         mask = mask.unsqueeze(0)
@@ -111,7 +114,7 @@ def merged(mask: Tensor | None, padding: Tensor | None, count: int) -> Tensor | 
     return padding if mask is None else mask + padding
 
 
-def attended_with_weights(
+def attention_with_weights(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout_p: float, rng: Rng | None
 ) -> tuple[Tensor, Tensor]:
     """Outputs (N * H, L, D) and weights (N * H, L, S), dropped ones included."""
@@ -124,7 +127,7 @@ def attended_with_weights(
     return torch.bmm(weights, v), weights
 
 
-def attended(
+def attention_output(
     q: Tensor,
     k: Tensor,
     v: Tensor,

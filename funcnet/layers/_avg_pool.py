@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
+from funcnet.core import View
 from funcnet.layers._layer import Layer
-from funcnet.layers._sizes import Size, check_sizes, windows
+from funcnet.layers._sizes import Size, check_sizes, describe_spatial_input
 
 
 class AvgPool1d(Layer):
@@ -43,10 +44,10 @@ class AvgPool1d(Layer):
         check_sizes(self, 1, "padding", least=0)
 
     def expects(self) -> str:
-        return windows("C", 1)
+        return describe_spatial_input("C", 1)
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         return F.avg_pool1d(input, p.kernel_size, p.stride, p.padding, p.ceil_mode, p.count_include_pad)
 
 
@@ -68,7 +69,7 @@ class _AvgPool(Layer):
             raise ValueError(f"{type(self).__name__}: divisor_override is a number to divide by, got 0.")
 
     def expects(self) -> str:
-        return windows("C", self.axes)
+        return describe_spatial_input("C", self.axes)
 
 
 class AvgPool2d(_AvgPool):
@@ -85,7 +86,7 @@ class AvgPool2d(_AvgPool):
     axes = 2
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         return F.avg_pool2d(
             input, p.kernel_size, p.stride, p.padding, p.ceil_mode, p.count_include_pad, p.divisor_override
         )
@@ -102,7 +103,7 @@ class AvgPool3d(_AvgPool):
     axes = 3
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         return F.avg_pool3d(
             input, p.kernel_size, p.stride, p.padding, p.ceil_mode, p.count_include_pad, p.divisor_override
         )
@@ -129,7 +130,7 @@ class _LPPool(Layer):
         return {"power": float(self.norm_type)}
 
     def expects(self) -> str:
-        return windows("C", self.axes)
+        return describe_spatial_input("C", self.axes)
 
 
 class LPPool1d(_LPPool):
@@ -153,7 +154,7 @@ class LPPool1d(_LPPool):
     axes = 1
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         return F.lp_pool1d(input, p.power, p.kernel_size, p.stride, p.ceil_mode)
 
 
@@ -168,7 +169,7 @@ class LPPool2d(_LPPool):
     axes = 2
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         return F.lp_pool2d(input, p.power, p.kernel_size, p.stride, p.ceil_mode)
 
 
@@ -183,5 +184,5 @@ class LPPool3d(_LPPool):
     axes = 3
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         return F.lp_pool3d(input, p.power, p.kernel_size, p.stride, p.ceil_mode)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from funcnet._context import under_vmap
 from funcnet._torch import private_backend, sync_batch_norm
-from funcnet.core import Buffer, Param
+from funcnet.core import Buffer, Param, View
 from funcnet.layers._layer import Layer
 
 
@@ -32,7 +32,7 @@ class _BatchNorm(Layer):
         check_eps(self)
 
     def parts(self) -> dict[str, Any]:
-        return tracked_parts(self)
+        return norm_parts(self)
 
     def expects(self) -> str:
         return f"input with {self.num_features} channels in axis 1"
@@ -44,7 +44,7 @@ def check_eps(layer: Any) -> None:
         raise ValueError(f"{type(layer).__name__}: eps is added to a variance and not negative, got {layer.eps}.")
 
 
-def tracked_parts(layer: Any) -> dict[str, Any]:
+def norm_parts(layer: Any) -> dict[str, Any]:
     """The params and buffers of a layer that may scale, shift and keep statistics of its channels."""
     size, tracked = layer.num_features, layer.track_running_stats
     return {
@@ -56,13 +56,13 @@ def tracked_parts(layer: Any) -> dict[str, Any]:
     }
 
 
-def _batch_norm(p: Any, input: Tensor, *ranks: int) -> Tensor:
+def _batch_norm(p: View, input: Tensor, *ranks: int) -> Tensor:
     if input.dim() not in ranks:
         raise ValueError(f"expected {' or '.join(f'{rank}D' for rank in ranks)} input (got {input.dim()}D input)")
     return _normalised(p, input)
 
 
-def _normalised(p: Any, input: Tensor) -> Tensor:
+def _normalised(p: View, input: Tensor) -> Tensor:
     momentum = p.momentum or 0.0
     if p.running_mean is None:
         return F.batch_norm(input, None, None, p.weight, p.bias, True, momentum, p.eps)
@@ -84,9 +84,9 @@ def _normalised(p: Any, input: Tensor) -> Tensor:
     return y
 
 
-def _traceable(p: Any, input: Tensor) -> Tensor:
+def _traceable(p: View, input: Tensor) -> Tensor:
     """The rest of a training call, for vmap and compilers."""
-    mean, var = fresh(p.running_mean, input), fresh(p.running_var, input)
+    mean, var = writable_copy(p.running_mean, input), writable_copy(p.running_var, input)
     if p.momentum is None:
         # The factor is a tensor here and the kernel takes a float, so the averages are rounded once more than there.
         batch_mean, batch_var = torch.zeros_like(mean), torch.zeros_like(var)
@@ -99,7 +99,7 @@ def _traceable(p: Any, input: Tensor) -> Tensor:
     return y
 
 
-def fresh(buffer: Tensor, input: Tensor) -> Tensor:
+def writable_copy(buffer: Tensor, input: Tensor) -> Tensor:
     """A copy of a buffer for a kernel to write to."""
     if under_vmap() or torch.compiler.is_compiling():  # batched wherever the input is, or vmap lets nothing be written
         return buffer + input.new_zeros((), dtype=buffer.dtype)
@@ -132,7 +132,7 @@ class BatchNorm1d(_BatchNorm):
     """
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         return _batch_norm(p, input, 2, 3)
 
 
@@ -145,7 +145,7 @@ class BatchNorm2d(_BatchNorm):
     """
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         return _batch_norm(p, input, 4)
 
 
@@ -158,7 +158,7 @@ class BatchNorm3d(_BatchNorm):
     """
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         return _batch_norm(p, input, 5)
 
 
@@ -196,13 +196,13 @@ class SyncBatchNorm(Layer):
         check_eps(self)
 
     def parts(self) -> dict[str, Any]:
-        return tracked_parts(self)
+        return norm_parts(self)
 
     def expects(self) -> str:
         return f"input (N, {self.num_features}, *)"
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         if input.dim() < 2:
             raise ValueError(f"expected at least 2D input (got {input.dim()}D input)")
         if input.size(1) == 0:
@@ -216,7 +216,7 @@ class SyncBatchNorm(Layer):
         return _normalised(p, input) if count == 1 else _synchronised(p, input, group, count)
 
 
-def _synchronised(p: Any, input: Tensor, group: Any, count: int) -> Tensor:
+def _synchronised(p: View, input: Tensor, group: Any, count: int) -> Tensor:
     mean, var, momentum = p.running_mean, p.running_var, p.momentum or 0.0
     if mean is not None:
         p.num_batches_tracked = p.num_batches_tracked + 1

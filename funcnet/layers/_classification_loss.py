@@ -9,16 +9,15 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from funcnet._context import under_vmap
-from funcnet.core import Net
+from funcnet.core import Net, View
 from funcnet.layers._layer import NO_CHILDREN
-from funcnet.layers._loss import Loss, Numbers, PlainLoss, WeightedLoss, reduced, shape_of
+from funcnet.layers._loss import Loss, NestedNumbers, PlainLoss, WeightedLoss, nested_shape, reduce_loss
 
 
 class _ByClass(Loss):
@@ -27,8 +26,10 @@ class _ByClass(Loss):
     def __post_init__(self) -> None:
         super().__post_init__()
         weight = getattr(self, "weight", None)
-        if weight is not None and len(shape_of(weight)) != 1:
-            raise ValueError(f"{type(self).__name__}: weight has one axis, of classes, got shape {shape_of(weight)}.")
+        if weight is not None and len(nested_shape(weight)) != 1:
+            raise ValueError(
+                f"{type(self).__name__}: weight has one axis, of classes, got shape {nested_shape(weight)}."
+            )
 
     def expects(self) -> str:
         weight = getattr(self, "weight", None)
@@ -56,14 +57,14 @@ class NLLLoss(_ByClass):
     tensor(2.5000)
     """
 
-    weight: Numbers = None
+    weight: NestedNumbers = None
     size_average: bool | None = None
     ignore_index: int = -100
     reduce: bool | None = None
     reduction: str = "mean"
 
     @staticmethod
-    def forward(p: Any, input: Tensor, target: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor, target: Tensor) -> Tensor:
         return F.nll_loss(input, target, weight=p.weight, ignore_index=p.ignore_index, reduction=p.reduction)
 
 
@@ -84,13 +85,15 @@ class NLLLoss2d(NLLLoss):
 
     def as_module(self) -> nn.Module:
         module = object.__new__(self.twin)  # past the __new__ that warns: the record has warned
-        module.__init__(**self.arguments())  # type: ignore[misc]
+        module.__init__(**self.twin_arguments())  # type: ignore[misc]
         return module
 
     @classmethod
     def from_module(cls, module: nn.Module, children: Mapping[str, Net] = NO_CHILDREN) -> NLLLoss2d:
         made = object.__new__(cls)  # not made by the caller, whom the module has warned
-        made.__dict__.update({field.name: field.default for field in dataclasses.fields(cls)} | cls.read(module))
+        made.__dict__.update(
+            {field.name: field.default for field in dataclasses.fields(cls)} | cls.fields_from_module(module)
+        )
         return made
 
 
@@ -118,7 +121,7 @@ class CrossEntropyLoss(_ByClass):
     tensor(0.6931)
     """
 
-    weight: Numbers = None
+    weight: NestedNumbers = None
     size_average: bool | None = None
     ignore_index: int = -100
     reduce: bool | None = None
@@ -131,9 +134,9 @@ class CrossEntropyLoss(_ByClass):
             raise ValueError(f"CrossEntropyLoss: label_smoothing is in [0, 1], got {self.label_smoothing}.")
 
     @staticmethod
-    def forward(p: Any, input: Tensor, target: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor, target: Tensor) -> Tensor:
         if p.weight is not None and p.label_smoothing and p.reduction == "mean" and under_vmap():
-            return smoothed_mean(p, input, target, p.ignore_index)
+            return weighted_mean_with_smoothing(p, input, target, p.ignore_index)
         return F.cross_entropy(
             input,
             target,
@@ -144,7 +147,7 @@ class CrossEntropyLoss(_ByClass):
         )
 
 
-def smoothed_mean(p: Any, input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+def weighted_mean_with_smoothing(p: View, input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
     """Weighted mean with smoothed labels; torch's own form selects the targets to weigh, which vmap cannot."""
     if input.shape == target.shape:
         return F.cross_entropy(input, target, weight=p.weight, label_smoothing=p.label_smoothing)
@@ -185,13 +188,13 @@ class KLDivLoss(Loss):
         return "input and target of shapes that broadcast"
 
     @staticmethod
-    def forward(p: Any, input: Tensor, target: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor, target: Tensor) -> Tensor:
         if not under_vmap():
             return F.kl_div(input, target, reduction=p.reduction, log_target=p.log_target)
         loss = target.exp() * (target - input) if p.log_target else target.xlogy(target) - target * input
         if p.reduction == "batchmean":
             return loss.sum() / (len(input) if input.dim() else 1)
-        return reduced(loss, p.reduction)
+        return reduce_loss(loss, p.reduction)
 
 
 class BCELoss(WeightedLoss):
@@ -215,7 +218,7 @@ class BCELoss(WeightedLoss):
         return "input in [0, 1] and target of equal shape"
 
     @staticmethod
-    def forward(p: Any, input: Tensor, target: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor, target: Tensor) -> Tensor:
         return F.binary_cross_entropy(input, target, weight=p.weight, reduction=p.reduction)
 
 
@@ -236,17 +239,17 @@ class BCEWithLogitsLoss(Loss):
     tensor(1.3863)
     """
 
-    weight: Numbers = None
+    weight: NestedNumbers = None
     size_average: bool | None = None
     reduce: bool | None = None
     reduction: str = "mean"
-    pos_weight: Numbers = None
+    pos_weight: NestedNumbers = None
 
     def expects(self) -> str:
         return "input and target of equal shape"
 
     @staticmethod
-    def forward(p: Any, input: Tensor, target: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor, target: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(
             input, target, p.weight, pos_weight=p.pos_weight, reduction=p.reduction
         )
@@ -270,10 +273,10 @@ class SoftMarginLoss(PlainLoss):
         return "input and target (1 or -1) of shapes that broadcast"
 
     @staticmethod
-    def forward(p: Any, input: Tensor, target: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor, target: Tensor) -> Tensor:
         if not under_vmap():
             return F.soft_margin_loss(input, target, reduction=p.reduction)
-        return reduced((-target * input).exp().log1p(), p.reduction)
+        return reduce_loss((-target * input).exp().log1p(), p.reduction)
 
 
 class MultiLabelSoftMarginLoss(WeightedLoss):
@@ -297,5 +300,5 @@ class MultiLabelSoftMarginLoss(WeightedLoss):
         return "input and target (*, C) of shapes that broadcast"
 
     @staticmethod
-    def forward(p: Any, input: Tensor, target: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor, target: Tensor) -> Tensor:
         return F.multilabel_soft_margin_loss(input, target, weight=p.weight, reduction=p.reduction)

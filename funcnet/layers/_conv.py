@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from funcnet import init
-from funcnet.core import Param
+from funcnet.core import Param, View
 from funcnet.layers._layer import Layer
 from funcnet.layers._linear import fan_in_uniform
-from funcnet.layers._sizes import Size, check_sizes, windows
+from funcnet.layers._sizes import Size, check_sizes, describe_spatial_input
 
 
 class _Conv(Layer):
@@ -50,7 +50,7 @@ class _Conv(Layer):
         }
 
     def expects(self) -> str:
-        return windows(self.in_channels, self.axes)
+        return describe_spatial_input(self.in_channels, self.axes)
 
 
 def _pad_amounts(conv: _Conv) -> tuple[int, ...]:
@@ -68,7 +68,7 @@ def _pad_amounts(conv: _Conv) -> tuple[int, ...]:
     return tuple(amounts)
 
 
-def _convolve(conv: Callable[..., Tensor], p: Any, input: Tensor) -> Tensor:
+def _convolve(conv: Callable[..., Tensor], p: View, input: Tensor) -> Tensor:
     if p.padding_mode == "zeros":
         return conv(input, p.weight, p.bias, p.stride, p.padding, p.dilation, p.groups)
     input = F.pad(input, p.pad, mode=p.padding_mode)
@@ -99,7 +99,7 @@ class Conv1d(_Conv):
     axes = 1
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         return _convolve(F.conv1d, p, input)
 
 
@@ -118,7 +118,7 @@ class Conv2d(_Conv):
     axes = 2
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         return _convolve(F.conv2d, p, input)
 
 
@@ -137,5 +137,5 @@ class Conv3d(_Conv):
     axes = 3
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         return _convolve(F.conv3d, p, input)

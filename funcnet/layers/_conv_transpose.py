@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from funcnet import init
-from funcnet.core import Param
+from funcnet.core import Param, View
 from funcnet.layers._layer import Layer
 from funcnet.layers._linear import fan_in_uniform
-from funcnet.layers._sizes import Size, check_sizes, windows
+from funcnet.layers._sizes import Size, check_sizes, describe_spatial_input
 
 
 class _ConvTranspose(Layer):
@@ -49,10 +49,10 @@ class _ConvTranspose(Layer):
         }
 
     def expects(self) -> str:
-        return windows(self.in_channels, self.axes)
+        return describe_spatial_input(self.in_channels, self.axes)
 
 
-def _output_padding(p: Any, input: Tensor, output_size: Sequence[int] | None) -> Any:
+def _output_padding(p: View, input: Tensor, output_size: Sequence[int] | None) -> Any:
     """How many elements to add to the smallest output, on one side of each axis, for it to have ``output_size``."""
     if output_size is None:
         return p.output_padding
@@ -103,7 +103,7 @@ class ConvTranspose1d(_ConvTranspose):
     axes = 1
 
     @staticmethod
-    def forward(p: Any, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+    def forward(p: View, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         more = _output_padding(p, input, output_size)
         return F.conv_transpose1d(input, p.weight, p.bias, p.stride, p.padding, more, p.groups, p.dilation)
 
@@ -122,7 +122,7 @@ class ConvTranspose2d(_ConvTranspose):
     axes = 2
 
     @staticmethod
-    def forward(p: Any, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+    def forward(p: View, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         more = _output_padding(p, input, output_size)
         return F.conv_transpose2d(input, p.weight, p.bias, p.stride, p.padding, more, p.groups, p.dilation)
 
@@ -141,6 +141,6 @@ class ConvTranspose3d(_ConvTranspose):
     axes = 3
 
     @staticmethod
-    def forward(p: Any, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+    def forward(p: View, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         more = _output_padding(p, input, output_size)
         return F.conv_transpose3d(input, p.weight, p.bias, p.stride, p.padding, more, p.groups, p.dilation)

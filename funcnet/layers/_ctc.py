@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from funcnet._context import beyond_backward, under_transform
-from funcnet.layers._loss import Loss, reduced
+from funcnet.core import View
+from funcnet.layers._loss import Loss, reduce_loss
 
 _NEVER = -1e30  # log of the probability of what cannot be; minus infinity has no gradient
 
@@ -53,7 +53,7 @@ class CTCLoss(Loss):
         return "log_probs (T, N, C), targets (N, S) or (sum of lengths,), lengths (N,); or (T, C), (S,) and ()"
 
     @staticmethod
-    def forward(p: Any, log_probs: Tensor, targets: Tensor, input_lengths: Tensor, target_lengths: Tensor) -> Tensor:
+    def forward(p: View, log_probs: Tensor, targets: Tensor, input_lengths: Tensor, target_lengths: Tensor) -> Tensor:
         if not beyond_backward():
             if under_transform():  # the kernel for lengths in tuples makes tensors, and takes them for outsiders then
                 input_lengths, target_lengths = torch.as_tensor(input_lengths), torch.as_tensor(target_lengths)
@@ -67,10 +67,10 @@ class CTCLoss(Loss):
         loss = _by_steps(p, log_probs, targets, spent, wanted)
         if p.reduction == "mean":
             loss = loss / wanted.clamp(min=1)
-        return reduced(loss.squeeze(0) if single else loss, p.reduction)
+        return reduce_loss(loss.squeeze(0) if single else loss, p.reduction)
 
 
-def _by_steps(p: Any, log_probs: Tensor, targets: Tensor, spent: Tensor, wanted: Tensor) -> Tensor:
+def _by_steps(p: View, log_probs: Tensor, targets: Tensor, spent: Tensor, wanted: Tensor) -> Tensor:
     """Losses (N,) by operations that every transform knows; ``spent`` and ``wanted`` are the lengths (N,)."""
     time, _, classes = log_probs.shape
     if targets.dim() == 1:

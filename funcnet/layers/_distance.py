@@ -7,6 +7,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from funcnet.core import View
 from funcnet.layers._layer import Layer
 
 
@@ -32,14 +33,14 @@ class PairwiseDistance(Layer):
     keepdim: bool = False
 
     @classmethod
-    def read(cls, module: nn.Module) -> dict[str, Any]:
+    def fields_from_module(cls, module: nn.Module) -> dict[str, Any]:
         return {"p": module.norm, "eps": module.eps, "keepdim": module.keepdim}
 
     def expects(self) -> str:
         return "x1 and x2 (*, D) of shapes that broadcast"
 
     @staticmethod
-    def forward(p: Any, x1: Tensor, x2: Tensor) -> Tensor:
+    def forward(p: View, x1: Tensor, x2: Tensor) -> Tensor:
         return F.pairwise_distance(x1, x2, p.p, p.eps, p.keepdim)
 
 
@@ -66,5 +67,5 @@ class CosineSimilarity(Layer):
         return f"x1 and x2 of shapes that broadcast, with axis {self.dim}"
 
     @staticmethod
-    def forward(p: Any, x1: Tensor, x2: Tensor) -> Tensor:
+    def forward(p: View, x1: Tensor, x2: Tensor) -> Tensor:
         return F.cosine_similarity(x1, x2, p.dim, p.eps)

@@ -6,12 +6,10 @@ twin and its ``repr``; a pure call never writes to its input, and the result is 
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from funcnet._context import warn
-from funcnet.core import draws_at
+from funcnet.core import View, draws_at
 from funcnet.layers._layer import Layer
 from funcnet.random import alpha_dropout, dropout, feature_alpha_dropout, feature_dropout
 
@@ -41,7 +39,7 @@ class Dropout(_Dropout):
     """
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         if not p.training or p.p == 0:
             return input
         return dropout(input, p.p, rng=draws_at(p))
@@ -59,7 +57,7 @@ class Dropout1d(_Dropout):
         return "a floating input (N, C, L) or (C, L)"
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         if input.dim() not in (2, 3):
             raise ValueError(f"expected 2D or 3D input, got {input.dim()}D.")
         return _drop_channels(p, input, 3)
@@ -79,7 +77,7 @@ class Dropout2d(_Dropout):
         return "a floating input (N, C, H, W)"
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         if input.dim() != 4:
             warn(
                 f"Dropout2d read {input.dim()}D input as (N, C, *), as torch does; Dropout1d is made for 3D input.",
@@ -102,7 +100,7 @@ class Dropout3d(_Dropout):
         return "a floating input (N, C, D, H, W) or (C, D, H, W)"
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         if input.dim() not in (4, 5):
             warn(
                 f"Dropout3d read a {input.dim()}D input as (C, *), as torch does; it is made for 4D and 5D input.",
@@ -128,7 +126,7 @@ class AlphaDropout(_Dropout):
     """
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         if not p.training or p.p == 0:
             return input
         return alpha_dropout(input, p.p, rng=draws_at(p))
@@ -148,13 +146,13 @@ class FeatureAlphaDropout(_Dropout):
         return "input (N, C, *)"
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         if not p.training or p.p == 0:
             return input
         return feature_alpha_dropout(input, p.p, rng=draws_at(p))
 
 
-def _drop_channels(p: Any, input: Tensor, batched_rank: int) -> Tensor:
+def _drop_channels(p: View, input: Tensor, batched_rank: int) -> Tensor:
     if not p.training or p.p == 0:
         return input
     if input.dim() == batched_rank:

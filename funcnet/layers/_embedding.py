@@ -10,7 +10,7 @@ from torch import Tensor
 
 from funcnet import init
 from funcnet._context import under_vmap
-from funcnet.core import Param
+from funcnet.core import Param, View
 from funcnet.init import Draw
 from funcnet.layers._layer import Layer
 
@@ -61,16 +61,16 @@ class Embedding(Layer):
         raise TypeError(NO_WEIGHT.format(name=cls.__name__))
 
     def parts(self) -> dict[str, Any]:
-        return {"weight": Param((self.num_embeddings, self.embedding_dim), normal_but_one_row(self.padding_idx))}
+        return {"weight": Param((self.num_embeddings, self.embedding_dim), normal_except_row(self.padding_idx))}
 
     def expects(self) -> str:
         return f"input of ints in [0, {self.num_embeddings})"
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         weight = p.weight
         if p.max_norm is not None:
-            weight = shortened(p, weight, input)
+            weight = limit_row_norms(p, weight, input)
         sparse = p.sparse and not under_vmap()  # which has no rule for making sparse tensors
         return F.embedding(input, weight, p.padding_idx, None, p.norm_type, p.scale_grad_by_freq, sparse)
 
@@ -87,7 +87,7 @@ def refuse_weight(table: Any) -> None:
         raise TypeError(NO_WEIGHT.format(name=type(table).__name__))
 
 
-def shortened(p: Any, weight: Tensor, input: Tensor) -> Tensor:
+def limit_row_norms(p: View, weight: Tensor, input: Tensor) -> Tensor:
     """The weight with looked-up rows at most ``max_norm`` long; its gradient is the weight's, as in the module."""
     if under_vmap():  # the in-place kernel has no batching rule
         norms = weight.detach().norm(p.norm_type, dim=1, keepdim=True)
@@ -98,7 +98,7 @@ def shortened(p: Any, weight: Tensor, input: Tensor) -> Tensor:
     return weight
 
 
-def normal_but_one_row(row: int | None) -> init.Scheme:
+def normal_except_row(row: int | None) -> init.Scheme:
     """Numbers from the normal distribution, but for one row of zeros."""
     return init.normal() if row is None else init.Scheme(_normal_but_one_row, (("row", row),))
 

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from funcnet._context import beyond_one_gradient, forward_mode
-from funcnet.core import Param
-from funcnet.layers._embedding import NO_WEIGHT, normal_but_one_row, refuse_weight, shortened
+from funcnet.core import Param, View
+from funcnet.layers._embedding import NO_WEIGHT, limit_row_norms, normal_except_row, refuse_weight
 from funcnet.layers._layer import Layer
 
 MODES = ("sum", "mean", "max")
@@ -70,7 +70,7 @@ class EmbeddingBag(Layer):
         raise TypeError(NO_WEIGHT.format(name=cls.__name__))
 
     def parts(self) -> dict[str, Any]:
-        return {"weight": Param((self.num_embeddings, self.embedding_dim), normal_but_one_row(self.padding_idx))}
+        return {"weight": Param((self.num_embeddings, self.embedding_dim), normal_except_row(self.padding_idx))}
 
     def expects(self) -> str:
         return (
@@ -80,7 +80,7 @@ class EmbeddingBag(Layer):
 
     @staticmethod
     def forward(
-        p: Any, input: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None
+        p: View, input: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None
     ) -> Tensor:
         if per_sample_weights is not None and p.mode != "sum":
             raise ValueError(f"per_sample_weights go with mode 'sum', and this is {p.mode!r}")
@@ -88,7 +88,7 @@ class EmbeddingBag(Layer):
             raise ValueError("offsets say where bags begin, and are empty")  # torch's kernel reads past their end
         weight = p.weight
         if p.max_norm is not None:
-            weight = shortened(p, weight, input)
+            weight = limit_row_norms(p, weight, input)
         if forward_mode() or beyond_one_gradient():  # the kernel has no rules for vmap, tangents or a second derivative
             return _composed(p, weight, input, offsets, per_sample_weights)
         return F.embedding_bag(
@@ -106,7 +106,7 @@ class EmbeddingBag(Layer):
         )
 
 
-def _composed(p: Any, weight: Tensor, input: Tensor, offsets: Tensor | None, factors: Tensor | None) -> Tensor:
+def _composed(p: View, weight: Tensor, input: Tensor, offsets: Tensor | None, factors: Tensor | None) -> Tensor:
     """The same, by looking every row up and adding it to its bag."""
     if factors is not None and factors.shape != input.shape:
         raise ValueError(f"expected per_sample_weights {tuple(input.shape)}, got {tuple(factors.shape)}")

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from funcnet._context import under_vmap
 from funcnet._torch import fractional_max_pool2d, fractional_max_pool3d
-from funcnet.core import Buffer, draws_at
+from funcnet.core import Buffer, View, draws_at
 from funcnet.layers._layer import Layer
-from funcnet.layers._sizes import Size, check_sizes, windows
+from funcnet.layers._sizes import Size, check_sizes, describe_spatial_input
 from funcnet.random._draws import filled
 
 Numbers = tuple[tuple[tuple[float, ...], ...], ...]
@@ -47,8 +47,8 @@ class _FractionalMaxPool(Layer):
         return self.twin(self.kernel_size, self.output_size, self.output_ratio, self.return_indices, given)
 
     @classmethod
-    def read(cls, module: nn.Module) -> dict[str, Any]:
-        fields = super().read(module)
+    def fields_from_module(cls, module: nn.Module) -> dict[str, Any]:
+        fields = super().fields_from_module(module)
         if isinstance(module._random_samples, Tensor):
             fields["_random_samples"] = _frozen(module._random_samples.tolist())
         return fields
@@ -62,14 +62,14 @@ class _FractionalMaxPool(Layer):
         return self._random_samples is None
 
     def expects(self) -> str:
-        return windows("C", self.axes)
+        return describe_spatial_input("C", self.axes)
 
 
 def _frozen(numbers: Any) -> Any:
     return tuple(map(_frozen, numbers)) if isinstance(numbers, (list, tuple)) else numbers
 
 
-def _pool(pool: Callable[..., tuple[Tensor, Tensor]], p: Any, input: Tensor, places: tuple[int, ...]) -> Any:
+def _pool(pool: Callable[..., tuple[Tensor, Tensor]], p: View, input: Tensor, places: tuple[int, ...]) -> Any:
     axes = len(places)
     if input.dim() not in (axes + 1, axes + 2):
         raise ValueError(f"expected {axes + 1}D or {axes + 2}D input (got {input.dim()}D input)")
@@ -150,7 +150,7 @@ class FractionalMaxPool2d(_FractionalMaxPool):
     axes = 2
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Any:
+    def forward(p: View, input: Tensor) -> Any:
         return _pool(fractional_max_pool2d, p, input, (1, 0))
 
 
@@ -165,5 +165,5 @@ class FractionalMaxPool3d(_FractionalMaxPool):
     axes = 3
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Any:
+    def forward(p: View, input: Tensor) -> Any:
         return _pool(fractional_max_pool3d, p, input, (0, 1, 2))

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from funcnet._context import under_vmap, warn
-from funcnet.layers._batch_norm import fresh, tracked_parts
+from funcnet.core import View
+from funcnet.layers._batch_norm import norm_parts, writable_copy
 from funcnet.layers._layer import Layer
-from funcnet.layers._sizes import windows
+from funcnet.layers._sizes import describe_spatial_input
 
 
 class _InstanceNorm(Layer):
@@ -31,13 +32,13 @@ class _InstanceNorm(Layer):
     bias: bool = field(default=True, kw_only=True)
 
     def parts(self) -> dict[str, Any]:
-        return tracked_parts(self)
+        return norm_parts(self)
 
     def expects(self) -> str:
-        return windows(self.num_features, self.axes)
+        return describe_spatial_input(self.num_features, self.axes)
 
 
-def _instance_norm(p: Any, input: Tensor, axes: int) -> Tensor:
+def _instance_norm(p: View, input: Tensor, axes: int) -> Tensor:
     rank = input.dim()
     if rank not in (axes + 1, axes + 2):
         raise ValueError(f"expected {axes + 1}D or {axes + 2}D input (got {rank}D input)")
@@ -55,12 +56,12 @@ def _instance_norm(p: Any, input: Tensor, axes: int) -> Tensor:
     return _normalised(p, input)
 
 
-def _normalised(p: Any, input: Tensor) -> Tensor:
+def _normalised(p: View, input: Tensor) -> Tensor:
     mean, var, momentum = p.running_mean, p.running_var, p.momentum or 0.0
     if mean is None or not p.training:
         return F.instance_norm(input, mean, var, p.weight, p.bias, mean is None, momentum, p.eps)
     if under_vmap() or torch.compiler.is_compiling() or input.dtype != mean.dtype:
-        mean, var = fresh(mean, input), fresh(var, input)
+        mean, var = writable_copy(mean, input), writable_copy(var, input)
         y = F.instance_norm(input, mean, var, p.weight, p.bias, True, momentum, p.eps)
     else:
         y, mean, var = _tracked(p, input, mean, var, momentum)
@@ -68,7 +69,7 @@ def _normalised(p: Any, input: Tensor) -> Tensor:
     return y
 
 
-def _tracked(p: Any, input: Tensor, mean: Tensor, var: Tensor, momentum: float) -> tuple[Tensor, Tensor, Tensor]:
+def _tracked(p: View, input: Tensor, mean: Tensor, var: Tensor, momentum: float) -> tuple[Tensor, Tensor, Tensor]:
     """What F.instance_norm comes down to, without writing to statistics that would have to be copied first."""
     examples, channels, *space = input.shape
     if math.prod(space) == 1:
@@ -107,7 +108,7 @@ class InstanceNorm1d(_InstanceNorm):
     axes = 1
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         return _instance_norm(p, input, 1)
 
 
@@ -122,7 +123,7 @@ class InstanceNorm2d(_InstanceNorm):
     axes = 2
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         return _instance_norm(p, input, 2)
 
 
@@ -138,5 +139,5 @@ class InstanceNorm3d(_InstanceNorm):
     axes = 3
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         return _instance_norm(p, input, 3)

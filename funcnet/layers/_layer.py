@@ -43,7 +43,7 @@ class Layer(Net):
             COUNTERPARTS[twin] = cls
 
     def __post_init__(self) -> None:
-        for name, value in self.read(self.twin_module()).items():
+        for name, value in self.fields_from_module(self.twin_module()).items():
             object.__setattr__(self, name, value)
 
     def as_module(self) -> nn.Module:
@@ -75,19 +75,19 @@ class Layer(Net):
             module: of the twin's class.
             children: the nets for its children, by name.
         """
-        net = cls(**{**cls.read(module), **cls.given(children)})
+        net = cls(**{**cls.fields_from_module(module), **cls.fields_from_children(children)})
         if list(net._children) != list(children):
             return None
         changed = {name: child for name, child in children.items() if child != net._children[name]}
         return net.replaced(changed) if not changed or cls.calls_parts else None
 
     @classmethod
-    def given(cls, children: Mapping[str, Net]) -> Mapping[str, Any]:
+    def fields_from_children(cls, children: Mapping[str, Net]) -> Mapping[str, Any]:
         """The fields that hold nets, taken from the nets for a module's children."""
         return {}
 
     @classmethod
-    def read(cls, module: nn.Module) -> dict[str, Any]:
+    def fields_from_module(cls, module: nn.Module) -> dict[str, Any]:
         """The fields of the record for a module, in the form the module has brought them to."""
         fields: dict[str, Any] = {}
         for field in dataclasses.fields(cls):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from funcnet import init
 from funcnet._context import under_vmap
-from funcnet.core import Param
+from funcnet.core import Param, View
 from funcnet.layers._layer import Layer
 
 
@@ -53,7 +53,7 @@ class Linear(Layer):
         return f"input (*, {self.in_features})"
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         return F.linear(input, p.weight, p.bias)
 
 
@@ -92,7 +92,7 @@ class Bilinear(Layer):
         return f"input1 (*, {self.in1_features}) and input2 (*, {self.in2_features})"
 
     @staticmethod
-    def forward(p: Any, input1: Tensor, input2: Tensor) -> Tensor:
+    def forward(p: View, input1: Tensor, input2: Tensor) -> Tensor:
         if not under_vmap():
             return F.bilinear(input1, input2, p.weight, p.bias)
         # the kernel has no batching rule: torch would loop over the examples
@@ -111,7 +111,7 @@ class Identity(Layer):
         del args, kwargs
 
     @staticmethod
-    def forward(_: Any, input: Tensor) -> Tensor:
+    def forward(_: View, input: Tensor) -> Tensor:
         return input
 
 

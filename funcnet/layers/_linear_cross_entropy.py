@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from funcnet._context import under_transform, under_vmap
-from funcnet.layers._classification_loss import smoothed_mean
+from funcnet.core import View
+from funcnet.layers._classification_loss import weighted_mean_with_smoothing
 from funcnet.layers._linear import Linear
-from funcnet.layers._loss import Loss, Numbers
+from funcnet.layers._loss import Loss, NestedNumbers
 
 
 class LinearCrossEntropyLoss(Loss):
@@ -57,7 +58,7 @@ class LinearCrossEntropyLoss(Loss):
     device: Any = None
     dtype: torch.dtype | None = None
     reduction: str = "mean"
-    weight: Numbers = None
+    weight: NestedNumbers = None
     ignore_index: int | None = None
     label_smoothing: float = 0.0
     options: Any = None
@@ -68,7 +69,7 @@ class LinearCrossEntropyLoss(Loss):
         super().__post_init__()
 
     @classmethod
-    def read(cls, module: Any) -> dict[str, Any]:
+    def fields_from_module(cls, module: Any) -> dict[str, Any]:
         names = ("num_classes", "reduction", "ignore_index", "label_smoothing", "options")
         fields = {name: getattr(module, name) for name in names} | cls.numbers(module)
         return fields | {
@@ -90,11 +91,11 @@ class LinearCrossEntropyLoss(Loss):
         )
 
     @staticmethod
-    def forward(p: Any, input: Tensor, target: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor, target: Tensor) -> Tensor:
         linear, options = p.linear, p.options
         if p.weight is not None and p.label_smoothing and p.reduction == "mean" and under_vmap():
             scores = linear(input).reshape(*input.shape[:-1], *p.scores)
-            return smoothed_mean(p, scores, target, -100 if p.ignore_index is None else p.ignore_index)
+            return weighted_mean_with_smoothing(p, scores, target, -100 if p.ignore_index is None else p.ignore_index)
         if options is not None:
             if torch.compiler.is_compiling():
                 options = dataclasses.replace(options, allow_retain_graph=True)  # as F would, with a warning

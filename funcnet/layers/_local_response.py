@@ -10,6 +10,7 @@ from torch import Tensor
 
 from funcnet._context import under_transform
 from funcnet._torch import cross_map_lrn
+from funcnet.core import View
 from funcnet.layers._layer import Layer
 from funcnet.layers._sizes import check_sizes
 
@@ -43,7 +44,7 @@ class LocalResponseNorm(Layer):
         return "input (N, C, *) with at least 3 axes"
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         return F.local_response_norm(input, p.size, p.alpha, p.beta, p.k)
 
 
@@ -84,7 +85,7 @@ class CrossMapLRN2d(Layer):
         return "input (N, C, H, W)"
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         if input.dim() != 4:
             raise ValueError(f"expected 4D input (got {input.dim()}D input)")
         if torch.compiler.is_compiling():

@@ -13,7 +13,7 @@ from funcnet import init
 from funcnet.core import Buffer
 from funcnet.layers._layer import Layer
 
-Numbers = Any  # in a record: nested tuples of floats, or None; as an argument a tensor or nested lists too
+NestedNumbers = Any  # in a record: nested tuples of floats, or None; as an argument a tensor or nested lists too
 
 _TENSORS = ("weight", "pos_weight")
 _MERGED = ("size_average", "reduce")
@@ -29,8 +29,8 @@ class Loss(Layer):
     reductions: ClassVar[tuple[str, ...]] = ("none", "mean", "sum", "elementwise_mean")
 
     def __post_init__(self) -> None:
-        for name in self.tensors():
-            object.__setattr__(self, name, as_numbers(getattr(self, name)))
+        for name in self.tensor_field_names():
+            object.__setattr__(self, name, as_nested_numbers(getattr(self, name)))
         super().__post_init__()
         for field in dataclasses.fields(self):
             if field.name in _MERGED:
@@ -41,43 +41,43 @@ class Loss(Layer):
             raise ValueError(f"{type(self).__name__}: reduction is one of {known}, got {reduction!r}.")
 
     @classmethod
-    def tensors(cls) -> list[str]:
+    def tensor_field_names(cls) -> list[str]:
         """Names of the arguments that torch.nn takes as tensors."""
         return [field.name for field in dataclasses.fields(cls) if field.name in _TENSORS]
 
     def as_module(self) -> nn.Module:
-        return self.twin(**self.arguments())
+        return self.twin(**self.twin_arguments())
 
-    def arguments(self) -> dict[str, Any]:
+    def twin_arguments(self) -> dict[str, Any]:
         """What the twin is made with: the fields, with a tensor of the same shape for numbers."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        for name in self.tensors():
+        for name in self.tensor_field_names():
             if fields[name] is not None:
-                fields[name] = torch.empty(shape_of(fields[name]), device="meta")
+                fields[name] = torch.empty(nested_shape(fields[name]), device="meta")
         if fields.get("device") is not None:
             fields["device"] = "meta"
         return fields
 
     @classmethod
-    def read(cls, module: nn.Module) -> dict[str, Any]:
-        fields = super().read(module)
+    def fields_from_module(cls, module: nn.Module) -> dict[str, Any]:
+        fields = super().fields_from_module(module)
         return {name: value for name, value in fields.items() if name not in _TENSORS} | cls.numbers(module)
 
     @classmethod
-    def numbers(cls, module: nn.Module) -> dict[str, Numbers]:
+    def numbers(cls, module: nn.Module) -> dict[str, NestedNumbers]:
         """The numbers in a module's weights; none of those on the meta device, which have a shape and no numbers."""
-        weights = {name: getattr(module, name) for name in cls.tensors()}
-        return {name: as_numbers(value) for name, value in weights.items() if value is None or not value.is_meta}
+        weights = {name: getattr(module, name) for name in cls.tensor_field_names()}
+        return {name: as_nested_numbers(value) for name, value in weights.items() if value is None or not value.is_meta}
 
     def parts(self) -> dict[str, Any]:
-        weights = {name: getattr(self, name) for name in self.tensors()}
+        weights = {name: getattr(self, name) for name in self.tensor_field_names()}
         return {
-            name: None if numbers is None else Buffer(shape_of(numbers), init.values(numbers))
+            name: None if numbers is None else Buffer(nested_shape(numbers), init.values(numbers))
             for name, numbers in weights.items()
         }
 
 
-def as_numbers(value: Any) -> Numbers:
+def as_nested_numbers(value: Any) -> NestedNumbers:
     """Nested tuples of floats for a tensor, or for nested lists, which are rounded as ``torch.tensor`` rounds them."""
     if isinstance(value, (Sequence, int, float)) and not isinstance(value, (str, bool)):
         value = torch.tensor(value, dtype=torch.get_default_dtype(), device="cpu")
@@ -88,14 +88,14 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else float(value)
 
 
-def shape_of(numbers: Numbers) -> tuple[int, ...]:
+def nested_shape(numbers: NestedNumbers) -> tuple[int, ...]:
     """The sizes of nested tuples."""
     if not isinstance(numbers, tuple):
         return ()
-    return (len(numbers), *(shape_of(numbers[0]) if numbers else ()))
+    return (len(numbers), *(nested_shape(numbers[0]) if numbers else ()))
 
 
-def reduced(loss: Tensor, reduction: str) -> Tensor:
+def reduce_loss(loss: Tensor, reduction: str) -> Tensor:
     """The elements of a loss brought together."""
     if reduction == "none":
         return loss
@@ -113,7 +113,7 @@ class PlainLoss(Loss):
 class WeightedLoss(Loss):
     """A loss with a weight, and no options but how to reduce."""
 
-    weight: Numbers = None
+    weight: NestedNumbers = None
     size_average: bool | None = None
     reduce: bool | None = None
     reduction: str = "mean"

@@ -6,14 +6,13 @@ decide it, and read None in the record.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from funcnet._context import beyond_backward, under_vmap
-from funcnet.layers._loss import Loss, Numbers, PlainLoss, reduced
+from funcnet.core import View
+from funcnet.layers._loss import Loss, NestedNumbers, PlainLoss, reduce_loss
 
 
 class HingeEmbeddingLoss(Loss):
@@ -41,7 +40,7 @@ class HingeEmbeddingLoss(Loss):
         return "input and target (1 or -1) of shapes that broadcast"
 
     @staticmethod
-    def forward(p: Any, input: Tensor, target: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor, target: Tensor) -> Tensor:
         return F.hinge_embedding_loss(input, target, margin=p.margin, reduction=p.reduction)
 
 
@@ -69,7 +68,7 @@ class CosineEmbeddingLoss(Loss):
         return "input1 and input2 (N, D) with target (N,), or (D,) with target ()"
 
     @staticmethod
-    def forward(p: Any, input1: Tensor, input2: Tensor, target: Tensor) -> Tensor:
+    def forward(p: View, input1: Tensor, input2: Tensor, target: Tensor) -> Tensor:
         return F.cosine_embedding_loss(input1, input2, target, margin=p.margin, reduction=p.reduction)
 
 
@@ -97,12 +96,12 @@ class MarginRankingLoss(Loss):
         return "input1, input2 and target (1 or -1) of as many axes, of shapes that broadcast"
 
     @staticmethod
-    def forward(p: Any, input1: Tensor, input2: Tensor, target: Tensor) -> Tensor:
+    def forward(p: View, input1: Tensor, input2: Tensor, target: Tensor) -> Tensor:
         if not under_vmap():
             return F.margin_ranking_loss(input1, input2, target, margin=p.margin, reduction=p.reduction)
         if not input1.dim() == input2.dim() == target.dim():
             raise RuntimeError("input1, input2 and target have unequal numbers of axes")
-        return reduced((p.margin - target * (input1 - input2)).clamp(min=0), p.reduction)
+        return reduce_loss((p.margin - target * (input1 - input2)).clamp(min=0), p.reduction)
 
 
 class MultiMarginLoss(Loss):
@@ -127,7 +126,7 @@ class MultiMarginLoss(Loss):
 
     p: int = 1
     margin: float = 1.0
-    weight: Numbers = None
+    weight: NestedNumbers = None
     size_average: bool | None = None
     reduce: bool | None = None
     reduction: str = "mean"
@@ -137,7 +136,7 @@ class MultiMarginLoss(Loss):
         return f"input (N, {classes}) with target (N,), or ({classes},) with target (), of ints in [0, {classes})"
 
     @staticmethod
-    def forward(p: Any, input: Tensor, target: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor, target: Tensor) -> Tensor:
         if not beyond_backward():
             return F.multi_margin_loss(input, target, p=p.p, margin=p.margin, weight=p.weight, reduction=p.reduction)
         classes = input.shape[-1]
@@ -148,7 +147,7 @@ class MultiMarginLoss(Loss):
         if p.weight is not None:
             wrong = wrong * torch.where(right, p.weight, 0).sum(1, keepdim=True)
         loss = torch.where(right.any(1), wrong.sum(1) / classes, torch.nan)
-        return reduced(loss if input.dim() == 2 else loss.squeeze(0), p.reduction)
+        return reduce_loss(loss if input.dim() == 2 else loss.squeeze(0), p.reduction)
 
 
 class MultiLabelMarginLoss(PlainLoss):
@@ -171,7 +170,7 @@ class MultiLabelMarginLoss(PlainLoss):
         return "input (N, C) or (C,), target of that shape, of ints in [-1, C)"
 
     @staticmethod
-    def forward(p: Any, input: Tensor, target: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor, target: Tensor) -> Tensor:
         if not beyond_backward():
             return F.multilabel_margin_loss(input, target, reduction=p.reduction)
         if input.shape != target.shape:
@@ -184,4 +183,4 @@ class MultiLabelMarginLoss(PlainLoss):
         below = (1 - at_target[:, :, None] + rows[:, None]).relu() * named[:, :, None]
         loss = torch.where(hot.any(1)[:, None], 0, below).sum((1, 2)) / classes
         loss = torch.where((target < classes).all(1), loss, torch.nan)
-        return reduced(loss if input.dim() == 2 else loss.squeeze(0), p.reduction)
+        return reduce_loss(loss if input.dim() == 2 else loss.squeeze(0), p.reduction)

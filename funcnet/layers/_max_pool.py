@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
+from funcnet.core import View
 from funcnet.layers._layer import Layer
-from funcnet.layers._sizes import Size, check_sizes, windows
+from funcnet.layers._sizes import Size, check_sizes, describe_spatial_input
 
 
 class _MaxPool(Layer):
@@ -29,7 +30,7 @@ class _MaxPool(Layer):
         check_sizes(self, self.axes, "padding", least=0)
 
     def expects(self) -> str:
-        return windows("C", self.axes)
+        return describe_spatial_input("C", self.axes)
 
 
 class MaxPool1d(_MaxPool):
@@ -55,7 +56,7 @@ class MaxPool1d(_MaxPool):
     axes = 1
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Any:
+    def forward(p: View, input: Tensor) -> Any:
         return F.max_pool1d(
             input,
             p.kernel_size,
@@ -78,7 +79,7 @@ class MaxPool2d(_MaxPool):
     axes = 2
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Any:
+    def forward(p: View, input: Tensor) -> Any:
         return F.max_pool2d(
             input,
             p.kernel_size,
@@ -101,7 +102,7 @@ class MaxPool3d(_MaxPool):
     axes = 3
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Any:
+    def forward(p: View, input: Tensor) -> Any:
         return F.max_pool3d(
             input,
             p.kernel_size,

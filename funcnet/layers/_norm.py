@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from funcnet._context import forward_mode
-from funcnet.core import Param
+from funcnet.core import Param, View
 from funcnet.layers._layer import Layer
 
 
@@ -61,7 +61,7 @@ class LayerNorm(Layer):
         return f"input (*, {', '.join(map(str, self.normalized_shape))})"  # type: ignore[arg-type]
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         return F.layer_norm(input, p.normalized_shape, p.weight, p.bias, p.eps)
 
 
@@ -108,7 +108,7 @@ class GroupNorm(Layer):
         return f"input (N, {self.num_channels}, *)"
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         if forward_mode():
             input = input.contiguous()  # torch's rule for tangents takes no other layout
         return F.group_norm(input, p.num_groups, p.weight, p.bias, p.eps)
@@ -149,5 +149,5 @@ class RMSNorm(Layer):
         return f"x (*, {', '.join(map(str, self.normalized_shape))})"  # type: ignore[arg-type]
 
     @staticmethod
-    def forward(p: Any, x: Tensor) -> Tensor:
+    def forward(p: View, x: Tensor) -> Tensor:
         return F.rms_norm(x, p.normalized_shape, p.weight, p.eps)

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
+from funcnet.core import View
 from funcnet.layers._layer import Layer
 
 Padding = Any  # an int or a tuple of ints
@@ -37,7 +38,7 @@ class _ConstantPad(_Pad):
         return f"input (*, {self.space}), no axis smaller than what padding {self.padding} cuts off"
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         return F.pad(input, p.padding, "constant", p.value)
 
 
@@ -86,7 +87,7 @@ class _ZeroPad(_Pad):
         return f"input (*, {self.space}), no axis smaller than what padding {self.padding} cuts off"
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         return F.pad(input, p.padding, "constant", 0.0)
 
 
@@ -126,7 +127,7 @@ class ZeroPad3d(_ZeroPad):
 
 class _ReflectionPad(_Pad):
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         return F.pad(input, p.padding, "reflect")
 
 
@@ -171,7 +172,7 @@ class ReflectionPad3d(_ReflectionPad):
 
 class _ReplicationPad(_Pad):
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         return F.pad(input, p.padding, "replicate")
 
 
@@ -220,7 +221,7 @@ class _CircularPad(_Pad):
         return {"ranks": (axes + 1, axes + 2)}
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         if input.dim() not in p.ranks:
             raise ValueError(f"expected {p.ranks[0]}D or {p.ranks[1]}D input, got {input.dim()}D.")
         return F.pad(input, p.padding, "circular")

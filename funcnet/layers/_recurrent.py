@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from funcnet.core import Param
+from funcnet.core import Param, View
 from funcnet.layers._layer import Layer
 from funcnet.layers._linear import fan_in_uniform
 from funcnet.layers._recurrent_call import NO_BATCHING, call
@@ -77,7 +77,7 @@ class RNNBase(Layer):
         return module
 
     @classmethod
-    def read(cls, module: nn.Module) -> dict[str, Any]:
+    def fields_from_module(cls, module: nn.Module) -> dict[str, Any]:
         names = [entry.name for entry in dataclasses.fields(cls) if entry.init]
         fields = {name: getattr(module, name) for name in names if name not in ("device", "dtype", "impl")}
         return fields | ({"impl": getattr(module, "_funcnet_impl", "fused")} if "impl" in names else {})
@@ -104,7 +104,7 @@ class RNNBase(Layer):
         }
 
     @staticmethod
-    def forward(_: Any, *input: Any) -> Any:
+    def forward(_: View, *input: Any) -> Any:
         raise TypeError("RNNBase computes nothing, as in torch: build RNN, GRU or LSTM.")
 
 
@@ -124,7 +124,7 @@ class _Recurrent(RNNBase):
         return f"input ({axes}, {self.input_size}), (L, {self.input_size}) or packed, and as hx {hx}, or None"
 
     @staticmethod
-    def forward(p: Any, input: Any, hx: Any = None) -> tuple[Any, Any]:
+    def forward(p: View, input: Any, hx: Any = None) -> tuple[Any, Any]:
         return call(p, input, hx)
 
 

@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import PackedSequence
 from funcnet._context import forward_mode, levels_of, under_vmap
 from funcnet._errors import TransformError
 from funcnet._torch import any_autocast
-from funcnet.core import draws_at
+from funcnet.core import View, draws_at
 from funcnet.core._view import where
 from funcnet.layers._recurrent_composed import STEPS, State, one_layer
 from funcnet.random import dropout
@@ -34,7 +34,7 @@ Run: TypeAlias = "Callable[[Tensor, State, list[Tensor]], tuple[Tensor, ...]]"
 NO_BATCHING = 'torch\'s kernel has no batching rule; build it with impl="composed"'
 
 
-def call(p: Any, input: Any, hx: Any) -> tuple[Any, Any]:
+def call(p: View, input: Any, hx: Any) -> tuple[Any, Any]:
     """Output and last state, in the form of the inputs: packed, batched or neither."""
     weights = [getattr(p, name) for name in p.weight_names]
     if isinstance(input, PackedSequence):
@@ -51,7 +51,7 @@ def call(p: Any, input: Any, hx: Any) -> tuple[Any, Any]:
     return output, state if p.mode == "LSTM" else state[0]
 
 
-def _packed(p: Any, input: PackedSequence, hx: Any, weights: list[Tensor]) -> tuple[PackedSequence, Any]:
+def _packed(p: View, input: PackedSequence, hx: Any, weights: list[Tensor]) -> tuple[PackedSequence, Any]:
     if torch.compiler.is_compiling():
         raise TransformError(
             f"{where(p)} cannot run under compile or export on a PackedSequence, whose lengths are values: give it the "
@@ -70,14 +70,14 @@ def _packed(p: Any, input: PackedSequence, hx: Any, weights: list[Tensor]) -> tu
     return PackedSequence(output, batch_sizes, order, order_back), state if p.mode == "LSTM" else state[0]
 
 
-def _check(p: Any, data: Tensor, weights: list[Tensor]) -> None:
+def _check(p: View, data: Tensor, weights: list[Tensor]) -> None:
     if data.dtype != weights[0].dtype and not any_autocast():
         raise ValueError(f"input is {data.dtype} and the weights are {weights[0].dtype}: convert one of them")
     if data.shape[-1] != p.input_size:
         raise ValueError(f"the last axis of input has size {data.shape[-1]}, not {p.input_size}")
 
 
-def _state(p: Any, data: Tensor, batch: int, hx: Any, batched: bool) -> State:
+def _state(p: View, data: Tensor, batch: int, hx: Any, batched: bool) -> State:
     """The first state, (S, N, P) and for an LSTM (S, N, H) too: zeros, or ``hx`` checked."""
     front, sizes = p.state_front, p.state_sizes
     if hx is None:
@@ -92,7 +92,7 @@ def _state(p: Any, data: Tensor, batch: int, hx: Any, batched: bool) -> State:
 
 
 def _computed(
-    p: Any, data: Tensor, batch_sizes: Tensor | None, state: State, weights: list[Tensor]
+    p: View, data: Tensor, batch_sizes: Tensor | None, state: State, weights: list[Tensor]
 ) -> tuple[Tensor, State]:
     training = p.training
     drops = p.dropout > 0 and p.num_layers > 1 and training
@@ -108,7 +108,7 @@ def _computed(
     return output.transpose(0, 1) if turned else output, final
 
 
-def _beyond_onednn(p: Any, data: Tensor, state: State, weights: list[Tensor]) -> bool:
+def _beyond_onednn(p: View, data: Tensor, state: State, weights: list[Tensor]) -> bool:
     """Whether this is for oneDNN's LSTM, which most CPU calls run on, and asks of it what it has not.
 
     Its kernel has no forward-mode derivative, and torch.compile cannot save what its backward pass needs.
@@ -120,7 +120,7 @@ def _beyond_onednn(p: Any, data: Tensor, state: State, weights: list[Tensor]) ->
     return forward_mode()
 
 
-def _kernel(p: Any, batch_sizes: Tensor | None, layers: int, training: bool, batch_first: bool) -> Run:
+def _kernel(p: View, batch_sizes: Tensor | None, layers: int, training: bool, batch_first: bool) -> Run:
     """Torch's kernel for this many layers, without dropout."""
     kernel, pair = KERNELS[p.mode], p.mode == "LSTM"
     options = (p.bias, layers, 0.0, training, p.bidirectional)
@@ -129,7 +129,7 @@ def _kernel(p: Any, batch_sizes: Tensor | None, layers: int, training: bool, bat
     return lambda data, state, weights: kernel(data, batch_sizes, state if pair else state[0], weights, *options)
 
 
-def _composed(p: Any, batch_sizes: Tensor | None) -> Run:
+def _composed(p: View, batch_sizes: Tensor | None) -> Run:
     """One layer cell by cell."""
     step, lengths = STEPS[p.mode], None if batch_sizes is None else batch_sizes.tolist()
 
@@ -142,7 +142,7 @@ def _composed(p: Any, batch_sizes: Tensor | None) -> Run:
 
 
 def _layer_by_layer(
-    p: Any, run: Run, data: Tensor, state: State, weights: list[Tensor], drops: bool
+    p: View, run: Run, data: Tensor, state: State, weights: list[Tensor], drops: bool
 ) -> tuple[Tensor, State]:
     """The layers one after the other, with dropout between them; ``data`` (L, N, I) or packed."""
     if data.shape[0] == 0:
@@ -162,7 +162,7 @@ def _layer_by_layer(
     return data, tuple(torch.cat(parts) for parts in zip(*finals, strict=True))
 
 
-def _by_direction(p: Any, weights: Sequence[Tensor]) -> list[tuple[Tensor | None, ...]]:
+def _by_direction(p: View, weights: Sequence[Tensor]) -> list[tuple[Tensor | None, ...]]:
     """The weights of one layer as :func:`one_layer` takes them."""
     step = len(weights) // 2 if p.bidirectional else len(weights)
     arranged: list[tuple[Tensor | None, ...]] = []

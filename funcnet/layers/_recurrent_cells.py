@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from funcnet._context import under_vmap
-from funcnet.core import Param
+from funcnet.core import Param, View
 from funcnet.layers import _recurrent_composed as composed
 from funcnet.layers._layer import Layer
 from funcnet.layers._linear import fan_in_uniform
@@ -44,7 +44,7 @@ class RNNCellBase(Layer):
     dtype: torch.dtype | None = None
 
     @classmethod
-    def read(cls, module: Any) -> dict[str, Any]:
+    def fields_from_module(cls, module: Any) -> dict[str, Any]:
         fields = {"input_size": module.input_size, "hidden_size": module.hidden_size, "bias": bool(module.bias)}
         if cls is RNNCellBase:
             fields["num_chunks"] = module.weight_ih.shape[0] // max(module.hidden_size, 1)
@@ -63,7 +63,7 @@ class RNNCellBase(Layer):
         return f"input (N, {self.input_size}) or ({self.input_size},), and hx (N, {self.hidden_size}) alike, or None"
 
     @staticmethod
-    def forward(_: Any, *input: Any) -> Any:
+    def forward(_: View, *input: Any) -> Any:
         raise TypeError("RNNCellBase computes nothing, as in torch: build RNNCell, GRUCell or LSTMCell.")
 
 
@@ -107,11 +107,11 @@ class RNNCell(RNNCellBase):
         self.__post_init__()
 
     @classmethod
-    def read(cls, module: Any) -> dict[str, Any]:
-        return {**super().read(module), "nonlinearity": module.nonlinearity}
+    def fields_from_module(cls, module: Any) -> dict[str, Any]:
+        return {**super().fields_from_module(module), "nonlinearity": module.nonlinearity}
 
     @staticmethod
-    def forward(p: Any, input: Tensor, hx: Tensor | None = None) -> Tensor:
+    def forward(p: View, input: Tensor, hx: Tensor | None = None) -> Tensor:
         if p.nonlinearity == "tanh":
             return _one_state(p, input, hx, torch.rnn_tanh_cell, composed.rnn_tanh)
         return _one_state(p, input, hx, torch.rnn_relu_cell, composed.rnn_relu)
@@ -137,7 +137,7 @@ class GRUCell(RNNCellBase):
     num_chunks: int = field(default=3, init=False)
 
     @staticmethod
-    def forward(p: Any, input: Tensor, hx: Tensor | None = None) -> Tensor:
+    def forward(p: View, input: Tensor, hx: Tensor | None = None) -> Tensor:
         return _one_state(p, input, hx, torch.gru_cell, composed.gru)
 
 
@@ -165,18 +165,18 @@ class LSTMCell(RNNCellBase):
         return f"{super().expects().removesuffix(', or None')} for each of its pair (h, c), or None"
 
     @staticmethod
-    def forward(p: Any, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+    def forward(p: View, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         if hx is not None and (isinstance(hx, Tensor) or len(hx) != 2):
             raise ValueError("hx is a pair of tensors (h, c)")
         return _next(p, input, hx, torch.lstm_cell, composed.lstm)  # type: ignore[return-value]
 
 
-def _one_state(p: Any, input: Tensor, hx: Tensor | None, kernel: Callable[..., Any], step: composed.Step) -> Tensor:
+def _one_state(p: View, input: Tensor, hx: Tensor | None, kernel: Callable[..., Any], step: composed.Step) -> Tensor:
     return _next(p, input, None if hx is None else (hx,), kernel, step)[0]
 
 
 def _next(
-    p: Any, input: Tensor, hx: composed.State | None, kernel: Callable[..., Any], step: composed.Step
+    p: View, input: Tensor, hx: composed.State | None, kernel: Callable[..., Any], step: composed.Step
 ) -> composed.State:
     """The state after ``input``, with the batch axis that it has."""
     if input.dim() not in (1, 2):

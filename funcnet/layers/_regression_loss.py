@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from funcnet._context import beyond_backward, beyond_one_gradient
-from funcnet.layers._loss import Loss, PlainLoss, reduced
+from funcnet.core import View
+from funcnet.layers._loss import Loss, PlainLoss, reduce_loss
 
 _ALIKE = "input and target of equal shape"
 
@@ -38,7 +39,7 @@ class L1Loss(PlainLoss):
         return _ALIKE
 
     @staticmethod
-    def forward(p: Any, input: Tensor, target: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor, target: Tensor) -> Tensor:
         return F.l1_loss(input, target, reduction=p.reduction)
 
 
@@ -55,7 +56,7 @@ class MSELoss(PlainLoss):
         return _ALIKE
 
     @staticmethod
-    def forward(p: Any, input: Tensor, target: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor, target: Tensor) -> Tensor:
         return F.mse_loss(input, target, reduction=p.reduction)
 
 
@@ -87,7 +88,7 @@ class SmoothL1Loss(Loss):
         return _ALIKE
 
     @staticmethod
-    def forward(p: Any, input: Tensor, target: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor, target: Tensor) -> Tensor:
         return F.smooth_l1_loss(input, target, reduction=p.reduction, beta=p.beta)
 
 
@@ -117,7 +118,7 @@ class HuberLoss(Loss):
         return _ALIKE
 
     @staticmethod
-    def forward(p: Any, input: Tensor, target: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor, target: Tensor) -> Tensor:
         if beyond_one_gradient():  # the kernel's backward has no rule for jvp; this one's has
             return F.smooth_l1_loss(input, target, reduction=p.reduction, beta=p.delta) * p.delta
         return F.huber_loss(input, target, reduction=p.reduction, delta=p.delta)
@@ -151,7 +152,7 @@ class PoissonNLLLoss(Loss):
         return "log_input and target of shapes that broadcast"
 
     @staticmethod
-    def forward(p: Any, log_input: Tensor, target: Tensor) -> Tensor:
+    def forward(p: View, log_input: Tensor, target: Tensor) -> Tensor:
         return F.poisson_nll_loss(
             log_input, target, log_input=p.log_input, full=p.full, eps=p.eps, reduction=p.reduction
         )
@@ -184,13 +185,13 @@ class GaussianNLLLoss(Loss):
         return "input and target of equal shape, var (not negative) of that shape, with last size 1, or without it"
 
     @staticmethod
-    def forward(p: Any, input: Tensor, target: Tensor, var: Tensor | float) -> Tensor:
+    def forward(p: View, input: Tensor, target: Tensor, var: Tensor | float) -> Tensor:
         if beyond_backward():
             return _gaussian_nll(p, input, target, var)
         return F.gaussian_nll_loss(input, target, var, full=p.full, eps=p.eps, reduction=p.reduction)
 
 
-def _gaussian_nll(p: Any, input: Tensor, target: Tensor, var: Any) -> Tensor:
+def _gaussian_nll(p: View, input: Tensor, target: Tensor, var: Any) -> Tensor:
     """The same without a branch on values, and without the clamp in place that jvp does not see."""
     if isinstance(var, float):
         var = var * torch.ones_like(input)
@@ -203,7 +204,7 @@ def _gaussian_nll(p: Any, input: Tensor, target: Tensor, var: Any) -> Tensor:
     loss = 0.5 * (var.log() + (input - target) ** 2 / var)
     if p.full:
         loss = loss + 0.5 * math.log(2 * math.pi)
-    return reduced(torch.where(negative, math.nan, loss), p.reduction)
+    return reduce_loss(torch.where(negative, math.nan, loss), p.reduction)
 
 
 def _shared_along_one_axis(input: Tensor, var: Tensor) -> bool:

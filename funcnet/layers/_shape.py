@@ -11,6 +11,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
+from funcnet.core import View
 from funcnet.layers._layer import Layer
 
 Size = Any  # an int or a tuple of two
@@ -31,7 +32,7 @@ class Flatten(Layer):
         return f"input with axes {self.start_dim} to {self.end_dim}"
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         return input.flatten(p.start_dim, p.end_dim)
 
 
@@ -50,7 +51,7 @@ class Unflatten(Layer):
         return f"input whose axis {self.dim} splits into {self.unflattened_size}"
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         return input.unflatten(p.dim, p.unflattened_size)
 
 
@@ -79,7 +80,7 @@ class PixelShuffle(Layer):
         return f"input (*, C, H, W) with C a multiple of {self.upscale_factor**2}"
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         return F.pixel_shuffle(input, p.upscale_factor)
 
 
@@ -107,7 +108,7 @@ class PixelUnshuffle(Layer):
         return f"input (*, C, H, W) with H and W multiples of {self.downscale_factor}"
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         return F.pixel_unshuffle(input, p.downscale_factor)
 
 
@@ -135,7 +136,7 @@ class ChannelShuffle(Layer):
         return f"input (N, C, *) with C a multiple of {self.groups}"
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         return F.channel_shuffle(input, p.groups)
 
 
@@ -169,7 +170,7 @@ class Unfold(Layer):
         return "input (N, C, H, W) or (C, H, W), no smaller than a window"
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         return F.unfold(input, p.kernel_size, p.dilation, p.padding, p.stride)
 
 
@@ -204,12 +205,14 @@ class Fold(Layer):
         kernel = _pair(self.kernel_size)
         each = (self.output_size, kernel, self.dilation, self.padding, self.stride)
         numbers = zip(*map(_pair, each), strict=True)
-        windows = math.prod((size + 2 * pad - step * (k - 1) - 1) // by + 1 for size, k, step, pad, by in numbers)
-        columns = f"C, {windows}) with C a multiple of {math.prod(kernel)}"
+        describe_spatial_input = math.prod(
+            (size + 2 * pad - step * (k - 1) - 1) // by + 1 for size, k, step, pad, by in numbers
+        )
+        columns = f"C, {describe_spatial_input}) with C a multiple of {math.prod(kernel)}"
         return f"input (N, {columns}, or without N"
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         return F.fold(input, p.output_size, p.kernel_size, p.dilation, p.padding, p.stride)
 
 

@@ -9,13 +9,13 @@ from funcnet.layers._layer import Layer
 
 Size = Any  # an int, a tuple of ints, or (adaptive pooling) None for "as the input"
 
-SPACE = {1: "L", 2: "H, W", 3: "D, H, W"}
+SPATIAL_AXES = {1: "L", 2: "H, W", 3: "D, H, W"}
 """The names of one, two and three axes of space."""
 
 
-def windows(channels: Any, axes: int) -> str:
+def describe_spatial_input(channels: Any, axes: int) -> str:
     """In words: an input with or without a batch axis."""
-    return f"input (N, {channels}, {SPACE[axes]}) or ({channels}, {SPACE[axes]})"
+    return f"input (N, {channels}, {SPATIAL_AXES[axes]}) or ({channels}, {SPATIAL_AXES[axes]})"
 
 
 def check_sizes(layer: Layer, axes: int, *names: str, least: int = 1, exactly: bool = False) -> None:

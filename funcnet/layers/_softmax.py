@@ -6,11 +6,10 @@ else 1, and warns.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch.nn.functional as F
 from torch import Tensor
 
+from funcnet.core import View
 from funcnet.layers._layer import Layer
 
 _STACKLEVEL = 5  # of torch's warning, as its modules have it
@@ -35,7 +34,7 @@ class Softmax(_Softmax):
     """
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         return F.softmax(input, p.dim, _stacklevel=_STACKLEVEL)
 
 
@@ -51,7 +50,7 @@ class Softmax2d(Layer):
         return "input (N, C, H, W) or (C, H, W)"
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:  # p is not used, but tells an error where it is
+    def forward(p: View, input: Tensor) -> Tensor:  # p is not used, but tells an error where it is
         if input.dim() not in (3, 4):
             raise ValueError(f"expected 3D or 4D input, got {input.dim()}D.")
         return F.softmax(input, -3)
@@ -66,7 +65,7 @@ class Softmin(_Softmax):
     """
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         return F.softmin(input, p.dim, _stacklevel=_STACKLEVEL)
 
 
@@ -79,5 +78,5 @@ class LogSoftmax(_Softmax):
     """
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         return F.log_softmax(input, p.dim, _stacklevel=_STACKLEVEL)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from funcnet._context import derivatives_of, under_vmap
-from funcnet.core import Net, Param, draws_at
+from funcnet.core import Net, Param, View, draws_at
 from funcnet.layers._layer import NO_CHILDREN, Layer
 from funcnet.random import rrelu
 
@@ -29,7 +29,7 @@ class ReLU(Layer):
     inplace: bool = False
 
     @staticmethod
-    def forward(_: Any, input: Tensor) -> Tensor:
+    def forward(_: View, input: Tensor) -> Tensor:
         return F.relu(input)
 
 
@@ -43,7 +43,7 @@ class ReLU6(Layer):
     inplace: bool = False
 
     @staticmethod
-    def forward(_: Any, input: Tensor) -> Tensor:
+    def forward(_: View, input: Tensor) -> Tensor:
         return F.relu6(input)
 
 
@@ -58,7 +58,7 @@ class LeakyReLU(Layer):
     inplace: bool = False
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         return F.leaky_relu(input, p.negative_slope)
 
 
@@ -108,7 +108,7 @@ class PReLU(Layer):
         return cls(module.num_parameters, module.init)  # type: ignore[arg-type]
 
     @classmethod
-    def read(cls, module: nn.Module) -> dict[str, Any]:
+    def fields_from_module(cls, module: nn.Module) -> dict[str, Any]:
         return {"num_parameters": module.num_parameters, "slope": module.init}
 
     def expects(self) -> str:
@@ -116,7 +116,7 @@ class PReLU(Layer):
         return "a floating input" if channels == 1 else f"input (N, {channels}, *) or ({channels},)"
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         if under_vmap():  # torch's rule for a batch of weights wants a batch of inputs too
             input = input * p.weight.new_ones((), dtype=input.dtype)
         return F.prelu(input, p.weight)
@@ -149,7 +149,7 @@ class RReLU(Layer):
         return training
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         if p.training:
             return rrelu(input, p.lower, p.upper, True, rng=draws_at(p))
         return rrelu(input, p.lower, p.upper, rng=None)
@@ -171,7 +171,7 @@ class Threshold(Layer):
     inplace: bool = False
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         return F.threshold(input, p.threshold, p.value)
 
 
@@ -194,12 +194,12 @@ class Hardtanh(Layer):
     max_value: float | None = None
 
     @classmethod
-    def read(cls, module: nn.Module) -> dict[str, Any]:
+    def fields_from_module(cls, module: nn.Module) -> dict[str, Any]:
         bounds = {"min_val": module.min_val, "max_val": module.max_val}
         return {**bounds, "inplace": module.inplace, "min_value": None, "max_value": None}
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         return F.hardtanh(input, p.min_val, p.max_val)
 
 
@@ -216,7 +216,7 @@ class Hardsigmoid(Layer):
     inplace: bool = False
 
     @staticmethod
-    def forward(_: Any, input: Tensor) -> Tensor:
+    def forward(_: View, input: Tensor) -> Tensor:
         if derivatives_of(input) > 1:
             return F.relu6(input + 3) / 6
         return F.hardsigmoid(input)
@@ -232,7 +232,7 @@ class Hardswish(Layer):
     inplace: bool = False
 
     @staticmethod
-    def forward(_: Any, input: Tensor) -> Tensor:
+    def forward(_: View, input: Tensor) -> Tensor:
         return F.hardswish(input)
 
 
@@ -246,7 +246,7 @@ class Hardshrink(Layer):
     lambd: float = 0.5
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         return F.hardshrink(input, p.lambd)
 
 
@@ -268,5 +268,5 @@ class Softshrink(Layer):
         super().__post_init__()
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         return F.softshrink(input, p.lambd)

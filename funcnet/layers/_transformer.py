@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from funcnet import init
-from funcnet.core import Net, Param, Start
+from funcnet.core import Net, Param, Start, View
 from funcnet.core._parts import check_part
 from funcnet.layers._layer import Layer
 from funcnet.layers._norm import LayerNorm
 from funcnet.layers._transformer_layers import TransformerDecoderLayer, TransformerEncoderLayer
-from funcnet.layers._transformer_stacks import TransformerDecoder, TransformerEncoder, without_advice
+from funcnet.layers._transformer_stacks import TransformerDecoder, TransformerEncoder, ignore_nested_tensor_warning
 from funcnet.random import at_path
 from funcnet.tree import join
 
@@ -79,14 +79,14 @@ class Transformer(Layer):
             object.__setattr__(self, "activation", made.layers[0].activation)
 
     def as_module(self) -> nn.Module:
-        with without_advice():
+        with ignore_nested_tensor_warning():
             module: Any = super().as_module()
             if self.impl != "fused":
                 module.encoder, module.decoder = self.encoder.as_module(), self.decoder.as_module()
         return module
 
     @classmethod
-    def read(cls, module: Any) -> dict[str, Any]:
+    def fields_from_module(cls, module: Any) -> dict[str, Any]:
         return {"impl": getattr(module, "_funcnet_impl", "fused")}
 
     @classmethod
@@ -101,7 +101,7 @@ class Transformer(Layer):
             for name, stack in stacks.items():
                 given[f"num_{name}_layers"] = stack.num_layers
                 given |= {option: getattr(stack.layers[0], option, None) for option in _OF_LAYERS}
-            net = cls(**{**cls.read(module), **given, **same})
+            net = cls(**{**cls.fields_from_module(module), **given, **same})
             if net._children == children:
                 return net
         return None
@@ -148,7 +148,7 @@ class Transformer(Layer):
 
     @staticmethod
     def forward(
-        p: Any,
+        p: View,
         src: Tensor,
         tgt: Tensor,
         src_mask: Tensor | None = None,

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from funcnet.core import Net
+from funcnet.core import Net, View
 from funcnet.core._parts import check_part
 from funcnet.layers._attention import MultiheadAttention
 from funcnet.layers._dropout import Dropout
@@ -56,7 +56,7 @@ class _TransformerLayer(Layer):
         return module
 
     @classmethod
-    def read(cls, module: Any) -> dict[str, Any]:
+    def fields_from_module(cls, module: Any) -> dict[str, Any]:
         fields = {
             "d_model": module.self_attn.embed_dim,
             "nhead": module.self_attn.num_heads,
@@ -68,12 +68,12 @@ class _TransformerLayer(Layer):
             "bias": module.linear1.bias is not None,
             "impl": getattr(module, "_funcnet_impl", "fused"),
         }
-        if not isinstance(module.activation, nn.Module):  # then it is a part, see given()
+        if not isinstance(module.activation, nn.Module):  # then it is a part, see fields_from_children()
             fields["activation"] = module.activation
         return fields
 
     @classmethod
-    def given(cls, children: Mapping[str, Net]) -> Mapping[str, Any]:
+    def fields_from_children(cls, children: Mapping[str, Net]) -> Mapping[str, Any]:
         return {"activation": children["activation"]} if "activation" in children else {}
 
     def foreign(self) -> bool:
@@ -135,7 +135,7 @@ class TransformerEncoderLayer(_TransformerLayer):
 
     @staticmethod
     def forward(
-        p: Any,
+        p: View,
         src: Tensor,
         src_mask: Tensor | None = None,
         src_key_padding_mask: Tensor | None = None,
@@ -174,7 +174,7 @@ class TransformerDecoderLayer(_TransformerLayer):
 
     @staticmethod
     def forward(
-        p: Any,
+        p: View,
         tgt: Tensor,
         memory: Tensor,
         tgt_mask: Tensor | None = None,
@@ -203,7 +203,7 @@ def _attended(attention: Any, x: Tensor, memory: Tensor, masks: Any) -> Tensor:
     )[0]
 
 
-def _fed_forward(p: Any, x: Tensor) -> Tensor:
+def _fed_forward(p: View, x: Tensor) -> Tensor:
     return p.linear2(p.dropout(p.activation(p.linear1(x))))
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from funcnet._context import under_transform
 from funcnet._torch import canonical_mask, detect_causal, none_or_dtype
 from funcnet.combinators import ModuleList
-from funcnet.core import Net, Start
+from funcnet.core import Net, Start, View
 from funcnet.core._parts import check_part
 from funcnet.layers._layer import Layer
 from funcnet.random import Stream
@@ -44,7 +44,7 @@ class _Stack(Layer):
         super().__post_init__()
 
     @classmethod
-    def given(cls, children: Mapping[str, Any]) -> Mapping[str, Any]:
+    def fields_from_children(cls, children: Mapping[str, Any]) -> Mapping[str, Any]:
         layers = children["layers"]
         return {fields(cls)[0].name: layers[0], "num_layers": len(layers), "norm": children.get("norm")}
 
@@ -74,7 +74,7 @@ class _Stack(Layer):
             yield from start.of_net(self.norm, join(path, "norm"))
 
     def as_module(self) -> nn.Module:
-        with without_advice():
+        with ignore_nested_tensor_warning():
             return super().as_module()
 
 
@@ -109,12 +109,12 @@ class TransformerEncoder(_Stack):
     mask_check: bool = True
 
     @classmethod
-    def read(cls, module: Any) -> dict[str, Any]:
+    def fields_from_module(cls, module: Any) -> dict[str, Any]:
         return {"enable_nested_tensor": module.enable_nested_tensor, "mask_check": module.mask_check}
 
     @staticmethod
     def forward(
-        p: Any,
+        p: View,
         src: Tensor,
         mask: Tensor | None = None,
         src_key_padding_mask: Tensor | None = None,
@@ -155,12 +155,12 @@ class TransformerDecoder(_Stack):
     norm: Net | None = None
 
     @classmethod
-    def read(cls, module: Any) -> dict[str, Any]:
+    def fields_from_module(cls, module: Any) -> dict[str, Any]:
         return {}
 
     @staticmethod
     def forward(
-        p: Any,
+        p: View,
         tgt: Tensor,
         memory: Tensor,
         tgt_mask: Tensor | None = None,
@@ -187,7 +187,7 @@ class TransformerDecoder(_Stack):
 
 
 @contextlib.contextmanager
-def without_advice() -> Iterator[None]:
+def ignore_nested_tensor_warning() -> Iterator[None]:
     """Keep nn.TransformerEncoder from warning that its fast path is off; a net has none."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "enable_nested_tensor is True")

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from funcnet._context import under_vmap
-from funcnet.core import Body, Function, FunctionModule, Net
+from funcnet.core import Body, Function, FunctionModule, Net, View
 from funcnet.layers._distance import PairwiseDistance
 from funcnet.layers._layer import COUNTERPARTS
-from funcnet.layers._loss import Loss, reduced
+from funcnet.layers._loss import Loss, reduce_loss
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 
@@ -51,7 +51,7 @@ class TripletMarginLoss(Loss):
         return "anchor, positive and negative (N, D) or (D,), of as many axes"
 
     @staticmethod
-    def forward(p: Any, anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    def forward(p: View, anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         if not under_vmap():
             return F.triplet_margin_loss(
                 anchor, positive, negative, margin=p.margin, p=p.p, eps=p.eps, swap=p.swap, reduction=p.reduction
@@ -100,15 +100,15 @@ class TripletMarginWithDistanceLoss(Loss):
         super().__post_init__()
         object.__setattr__(self, "distance_function", distance)
 
-    def arguments(self) -> dict[str, Any]:
+    def twin_arguments(self) -> dict[str, Any]:
         distance = self.distance_function
-        return super().arguments() | {
+        return super().twin_arguments() | {
             "distance_function": distance.as_module() if isinstance(distance, Net) else distance
         }
 
     @classmethod
-    def read(cls, module: nn.Module) -> dict[str, Any]:
-        return super().read(module) | {"distance_function": _distance_of(module.distance_function)}
+    def fields_from_module(cls, module: nn.Module) -> dict[str, Any]:
+        return super().fields_from_module(module) | {"distance_function": _distance_of(module.distance_function)}
 
     def foreign(self) -> bool:
         return not isinstance(self.distance_function, Net)
@@ -120,18 +120,18 @@ class TripletMarginWithDistanceLoss(Loss):
         return "anchor, positive and negative of as many axes, as the distance takes them"
 
     @staticmethod
-    def forward(p: Any, anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    def forward(p: View, anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         return _hinge(p, p.distance_function, anchor, positive, negative)
 
 
-def _hinge(p: Any, distance: Distance, anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+def _hinge(p: View, distance: Distance, anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
     """Not by F, within which the draws of a distance could not be redirected."""
     if not anchor.dim() == positive.dim() == negative.dim():
         raise RuntimeError("anchor, positive and negative have unequal numbers of axes")
     near, far = distance(anchor, positive), distance(anchor, negative)
     if p.swap:
         far = torch.minimum(far, distance(positive, negative))
-    return reduced(torch.clamp_min(p.margin + near - far, 0), p.reduction)
+    return reduce_loss(torch.clamp_min(p.margin + near - far, 0), p.reduction)
 
 
 def _distance_of(given: Any) -> Any:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from funcnet._context import under_vmap
 from funcnet._torch import unpool_output_size
+from funcnet.core import View
 from funcnet.layers._layer import Layer
-from funcnet.layers._sizes import Size, check_sizes, windows
+from funcnet.layers._sizes import Size, check_sizes, describe_spatial_input
 
 
 class _MaxUnpool(Layer):
@@ -28,11 +29,11 @@ class _MaxUnpool(Layer):
         check_sizes(self, self.axes, "padding", least=0, exactly=True)
 
     def expects(self) -> str:
-        return f"{windows('C', self.axes)} and indices of the same shape, as pooling returned them"
+        return f"{describe_spatial_input('C', self.axes)} and indices of the same shape, as pooling returned them"
 
 
 def _unpool(
-    unpool: Callable[..., Tensor], p: Any, input: Tensor, indices: Tensor, output_size: Sequence[int] | None
+    unpool: Callable[..., Tensor], p: View, input: Tensor, indices: Tensor, output_size: Sequence[int] | None
 ) -> Tensor:
     if not under_vmap():
         return unpool(input, indices, p.kernel_size, p.stride, p.padding, output_size)
@@ -64,7 +65,7 @@ class MaxUnpool1d(_MaxUnpool):
     axes = 1
 
     @staticmethod
-    def forward(p: Any, input: Tensor, indices: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+    def forward(p: View, input: Tensor, indices: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         return _unpool(F.max_unpool1d, p, input, indices, output_size)
 
 
@@ -80,7 +81,7 @@ class MaxUnpool2d(_MaxUnpool):
     axes = 2
 
     @staticmethod
-    def forward(p: Any, input: Tensor, indices: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+    def forward(p: View, input: Tensor, indices: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         return _unpool(F.max_unpool2d, p, input, indices, output_size)
 
 
@@ -95,5 +96,5 @@ class MaxUnpool3d(_MaxUnpool):
     axes = 3
 
     @staticmethod
-    def forward(p: Any, input: Tensor, indices: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+    def forward(p: View, input: Tensor, indices: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         return _unpool(F.max_unpool3d, p, input, indices, output_size)

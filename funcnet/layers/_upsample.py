@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from funcnet._context import under_vmap
+from funcnet.core import View
 from funcnet.layers._layer import Layer
 
 _SHAPES = {3: "(N, C, L)", 4: "(N, C, H, W)", 5: "(N, C, D, H, W)"}
@@ -62,7 +63,7 @@ class Upsample(Layer):
         return _expects(self, *_RANKS[self.mode])
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         if p.mode == "nearest-exact" and under_vmap() and input.dim() in _SHAPES:
             return _nearest_exact(p, input)
         return F.interpolate(
@@ -96,7 +97,7 @@ class UpsamplingNearest2d(Layer):
         return _expects(self, 4)
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         return F.interpolate(input, p.size, p.scale_factor, "nearest")
 
 
@@ -121,7 +122,7 @@ class UpsamplingBilinear2d(Layer):
         return _expects(self, 4)
 
     @staticmethod
-    def forward(p: Any, input: Tensor) -> Tensor:
+    def forward(p: View, input: Tensor) -> Tensor:
         return F.interpolate(input, p.size, p.scale_factor, "bilinear", True)
 
 
@@ -140,7 +141,7 @@ def _expects(layer: Any, *ranks: int) -> str:
     return f"input {' or '.join(_SHAPES[rank] for rank in ranks)}"
 
 
-def _nearest_exact(p: Any, input: Tensor) -> Tensor:
+def _nearest_exact(p: View, input: Tensor) -> Tensor:
     # The kernel has no batching rule. So it is asked, axis by axis, which element goes where.
     for axis in range(2, input.dim()):
         places = torch.arange(input.shape[axis], dtype=torch.float64, device=input.device)[None, None]

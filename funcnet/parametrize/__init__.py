@@ -4,8 +4,8 @@ The functions have the names and arguments of torch.nn.utils.parametrize and tor
 a net and return a new one, whose params have the keys of the parametrized module. Its body is the one of the net given;
 it sees the computed tensor wherever it reads it by name, as in the module.
 
-Reading order: ``_net`` (the record), ``_stock`` and ``_maps`` (torch's own parametrizations), ``_first_values``
-(initialisation), ``_twins`` (modules), ``_verbs`` (the public functions).
+Reading order: ``_parametrized`` (the record), ``_stock`` and ``_maps`` (torch's own parametrizations),
+``_first_values`` (initialisation), ``_twins`` (modules), ``_verbs`` (the public functions).
 """
 
 from funcnet.parametrize._verbs import is_parametrized as is_parametrized

@@ -49,13 +49,13 @@ class WeightNorm(Stock):
         return self.twin(self.dim)
 
     @staticmethod
-    def forward(p: Any, weight_g: Tensor, weight_v: Tensor) -> Tensor:
+    def forward(p: View, weight_g: Tensor, weight_v: Tensor) -> Tensor:
         if beyond_backward():  # the kernel has a formula for that only
             return weight_v * (weight_g / _length(weight_v, p.dim))
         return torch._weight_norm(weight_v, weight_g, p.dim)
 
     @staticmethod
-    def right_inverse(p: Any, weight: Tensor) -> tuple[Tensor, Tensor]:
+    def right_inverse(p: View, weight: Tensor) -> tuple[Tensor, Tensor]:
         return _length(weight, p.dim), weight
 
 
@@ -109,14 +109,14 @@ class SpectralNorm(Stock):
         return True  # a view has no names that start with an underscore
 
     @staticmethod
-    def fit(p: Any, weight: Tensor) -> None:
+    def fit(p: View, weight: Tensor) -> None:
         """Make the numbers drawn for u and v an estimate of the singular vectors of a first weight."""
         if p.sizes is not None:
             u, v = (F.normalize(p._buffers[name], dim=0, eps=p.eps) for name in ("_u", "_v"))
             _record(p, *_iterated(_matrix(weight, p.dim), u, v, 15, p.eps))
 
     @staticmethod
-    def forward(p: Any, weight: Tensor) -> Tensor:
+    def forward(p: View, weight: Tensor) -> Tensor:
         if weight.dim() == 1:
             return F.normalize(weight, dim=0, eps=p.eps)
         matrix = _matrix(weight, p.dim)
@@ -127,7 +127,7 @@ class SpectralNorm(Stock):
         return weight / torch.vdot(u, torch.mv(matrix, v))
 
     @staticmethod
-    def right_inverse(_: Any, value: Tensor) -> Tensor:
+    def right_inverse(_: View, value: Tensor) -> Tensor:
         return value
 
 
@@ -181,11 +181,11 @@ class Orthogonal(Stock):
         return {"base": Buffer(self._square()) if self.use_trivialization else None}
 
     @staticmethod
-    def fit(p: Any, weight: Tensor) -> None:
+    def fit(p: View, weight: Tensor) -> None:
         """Nothing to do with a first weight, though torch looks at it."""
 
     @staticmethod
-    def forward(p: Any, X: Tensor) -> Tensor:
+    def forward(p: View, X: Tensor) -> Tensor:
         wide = X.size(-2) < X.size(-1)
         Q = MAPS[p.orthogonal_map](X.mT if wide else X)
         if p.base is not None:
@@ -193,7 +193,7 @@ class Orthogonal(Stock):
         return Q.mT if wide else Q
 
     @staticmethod
-    def right_inverse(p: Any, Q: Tensor) -> Tensor:
+    def right_inverse(p: View, Q: Tensor) -> Tensor:
         if tuple(Q.shape) != p.shape:
             raise ValueError(f"expected a matrix, or a batch of them, of shape {p.shape}, got {tuple(Q.shape)}.")
         if Q.is_meta:

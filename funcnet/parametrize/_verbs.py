@@ -14,7 +14,7 @@ from funcnet.core._check import check_trees, refuse
 from funcnet.core._entries import exact_dtype
 from funcnet.core._start import Start
 from funcnet.parametrize._first_values import Registered, right_inverse
-from funcnet.parametrize._net import ParametrizationList, Parametrized
+from funcnet.parametrize._parametrized import ParametrizationList, Parametrized
 from funcnet.parametrize._stock import Orthogonal, SpectralNorm, WeightNorm
 from funcnet.random import Stream
 from funcnet.tree import flatten, unflatten

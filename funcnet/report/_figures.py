@@ -10,7 +10,7 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from funcnet.compare import Curve, Spread
-from funcnet.report._words import middle_half, number, unit_of
+from funcnet.report._spread_text import middle_half, number, unit_of
 
 FORMS = ("nn.Module", "functional_call", "native", "traced", "compiled")
 MARKERS = ("o", "s", "^", "D", "v")

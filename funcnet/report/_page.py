@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from funcnet.compare import Articles, Curve, Laboratory, Listing, NotPossible, Spread, Study
-from funcnet.compare._readable import readable
+from funcnet.compare.internals import shorten_code
 from funcnet.report._figures import FORMS, figure, form_index
-from funcnet.report._programs import Names, marked
+from funcnet.report._linked_code import Names, marked
+from funcnet.report._spread_text import ended, listed, middle_half, missing, number, plural, quantity, rounds, times
 from funcnet.report._verdict import COMPILED, LOOP, NATIVE, Ratio, Verdict, in_short, ratios, verdicts
-from funcnet.report._words import ended, listed, middle_half, missing, number, plural, quantity, rounds, times
 
 LONGEST = 220
 
@@ -111,7 +111,7 @@ class Model:
 
     def code(self, listing: Listing) -> Markup:
         """A program with its parts linked to the rows of the tree."""
-        return marked(readable(listing.code, LONGEST), self._names_in(listing), self.row_ids)
+        return marked(shorten_code(listing.code, LONGEST), self._names_in(listing), self.row_ids)
 
     def _names_in(self, listing: Listing) -> Names:
         # the class as it is called in the listing: a pair is titled in words, and its class has a name

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from funcnet.compare import Curve, NotPossible, Spread, Study
 from funcnet.report._figures import FORMS
-from funcnet.report._words import ended, listed, quantity, times
+from funcnet.report._spread_text import ended, listed, quantity, times
 
 MODULE, CALL, NATIVE, TRACED, COMPILED = FORMS
 LOOP = "nn.Module, a loop"

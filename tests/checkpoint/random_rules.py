@@ -52,7 +52,7 @@ def random_checkpoint(rng, dtypes=None):
 
 def random_rules(rng, flat, aliases, count):
     """Rules of all kinds, each of which fits what the ones before it leave."""
-    state = State.of({name: Spec(tuple(tensor.shape), tensor.dtype) for name, tensor in flat.items()}, aliases)
+    state = State.from_specs({name: Spec(tuple(tensor.shape), tensor.dtype) for name, tensor in flat.items()}, aliases)
     rules = []
     for number in range(count):
         rule = _draw(rng, state, flat, number)

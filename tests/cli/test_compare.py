@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 import funcnet
 from funcnet import cli
 from funcnet.cli._app import app
-from funcnet.compare import _steps as steps_file
 from funcnet.compare import _training as training_file
+from funcnet.compare import _training_steps as steps_file
 from funcnet.tree import map
 
 ANSI = "\x1b["

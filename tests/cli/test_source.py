@@ -8,7 +8,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from funcnet.cli._app import app
-from tests.emit.test_source import forward_of
+from tests.program.test_source import forward_of
 
 
 def run(*args):

@@ -11,11 +11,11 @@ from torch import nn
 
 from funcnet.compare import NotPossible, Spread, compare_module, study, to_json
 from funcnet.compare._digits import load_digits
-from funcnet.compare._inputs import parse_spec
+from funcnet.compare._input_specs import parse_input_spec
 from funcnet.compare._lab._capabilities import ROWS
 from funcnet.compare._lab._costs import once_each
 from funcnet.compare._lab._depth import Depths, depths_of_module, depths_of_pair
-from funcnet.compare._lab._equal import differences
+from funcnet.compare._lab._differences import differences
 from funcnet.compare._lab._forms import Allowance, Compiled, make_forms, start_compiler
 from funcnet.compare._lab._listings import entries_of
 from funcnet.compare._lab._subject import subject_of_module, subject_of_pair
@@ -31,7 +31,7 @@ FORMS = ["nn.Module", "functional_call", "native", "traced", "compiled"]
 
 def subject(module, *specs, seed=0):
     torch.manual_seed(seed)
-    return subject_of_module(module, [parse_spec(text) for text in specs], seed)
+    return subject_of_module(module, [parse_input_spec(text) for text in specs], seed)
 
 
 # --- turns ---

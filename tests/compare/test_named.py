@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from funcnet.compare import CompareError
-from funcnet.compare._inputs import DTYPES, Spec, make_inputs, parse_spec
-from funcnet.compare._target import Target, build, parse_target
+from funcnet.compare._input_specs import DTYPES, InputSpec, make_inputs, parse_input_spec
+from funcnet.compare._target import Target, build_target, parse_target
 
 ZOO = "tests.compare.zoo"
 
@@ -15,18 +15,18 @@ ZOO = "tests.compare.zoo"
 @pytest.mark.parametrize(
     ("text", "spec"),
     [
-        ("float32[2,3,64,64]", Spec(None, torch.float32, (2, 3, 64, 64))),
-        ("input_ids=int64[2,12]<100", Spec("input_ids", torch.int64, (2, 12), 100)),
-        (" mask = bool[ 2 , 3 ] ", Spec("mask", torch.bool, (2, 3))),
-        ("f64[]", Spec(None, torch.float64, ())),
-        ("bf16", Spec(None, torch.bfloat16, ())),
-        ("long[0]", Spec(None, torch.int64, (0,))),
-        ("x1=i32[5] < 7", Spec("x1", torch.int32, (5,), 7)),
+        ("float32[2,3,64,64]", InputSpec(None, torch.float32, (2, 3, 64, 64))),
+        ("input_ids=int64[2,12]<100", InputSpec("input_ids", torch.int64, (2, 12), 100)),
+        (" mask = bool[ 2 , 3 ] ", InputSpec("mask", torch.bool, (2, 3))),
+        ("f64[]", InputSpec(None, torch.float64, ())),
+        ("bf16", InputSpec(None, torch.bfloat16, ())),
+        ("long[0]", InputSpec(None, torch.int64, (0,))),
+        ("x1=i32[5] < 7", InputSpec("x1", torch.int32, (5,), 7)),
     ],
 )
 def test_specs_are_read(text, spec):
-    assert parse_spec(text) == spec
-    assert parse_spec(str(spec)) == spec
+    assert parse_input_spec(text) == spec
+    assert parse_input_spec(str(spec)) == spec
 
 
 @pytest.mark.parametrize(
@@ -48,12 +48,12 @@ def test_specs_are_read(text, spec):
 )
 def test_specs_that_are_not(text, message):
     with pytest.raises(CompareError, match=re.escape(message)):
-        parse_spec(text)
+        parse_input_spec(text)
 
 
 @pytest.mark.parametrize("name", DTYPES)
 def test_every_dtype_can_be_made(name):
-    (x,), _ = make_inputs([parse_spec(f"{name}[40]")], seed=0)
+    (x,), _ = make_inputs([parse_input_spec(f"{name}[40]")], seed=0)
     assert x.dtype == DTYPES[name]
     assert len(set(x.tolist())) > 1
     if not (x.is_floating_point() or x.is_complex()):
@@ -61,7 +61,7 @@ def test_every_dtype_can_be_made(name):
 
 
 def test_inputs_come_from_the_seed_alone():
-    specs = [parse_spec("f32[3]"), parse_spec("ids=i64[200]<5"), parse_spec("f32[3]")]
+    specs = [parse_input_spec("f32[3]"), parse_input_spec("ids=i64[200]<5"), parse_input_spec("f32[3]")]
     state = torch.get_rng_state()
     (x, y), named = make_inputs(specs, seed=1)
     (again, _), _ = make_inputs(specs, seed=1)
@@ -75,9 +75,9 @@ def test_inputs_come_from_the_seed_alone():
 
 def test_inputs_that_cannot_be_made():
     with pytest.raises(CompareError, match="two inputs are named 'x'"):
-        make_inputs([parse_spec("x=f32[2]"), parse_spec("x=f32[2]")], seed=0)
+        make_inputs([parse_input_spec("x=f32[2]"), parse_input_spec("x=f32[2]")], seed=0)
     with pytest.raises(CompareError, match=r"the input 'float32\[9999999999,9999999999\]' cannot be made"):
-        make_inputs([parse_spec("f32[9999999999,9999999999]")], seed=0)
+        make_inputs([parse_input_spec("f32[9999999999,9999999999]")], seed=0)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_nothing_in_a_target_is_evaluated(tmp_path):
     ],
 )
 def test_targets_are_built(text, expression):
-    built = build(parse_target(text))
+    built = build_target(parse_target(text))
     assert isinstance(built.module, torch.nn.Module)
     assert built.expression == expression
 
@@ -165,7 +165,7 @@ def test_targets_are_built(text, expression):
 )
 def test_targets_that_do_not_build(text, message):
     with pytest.raises(CompareError, match=re.escape(message)):
-        build(parse_target(text))
+        build_target(parse_target(text))
 
 
 def test_a_module_that_does_not_import(tmp_path, monkeypatch):
@@ -173,6 +173,6 @@ def test_a_module_that_does_not_import(tmp_path, monkeypatch):
     (tmp_path / "stops.py").write_text("import sys\nsys.exit(3)\n")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(CompareError, match=r"importing 'needs_more' raised .* at .*needs_more.py:1"):
-        build(parse_target("needs_more:Net"))
+        build_target(parse_target("needs_more:Net"))
     with pytest.raises(CompareError, match=r"importing 'stops' raised SystemExit: 3"):
-        build(parse_target("stops:Net"))
+        build_target(parse_target("stops:Net"))

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from funcnet.compare import CompareError, compare_articles
-from funcnet.compare import _steps as steps_file
 from funcnet.compare import _training as training_file
+from funcnet.compare import _training_steps as steps_file
 from funcnet.compare._digits import TEST_SIZE, load_digits
 from funcnet.compare._models import PAIRS
 from funcnet.compare._training import InStep, Stateful, Stateless

@@ -7,8 +7,8 @@ import torch
 
 import funcnet as fn
 from funcnet.compare import CompareError, NotPossible, PerSample, Sides, compare_module
-from funcnet.compare import _untrained as untrained_file
-from funcnet.compare._inputs import make_inputs, parse_spec
+from funcnet.compare import _compare_module as untrained_file
+from funcnet.compare._input_specs import make_inputs, parse_input_spec
 from tests.compare import zoo
 
 ZOO = "tests.compare.zoo"
@@ -111,7 +111,7 @@ def flags_of(root):
 def test_the_calling_code_runs_and_gives_what_was_compared():
     _, *inputs = CASES["instance"]
     code = compare("instance").programs.stateless
-    (x,), named = make_inputs([parse_spec(text) for text in inputs], seed=0)
+    (x,), named = make_inputs([parse_input_spec(text) for text in inputs], seed=0)
     space = {"x": x, **named}
     exec(code, space)
     torch.manual_seed(0)

@@ -7,7 +7,7 @@ import pytest
 
 from funcnet.compare import Curve, NotPossible, Spread
 from funcnet.report._figures import FORMS, description, figure
-from funcnet.report._words import missing
+from funcnet.report._spread_text import missing
 
 
 def curve(at=(2, 16, 64), **gaps):

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from funcnet.compare import _models
-from funcnet.report._programs import Names, marked
+from funcnet.report._linked_code import Names, marked
 from tests.compare import zoo
 
 NAMES = Names(

@@ -172,7 +172,9 @@ def _leads(found: Match, before: Mapping[str, Shape], ties: Mapping[str, str], a
     """Whether the rules give every tensor of the target that is not missing."""
     specs = {name: Spec(shape, torch.float32) for name, shape in before.items()}
     try:
-        made = apply_rules(State.of(specs, ties), [rule for one in found.proposals for rule in one.rules]).tensors
+        made = apply_rules(
+            State.from_specs(specs, ties), [rule for one in found.proposals for rule in one.rules]
+        ).tensors
     except RuleError:
         return False
     missing = set(found.missing)

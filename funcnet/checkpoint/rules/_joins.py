@@ -1,4 +1,4 @@
-"""Rules that join and part tensors: split and fuse, stack and unstack."""
+"""Rules that split and join tensors: split and fuse, stack and unstack."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from dataclasses import dataclass
 from funcnet.checkpoint._errors import RuleError, some
 from funcnet.checkpoint._lazy import Spec
 from funcnet.checkpoint._nodes import Node, cat, narrow, reshape
-from funcnet.checkpoint.rules._patterns import Pattern, same_holes
-from funcnet.checkpoint.rules._rule import Rule, State, matching, replaced
-from funcnet.checkpoint.rules._shapes import axis
+from funcnet.checkpoint.rules._patterns import Pattern, check_same_holes
+from funcnet.checkpoint.rules._rule import Replacement, Rule, State, match_names, replace_tensors
+from funcnet.checkpoint.rules._shapes import normalize_dim
 
 
 @dataclass(frozen=True)
 class Split(Rule):
-    """Part tensors into several along one axis.
+    """Split tensors into several along one axis.
 
     Args:
-        source: pattern of the tensors there are.
+        source: pattern of the tensors to split.
         targets: patterns of the parts, with the same holes.
-        sizes: size of each part along the axis, in elements; they need not be equal (grouped-query attention).
+        sizes: size of each part along the axis, in elements; they may differ (grouped-query attention).
         dim: the axis.
-        optional: whether there may be no such tensor.
+        optional: whether it is allowed that no tensor matches.
 
     >>> Split("attn.qkv", ["attn.q", "attn.k", "attn.v"], [64, 16, 16]).inverse()
     Fuse(sources=('attn.q', 'attn.k', 'attn.v'), target='attn.qkv', sizes=(64, 16, 16), dim=0, optional=False)
@@ -37,25 +37,26 @@ class Split(Rule):
     def __post_init__(self) -> None:
         object.__setattr__(self, "targets", tuple(self.targets))
         object.__setattr__(self, "sizes", tuple(self.sizes))
-        _check(self.source, self.targets, self.sizes)
+        _check_fields(self.source, self.targets, self.sizes)
 
     def apply(self, state: State) -> State:
-        found = matching(state, Pattern(self.source))
-        if not found:
-            return self.nothing(state, self.source)
-        groups: dict[str, tuple[tuple[str, ...], dict[str, Node]]] = {}
-        wrong: list[str] = []
-        for name, holes in found.items():
+        matches = match_names(state, Pattern(self.source))
+        if not matches:
+            return self.unchanged_if_optional(state, self.source)
+        targets = [Pattern(target) for target in self.targets]
+        replacements: list[Replacement] = []
+        problems: list[str] = []
+        for name, holes in matches.items():
             try:
-                parts = _parts(state.tensors[name], self.sizes, self.dim)
+                parts = _split_node(state.tensors[name], self.sizes, self.dim)
             except ValueError as error:
-                wrong.append(f"{name!r}: {error}")
+                problems.append(f"{name!r}: {error}")
                 continue
-            new = [Pattern(target).format(holes) for target in self.targets]
-            groups[name] = ((name,), dict(zip(new, parts, strict=True)))
-        if wrong:
-            raise RuleError(f"these tensors do not fit:{some(wrong)}")
-        return replaced(state, groups)
+            new_names = [target.format(holes) for target in targets]
+            replacements.append(Replacement((name,), dict(zip(new_names, parts, strict=True))))
+        if problems:
+            raise RuleError(f"these tensors do not fit:{some(problems)}")
+        return replace_tensors(state, replacements)
 
     def inverse(self) -> Fuse:
         return Fuse(self.targets, self.source, self.sizes, self.dim, self.optional)
@@ -63,7 +64,7 @@ class Split(Rule):
 
 @dataclass(frozen=True)
 class Fuse(Rule):
-    """Join several tensors into one along one axis; inverse of :class:`Split`, with its sizes."""
+    """Concatenate several tensors along one axis; inverse of :class:`Split`, with the same sizes."""
 
     sources: tuple[str, ...]
     target: str
@@ -74,34 +75,41 @@ class Fuse(Rule):
     def __post_init__(self) -> None:
         object.__setattr__(self, "sources", tuple(self.sources))
         object.__setattr__(self, "sizes", tuple(self.sizes))
-        _check(self.target, self.sources, self.sizes)
+        _check_fields(self.target, self.sources, self.sizes)
 
     def apply(self, state: State) -> State:
         patterns = [Pattern(source) for source in self.sources]
-        held = [{_key(holes): (name, holes) for name, holes in matching(state, p).items()} for p in patterns]
-        keys = list(dict.fromkeys(key for part in held for key in part))
-        if not keys:
-            return self.nothing(state, *self.sources)
-        groups: dict[str, tuple[tuple[str, ...], dict[str, Node]]] = {}
-        wrong: list[str] = []
-        for key in keys:
-            holes = next(part[key][1] for part in held if key in part)
-            missing = [repr(p.format(holes)) for p, part in zip(patterns, held, strict=True) if key not in part]
-            target = Pattern(self.target).format(holes)
+        # for each source the names that match, by the values of the holes
+        names_by_holes = [
+            {tuple(sorted(holes.items())): name for name, holes in match_names(state, pattern).items()}
+            for pattern in patterns
+        ]
+        groups = list(dict.fromkeys(holes for names in names_by_holes for holes in names))
+        if not groups:
+            return self.unchanged_if_optional(state, *self.sources)
+        replacements: list[Replacement] = []
+        problems: list[str] = []
+        for holes in groups:
+            target = Pattern(self.target).format(dict(holes))
+            missing = [
+                repr(pattern.format(dict(holes)))
+                for pattern, names in zip(patterns, names_by_holes, strict=True)
+                if holes not in names
+            ]
             if missing:
-                wrong.append(f"{target!r} lacks {', '.join(missing)}")
+                problems.append(f"{target!r} lacks {', '.join(missing)}")
                 continue
-            names = tuple(part[key][0] for part in held)
-            parts = [state.tensors[name] for name in names]
+            sources = tuple(names[holes] for names in names_by_holes)
+            parts = [state.tensors[name] for name in sources]
             try:
-                _check_pieces(parts, self.sizes, self.dim)
+                _check_parts(parts, self.sizes, self.dim)
             except ValueError as error:
-                wrong.append(f"{', '.join(map(repr, names))}: {error}")
+                problems.append(f"{', '.join(map(repr, sources))}: {error}")
                 continue
-            groups[_first(state, names)] = (names, {target: cat(parts, axis(parts[0].shape, self.dim))})
-        if wrong:
-            raise RuleError(f"these tensors cannot be fused:{some(wrong)}")
-        return replaced(state, groups)
+            replacements.append(Replacement(sources, {target: cat(parts, normalize_dim(parts[0].shape, self.dim))}))
+        if problems:
+            raise RuleError(f"these tensors cannot be fused:{some(problems)}")
+        return replace_tensors(state, replacements)
 
     def inverse(self) -> Split:
         return Split(self.target, self.sources, self.sizes, self.dim, self.optional)
@@ -109,13 +117,13 @@ class Fuse(Rule):
 
 @dataclass(frozen=True)
 class Stack(Rule):
-    """Make tensors that are numbered by one hole one tensor with a new axis.
+    """Stack tensors whose names differ in one number along a new axis.
 
     Args:
         source: pattern with the number, as ``"layers.{i}.{rest**}"``; numbers run from 0 without a gap.
         target: pattern without it, as ``"layers.{rest**}"``.
-        dim: where the new axis is.
-        optional: whether there may be no such tensor.
+        dim: the position of the new axis.
+        optional: whether it is allowed that no tensor matches.
 
     >>> Stack("layers.{i}.w", "layers.w").inverse()
     Unstack(source='layers.w', target='layers.{i}.w', dim=0, optional=False)
@@ -127,39 +135,39 @@ class Stack(Rule):
     optional: bool = False
 
     def __post_init__(self) -> None:
-        _counted(self.source, self.target)
+        _layer_hole(self.source, self.target)
 
     def apply(self, state: State) -> State:
-        source, target = Pattern(self.source), Pattern(self.target)
-        counted = _counted(self.source, self.target)
-        found = matching(state, source)
-        if not found:
-            return self.nothing(state, self.source)
-        stacks: dict[str, dict[str, str]] = {}
-        for name, holes in found.items():
-            stacks.setdefault(target.format(holes), {})[holes[counted]] = name
-        groups: dict[str, tuple[tuple[str, ...], dict[str, Node]]] = {}
-        wrong: list[str] = []
-        for new, numbered in stacks.items():
-            expected = [str(number) for number in range(len(numbered))]
-            if set(numbered) != set(expected):
-                there = ", ".join(sorted(numbered)[:12])
-                wrong.append(f"{new!r}: the numbers are {there}, expected 0 to {len(numbered) - 1}")
+        target = Pattern(self.target)
+        layer_hole = _layer_hole(self.source, self.target)
+        matches = match_names(state, Pattern(self.source))
+        if not matches:
+            return self.unchanged_if_optional(state, self.source)
+        stacks: dict[str, dict[str, str]] = {}  # new name -> number of the layer -> name
+        for name, holes in matches.items():
+            stacks.setdefault(target.format(holes), {})[holes[layer_hole]] = name
+        replacements: list[Replacement] = []
+        problems: list[str] = []
+        for new_name, name_by_number in stacks.items():
+            numbers = [str(number) for number in range(len(name_by_number))]
+            if set(name_by_number) != set(numbers):
+                present = ", ".join(sorted(name_by_number)[:12])
+                problems.append(f"{new_name!r}: the numbers are {present}, expected 0 to {len(name_by_number) - 1}")
                 continue
-            names = tuple(numbered[number] for number in expected)
+            names = tuple(name_by_number[number] for number in numbers)
             layers = [state.tensors[name] for name in names]
             try:
                 if len({layer.spec for layer in layers}) > 1:
-                    raise ValueError(f"are not alike: {_kinds(layers)}")
-                dim = axis((*layers[0].shape, 0), self.dim)
+                    raise ValueError(f"are not alike: {_format_specs([layer.spec for layer in layers])}")
+                dim = normalize_dim((*layers[0].shape, 0), self.dim)
             except ValueError as error:
-                wrong.append(f"{new!r}: its layers {error}")
+                problems.append(f"{new_name!r}: its layers {error}")
                 continue
             shape = (*layers[0].shape[:dim], 1, *layers[0].shape[dim:])
-            groups[_first(state, names)] = (names, {new: cat([reshape(layer, shape) for layer in layers], dim)})
-        if wrong:
-            raise RuleError(f"these tensors cannot be stacked:{some(wrong)}")
-        return replaced(state, groups)
+            replacements.append(Replacement(names, {new_name: cat([reshape(layer, shape) for layer in layers], dim)}))
+        if problems:
+            raise RuleError(f"these tensors cannot be stacked:{some(problems)}")
+        return replace_tensors(state, replacements)
 
     def inverse(self) -> Unstack:
         return Unstack(self.target, self.source, self.dim, self.optional)
@@ -167,7 +175,7 @@ class Stack(Rule):
 
 @dataclass(frozen=True)
 class Unstack(Rule):
-    """Take one axis of a tensor apart into numbered tensors; inverse of :class:`Stack`."""
+    """Make each slice along one axis of a tensor a tensor with its number in the name; inverse of :class:`Stack`."""
 
     source: str
     target: str
@@ -175,51 +183,50 @@ class Unstack(Rule):
     optional: bool = False
 
     def __post_init__(self) -> None:
-        _counted(self.target, self.source)
+        _layer_hole(self.target, self.source)
 
     def apply(self, state: State) -> State:
-        source, target = Pattern(self.source), Pattern(self.target)
-        counted = _counted(self.target, self.source)
-        found = matching(state, source)
-        if not found:
-            return self.nothing(state, self.source)
-        groups: dict[str, tuple[tuple[str, ...], dict[str, Node]]] = {}
-        wrong: list[str] = []
-        for name, holes in found.items():
+        target = Pattern(self.target)
+        layer_hole = _layer_hole(self.target, self.source)
+        matches = match_names(state, Pattern(self.source))
+        if not matches:
+            return self.unchanged_if_optional(state, self.source)
+        replacements: list[Replacement] = []
+        problems: list[str] = []
+        for name, holes in matches.items():
             node = state.tensors[name]
             try:
-                dim = axis(node.shape, self.dim)
+                dim = normalize_dim(node.shape, self.dim)
                 if not node.shape[dim]:
                     raise ValueError(f"has the shape {list(node.shape)}, and no layer along axis {dim}")
             except ValueError as error:
-                wrong.append(f"{name!r}: {error}")
+                problems.append(f"{name!r}: {error}")
                 continue
             shape = (*node.shape[:dim], *node.shape[dim + 1 :])
-            groups[name] = (
-                (name,),
-                {
-                    target.format({**holes, counted: str(number)}): reshape(narrow(node, dim, number, 1), shape)
-                    for number in range(node.shape[dim])
-                },
-            )
-        if wrong:
-            raise RuleError(f"these tensors do not fit:{some(wrong)}")
-        return replaced(state, groups)
+            layers = {
+                target.format({**holes, layer_hole: str(number)}): reshape(narrow(node, dim, number, 1), shape)
+                for number in range(node.shape[dim])
+            }
+            replacements.append(Replacement((name,), layers))
+        if problems:
+            raise RuleError(f"these tensors do not fit:{some(problems)}")
+        return replace_tensors(state, replacements)
 
     def inverse(self) -> Stack:
         return Stack(self.target, self.source, self.dim, self.optional)
 
 
-def _check(whole: str, parts: Sequence[str], sizes: Sequence[int]) -> None:
+def _check_fields(fused: str, parts: Sequence[str], sizes: Sequence[int]) -> None:
+    """Refuse fields of a Split or Fuse that do not fit one another."""
     if len(parts) != len(sizes) or len(parts) < 2:
-        raise RuleError(f"{whole!r} has {len(parts)} parts and {len(sizes)} sizes; it needs two or more of each.")
+        raise RuleError(f"{fused!r} has {len(parts)} parts and {len(sizes)} sizes; it needs two or more of each.")
     if any(type(size) is not int or size < 1 for size in sizes):
         raise RuleError(f"{list(sizes)} are no sizes of parts.")
-    same_holes(Pattern(whole), *map(Pattern, parts))
+    check_same_holes(Pattern(fused), *map(Pattern, parts))
 
 
-def _parts(node: Node, sizes: Sequence[int], dim: int) -> list[Node]:
-    dim = axis(node.shape, dim)
+def _split_node(node: Node, sizes: Sequence[int], dim: int) -> list[Node]:
+    dim = normalize_dim(node.shape, dim)
     if sum(sizes) != node.shape[dim]:
         total = " + ".join(map(str, sizes))
         raise ValueError(f"has the shape {list(node.shape)}, and {total} is {sum(sizes)}, not {node.shape[dim]}")
@@ -227,34 +234,23 @@ def _parts(node: Node, sizes: Sequence[int], dim: int) -> list[Node]:
     return [narrow(node, dim, start, size) for start, size in zip(starts, sizes, strict=True)]
 
 
-def _check_pieces(parts: Sequence[Node], sizes: Sequence[int], dim: int) -> None:
-    dim = axis(parts[0].shape, dim)
-    expected = [Spec((*parts[0].shape[:dim], size, *parts[0].shape[dim + 1 :]), parts[0].spec.dtype) for size in sizes]
-    if [part.spec for part in parts] != expected:
-        raise ValueError(f"expected {_kinds_of(expected)}, got {_kinds(parts)}")
+def _check_parts(parts: Sequence[Node], sizes: Sequence[int], dim: int) -> None:
+    """Refuse parts that differ from the first in more than the sizes along the axis."""
+    dim = normalize_dim(parts[0].shape, dim)
+    specs = [part.spec for part in parts]
+    expected = [Spec((*specs[0].shape[:dim], size, *specs[0].shape[dim + 1 :]), specs[0].dtype) for size in sizes]
+    if specs != expected:
+        raise ValueError(f"expected {_format_specs(expected)}, got {_format_specs(specs)}")
 
 
-def _kinds(layers: Sequence[Node]) -> str:
-    return _kinds_of([layer.spec for layer in layers])
-
-
-def _kinds_of(specs: Sequence[Spec]) -> str:
+def _format_specs(specs: Sequence[Spec]) -> str:
     return ", ".join(f"{spec.dtype} {list(spec.shape)}" for spec in dict.fromkeys(specs))
 
 
-def _counted(numbered: str, whole: str) -> str:
-    """The one hole that numbers layers."""
-    only = set(Pattern(numbered).holes) - set(Pattern(whole).holes)
-    if len(only) != 1 or set(Pattern(whole).holes) - set(Pattern(numbered).holes):
-        raise RuleError(f"{numbered!r} must have the holes of {whole!r} and one more, the number of the layer.")
-    return only.pop()
-
-
-def _key(holes: dict[str, str]) -> tuple[tuple[str, str], ...]:
-    return tuple(sorted(holes.items()))
-
-
-def _first(state: State, names: tuple[str, ...]) -> str:
-    """Of some names the one that comes first in the checkpoint."""
-    held = set(names)
-    return next(name for name in state.tensors if name in held)
+def _layer_hole(separate: str, stacked: str) -> str:
+    """The hole for the number of a layer, which only the pattern of the separate tensors has."""
+    stacked_holes, separate_holes = set(Pattern(stacked).holes), set(Pattern(separate).holes)
+    extra = separate_holes - stacked_holes
+    if len(extra) != 1 or stacked_holes - separate_holes:
+        raise RuleError(f"{separate!r} must have the holes of {stacked!r} and one more, the number of the layer.")
+    return extra.pop()

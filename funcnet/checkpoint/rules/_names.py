@@ -1,4 +1,4 @@
-"""Rules about names: rename, prefix, tie and untie."""
+"""Rules that change names: rename, prefix, tie and untie."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from funcnet.checkpoint._errors import RuleError, some
-from funcnet.checkpoint.rules._patterns import Pattern, same_holes
+from funcnet.checkpoint.rules._patterns import Pattern, check_same_holes
 from funcnet.checkpoint.rules._rule import Claim, Rule, State
 
 
 @dataclass(frozen=True)
 class Rename(Rule):
-    """Give names of one form another form.
+    """Change the form of names.
 
     Args:
-        source: pattern of the names there are, as ``"h.{i}.attn.{rest**}"``.
+        source: pattern of the present names, as ``"h.{i}.attn.{rest**}"``.
         target: pattern of the new names, with the same holes.
-        optional: whether there may be no such name.
+        optional: whether it is allowed that no name matches.
 
     >>> Rename("h.{i}.w", "layers.{i}.weight").inverse()
     Rename(source='layers.{i}.weight', target='h.{i}.w', optional=False)
@@ -28,28 +28,30 @@ class Rename(Rule):
     optional: bool = False
 
     def __post_init__(self) -> None:
-        same_holes(Pattern(self.source), Pattern(self.target))
+        check_same_holes(Pattern(self.source), Pattern(self.target))
 
     def apply(self, state: State) -> State:
         source, target = Pattern(self.source), Pattern(self.target)
-        unclear: list[str] = []
+        ambiguous: list[str] = []
 
-        def new_name(name: str) -> str:
+        def rename(name: str) -> str:
             holes = source.match(name)
             if holes is None:
                 return name
-            new = target.format(holes)
-            if target.match(new) != holes:
-                unclear.append(f"{name!r} -> {new!r}")
-            return new
+            new_name = target.format(holes)
+            if target.match(new_name) != holes:
+                ambiguous.append(f"{name!r} -> {new_name!r}")
+            return new_name
 
         if not any(source.match(name) is not None for name in state.names):
-            return self.nothing(state, self.source)
-        renamed = _renamed(state, new_name)
-        if unclear:
-            unlike = [f"{{{hole}**}}" for hole in source.holes if source.many(hole) and not target.many(hole)]
-            hint = f"\n  A hole stands for one key: write {', '.join(unlike)} on both sides." if unlike else ""
-            lines = some(list(dict.fromkeys(unclear)))
+            return self.unchanged_if_optional(state, self.source)
+        renamed = _rename_all(state, rename)
+        if ambiguous:
+            narrowed = [
+                f"{{{hole}**}}" for hole in source.holes if source.spans_keys(hole) and not target.spans_keys(hole)
+            ]
+            hint = f"\n  A hole stands for one key: write {', '.join(narrowed)} on both sides." if narrowed else ""
+            lines = some(list(dict.fromkeys(ambiguous)))
             raise RuleError(f"{self.target!r} does not tell how to come back from these names:{lines}{hint}")
         return renamed
 
@@ -59,12 +61,12 @@ class Rename(Rule):
 
 @dataclass(frozen=True)
 class Prefix(Rule):
-    """Take ``remove`` off the start of names and put ``add`` there.
+    """Replace the prefix ``remove`` of names by the prefix ``add``.
 
     Args:
-        add: new start.
-        remove: start of the names that are meant; the empty one means all.
-        optional: whether there may be no such name.
+        add: new prefix.
+        remove: prefix of the names to change; the empty prefix is one that all names have.
+        optional: whether it is allowed that no name has the prefix.
 
     >>> Prefix(remove="module.").inverse()
     Prefix(add='module.', remove='', optional=False)
@@ -76,37 +78,37 @@ class Prefix(Rule):
 
     def apply(self, state: State) -> State:
         if not any(name.startswith(self.remove) for name in state.names):
-            return self.nothing(state, self.remove)
+            return self.unchanged_if_optional(state, self.remove)
         length = len(self.remove)
-        return _renamed(state, lambda name: self.add + name[length:] if name.startswith(self.remove) else name)
+        return _rename_all(state, lambda name: self.add + name[length:] if name.startswith(self.remove) else name)
 
     def inverse(self) -> Prefix:
         return Prefix(self.remove, self.add, self.optional)
 
 
-def _renamed(state: State, new_name: Callable[[str], str]) -> State:
-    came: dict[str, list[str]] = {}
+def _rename_all(state: State, rename: Callable[[str], str]) -> State:
+    origins: dict[str, list[str]] = {}
     for name in state.names:
-        came.setdefault(new_name(name), []).append(name)
-    twice = [f"{new!r} from {', '.join(map(repr, names))}" for new, names in came.items() if len(names) > 1]
-    if twice:
-        raise RuleError(f"several tensors would get one name:{some(twice)}")
+        origins.setdefault(rename(name), []).append(name)
+    collisions = [f"{new!r} from {', '.join(map(repr, names))}" for new, names in origins.items() if len(names) > 1]
+    if collisions:
+        raise RuleError(f"several tensors would get one name:{some(collisions)}")
     return replace(
         state,
-        tensors={new_name(name): node for name, node in state.tensors.items()},
-        aliases={new_name(alias): new_name(owner) for alias, owner in state.aliases.items()},
+        tensors={rename(name): node for name, node in state.tensors.items()},
+        aliases={rename(alias): rename(owner) for alias, owner in state.aliases.items()},
     )
 
 
 @dataclass(frozen=True)
 class Tie(Rule):
-    """Make a name a further name of another tensor.
+    """Make a name an alias of another tensor.
 
     Args:
-        alias: the name that will own nothing.
+        alias: the name that will own no tensor.
         owner: the name of the tensor.
-        stored: whether the file holds the tensor a second time under ``alias``. Then both must have the same bytes,
-            which is checked. If false, ``alias`` is not there yet.
+        stored: whether the file stores the tensor a second time under ``alias``. Then both must have the same bytes,
+            which is checked. If false, ``alias`` must be a new name.
         optional: whether ``owner``, and ``alias`` where it should be stored, may be missing.
     """
 
@@ -120,7 +122,7 @@ class Tie(Rule):
         if self.optional and (owner not in state.tensors or (self.stored and alias not in state.tensors)):
             return state
         if owner not in state.tensors or owner == alias:
-            return self.nothing(state, owner)
+            return self.unchanged_if_optional(state, owner)
         if alias in state.aliases:
             raise RuleError(f"{alias!r} is a tie already, to {state.aliases[alias]!r}.")
         if not self.stored:
@@ -128,14 +130,14 @@ class Tie(Rule):
                 raise RuleError(f"{alias!r} is stored; tie it with stored = true, which checks that both are equal.")
             return replace(state, aliases={**state.aliases, alias: owner})
         if alias not in state.tensors:
-            return self.nothing(state, alias)
-        kept = {name: node for name, node in state.tensors.items() if name != alias}
-        node, equal = state.tensors[alias], state.tensors[owner]
-        if node.spec != equal.spec:
-            raise RuleError(f"{alias!r} is {node.spec}, and {owner!r} is {equal.spec}: they are no tie.")
+            return self.unchanged_if_optional(state, alias)
+        tensors = {name: node for name, node in state.tensors.items() if name != alias}
+        second, first = state.tensors[alias], state.tensors[owner]
+        if second.spec != first.spec:
+            raise RuleError(f"{alias!r} is {second.spec}, and {owner!r} is {first.spec}: they are no tie.")
         aliases = {name: owner if to == alias else to for name, to in state.aliases.items()} | {alias: owner}
-        claim = Claim(f"{alias!r} and {owner!r}, which are tied, are equal", node, equal)
-        return replace(state, tensors=kept, aliases=aliases, claims=(*state.claims, claim))
+        claim = Claim(f"{alias!r} and {owner!r}, which are tied, are equal", second, first)
+        return replace(state, tensors=tensors, aliases=aliases, claims=(*state.claims, claim))
 
     def inverse(self) -> Untie:
         return Untie(self.alias, self.owner, self.stored, self.optional)
@@ -143,7 +145,7 @@ class Tie(Rule):
 
 @dataclass(frozen=True)
 class Untie(Rule):
-    """Inverse of :class:`Tie`: store the tensor under ``alias`` too, or, with ``stored`` false, forget the name."""
+    """Inverse of :class:`Tie`: store the tensor under ``alias`` too or, if ``stored`` is false, remove the alias."""
 
     alias: str
     owner: str
@@ -152,7 +154,7 @@ class Untie(Rule):
 
     def apply(self, state: State) -> State:
         if state.aliases.get(self.alias) != self.owner:
-            return self.nothing(state, self.alias)
+            return self.unchanged_if_optional(state, self.alias)
         aliases = {name: owner for name, owner in state.aliases.items() if name != self.alias}
         if not self.stored:
             return replace(state, aliases=aliases)

@@ -1,4 +1,4 @@
-"""Names with holes: ``layers.{i}.attn.q`` means every name of that form."""
+"""Patterns of names with holes: ``layers.{i}.attn.q`` matches this name in every layer."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _HOLE = re.compile(r"\{([A-Za-z_]\w*)(\*\*)?\}")
 
 @dataclass(frozen=True)
 class Pattern:
-    """A pattern of names, anchored at both ends.
+    """A pattern that a whole name matches or does not match.
 
-    ``{i}`` stands for one key (no dot, no slash), ``{rest**}`` for any number of keys, at least one; a hole that comes
-    twice is the same text both times.
+    ``{i}`` matches one key (no dot, no slash), ``{rest**}`` any number of keys, at least one. A hole that occurs twice
+    has the same value both times.
 
     >>> pattern = Pattern("layers.{i}.{rest**}")
     >>> pattern.match("layers.12.attn.q"), pattern.match("my.layers.12.attn.q")
@@ -29,45 +29,44 @@ class Pattern:
     _regex: re.Pattern[str] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        seen: list[str] = []
+        holes: list[str] = []
         regex, end = "", 0
         for hole in _HOLE.finditer(self.text):
-            name, many = hole.groups()
+            name, spans_keys = hole.groups()
             regex += re.escape(self.text[end : hole.start()])
-            regex += f"(?P={name})" if name in seen else f"(?P<{name}>{'.+' if many else '[^./]+'})"
-            seen.append(name)
+            regex += f"(?P={name})" if name in holes else f"(?P<{name}>{'.+' if spans_keys else '[^./]+'})"
+            holes.append(name)
             end = hole.end()
-        rest = self.text[end:]
         if set(_HOLE.sub("", self.text)) & set("{}"):
             raise RuleError(f"{self.text!r} has braces that are no hole. Holes are {{name}} and {{name**}}.")
-        object.__setattr__(self, "holes", tuple(dict.fromkeys(seen)))
-        object.__setattr__(self, "_regex", re.compile(regex + re.escape(rest), re.DOTALL))
+        object.__setattr__(self, "holes", tuple(dict.fromkeys(holes)))
+        object.__setattr__(self, "_regex", re.compile(regex + re.escape(self.text[end:]), re.DOTALL))
 
     def match(self, name: str) -> dict[str, str] | None:
-        """What the holes stand for in a name; None if it does not fit."""
-        found = self._regex.fullmatch(name)
-        return None if found is None else found.groupdict()
+        """The values of the holes in a name; None if the name does not match."""
+        match = self._regex.fullmatch(name)
+        return None if match is None else match.groupdict()
 
-    def many(self, hole: str) -> bool:
-        """Whether a hole stands for any number of keys."""
+    def spans_keys(self, hole: str) -> bool:
+        """Whether a hole matches any number of keys."""
         return f"{{{hole}**}}" in self.text
 
     def format(self, holes: dict[str, str]) -> str:
-        """The name with the holes filled."""
+        """The name that has these values in the holes."""
         return _HOLE.sub(lambda hole: holes[hole[1]], self.text)
 
 
-def same_holes(*patterns: Pattern) -> None:
-    """Refuse patterns of one rule that do not have the same holes.
+def check_same_holes(*patterns: Pattern) -> None:
+    """Refuse patterns of one rule that have different holes, because the rule could not be inverted.
 
     Raises:
-        RuleError: names the holes that one has and another has not.
+        RuleError: names the holes that each pattern lacks.
     """
-    every = {hole for pattern in patterns for hole in pattern.holes}
-    lacking = [
-        f"{pattern.text!r} lacks {', '.join(sorted(every - set(pattern.holes)))}"
+    all_holes = {hole for pattern in patterns for hole in pattern.holes}
+    problems = [
+        f"{pattern.text!r} lacks {', '.join(sorted(all_holes - set(pattern.holes)))}"
         for pattern in patterns
-        if set(pattern.holes) != every
+        if set(pattern.holes) != all_holes
     ]
-    if lacking:
-        raise RuleError(f"all patterns of a rule need the same holes, to go both ways: {'; '.join(lacking)}.")
+    if problems:
+        raise RuleError(f"all patterns of a rule need the same holes, to go both ways: {'; '.join(problems)}.")

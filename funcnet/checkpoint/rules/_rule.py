@@ -1,10 +1,10 @@
-"""What a rule is: a change of a whole checkpoint, described by values, that knows its inverse."""
+"""The base class of all rules, the state that they change, and what they share."""
 
 from __future__ import annotations
 
 import abc
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from funcnet.checkpoint._errors import RuleError, some
@@ -15,7 +15,13 @@ from funcnet.checkpoint.rules._patterns import Pattern
 
 @dataclass(frozen=True)
 class Claim:
-    """Two tensors that a rule takes to be equal, which is checked when their bytes are there."""
+    """Two tensors that a rule assumes to be equal. It is checked when their bytes are read.
+
+    Attributes:
+        what: the claim in words.
+        node: a tensor of the checkpoint.
+        equal: what it must be equal to.
+    """
 
     what: str
     node: Node
@@ -24,14 +30,14 @@ class Claim:
 
 @dataclass(frozen=True)
 class State:
-    """The tensors of a checkpoint between two rules.
+    """The tensors of a checkpoint between two rules, described and not read.
 
     Attributes:
-        tensors: how each is made of the sources, by name.
-        aliases: further names of them.
-        claims: what has to be true of the bytes.
-        lost: names a rule removes for good, and why.
-        copies: names that hold what another holds too.
+        tensors: name -> how the tensor is computed from the tensors of the source.
+        aliases: further names of tensors: alias -> owner.
+        claims: what must hold for the bytes.
+        lost: tensors that a rule drops for good, by name.
+        copies: tensors that are stored under a second name.
     """
 
     tensors: dict[str, Node]
@@ -41,23 +47,25 @@ class State:
     copies: tuple[Node, ...] = ()
 
     @classmethod
-    def of(cls, specs: Mapping[str, Spec], aliases: Mapping[str, str]) -> State:
+    def from_specs(cls, specs: Mapping[str, Spec], aliases: Mapping[str, str]) -> State:
         """The state before the first rule."""
         return cls({name: Source(spec, name) for name, spec in specs.items()}, dict(aliases))
 
     @property
     def names(self) -> Iterator[str]:
+        """The names of all tensors, then the aliases."""
         yield from self.tensors
         yield from self.aliases
 
     def with_tensors(self, tensors: dict[str, Node]) -> State:
+        """This state with other tensors."""
         return replace(self, tensors=tensors)
 
 
 class Rule(abc.ABC):
     """One typed, invertible operation on the tensors of a checkpoint.
 
-    Rules are records: equal when their fields are, and written to TOML field by field.
+    Rules are records: they are equal when their fields are, and TOML has them field by field.
     """
 
     optional: bool
@@ -67,104 +75,115 @@ class Rule(abc.ABC):
         """The state after the rule.
 
         Raises:
-            RuleError: if it does not fit; names everything at fault.
+            RuleError: if the rule does not fit; names every tensor at fault.
         """
 
     @abc.abstractmethod
     def inverse(self) -> Rule:
         """The rule that undoes this one."""
 
-    def nothing(self, state: State, *patterns: str) -> State:
-        """The state unchanged, where that is allowed if no name fits."""
+    def unchanged_if_optional(self, state: State, *patterns: str) -> State:
+        """The state as it is, for a rule whose patterns match no name, which only an optional rule may do.
+
+        Raises:
+            RuleError: if the rule is not optional; suggests names that are similar.
+        """
         if self.optional:
             return state
-        wanted = " or ".join(map(repr, patterns))
-        near = [close for pattern in patterns for close in difflib.get_close_matches(pattern, state.names, 3, 0.3)]
-        hint = f" The nearest names are {', '.join(map(repr, near))}." if near else ""
-        raise RuleError(f"no tensor is named {wanted}.{hint} Correct the pattern, or set optional = true.")
+        alternatives = " or ".join(map(repr, patterns))
+        similar = [name for pattern in patterns for name in difflib.get_close_matches(pattern, state.names, 3, 0.3)]
+        hint = f" The nearest names are {', '.join(map(repr, similar))}." if similar else ""
+        raise RuleError(f"no tensor is named {alternatives}.{hint} Correct the pattern, or set optional = true.")
 
 
-def matching(state: State, pattern: Pattern) -> dict[str, dict[str, str]]:
-    """Names of tensors that fit, each with what the holes stand for; ties that fit follow their owners.
+def match_names(state: State, pattern: Pattern) -> dict[str, dict[str, str]]:
+    """The names of tensors that match a pattern, each with the values of the holes.
+
+    A tie needs no match of its own: it follows its owner.
 
     Raises:
-        RuleError: if a tie fits and its owner does not: the one tensor would have to be two.
+        RuleError: if an alias matches and its owner does not, because one tensor would have to become two.
     """
     if not pattern.holes:
-        found: dict[str, dict[str, str]] = {pattern.text: {}} if pattern.text in state.tensors else {}
+        matches: dict[str, dict[str, str]] = {pattern.text: {}} if pattern.text in state.tensors else {}
     else:
-        found = {name: holes for name in state.tensors if (holes := pattern.match(name)) is not None}
-    astray = [
+        matches = {name: holes for name in state.tensors if (holes := pattern.match(name)) is not None}
+    lone_aliases = [
         f"{alias!r} is a tie to {owner!r}"
         for alias, owner in state.aliases.items()
-        if owner not in found and pattern.match(alias) is not None
+        if owner not in matches and pattern.match(alias) is not None
     ]
-    if astray:
+    if lone_aliases:
         raise RuleError(
-            f"{pattern.text!r} means ties and not the tensors they are tied to:{some(astray)}\n"
+            f"{pattern.text!r} means ties and not the tensors they are tied to:{some(lone_aliases)}\n"
             f"Name the owners, or untie them first."
         )
-    return found
+    return matches
 
 
-def free_of_ties(state: State, names: Iterable[str]) -> None:
-    """Refuse tensors that have further names, for an operation after which they would not exist.
+def refuse_ties(state: State, names: Iterable[str]) -> None:
+    """Refuse tensors that have aliases, for an operation that removes the tensors.
 
     Raises:
         RuleError: lists the ties.
     """
-    used = set(names)
-    tied = [f"{alias!r} is tied to {owner!r}" for alias, owner in state.aliases.items() if owner in used]
-    if tied:
-        raise RuleError(f"tensors with ties are neither joined, parted nor dropped:{some(tied)}\nUntie them first.")
+    removed = set(names)
+    ties = [f"{alias!r} is tied to {owner!r}" for alias, owner in state.aliases.items() if owner in removed]
+    if ties:
+        raise RuleError(f"tensors with ties are neither joined, parted nor dropped:{some(ties)}\nUntie them first.")
 
 
-def replaced(state: State, groups: Mapping[str, tuple[tuple[str, ...], dict[str, Node]]]) -> State:
-    """The state with groups of tensors in the place of others, each where the first it replaces was.
+@dataclass(frozen=True)
+class Replacement:
+    """Tensors that leave a state together, and the tensors that take their place."""
 
-    Args:
-        groups: first name replaced -> all names replaced, and what comes in their place.
+    names: tuple[str, ...]
+    tensors: dict[str, Node]
+
+
+def replace_tensors(state: State, replacements: Sequence[Replacement]) -> State:
+    """The state after some replacements; new tensors stand where the first of those they replace stood.
 
     Raises:
-        RuleError: if a name would be there twice; lists them.
+        RuleError: if two tensors would have one name; lists the names.
     """
-    gone = {name for names, _ in groups.values() for name in names}
-    free_of_ties(state, gone)
+    replacement_of = {name: replacement for replacement in replacements for name in replacement.names}
+    refuse_ties(state, replacement_of)
+    pending = {id(replacement) for replacement in replacements}
     tensors: dict[str, Node] = {}
-    twice: list[str] = []
-
-    def put(name: str, node: Node) -> None:
-        if name in tensors or name in state.aliases:
-            twice.append(repr(name))
-        tensors[name] = node
-
+    duplicates: list[str] = []
     for name, node in state.tensors.items():
-        if name in groups:
-            for new, made in groups[name][1].items():
-                put(new, made)
-        elif name not in gone:
-            put(name, node)
-    if twice:
-        raise RuleError(f"these names would be there twice:{some(twice)}")
+        replacement = replacement_of.get(name)
+        if replacement is None:
+            new_tensors = {name: node}
+        elif id(replacement) in pending:
+            pending.remove(id(replacement))
+            new_tensors = replacement.tensors
+        else:
+            new_tensors = {}
+        duplicates += [repr(new) for new in new_tensors if new in tensors or new in state.aliases]
+        tensors |= new_tensors
+    if duplicates:
+        raise RuleError(f"these names would be there twice:{some(duplicates)}")
     return state.with_tensors(tensors)
 
 
-def each(state: State, rule: Rule, pattern: Pattern, change: Callable[[Node], Node]) -> State:
-    """The state with a change made to every tensor that fits.
+def map_matches(state: State, rule: Rule, pattern: Pattern, change: Callable[[Node], Node]) -> State:
+    """The state with every tensor that matches a pattern changed.
 
     Raises:
-        RuleError: lists every tensor whose shape or dtype does not fit.
+        RuleError: lists every tensor that ``change`` refused with a ValueError.
     """
-    found = matching(state, pattern)
-    if not found:
-        return rule.nothing(state, pattern.text)
+    matches = match_names(state, pattern)
+    if not matches:
+        return rule.unchanged_if_optional(state, pattern.text)
     tensors = dict(state.tensors)
-    wrong = []
-    for name in found:
+    problems = []
+    for name in matches:
         try:
             tensors[name] = change(tensors[name])
-        except ValueError as error:  # noqa: PERF203  all at once
-            wrong.append(f"{name!r}: {error}")
-    if wrong:
-        raise RuleError(f"these tensors do not fit:{some(wrong)}")
+        except ValueError as error:  # noqa: PERF203  one error lists all tensors
+            problems.append(f"{name!r}: {error}")
+    if problems:
+        raise RuleError(f"these tensors do not fit:{some(problems)}")
     return state.with_tensors(tensors)

@@ -1,4 +1,4 @@
-"""Rules as TOML: one table for each, its fields by name."""
+"""Rules as TOML and as plain tables: each rule is a table with the name of its operation and its fields."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _CLASSES: tuple[type[Rule], ...] = (
     *(Rename, Prefix, Transpose, Permute, Reshape, Split, Fuse, Interleave, Stack, Unstack, Tie, Untie),
     *(Cast, Drop, Fill),
 )
-OPS: dict[str, type[Rule]] = {kind.__name__.lower(): kind for kind in _CLASSES}
-"""Every operation by the name it has in TOML."""
+RULE_CLASSES: dict[str, type[Rule]] = {rule_class.__name__.lower(): rule_class for rule_class in _CLASSES}
+"""Every class of rules, by the name of its operation in TOML."""
 
 
 def inverse(rules: Iterable[Rule]) -> tuple[Rule, ...]:
-    """The rules that undo some rules: the inverse of each, in reverse order.
+    """The rules that undo a list of rules: the inverse of each, in reverse order.
 
     >>> [type(rule).__name__ for rule in inverse([Rename("a", "b"), Stack("b.{i}", "c")])]
     ['Unstack', 'Rename']
@@ -44,7 +44,7 @@ def inverse(rules: Iterable[Rule]) -> tuple[Rule, ...]:
 def from_toml(text: str) -> tuple[Rule, ...]:
     """The rules of a TOML text: tables ``[[rule]]`` with an ``op`` and the fields of the operation.
 
-    A table with ``guess = true`` was proposed by ``match`` and not yet looked at by a person, who takes the line out.
+    ``match`` proposes tables with ``guess = true``. A person has to look at them and take that line out.
 
     Raises:
         RuleError: lists every table that is not a rule, and every guess, by its number.
@@ -54,7 +54,7 @@ def from_toml(text: str) -> tuple[Rule, ...]:
     """
     try:
         parsed = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # also for a number of thousands of digits, or tables too deep
+    except (ValueError, RecursionError) as error:  # also if a number has thousands of digits or tables nest too deep
         raise RuleError(f"the rules are not TOML: {brief(error)}.") from None
     tables = parsed.pop("rule", [])
     if parsed or not isinstance(tables, list):
@@ -66,24 +66,22 @@ def read_toml(path: str | os.PathLike[str]) -> tuple[Rule, ...]:
     """The rules of a TOML file.
 
     Raises:
-        RuleError: as of :func:`from_toml`, and if the file is no text.
+        RuleError: as :func:`from_toml` does, and if the file is not text.
         OSError: if it cannot be read.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")  # some editors put a mark before the text
+        text = Path(path).read_text(encoding="utf-8-sig")  # some editors write a byte order mark
     except UnicodeDecodeError as error:
         raise RuleError(f"the rules {str(path)!r} are no text in UTF-8: {brief(error)}.") from None
     return from_toml(text)
 
 
-def from_plain(tables: Sequence[Any]) -> tuple[Rule, ...]:
-    """The rules of some parsed tables, as in TOML or in a certificate.
+def from_plain(tables: Sequence[object]) -> tuple[Rule, ...]:
+    """The rules of parsed tables, which come from TOML or from a certificate.
 
     Raises:
         RuleError: lists every table that is not a rule, by its number.
     """
-    rules: list[Rule] = []
-    wrong: list[str] = []
     guesses = [
         f"rule {number}: {json.dumps({name: value for name, value in table.items() if name != 'guess'}, default=str)}"
         for number, table in enumerate(tables, 1)
@@ -94,49 +92,51 @@ def from_plain(tables: Sequence[Any]) -> tuple[Rule, ...]:
             f"nobody has looked at these guesses:{some(guesses)}\n"
             f"Look at each, correct it, and take its line guess = true out."
         )
+    rules: list[Rule] = []
+    problems: list[str] = []
     for number, table in enumerate(tables, 1):
         try:
-            rules.append(_rule(table))
-        except (ValueError, TypeError) as error:  # noqa: PERF203  all at once
-            wrong.append(f"rule {number}: {error}")
-    if wrong:
-        raise RuleError(f"these are not rules:{some(wrong)}")
+            rules.append(_parse_rule(table))
+        except (ValueError, TypeError) as error:  # noqa: PERF203  one error lists all tables
+            problems.append(f"rule {number}: {error}")
+    if problems:
+        raise RuleError(f"these are not rules:{some(problems)}")
     return tuple(rules)
 
 
-def _rule(table: Any) -> Rule:
+def _parse_rule(table: object) -> Rule:
     op = table.get("op") if isinstance(table, Mapping) else table
-    if not isinstance(table, Mapping) or not isinstance(op, str) or op not in OPS:
-        raise RuleError(f"op = {json.dumps(op, default=str)} is none of {', '.join(OPS)}.")
-    kind = OPS[op]
-    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    given = {name: value for name, value in table.items() if name != "op" and (name, value) != ("guess", False)}
-    unknown = sorted(set(given) - set(fields))
+    if not isinstance(table, Mapping) or not isinstance(op, str) or op not in RULE_CLASSES:
+        raise RuleError(f"op = {json.dumps(op, default=str)} is none of {', '.join(RULE_CLASSES)}.")
+    rule_class = RULE_CLASSES[op]
+    fields = {field.name: field for field in dataclasses.fields(rule_class)}  # type: ignore[arg-type]
+    values = {name: value for name, value in table.items() if name != "op" and (name, value) != ("guess", False)}
+    unknown = sorted(set(values) - set(fields))
     missing = sorted(
         name
         for name, field in fields.items()
-        if name not in given and field.default is field.default_factory is dataclasses.MISSING
+        if name not in values and field.default is field.default_factory is dataclasses.MISSING
     )
     if unknown or missing:
-        problems = [f"{table['op']} has no {', '.join(unknown)}"] * bool(unknown)
-        problems += [f"{table['op']} needs {', '.join(missing)}"] * bool(missing)
+        problems = [f"{op} has no {', '.join(unknown)}"] * bool(unknown)
+        problems += [f"{op} needs {', '.join(missing)}"] * bool(missing)
         raise RuleError(f"{'; '.join(problems)}. Its fields are {', '.join(fields)}.")
-    hints = typing.get_type_hints(kind)
-    misfits = [f"{name} = {value!r}" for name, value in given.items() if not _fits(value, hints[name])]
+    hints = typing.get_type_hints(rule_class)
+    misfits = [f"{name} = {value!r}" for name, value in values.items() if not _has_type(value, hints[name])]
     if misfits:
-        raise RuleError(f"{table['op']} does not take {', '.join(misfits)}.")
-    return kind(**given)
+        raise RuleError(f"{op} does not take {', '.join(misfits)}.")
+    return rule_class(**values)
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value of TOML is one of the annotated type."""
+def _has_type(value: object, hint: Any) -> bool:
+    """Whether a value of TOML fits the annotation of a field."""
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, option) for option in typing.get_args(hint))
+        return any(_has_type(value, option) for option in typing.get_args(hint))
     if origin is tuple:
-        inner = typing.get_args(hint)[0]
-        return isinstance(value, (list, tuple)) and all(_fits(item, inner) for item in value)
-    if origin is not None:
+        item_hint = typing.get_args(hint)[0]
+        return isinstance(value, (list, tuple)) and all(_has_type(item, item_hint) for item in value)
+    if origin is not None:  # Mapping[str, int]
         return isinstance(value, Mapping) and all(type(size) is int for size in value.values())
     if hint is float:
         return type(value) in (int, float)
@@ -144,7 +144,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def to_plain(rules: Iterable[Rule]) -> list[dict[str, Any]]:
-    """Rules as dicts of plain values; fields that have their default are left out."""
+    """Rules as dicts of plain values; fields with their default value are left out."""
     tables: list[dict[str, Any]] = []
     for rule in rules:
         table: dict[str, Any] = {"op": type(rule).__name__.lower()}
@@ -152,23 +152,23 @@ def to_plain(rules: Iterable[Rule]) -> list[dict[str, Any]]:
             value = getattr(rule, field.name)
             default = field.default_factory() if callable(field.default_factory) else field.default
             if value != default:
-                table[field.name] = _plain(value)
+                table[field.name] = _to_plain_value(value)
         tables.append(table)
     return tables
 
 
-def _plain(value: Any) -> Any:
+def _to_plain_value(value: object) -> object:
     if isinstance(value, tuple):
         return list(value)
     return dict(value) if isinstance(value, Mapping) else value
 
 
 def to_toml(rules: Iterable[Rule], comments: Mapping[int, str] | None = None, guesses: Collection[int] = ()) -> str:
-    """The TOML of some rules; :func:`from_toml` gives them back.
+    """The rules as TOML; :func:`from_toml` gives them back.
 
     Args:
         rules: what to write.
-        comments: a remark to put above the rule of that number, counted from 0.
+        comments: number of a rule, counted from 0 -> a comment to write above it.
         guesses: numbers of rules that :func:`from_toml` shall refuse until a person has looked at them.
 
     >>> print(to_toml([Rename("a", "b")], {0: "a guess"}))
@@ -181,19 +181,19 @@ def to_toml(rules: Iterable[Rule], comments: Mapping[int, str] | None = None, gu
     """
     blocks = []
     for number, table in enumerate(to_plain(rules)):
-        remark = [f"# {line}" for line in (comments or {}).get(number, "").splitlines()]
+        comment = [f"# {line}" for line in (comments or {}).get(number, "").splitlines()]
         if number in guesses:
             table["guess"] = True
-        lines = [f"{name} = {_value(value)}" for name, value in table.items()]
-        blocks.append("\n".join([*remark, "[[rule]]", *lines]) + "\n")
+        lines = [f"{name} = {_format_value(value)}" for name, value in table.items()]
+        blocks.append("\n".join([*comment, "[[rule]]", *lines]) + "\n")
     return "\n".join(blocks)
 
 
-def _value(value: Any) -> str:
+def _format_value(value: object) -> str:
     if isinstance(value, list):
-        return f"[{', '.join(map(_value, value))}]"
+        return f"[{', '.join(map(_format_value, value))}]"
     if isinstance(value, dict):
-        return f"{{ {', '.join(f'{json.dumps(key)} = {_value(item)}' for key, item in value.items())} }}"
+        return f"{{ {', '.join(f'{json.dumps(key)} = {_format_value(item)}' for key, item in value.items())} }}"
     if isinstance(value, float):
         return repr(value)
     return json.dumps(value, ensure_ascii=True)

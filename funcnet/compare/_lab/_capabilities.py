@@ -10,7 +10,7 @@ from funcnet.compare._lab import _try_calls as calls
 from funcnet.compare._lab import _try_state as state
 from funcnet.compare._lab import _try_transforms as transforms
 from funcnet.compare._lab._costs import Makers
-from funcnet.compare._lab._equal import without_fast_path
+from funcnet.compare._lab._differences import without_fast_path
 from funcnet.compare._lab._forms import CALL, MODULE, NATIVE, TRACED
 from funcnet.compare._lab._records import Capability
 from funcnet.compare._lab._subject import Subject

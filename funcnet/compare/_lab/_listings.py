@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import funcnet as fn
-from funcnet.compare._errors import brief
+from funcnet.compare._errors import summarize_error
 from funcnet.compare._lab._records import Entry, Listing
 from funcnet.compare._lab._subject import Subject
 from funcnet.compare._results import NotPossible
@@ -18,7 +18,7 @@ def stateless_listing(subject: Subject) -> Listing | NotPossible:
     try:
         return Listing("fn.source(module, x), eval mode", fn.source(subject.module, *batch.args, **batch.kwargs))
     except Exception as error:  # whatever a forward may do under torch's tracer
-        return NotPossible(brief(error, 400))
+        return NotPossible(summarize_error(error, 400))
 
 
 def stateful_listing(subject: Subject, source: str) -> Listing:
@@ -31,7 +31,7 @@ def stateful_listing(subject: Subject, source: str) -> Listing:
         code = fn.source(subject.module, *batch.args, style="stateful", **batch.kwargs)
         return Listing('fn.source(module, x, style="stateful")', code)
     except Exception as error:  # as above
-        return Listing(title, f"{source}# and it cannot be written anew: {brief(error, 300)}\n")
+        return Listing(title, f"{source}# and it cannot be written anew: {summarize_error(error, 300)}\n")
 
 
 def parts_of(subject: Subject) -> dict[str, str]:

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import torch
 
-from funcnet.compare._articles import Progress, quiet, versions
+from funcnet.compare._compare_articles import Progress, quiet, versions
 from funcnet.compare._digits import load_digits
-from funcnet.compare._inputs import parse_spec
+from funcnet.compare._input_specs import parse_input_spec
 from funcnet.compare._lab._capabilities import capabilities
 from funcnet.compare._lab._costs import against_batch, against_depth, memory, once_each, overhead
 from funcnet.compare._lab._depth import Depths, depths_of_module, depths_of_pair
-from funcnet.compare._lab._equal import differences
+from funcnet.compare._lab._differences import differences
 from funcnet.compare._lab._forms import CALL, COMPILED, MODULE, NATIVE, TRACED, Allowance, make_forms, start_compiler
 from funcnet.compare._lab._listings import entries_of, parts_of, stateful_listing, stateless_listing
 from funcnet.compare._lab._many import ensemble, per_sample
@@ -25,7 +25,7 @@ from funcnet.compare._lab._subject import Subject, subject_of_module, subject_of
 from funcnet.compare._measure import one_thread
 from funcnet.compare._models import PAIRS
 from funcnet.compare._results import Articles, Compared, NotPossible, Untrained
-from funcnet.compare._target import build, parse_target
+from funcnet.compare._target import build_target, parse_target
 
 FORMS = (MODULE, CALL, NATIVE, TRACED, COMPILED)
 COMPILING = 40.0
@@ -103,8 +103,8 @@ def _subjects(comparison: Articles | Untrained) -> list[tuple[Compared, Make]]:
 
         def of_module() -> tuple[Subject, Depths | NotPossible]:
             torch.manual_seed(seed)
-            module = build(parse_target(comparison.name)).module
-            subject = subject_of_module(module, [parse_spec(text) for text in comparison.inputs], seed)
+            module = build_target(parse_target(comparison.name)).module
+            subject = subject_of_module(module, [parse_input_spec(text) for text in comparison.inputs], seed)
             return subject, depths_of_module(subject)
 
         return [(comparison, of_module)]

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 import funcnet as fn
 from funcnet._typing import Tree
 from funcnet.compare._digits import Digits
-from funcnet.compare._errors import brief
-from funcnet.compare._inputs import Spec, make_inputs
+from funcnet.compare._errors import summarize_error
+from funcnet.compare._input_specs import InputSpec, make_inputs
 from funcnet.compare._models import Pair
 from funcnet.compare._results import NotPossible
 from funcnet.compare._sides import total
-from funcnet.compare._steps import logits
+from funcnet.compare._training_steps import logits
 
 
 class Batch(NamedTuple):
@@ -110,7 +110,7 @@ def cross_entropy(output: Any, labels: Tensor | None) -> Tensor:
     return F.cross_entropy(logits(output), labels)
 
 
-def subject_of_module(module: nn.Module, specs: Sequence[Spec], seed: int) -> Subject:
+def subject_of_module(module: nn.Module, specs: Sequence[InputSpec], seed: int) -> Subject:
     """A module of the user's, on random inputs; the sum of its outputs stands for a loss."""
     net, params, buffers = fn.from_module(module)
     first = {spec.shape[0] if spec.shape else 0 for spec in specs}
@@ -145,7 +145,7 @@ def _refused(module: nn.Module, batch: Callable[[int], Batch], sizes: tuple[int,
             for size in sizes:
                 batch(size).call(copied)
     except Exception as error:  # whatever a forward may raise
-        return brief(error, 160)
+        return summarize_error(error, 160)
     return ""
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from funcnet.compare._errors import brief
+from funcnet.compare._errors import summarize_error
 from funcnet.compare._lab._costs import Makers
 from funcnet.compare._lab._forms import ModuleForm, PureForm
 from funcnet.compare._lab._records import Outcome
@@ -57,7 +57,7 @@ def attempt(bench: Bench, name: str, of_module: Try, of_pure: TryPure) -> Outcom
     try:
         form = bench.makers[name]()
     except Exception as error:  # whatever a tracer may raise
-        return Outcome(None, f"this form could not be made: {brief(error, 160)}")
+        return Outcome(None, f"this form could not be made: {summarize_error(error, 160)}")
     torch.manual_seed(bench.subject.seed)
     try:
         # functional_call holds a module and sets its mode, so each try has one of its own
@@ -81,7 +81,7 @@ def first_line(error: BaseException) -> str:
     'ValueError: one'
     """
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return brief(f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__, 200)
+    return summarize_error(f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__, 200)
 
 
 def tensors(output: Any) -> list[Tensor]:

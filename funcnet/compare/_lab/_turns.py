@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from funcnet.compare._errors import brief
+from funcnet.compare._errors import summarize_error
 from funcnet.compare._lab._records import Curve, Spread
 from funcnet.compare._measure import clock
 from funcnet.compare._results import NotPossible
@@ -89,7 +89,7 @@ class SkippedError(Exception):
 
 def reason_of(error: BaseException) -> str:
     """Why something could not be measured, in one line."""
-    return str(error) if isinstance(error, SkippedError) else brief(error, 220)
+    return str(error) if isinstance(error, SkippedError) else summarize_error(error, 220)
 
 
 def curve(title: str, call: str, axis: str, rows: Mapping[int, Mapping[str, Make]], budget: float) -> Curve:

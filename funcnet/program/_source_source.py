@@ -1,0 +1,65 @@
+"""A module or a net as source text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from funcnet.core import Net
+
+
+def source(
+    module_or_net: nn.Module | Net,
+    *example_inputs: Any,
+    train: bool = False,
+    style: str = "stateless",
+    dynamic: Any = ("batch",),
+    **example_kwargs: Any,
+) -> str:
+    """Write a model down as Python that runs by itself.
+
+    Stateless, it is ``forward(params, buffers, *inputs, rng=None)``, which returns ``(output, new buffers)``: plain
+    ``torch`` and ``F`` calls over ``params["a"]["b"]``, in the names the author uses. Calls of equal parts are one
+    function, in a loop where they follow each other. Stateful, it is a class that builds the layers of ``torch.nn`` it
+    needs, loads the module's ``state_dict``, and has the rest in ``forward``.
+
+    Before the text is handed out it is run beside the module: output, gradients and new buffers must have its bits.
+
+    Args:
+        module_or_net: any ``nn.Module`` whose forward torch's tracer can follow, or any net. It is not written to.
+        example_inputs, example_kwargs: what it is called with. Sizes, dtypes and constants matter, numbers do not.
+        train: the mode that a stateless text is for; a class has both.
+        style: ``"stateless"`` or ``"stateful"``.
+        dynamic: which sizes stay free, as in :func:`funcnet.trace`: axis 0 of every tensor input unless told.
+
+    Returns:
+        The text of a Python module, formatted, at most 88 characters wide. Where the forward draws, ``rng`` is a Key or
+        an int seed, as for a net.
+
+    Raises:
+        ConversionError: if the forward cannot be captured or written down; names the line.
+        ValueError: if ``style`` or ``dynamic`` is unknown.
+
+    Source: torch.compile's tracer, TorchDynamo, and the files of the module for names.
+
+    >>> import torch, funcnet as fn
+    >>> print(fn.source(nn.Sequential(nn.Linear(2, 3), nn.ReLU()), torch.ones(4, 2)))
+    import torch.nn.functional as F
+    <BLANKLINE>
+    <BLANKLINE>
+    def forward(params, buffers, input, *, rng=None):
+        \"\"\"Sequential in eval mode: (output, new buffers).
+    <BLANKLINE>
+        input: float32 (batch, 2)
+        \"\"\"
+        # 0: Linear
+        input = F.linear(input, params["0"]["weight"], params["0"]["bias"])
+        # 1: ReLU
+        input = F.relu(input)
+        return input, buffers
+    <BLANKLINE>
+    """
+    from funcnet.program._source_steps import written  # torch's tracer costs seconds to import
+
+    return written(module_or_net, example_inputs, example_kwargs, train, style, dynamic)

@@ -17,11 +17,11 @@ from funcnet._typing import Selector, Tree, TreeLike
 from funcnet.core._check import Seen, expected_of, misfits_of, refuse
 from funcnet.core._entries import Buffer, Param
 from funcnet.core._explain import explain
-from funcnet.core._generators import Generators
+from funcnet.core._global_draws import GlobalDrawGuard
 from funcnet.core._silent import silent
 from funcnet.core._ties import filled_in, linked, unlinked
 from funcnet.core._view import NOTHING, PASS_RNG, Call, bodies, draws_at, has, opener, trusted, view_class
-from funcnet.random import Intercept, as_rng
+from funcnet.random.internals import DrawInterceptor, as_rng
 from funcnet.tree import flatten, join, select, unflatten
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Program:
         self.foreign = not all(trusted(below) for _, below in bodies(net))
         self.always_draws = self.drawing(False)
         self.seen: Seen | None = None
-        self.generators = Generators(net)
+        self.global_draw_guard = GlobalDrawGuard(net)
         self.looked: set[tuple[Any, bool]] = set()  # the modes in which params were compared before and after a call
         self.scratch: set[str] = set()  # paths of params that a foreign forward in eval mode writes to: given as copies
 
@@ -107,7 +107,7 @@ class Program:
         if self.silent and method == "forward":
             return self._once(params, buffers, mode, inputs, kwargs, method, rng)
         once = partial(self._once, params, buffers, mode, inputs, kwargs, method)
-        return self.generators.kept(once, mode is False, rng)
+        return self.global_draw_guard.run(once, mode is False, rng)
 
     def _once(
         self,
@@ -118,7 +118,7 @@ class Program:
         kwargs: dict[str, Any],
         method: str,
         rng: Any,
-        intercept: Intercept | None = None,
+        intercept: DrawInterceptor | None = None,
     ) -> tuple[Any, Tree]:
         """Run the body once, over a tree of buffers of its own; returns the output and that tree."""
         call = _EVAL if mode is False and rng is None else Call(mode, as_rng(rng))
@@ -131,7 +131,7 @@ class Program:
             view = self.open(self.view, given, own, call)  # type: ignore[arg-type]
             body = view if method == "forward" else self.net.method(view, method)
             if intercept is not None:
-                intercept.draws = lambda: draws_at(view if call.within is None else call.within())
+                intercept.next_rng = lambda: draws_at(view if call.within is None else call.within())
                 if call is not _EVAL:
                     call.intercept = intercept
                 with intercept:

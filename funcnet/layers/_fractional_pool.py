@@ -13,7 +13,7 @@ from funcnet._torch import fractional_max_pool2d, fractional_max_pool3d
 from funcnet.core import Buffer, View, draws_at
 from funcnet.layers._layer import Layer
 from funcnet.layers._sizes import Size, check_sizes, describe_spatial_input
-from funcnet.random._draws import filled
+from funcnet.random.internals import draw_tensor
 
 Numbers = tuple[tuple[tuple[float, ...], ...], ...]
 
@@ -81,7 +81,7 @@ def _pool(pool: Callable[..., tuple[Tensor, Tensor]], p: View, input: Tensor, pl
         examples = 1 if input.dim() == axes + 1 else input.size(0)
         channels = input.size(-axes - 1)
         shape, stride = (examples, channels, axes), (channels * axes, axes, 1)
-        samples = filled(draws_at(p), shape, stride, "uniform", (0.0, 1.0), input.dtype, input.device)
+        samples = draw_tensor(draws_at(p), shape, stride, "uniform", (0.0, 1.0), input.dtype, input.device)
     if under_vmap():
         y, indices = _gathered(input, p.kernel_size, size, samples, places)
     else:

@@ -21,7 +21,7 @@ from funcnet.layers._layer import Layer
 from funcnet.layers._norm import LayerNorm
 from funcnet.layers._transformer_layers import TransformerDecoderLayer, TransformerEncoderLayer
 from funcnet.layers._transformer_stacks import TransformerDecoder, TransformerEncoder, ignore_nested_tensor_warning
-from funcnet.random import at_path
+from funcnet.random.internals import rng_at_path
 from funcnet.tree import join
 
 
@@ -130,7 +130,7 @@ class Transformer(Layer):
         for name, spec in self._all_entries.items():
             where = join(path, name)
             if isinstance(spec, Param) and where not in start.aliases and made[where].dim() > 1:
-                old, draws = made[where], at_path(start.rng, where)
+                old, draws = made[where], rng_at_path(start.rng, where)
                 made[where] = init.xavier_uniform()(draws, tuple(old.shape), dtype=old.dtype, device=old.device)
         yield from made.items()
 

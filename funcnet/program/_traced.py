@@ -19,7 +19,7 @@ from funcnet.core import Net, View, draws_at
 from funcnet.core._explain import described
 from funcnet.core._view import Call, origin, where
 from funcnet.program._code import Check, Code
-from funcnet.random import Intercept
+from funcnet.random.internals import DrawInterceptor
 from funcnet.tree import get, join
 from funcnet.tree import map as map_tree
 
@@ -99,7 +99,7 @@ class Traced(Net):
             "_paths": paths,
             "_partial": partial,
             "_draws_at": draws_at,
-            "_Intercept": Intercept,
+            "_Intercept": DrawInterceptor,
             "_batched": batched,
             "_vmapped": vmapped,
             "_beyond": beyond_one_gradient,

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from funcnet._errors import RandomnessError
-from funcnet.random._generators import Rng, Stream, as_rng, rng_at_path
+from funcnet.random._generators import Rng, RngArgument, Stream, as_rng, rng_at_path
 
 
 class ByPath:
@@ -24,7 +22,7 @@ class ByPath:
     torch.Size([3])
     """
 
-    def __init__(self, rng: Tensor | Stream | int | None) -> None:
+    def __init__(self, rng: RngArgument) -> None:
         checked = as_rng(rng)
         if checked is None:
             raise RandomnessError(

@@ -89,6 +89,10 @@ Rng: TypeAlias = Tensor | KeyAtPath | Stream
 """What the functions of this package draw from: a Key, a Key at a path, or a sequence."""
 
 
+RngArgument: TypeAlias = Tensor | Stream | int | None
+"""What users pass as ``rng=``: a Key, an int seed or nothing; nested calls pass the sequence of the outer one."""
+
+
 def as_rng(rng: object) -> Tensor | Stream | None:
     """The ``rng=`` argument of a call, checked: a Key as it is, an int as the sequence it seeds, ``None`` as ``None``.
 

@@ -3,7 +3,7 @@
 ``F.dropout(x, training=p.training)`` in a body, or anything in a foreign module's forward, would draw from the global
 generator. Within a :class:`DrawInterceptor` it draws from the call's ``rng``, by the first of these ways that applies:
 
-* the dropout family, attention included, is computed by funcnet's own dropout: it works with every transform and ``rng``;
+* the dropout family, attention included, is computed by funcnet's own dropout, for every transform and ``rng``;
 * ``rand``, ``normal``, ``bernoulli``, ``multinomial``, ``uniform_`` ... draw from a Key by formulas of their own, which
   work with every transform too;
 * a function that takes ``generator=`` is given a private one;
@@ -188,15 +188,15 @@ def _without_override_check(function: Any) -> Callable[..., Any]:
     return FunctionType(function.__code__, namespace, function.__name__, function.__defaults__, function.__closure__)
 
 
-_CALLS_THEM = {function: _without_override_check(function) for function in (F.multi_head_attention_forward, F.gumbel_softmax)}
+_CALLS_THEM = {
+    function: _without_override_check(function) for function in (F.multi_head_attention_forward, F.gumbel_softmax)
+}
 
 
 # --- functions that take a generator ---
 
 
-def _call_with_generator(
-    rng: Rng, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> Any:
+def _call_with_generator(rng: Rng, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     if not isinstance(rng, Stream):
         if func in KEY_FORMULAS:
             return KEY_FORMULAS[func](rng, *args, **kwargs)

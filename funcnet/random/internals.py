@@ -8,6 +8,7 @@ from funcnet.random._dropout_functions import DROPOUT_OF_MODULES as DROPOUT_OF_M
 from funcnet.random._generators import GLOBAL_GENERATORS_LOCK as GLOBAL_GENERATORS_LOCK
 from funcnet.random._generators import GeneratorStates as GeneratorStates
 from funcnet.random._generators import PythonGenerators as PythonGenerators
+from funcnet.random._generators import RngArgument as RngArgument
 from funcnet.random._generators import as_rng as as_rng
 from funcnet.random._generators import is_only_drawer as is_only_drawer
 from funcnet.random._generators import lend_python_generators as lend_python_generators

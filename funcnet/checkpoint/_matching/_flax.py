@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 
 from funcnet._typing import Shape
-from funcnet.checkpoint._errors import RuleError, some
-from funcnet.checkpoint._lazy import Checkpoint, Spec
+from funcnet.checkpoint._checkpoint import Checkpoint, Spec
+from funcnet.checkpoint._errors import RuleError, truncated_list
 from funcnet.checkpoint._matching._families import Family, families
 from funcnet.checkpoint._matching._words import meanings
 from funcnet.checkpoint.rules import Fill, Permute, Rename, Reshape, Rule, Transpose
@@ -43,7 +43,9 @@ def flax_rules(source: Checkpoint | Mapping[str, Spec]) -> tuple[Rule, ...]:
     specs = source.specs if isinstance(source, Checkpoint) else source
     mirrored = [name for name in specs if re.search(r"(^|[./])ConvTranspose(_\d+)?[./]kernel$", name)]
     if mirrored:
-        raise RuleError(f"torch has the kernels of transposed convolutions mirrored, and no rule does:{some(mirrored)}")
+        raise RuleError(
+            f"torch has the kernels of transposed convolutions mirrored, and no rule does:{truncated_list(mirrored)}"
+        )
     made: list[Rule] = []
     for family in families({name: spec.shape for name, spec in specs.items()}):
         made += _of(family)

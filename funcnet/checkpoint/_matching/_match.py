@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from funcnet._typing import Shape
-from funcnet.checkpoint._detect import load
-from funcnet.checkpoint._errors import RuleError, some
-from funcnet.checkpoint._lazy import Checkpoint, Spec
+from funcnet.checkpoint._checkpoint import Checkpoint, Spec
+from funcnet.checkpoint._errors import RuleError, truncated_list
+from funcnet.checkpoint._load import load
 from funcnet.checkpoint._matching._assign import assigned
 from funcnet.checkpoint._matching._families import Family, families
 from funcnet.checkpoint._matching._links import Link
+from funcnet.checkpoint._net_layout import NetLayout, state_dict_shapes
 from funcnet.checkpoint._proof import apply_rules
 from funcnet.checkpoint.rules import Fill, Prefix, Rename, Rule, State, Tie, Untie, to_toml
-from funcnet.core import Buffer, Net
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Match:
         ]
         if guesses:
             raise RuleError(
-                f"these are guesses, and no guess is applied by itself:{some(guesses)}\n"
+                f"these are guesses, and no guess is applied by itself:{truncated_list(guesses)}\n"
                 f"Write to_toml() to a file, look at each, and load the file."
             )
         return tuple(rule for proposal in self.proposals for rule in proposal.rules)
@@ -187,11 +187,10 @@ def _shapes(given: Any) -> tuple[dict[str, Shape], dict[str, str]]:
         given = load(given)
     if isinstance(given, Checkpoint):
         return {name: spec.shape for name, spec in given.specs.items()}, dict(given.aliases)
-    if isinstance(given, Net):
-        kept = [entry for entry in given.entries() if not isinstance(entry.spec, Buffer) or entry.spec.persistent]
-        return {entry.path: tuple(entry.spec.shape) for entry in kept}, given.aliases  # type: ignore[arg-type]
     if isinstance(given, nn.Module):
         return _of_state(given.state_dict(keep_vars=True))
+    if isinstance(given, NetLayout):
+        return state_dict_shapes(given), dict(given.aliases)
     if isinstance(given, Mapping):
         shapes: dict[str, Any] = {name: getattr(shape, "shape", shape) for name, shape in given.items()}
         return {name: tuple(shape) for name, shape in shapes.items()}, {}

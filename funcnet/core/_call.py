@@ -18,9 +18,8 @@ from funcnet.core._check import Seen, expected_of, misfits_of, refuse
 from funcnet.core._entries import Buffer, Param
 from funcnet.core._explain import explain
 from funcnet.core._global_draws import GlobalDrawGuard
-from funcnet.core._silent import silent
 from funcnet.core._ties import filled_in, linked, unlinked
-from funcnet.core._view import NOTHING, PASS_RNG, Call, bodies, draws_at, has, opener, trusted, view_class
+from funcnet.core._view import NOTHING, PASS_RNG, Call, bodies, draws_at, has, opener, view_class
 from funcnet.random.internals import DrawInterceptor, as_rng
 from funcnet.tree import flatten, join, select, unflatten
 
@@ -44,8 +43,9 @@ class Program:
             kind: {alias: owner for alias, owner in net.aliases.items() if isinstance(net._all_entries[alias], kind)}
             for kind in (Param, Buffer)
         }
-        self.silent = all(trusted(below) or silent(below) for _, below in bodies(net))
-        self.foreign = not all(trusted(below) for _, below in bodies(net))
+        self.facts = {path: body._facts for path, body in bodies(net)}
+        self.silent = all(facts.draws_from_view_only for facts in self.facts.values())
+        self.foreign = not all(facts.is_trusted for facts in self.facts.values())
         self.always_draws = self.drawing(False)
         self.seen: Seen | None = None
         self.global_draw_guard = GlobalDrawGuard(net)
@@ -59,7 +59,7 @@ class Program:
     def drawing(self, train: Any) -> list[str]:
         """Paths that draw in this mode."""
         mode = (lambda path: train) if isinstance(train, bool) else train
-        return [path for path, net in bodies(self.net) if net.draws(mode(path))]
+        return [path for path, facts in self.facts.items() if facts.draws[bool(mode(path))]]
 
     # --- the two ways to call ---
 
@@ -208,7 +208,7 @@ class Program:
 
     def _within_opaque(self, path: str) -> bool:
         above = [net for at, net in self.net.named_nets() if not at or path.startswith(f"{at}.")]
-        return any(net.opaque() for net in above)
+        return any(net._facts.reads_trees for net in above)
 
     def _own_tree(self, buffers: TreeLike) -> Tree:
         """The tree that a call records new buffers in: new dicts, and new tensors where a body may write in place."""
@@ -258,13 +258,13 @@ def _kind(call: Call) -> tuple[Any, bool]:
 
 def _writable(net: Net, prefix: str = "", within: bool = False) -> Iterator[str]:
     """Paths of the buffers that a body not funcnet's own may write to in place, as ``p.steps += 1`` does."""
-    if net.whole():
+    if net._facts.one_piece:
         return
     for name, spec in net._own_entries.items():
-        if isinstance(spec, Buffer) and (within or not trusted(net)):
+        if isinstance(spec, Buffer) and (within or not net._facts.is_trusted):
             yield join(prefix, name)
     for name, child in net._children.items():
-        yield from _writable(child, join(prefix, name), within or net.opaque())
+        yield from _writable(child, join(prefix, name), within or net._facts.reads_trees)
 
 
 def _copy(tree: TreeLike, writable: TreeLike) -> Tree:

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 from torch import Tensor, nn
 
 from funcnet._typing import Tree, TreeLike
-from funcnet.core._view import Call, draws_at
+from funcnet.core.internals import Call, draws_at
 from funcnet.foreign._isolated_copies import holders, private, reached, without_weights
 from funcnet.foreign._module_walk import named_modules
 from funcnet.foreign._snapshot import Watched

@@ -17,6 +17,7 @@ ROOT = Path(funcnet.__file__).parent
 LEVELS = [
     {"_errors", "_format", "_typing", "_torch", "_context", "_tensors"},
     {"tree"},
+    {"checkpoint"},
     {"random"},
     {"init"},
     {"core"},
@@ -27,7 +28,6 @@ LEVELS = [
     {"foreign"},
     {"adapters"},
     {"inspect"},
-    {"checkpoint"},
     {"program"},
     {"models"},
     {"compare"},
@@ -59,7 +59,11 @@ def test_imports_go_one_way(path):
 
 
 def public(module):
-    return {name: value for name, value in vars(module).items() if not name.startswith("_")}
+    return (
+        {name: getattr(module, name) for name in module.__all__}
+        if hasattr(module, "__all__")
+        else {name: value for name, value in vars(module).items() if not name.startswith("_")}
+    )
 
 
 PACKAGES = [funcnet] + [

@@ -1,14 +1,14 @@
-"""Which element of which source each element of a tensor is: an index tensor, exact and small.
+"""Index maps: for each element of a tensor, which element of which source it is. They are exact and small.
 
 A plan could be run on tensors of integers, 0 to n - 1, to see where every element goes; that takes eight bytes for each
-element of the checkpoint. But elements that no rule ever parts need not be told apart: this map keeps one number for a
-*block* of them. In block ``c`` of the grid, the element at position ``k`` of the block is
+element of the checkpoint. But elements that no rule ever separates need no numbers of their own: an index map keeps one
+number for a *block* of them. In block ``c`` of the grid, the element at position ``k`` of the block is
 
     base[c] + sum(stride[axis] * k[axis])
 
-A tensor that nobody cut is one block. An operation that cuts refines the blocks first, no further than it must, down to
-blocks of one element if need be, and then this is the plain index tensor. So the map is exact at any fineness: two of
-them are equal if and only if the index tensors are.
+A tensor that no rule cuts is one block. An operation that cuts refines the blocks first, no further than it must, down
+to blocks of one element if need be, and then the map is the plain index tensor. So the map is exact at any fineness:
+two maps are equal if and only if the index tensors are.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from torch import Tensor
 
 from funcnet._typing import Shape
 from funcnet.checkpoint._errors import RuleError
-from funcnet.checkpoint._nodes import Cast, Cat, Narrow, Node, Permute, Reshape
+from funcnet.checkpoint._nodes import CastNode, CatNode, NarrowNode, Node, PermuteNode, ReshapeNode
 
 MOST_BLOCKS = 1 << 24
-"""Blocks of one map; past that (128 MiB) a plan is refused as too finely mixed to be proved."""
+"""The most blocks of one map (128 MiB of numbers). A plan that needs more is refused, as too finely mixed to prove."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ class IndexMap:
         shape: of the tensor.
         blocks: size of a block along each axis; it divides the size of the axis.
         strides: step between neighbours of a block along each axis; 0 where blocks have one element.
-        base: index of the first element of each block, one axis for each of the tensor.
+        base: index of the first element of each block; it has as many axes as the tensor.
     """
 
     shape: Shape
@@ -44,13 +44,12 @@ class IndexMap:
     strides: Shape
     base: Tensor
 
-    def refined(self, dim: int, block: int, stride: int | None = None) -> IndexMap:
-        """The same map with smaller blocks along one axis: their size divides what it was.
+    def refine(self, dim: int, block: int) -> IndexMap:
+        """The same map with smaller blocks along one axis; ``block`` divides the present size.
 
-        A wanted stride that is another than the map's takes blocks of one element.
+        Raises:
+            RuleError: if there would be too many blocks.
         """
-        if stride is not None and block > 1 and stride != self.strides[dim]:
-            block = 1
         ratio = self.blocks[dim] // block
         if ratio == 1:
             return self
@@ -64,40 +63,40 @@ class IndexMap:
         base = (self.base.unsqueeze(dim + 1) + steps).flatten(dim, dim + 1)
         return IndexMap(
             self.shape,
-            _put(self.blocks, dim, block),
-            _put(self.strides, dim, self.strides[dim] if block > 1 else 0),
+            _replace_size(self.blocks, dim, block),
+            _replace_size(self.strides, dim, self.strides[dim] if block > 1 else 0),
             base,
         )
 
-    def expanded(self) -> Tensor:
+    def to_tensor(self) -> Tensor:
         """The plain index tensor."""
-        full = self
+        fine = self
         for dim in range(len(self.shape)):
-            full = full.refined(dim, 1)
-        return full.base
+            fine = fine.refine(dim, 1)
+        return fine.base
 
     def equals(self, other: IndexMap) -> bool:
-        """Whether the index tensors are the same."""
+        """Whether the index tensors are equal."""
         if self.shape != other.shape:
             return False
         left, right = self, other
-        for dim, (one, two) in enumerate(zip(self.blocks, other.blocks, strict=True)):
-            block = math.gcd(one, two)
+        for dim, blocks in enumerate(zip(self.blocks, other.blocks, strict=True)):
+            block = math.gcd(*blocks)
             if block > 1 and self.strides[dim] != other.strides[dim]:
                 return False
-            left, right = left.refined(dim, block), right.refined(dim, block)
+            left, right = left.refine(dim, block), right.refine(dim, block)
         return torch.equal(left.base, right.base)
 
 
-def identity(shape: Shape, offset: int = 0) -> IndexMap:
+def identity_map(shape: Shape, offset: int = 0) -> IndexMap:
     """The map of a tensor whose elements are numbered from ``offset`` on, in row-major order.
 
-    >>> identity((2, 3), 10).expanded()
+    >>> identity_map((2, 3), 10).to_tensor()
     tensor([[10, 11, 12],
             [13, 14, 15]])
     """
     if 0 in shape:
-        return _empty(shape)
+        return _empty_map(shape)
     strides = [0] * len(shape)
     step = 1
     for dim in reversed(range(len(shape))):
@@ -106,34 +105,35 @@ def identity(shape: Shape, offset: int = 0) -> IndexMap:
     return IndexMap(shape, shape, tuple(strides), torch.full([1] * len(shape), offset))
 
 
-def index_map(node: Node, leaf: Callable[[Node], IndexMap | None]) -> IndexMap:
-    """The map of a node.
+def compute_index_map(node: Node, map_leaf: Callable[[Node], IndexMap | None]) -> IndexMap:
+    """The map of a node, from the maps of the leaves it is computed from.
 
     Args:
-        node: what to follow to its sources.
-        leaf: the map of a source or constant; None for any other node.
+        node: the description of a tensor.
+        map_leaf: gives the map of a leaf, which need not be a source or constant; None for any other node.
     """
-    known: dict[int, IndexMap] = {}
+    maps: dict[int, IndexMap] = {}
 
-    def walk(node: Node) -> IndexMap:
-        if id(node) not in known:
-            known[id(node)] = _step(node, walk) if (found := leaf(node)) is None else found
-        return known[id(node)]
+    def map_node(node: Node) -> IndexMap:
+        if id(node) not in maps:
+            leaf_map = map_leaf(node)
+            maps[id(node)] = _map_operation(node, map_node) if leaf_map is None else leaf_map
+        return maps[id(node)]
 
-    return walk(node)
+    return map_node(node)
 
 
-def _step(node: Node, walk: Callable[[Node], IndexMap]) -> IndexMap:
-    if isinstance(node, Cat):
-        return cat_maps([walk(piece) for piece in node.pieces], node.dim)
-    if isinstance(node, Permute):
-        return permute_map(walk(node.of), node.dims)
-    if isinstance(node, Reshape):
-        return reshape_map(walk(node.of), node.shape)
-    if isinstance(node, Narrow):
-        return narrow_map(walk(node.of), node.dim, node.start, node.shape[node.dim])
-    assert isinstance(node, Cast)
-    return walk(node.of)
+def _map_operation(node: Node, map_node: Callable[[Node], IndexMap]) -> IndexMap:
+    if isinstance(node, CatNode):
+        return cat_maps([map_node(piece) for piece in node.pieces], node.dim)
+    if isinstance(node, PermuteNode):
+        return permute_map(map_node(node.operand), node.dims)
+    if isinstance(node, ReshapeNode):
+        return reshape_map(map_node(node.operand), node.shape)
+    if isinstance(node, NarrowNode):
+        return narrow_map(map_node(node.operand), node.dim, node.start, node.shape[node.dim])
+    assert isinstance(node, CastNode)
+    return map_node(node.operand)
 
 
 def permute_map(index: IndexMap, dims: Sequence[int]) -> IndexMap:
@@ -144,78 +144,81 @@ def permute_map(index: IndexMap, dims: Sequence[int]) -> IndexMap:
 
 def narrow_map(index: IndexMap, dim: int, start: int, length: int) -> IndexMap:
     """A range of one axis."""
-    shape = _put(index.shape, dim, length)
+    shape = _replace_size(index.shape, dim, length)
     if 0 in shape:
-        return _empty(shape)
+        return _empty_map(shape)
     block = math.gcd(index.blocks[dim], start, length)
-    fine = index.refined(dim, block)
+    fine = index.refine(dim, block)
     return IndexMap(shape, fine.blocks, fine.strides, fine.base.narrow(dim, start // block, length // block))
 
 
 def cat_maps(maps: Sequence[IndexMap], dim: int) -> IndexMap:
-    """Maps one after the other along one axis."""
-    shape = _put(maps[0].shape, dim, sum(index.shape[dim] for index in maps))
+    """Maps concatenated along one axis."""
+    shape = _replace_size(maps[0].shape, dim, sum(index.shape[dim] for index in maps))
     if 0 in shape:
-        return _empty(shape)
+        return _empty_map(shape)
     fine = [index for index in maps if index.shape[dim]]
     for axis in range(len(shape)):
         block = math.gcd(*(index.blocks[axis] for index in fine))
         if len({index.strides[axis] for index in fine}) > 1:
             block = 1
-        fine = [index.refined(axis, block) for index in fine]
+        fine = [index.refine(axis, block) for index in fine]
     return IndexMap(shape, fine[0].blocks, fine[0].strides, torch.cat([index.base for index in fine], dim))
 
 
 def reshape_map(index: IndexMap, shape: Shape) -> IndexMap:
     """The same elements in row-major order under another shape."""
     if 0 in shape:
-        return _empty(shape)
-    done = index
-    at = 0  # axes of the result that are finished
-    for old, new in _groups(index.shape, shape):
-        for _ in range(len(old) - 1):
-            done = _merged(done, at)
-        if not old:
-            done = _inserted(done, at)
-        for size in new[:-1]:
-            done = _parted(done, at, size)
-            at += 1
-        if new:
-            at += 1
+        return _empty_map(shape)
+    dim = 0  # the first axis of the result that is not finished
+    for old_sizes, new_sizes in _group_axes(index.shape, shape):
+        for _ in range(len(old_sizes) - 1):
+            index = _merge_axes(index, dim)
+        if not old_sizes:
+            index = _insert_axis(index, dim)
+        for size in new_sizes[:-1]:
+            index = _split_axis(index, dim, size)
+            dim += 1
+        if new_sizes:
+            dim += 1
         else:
-            done = _removed(done, at)
-    return done
+            index = _remove_axis(index, dim)
+    return index
 
 
-def _groups(old: Shape, new: Shape) -> list[tuple[Shape, Shape]]:
-    """Neighbouring axes of both shapes that hold the same elements, as finely as can be."""
+def _group_axes(old: Shape, new: Shape) -> list[tuple[Shape, Shape]]:
+    """Runs of neighbouring axes of both shapes that hold the same elements, as short as possible.
+
+    >>> _group_axes((2, 6, 5), (4, 3, 5, 1))
+    [((2, 6), (4, 3)), ((5,), (5,)), ((), (1,))]
+    """
     groups = []
     i = j = 0
     while i < len(old) or j < len(new):
-        start, stop = i, j
-        left = old[i] if i < len(old) else 1
-        right = new[j] if j < len(new) else 1
+        old_start, new_start = i, j
+        old_count = old[i] if i < len(old) else 1
+        new_count = new[j] if j < len(new) else 1
         i, j = i + (i < len(old)), j + (j < len(new))
-        while left != right:
-            if left < right:
-                left *= old[i]
+        while old_count != new_count:
+            if old_count < new_count:
+                old_count *= old[i]
                 i += 1
             else:
-                right *= new[j]
+                new_count *= new[j]
                 j += 1
-        groups.append((old[start:i], new[stop:j]))
+        groups.append((old[old_start:i], new[new_start:j]))
     return groups
 
 
-def _merged(index: IndexMap, dim: int) -> IndexMap:
+def _merge_axes(index: IndexMap, dim: int) -> IndexMap:
     """Two neighbouring axes as one."""
     outer, inner = index.shape[dim], index.shape[dim + 1]
     if inner == 1:
         block, stride = index.blocks[dim], index.strides[dim]
     else:
-        whole = index.blocks[dim + 1] == inner
-        runs_on = whole and index.strides[dim] == inner * index.strides[dim + 1]
-        index = index if runs_on else index.refined(dim, 1)
+        is_one_block = index.blocks[dim + 1] == inner
+        is_contiguous = is_one_block and index.strides[dim] == inner * index.strides[dim + 1]
+        index = index if is_contiguous else index.refine(dim, 1)
         block, stride = index.blocks[dim] * index.blocks[dim + 1], index.strides[dim + 1]
     return IndexMap(
         (*index.shape[:dim], outer * inner, *index.shape[dim + 2 :]),
@@ -225,13 +228,13 @@ def _merged(index: IndexMap, dim: int) -> IndexMap:
     )
 
 
-def _parted(index: IndexMap, dim: int, outer: int) -> IndexMap:
+def _split_axis(index: IndexMap, dim: int, outer: int) -> IndexMap:
     """One axis as two, the first of size ``outer``."""
     inner = index.shape[dim] // outer
     if index.blocks[dim] % inner == 0:
         blocks = (index.blocks[dim] // inner, inner)
     else:
-        index = index.refined(dim, math.gcd(index.blocks[dim], inner))
+        index = index.refine(dim, math.gcd(index.blocks[dim], inner))
         blocks = (1, index.blocks[dim])
     step = index.strides[dim]
     strides = (inner * step * (blocks[0] > 1), step * (blocks[1] > 1))
@@ -243,21 +246,23 @@ def _parted(index: IndexMap, dim: int, outer: int) -> IndexMap:
     )
 
 
-def _inserted(index: IndexMap, dim: int) -> IndexMap:
+def _insert_axis(index: IndexMap, dim: int) -> IndexMap:
+    """A new axis of size 1."""
     shape, blocks, strides = (
-        (*sizes[:dim], one, *sizes[dim:]) for sizes, one in ((index.shape, 1), (index.blocks, 1), (index.strides, 0))
+        (*sizes[:dim], size, *sizes[dim:]) for sizes, size in ((index.shape, 1), (index.blocks, 1), (index.strides, 0))
     )
     return IndexMap(shape, blocks, strides, index.base.unsqueeze(dim))
 
 
-def _removed(index: IndexMap, dim: int) -> IndexMap:
+def _remove_axis(index: IndexMap, dim: int) -> IndexMap:
+    """The map without an axis of size 1."""
     shape, blocks, strides = ((*sizes[:dim], *sizes[dim + 1 :]) for sizes in (index.shape, index.blocks, index.strides))
     return IndexMap(shape, blocks, strides, index.base.squeeze(dim))
 
 
-def _empty(shape: Shape) -> IndexMap:
+def _empty_map(shape: Shape) -> IndexMap:
     return IndexMap(shape, tuple(1 for _ in shape), tuple(0 for _ in shape), torch.empty(shape, dtype=torch.int64))
 
 
-def _put(sizes: Shape, dim: int, size: int) -> Shape:
+def _replace_size(sizes: Shape, dim: int, size: int) -> Shape:
     return (*sizes[:dim], size, *sizes[dim + 1 :])

@@ -12,11 +12,12 @@ from torch import Tensor
 from funcnet._errors import InitError, TreeError, bullet_list
 from funcnet._typing import Flat, Tree, TreeLike
 from funcnet.core import Buffer, Net, Param
-from funcnet.core._check import check_trees, misfits, refuse
+from funcnet.core.internals import check_trees, misfits, refuse
 from funcnet.foreign import Wrapped
 from funcnet.foreign.internals import EXTRA_STATE
 from funcnet.random import Stream
 from funcnet.tree import flatten, get, join, unflatten
+from funcnet.tree.internals import merge_params_and_buffers
 
 
 @overload
@@ -53,27 +54,7 @@ def to_state_dict(*args: Any) -> Flat:
             f"({', '.join(type(tree).__name__ for tree in args)}). A module has its own: module.state_dict()."
         )
     params, *rest = args
-    return flatten(_merged(params, rest[0] if rest else {}))
-
-
-def _merged(params: TreeLike, buffers: TreeLike) -> Tree:
-    """One tree of both: at every node params, then buffers, then children in the order of the module."""
-    leaves = {key: value for tree in (params, buffers) for key, value in tree.items() if not isinstance(value, Mapping)}
-    children = [[key for key, value in tree.items() if isinstance(value, Mapping)] for tree in (params, buffers)]
-    nodes = {key: _merged(params.get(key, {}), buffers.get(key, {})) for key in _interleaved(*children)}
-    return {**leaves, **nodes}
-
-
-def _interleaved(first: list[str], second: list[str]) -> list[str]:
-    """Keys of both lists in an order that agrees with both; numbers by size, else ``second`` fills the gaps."""
-    if all(key.isdecimal() for key in (*first, *second)):
-        return sorted({*first, *second}, key=int)
-    merged = list(first)
-    for index, key in enumerate(second):
-        if key not in merged:
-            before = next((merged.index(other) for other in reversed(second[:index]) if other in merged), -1)
-            merged.insert(before + 1, key)
-    return merged
+    return flatten(merge_params_and_buffers(params, rest[0] if rest else {}))
 
 
 def _of_net(net: Net, params: TreeLike, buffers: TreeLike) -> Flat:

@@ -16,16 +16,16 @@ import torch
 from torch import Tensor
 
 from funcnet._typing import Shape
-from funcnet.checkpoint._atomic import replacing_folder, writing
+from funcnet.checkpoint._atomic import replace_folder, writing
+from funcnet.checkpoint._checkpoint import Checkpoint, Entry, Spec, check_shape
 from funcnet.checkpoint._content import Content
 from funcnet.checkpoint._dtypes import DTYPES
-from funcnet.checkpoint._errors import CheckpointError, brief, refuse, some
-from funcnet.checkpoint._files import File, bytes_of
+from funcnet.checkpoint._errors import CheckpointError, file_error, summarize_error, truncated_list
+from funcnet.checkpoint._files import File, view_as_bytes
 from funcnet.checkpoint._flat import flatten_all
-from funcnet.checkpoint._lazy import Checkpoint, Entry, Spec, check_shape
-from funcnet.checkpoint._pickle import entries_of, load_blob
+from funcnet.checkpoint._pickle import load_blob, make_entries
 from funcnet.checkpoint._sharded import file_name
-from funcnet.checkpoint._zip import members_of
+from funcnet.checkpoint._zip import read_members
 
 METADATA = ".metadata"
 _LONGEST_METADATA = 256 << 20
@@ -92,7 +92,9 @@ def read_dcp(path: Path) -> Checkpoint:
         placed = _placed(metadata)
         described = dict(metadata.state_dict_metadata)
     except (AttributeError, TypeError, ValueError) as error:
-        raise refuse(path / METADATA, f"is not the metadata of a distributed checkpoint: {brief(error)}") from None
+        raise file_error(
+            path / METADATA, f"is not the metadata of a distributed checkpoint: {summarize_error(error)}"
+        ) from None
     for name, record in described.items():
         try:
             if not isinstance(name, str):
@@ -110,7 +112,7 @@ def read_dcp(path: Path) -> Checkpoint:
         except (ValueError, AttributeError, TypeError) as error:  # noqa: PERF203  all at once
             wrong.append(f"{name!r}: {error}")
     if wrong:
-        raise CheckpointError(f"{str(path)!r} is not a sound distributed checkpoint:{some(wrong)}")
+        raise CheckpointError(f"{str(path)!r} is not a sound distributed checkpoint:{truncated_list(wrong)}")
     return Checkpoint(
         path, "dcp", entries, aliases, extras, files=(path / METADATA, *(path / relative for relative in files))
     )
@@ -119,11 +121,13 @@ def read_dcp(path: Path) -> Checkpoint:
 def _metadata(path: Path) -> Any:
     file = File(path / METADATA)
     if file.size > _LONGEST_METADATA:
-        raise refuse(file.path, f"has {file.size:,} bytes, which no metadata have")
+        raise file_error(file.path, f"has {file.size:,} bytes, which no metadata have")
     try:
         return _Unpickler(io.BytesIO(file.read(0, file.size))).load()
     except Exception as error:  # whatever the bytes lead it to
-        raise refuse(file.path, f"is not the metadata of a distributed checkpoint: {brief(error)}") from None
+        raise file_error(
+            file.path, f"is not the metadata of a distributed checkpoint: {summarize_error(error)}"
+        ) from None
 
 
 def _placed(metadata: Any) -> dict[str, dict[Any, Any]]:
@@ -188,8 +192,8 @@ def _entry(spec: Spec, pieces: list[tuple[Shape, Shape, tuple[File, int, int]]])
         file, offset, length = place
         blob = load_blob(file, offset, length)
         if not isinstance(blob, Tensor) or tuple(blob.shape) != sizes or blob.dtype is not dtype:
-            raise refuse(file.path, f"holds another tensor at byte {offset} than the metadata say")
-        return entries_of(file, {"chunk": blob}, members_of(file, offset, length), offset)[0]["chunk"]
+            raise file_error(file.path, f"holds another tensor at byte {offset} than the metadata say")
+        return make_entries(file, {"chunk": blob}, read_members(file, offset, length), offset)[0]["chunk"]
 
     if len(pieces) == 1:
         return Entry(spec, reader=lambda: stored(*pieces[0][1:]).read())
@@ -243,7 +247,7 @@ def write_dcp(path: Path, content: Content, old: list[str]) -> None:
     described: dict[str, Any] = {}
     stored: dict[Any, Any] = {}
     names = [*content.specs, *content.aliases, *content.extras]
-    with replacing_folder(path, METADATA, old) as place:
+    with replace_folder(path, METADATA, old) as place:
         target, data_name = place("__0_0.distcp")
         with writing(target) as out:
             places: dict[str, Any] = {}
@@ -281,7 +285,7 @@ def _store(value: Any, out: BinaryIO) -> None:
 
 def _assembled(spec: Spec, content: Content, name: str) -> Tensor:
     tensor = torch.empty(spec.shape, dtype=spec.dtype)
-    memory, done = bytes_of(tensor), 0
+    memory, done = view_as_bytes(tensor), 0
     for chunk in content.chunks(name):
         memory[done : done + len(chunk)] = chunk
         done += len(chunk)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from funcnet._typing import Shape
 from funcnet.checkpoint._errors import RuleError
-from funcnet.checkpoint._nodes import Cast, Cat, Narrow, Node, Permute, Reshape
+from funcnet.checkpoint._nodes import CastNode, CatNode, NarrowNode, Node, PermuteNode, ReshapeNode
 
 MOST_BLOCKS = 1 << 24
 """The most blocks of one map (128 MiB of numbers). A plan that needs more is refused, as too finely mixed to prove."""
@@ -124,16 +124,16 @@ def compute_index_map(node: Node, map_leaf: Callable[[Node], IndexMap | None]) -
 
 
 def _map_operation(node: Node, map_node: Callable[[Node], IndexMap]) -> IndexMap:
-    if isinstance(node, Cat):
+    if isinstance(node, CatNode):
         return cat_maps([map_node(piece) for piece in node.pieces], node.dim)
-    if isinstance(node, Permute):
-        return permute_map(map_node(node.of), node.dims)
-    if isinstance(node, Reshape):
-        return reshape_map(map_node(node.of), node.shape)
-    if isinstance(node, Narrow):
-        return narrow_map(map_node(node.of), node.dim, node.start, node.shape[node.dim])
-    assert isinstance(node, Cast)
-    return map_node(node.of)
+    if isinstance(node, PermuteNode):
+        return permute_map(map_node(node.operand), node.dims)
+    if isinstance(node, ReshapeNode):
+        return reshape_map(map_node(node.operand), node.shape)
+    if isinstance(node, NarrowNode):
+        return narrow_map(map_node(node.operand), node.dim, node.start, node.shape[node.dim])
+    assert isinstance(node, CastNode)
+    return map_node(node.operand)
 
 
 def permute_map(index: IndexMap, dims: Sequence[int]) -> IndexMap:

@@ -5,12 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from funcnet.checkpoint._dtypes import name_of
-from funcnet.checkpoint._lazy import Spec
-from funcnet.checkpoint._nodes import Cast, Cat, Constant, Narrow, Node, Permute, Reshape, Source, leaves, nodes
+from funcnet.checkpoint._checkpoint import Spec
+from funcnet.checkpoint._dtypes import dtype_name
+from funcnet.checkpoint._nodes import (
+    CastNode,
+    CatNode,
+    ConstantNode,
+    NarrowNode,
+    Node,
+    PermuteNode,
+    ReshapeNode,
+    SourceNode,
+    iter_leaves,
+    iter_nodes,
+)
 from funcnet.checkpoint._proof import Proof, apply_rules, prove
-from funcnet.checkpoint.rules import Cast as CastRule
-from funcnet.checkpoint.rules import Claim, Rule, State
+from funcnet.checkpoint.rules import Cast, Claim, Rule, State
 
 
 @dataclass(frozen=True)
@@ -48,7 +58,9 @@ class Plan:
     @property
     def largest_group(self) -> int:
         """Bytes of the largest set of sources that one target needs."""
-        groups = ({leaf.name for leaf in leaves(node) if isinstance(leaf, Source)} for node in self.targets.values())
+        groups = (
+            {leaf.name for leaf in iter_leaves(node) if isinstance(leaf, SourceNode)} for node in self.targets.values()
+        )
         return max((sum(self.sources[name].nbytes for name in group) for group in groups), default=0)
 
     def steps(self) -> list[PlanStep]:
@@ -95,17 +107,24 @@ def plan(specs: Mapping[str, Spec], rules: Sequence[Rule], aliases: Mapping[str,
 
 
 def _source_names(node: Node) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(leaf.name for leaf in leaves(node) if isinstance(leaf, Source)))
+    return tuple(dict.fromkeys(leaf.name for leaf in iter_leaves(node) if isinstance(leaf, SourceNode)))
 
 
-_OPERATIONS = {Constant: "fill", Narrow: "part", Permute: "permute", Reshape: "reshape", Cat: "join", Cast: "cast"}
+_OPERATIONS = {
+    ConstantNode: "fill",
+    NarrowNode: "part",
+    PermuteNode: "permute",
+    ReshapeNode: "reshape",
+    CatNode: "join",
+    CastNode: "cast",
+}
 
 
 def _describe_operations(node: Node) -> str:
     """The operations that compute a tensor, in words; "copy" if there are none."""
-    if isinstance(node, Source):
+    if isinstance(node, SourceNode):
         return "copy"
-    node_types = {type(step) for step in nodes(node)}
+    node_types = {type(step) for step in iter_nodes(node)}
     return ", ".join(word for node_type, word in _OPERATIONS.items() if node_type in node_types)
 
 
@@ -116,9 +135,9 @@ def cast_rules(specs: Mapping[str, Spec], dtype: str, lossy: bool) -> list[Rule]
     """
     names_by_dtype: dict[str, list[str]] = {}
     for name, spec in specs.items():
-        if spec.dtype.is_floating_point and name_of(spec.dtype) != dtype:
-            names_by_dtype.setdefault(name_of(spec.dtype), []).append(name)
-    has_target_dtype = any(name_of(spec.dtype) == dtype for spec in specs.values())
+        if spec.dtype.is_floating_point and dtype_name(spec.dtype) != dtype:
+            names_by_dtype.setdefault(dtype_name(spec.dtype), []).append(name)
+    has_target_dtype = any(dtype_name(spec.dtype) == dtype for spec in specs.values())
     if lossy or (len(names_by_dtype) == 1 and not has_target_dtype):
-        return [CastRule("{name**}", before, dtype, lossy) for before in names_by_dtype]
-    return [CastRule(name, before, dtype) for before, names in names_by_dtype.items() for name in names]
+        return [Cast("{name**}", before, dtype, lossy) for before in names_by_dtype]
+    return [Cast(name, before, dtype) for before, names in names_by_dtype.items() for name in names]

@@ -16,11 +16,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from funcnet.checkpoint._errors import RuleError, some
+from funcnet.checkpoint._checkpoint import Spec
+from funcnet.checkpoint._errors import RuleError, truncated_list
 from funcnet.checkpoint._index_maps import IndexMap, compute_index_map, identity_map
-from funcnet.checkpoint._lazy import Spec
-from funcnet.checkpoint._nodes import Cast as CastNode
-from funcnet.checkpoint._nodes import Constant, Node, Source, leaves, nodes
+from funcnet.checkpoint._nodes import CastNode, ConstantNode, Node, SourceNode, iter_leaves, iter_nodes
 from funcnet.checkpoint.rules import Cast, Rule, State, inverse, to_plain
 
 METHOD = "index maps of every tensor, there and back in both directions"
@@ -80,13 +79,13 @@ def prove(specs: Mapping[str, Spec], aliases: Mapping[str, str], rules: Sequence
         RuleError: if they lose more; lists the names at fault.
     """
     state = apply_rules(State.from_specs(specs, aliases), rules)
-    rounded = tuple(name for name, node in state.tensors.items() if any(map(_is_lossy_cast, nodes(node))))
+    rounded = tuple(name for name, node in state.tensors.items() if any(map(_is_lossy_cast, iter_nodes(node))))
     lost = tuple(state.lost)
     # A lossy cast moves nothing, and what it loses is declared: positions are proved without it.
     exact_rules = [rule for rule in rules if not (isinstance(rule, Cast) and rule.lossy)]
     state = apply_rules(State.from_specs(specs, aliases), exact_rules)
     target_specs = {name: node.spec for name, node in state.tensors.items()}
-    declared = {leaf.name for node in state.lost.values() for leaf in leaves(node) if isinstance(leaf, Source)}
+    declared = {leaf.name for node in state.lost.values() for leaf in iter_leaves(node) if isinstance(leaf, SourceNode)}
     inverse_rules = inverse(exact_rules)
     _check_round_trip(specs, aliases, exact_rules, inverse_rules, declared)
     _check_round_trip(target_specs, state.aliases, inverse_rules, inverse(inverse_rules), set())
@@ -115,7 +114,7 @@ def _check_round_trip(
     problems += _find_place_problems(specs, forward, returned)
     if problems:
         raise RuleError(
-            f"the rules are no bijection; going there and back:{some(problems)}\n"
+            f"the rules are no bijection; going there and back:{truncated_list(problems)}\n"
             f"Make the patterns tell these names apart, or declare the loss with drop or lossy = true."
         )
 
@@ -147,17 +146,17 @@ def _find_place_problems(specs: Mapping[str, Spec], forward: State, returned: St
     forward_maps = _IndexMapCache(lambda name: compute_index_map(forward.tensors[name], numbering.map_leaf))
 
     def map_target(node: Node) -> IndexMap | None:
-        return forward_maps(node.name) if isinstance(node, Source) else numbering.map_leaf(node)
+        return forward_maps(node.name) if isinstance(node, SourceNode) else numbering.map_leaf(node)
 
     returned_maps = _IndexMapCache(lambda name: compute_index_map(returned.tensors[name], map_target))
 
     def map_returned(node: Node) -> IndexMap | None:
-        return returned_maps(node.name) if isinstance(node, Source) else numbering.map_leaf(node)
+        return returned_maps(node.name) if isinstance(node, SourceNode) else numbering.map_leaf(node)
 
     claims_by_name: dict[str, list[int]] = {}
     for number, claim in enumerate(forward.claims):
-        for leaf in leaves(claim.node):
-            if isinstance(leaf, Source):
+        for leaf in iter_leaves(claim.node):
+            if isinstance(leaf, SourceNode):
                 claims_by_name.setdefault(leaf.name, []).append(number)
 
     def comes_back(name: str) -> bool:
@@ -201,9 +200,9 @@ class _ElementNumbering:
 
     def map_leaf(self, node: Node) -> IndexMap | None:
         """The map of a source or constant; None for any other node."""
-        if isinstance(node, Source):
+        if isinstance(node, SourceNode):
             return self.map_source(node.name)
-        if isinstance(node, Constant):
+        if isinstance(node, ConstantNode):
             return identity_map(node.shape, self._find_offset(("constant", node.spec, str(node.value)), node.spec))
         return None
 

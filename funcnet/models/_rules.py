@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from funcnet.checkpoint import Checkpoint, Drop, Fuse, Rename, Rule, Split, Stack, Tie, Transpose, Untie
-from funcnet.checkpoint._dtypes import name_of
+from funcnet.checkpoint.internals import dtype_name
 from funcnet.models._config import Described, described
 
 _QKV = tuple(f"layers.{{i}}.attn.{name}.{{w}}" for name in "qkv")
@@ -92,9 +92,9 @@ def _masks(attention: str, source: Checkpoint | None) -> list[Rule]:
     made: list[Rule] = []
     beside = f"{attention}c_attn.weight"
     if (spec := specs.get(first["bias"])) is not None:
-        made.append(Drop(f"{attention}bias", "tril", spec.shape, name_of(spec.dtype), beside))
+        made.append(Drop(f"{attention}bias", "tril", spec.shape, dtype_name(spec.dtype), beside))
     if (spec := specs.get(first["masked_bias"])) is not None:
-        made.append(Drop(f"{attention}masked_bias", -10000.0, spec.shape, name_of(spec.dtype), beside))
+        made.append(Drop(f"{attention}masked_bias", -10000.0, spec.shape, dtype_name(spec.dtype), beside))
     return made
 
 
@@ -137,7 +137,7 @@ def _bert(found: Described, fused_qkv: bool, source: Checkpoint | None) -> list[
     made: list[Rule] = []
     positions = f"{base}embeddings.position_ids"
     if source is not None and (spec := source.specs.get(positions)) is not None:
-        made.append(Drop(positions, "arange", spec.shape, name_of(spec.dtype)))
+        made.append(Drop(positions, "arange", spec.shape, dtype_name(spec.dtype)))
     made += _renamed(f"{base}embeddings.", "embed.", {
         "word_embeddings.weight": "token.weight",
         "token_type_embeddings.weight": "kind.weight",
@@ -172,7 +172,7 @@ def _masked_head(fields: Mapping[str, Any], source: Checkpoint | None) -> list[R
     if not fields.get("tie_word_embeddings", True):
         spec = None if source is None else source.specs.get(f"{theirs}bias")
         # nothing reads it, so nothing has ever changed it
-        unused = Drop(f"{theirs}bias", *((0.0, spec.shape, name_of(spec.dtype)) if spec else ()))
+        unused = Drop(f"{theirs}bias", *((0.0, spec.shape, dtype_name(spec.dtype)) if spec else ()))
         return [*made, unused, Rename(f"{theirs}decoder.{{w}}", "head.decoder.{w}")]
     if source is not None and f"{theirs}decoder.bias" in source.aliases:
         made.append(Untie(f"{theirs}decoder.bias", f"{theirs}bias", stored=False))

@@ -22,11 +22,11 @@ from funcnet.checkpoint import (
     to_toml,
     verify,
 )
+from funcnet.checkpoint._checkpoint import Spec
 from funcnet.checkpoint._dtypes import DTYPES
 from funcnet.checkpoint._index_maps import compute_index_map, identity_map
-from funcnet.checkpoint._lazy import Spec
-from funcnet.checkpoint._nodes import Constant, Source
-from funcnet.checkpoint._stream import Stream, constant
+from funcnet.checkpoint._nodes import ConstantNode, SourceNode
+from funcnet.checkpoint._stream import NodeReader, constant_tensor
 from tests.checkpoint.random_rules import random_checkpoint, random_rules
 from tests.checkpoint.trees import random_tensor, raws
 
@@ -109,19 +109,19 @@ def test_bytes_go_where_the_index_maps_say(seed):
 
     def leaf(node):
         nonlocal offset
-        if isinstance(node, Source):
+        if isinstance(node, SourceNode):
             return numbered[node.name]
-        if isinstance(node, Constant):
+        if isinstance(node, ConstantNode):
             if id(node) not in numbered:
                 numbered[id(node)] = identity_map(node.shape, offset)
-                offset += constant(node).numel()
-                parts.append(constant(node).reshape(-1).to(torch.int64))
+                offset += constant_tensor(node).numel()
+                parts.append(constant_tensor(node).reshape(-1).to(torch.int64))
             return numbered[id(node)]
         return None
 
     with tempfile.TemporaryDirectory() as folder:
         save(f"{folder}/a.safetensors", flat)
-        stream = Stream(load(f"{folder}/a.safetensors").entries)
+        stream = NodeReader(load(f"{folder}/a.safetensors").entries)
         for name, node in made.targets.items():
             if node.spec.dtype is not torch.int64:
                 continue

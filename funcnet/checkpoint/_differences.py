@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from funcnet.checkpoint._lazy import Checkpoint, Spec
-from funcnet.checkpoint._nodes import Source
-from funcnet.checkpoint._stream import Joined, Stream
+from funcnet.checkpoint._checkpoint import Checkpoint, Spec
+from funcnet.checkpoint._nodes import SourceNode
+from funcnet.checkpoint._stream import Joined, NodeReader
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,11 @@ def stats(ckpt: Checkpoint, progress: Callable[[int, int], None] | None = None) 
     ...     stats(load(f"{folder}/a.pt"))
     {'w': Stats(min=1.0, max=3.0, mean=2.0, nan=1, inf=0)}
     """
-    stream = Stream(ckpt.entries)
+    stream = NodeReader(ckpt.entries)
     done = 0
     found = {}
     for name, spec in ckpt.specs.items():
-        node = Source(spec, name)
+        node = SourceNode(spec, name)
         stream.forget(node)
         summary = _Summary(spec.dtype)
         for piece in filter(len, stream.bytes(node)):
@@ -123,7 +123,7 @@ def differences(
     found += [Difference(name, "new", "only in the second") for name in right if name not in left]
     both = [name for name in left if name in right]
     total = sum(_spec(left, name).nbytes for name in both)
-    streams = Stream(left.entries), Stream(right.entries)
+    streams = NodeReader(left.entries), NodeReader(right.entries)
     done = 0
     compared: dict[tuple[str, str], Difference | None] = {}
     for name in both:
@@ -145,14 +145,16 @@ def _spec(ckpt: Checkpoint, name: str) -> Spec:
     return ckpt.entries[ckpt.aliases.get(name, name)].spec
 
 
-def _difference(streams: tuple[Stream, Stream], left: Spec, right: Spec, one: str, two: str) -> Difference | None:
+def _difference(
+    streams: tuple[NodeReader, NodeReader], left: Spec, right: Spec, one: str, two: str
+) -> Difference | None:
     if left.shape != right.shape:
         return Difference(one, "shape", f"{list(left.shape)} against {list(right.shape)}")
     if left.dtype != right.dtype:
         return Difference(one, "dtype", f"{left.dtype} against {right.dtype}")
     largest: float | None = 0.0
     elements = 0
-    for first, second in _pairs(streams, Source(left, one), Source(right, two)):
+    for first, second in _pairs(streams, SourceNode(left, one), SourceNode(right, two)):
         if first == second:
             continue
         a, b = (torch.frombuffer(bytearray(piece), dtype=left.dtype) for piece in (first, second))
@@ -169,7 +171,7 @@ def _difference(streams: tuple[Stream, Stream], left: Spec, right: Spec, one: st
     return Difference(one, "value", text, largest, elements)
 
 
-def _pairs(streams: tuple[Stream, Stream], one: Source, two: Source) -> Iterator[tuple[bytes, bytes]]:
+def _pairs(streams: tuple[NodeReader, NodeReader], one: SourceNode, two: SourceNode) -> Iterator[tuple[bytes, bytes]]:
     for stream, node in zip(streams, (one, two), strict=True):
         stream.forget(node)
     left = Joined(streams[0].bytes(one))

@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from funcnet._typing import Selector
-from funcnet.checkpoint._certificate import Certificate, Digests, Side, made_of, taken
+from funcnet.checkpoint._certificate import Certificate, Digests, Side, compute_digests
+from funcnet.checkpoint._checkpoint import Checkpoint
 from funcnet.checkpoint._content import Content
-from funcnet.checkpoint._detect import load
-from funcnet.checkpoint._errors import CheckpointError, refuse
-from funcnet.checkpoint._lazy import Checkpoint
+from funcnet.checkpoint._errors import CheckpointError, file_error
+from funcnet.checkpoint._load import load, select_part
 from funcnet.checkpoint._plan import Plan, cast_rules, plan
-from funcnet.checkpoint._save import check_no_checkpoint, destination, write
-from funcnet.checkpoint._stream import Stream
+from funcnet.checkpoint._save import check_text_destination, destination, write
+from funcnet.checkpoint._stream import NodeReader
 from funcnet.checkpoint.rules import Rule
 from funcnet.checkpoint.rules import inverse as inverse_of
 from funcnet.checkpoint.rules._toml import read_toml
@@ -39,7 +39,7 @@ def plan_conversion(
     Args, Raises: as of :func:`convert`.
     """
     destination(Path(dst), shard_size, format)
-    ckpt = taken(load(src), part, select)
+    ckpt = select_part(load(src), part, select)
     steps = read_toml(rules) if isinstance(rules, (str, os.PathLike)) else tuple(rules)
     if inverse:
         steps = inverse_of(steps)
@@ -118,7 +118,7 @@ def convert(
     if certificate is not None:
         _check_place(Path(certificate), Path(dst), rules)
     hashing = certificate is not None
-    stream = Stream(ckpt.entries, hashing, made.largest_group)
+    stream = NodeReader(ckpt.entries, hashing, made.largest_group)
     for claim in made.claims:
         stream.check(claim)
     digests: dict[str, str] = {}
@@ -141,7 +141,7 @@ def convert(
         plan=made,
         source=Side(os.path.abspath(src), ckpt.format, ckpt.specs, ckpt.aliases),
         target=Side(os.path.abspath(dst), named, made.specs, made.aliases),
-        hashes=functools.cache(lambda: Digests(stream.digests(), digests) if hashing else made_of(ckpt, made)),
+        hashes=functools.cache(lambda: Digests(stream.digests(), digests) if hashing else compute_digests(ckpt, made)),
         part=part,
         select=select if not callable(select) else None,
     )
@@ -152,11 +152,11 @@ def convert(
 
 def _check_place(certificate: Path, dst: Path, rules: object) -> None:
     """Refuse a place for a certificate before anything is written: one that is taken, or cannot be written to."""
-    check_no_checkpoint(certificate)
+    check_text_destination(certificate)
     used = [dst, *([Path(rules)] if isinstance(rules, (str, os.PathLike)) else [])]
     if os.path.realpath(certificate) in map(os.path.realpath, used):
-        raise refuse(certificate, "is to be the certificate, and is another file of this conversion", "Use .json.")
+        raise file_error(certificate, "is to be the certificate, and is another file of this conversion", "Use .json.")
     if certificate.is_dir():
-        raise refuse(certificate, "is a folder, and the certificate is a file")
+        raise file_error(certificate, "is a folder, and the certificate is a file")
     if not certificate.parent.is_dir() and os.path.realpath(certificate.parent) != os.path.realpath(dst):
-        raise refuse(certificate, "is to be the certificate, and its folder is not there")
+        raise file_error(certificate, "is to be the certificate, and its folder is not there")

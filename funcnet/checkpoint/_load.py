@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from funcnet._typing import Selector
+from funcnet.checkpoint._checkpoint import Checkpoint, unwritable_names
 from funcnet.checkpoint._dcp import METADATA, read_dcp
-from funcnet.checkpoint._errors import CheckpointError, refuse, some
+from funcnet.checkpoint._errors import CheckpointError, file_error, truncated_list
 from funcnet.checkpoint._files import File
-from funcnet.checkpoint._lazy import Checkpoint, unwritable
 from funcnet.checkpoint._npz import read_npz
 from funcnet.checkpoint._pickle import LEGACY, read_pickle
 from funcnet.checkpoint._safetensors import read_safetensors
 from funcnet.checkpoint._sharded import INDEX_SUFFIX, read_sharded
-from funcnet.checkpoint._zip import members_of
+from funcnet.checkpoint._zip import read_members
 
 SUFFIXES = {".safetensors": "safetensors", ".pt": "pt", ".pth": "pt", ".bin": "pt", ".ckpt": "pt", ".npz": "npz"}
 _ZIPS = (b"PK\x03\x04", b"PK\x05\x06")
@@ -45,15 +46,38 @@ def load(path: str | os.PathLike[str], part: str | None = None) -> Checkpoint:
     tensor(6.)
     """
     found = _read(Path(path))
-    wrong = unwritable([*found, *found.extras])
+    wrong = unwritable_names([*found, *found.extras])
     if wrong:
-        raise CheckpointError(f"{str(path)!r} has names that are no text:{some(wrong)}")
+        raise CheckpointError(f"{str(path)!r} has names that are no text:{truncated_list(wrong)}")
     return found if part is None else found.part(part)
+
+
+def select_part(
+    ckpt: Checkpoint, part: str | None, selector: Selector | None, *, allow_empty: bool = False
+) -> Checkpoint:
+    """The tensors of a checkpoint that a command or conversion is about.
+
+    Args:
+        ckpt: the whole checkpoint.
+        part, selector: as of :func:`funcnet.checkpoint.convert`.
+        allow_empty: whether a selector may select no tensor at all; if not, that counts as a mistake in the selector.
+
+    Raises:
+        CheckpointError: if the checkpoint has no such part, or nothing is selected.
+    """
+    ckpt = ckpt if part is None else ckpt.part(part)
+    if selector is None:
+        return ckpt
+    selection = ckpt.select(selector)
+    if len(ckpt) and not len(selection) and not allow_empty:
+        names = truncated_list([repr(name) for name in list(ckpt)[:5]])
+        raise file_error(ckpt.path, f"has no tensor that {selector!r} selects", f"Its first names are:{names}")
+    return selection
 
 
 def _read(path: Path) -> Checkpoint:
     if path.is_dir():
-        entry = entry_of(path)
+        entry = find_entry(path)
         return read_dcp(path) if entry == METADATA else _read(path / entry)
     file = File(path)
     if path.name.endswith(INDEX_SUFFIX):
@@ -68,24 +92,24 @@ def read_file(file: File) -> Checkpoint:
         CheckpointError: if its first bytes are those of no format, or it is damaged.
     """
     if not file.size:
-        raise refuse(file.path, "is empty", "Copy or save it again.")
+        raise file_error(file.path, "is empty", "Copy or save it again.")
     start = file.read(0, min(file.size, 16))
     if start[:4] in _ZIPS:
-        names = members_of(file)
+        names = read_members(file)
         torch_file = any(name.endswith("/data.pkl") or name == "data.pkl" for name in names)
         return read_pickle(file) if torch_file else read_npz(file)
     if start.startswith(LEGACY):
         return read_pickle(file)
     if start[8:9] == b"{" or file.path.suffix == ".safetensors":
         return read_safetensors(file)
-    raise refuse(
+    raise file_error(
         file.path,
         f"begins with {start!r}, as neither safetensors, torch.save nor .npz files do",
         "A plain pickle is never loaded: save the tensors with torch.save or safetensors.",
     )
 
 
-def entry_of(path: Path) -> str:
+def find_entry(path: Path) -> str:
     """The file of a folder that makes it a checkpoint.
 
     Raises:
@@ -104,5 +128,9 @@ def entry_of(path: Path) -> str:
         if len(alone) == 1:
             return alone[0]
     if not found:
-        raise refuse(path, "is a folder without a checkpoint", f"It holds:{some(names) if names else ' nothing'}")
-    raise CheckpointError(f"{str(path)!r} holds several checkpoints; name the one that is meant:{some(found)}")
+        raise file_error(
+            path, "is a folder without a checkpoint", f"It holds:{truncated_list(names) if names else ' nothing'}"
+        )
+    raise CheckpointError(
+        f"{str(path)!r} holds several checkpoints; name the one that is meant:{truncated_list(found)}"
+    )

@@ -162,10 +162,10 @@ class Checkpoint(Mapping[str, Tensor]):
         return replace(self, entries=entries, aliases=aliases, extras=extras)
 
 
-def unwritable(names: Iterable[str]) -> list[str]:
+def unwritable_names(names: Iterable[str]) -> list[str]:
     """Names that are no text: halves of characters, which JSON and pickles let through and no file can be given.
 
-    >>> unwritable(["a", "\\ud800"])
+    >>> unwritable_names(["a", "\\ud800"])
     ["'\\\\ud800'"]
     """
     wrong = []

@@ -23,7 +23,7 @@ from funcnet.core._parts import check_part
 from funcnet.core._shown import Shown
 from funcnet.core._start import Device, Start
 from funcnet.core._traits import BodyTraits, traits_of_class
-from funcnet.random import as_rng
+from funcnet.random.internals import as_rng
 from funcnet.tree import join, unflatten
 from funcnet.tree._partition import chosen
 

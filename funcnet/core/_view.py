@@ -26,7 +26,8 @@ from funcnet._typing import Tree
 from funcnet.core._check import misfit
 from funcnet.core._entries import Buffer, Param
 from funcnet.core._limits import guarded
-from funcnet.random import At, Intercept, Rng, Stream, at_path, fold_in
+from funcnet.random import Rng, Stream, fold_in
+from funcnet.random.internals import DrawInterceptor, KeyAtPath, rng_at_path
 from funcnet.tree import join
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Call:
         self.closed = False
         self.found = found
         self.within: Callable[[], Any] | None = None
-        self.intercept: Intercept | None = None
+        self.intercept: DrawInterceptor | None = None
 
 
 class View:
@@ -98,7 +99,7 @@ class View:
     def rng(self) -> Tensor | Stream:
         """What to draw from: with a Key, another Key at every look; with an int seed, its sequence."""
         draws = draws_at(self)
-        return fold_in(draws.key, draws.salt) if isinstance(draws, At) else draws
+        return fold_in(draws.key, draws.salt) if isinstance(draws, KeyAtPath) else draws
 
     def __repr__(self) -> str:
         return f"<view of {type(self).__name__} at {origin(self)[1] or 'the root'!r}>"
@@ -143,7 +144,7 @@ def draws_at(view: View, below: str = "") -> Rng:
     counts = up.counts
     count = counts.get(path, 0)
     counts[path] = count + 1
-    return at_path(rng, path, count)
+    return rng_at_path(rng, path, count)
 
 
 PASS_RNG = "Pass rng=funcnet.random.key(0), or rng=0 for the draws of torch.manual_seed(0)."

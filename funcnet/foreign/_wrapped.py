@@ -101,7 +101,7 @@ class Wrapped(ForeignNet):
         lease.fill(p._params, buffers)
         module = lease.module
         run = module if method is None else getattr(module, method)
-        if call.rng is None or (type(call.rng) is Stream and call.rng.lent):
+        if call.rng is None or (type(call.rng) is Stream and call.rng.is_global):
             output = run(*inputs, **kwargs)
         else:
             lease.call = call
@@ -183,7 +183,7 @@ def _running(p: View, lease: Lease, template: Template) -> Any:
             path = lease.paths.get(id(frame.f_locals["self"]))
             if path is not None:
                 if template.learn(path) and lease.call is not None and lease.call.intercept is not None:
-                    lease.call.intercept.learned = True
+                    lease.call.intercept.found_submodule = True
                 return _outside_checkpoint(frame, p, path)
         frame = frame.f_back
     return p

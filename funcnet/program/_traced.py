@@ -18,7 +18,7 @@ from funcnet._typing import Tree
 from funcnet.core import Net, View, draws_at
 from funcnet.core.internals import Call, StockNet, described, origin, where
 from funcnet.program._code import Check, Code
-from funcnet.random import Intercept
+from funcnet.random.internals import DrawInterceptor
 from funcnet.tree import get, join
 from funcnet.tree import map as map_tree
 
@@ -89,7 +89,7 @@ class Traced(StockNet, reads_trees=True, one_piece=True, fields_in_view=False):
             "_paths": paths,
             "_partial": partial,
             "_draws_at": draws_at,
-            "_Intercept": Intercept,
+            "_Intercept": DrawInterceptor,
             "_batched": batched,
             "_vmapped": vmapped,
             "_beyond": beyond_one_gradient,

@@ -21,6 +21,7 @@ from funcnet._torch import AdaptiveSoftmaxOutput, constant_result
 from funcnet._typing import TreeLike
 from funcnet.combinators import ModuleList, Sequential
 from funcnet.core import Net, View
+from funcnet.core.internals import StockNet
 from funcnet.layers._layer import Layer
 from funcnet.layers._linear import Linear
 
@@ -139,7 +140,7 @@ class AdaptiveSoftmaxView(View):
         return best
 
 
-class _MethodNet(Net):
+class _MethodNet(StockNet):
     """A net that runs a further method of another net's view, over the parts of that net."""
 
     of: Net

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from funcnet.core import Net
+from funcnet.core.internals import StockNet
 
 COUNTERPARTS: dict[type[nn.Module], type[Layer]] = {}
 """The pure counterpart of each torch.nn class; filled as the classes of layers are defined."""
@@ -22,7 +23,7 @@ MERGED_FIELDS = ("size_average", "reduce")  # old arguments of losses, which the
 _TENSOR_ARGUMENTS = ("_weight", "_freeze")  # arguments about tensors, which a record does not hold
 
 
-class Layer(Net):
+class Layer(StockNet):
     """A net with a twin of the same name and arguments in ``torch.nn``.
 
     The twin is built on the meta device when the record is made. It refuses bad arguments, and the record takes over
@@ -60,7 +61,7 @@ class Layer(Net):
         module = self.twin(**{name: value for name, value in fields.items() if name in known or value is not True})
         if impl == "composed":
             module._funcnet_impl = impl
-        for name, net in self.__dict__.get("_replaced_items", ()):
+        for name, net in self._edits.replaced:
             setattr(module, name, net.as_module())
         return module
 

@@ -18,7 +18,7 @@ from funcnet.layers._layer import COUNTERPARTS, FACTORY_FIELDS, Layer
 from funcnet.layers._sizes import Size
 
 
-class _LazyLayer(Lazy, Layer):
+class _LazyLayer(Lazy, Layer, trusted=True):
     """The base of lazy layers. The twin finds the size of the input, by torch's own rules."""
 
     def expects(self) -> str:

@@ -101,7 +101,7 @@ class Bilinear(Layer):
         return y if p.bias is None else y + p.bias
 
 
-class Identity(Layer):
+class Identity(Layer, ignores_view=True):
     """Return the input. As with :class:`torch.nn.Identity`, any arguments are accepted and ignored.
 
     >>> Identity(54, unused=0.1)({}, torch.ones(2))

@@ -25,7 +25,7 @@ from funcnet.layers._recurrent_call import NO_BATCHING, Hidden, call_recurrent
 _GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "GRU": 3, "LSTM": 4}
 
 
-class RNNBase(Layer):
+class RNNBase(Layer, ignores_view=True):
     """The base of RNN, LSTM and GRU: their hyperparameters and weights. As in torch, it computes nothing.
 
     Args:

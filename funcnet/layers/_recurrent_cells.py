@@ -21,7 +21,7 @@ from funcnet.layers._layer import Layer
 from funcnet.layers._linear import fan_in_uniform
 
 
-class RNNCellBase(Layer):
+class RNNCellBase(Layer, ignores_view=True):
     """The base of the cells: their hyperparameters and weights. As in torch, it computes nothing.
 
     Args:

@@ -21,7 +21,7 @@ from funcnet.layers._layer import NO_CHILDREN, Layer
 from funcnet.random import rrelu
 
 
-class ReLU(Layer):
+class ReLU(Layer, ignores_view=True):
     """``max(0, x)``. Source: torch.nn.functional.relu.
 
     >>> ReLU()({}, torch.tensor([-1.0, 2.0]))
@@ -35,7 +35,7 @@ class ReLU(Layer):
         return F.relu(input)
 
 
-class ReLU6(Layer):
+class ReLU6(Layer, ignores_view=True):
     """``x`` clamped to [0, 6]. Source: torch.nn.functional.relu6.
 
     >>> ReLU6()({}, torch.tensor([-1.0, 2.0, 9.0]))
@@ -205,7 +205,7 @@ class Hardtanh(Layer):
         return F.hardtanh(input, p.min_val, p.max_val)
 
 
-class Hardsigmoid(Layer):
+class Hardsigmoid(Layer, ignores_view=True):
     """``x / 6 + 1 / 2``, clamped to [0, 1]. Source: torch.nn.functional.hardsigmoid.
 
     Torch's kernel has no second derivative. Nested transforms of torch.func use another formula, which has one; outside
@@ -224,7 +224,7 @@ class Hardsigmoid(Layer):
         return F.hardsigmoid(input)
 
 
-class Hardswish(Layer):
+class Hardswish(Layer, ignores_view=True):
     """``x`` times its :class:`Hardsigmoid`. Source: torch.nn.functional.hardswish.
 
     >>> Hardswish()({}, torch.tensor([-3.0, 1.0, 3.0]))

@@ -16,12 +16,12 @@ from torch.types import Device
 
 from funcnet import init
 from funcnet.core import Net, Param, Start, View
-from funcnet.core._parts import check_part
+from funcnet.core.internals import check_part
 from funcnet.layers._layer import FACTORY_FIELDS, NO_CHILDREN, Layer
 from funcnet.layers._norm import LayerNorm
 from funcnet.layers._transformer_layers import TransformerDecoderLayer, TransformerEncoderLayer
 from funcnet.layers._transformer_stacks import TransformerDecoder, TransformerEncoder, ignore_nested_tensor_warning
-from funcnet.random import at_path
+from funcnet.random.internals import rng_at_path
 from funcnet.tree import join
 
 
@@ -129,7 +129,7 @@ class Transformer(Layer):
         for name, spec in self._all_entries.items():
             entry_path = join(path, name)
             if isinstance(spec, Param) and entry_path not in start.aliases and values[entry_path].dim() > 1:
-                old, rng = values[entry_path], at_path(start.rng, entry_path)
+                old, rng = values[entry_path], rng_at_path(start.rng, entry_path)
                 values[entry_path] = init.xavier_uniform()(rng, tuple(old.shape), dtype=old.dtype, device=old.device)
         yield from values.items()
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.types import Device
 
 from funcnet.core import Net, View
-from funcnet.core._parts import check_part
+from funcnet.core.internals import check_part
 from funcnet.layers._attention import MultiheadAttention
 from funcnet.layers._dropout import Dropout
 from funcnet.layers._layer import Layer
@@ -78,7 +78,7 @@ class _TransformerLayer(Layer):
     def fields_from_children(cls, children: Mapping[str, Net]) -> Mapping[str, Any]:
         return {"activation": children["activation"]} if "activation" in children else {}
 
-    def foreign(self) -> bool:
+    def calls_unknown_code(self) -> bool:
         return self.activation not in (F.relu, F.gelu) and not isinstance(self.activation, Net)
 
     def _describe_sequence(self, name: str, axis: str) -> str:

@@ -18,7 +18,7 @@ from funcnet._context import under_transform
 from funcnet._torch import canonical_mask, detect_causal, none_or_dtype
 from funcnet.combinators import ModuleList
 from funcnet.core import Net, Start, View
-from funcnet.core._parts import check_part
+from funcnet.core.internals import check_part
 from funcnet.layers._layer import Layer
 from funcnet.random import Stream
 from funcnet.tree import join

@@ -110,7 +110,7 @@ class TripletMarginWithDistanceLoss(Loss):
     def fields_from_module(cls, module: nn.Module) -> dict[str, Any]:
         return super().fields_from_module(module) | {"distance_function": _as_pure_distance(module.distance_function)}
 
-    def foreign(self) -> bool:
+    def calls_unknown_code(self) -> bool:
         return not isinstance(self.distance_function, Net)
 
     def parts(self) -> dict[str, Any]:

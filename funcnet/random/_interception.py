@@ -25,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 
 from funcnet._context import beyond_one_gradient, under_vmap
 from funcnet._errors import RandomnessError
-from funcnet._torch import constant_result, show_to_modes
+from funcnet._torch import DRAWING_WITHOUT_PUBLIC_NAME, constant_result, show_to_modes
 from funcnet.random._attention_function import scaled_dot_product_attention
 from funcnet.random._dropout_functions import (
     NextRng,
@@ -264,8 +264,7 @@ _ALWAYS = (
         torch.lobpcg,
         torch.randint_like,
         torch.binomial,
-        torch._standard_gamma,
-        torch._sample_dirichlet,
+        *DRAWING_WITHOUT_PUBLIC_NAME,
     ),
     *(getattr(nn.init, name) for name in ("uniform_", "normal_", "trunc_normal_", "orthogonal_", "sparse_")),
     *(getattr(nn.init, f"{name}_{kind}_") for name in ("xavier", "kaiming") for kind in ("uniform", "normal")),

@@ -315,3 +315,7 @@ rebuild_tensor_v2 = torch._utils._rebuild_tensor_v2
 
 rebuild_tensor_v3 = torch._utils._rebuild_tensor_v3
 """The same for dtypes that have no storage class of their own."""
+
+sample_gamma = torch._standard_gamma
+sample_dirichlet = torch._sample_dirichlet
+"""What torch.distributions draws by."""

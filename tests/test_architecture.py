@@ -11,7 +11,7 @@ import funcnet
 
 ROOT = Path(funcnet.__file__).parent
 LEVELS = [
-    {"_errors", "_format", "_typing", "_torch", "_context", "_tensors"},
+    {"_errors", "_format", "_typing", "_torch", "_context", "_tensors", "_torch_functions"},
     {"tree"},
     {"checkpoint"},
     {"random"},

@@ -131,9 +131,6 @@ fractional_max_pool3d = torch._C._nn.fractional_max_pool3d
 weight_norm = torch._weight_norm
 """(weight_v, weight_g, dim) -> weight: the kernel, which has a formula for one backward pass only."""
 
-DRAWING_WITHOUT_PUBLIC_NAME = (torch._standard_gamma, torch._sample_dirichlet)
-"""Functions that torch.distributions draws by."""
-
 fans_of: Callable[[torch.Tensor], tuple[int, int]] = torch.nn.init._calculate_fan_in_and_fan_out
 """The pair (fan_in, fan_out) of a weight."""
 

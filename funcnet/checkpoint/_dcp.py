@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, ClassVar
 import torch
 from torch import Tensor
 
+from funcnet._torch import dcp_storage_info
 from funcnet._typing import Shape
 from funcnet.checkpoint._atomic import replace_folder, writing
 from funcnet.checkpoint._checkpoint import Checkpoint, Entry, Spec, check_shape
@@ -234,7 +235,6 @@ def write_dcp(path: Path, content: Content, old: list[str]) -> None:
     A tied tensor is there under each of its names, and all say that it is stored at one place: so other tools find it,
     it is on disk once, and reading it here gives the tie back.
     """
-    from torch.distributed.checkpoint.filesystem import _StorageInfo
     from torch.distributed.checkpoint.metadata import (
         BytesStorageMetadata,
         ChunkStorageMetadata,
@@ -266,8 +266,9 @@ def write_dcp(path: Path, content: Content, old: list[str]) -> None:
                         TensorProperties(spec.dtype), size, [ChunkStorageMetadata(origin, size)]
                     )
                     index = MetadataIndex(name, origin, 0)
-                places.setdefault(content.aliases.get(name, name), _StorageInfo(data_name, begin, out.tell() - begin))
-                stored[index] = places[content.aliases.get(name, name)]
+                owner = content.aliases.get(name, name)
+                places.setdefault(owner, dcp_storage_info(data_name, begin, out.tell() - begin))
+                stored[index] = places[owner]
         planned = {name: (name,) for name in names}
         place(METADATA)[0].write_bytes(pickle.dumps(Metadata(described, planned, stored)))
 

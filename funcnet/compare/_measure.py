@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from funcnet._torch import DispatchMode, pytree
 from funcnet.compare._results import Sides
 
 
@@ -93,7 +92,7 @@ def clock() -> float:
     return time.perf_counter()
 
 
-class LiveBytes(TorchDispatchMode):
+class LiveBytes(DispatchMode):
     """Counts the bytes of all tensors alive, and the most there were at one time.
 
     Every storage that an operator returns within the context counts from then until it is freed, backward passes

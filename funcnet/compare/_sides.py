@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 import funcnet as fn
+from funcnet._torch import pytree
 from funcnet._typing import Flat, Tree
 from funcnet.tree import flatten
 

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
+from funcnet._torch import pytree
 from funcnet._typing import Flat
 from funcnet.compare._measure import LiveBytes, clock, largest_difference
 from funcnet.compare._models import Pair

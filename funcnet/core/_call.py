@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +14,7 @@ from funcnet._context import numbers_known
 from funcnet._errors import PurityError, RandomnessError, TreeError
 from funcnet._torch import lazy_clone
 from funcnet._typing import Selector, Tree, TreeLike
-from funcnet.core._check import Seen, expected_of, misfits_of, refuse
+from funcnet.core._check import Seen, expected_of, fits_when_compiled, misfits_of, refuse
 from funcnet.core._entries import Buffer, Param
 from funcnet.core._explain import explain
 from funcnet.core._global_draws import GlobalDrawGuard
@@ -47,14 +47,11 @@ class Program:
         self.silent = all(facts.draws_from_view_only for facts in self.facts.values())
         self.foreign = not all(facts.is_trusted for facts in self.facts.values())
         self.always_draws = self.drawing(False)
+        self.draws_in_training = self.drawing(True)  # not a cached_property, whose lock torch.compile cannot enter
         self.seen: Seen | None = None
         self.global_draw_guard = GlobalDrawGuard(net)
         self.looked: set[tuple[Any, bool]] = set()  # the modes in which params were compared before and after a call
         self.scratch: set[str] = set()  # paths of params that a foreign forward in eval mode writes to: given as copies
-
-    @cached_property
-    def draws_in_training(self) -> list[str]:
-        return self.drawing(True)
 
     def drawing(self, train: Any) -> list[str]:
         """Paths that draw in this mode."""
@@ -232,6 +229,10 @@ class Program:
 
     def _admit(self, params: TreeLike, buffers: TreeLike) -> None:
         """Check trees that are new to this net. Later calls with the same dicts rely on it."""
+        if torch.compiler.is_compiling():
+            net = self.net
+            if fits_when_compiled(net, "params", params) and fits_when_compiled(net, "buffers", buffers):
+                return
         lines = misfits_of(self.expected, {"params": params, "buffers": buffers})
         if lines:
             raise refuse(self.net, lines)

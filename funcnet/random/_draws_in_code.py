@@ -24,11 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from funcnet.random._interception import DRAWING_FUNCTIONS
+from funcnet._torch_functions import DRAWING_NAMES
 
-_DRAWING_NAMES = {function.__name__ for function in DRAWING_FUNCTIONS} | {
-    *("nn", "init", "distributions", "sample", "rsample", "Generator")
-}
 _KNOWN_PACKAGES = ("torch", "funcnet", "math", "operator", "itertools", "functools")
 _KNOWN_PYTHON_MODULES = ("torch.nn.functional", "torch.functional")
 """The modules of Python code in torch whose drawing functions are all listed."""
@@ -69,12 +66,12 @@ def _never_draws(value: object, safe_classes: tuple[type, ...], visited: set[int
     if isinstance(value, types.FunctionType) and module not in _KNOWN_PYTHON_MODULES:
         return False  # a function that it calls may draw
     is_known = module.split(".")[0] in ("torch", "funcnet", "math") or isinstance(value, types.BuiltinFunctionType)
-    return value in _KNOWN_BUILTINS if module == "builtins" else is_known and name not in _DRAWING_NAMES
+    return value in _KNOWN_BUILTINS if module == "builtins" else is_known and name not in DRAWING_NAMES
 
 
 def _code_never_draws(function: types.FunctionType, safe_classes: tuple[type, ...], visited: set[int]) -> bool:
     names = _names_in(function)
-    if names & _DRAWING_NAMES:
+    if names & DRAWING_NAMES:
         return False
     namespace = {**vars(builtins), **function.__globals__}
     values = [namespace[name] for name in names if name in namespace]

@@ -20,12 +20,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from funcnet._context import beyond_one_gradient, under_vmap
 from funcnet._errors import RandomnessError
 from funcnet._torch import constant_result, show_to_modes
+from funcnet._torch_functions import DRAWS_INSIDE, TAKES_GENERATOR
 from funcnet.random._attention_function import scaled_dot_product_attention
 from funcnet.random._dropout_functions import (
     NextRng,
@@ -73,12 +74,12 @@ class DrawInterceptor(TorchFunctionMode):
             kwargs = {name: value for name, value in kwargs.items() if name != "generator"}
         if func in _COMPUTED_HERE and "generator" not in kwargs:
             return _COMPUTED_HERE[func](self._next_rng, *args, **kwargs)
-        if func in _TAKES_GENERATOR and "generator" not in kwargs:
+        if func in TAKES_GENERATOR and "generator" not in kwargs:
             return _call_with_generator(self._next_rng(), func, args, kwargs)
         if func in _CALLS_THEM and not torch.compiler.is_compiling():  # Dynamo stops in it if a mode is on
             with self:
                 return _CALLS_THEM[func](*args, **kwargs)
-        if func in _DRAWS_INSIDE and _DRAWS_INSIDE[func](*args, **kwargs):
+        if func in DRAWS_INSIDE and DRAWS_INSIDE[func](*args, **kwargs):
             return _call_with_lent_generator(self._next_rng(), func, args, kwargs)
         return func(*args, **kwargs)
 
@@ -95,22 +96,6 @@ def drawn(func: Callable[..., Any], *args: Any, rng: Rng, **kwargs: Any) -> Any:
     tensor([0.4963, 0.7682, 0.0885])
     """
     return DrawInterceptor(lambda: rng).__torch_function__(func, (), args, kwargs)
-
-
-def draws_when_called(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    """Whether a function of torch draws from the global generator with these arguments; it reads no tensor."""
-    if func is F.scaled_dot_product_attention:
-        return bool(kwargs.get("dropout_p", args[4] if len(args) > 4 else 0.0))
-    if func in _RRELU:
-        return bool(kwargs.get("training", args[3] if len(args) > 3 else False))
-    if func in _COMPUTED_HERE:
-        p = kwargs.get("p", args[1] if len(args) > 1 else 0.5)
-        default = func not in (F.alpha_dropout, F.feature_alpha_dropout)
-        training = kwargs.get("training", kwargs.get("train", args[2] if len(args) > 2 else default))
-        return bool(training and p)
-    if func in _TAKES_GENERATOR:
-        return kwargs.get("generator") is None
-    return func in _DRAWS_INSIDE and bool(_DRAWS_INSIDE[func](*args, **kwargs))
 
 
 @constant_result
@@ -214,12 +199,6 @@ def _call_with_generator(rng: Rng, func: Callable[..., Any], args: Sequence[Any]
 
 
 _NEW_LIKE: dict[Any, Callable[..., Tensor]] = {torch.rand_like: Tensor.uniform_, torch.randn_like: Tensor.normal_}
-_TAKES_GENERATOR = frozenset(
-    {
-        *KEY_FORMULAS,
-        torch.poisson,
-    }
-)
 
 
 # --- kernels that draw from the global generator, which is lent ---
@@ -237,54 +216,10 @@ def _call_with_lent_generator(
         return func(*args, **kwargs)
 
 
-def _draws_in_recurrent(*args: Any) -> bool:
-    flag = next(
-        index for index, arg in enumerate(args) if isinstance(arg, bool)
-    )  # has_biases, num_layers, dropout, train
-    return bool(args[flag + 2] > 0 and args[flag + 3])
-
-
-def _draws_in_training(index: int, default: bool) -> Callable[..., bool]:
-    return lambda *args, **kwargs: bool(kwargs.get("training", args[index] if len(args) > index else default))
-
-
-def _draws_in_multi_head(*args: Any, training: bool = True, **_: Any) -> bool:
-    return bool(training and args[10] > 0)  # dropout_p
-
-
-def _draws_always(*args: Any, **kwargs: Any) -> bool:
-    return True
-
-
-_ALWAYS = (
-    *(F.gumbel_softmax, F.fractional_max_pool2d, F.fractional_max_pool3d),  # the first in compiled code only
-    *(
-        torch.svd_lowrank,
-        torch.pca_lowrank,
-        torch.lobpcg,
-        torch.randint_like,
-        torch.binomial,
-        torch._standard_gamma,
-        torch._sample_dirichlet,
-    ),
-    *(getattr(nn.init, name) for name in ("uniform_", "normal_", "trunc_normal_", "orthogonal_", "sparse_")),
-    *(getattr(nn.init, f"{name}_{kind}_") for name in ("xavier", "kaiming") for kind in ("uniform", "normal")),
-)
-_DRAWS_INSIDE: dict[Any, Callable[..., bool]] = {
-    F.multi_head_attention_forward: _draws_in_multi_head,
-    torch.native_dropout: _draws_in_training(2, True),
-    **dict.fromkeys(_ALWAYS, _draws_always),
-    **{getattr(torch, name): _draws_in_recurrent for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")},
-}
-"""The functions that draw inside, and for each a function that says whether it draws with these arguments."""
-
-
 def _generator_for(rng: Rng, device: torch.device) -> torch.Generator:
     generator = private_generator(rng, device)
     assert generator is not None, "what torch's global generator draws is not intercepted"
     return generator
 
 
-_INTERCEPTED = frozenset({*_COMPUTED_HERE, *_TAKES_GENERATOR, *_CALLS_THEM, *_DRAWS_INSIDE})
-DRAWING_FUNCTIONS = frozenset({*_COMPUTED_HERE, *_TAKES_GENERATOR, *_DRAWS_INSIDE})
-"""torch's functions that draw from the global generator."""
+_INTERCEPTED = frozenset({*_COMPUTED_HERE, *TAKES_GENERATOR, *_CALLS_THEM, *DRAWS_INSIDE})

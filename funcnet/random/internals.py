@@ -16,7 +16,5 @@ from funcnet.random._generators import preserve_torch_state as preserve_torch_st
 from funcnet.random._generators import read_torch_state as read_torch_state
 from funcnet.random._generators import restore_torch_state as restore_torch_state
 from funcnet.random._generators import rng_at_path as rng_at_path
-from funcnet.random._interception import DRAWING_FUNCTIONS as DRAWING_FUNCTIONS
 from funcnet.random._interception import DrawInterceptor as DrawInterceptor
-from funcnet.random._interception import draws_when_called as draws_when_called
 from funcnet.random._keys import KeyAtPath as KeyAtPath

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch.utils import _pytree as pytree
 
+from funcnet._torch import pytree
 from funcnet.compare._lab._costs import Makers
 from funcnet.compare._lab._forms import COMPILED, MODULE, NATIVE, Compiled, Form, ModuleForm, PureForm, Step
 from funcnet.compare._lab._subject import Subject

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
+from funcnet._torch import pytree
 from funcnet.compare._lab._costs import Makers
 from funcnet.compare._lab._forms import CALL, MODULE, NATIVE, TRACED, ModuleForm, PureForm
 from funcnet.compare._lab._records import Curve

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
+from funcnet._torch import pytree
 from funcnet.compare._errors import summarize_error
 from funcnet.compare._lab._costs import Makers
 from funcnet.compare._lab._forms import ModuleForm, PureForm

@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils import _pytree as pytree
 
-from funcnet._torch import graphs_allowed
+from funcnet._torch import graphs_allowed, pytree
 from funcnet.compare._lab._forms import ModuleForm, PureForm
 from funcnet.compare._lab._many import (
     batch_of,

@@ -12,7 +12,7 @@ from torch import Tensor
 from funcnet._errors import InitError, TreeError, bullet_list
 from funcnet._typing import Flat, Tree, TreeLike
 from funcnet.core import Buffer, Net, Param
-from funcnet.core._check import check_trees, misfits, refuse
+from funcnet.core.internals import check_trees, misfits, refuse
 from funcnet.foreign import Wrapped
 from funcnet.foreign.internals import EXTRA_STATE
 from funcnet.random import Stream

@@ -56,14 +56,9 @@ def supports(net: Net | type[Net], transform: str, *, train: bool | None = None)
     return not any(transform in below.limits(mode) for _, below in net.named_nets() for mode in modes)
 
 
-def limited(net: Net) -> bool:
-    """Whether a net, parts not included, refuses some transform."""
-    return any(net.limits(mode) for mode in _MODES)
-
-
 def guarded(net: Net, body: Callable[..., Any]) -> Callable[..., Any]:
     """The body, which first refuses the transforms that its tensors are in and that it does not support."""
-    limits = {mode: dict(net.limits(mode)) for mode in _MODES}
+    limits = net._facts.limits
     own = tuple(net._own_entries)  # not the net: torch.compile cannot take one out of a closure
 
     def call(p: Any, *inputs: Any, **kwargs: Any) -> Any:

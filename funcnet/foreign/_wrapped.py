@@ -21,16 +21,16 @@ from funcnet._context import levels_of, under_vmap
 from funcnet._errors import InitError, RandomnessError
 from funcnet._torch import call_impl, constant_result
 from funcnet.core import Buffer, Net, Param, View
-from funcnet.core._entries import exact_dtype
-from funcnet.core._view import NOTHING, Call, origin
+from funcnet.core.internals import NOTHING, Call, ForeignNet, exact_dtype, origin
 from funcnet.foreign._copied_inputs import copy_inputs, tensors_in
 from funcnet.foreign._leased_copies import Flags, Lease, Template, within
-from funcnet.init import Draw, Scheme
+from funcnet.init import Scheme
+from funcnet.init.internals import TensorRequest
 from funcnet.random import Stream
 from funcnet.tree import flatten, join
 
 
-class Wrapped(Net):
+class Wrapped(ForeignNet):
     """A module's own forward as a net. Made by :func:`funcnet.from_module`.
 
     Params and buffers have the module's keys; ``named_nets`` shows its children. Calls are pure: new buffers are
@@ -63,16 +63,10 @@ class Wrapped(Net):
     def parts(self) -> Mapping[str, Any]:
         return {**dict(self.tensors), **dict(self.children)}
 
-    def constants(self) -> Mapping[str, Any]:
-        return {}
-
-    def opaque(self) -> bool:
-        return True
-
-    def shown(self) -> str | None:
+    def module_repr(self) -> str | None:
         return self.template.shown
 
-    def code(self) -> set[type]:
+    def code_classes(self) -> set[type]:
         kinds = {type(below) for below in self.template.module.modules()}
         return {kind for kind in kinds if not kind.__module__.startswith(("torch.", "funcnet."))}
 
@@ -107,7 +101,7 @@ class Wrapped(Net):
         lease.fill(p._params, buffers)
         module = lease.module
         run = module if method is None else getattr(module, method)
-        if call.rng is None or (type(call.rng) is Stream and call.rng.lent):
+        if call.rng is None or (type(call.rng) is Stream and call.rng.is_global):
             output = run(*inputs, **kwargs)
         else:
             lease.call = call
@@ -189,7 +183,7 @@ def _running(p: View, lease: Lease, template: Template) -> Any:
             path = lease.paths.get(id(frame.f_locals["self"]))
             if path is not None:
                 if template.learn(path) and lease.call is not None and lease.call.intercept is not None:
-                    lease.call.intercept.learned = True
+                    lease.call.intercept.found_submodule = True
                 return _outside_checkpoint(frame, p, path)
         frame = frame.f_back
     return p
@@ -257,7 +251,7 @@ class Carried:
         return f"<tensor of shape {tuple(self.value.shape)}>"
 
 
-def _unknown(draw: Draw) -> Tensor:
+def _unknown(request: TensorRequest) -> Tensor:
     raise InitError("a foreign module's tensor has no known first value; take it from funcnet.from_module(module).")
 
 
@@ -265,7 +259,7 @@ UNKNOWN_VALUE = Scheme(_unknown, ())
 """First values of what a module made by code of its own."""
 
 
-def _carried(draw: Draw, value: Carried) -> Tensor:
-    if value.value.is_meta and draw.device.type != "meta":
+def _carried(request: TensorRequest, value: Carried) -> Tensor:
+    if value.value.is_meta and request.device.type != "meta":
         raise InitError("the module was on the meta device, where its buffers have no values; give one under this key.")
-    return value.value.to(draw.device, copy=True)
+    return value.value.to(request.device, copy=True)

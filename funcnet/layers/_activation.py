@@ -16,7 +16,7 @@ from funcnet.core import View
 from funcnet.layers._layer import Layer
 
 
-class Sigmoid(Layer):
+class Sigmoid(Layer, ignores_view=True):
     """``1 / (1 + exp(-x))``. Source: torch.sigmoid.
 
     >>> Sigmoid()({}, torch.tensor([0.0]))
@@ -28,7 +28,7 @@ class Sigmoid(Layer):
         return torch.sigmoid(input)
 
 
-class LogSigmoid(Layer):
+class LogSigmoid(Layer, ignores_view=True):
     """The logarithm of :class:`Sigmoid`, computed stably. Source: torch.nn.functional.logsigmoid.
 
     >>> LogSigmoid()({}, torch.tensor([0.0, -100.0]))
@@ -40,7 +40,7 @@ class LogSigmoid(Layer):
         return F.logsigmoid(input)
 
 
-class Tanh(Layer):
+class Tanh(Layer, ignores_view=True):
     """``tanh(x)``. Source: torch.tanh.
 
     >>> Tanh()({}, torch.tensor([0.0]))
@@ -52,7 +52,7 @@ class Tanh(Layer):
         return torch.tanh(input)
 
 
-class Tanhshrink(Layer):
+class Tanhshrink(Layer, ignores_view=True):
     """``x - tanh(x)``. Source: torch.nn.functional.tanhshrink.
 
     >>> Tanhshrink()({}, torch.tensor([1.0]))
@@ -64,7 +64,7 @@ class Tanhshrink(Layer):
         return F.tanhshrink(input)
 
 
-class Softsign(Layer):
+class Softsign(Layer, ignores_view=True):
     """``x / (1 + |x|)``. Source: torch.nn.functional.softsign.
 
     >>> Softsign()({}, torch.tensor([1.0, -3.0]))
@@ -117,7 +117,7 @@ class GELU(Layer):
         return F.gelu(input, approximate=p.approximate)
 
 
-class SiLU(Layer):
+class SiLU(Layer, ignores_view=True):
     """``x * sigmoid(x)``, also called swish. Source: torch.nn.functional.silu.
 
     >>> SiLU()({}, torch.tensor([0.0]))
@@ -131,7 +131,7 @@ class SiLU(Layer):
         return F.silu(input)
 
 
-class Mish(Layer):
+class Mish(Layer, ignores_view=True):
     """``x * tanh(softplus(x))``. Source: torch.nn.functional.mish.
 
     >>> Mish()({}, torch.tensor([0.0, 1.0]))

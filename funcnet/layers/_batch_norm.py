@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.types import Device
 
 from funcnet._context import under_vmap
 from funcnet._torch import private_backend, sync_batch_norm
@@ -23,7 +24,7 @@ class _BatchNorm(Layer):
     momentum: float | None = 0.1
     affine: bool = True
     track_running_stats: bool = True
-    device: Any = None
+    device: Device = None
     dtype: torch.dtype | None = None
     bias: bool = field(default=True, kw_only=True)
 
@@ -115,7 +116,7 @@ class BatchNorm1d(_BatchNorm):
         momentum: weight of the new batch value, ``new = (1 - m) * old + m * batch``; None for a plain average.
         affine: when false, ``params`` has no entries.
         track_running_stats: when false, ``buffers`` has no entries and eval normalises by the batch too.
-        device, dtype: what :meth:`init` uses unless told otherwise.
+        device, dtype: the defaults of :meth:`init`.
         bias: when false, ``params`` has no ``bias`` entry.
 
     Params: weight (C,), bias (C,).  Draws: none.
@@ -187,7 +188,7 @@ class SyncBatchNorm(Layer):
     affine: bool = True
     track_running_stats: bool = True
     process_group: Any = None
-    device: Any = None
+    device: Device = None
     dtype: torch.dtype | None = None
     bias: bool = field(default=True, kw_only=True)
 

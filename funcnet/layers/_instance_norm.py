@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.types import Device
 
 from funcnet._context import under_vmap, warn
 from funcnet.core import View
@@ -27,7 +28,7 @@ class _InstanceNorm(Layer):
     momentum: float | None = 0.1
     affine: bool = False
     track_running_stats: bool = False
-    device: Any = None
+    device: Device = None
     dtype: torch.dtype | None = None
     bias: bool = field(default=True, kw_only=True)
 
@@ -91,7 +92,7 @@ class InstanceNorm1d(_InstanceNorm):
         momentum: weight of the new value, ``new = (1 - m) * old + m * mean over the batch``; None for 0.
         affine: whether ``params`` has ``weight`` and ``bias``.
         track_running_stats: whether ``buffers`` has running statistics, which eval normalises by.
-        device, dtype: what :meth:`init` uses unless told otherwise.
+        device, dtype: the defaults of :meth:`init`.
         bias: when false, ``params`` has no ``bias`` entry.
 
     Params: none, or weight (C,), bias (C,).  Draws: none.

@@ -10,13 +10,14 @@ from dataclasses import field
 from typing import Any
 
 import torch
+from torch.types import Device
 
 from funcnet._torch import lazy_shapes
 from funcnet.core import Lazy, Net
-from funcnet.layers._layer import COUNTERPARTS, FACTORY, Layer
+from funcnet.layers._layer import COUNTERPARTS, FACTORY_FIELDS, Layer
 
 
-class _LazyLayer(Lazy, Layer):
+class _LazyLayer(Lazy, Layer, trusted=True):
     """A layer that asks its twin for its size, by torch's own rules."""
 
     def expects(self) -> str:
@@ -25,7 +26,7 @@ class _LazyLayer(Lazy, Layer):
     def concrete(self, *inputs: Any, **kwargs: Any) -> Net:
         module = self.twin_module()
         become = COUNTERPARTS[lazy_shapes(module, *inputs)]
-        given = {name: getattr(self, name) for name in FACTORY}
+        given = {name: getattr(self, name) for name in FACTORY_FIELDS}
         return become(**become.fields_from_module(module), **given)
 
 
@@ -39,7 +40,7 @@ class LazyLinear(_LazyLayer):
 
     out_features: int
     bias: bool = True
-    device: Any = None
+    device: Device = None
     dtype: torch.dtype | None = None
 
 
@@ -52,7 +53,7 @@ class _LazyConv(_LazyLayer):
     groups: int = 1
     bias: bool = True
     padding_mode: str = "zeros"
-    device: Any = None
+    device: Device = None
     dtype: torch.dtype | None = None
 
 
@@ -85,7 +86,7 @@ class _LazyNorm(_LazyLayer):
     momentum: float | None = 0.1
     affine: bool = True
     track_running_stats: bool = True
-    device: Any = None
+    device: Device = None
     dtype: torch.dtype | None = None
     bias: bool = field(default=True, kw_only=True)
 
@@ -124,7 +125,7 @@ class _LazyConvTranspose(_LazyLayer):
     bias: bool = True
     dilation: int | tuple[int, ...] = 1
     padding_mode: str = "zeros"
-    device: Any = None
+    device: Device = None
     dtype: torch.dtype | None = None
 
 

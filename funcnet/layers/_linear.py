@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.types import Device
 
 from funcnet import init
 from funcnet._context import under_vmap
@@ -24,7 +25,7 @@ class Linear(Layer):
         in_features: size I of the last axis of ``input``.
         out_features: size O of the last axis of ``y``.
         bias: when false, ``params`` has no ``bias`` entry at all.
-        device, dtype: what :meth:`init` uses unless told otherwise.
+        device, dtype: the defaults of :meth:`init`.
 
     Params: weight (O, I), bias (O,).  Buffers: none.  Draws: none at apply.
     Shape:  input (*, I) -> y (*, O), dtype and device of ``input``.
@@ -40,7 +41,7 @@ class Linear(Layer):
     in_features: int
     out_features: int
     bias: bool = True
-    device: Any = None
+    device: Device = None
     dtype: torch.dtype | None = None
 
     def parts(self) -> dict[str, Any]:
@@ -78,7 +79,7 @@ class Bilinear(Layer):
     in2_features: int
     out_features: int
     bias: bool = True
-    device: Any = None
+    device: Device = None
     dtype: torch.dtype | None = None
 
     def parts(self) -> dict[str, Any]:
@@ -100,7 +101,7 @@ class Bilinear(Layer):
         return y if p.bias is None else y + p.bias
 
 
-class Identity(Layer):
+class Identity(Layer, ignores_view=True):
     """Returns its input. Takes any arguments and forgets them, as :class:`torch.nn.Identity` does.
 
     >>> Identity(54, unused=0.1)({}, torch.ones(2))

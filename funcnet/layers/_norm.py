@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.types import Device
 
 from funcnet._context import forward_mode
 from funcnet.core import Param, View
@@ -28,7 +29,7 @@ class LayerNorm(Layer):
         eps: added to the variance.
         elementwise_affine: when false, ``params`` has no entries.
         bias: when false, ``params`` has no ``bias`` entry.
-        device, dtype: what :meth:`init` uses unless told otherwise.
+        device, dtype: the defaults of :meth:`init`.
 
     Params: weight S, bias S.  Buffers: none.  Draws: none.
     Shape:  input (*, S) -> y of the same shape.
@@ -43,7 +44,7 @@ class LayerNorm(Layer):
     eps: float = 1e-5
     elementwise_affine: bool = True
     bias: bool = True
-    device: Any = None
+    device: Device = None
     dtype: torch.dtype | None = None
 
     def __post_init__(self) -> None:
@@ -73,7 +74,7 @@ class GroupNorm(Layer):
         num_channels: size C of axis 1.
         eps: added to the variance.
         affine: when false, ``params`` has no entries.
-        device, dtype: what :meth:`init` uses unless told otherwise.
+        device, dtype: the defaults of :meth:`init`.
         bias: when false, ``params`` has no ``bias`` entry.
 
     Params: weight (C,), bias (C,).  Buffers: none.  Draws: none.
@@ -89,7 +90,7 @@ class GroupNorm(Layer):
     num_channels: int
     eps: float = 1e-5
     affine: bool = True
-    device: Any = None
+    device: Device = None
     dtype: torch.dtype | None = None
     bias: bool = field(default=True, kw_only=True)
 
@@ -121,7 +122,7 @@ class RMSNorm(Layer):
         normalized_shape: sizes S of the axes normalised over; an int for one.
         eps: added to the mean square; None for the smallest step of the dtype.
         elementwise_affine: when false, ``params`` has no entries.
-        device, dtype: what :meth:`init` uses unless told otherwise.
+        device, dtype: the defaults of :meth:`init`.
 
     Params: weight S.  Buffers: none.  Draws: none.
     Shape:  x (*, S) -> y of the same shape.
@@ -135,7 +136,7 @@ class RMSNorm(Layer):
     normalized_shape: int | tuple[int, ...]
     eps: float | None = None
     elementwise_affine: bool = True
-    device: Any = None
+    device: Device = None
     dtype: torch.dtype | None = None
 
     def __post_init__(self) -> None:

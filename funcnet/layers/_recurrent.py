@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.types import Device
 
 from funcnet.core import Param, View
 from funcnet.layers._layer import Layer
@@ -23,7 +24,7 @@ from funcnet.layers._recurrent_call import NO_BATCHING, call
 _GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "GRU": 3, "LSTM": 4}
 
 
-class RNNBase(Layer):
+class RNNBase(Layer, ignores_view=True):
     """What RNN, LSTM and GRU have in common: hyperparameters and weights. It computes nothing, as in torch.
 
     Args:
@@ -36,7 +37,7 @@ class RNNBase(Layer):
         dropout: probability in [0, 1] that an element of the output of a layer but the last is zeroed in training.
         bidirectional: whether each layer also runs from the end; the outputs of both are put side by side.
         proj_size: size P of what an LSTM makes of its H before it is passed on; 0 for no projection.
-        device, dtype: what :meth:`init` uses unless told otherwise.
+        device, dtype: the defaults of :meth:`init`.
 
     Params: for each layer k weight_ih_lk (G, I, later D * P), weight_hh_lk (G, P), bias_ih_lk (G,), bias_hh_lk (G,),
     weight_hr_lk (P, H) if projected; and each with ``_reverse`` for the other direction.
@@ -54,7 +55,7 @@ class RNNBase(Layer):
     dropout: float = 0.0
     bidirectional: bool = False
     proj_size: int = 0
-    device: Any = None
+    device: Device = None
     dtype: torch.dtype | None = None
 
     def __post_init__(self) -> None:
@@ -165,7 +166,7 @@ class RNN(_Recurrent):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
-        device: Any = None,
+        device: Device = None,
         dtype: torch.dtype | None = None,
         *,
         impl: Literal["fused", "composed"] = "fused",

@@ -16,7 +16,7 @@ from funcnet._context import forward_mode, levels_of, under_vmap
 from funcnet._errors import TransformError
 from funcnet._torch import any_autocast
 from funcnet.core import View, draws_at
-from funcnet.core._view import where
+from funcnet.core.internals import where
 from funcnet.layers._recurrent_composed import STEPS, State, one_layer
 from funcnet.random import dropout
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.types import Device
 
 from funcnet._context import under_vmap
 from funcnet.core import Param, View
@@ -20,7 +21,7 @@ from funcnet.layers._layer import Layer
 from funcnet.layers._linear import fan_in_uniform
 
 
-class RNNCellBase(Layer):
+class RNNCellBase(Layer, ignores_view=True):
     """What the cells have in common: hyperparameters and weights. It computes nothing, as in torch.
 
     Args:
@@ -28,7 +29,7 @@ class RNNCellBase(Layer):
         hidden_size: size H of the last axis of the state.
         bias: when false, there are no ``bias_*`` entries.
         num_chunks: gates per hidden element: 1, 3 or 4.
-        device, dtype: what :meth:`init` uses unless told otherwise.
+        device, dtype: the defaults of :meth:`init`.
 
     Params: weight_ih (G, I), weight_hh (G, H), bias_ih (G,), bias_hh (G,).
 
@@ -40,7 +41,7 @@ class RNNCellBase(Layer):
     hidden_size: int
     bias: bool
     num_chunks: int
-    device: Any = None
+    device: Device = None
     dtype: torch.dtype | None = None
 
     @classmethod
@@ -74,7 +75,7 @@ class RNNCell(RNNCellBase):
         input_size, hidden_size: sizes I and H.
         bias: when false, there are no ``bias_*`` entries.
         nonlinearity: "tanh" or "relu".
-        device, dtype: what :meth:`init` uses unless told otherwise.
+        device, dtype: the defaults of :meth:`init`.
 
     Params: weight_ih (H, I), weight_hh (H, H), bias_ih (H,), bias_hh (H,).  Buffers: none.  Draws: none at apply.
     Shape:  input (N, I) or (I,), hx (N, H) or (H,), zeros if None -> the next h, as ``hx``.
@@ -96,7 +97,7 @@ class RNNCell(RNNCellBase):
         hidden_size: int,
         bias: bool = True,
         nonlinearity: str = "tanh",
-        device: Any = None,
+        device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         # by hand, because nonlinearity stands between arguments that RNNCellBase has

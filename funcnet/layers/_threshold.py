@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.types import Device
 
 from funcnet._context import derivatives_of, under_vmap
 from funcnet.core import Net, Param, View, draws_at
@@ -19,7 +20,7 @@ from funcnet.layers._layer import NO_CHILDREN, Layer
 from funcnet.random import rrelu
 
 
-class ReLU(Layer):
+class ReLU(Layer, ignores_view=True):
     """``max(0, x)``. Source: torch.nn.functional.relu.
 
     >>> ReLU()({}, torch.tensor([-1.0, 2.0]))
@@ -33,7 +34,7 @@ class ReLU(Layer):
         return F.relu(input)
 
 
-class ReLU6(Layer):
+class ReLU6(Layer, ignores_view=True):
     """``x`` cut off below 0 and above 6. Source: torch.nn.functional.relu6.
 
     >>> ReLU6()({}, torch.tensor([-1.0, 2.0, 9.0]))
@@ -68,7 +69,7 @@ class PReLU(Layer):
     Args:
         num_parameters: 1, or the number C of channels.
         init: first value of the slopes, kept as ``slope``.
-        device, dtype: what :meth:`init` uses unless told otherwise.
+        device, dtype: the defaults of :meth:`init`.
 
     Params: weight (num_parameters,).  Draws: none.
     Shape:  input (N, C, *), or (C,); any shape where ``num_parameters`` is 1.
@@ -82,14 +83,14 @@ class PReLU(Layer):
 
     num_parameters: int = 1
     slope: float = 0.25  # named init in torch, which is a method here
-    device: Any = None
+    device: Device = None
     dtype: torch.dtype | None = None
 
     def __init__(
         self,
         num_parameters: int = 1,
         init: float = 0.25,
-        device: Any = None,
+        device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         fields = {"num_parameters": num_parameters, "slope": init, "device": device, "dtype": dtype}
@@ -203,7 +204,7 @@ class Hardtanh(Layer):
         return F.hardtanh(input, p.min_val, p.max_val)
 
 
-class Hardsigmoid(Layer):
+class Hardsigmoid(Layer, ignores_view=True):
     """``x / 6 + 1 / 2`` cut off below 0 and above 1. Source: torch.nn.functional.hardsigmoid.
 
     The gradient of its gradient, which torch's kernel lacks, is there under nested transforms; a backward pass through
@@ -222,7 +223,7 @@ class Hardsigmoid(Layer):
         return F.hardsigmoid(input)
 
 
-class Hardswish(Layer):
+class Hardswish(Layer, ignores_view=True):
     """``x`` times its :class:`Hardsigmoid`. Source: torch.nn.functional.hardswish.
 
     >>> Hardswish()({}, torch.tensor([-3.0, 1.0, 3.0]))

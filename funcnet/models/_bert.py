@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from funcnet.core import Net
+from funcnet.core.internals import StockNet
 from funcnet.layers import Dropout, Embedding, LayerNorm, Linear
 from funcnet.models._parts import ACTIVATIONS, Attention, Model, attention_mask, layers_of, tied
 
@@ -99,9 +99,6 @@ class Bert(Model):
             "kind": self.head,
         }  # fmt: skip
 
-    def constants(self) -> Mapping[str, Any]:
-        return {}
-
     @staticmethod
     def forward(
         p: Any, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
@@ -122,7 +119,7 @@ def _mask(given: Tensor | None) -> Tensor | None:
     return attention_mask(given, causal=False)
 
 
-class _Embed(Net):
+class _Embed(StockNet, fields_in_view=False):
     vocab_size: int
     positions: int
     kinds: int
@@ -140,9 +137,6 @@ class _Embed(Net):
             "drop": Dropout(self.dropout),
         }
 
-    def constants(self) -> Mapping[str, Any]:
-        return {}
-
     @staticmethod
     def forward(p: Any, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
         kinds = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
@@ -150,7 +144,7 @@ class _Embed(Net):
         return p.drop(p.norm(p.token(input_ids) + p.kind(kinds) + p.position(positions)))
 
 
-class _MLP(Net):
+class _MLP(StockNet, fields_in_view=False):
     hidden_size: int
     intermediate_size: int
     activation: str
@@ -162,15 +156,12 @@ class _MLP(Net):
             "down": Linear(self.intermediate_size, self.hidden_size),
         }
 
-    def constants(self) -> Mapping[str, Any]:
-        return {}
-
     @staticmethod
     def forward(p: Any, x: Tensor) -> Tensor:
         return p.down(p.act(p.up(x)))
 
 
-class _Layer(Net):
+class _Layer(StockNet, fields_in_view=False):
     attention: Attention
     perceptron: _MLP
     eps: float
@@ -186,16 +177,13 @@ class _Layer(Net):
             "drop": Dropout(self.dropout),
         }
 
-    def constants(self) -> Mapping[str, Any]:
-        return {}
-
     @staticmethod
     def forward(p: Any, x: Tensor, mask: Tensor | None) -> Tensor:
         x = p.norm1(p.drop(p.attn(x, mask, False)) + x)
         return p.norm2(p.drop(p.mlp(x)) + x)
 
 
-class _MaskedHead(Net):
+class _MaskedHead(StockNet, fields_in_view=False):
     hidden_size: int
     vocab_size: int
     activation: str
@@ -208,9 +196,6 @@ class _MaskedHead(Net):
             "norm": LayerNorm(self.hidden_size, self.eps),
             "decoder": Linear(self.hidden_size, self.vocab_size),
         }
-
-    def constants(self) -> Mapping[str, Any]:
-        return {}
 
     @staticmethod
     def forward(p: Any, x: Tensor) -> Tensor:

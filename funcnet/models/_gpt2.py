@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from funcnet.core import Net
+from funcnet.core.internals import StockNet
 from funcnet.layers import Dropout, Embedding, LayerNorm, Linear
 from funcnet.models._parts import ACTIVATIONS, Attention, Conv1D, Model, attention_mask, layers_of, tied
 
@@ -86,9 +87,6 @@ class GPT2(Model):
             "head": Linear(size, self.vocab_size, bias=False) if self.head else None,
         }
 
-    def constants(self) -> Mapping[str, Any]:
-        return {}
-
     def _layer(self, number: int) -> Net:
         size, heads = self.hidden_size, self.num_attention_heads
         scale = (size // heads) ** -0.5 if self.scale_attention else 1.0
@@ -117,7 +115,7 @@ def _mask(given: Tensor | None) -> Tensor | None:
     return attention_mask(given, causal=True)
 
 
-class _Embed(Net):
+class _Embed(StockNet, fields_in_view=False):
     vocab_size: int
     positions: int
     hidden_size: int
@@ -130,16 +128,13 @@ class _Embed(Net):
             "drop": Dropout(self.dropout),
         }
 
-    def constants(self) -> Mapping[str, Any]:
-        return {}
-
     @staticmethod
     def forward(p: Any, input_ids: Tensor) -> Tensor:
         positions = torch.arange(input_ids.shape[-1], device=input_ids.device).unsqueeze(0)
         return p.drop(p.token(input_ids) + p.position(positions))
 
 
-class _MLP(Net):
+class _MLP(StockNet, fields_in_view=False):
     hidden_size: int
     intermediate_size: int
     activation: str
@@ -151,15 +146,12 @@ class _MLP(Net):
             "down": Conv1D(self.intermediate_size, self.hidden_size),
         }
 
-    def constants(self) -> Mapping[str, Any]:
-        return {}
-
     @staticmethod
     def forward(p: Any, x: Tensor) -> Tensor:
         return p.down(p.act(p.up(x)))
 
 
-class _Layer(Net):
+class _Layer(StockNet, fields_in_view=False):
     attention: Attention
     perceptron: _MLP
     eps: float
@@ -174,9 +166,6 @@ class _Layer(Net):
             "mlp": self.perceptron,
             "drop": Dropout(self.dropout),
         }
-
-    def constants(self) -> Mapping[str, Any]:
-        return {}
 
     @staticmethod
     def forward(p: Any, x: Tensor, mask: Tensor | None) -> Tensor:

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from funcnet.core import Net, Param
+from funcnet.core import Param
+from funcnet.core.internals import StockNet
 from funcnet.layers import Embedding, Linear
 from funcnet.models._parts import ACTIVATIONS, Attention, Model, attention_mask, layers_of, tied
 from funcnet.models._rotary import KINDS, angles, frequencies, rotated
@@ -108,9 +109,6 @@ class Llama(Model):
             "scaling": self.rope_scaling,
         }
 
-    def constants(self) -> Mapping[str, Any]:
-        return {}
-
     @staticmethod
     def forward(p: Any, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         mask = _mask(attention_mask)
@@ -126,7 +124,7 @@ def _mask(given: Tensor | None) -> Tensor | None:
     return attention_mask(given, causal=True)
 
 
-class RMSNorm(Net):
+class RMSNorm(StockNet):
     """Division by the root of the mean square over the last axis, taken in float32, then a scale.
 
     It multiplies in Llama's order, which rounds otherwise than torch.nn.functional.rms_norm.
@@ -146,7 +144,7 @@ class RMSNorm(Net):
         return p.weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + p.eps)).to(x.dtype)
 
 
-class _Embed(Net):
+class _Embed(StockNet, fields_in_view=False):
     vocab_size: int
     hidden_size: int
     padding_idx: int | None
@@ -154,15 +152,12 @@ class _Embed(Net):
     def parts(self) -> Mapping[str, Any]:
         return {"token": Embedding(self.vocab_size, self.hidden_size, self.padding_idx)}
 
-    def constants(self) -> Mapping[str, Any]:
-        return {}
-
     @staticmethod
     def forward(p: Any, input_ids: Tensor) -> Tensor:
         return p.token(input_ids)
 
 
-class _MLP(Net):
+class _MLP(StockNet, fields_in_view=False):
     hidden_size: int
     intermediate_size: int
     bias: bool
@@ -176,15 +171,12 @@ class _MLP(Net):
             "down": Linear(self.intermediate_size, self.hidden_size, self.bias),
         }
 
-    def constants(self) -> Mapping[str, Any]:
-        return {}
-
     @staticmethod
     def forward(p: Any, x: Tensor) -> Tensor:
         return p.down(p.act(p.gate(x)) * p.up(x))
 
 
-class _Layer(Net):
+class _Layer(StockNet, fields_in_view=False):
     attention: Attention
     perceptron: _MLP
     eps: float
@@ -197,9 +189,6 @@ class _Layer(Net):
             "norm2": RMSNorm(size, self.eps),
             "mlp": self.perceptron,
         }
-
-    def constants(self) -> Mapping[str, Any]:
-        return {}
 
     @staticmethod
     def forward(p: Any, x: Tensor, mask: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:

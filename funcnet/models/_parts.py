@@ -17,12 +17,13 @@ from funcnet import init, random
 from funcnet._context import beyond_one_gradient
 from funcnet.combinators import ModuleList
 from funcnet.core import Net, Param, Start
+from funcnet.core.internals import Edits, StockNet
 from funcnet.layers import Linear
 from funcnet.models._stack import Stack
 from funcnet.tree import join
 
 
-class Model(Net):
+class Model(StockNet, fields_in_view=False):
     """A transformer: first values are those its paper draws, normal numbers, zeros for biases, ones for norms."""
 
     def standard_deviation(self, path: str) -> float:
@@ -49,7 +50,7 @@ class Model(Net):
 
 def tied(net: Net, aliases: Mapping[str, str]) -> None:
     """Make ties part of a net that is being built; see ``Net.tie``."""
-    object.__setattr__(net, "_alias_items", tuple(aliases.items()))
+    object.__setattr__(net, "_edits", Edits(aliases=tuple(aliases.items())))
 
 
 def layers_of(layer: Callable[[int], Net], count: int, stacked: bool) -> Net:
@@ -57,7 +58,7 @@ def layers_of(layer: Callable[[int], Net], count: int, stacked: bool) -> Net:
     return Stack(layer(0), count) if stacked else ModuleList(map(layer, range(count)))
 
 
-class Conv1D(Net):
+class Conv1D(StockNet):
     """Affine map with the bits of GPT-2's, whose weight lies in memory as (in, out).
 
     The weight here is (out, in), as everywhere in torch. BLAS rounds the two ways to multiply otherwise, so it is
@@ -85,7 +86,7 @@ def conv1d(x: Tensor, weights: tuple[Tensor, ...], biases: tuple[Tensor, ...]) -
     return torch.addmm(bias, x.reshape(-1, x.shape[-1]), weight).view(*x.shape[:-1], weight.shape[1])
 
 
-class Attention(Net):
+class Attention(StockNet):
     """Self-attention with separate or fused projections, and as many or fewer heads for keys and values.
 
     What transformers multiplies apart (Llama, BERT) is multiplied apart also if it is fused here, and what it

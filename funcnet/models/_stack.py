@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from funcnet._typing import Tree, TreeLike
 from funcnet.core import Body, Net, Param, View
-from funcnet.core._view import NOTHING
+from funcnet.core.internals import NOTHING, StockNet
 from funcnet.random import Stream
 
 
-class Stack(Net):
+class Stack(StockNet, reads_trees=True, one_piece=True):
     """``count`` layers that are equal as nets, each tensor of theirs stacked along a new first axis.
 
     A body loops over them as over a ModuleList: ``for layer in p.layers: x = layer(x)``. Each runs on its own slice of
@@ -35,12 +35,6 @@ class Stack(Net):
         entries: dict[str, Any] = dict(self.layer._own_entries)
         own = {name: Param((self.count, *spec.shape), spec.init) for name, spec in entries.items()}
         return {**own, **{name: Stack(net, self.count) for name, net in self.layer._children.items()}}
-
-    def opaque(self) -> bool:
-        return True
-
-    def whole(self) -> bool:
-        return True
 
     def draws(self, training: bool) -> bool:
         return any(net.draws(training) for _, net in self.layer.named_nets())

@@ -21,9 +21,9 @@ Rules are small, typed, invertible operations: ``Rename``, ``Prefix``, ``Tie``, 
 """
 
 from funcnet.checkpoint._certificate import Certificate, verify
-from funcnet.checkpoint._checkpoint import Checkpoint, TensorEntry as Entry, Spec
+from funcnet.checkpoint._checkpoint import Checkpoint, Spec
+from funcnet.checkpoint._checkpoint import TensorEntry as Entry
 from funcnet.checkpoint._conversion import convert, plan_conversion
-from funcnet.checkpoint._convert_options import ConvertOptions
 from funcnet.checkpoint._differences import Difference, differences
 from funcnet.checkpoint._errors import CheckpointError, RuleError
 from funcnet.checkpoint._load import load
@@ -31,14 +31,33 @@ from funcnet.checkpoint._matching import Match, Proposal, flax_rules, match
 from funcnet.checkpoint._plan import Plan, plan
 from funcnet.checkpoint._save import save
 from funcnet.checkpoint._statistics import Stats, stats
-from funcnet.checkpoint.rules import Cast, Drop, Fill, Fuse, Interleave, Permute, Prefix, Rename, Reshape, Rule, Split, Stack, Tie, Transpose, Unstack, Untie, from_toml, inverse, to_toml
+from funcnet.checkpoint.rules import (
+    Cast,
+    Drop,
+    Fill,
+    Fuse,
+    Interleave,
+    Permute,
+    Prefix,
+    Rename,
+    Reshape,
+    Rule,
+    Split,
+    Stack,
+    Tie,
+    Transpose,
+    Unstack,
+    Untie,
+    from_toml,
+    inverse,
+    to_toml,
+)
 
 __all__ = [
     "Cast",
     "Certificate",
     "Checkpoint",
     "CheckpointError",
-    "ConvertOptions",
     "Difference",
     "Drop",
     "Entry",

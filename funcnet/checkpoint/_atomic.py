@@ -75,13 +75,12 @@ def replace_file(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def replace_folder(
-    path: Path, main_file: str, old_files: list[str]
-) -> Iterator[Callable[[str], tuple[Path, str]]]:
+def replace_folder(path: Path, main_file: str, old_files: list[str]) -> Iterator[Callable[[str], tuple[Path, str]]]:
     """A folder to write files to that are all there at the end of the block, or none of them.
 
-    A folder that does not exist yet appears with all its files at once. In an existing one the files of others stay; the
-    new files come under names that are free, and ``main_file``, which says what belongs to the checkpoint, changes last.
+    A folder that does not exist yet appears with all its files at once. In an existing one the files of others stay.
+    The new files come under names that are free, and ``main_file``, which says what belongs to the checkpoint, changes
+    last.
 
     Args:
         path: the folder.
@@ -113,9 +112,7 @@ def replace_folder(
     _sync_folder(path.parent)
 
 
-def _replace_files_in(
-    path: Path, main_file: str, old_files: list[str]
-) -> Iterator[Callable[[str], tuple[Path, str]]]:
+def _replace_files_in(path: Path, main_file: str, old_files: list[str]) -> Iterator[Callable[[str], tuple[Path, str]]]:
     """:func:`replace_folder` for a folder that exists."""
     _remove_leftovers(path, ".")
     token = secrets.token_hex(4)

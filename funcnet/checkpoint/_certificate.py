@@ -159,9 +159,7 @@ def _side_from_json(values: Mapping[str, Any]) -> tuple[ConversionSide, dict[str
     return ConversionSide(str(values["path"]), str(values["format"]), specs, aliases), digests
 
 
-def compute_digests(
-    ckpt: Checkpoint, proved: Plan, progress: Callable[[int], None] | None = None
-) -> TensorDigests:
+def compute_digests(ckpt: Checkpoint, proved: Plan, progress: Callable[[int], None] | None = None) -> TensorDigests:
     """Hashes of the source and of the targets of a plan, which are computed and not written.
 
     Args:

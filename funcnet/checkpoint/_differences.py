@@ -74,9 +74,7 @@ def _spec_of(ckpt: Checkpoint, name: str) -> Spec:
     return ckpt.entries[ckpt.aliases.get(name, name)].spec
 
 
-def _compare_tensors(
-    readers: tuple[NodeReader, NodeReader], left: SourceNode, right: SourceNode
-) -> Difference | None:
+def _compare_tensors(readers: tuple[NodeReader, NodeReader], left: SourceNode, right: SourceNode) -> Difference | None:
     """How two tensors differ; None if they have the same shape, dtype and bytes."""
     if left.shape != right.shape:
         return Difference(left.name, "shape", f"{list(left.shape)} against {list(right.shape)}")

@@ -98,7 +98,9 @@ def _torch_load(file: File, device: str, offset: int = 0, length: int | None = N
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.load(io.BufferedReader(FileWindow(file, offset, length)), map_location=device, weights_only=True)
+            return torch.load(
+                io.BufferedReader(FileWindow(file, offset, length)), map_location=device, weights_only=True
+            )
     except Exception as error:  # torch raises anything, depending on the bytes
         # Before this mark the message advises to load the file without the checks of weights_only.
         reason = summarize_error(error, after="WeightsUnpickler error:")

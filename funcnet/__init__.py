@@ -1,197 +1,118 @@
-"""funcnet: PyTorch models as pure functions over explicit parameter trees, and both ways to ``nn.Module``."""
+"""funcnet: PyTorch models as pure functions over explicit parameter trees, and both ways to ``nn.Module``.
 
-from funcnet import checkpoint as checkpoint
-from funcnet import init as init
-from funcnet import models as models
-from funcnet import parametrize as parametrize
-from funcnet import random as random
-from funcnet import tree as tree
-from funcnet._errors import ConversionError as ConversionError
-from funcnet._errors import FuncnetError as FuncnetError
-from funcnet._errors import InitError as InitError
-from funcnet._errors import PurityError as PurityError
-from funcnet._errors import RandomnessError as RandomnessError
-from funcnet._errors import ShapeError as ShapeError
-from funcnet._errors import TransformError as TransformError
-from funcnet._errors import TreeError as TreeError
-from funcnet.adapters import Wrapped as Wrapped
-from funcnet.adapters import from_module as from_module
-from funcnet.adapters import from_state_dict as from_state_dict
-from funcnet.adapters import to_module as to_module
-from funcnet.adapters import to_state_dict as to_state_dict
-from funcnet.adapters import train_flags as train_flags
-from funcnet.combinators import ModuleDict as ModuleDict
-from funcnet.combinators import ModuleList as ModuleList
-from funcnet.combinators import ParameterDict as ParameterDict
-from funcnet.combinators import ParameterList as ParameterList
-from funcnet.combinators import Sequential as Sequential
-from funcnet.core import Buffer as Buffer
-from funcnet.core import Function as Function
-from funcnet.core import Net as Net
-from funcnet.core import Param as Param
-from funcnet.core import View as View
-from funcnet.core import compose as compose
-from funcnet.core import supports as supports
-from funcnet.inspect import effects as effects
-from funcnet.inspect import summary as summary
-from funcnet.layers import CELU as CELU
-from funcnet.layers import ELU as ELU
-from funcnet.layers import GELU as GELU
-from funcnet.layers import GLU as GLU
-from funcnet.layers import GRU as GRU
-from funcnet.layers import LSTM as LSTM
-from funcnet.layers import RNN as RNN
-from funcnet.layers import SELU as SELU
-from funcnet.layers import AdaptiveAvgPool1d as AdaptiveAvgPool1d
-from funcnet.layers import AdaptiveAvgPool2d as AdaptiveAvgPool2d
-from funcnet.layers import AdaptiveAvgPool3d as AdaptiveAvgPool3d
-from funcnet.layers import AdaptiveLogSoftmaxWithLoss as AdaptiveLogSoftmaxWithLoss
-from funcnet.layers import AdaptiveMaxPool1d as AdaptiveMaxPool1d
-from funcnet.layers import AdaptiveMaxPool2d as AdaptiveMaxPool2d
-from funcnet.layers import AdaptiveMaxPool3d as AdaptiveMaxPool3d
-from funcnet.layers import AlphaDropout as AlphaDropout
-from funcnet.layers import AvgPool1d as AvgPool1d
-from funcnet.layers import AvgPool2d as AvgPool2d
-from funcnet.layers import AvgPool3d as AvgPool3d
-from funcnet.layers import BatchNorm1d as BatchNorm1d
-from funcnet.layers import BatchNorm2d as BatchNorm2d
-from funcnet.layers import BatchNorm3d as BatchNorm3d
-from funcnet.layers import BCELoss as BCELoss
-from funcnet.layers import BCEWithLogitsLoss as BCEWithLogitsLoss
-from funcnet.layers import Bilinear as Bilinear
-from funcnet.layers import ChannelShuffle as ChannelShuffle
-from funcnet.layers import CircularPad1d as CircularPad1d
-from funcnet.layers import CircularPad2d as CircularPad2d
-from funcnet.layers import CircularPad3d as CircularPad3d
-from funcnet.layers import ConstantPad1d as ConstantPad1d
-from funcnet.layers import ConstantPad2d as ConstantPad2d
-from funcnet.layers import ConstantPad3d as ConstantPad3d
-from funcnet.layers import Conv1d as Conv1d
-from funcnet.layers import Conv2d as Conv2d
-from funcnet.layers import Conv3d as Conv3d
-from funcnet.layers import ConvTranspose1d as ConvTranspose1d
-from funcnet.layers import ConvTranspose2d as ConvTranspose2d
-from funcnet.layers import ConvTranspose3d as ConvTranspose3d
-from funcnet.layers import CosineEmbeddingLoss as CosineEmbeddingLoss
-from funcnet.layers import CosineSimilarity as CosineSimilarity
-from funcnet.layers import CrossEntropyLoss as CrossEntropyLoss
-from funcnet.layers import CrossMapLRN2d as CrossMapLRN2d
-from funcnet.layers import CTCLoss as CTCLoss
-from funcnet.layers import Dropout as Dropout
-from funcnet.layers import Dropout1d as Dropout1d
-from funcnet.layers import Dropout2d as Dropout2d
-from funcnet.layers import Dropout3d as Dropout3d
-from funcnet.layers import Embedding as Embedding
-from funcnet.layers import EmbeddingBag as EmbeddingBag
-from funcnet.layers import FeatureAlphaDropout as FeatureAlphaDropout
-from funcnet.layers import Flatten as Flatten
-from funcnet.layers import Fold as Fold
-from funcnet.layers import FractionalMaxPool2d as FractionalMaxPool2d
-from funcnet.layers import FractionalMaxPool3d as FractionalMaxPool3d
-from funcnet.layers import GaussianNLLLoss as GaussianNLLLoss
-from funcnet.layers import GroupNorm as GroupNorm
-from funcnet.layers import GRUCell as GRUCell
-from funcnet.layers import Hardshrink as Hardshrink
-from funcnet.layers import Hardsigmoid as Hardsigmoid
-from funcnet.layers import Hardswish as Hardswish
-from funcnet.layers import Hardtanh as Hardtanh
-from funcnet.layers import HingeEmbeddingLoss as HingeEmbeddingLoss
-from funcnet.layers import HuberLoss as HuberLoss
-from funcnet.layers import Identity as Identity
-from funcnet.layers import InstanceNorm1d as InstanceNorm1d
-from funcnet.layers import InstanceNorm2d as InstanceNorm2d
-from funcnet.layers import InstanceNorm3d as InstanceNorm3d
-from funcnet.layers import KLDivLoss as KLDivLoss
-from funcnet.layers import L1Loss as L1Loss
-from funcnet.layers import LayerNorm as LayerNorm
-from funcnet.layers import LazyBatchNorm1d as LazyBatchNorm1d
-from funcnet.layers import LazyBatchNorm2d as LazyBatchNorm2d
-from funcnet.layers import LazyBatchNorm3d as LazyBatchNorm3d
-from funcnet.layers import LazyConv1d as LazyConv1d
-from funcnet.layers import LazyConv2d as LazyConv2d
-from funcnet.layers import LazyConv3d as LazyConv3d
-from funcnet.layers import LazyConvTranspose1d as LazyConvTranspose1d
-from funcnet.layers import LazyConvTranspose2d as LazyConvTranspose2d
-from funcnet.layers import LazyConvTranspose3d as LazyConvTranspose3d
-from funcnet.layers import LazyInstanceNorm1d as LazyInstanceNorm1d
-from funcnet.layers import LazyInstanceNorm2d as LazyInstanceNorm2d
-from funcnet.layers import LazyInstanceNorm3d as LazyInstanceNorm3d
-from funcnet.layers import LazyLinear as LazyLinear
-from funcnet.layers import LeakyReLU as LeakyReLU
-from funcnet.layers import Linear as Linear
-from funcnet.layers import LinearCrossEntropyLoss as LinearCrossEntropyLoss
-from funcnet.layers import LocalResponseNorm as LocalResponseNorm
-from funcnet.layers import LogSigmoid as LogSigmoid
-from funcnet.layers import LogSoftmax as LogSoftmax
-from funcnet.layers import LPPool1d as LPPool1d
-from funcnet.layers import LPPool2d as LPPool2d
-from funcnet.layers import LPPool3d as LPPool3d
-from funcnet.layers import LSTMCell as LSTMCell
-from funcnet.layers import MarginRankingLoss as MarginRankingLoss
-from funcnet.layers import MaxPool1d as MaxPool1d
-from funcnet.layers import MaxPool2d as MaxPool2d
-from funcnet.layers import MaxPool3d as MaxPool3d
-from funcnet.layers import MaxUnpool1d as MaxUnpool1d
-from funcnet.layers import MaxUnpool2d as MaxUnpool2d
-from funcnet.layers import MaxUnpool3d as MaxUnpool3d
-from funcnet.layers import Mish as Mish
-from funcnet.layers import MSELoss as MSELoss
-from funcnet.layers import MultiheadAttention as MultiheadAttention
-from funcnet.layers import MultiLabelMarginLoss as MultiLabelMarginLoss
-from funcnet.layers import MultiLabelSoftMarginLoss as MultiLabelSoftMarginLoss
-from funcnet.layers import MultiMarginLoss as MultiMarginLoss
-from funcnet.layers import NLLLoss as NLLLoss
-from funcnet.layers import NLLLoss2d as NLLLoss2d
-from funcnet.layers import PairwiseDistance as PairwiseDistance
-from funcnet.layers import PixelShuffle as PixelShuffle
-from funcnet.layers import PixelUnshuffle as PixelUnshuffle
-from funcnet.layers import PoissonNLLLoss as PoissonNLLLoss
-from funcnet.layers import PReLU as PReLU
-from funcnet.layers import ReflectionPad1d as ReflectionPad1d
-from funcnet.layers import ReflectionPad2d as ReflectionPad2d
-from funcnet.layers import ReflectionPad3d as ReflectionPad3d
-from funcnet.layers import ReLU as ReLU
-from funcnet.layers import ReLU6 as ReLU6
-from funcnet.layers import ReplicationPad1d as ReplicationPad1d
-from funcnet.layers import ReplicationPad2d as ReplicationPad2d
-from funcnet.layers import ReplicationPad3d as ReplicationPad3d
-from funcnet.layers import RMSNorm as RMSNorm
-from funcnet.layers import RNNBase as RNNBase
-from funcnet.layers import RNNCell as RNNCell
-from funcnet.layers import RNNCellBase as RNNCellBase
-from funcnet.layers import RReLU as RReLU
-from funcnet.layers import Sigmoid as Sigmoid
-from funcnet.layers import SiLU as SiLU
-from funcnet.layers import SmoothL1Loss as SmoothL1Loss
-from funcnet.layers import SoftMarginLoss as SoftMarginLoss
-from funcnet.layers import Softmax as Softmax
-from funcnet.layers import Softmax2d as Softmax2d
-from funcnet.layers import Softmin as Softmin
-from funcnet.layers import Softplus as Softplus
-from funcnet.layers import Softshrink as Softshrink
-from funcnet.layers import Softsign as Softsign
-from funcnet.layers import SyncBatchNorm as SyncBatchNorm
-from funcnet.layers import Tanh as Tanh
-from funcnet.layers import Tanhshrink as Tanhshrink
-from funcnet.layers import Threshold as Threshold
-from funcnet.layers import Transformer as Transformer
-from funcnet.layers import TransformerDecoder as TransformerDecoder
-from funcnet.layers import TransformerDecoderLayer as TransformerDecoderLayer
-from funcnet.layers import TransformerEncoder as TransformerEncoder
-from funcnet.layers import TransformerEncoderLayer as TransformerEncoderLayer
-from funcnet.layers import TripletMarginLoss as TripletMarginLoss
-from funcnet.layers import TripletMarginWithDistanceLoss as TripletMarginWithDistanceLoss
-from funcnet.layers import Unflatten as Unflatten
-from funcnet.layers import Unfold as Unfold
-from funcnet.layers import Upsample as Upsample
-from funcnet.layers import UpsamplingBilinear2d as UpsamplingBilinear2d
-from funcnet.layers import UpsamplingNearest2d as UpsamplingNearest2d
-from funcnet.layers import ZeroPad1d as ZeroPad1d
-from funcnet.layers import ZeroPad2d as ZeroPad2d
-from funcnet.layers import ZeroPad3d as ZeroPad3d
-from funcnet.program import Traced as Traced
-from funcnet.program import source as source
-from funcnet.program import trace as trace
-from funcnet.transforms import value_and_grad as value_and_grad
+Every layer of ``torch.nn`` is here under its own name: ``fn.Linear``, ``fn.Conv2d``, ``fn.MSELoss``. Beside them:
+
+compose            makes a net from a function and its parts.
+Net                is what every net is: hyperparameters, named parts and a body ``forward(p, *inputs)``.
+Sequential         holds nets in a row, as ModuleList, ModuleDict, ParameterList and ParameterDict hold nets or params.
+Param, Buffer      declare the tensors of a net that you write as a class.
+value_and_grad     returns the value of a loss and its gradients by one plain backward pass.
+supports           says whether a net can be put through a transform such as vmap.
+
+from_module        converts any ``nn.Module`` to a net, its params and its buffers.
+to_module          makes an ``nn.Module`` of a net and its trees.
+from_state_dict    splits a state_dict into params and buffers.
+to_state_dict      joins params and buffers into a state_dict.
+train_flags        returns the training mode of every submodule of a module, by path.
+
+summary            shows paths, types, output shapes, parameters and bytes of a net.
+effects            runs a call once and lists what it does besides computing its output.
+trace              writes the forward of a module down as plain ``F`` code over params, and runs that.
+source             writes a model as a program that runs by itself.
+
+Packages: ``tree`` (nested dicts of tensors), ``random`` (keys and draws), ``init`` (first values), ``parametrize``,
+``checkpoint`` (files), ``models`` (GPT-2, Llama, BERT), ``compare`` and ``report`` (both styles side by side).
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from funcnet import checkpoint as checkpoint
+    from funcnet import compare as compare
+    from funcnet import init as init
+    from funcnet import models as models
+    from funcnet import parametrize as parametrize
+    from funcnet import random as random
+    from funcnet import report as report
+    from funcnet import tree as tree
+    from funcnet._errors import ConversionError as ConversionError
+    from funcnet._errors import FuncnetError as FuncnetError
+    from funcnet._errors import InitError as InitError
+    from funcnet._errors import PurityError as PurityError
+    from funcnet._errors import RandomnessError as RandomnessError
+    from funcnet._errors import ShapeError as ShapeError
+    from funcnet._errors import TransformError as TransformError
+    from funcnet._errors import TreeError as TreeError
+    from funcnet.adapters import Wrapped as Wrapped
+    from funcnet.adapters import from_module as from_module
+    from funcnet.adapters import from_state_dict as from_state_dict
+    from funcnet.adapters import to_module as to_module
+    from funcnet.adapters import to_state_dict as to_state_dict
+    from funcnet.adapters import train_flags as train_flags
+    from funcnet.combinators import ModuleDict as ModuleDict
+    from funcnet.combinators import ModuleList as ModuleList
+    from funcnet.combinators import ParameterDict as ParameterDict
+    from funcnet.combinators import ParameterList as ParameterList
+    from funcnet.combinators import Sequential as Sequential
+    from funcnet.core import Buffer as Buffer
+    from funcnet.core import Function as Function
+    from funcnet.core import Net as Net
+    from funcnet.core import Param as Param
+    from funcnet.core import View as View
+    from funcnet.core import compose as compose
+    from funcnet.core import supports as supports
+    from funcnet.inspect import effects as effects
+    from funcnet.inspect import summary as summary
+    from funcnet.layers import *  # noqa: F403
+    from funcnet.program import Traced as Traced
+    from funcnet.program import source as source
+    from funcnet.program import trace as trace
+    from funcnet.transforms import value_and_grad as value_and_grad
+else:
+    # Importing funcnet imports nothing, not even torch: a room is loaded when one of its names is read for the first
+    # time. A type checker must not see __getattr__, or every misspelt name would be right.
+    _PUBLIC_NAMES = {
+        "_errors": (
+            "ConversionError",
+            "FuncnetError",
+            "InitError",
+            "PurityError",
+            "RandomnessError",
+            "ShapeError",
+            "TransformError",
+            "TreeError",
+        ),
+        "adapters": ("Wrapped", "from_module", "from_state_dict", "to_module", "to_state_dict", "train_flags"),
+        "combinators": ("ModuleDict", "ModuleList", "ParameterDict", "ParameterList", "Sequential"),
+        "core": ("Buffer", "Function", "Net", "Param", "View", "compose", "supports"),
+        "inspect": ("effects", "summary"),
+        "program": ("Traced", "source", "trace"),
+        "transforms": ("value_and_grad",),
+    }
+    _ROOM_OF = {name: room for room, names in _PUBLIC_NAMES.items() for name in names}
+    _PACKAGES = {"checkpoint", "compare", "init", "models", "parametrize", "random", "report", "tree"}
+    _ROOMS = _PACKAGES | {*_PUBLIC_NAMES, "layers"}
+    _NOT_IN_STAR_IMPORT = {"random"}  # the standard library has a module of that name
+
+    def __getattr__(name):
+        """Load the room that a name comes from. A name that is not in the table may be a layer."""
+        if name == "__all__":
+            value = sorted({*_ROOM_OF, *_PACKAGES, *import_module("funcnet.layers").__all__} - _NOT_IN_STAR_IMPORT)
+        elif name.startswith("_"):
+            raise AttributeError(f"module 'funcnet' has no attribute {name!r}")
+        elif name in _ROOM_OF:
+            value = getattr(import_module(f"funcnet.{_ROOM_OF[name]}"), name)
+        elif name in _ROOMS:
+            return import_module(f"funcnet.{name}")
+        elif name in (layers := import_module("funcnet.layers")).__all__:
+            value = getattr(layers, name)
+        else:
+            raise AttributeError(f"module 'funcnet' has no attribute {name!r}")
+        globals()[name] = value  # so that the next read of the name finds it without this function
+        return value
+
+    def __dir__():
+        return sorted({*__getattr__("__all__"), *_NOT_IN_STAR_IMPORT, "__version__"})

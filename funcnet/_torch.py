@@ -8,15 +8,15 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from functools import cache
-from threading import active_count, get_ident
+from threading import get_ident
 from typing import Any, ParamSpec, TypeVar
 
 import torch
+from torch._C import _functorch as functorch
+from torch._functorch import pyfunctorch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.modules import _functions as functions
 from torch.nn.utils import parametrizations, parametrize
-
-from funcnet._context import outside_transforms
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -25,45 +25,44 @@ parse_to = torch._C._nn._parse_to
 """``nn.Module.to``'s reading of its arguments: (device, dtype, non_blocking, memory_format)."""
 
 
+pytree = torch.utils._pytree
+"""Functions over nested containers, as torch itself walks them: ``tree_leaves``, ``tree_map``, ``tree_flatten``."""
+
+
 def constant_result(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """What torch.compiler.assume_constant_result does, without importing the compiler (a second) to do it."""
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
 
 
-register_constant = torch.utils._pytree.register_constant
+register_constant = pytree.register_constant
 """Declares a class of immutable, hashable values that compiled code may treat as constants."""
 
 
-def global_state() -> torch.Tensor:
-    """The state of torch's global generators, as int64: four times as fast to compare as the bytes."""
-    if torch._C._functorch.peek_interpreter_stack() is None:
-        return _states()
-    with outside_transforms():  # where a state would become a tensor of the transform, which has no storage
-        return _states()
+TransformType = functorch.TransformType
+"""The kinds of transforms: Vmap, Grad, Jvp and more."""
+
+peek_transform = functorch.peek_interpreter_stack
+"""The innermost transform of torch.func that is active, or None."""
+
+active_transforms = pyfunctorch.retrieve_all_functorch_interpreters
+"""The transforms of torch.func that are active, the outermost first; each has a ``key()`` and a ``level()``."""
+
+without_transforms = pyfunctorch.temporarily_clear_interpreter_stack
+"""A context in which no transform of torch.func is active."""
+
+is_wrapped_by_transform = functorch.is_functorch_wrapped_tensor
+wrapping_level = functorch.maybe_get_level
+unwrap_once = functorch.get_unwrapped
+"""Whether a transform wraps a tensor, the level of the outermost that does, and the tensor that this one wraps."""
+
+count_dispatch_modes = torch._C._len_torch_dispatch_stack
+"""The number of modes that see operators before they run: those that trace, fake or log them."""
 
 
-def _states() -> torch.Tensor:
-    cpu = torch.default_generator.get_state()
-    if not torch.cuda.is_initialized():
-        return cpu.view(torch.int64)
-    return torch.cat([cpu, *(generator.get_state() for generator in torch.cuda.default_generators)]).view(torch.int64)
-
-
-def set_global_state(state: torch.Tensor) -> None:
-    """Put torch's global generators back to what :func:`global_state` returned."""
-    with outside_transforms():
-        rest = state.view(torch.uint8)
-        for generator in (torch.default_generator, *torch.cuda.default_generators):
-            size = generator.get_state().numel() if rest.numel() else 0  # 0: of a device first used since
-            if size:
-                generator.set_state(rest[:size])
-            rest = rest[size:]
-
-
-def draws_alone() -> bool:
-    """Whether this is the only thread, and torch's generator of the CPU the only one that draws."""
-    return active_count() == 1 and not torch.cuda.is_initialized() and not torch.backends.mps.is_available()
+def forward_mode() -> bool:
+    """Whether the caller differentiates in forward mode, by ``torch.func.jvp`` or ``torch.autograd.forward_ad``."""
+    return torch.autograd.forward_ad._current_level >= 0
 
 
 def lazy_clone(tensor: torch.Tensor) -> torch.Tensor:
@@ -128,6 +127,12 @@ AdaptiveSoftmaxOutput = torch.nn.modules.adaptive._ASMoutput
 fractional_max_pool2d = torch._C._nn.fractional_max_pool2d
 fractional_max_pool3d = torch._C._nn.fractional_max_pool3d
 """(input, kernel_size, output_size, random_samples) -> (y, indices): the kernels, which draw nothing themselves."""
+
+weight_norm = torch._weight_norm
+"""(weight_v, weight_g, dim) -> weight: the kernel, which has a formula for one backward pass only."""
+
+fans_of: Callable[[torch.Tensor], tuple[int, int]] = torch.nn.init._calculate_fan_in_and_fan_out
+"""The pair (fan_in, fan_out) of a weight."""
 
 WeightNormModule: type[torch.nn.Module] = parametrizations._WeightNorm
 SpectralNormModule: type[torch.nn.Module] = parametrizations._SpectralNorm
@@ -289,6 +294,13 @@ def checkpoint_offset(tensor: torch.Tensor) -> int | None:
     return getattr(tensor.untyped_storage(), "_checkpoint_offset", None)
 
 
+def dcp_storage_info(relative_path: str, offset: int, length: int) -> Any:
+    """What the metadata of torch.distributed.checkpoint says about where the bytes of one tensor lie."""
+    from torch.distributed.checkpoint.filesystem import _StorageInfo
+
+    return _StorageInfo(relative_path, offset, length)
+
+
 def storage_class(dtype: torch.dtype) -> type | None:
     """The class by which torch.save names a storage of this dtype; None where it goes by bytes and the dtype."""
     name = torch.storage._dtype_to_storage_type_map().get(dtype)
@@ -300,3 +312,7 @@ rebuild_tensor_v2 = torch._utils._rebuild_tensor_v2
 
 rebuild_tensor_v3 = torch._utils._rebuild_tensor_v3
 """The same for dtypes that have no storage class of their own."""
+
+sample_gamma = torch._standard_gamma
+sample_dirichlet = torch._sample_dirichlet
+"""What torch.distributions draws by."""

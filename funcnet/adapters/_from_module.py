@@ -12,7 +12,7 @@ from funcnet._typing import Flat, Tree
 from funcnet.adapters._lazy_modules import lazy_names, materialised, refuse_lazy
 from funcnet.combinators import ModuleDict, ModuleList, ParameterDict, ParameterList, Sequential
 from funcnet.core import Body, Function, FunctionModule, Net, Param
-from funcnet.core._entries import exact_dtype
+from funcnet.core.internals import exact_dtype
 from funcnet.foreign import Wrapped
 from funcnet.foreign.internals import UNKNOWN_VALUE, named_modules, named_tensors, unwrap_module
 from funcnet.layers import COUNTERPARTS

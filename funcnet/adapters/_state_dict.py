@@ -12,11 +12,12 @@ from torch import Tensor
 from funcnet._errors import InitError, TreeError, bullet_list
 from funcnet._typing import Flat, Tree, TreeLike
 from funcnet.core import Buffer, Net, Param
-from funcnet.core._check import check_trees, misfits, refuse
+from funcnet.core.internals import check_trees, misfits, refuse
 from funcnet.foreign import Wrapped
 from funcnet.foreign.internals import EXTRA_STATE
 from funcnet.random import Stream
 from funcnet.tree import flatten, get, join, unflatten
+from funcnet.tree.internals import merge_params_and_buffers
 
 
 @overload
@@ -53,27 +54,7 @@ def to_state_dict(*args: Any) -> Flat:
             f"({', '.join(type(tree).__name__ for tree in args)}). A module has its own: module.state_dict()."
         )
     params, *rest = args
-    return flatten(_merged(params, rest[0] if rest else {}))
-
-
-def _merged(params: TreeLike, buffers: TreeLike) -> Tree:
-    """One tree of both: at every node params, then buffers, then children in the order of the module."""
-    leaves = {key: value for tree in (params, buffers) for key, value in tree.items() if not isinstance(value, Mapping)}
-    children = [[key for key, value in tree.items() if isinstance(value, Mapping)] for tree in (params, buffers)]
-    nodes = {key: _merged(params.get(key, {}), buffers.get(key, {})) for key in _interleaved(*children)}
-    return {**leaves, **nodes}
-
-
-def _interleaved(first: list[str], second: list[str]) -> list[str]:
-    """Keys of both lists in an order that agrees with both; numbers by size, else ``second`` fills the gaps."""
-    if all(key.isdecimal() for key in (*first, *second)):
-        return sorted({*first, *second}, key=int)
-    merged = list(first)
-    for index, key in enumerate(second):
-        if key not in merged:
-            before = next((merged.index(other) for other in reversed(second[:index]) if other in merged), -1)
-            merged.insert(before + 1, key)
-    return merged
+    return flatten(merge_params_and_buffers(params, rest[0] if rest else {}))
 
 
 def _of_net(net: Net, params: TreeLike, buffers: TreeLike) -> Flat:
@@ -87,8 +68,8 @@ def _of_net(net: Net, params: TreeLike, buffers: TreeLike) -> Flat:
             path = join(at, name)
             if isinstance(spec, Param) or spec.persistent:
                 flat[path] = get(params if isinstance(spec, Param) else buffers, aliases.get(path, path))
-        if isinstance(below, Wrapped) and EXTRA_STATE in below.template.extra_states:
-            flat[join(at, EXTRA_STATE)] = deepcopy(below.template.extra_states[EXTRA_STATE])
+        if isinstance(below, Wrapped) and EXTRA_STATE in below.copy_pool.extra_states:
+            flat[join(at, EXTRA_STATE)] = deepcopy(below.copy_pool.extra_states[EXTRA_STATE])
     return flat
 
 
@@ -167,11 +148,11 @@ def _unwrapped(given: dict[str, Any], expected: Collection[str]) -> dict[str, An
 def _other_extra_states(net: Net, given: dict[str, Any]) -> Iterator[str]:
     """Take out what ``get_extra_state`` gave where it is what the net has too; a line where it is not."""
     for at, below in net.named_nets():
-        if isinstance(below, Wrapped) and EXTRA_STATE in below.template.extra_states:
+        if isinstance(below, Wrapped) and EXTRA_STATE in below.copy_pool.extra_states:
             key = join(at, EXTRA_STATE)
             if key not in given:
                 yield f"missing     {key!r}: the module saves it by get_extra_state"
-            elif not _equal(given.pop(key), below.template.extra_states[EXTRA_STATE]):
+            elif not _equal(given.pop(key), below.copy_pool.extra_states[EXTRA_STATE]):
                 yield (
                     f"other       {key!r}: it is part of the net, not of the trees, and this one is another; "
                     f"module.load_state_dict, then funcnet.from_module(module)"

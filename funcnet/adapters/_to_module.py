@@ -7,7 +7,7 @@ from torch import nn
 
 from funcnet._typing import TreeLike
 from funcnet.core import Buffer, Net, Param
-from funcnet.core._check import check_trees, refuse
+from funcnet.core.internals import check_trees, refuse
 from funcnet.tree import get, join
 
 

@@ -47,12 +47,12 @@ def writing(file: Path | int) -> BinaryIO:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replace_file(path: Path) -> Iterator[BinaryIO]:
     """A file to write that takes the place of ``path`` at the end of the block, or vanishes if the block fails.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     with replacing(Path(folder, "a")) as out:
+    ...     with replace_file(Path(folder, "a")) as out:
     ...         _ = out.write(b"whole")
     ...     Path(folder, "a").read_bytes()
     b'whole'
@@ -75,7 +75,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def replacing_folder(path: Path, entry: str, old: list[str]) -> Iterator[Callable[[str], tuple[Path, str]]]:
+def replace_folder(path: Path, entry: str, old: list[str]) -> Iterator[Callable[[str], tuple[Path, str]]]:
     """A folder to write files to that are all there at the end of the block, or none of them.
 
     Where there is no folder yet, it appears whole. Where there is one, its other files stay; the new ones come under

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from funcnet.checkpoint._atomic import replacing
-from funcnet.checkpoint._detect import load
-from funcnet.checkpoint._dtypes import dtype_of, name_of
-from funcnet.checkpoint._errors import CheckpointError, RuleError, brief, refuse, some
+from funcnet.checkpoint._atomic import replace_file
+from funcnet.checkpoint._checkpoint import Checkpoint, Spec, check_shape
+from funcnet.checkpoint._dtypes import dtype_from_name, dtype_name
+from funcnet.checkpoint._errors import CheckpointError, RuleError, file_error, summarize_error
 from funcnet.checkpoint._files import File
-from funcnet.checkpoint._lazy import Checkpoint, Spec, check_shape
+from funcnet.checkpoint._load import load, select_part
 from funcnet.checkpoint._plan import Plan, plan
 from funcnet.checkpoint._proof import METHOD
-from funcnet.checkpoint._stream import Stream
+from funcnet.checkpoint._stream import NodeReader
 from funcnet.checkpoint.rules import to_plain
 from funcnet.checkpoint.rules._toml import from_plain
 from funcnet.tree import select
@@ -80,7 +80,7 @@ class Certificate:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it as JSON, whole or not at all."""
-        with replacing(Path(path)) as out:
+        with replace_file(Path(path)) as out:
             out.write((json.dumps(self.to_json(), indent=1) + "\n").encode())
 
     @classmethod
@@ -107,7 +107,7 @@ class Certificate:
             if selector is not None:
                 select(selector)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise refuse(path, f"is no certificate of a conversion: {brief(error)}") from None
+            raise file_error(path, f"is no certificate of a conversion: {summarize_error(error)}") from None
         proved = plan(source.specs, rules, source.aliases)
         return cls(proved, source, target, lambda: Digests(before, after), part, selector, said)
 
@@ -133,7 +133,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _side(side: Side, digests: Mapping[str, str]) -> dict[str, Any]:
     tensors = {
-        name: {"shape": list(spec.shape), "dtype": name_of(spec.dtype), "sha256": digests[name]}
+        name: {"shape": list(spec.shape), "dtype": dtype_name(spec.dtype), "sha256": digests[name]}
         for name, spec in side.specs.items()
     }
     return {"path": side.path, "format": side.format, "tensors": tensors, "aliases": side.aliases}
@@ -141,7 +141,9 @@ def _side(side: Side, digests: Mapping[str, str]) -> dict[str, Any]:
 
 def _read_side(side: Any) -> tuple[Side, dict[str, str]]:
     tensors = side["tensors"]
-    specs = {name: Spec(check_shape(tensor["shape"]), dtype_of(tensor["dtype"])) for name, tensor in tensors.items()}
+    specs = {
+        name: Spec(check_shape(tensor["shape"]), dtype_from_name(tensor["dtype"])) for name, tensor in tensors.items()
+    }
     digests = {name: str(tensor["sha256"]) for name, tensor in tensors.items()}
     aliases = dict(side["aliases"])
     if not all(isinstance(name, str) for pair in aliases.items() for name in pair):
@@ -149,9 +151,9 @@ def _read_side(side: Any) -> tuple[Side, dict[str, str]]:
     return Side(str(side["path"]), str(side["format"]), specs, aliases), digests
 
 
-def made_of(ckpt: Checkpoint, made: Plan, progress: Callable[[int], None] | None = None) -> Digests:
+def compute_digests(ckpt: Checkpoint, made: Plan, progress: Callable[[int], None] | None = None) -> Digests:
     """Hashes of a source and of what a plan makes of it, without writing it."""
-    stream = Stream(ckpt.entries, True, made.largest_group)
+    stream = NodeReader(ckpt.entries, True, made.largest_group)
     digests: dict[str, str] = {}
     for name, node in made.targets.items():
         stream.forget(node)
@@ -160,27 +162,6 @@ def made_of(ckpt: Checkpoint, made: Plan, progress: Callable[[int], None] | None
                 progress(len(chunk))
     stream.forget()
     return Digests(stream.digests(), digests)
-
-
-def taken(ckpt: Checkpoint, part: str | None, selector: Any, *, empty: bool = False) -> Checkpoint:
-    """The part of a checkpoint that a conversion is about.
-
-    Args:
-        ckpt: all of it.
-        part, selector: as of :func:`funcnet.checkpoint.convert`.
-        empty: whether a selector may mean nothing that is there; else that is taken for a mistake in it.
-
-    Raises:
-        CheckpointError: if there is no such part, or nothing is selected.
-    """
-    ckpt = ckpt if part is None else ckpt.part(part)
-    if selector is None:
-        return ckpt
-    found = ckpt.select(selector)
-    if len(ckpt) and not len(found) and not empty:
-        names = some([repr(name) for name in list(ckpt)[:5]])
-        raise refuse(ckpt.path, f"has no tensor that {selector!r} selects", f"Its first names are:{names}")
-    return found
 
 
 def verify(
@@ -208,7 +189,7 @@ def verify(
         record = Certificate.load(certificate)
     except RuleError as error:
         return [f"the rules do not prove: {error}"]
-    before = taken(load(source or record.source.path), record.part, record.select)
+    before = select_part(load(source or record.source.path), record.part, record.select)
     after = load(target or record.target.path)
     wrong = _unlike("source", before.specs, before.aliases, record.source.specs, record.source.aliases)
     wrong += _unlike("target", after.specs, after.aliases, record.target.specs, record.target.aliases)
@@ -231,11 +212,11 @@ def verify(
 
     for claim in record.plan.claims:
         try:
-            Stream(before.entries).check(claim)
+            NodeReader(before.entries).check(claim)
         except CheckpointError as error:  # noqa: PERF203  all at once
             wrong.append(str(error))
-    expected, made = record.hashes(), made_of(before, record.plan, advance)
-    written = Stream(after.entries, hashing=True).digests()
+    expected, made = record.hashes(), compute_digests(before, record.plan, advance)
+    written = NodeReader(after.entries, hashing=True).digests()
     for what, found, said in (
         ("source", made.source, expected.source),
         ("what the rules make of the source", made.target, expected.target),

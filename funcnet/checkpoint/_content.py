@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from funcnet.checkpoint._errors import CheckpointError, some
+from funcnet.checkpoint._checkpoint import Spec
+from funcnet.checkpoint._errors import CheckpointError, truncated_list
 from funcnet.checkpoint._flat import to_plain
-from funcnet.checkpoint._lazy import Spec
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def values_as_json(values: Mapping[str, Any]) -> dict[str, Any]:
             wrong.append(f"{name}: {error}")
     if wrong:
         raise CheckpointError(
-            f"these values are neither tensors nor plain numbers, strings, lists or dicts:{some(wrong)}\n"
+            f"these values are neither tensors nor plain numbers, strings, lists or dicts:{truncated_list(wrong)}\n"
             f"Pick the part that holds the tensors, or save them to a .pt file."
         )
     return plain

@@ -15,17 +15,18 @@ from typing import Any, BinaryIO, ClassVar
 import torch
 from torch import Tensor
 
+from funcnet._torch import dcp_storage_info
 from funcnet._typing import Shape
-from funcnet.checkpoint._atomic import replacing_folder, writing
+from funcnet.checkpoint._atomic import replace_folder, writing
+from funcnet.checkpoint._checkpoint import Checkpoint, Entry, Spec, check_shape
 from funcnet.checkpoint._content import Content
 from funcnet.checkpoint._dtypes import DTYPES
-from funcnet.checkpoint._errors import CheckpointError, brief, refuse, some
-from funcnet.checkpoint._files import File, bytes_of
+from funcnet.checkpoint._errors import CheckpointError, file_error, summarize_error, truncated_list
+from funcnet.checkpoint._files import File, view_as_bytes
 from funcnet.checkpoint._flat import flatten_all
-from funcnet.checkpoint._lazy import Checkpoint, Entry, Spec, check_shape
-from funcnet.checkpoint._pickle import entries_of, load_blob
+from funcnet.checkpoint._pickle import load_blob, make_entries
 from funcnet.checkpoint._sharded import file_name
-from funcnet.checkpoint._zip import members_of
+from funcnet.checkpoint._zip import read_members
 
 METADATA = ".metadata"
 _LONGEST_METADATA = 256 << 20
@@ -92,7 +93,9 @@ def read_dcp(path: Path) -> Checkpoint:
         placed = _placed(metadata)
         described = dict(metadata.state_dict_metadata)
     except (AttributeError, TypeError, ValueError) as error:
-        raise refuse(path / METADATA, f"is not the metadata of a distributed checkpoint: {brief(error)}") from None
+        raise file_error(
+            path / METADATA, f"is not the metadata of a distributed checkpoint: {summarize_error(error)}"
+        ) from None
     for name, record in described.items():
         try:
             if not isinstance(name, str):
@@ -110,7 +113,7 @@ def read_dcp(path: Path) -> Checkpoint:
         except (ValueError, AttributeError, TypeError) as error:  # noqa: PERF203  all at once
             wrong.append(f"{name!r}: {error}")
     if wrong:
-        raise CheckpointError(f"{str(path)!r} is not a sound distributed checkpoint:{some(wrong)}")
+        raise CheckpointError(f"{str(path)!r} is not a sound distributed checkpoint:{truncated_list(wrong)}")
     return Checkpoint(
         path, "dcp", entries, aliases, extras, files=(path / METADATA, *(path / relative for relative in files))
     )
@@ -119,11 +122,13 @@ def read_dcp(path: Path) -> Checkpoint:
 def _metadata(path: Path) -> Any:
     file = File(path / METADATA)
     if file.size > _LONGEST_METADATA:
-        raise refuse(file.path, f"has {file.size:,} bytes, which no metadata have")
+        raise file_error(file.path, f"has {file.size:,} bytes, which no metadata have")
     try:
         return _Unpickler(io.BytesIO(file.read(0, file.size))).load()
     except Exception as error:  # whatever the bytes lead it to
-        raise refuse(file.path, f"is not the metadata of a distributed checkpoint: {brief(error)}") from None
+        raise file_error(
+            file.path, f"is not the metadata of a distributed checkpoint: {summarize_error(error)}"
+        ) from None
 
 
 def _placed(metadata: Any) -> dict[str, dict[Any, Any]]:
@@ -188,8 +193,8 @@ def _entry(spec: Spec, pieces: list[tuple[Shape, Shape, tuple[File, int, int]]])
         file, offset, length = place
         blob = load_blob(file, offset, length)
         if not isinstance(blob, Tensor) or tuple(blob.shape) != sizes or blob.dtype is not dtype:
-            raise refuse(file.path, f"holds another tensor at byte {offset} than the metadata say")
-        return entries_of(file, {"chunk": blob}, members_of(file, offset, length), offset)[0]["chunk"]
+            raise file_error(file.path, f"holds another tensor at byte {offset} than the metadata say")
+        return make_entries(file, {"chunk": blob}, read_members(file, offset, length), offset)[0]["chunk"]
 
     if len(pieces) == 1:
         return Entry(spec, reader=lambda: stored(*pieces[0][1:]).read())
@@ -230,7 +235,6 @@ def write_dcp(path: Path, content: Content, old: list[str]) -> None:
     A tied tensor is there under each of its names, and all say that it is stored at one place: so other tools find it,
     it is on disk once, and reading it here gives the tie back.
     """
-    from torch.distributed.checkpoint.filesystem import _StorageInfo
     from torch.distributed.checkpoint.metadata import (
         BytesStorageMetadata,
         ChunkStorageMetadata,
@@ -243,7 +247,7 @@ def write_dcp(path: Path, content: Content, old: list[str]) -> None:
     described: dict[str, Any] = {}
     stored: dict[Any, Any] = {}
     names = [*content.specs, *content.aliases, *content.extras]
-    with replacing_folder(path, METADATA, old) as place:
+    with replace_folder(path, METADATA, old) as place:
         target, data_name = place("__0_0.distcp")
         with writing(target) as out:
             places: dict[str, Any] = {}
@@ -262,8 +266,9 @@ def write_dcp(path: Path, content: Content, old: list[str]) -> None:
                         TensorProperties(spec.dtype), size, [ChunkStorageMetadata(origin, size)]
                     )
                     index = MetadataIndex(name, origin, 0)
-                places.setdefault(content.aliases.get(name, name), _StorageInfo(data_name, begin, out.tell() - begin))
-                stored[index] = places[content.aliases.get(name, name)]
+                owner = content.aliases.get(name, name)
+                places.setdefault(owner, dcp_storage_info(data_name, begin, out.tell() - begin))
+                stored[index] = places[owner]
         planned = {name: (name,) for name in names}
         place(METADATA)[0].write_bytes(pickle.dumps(Metadata(described, planned, stored)))
 
@@ -281,7 +286,7 @@ def _store(value: Any, out: BinaryIO) -> None:
 
 def _assembled(spec: Spec, content: Content, name: str) -> Tensor:
     tensor = torch.empty(spec.shape, dtype=spec.dtype)
-    memory, done = bytes_of(tensor), 0
+    memory, done = view_as_bytes(tensor), 0
     for chunk in content.chunks(name):
         memory[done : done + len(chunk)] = chunk
         done += len(chunk)

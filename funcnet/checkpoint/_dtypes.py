@@ -49,22 +49,22 @@ DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (*SAFETENSORS.va
 """Every dtype a checkpoint may hold, by torch's name."""
 
 
-def name_of(dtype: torch.dtype) -> str:
+def dtype_name(dtype: torch.dtype) -> str:
     """Torch's name of a dtype.
 
-    >>> name_of(torch.bfloat16)
+    >>> dtype_name(torch.bfloat16)
     'bfloat16'
     """
     return str(dtype).removeprefix("torch.")
 
 
-def dtype_of(name: str) -> torch.dtype:
+def dtype_from_name(name: str) -> torch.dtype:
     """The dtype of that name.
 
     Raises:
         ValueError: if no checkpoint holds such a dtype; lists those there are.
 
-    >>> dtype_of("float8_e5m2")
+    >>> dtype_from_name("float8_e5m2")
     torch.float8_e5m2
     """
     if name not in DTYPES:

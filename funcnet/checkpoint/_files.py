@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from funcnet._typing import Shape
-from funcnet.checkpoint._errors import refuse
+from funcnet.checkpoint._errors import file_error
 
 CHUNK = 512 << 10
 """Bytes that are read, hashed and written at a time: as many as stay in a processor's own cache."""
@@ -33,12 +33,12 @@ class File:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         if "\0" in str(path):
-            raise refuse(path, "is no path: it has a zero in it")
+            raise file_error(path, "is no path: it has a zero in it")
         self._file = open(path, "rb", buffering=0, opener=_at_once)  # noqa: SIM115  closed when nothing refers to it
         self._lock = threading.Lock()
         status = os.fstat(self._file.fileno())
         if not stat.S_ISREG(status.st_mode):
-            raise refuse(path, "is no plain file", "Save what it gives to a file first.")
+            raise file_error(path, "is no plain file", "Save what it gives to a file first.")
         self.size = status.st_size
 
     def __del__(self) -> None:
@@ -57,7 +57,9 @@ class File:
             while done < len(view):
                 count = self._file.readinto(view[done:])
                 if not count:
-                    raise refuse(self.path, f"ends at byte {offset + done}, and {len(view) - done} more were to come")
+                    raise file_error(
+                        self.path, f"ends at byte {offset + done}, and {len(view) - done} more were to come"
+                    )
                 done += count
 
     def read(self, offset: int, count: int) -> bytes:
@@ -111,10 +113,10 @@ class Span:
     offset: int
 
 
-def bytes_of(tensor: Tensor) -> memoryview:
+def view_as_bytes(tensor: Tensor) -> memoryview:
     """The memory of a contiguous CPU tensor as bytes, shared with it.
 
-    >>> bytes_of(torch.tensor([1, 256], dtype=torch.int16)).tobytes()
+    >>> view_as_bytes(torch.tensor([1, 256], dtype=torch.int16)).tobytes()
     b'\\x01\\x00\\x00\\x01'
     """
     count = tensor.numel() * tensor.itemsize
@@ -128,11 +130,11 @@ def bytes_of(tensor: Tensor) -> memoryview:
 def read_span(span: Span, shape: Shape, dtype: torch.dtype) -> Tensor:
     """The tensor whose bytes lie there."""
     tensor = torch.empty(shape, dtype=dtype)
-    span.file.read_into(span.offset, bytes_of(tensor))
+    span.file.read_into(span.offset, view_as_bytes(tensor))
     return tensor
 
 
-def chunks_of(data: memoryview) -> Iterator[memoryview]:
+def iter_chunks(data: memoryview) -> Iterator[memoryview]:
     """The bytes in pieces of at most ``CHUNK``."""
     for start in range(0, len(data), CHUNK):
         yield data[start : start + CHUNK]

@@ -16,14 +16,14 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from funcnet.checkpoint._checkpoint import Checkpoint, Entry, Spec, check_shape
 from funcnet.checkpoint._content import Content, values_as_json
-from funcnet.checkpoint._dtypes import NUMPY, dtype_of, name_of
-from funcnet.checkpoint._errors import CheckpointError, brief, refuse, some
-from funcnet.checkpoint._files import File, Span, Window, bytes_of
+from funcnet.checkpoint._dtypes import NUMPY, dtype_from_name, dtype_name
+from funcnet.checkpoint._errors import CheckpointError, file_error, summarize_error, truncated_list
+from funcnet.checkpoint._files import File, Span, Window, view_as_bytes
 from funcnet.checkpoint._flat import from_plain
-from funcnet.checkpoint._lazy import Checkpoint, Entry, Spec, check_shape
 from funcnet.checkpoint._pickle import write_member
-from funcnet.checkpoint._zip import Member, members_of
+from funcnet.checkpoint._zip import Member, read_members
 
 NOTES = "funcnet.json"
 _MAGIC = b"\x93NUMPY"
@@ -39,7 +39,7 @@ def read_npz(file: File) -> Checkpoint:
     Raises:
         CheckpointError: if the archive or an array in it is damaged, or holds Python objects; lists every array.
     """
-    members = members_of(file)
+    members = read_members(file)
     notes = _read_notes(file, members.pop(NOTES, None))
     entries: dict[str, Entry] = {}
     wrong: list[str] = []
@@ -51,11 +51,11 @@ def read_npz(file: File) -> Checkpoint:
         try:
             entries[name] = _entry(file, member, notes.get("dtypes", {}).get(name))
         except Exception as error:  # bytes may lead the unpacking anywhere
-            wrong.append(f"{name!r}: {error if isinstance(error, ValueError) else brief(error)}")
+            wrong.append(f"{name!r}: {error if isinstance(error, ValueError) else summarize_error(error)}")
     aliases = notes.get("aliases", {})
     wrong += [f"the tie {alias!r} to {owner!r}" for alias, owner in aliases.items() if owner not in entries]
     if wrong:
-        raise CheckpointError(f"{str(file.path)!r} holds what funcnet cannot read:{some(wrong)}")
+        raise CheckpointError(f"{str(file.path)!r} holds what funcnet cannot read:{truncated_list(wrong)}")
     values = {name: from_plain(value) for name, value in notes.get("values", {}).items()}
     return Checkpoint(file.path, "npz", entries, aliases, values, notes.get("metadata", {}), (file.path,))
 
@@ -74,7 +74,7 @@ def _read_notes(file: File, member: Member | None) -> dict[str, Any]:
                 raise ValueError(f"{part} that are not strings")
         return notes
     except Exception as error:  # as above
-        raise refuse(file.path, f"has a {NOTES} that funcnet did not write: {brief(error)}") from None
+        raise file_error(file.path, f"has a {NOTES} that funcnet did not write: {summarize_error(error)}") from None
 
 
 def _unpacked(file: File, member: Member, count: int) -> bytes:
@@ -98,7 +98,7 @@ def _entry(file: File, member: Member, noted: str | None) -> Entry:
     try:
         described = ast.literal_eval(header.decode("utf-8" if start[6] == 3 else "latin-1").strip())
     except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
-        raise ValueError(f"has a header that is not as numpy writes it: {brief(error)}") from None
+        raise ValueError(f"has a header that is not as numpy writes it: {summarize_error(error)}") from None
     if not isinstance(described, dict) or set(described) != {"descr", "fortran_order", "shape"}:
         raise ValueError("is not described by exactly descr, fortran_order and shape")
     dtype, swapped = _dtype(described["descr"], noted)
@@ -119,7 +119,7 @@ def _dtype(description: Any, noted: str | None) -> tuple[torch.dtype, bool]:
     if name in NUMPY:
         return NUMPY[name], order == ">" and name[1:] != "1"
     if name.startswith("V") and noted is not None:
-        dtype = dtype_of(noted)
+        dtype = dtype_from_name(noted)
         if name == f"V{dtype.itemsize}":
             return dtype, False
     elif name == "V2":
@@ -131,7 +131,7 @@ def _read(file: File, member: Member, begin: int, spec: Spec, swapped: bool, for
     """An array that does not lie in the file as torch holds it."""
     shape = spec.shape[::-1] if fortran else spec.shape
     tensor = torch.empty(shape, dtype=spec.dtype)
-    memory = bytes_of(tensor)
+    memory = view_as_bytes(tensor)
     if member.stored:
         file.read_into(member.offset + begin, memory)
     else:
@@ -141,7 +141,7 @@ def _read(file: File, member: Member, begin: int, spec: Spec, swapped: bool, for
             while done < len(memory):
                 count = packed.readinto(memory[done:])  # type: ignore[attr-defined]
                 if not count:
-                    raise refuse(file.path, f"has an array {member.name!r} that ends too early")
+                    raise file_error(file.path, f"has an array {member.name!r} that ends too early")
                 done += count
     if swapped:
         unit = spec.dtype.itemsize // (2 if spec.dtype.is_complex else 1)
@@ -159,7 +159,7 @@ def write_npz(out: BinaryIO, content: Content) -> None:
     notes: dict[str, Any] = {
         "aliases": dict(content.aliases),
         "dtypes": {
-            name: name_of(spec.dtype) for name, spec in content.specs.items() if spec.dtype not in _DESCRIPTIONS
+            name: dtype_name(spec.dtype) for name, spec in content.specs.items() if spec.dtype not in _DESCRIPTIONS
         },
         "values": values_as_json(content.extras),
         "metadata": dict(content.metadata),
@@ -171,7 +171,7 @@ def write_npz(out: BinaryIO, content: Content) -> None:
         if zipfile.ZipInfo(member).filename != member or len(member.encode()) > _LONGEST_NAME
     ]
     if unfit:
-        raise CheckpointError(f"an archive cannot hold these names; rename them:{some(unfit)}")
+        raise CheckpointError(f"an archive cannot hold these names; rename them:{truncated_list(unfit)}")
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
         for name, spec in content.specs.items():
             header = _header(spec)

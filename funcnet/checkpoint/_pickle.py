@@ -21,14 +21,14 @@ from torch import Tensor
 
 from funcnet._torch import checkpoint_offset, rebuild_tensor_v2, rebuild_tensor_v3, storage_class
 from funcnet._typing import Shape
+from funcnet.checkpoint._checkpoint import Checkpoint, Entry, Spec
 from funcnet.checkpoint._content import Content
 from funcnet.checkpoint._dtypes import DTYPES
-from funcnet.checkpoint._errors import CheckpointError, brief, refuse, some
+from funcnet.checkpoint._errors import CheckpointError, file_error, summarize_error, truncated_list
 from funcnet.checkpoint._files import File, Span, Window, read_span
 from funcnet.checkpoint._flat import flatten_all
-from funcnet.checkpoint._lazy import Checkpoint, Entry, Spec
-from funcnet.checkpoint._opcodes import check_tuples
-from funcnet.checkpoint._zip import LOCAL_HEADER, Member, members_of
+from funcnet.checkpoint._pickle_check import check_tuples
+from funcnet.checkpoint._zip import LOCAL_HEADER, Member, read_members
 
 LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 """How a file of torch before 1.6 begins: the pickle of its magic number."""
@@ -53,20 +53,20 @@ def read_pickle(file: File) -> Checkpoint:
         tensors, values = flatten_all(held)
     except CheckpointError as error:
         raise CheckpointError(f"{str(file.path)!r} cannot be laid out flat: {error}") from None
-    entries, aliases = entries_of(file, tensors, None if legacy else members_of(file))
+    entries, aliases = make_entries(file, tensors, None if legacy else read_members(file))
     return Checkpoint(file.path, "pt", entries, aliases, values, files=(file.path,))
 
 
 def load_blob(file: File, offset: int = 0, length: int | None = None) -> Any:
     """What a ``torch.save`` archive at some place of a file holds, with tensors on the meta device."""
-    members = members_of(file, offset, length)
+    members = read_members(file, offset, length)
     packed = [name for name, member in members.items() if not member.stored]
     if packed:
-        raise refuse(file.path, f"has compressed members, which torch.save does not write:{some(packed)}")
+        raise file_error(file.path, f"has compressed members, which torch.save does not write:{truncated_list(packed)}")
     # Bytes of tensors that are not read cannot be swapped either: torch tries to, and the process dies of it.
     orders = [member for name, member in members.items() if name.lower().endswith("byteorder")]
     if any(member.size != 6 or file.read(member.offset, 6) != b"little" for member in orders):
-        raise refuse(
+        raise file_error(
             file.path, "has the bytes of numbers in another order than little-endian", "Save it again on this machine."
         )
     for name, member in members.items():
@@ -81,8 +81,8 @@ def _check(file: File, offset: int = 0, length: int | None = None, pickles: int 
         for _ in range(pickles):
             check_tuples(stream)
     except Exception as error:  # whatever the bytes lead it to
-        raise refuse(
-            file.path, f"cannot be loaded with weights_only: {brief(error)}", "Copy or save it again."
+        raise file_error(
+            file.path, f"cannot be loaded with weights_only: {summarize_error(error)}", "Copy or save it again."
         ) from None
 
 
@@ -92,15 +92,15 @@ def _load(file: File, device: str, offset: int = 0, length: int | None = None) -
             warnings.simplefilter("ignore")
             return torch.load(io.BufferedReader(Window(file, offset, length)), map_location=device, weights_only=True)
     except Exception as error:  # whatever the bytes lead torch to
-        reason = brief(error, after="WeightsUnpickler error:")  # before it comes advice to load all the same
-        raise refuse(
+        reason = summarize_error(error, after="WeightsUnpickler error:")  # before it comes advice to load all the same
+        raise file_error(
             file.path,
             f"cannot be loaded with weights_only, and funcnet loads nothing else: {reason}",
             "Save the tensors alone, as torch.save(module.state_dict(), path).",
         ) from None
 
 
-def entries_of(
+def make_entries(
     file: File, tensors: dict[str, Tensor], members: dict[str, Member] | None, base: int = 0
 ) -> tuple[dict[str, Entry], dict[str, str]]:
     """Entries, and ties: tensors that view the same elements of one storage in the same way.
@@ -129,7 +129,7 @@ def entries_of(
             first[view] = name
             entries[name] = entry
     if wrong:
-        raise CheckpointError(f"{str(file.path)!r} holds tensors that funcnet cannot read:{some(wrong)}")
+        raise CheckpointError(f"{str(file.path)!r} holds tensors that funcnet cannot read:{truncated_list(wrong)}")
     return entries, aliases
 
 
@@ -222,12 +222,12 @@ def write_pickle(out: BinaryIO, content: Content) -> None:
     try:
         _Pickler(pickled, protocol=2).dump(state)
     except Exception as error:  # whatever a foreign value raises
-        raise CheckpointError(f"a value cannot be pickled: {brief(error)}. Leave it out.") from None
+        raise CheckpointError(f"a value cannot be pickled: {summarize_error(error)}. Leave it out.") from None
     unsafe = [f"{name}: a {type(value).__name__}" for name, value in content.extras.items() if not _comes_back(value)]
     if unsafe:
         raise CheckpointError(
-            f"these are neither tensors nor plain values, so weights_only=True would refuse them:{some(unsafe)}\n"
-            f"Leave them out; of a module save module.state_dict()."
+            f"these are neither tensors nor plain values, so weights_only=True would refuse them:"
+            f"{truncated_list(unsafe)}\nLeave them out; of a module save module.state_dict()."
         )
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
         for name, data in (("data.pkl", pickled.getvalue()), ("byteorder", b"little"), ("version", b"3\n")):

@@ -1,16 +1,26 @@
-"""What a conversion will do, known and proved before it is done."""
+"""The plan of a conversion: what it will do, proved before any tensor is read."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from funcnet.checkpoint._dtypes import name_of
-from funcnet.checkpoint._lazy import Spec
-from funcnet.checkpoint._nodes import Cast, Cat, Constant, Narrow, Node, Permute, Reshape, Source, leaves, nodes
+from funcnet.checkpoint._checkpoint import Spec
+from funcnet.checkpoint._dtypes import dtype_name
+from funcnet.checkpoint._nodes import (
+    CastNode,
+    CatNode,
+    ConstantNode,
+    NarrowNode,
+    Node,
+    PermuteNode,
+    ReshapeNode,
+    SourceNode,
+    iter_leaves,
+    iter_nodes,
+)
 from funcnet.checkpoint._proof import Proof, apply_rules, prove
-from funcnet.checkpoint.rules import Cast as CastRule
-from funcnet.checkpoint.rules import Claim, Rule, State
+from funcnet.checkpoint.rules import Cast, Claim, Rule, State
 
 
 @dataclass(frozen=True)
@@ -18,13 +28,13 @@ class Plan:
     """A proved conversion. Made by :func:`plan`.
 
     Attributes:
-        rules: what it carries out.
-        sources: shape and dtype of what there is.
-        source_aliases: ties of what there is.
-        targets: how each tensor to be is made.
-        aliases: ties of what will be.
-        claims: what is checked on the bytes.
-        proof: what was shown, and the losses that are declared.
+        rules: the rules of the conversion.
+        sources: shape and dtype of each source tensor.
+        source_aliases: ties of the source.
+        targets: how each target tensor is computed.
+        aliases: ties of the target.
+        claims: what will be checked on the bytes.
+        proof: what was proved, and the losses that rules declare.
     """
 
     rules: tuple[Rule, ...]
@@ -37,28 +47,33 @@ class Plan:
 
     @property
     def specs(self) -> dict[str, Spec]:
-        """Shape and dtype of every tensor to be."""
+        """Shape and dtype of every target tensor."""
         return {name: node.spec for name, node in self.targets.items()}
 
     @property
     def target_bytes(self) -> int:
-        """Bytes of all tensors to be."""
+        """Bytes of all target tensors."""
         return sum(node.spec.nbytes for node in self.targets.values())
 
     @property
     def largest_group(self) -> int:
-        """Bytes of the largest set of sources that one target is made of."""
-        groups = ({leaf.name for leaf in leaves(node) if isinstance(leaf, Source)} for node in self.targets.values())
+        """Bytes of the largest set of sources that one target needs."""
+        groups = (
+            {leaf.name for leaf in iter_leaves(node) if isinstance(leaf, SourceNode)} for node in self.targets.values()
+        )
         return max((sum(self.sources[name].nbytes for name in group) for group in groups), default=0)
 
-    def steps(self) -> list[Step]:
-        """What becomes of each tensor, as rows for people."""
-        return [Step(name, node.spec, _sources(node), _how(node)) for name, node in self.targets.items()]
+    def steps(self) -> list[PlanStep]:
+        """The steps of the plan for people to read, one for each target tensor."""
+        return [
+            PlanStep(name, node.spec, _source_names(node), _describe_operations(node))
+            for name, node in self.targets.items()
+        ]
 
 
 @dataclass(frozen=True)
-class Step:
-    """One row of a plan: a target, what it is made of, and how."""
+class PlanStep:
+    """One step of a plan: a target tensor, the sources it is computed from, and how."""
 
     target: str
     spec: Spec
@@ -71,17 +86,17 @@ def plan(specs: Mapping[str, Spec], rules: Sequence[Rule], aliases: Mapping[str,
 
     Args:
         specs: shape and dtype by name, as ``load(path).specs``.
-        rules: applied one after the other.
-        aliases: ties, as ``load(path).aliases``.
+        rules: the rules, which are applied one after the other.
+        aliases: ties of the source, as ``load(path).aliases``.
 
     Raises:
-        RuleError: if a rule does not fit, or the plan is no bijection; names the tensors at fault.
+        RuleError: if a rule does not fit, or the plan is not a bijection; names the tensors at fault.
 
     >>> import torch
     >>> from funcnet.checkpoint import Fuse, Rename, Spec
     >>> specs = {f"h.0.{name}": Spec((size, 4), torch.float32) for name, size in {"q": 4, "k": 2, "v": 2}.items()}
-    >>> made = plan(specs, [Fuse([f"h.{{i}}.{name}" for name in "qkv"], "h.{i}.qkv", [4, 2, 2])])
-    >>> made.specs, made.proof.bijection
+    >>> fusion = plan(specs, [Fuse([f"h.{{i}}.{name}" for name in "qkv"], "h.{i}.qkv", [4, 2, 2])])
+    >>> fusion.specs, fusion.proof.bijection
     ({'h.0.qkv': Spec(shape=(8, 4), dtype=torch.float32)}, True)
     """
     rules = tuple(rules)
@@ -91,32 +106,38 @@ def plan(specs: Mapping[str, Spec], rules: Sequence[Rule], aliases: Mapping[str,
     return Plan(rules, dict(specs), ties, state.tensors, state.aliases, state.claims, proof)
 
 
-def _sources(node: Node) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(leaf.name for leaf in leaves(node) if isinstance(leaf, Source)))
+def _source_names(node: Node) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(leaf.name for leaf in iter_leaves(node) if isinstance(leaf, SourceNode)))
 
 
-def _how(node: Node) -> str:
-    if isinstance(node, Source):
+_OPERATIONS = {
+    ConstantNode: "fill",
+    NarrowNode: "part",
+    PermuteNode: "permute",
+    ReshapeNode: "reshape",
+    CatNode: "join",
+    CastNode: "cast",
+}
+
+
+def _describe_operations(node: Node) -> str:
+    """The operations that compute a tensor, in words; "copy" if there are none."""
+    if isinstance(node, SourceNode):
         return "copy"
-    words = {_word(step) for step in nodes(node)} - {""}
-    return ", ".join(word for word in ("fill", "part", "permute", "reshape", "join", "cast") if word in words)
+    node_types = {type(step) for step in iter_nodes(node)}
+    return ", ".join(word for node_type, word in _OPERATIONS.items() if node_type in node_types)
 
 
-def _word(node: Node) -> str:
-    kinds = {Cat: "join", Narrow: "part", Permute: "permute", Reshape: "reshape", Cast: "cast", Constant: "fill"}
-    return kinds.get(type(node), "")
-
-
-def casts(specs: Mapping[str, Spec], dtype: str, lossy: bool) -> list[Rule]:
+def cast_rules(specs: Mapping[str, Spec], dtype: str, lossy: bool) -> list[Rule]:
     """The rules that give every floating tensor one dtype.
 
-    Where several dtypes become one, exact rules name each tensor, for else the way back could not tell them apart.
+    Where several dtypes become one, exact rules name each tensor, because the inverse could not tell them apart.
     """
-    there: dict[str, list[str]] = {}
+    names_by_dtype: dict[str, list[str]] = {}
     for name, spec in specs.items():
-        if spec.dtype.is_floating_point and name_of(spec.dtype) != dtype:
-            there.setdefault(name_of(spec.dtype), []).append(name)
-    already = any(name_of(spec.dtype) == dtype for spec in specs.values())
-    if lossy or (len(there) == 1 and not already):
-        return [CastRule("{name**}", before, dtype, lossy) for before in there]
-    return [CastRule(name, before, dtype) for before, names in there.items() for name in names]
+        if spec.dtype.is_floating_point and dtype_name(spec.dtype) != dtype:
+            names_by_dtype.setdefault(dtype_name(spec.dtype), []).append(name)
+    has_target_dtype = any(dtype_name(spec.dtype) == dtype for spec in specs.values())
+    if lossy or (len(names_by_dtype) == 1 and not has_target_dtype):
+        return [Cast("{name**}", before, dtype, lossy) for before in names_by_dtype]
+    return [Cast(name, before, dtype) for before, names in names_by_dtype.items() for name in names]

@@ -1,12 +1,13 @@
-"""Whether rules lose nothing, shown on positions before any tensor is read.
+"""Proves that rules lose nothing, by following positions, before any tensor is read.
 
-Rules take sources to targets; their inverses take targets to something. That something must be the sources: the same
-names, ties, shapes and dtypes, and every element at its place. Then the other way round, from the targets over the
-sources back to the targets. Both together say that every element of a source lands exactly once, and every element of a
-target comes from exactly one place. Places are compared as index maps, which are exact.
+The rules take the sources to targets, and their inverses take the targets back. What comes back must be the sources:
+the same names, ties, shapes and dtypes, and every element at its place. Then the same is shown the other way round,
+from the targets over the sources back to the targets. Both together show that every element of a source arrives exactly
+once, and that every element of a target comes from exactly one place. Places are compared as index maps, which are
+exact.
 
-Rules may rest on claims (two tensors that are tied are equal; a dropped mask is a mask). A claim on the way out is an
-assumption, to be checked on the bytes. A claim on the way back has to follow.
+Rules may rest on claims (two tied tensors are equal; a dropped mask holds a mask). A claim on the way out is an
+assumption, which is checked later on the bytes. A claim on the way back has to follow from the plan.
 """
 
 from __future__ import annotations
@@ -15,24 +16,23 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from funcnet.checkpoint._errors import RuleError, some
-from funcnet.checkpoint._index import IndexMap, identity, index_map
-from funcnet.checkpoint._lazy import Spec
-from funcnet.checkpoint._nodes import Cast as CastNode
-from funcnet.checkpoint._nodes import Constant, Node, Source, leaves, nodes
+from funcnet.checkpoint._checkpoint import Spec
+from funcnet.checkpoint._errors import RuleError, truncated_list
+from funcnet.checkpoint._index_maps import IndexMap, compute_index_map, identity_map
+from funcnet.checkpoint._nodes import CastNode, ConstantNode, Node, SourceNode, iter_leaves, iter_nodes
 from funcnet.checkpoint.rules import Cast, Rule, State, inverse, to_plain
 
 METHOD = "index maps of every tensor, there and back in both directions"
-_KEPT = 1 << 24  # blocks of maps that are kept at a time
+_CACHED_BLOCKS = 1 << 24  # blocks of index maps that are cached at one time
 
 
 @dataclass(frozen=True)
 class Proof:
-    """What was shown.
+    """What was proved about a list of rules.
 
     Attributes:
-        elements: elements of all sources.
-        lost: names that a rule declares to drop for good.
+        elements: number of elements of all sources.
+        lost: names of tensors that a rule declares to drop for good.
         rounded: names of targets whose values may change, as a rule declares.
     """
 
@@ -55,16 +55,16 @@ def apply_rules(state: State, rules: Sequence[Rule]) -> State:
     for number, rule in enumerate(rules, 1):
         try:
             state = rule.apply(state)
-        except RuleError as error:  # noqa: PERF203  its number is the message
-            raise RuleError(f"rule {number}, {in_words(rule)}: {error}") from None
+        except RuleError as error:  # noqa: PERF203  the message needs the number of the rule
+            raise RuleError(f"rule {number}, {_format_rule(rule)}: {error}") from None
     return state
 
 
-def in_words(rule: Rule) -> str:
+def _format_rule(rule: Rule) -> str:
     """A rule in one line.
 
     >>> from funcnet.checkpoint.rules import Rename
-    >>> in_words(Rename("a", "b"))
+    >>> _format_rule(Rename("a", "b"))
     "rename(source='a', target='b')"
     """
     (table,) = to_plain([rule])
@@ -73,142 +73,154 @@ def in_words(rule: Rule) -> str:
 
 
 def prove(specs: Mapping[str, Spec], aliases: Mapping[str, str], rules: Sequence[Rule]) -> Proof:
-    """Show that rules lose nothing of tensors of these shapes but what they declare.
+    """Prove that rules lose nothing, but what they declare, of tensors with these shapes and dtypes.
 
     Raises:
-        RuleError: if they do; lists the names at fault.
+        RuleError: if they lose more; lists the names at fault.
     """
-    there = apply_rules(State.from_specs(specs, aliases), rules)
-    rounded = tuple(name for name, node in there.tensors.items() if any(map(_is_lossy, nodes(node))))
-    lost = tuple(there.lost)
+    state = apply_rules(State.from_specs(specs, aliases), rules)
+    rounded = tuple(name for name, node in state.tensors.items() if any(map(_is_lossy_cast, iter_nodes(node))))
+    lost = tuple(state.lost)
     # A lossy cast moves nothing, and what it loses is declared: positions are proved without it.
-    exact = [rule for rule in rules if not (isinstance(rule, Cast) and rule.lossy)]
-    there = apply_rules(State.from_specs(specs, aliases), exact)
-    targets = {name: node.spec for name, node in there.tensors.items()}
-    exempt = {leaf.name for node in there.lost.values() for leaf in leaves(node) if isinstance(leaf, Source)}
-    back = inverse(exact)
-    _there_and_back(specs, aliases, exact, back, exempt)
-    _there_and_back(targets, there.aliases, back, inverse(back), set())
+    exact_rules = [rule for rule in rules if not (isinstance(rule, Cast) and rule.lossy)]
+    state = apply_rules(State.from_specs(specs, aliases), exact_rules)
+    target_specs = {name: node.spec for name, node in state.tensors.items()}
+    declared = {leaf.name for node in state.lost.values() for leaf in iter_leaves(node) if isinstance(leaf, SourceNode)}
+    inverse_rules = inverse(exact_rules)
+    _check_round_trip(specs, aliases, exact_rules, inverse_rules, declared)
+    _check_round_trip(target_specs, state.aliases, inverse_rules, inverse(inverse_rules), set())
     return Proof(sum(math.prod(spec.shape) for spec in specs.values()), lost, rounded)
 
 
-def _is_lossy(node: Node) -> bool:
+def _is_lossy_cast(node: Node) -> bool:
     return isinstance(node, CastNode) and node.lossy
 
 
-def _there_and_back(
+def _check_round_trip(
     specs: Mapping[str, Spec],
     aliases: Mapping[str, str],
     rules: Sequence[Rule],
-    back: Sequence[Rule],
-    exempt: set[str],
+    inverse_rules: Sequence[Rule],
+    declared_lost: set[str],
 ) -> None:
-    out = apply_rules(State.from_specs(specs, aliases), rules)
+    """Refuse rules whose inverses do not bring every tensor back, but those that are declared lost."""
+    forward = apply_rules(State.from_specs(specs, aliases), rules)
+    target_specs = {name: node.spec for name, node in forward.tensors.items()}
     try:
-        home = apply_rules(State.from_specs({name: node.spec for name, node in out.tensors.items()}, out.aliases), back)
+        returned = apply_rules(State.from_specs(target_specs, forward.aliases), inverse_rules)
     except RuleError as error:
         raise RuleError(f"the rules do not lead back, so something is lost or mixed up. Going back, {error}") from None
-    wrong = _names_at_fault(specs, aliases, home, exempt)
-    wrong += _places_at_fault(specs, out, home, exempt)
-    if wrong:
+    problems = _find_name_problems(specs, aliases, returned, declared_lost)
+    problems += _find_place_problems(specs, forward, returned)
+    if problems:
         raise RuleError(
-            f"the rules are no bijection; going there and back:{some(wrong)}\n"
+            f"the rules are no bijection; going there and back:{truncated_list(problems)}\n"
             f"Make the patterns tell these names apart, or declare the loss with drop or lossy = true."
         )
 
 
-def _names_at_fault(specs: Mapping[str, Spec], aliases: Mapping[str, str], home: State, exempt: set[str]) -> list[str]:
-    wrong = [f"{name!r} does not come back" for name in specs if name not in home.tensors and name not in exempt]
-    wrong += [f"{name!r} comes back, and was not there" for name in home.tensors if name not in specs]
-    wrong += [
-        f"{name!r} was {spec} and comes back as {home.tensors[name].spec}"
-        for name, spec in specs.items()
-        if name in home.tensors and home.tensors[name].spec != spec
+def _find_name_problems(
+    specs: Mapping[str, Spec], aliases: Mapping[str, str], returned: State, declared_lost: set[str]
+) -> list[str]:
+    """Differences between the sources and what came back, in names, shapes, dtypes and ties."""
+    problems = [
+        f"{name!r} does not come back" for name in specs if name not in returned.tensors and name not in declared_lost
     ]
-    was, now = ({(alias, owner) for alias, owner in ties.items()} for ties in (aliases, home.aliases))
-    wrong += [f"the tie {alias!r} to {owner!r} does not come back" for alias, owner in sorted(was - now)]
-    wrong += [f"the tie {alias!r} to {owner!r} comes back, and was not there" for alias, owner in sorted(now - was)]
-    return wrong
+    problems += [f"{name!r} comes back, and was not there" for name in returned.tensors if name not in specs]
+    problems += [
+        f"{name!r} was {spec} and comes back as {returned.tensors[name].spec}"
+        for name, spec in specs.items()
+        if name in returned.tensors and returned.tensors[name].spec != spec
+    ]
+    before, after = set(aliases.items()), set(returned.aliases.items())
+    problems += [f"the tie {alias!r} to {owner!r} does not come back" for alias, owner in sorted(before - after)]
+    problems += [
+        f"the tie {alias!r} to {owner!r} comes back, and was not there" for alias, owner in sorted(after - before)
+    ]
+    return problems
 
 
-def _places_at_fault(specs: Mapping[str, Spec], out: State, home: State, exempt: set[str]) -> list[str]:
-    number = _Numbering(specs)
-    sent = _Cache(lambda name: index_map(out.tensors[name], number.leaf))
+def _find_place_problems(specs: Mapping[str, Spec], forward: State, returned: State) -> list[str]:
+    """Tensors whose elements do not come back to their places, and claims of the way back that do not follow."""
+    numbering = _ElementNumbering(specs)
+    forward_maps = _IndexMapCache(lambda name: compute_index_map(forward.tensors[name], numbering.map_leaf))
 
-    def through(node: Node) -> IndexMap | None:
-        return sent(node.name) if isinstance(node, Source) else number.leaf(node)
+    def map_target(node: Node) -> IndexMap | None:
+        return forward_maps(node.name) if isinstance(node, SourceNode) else numbering.map_leaf(node)
 
-    returned = _Cache(lambda name: index_map(home.tensors[name], through))
+    returned_maps = _IndexMapCache(lambda name: compute_index_map(returned.tensors[name], map_target))
 
-    def substituted(node: Node) -> IndexMap | None:
-        return returned(node.name) if isinstance(node, Source) else number.leaf(node)
+    def map_returned(node: Node) -> IndexMap | None:
+        return returned_maps(node.name) if isinstance(node, SourceNode) else numbering.map_leaf(node)
 
-    assumed: dict[str, list[int]] = {}
-    for place, claim in enumerate(out.claims):
-        for leaf in leaves(claim.node):
-            if isinstance(leaf, Source):
-                assumed.setdefault(leaf.name, []).append(place)
+    claims_by_name: dict[str, list[int]] = {}
+    for number, claim in enumerate(forward.claims):
+        for leaf in iter_leaves(claim.node):
+            if isinstance(leaf, SourceNode):
+                claims_by_name.setdefault(leaf.name, []).append(number)
 
-    def follows(name: str) -> bool:
-        """Whether a tensor is where it was, given the claims."""
-        if returned(name).equals(number.source(name)):
+    def comes_back(name: str) -> bool:
+        """Whether a tensor is at its place, or the claims say that what is there is equal to it."""
+        if returned_maps(name).equals(numbering.map_source(name)):
             return True
-        claims = [out.claims[place] for place in assumed.get(name, ())]
+        claims = [forward.claims[number] for number in claims_by_name.get(name, ())]
         return bool(claims) and all(
-            index_map(claim.node, substituted).equals(index_map(claim.equal, substituted)) for claim in claims
+            compute_index_map(claim.node, map_returned).equals(compute_index_map(claim.equal, map_returned))
+            for claim in claims
         )
 
-    names = [name for name, spec in specs.items() if name in home.tensors and home.tensors[name].spec == spec]
-    wrong = [f"elements of {name!r} do not come back to their places" for name in names if not follows(name)]
-    wrong += [
+    names = [name for name, spec in specs.items() if name in returned.tensors and returned.tensors[name].spec == spec]
+    problems = [f"elements of {name!r} do not come back to their places" for name in names if not comes_back(name)]
+    problems += [
         f"it does not follow that {claim.what}"
-        for claim in home.claims
-        if not index_map(claim.node, through).equals(index_map(claim.equal, through))
+        for claim in returned.claims
+        if not compute_index_map(claim.node, map_target).equals(compute_index_map(claim.equal, map_target))
     ]
-    return wrong
+    return problems
 
 
-class _Numbering:
-    """A number for every element of every source and constant."""
+class _ElementNumbering:
+    """A number for every element of every source and constant; equal constants have the same numbers."""
 
     def __init__(self, specs: Mapping[str, Spec]) -> None:
         self.specs = specs
         self.offsets: dict[object, int] = {}
-        self.reached = 0
+        self.next_offset = 0
         for name, spec in specs.items():
-            self._place(("source", name), spec)
+            self._find_offset(("source", name), spec)
 
-    def _place(self, key: object, spec: Spec) -> int:
+    def _find_offset(self, key: object, spec: Spec) -> int:
         if key not in self.offsets:
-            self.offsets[key] = self.reached
-            self.reached += math.prod(spec.shape)
+            self.offsets[key] = self.next_offset
+            self.next_offset += math.prod(spec.shape)
         return self.offsets[key]
 
-    def source(self, name: str) -> IndexMap:
-        return identity(self.specs[name].shape, self.offsets["source", name])
+    def map_source(self, name: str) -> IndexMap:
+        return identity_map(self.specs[name].shape, self.offsets["source", name])
 
-    def leaf(self, node: Node) -> IndexMap | None:
-        if isinstance(node, Source):
-            return self.source(node.name)
-        if isinstance(node, Constant):
-            return identity(node.shape, self._place(("constant", node.spec, str(node.value)), node.spec))
+    def map_leaf(self, node: Node) -> IndexMap | None:
+        """The map of a source or constant; None for any other node."""
+        if isinstance(node, SourceNode):
+            return self.map_source(node.name)
+        if isinstance(node, ConstantNode):
+            return identity_map(node.shape, self._find_offset(("constant", node.spec, str(node.value)), node.spec))
         return None
 
 
-class _Cache:
-    """Maps by name, as many as fit."""
+class _IndexMapCache:
+    """Computes index maps by name, and keeps as many as fit into memory."""
 
-    def __init__(self, make: Callable[[str], IndexMap]) -> None:
-        self.make = make
-        self.kept: dict[str, IndexMap] = {}
+    def __init__(self, compute: Callable[[str], IndexMap]) -> None:
+        self.compute = compute
+        self.maps: dict[str, IndexMap] = {}
         self.blocks = 0
 
     def __call__(self, name: str) -> IndexMap:
-        if name not in self.kept:
-            made = self.make(name)
-            self.blocks += made.base.numel()
-            if self.blocks > _KEPT:
-                self.kept.clear()
-                self.blocks = made.base.numel()
-            self.kept[name] = made
-        return self.kept[name]
+        if name not in self.maps:
+            index = self.compute(name)
+            self.blocks += index.base.numel()
+            if self.blocks > _CACHED_BLOCKS:
+                self.maps.clear()
+                self.blocks = index.base.numel()
+            self.maps[name] = index
+        return self.maps[name]

@@ -14,12 +14,12 @@ from typing import Any, BinaryIO
 
 import torch
 
+from funcnet.checkpoint._checkpoint import Checkpoint, Entry, Spec, check_shape
 from funcnet.checkpoint._content import Content, values_as_json
 from funcnet.checkpoint._dtypes import SAFETENSORS
-from funcnet.checkpoint._errors import CheckpointError, brief, refuse, some
+from funcnet.checkpoint._errors import CheckpointError, file_error, summarize_error, truncated_list
 from funcnet.checkpoint._files import File, Span
 from funcnet.checkpoint._flat import from_plain
-from funcnet.checkpoint._lazy import Checkpoint, Entry, Spec, check_shape
 
 LONGEST_HEADER = 100_000_000  # the limit of the reference implementation
 NOTES = "funcnet"
@@ -48,7 +48,7 @@ def read_safetensors(file: File) -> Checkpoint:
         entries[name] = Entry(spec, Span(file, start + begin))
     wrong += [] if wrong else _misplaced(spans, file.size - start)
     if wrong:
-        raise CheckpointError(f"{str(file.path)!r} is not a sound safetensors file:{some(wrong)}")
+        raise CheckpointError(f"{str(file.path)!r} is not a sound safetensors file:{truncated_list(wrong)}")
     notes = _notes(file, metadata.pop(NOTES, "{}"), entries)
     aliases = {
         key: value for key, value in metadata.items() if value in entries and key not in entries and key not in RESERVED
@@ -67,20 +67,26 @@ def read_safetensors(file: File) -> Checkpoint:
 def _header(file: File) -> tuple[dict[str, Any], int]:
     """The parsed header, and where the tensors begin."""
     if file.size < 8:
-        raise refuse(file.path, f"has {file.size} bytes, fewer than the length of a safetensors header takes")
+        raise file_error(file.path, f"has {file.size} bytes, fewer than the length of a safetensors header takes")
     length = int.from_bytes(file.read(0, 8), "little")
     if length > LONGEST_HEADER:
-        raise refuse(file.path, f"says its header has {length:,} bytes; {LONGEST_HEADER:,} are the most there may be")
+        raise file_error(
+            file.path, f"says its header has {length:,} bytes; {LONGEST_HEADER:,} are the most there may be"
+        )
     if length > file.size - 8:
-        raise refuse(file.path, f"says its header has {length:,} bytes, and {file.size - 8:,} are there", "Copy again.")
+        raise file_error(
+            file.path, f"says its header has {length:,} bytes, and {file.size - 8:,} are there", "Copy again."
+        )
     try:
         header = json.loads(
             file.read(8, length).decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant
         )
     except (ValueError, RecursionError) as error:
-        raise refuse(file.path, f"has a header that is not JSON as safetensors has it: {brief(error)}") from None
+        raise file_error(
+            file.path, f"has a header that is not JSON as safetensors has it: {summarize_error(error)}"
+        ) from None
     if not isinstance(header, dict):
-        raise refuse(file.path, "has a header that is not a JSON object")
+        raise file_error(file.path, "has a header that is not a JSON object")
     return header, 8 + length
 
 
@@ -99,7 +105,7 @@ def _no_constant(name: str) -> Any:
 
 def _metadata(file: File, metadata: Any) -> dict[str, str]:
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise refuse(file.path, "has a __metadata__ that is not an object of strings")
+        raise file_error(file.path, "has a __metadata__ that is not an object of strings")
     return metadata
 
 
@@ -151,7 +157,9 @@ def _notes(file: File, text: str, entries: dict[str, Entry]) -> dict[str, Any]:
             entries[name] = Entry(Spec(spec.shape[:-1], torch.complex128), entries[name].span)
         return {name: from_plain(value) for name, value in notes.get("values", {}).items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise refuse(file.path, f"has a remark {NOTES!r} that funcnet did not write: {brief(error)}") from None
+        raise file_error(
+            file.path, f"has a remark {NOTES!r} that funcnet did not write: {summarize_error(error)}"
+        ) from None
 
 
 def write_safetensors(out: BinaryIO, content: Content) -> None:
@@ -199,7 +207,7 @@ def _metadata_of(content: Content) -> dict[str, str]:
         if value in content.specs and key not in content.specs and key not in RESERVED
     ]
     if wrong:
-        raise CheckpointError(f"safetensors has no place for these; rename them:{some(wrong)}")
+        raise CheckpointError(f"safetensors has no place for these; rename them:{truncated_list(wrong)}")
     notes: dict[str, Any] = {}
     pairs = [name for name, spec in content.specs.items() if spec.dtype is torch.complex128]
     if pairs:

@@ -13,22 +13,23 @@ import torch
 from torch import Tensor
 
 from funcnet._typing import TreeLike
-from funcnet.adapters import to_state_dict
-from funcnet.checkpoint._atomic import replacing
+from funcnet.checkpoint._atomic import replace_file
+from funcnet.checkpoint._checkpoint import Checkpoint, Spec, unwritable_names
 from funcnet.checkpoint._content import Content
 from funcnet.checkpoint._dcp import METADATA, write_dcp
-from funcnet.checkpoint._detect import SUFFIXES, entry_of, load
 from funcnet.checkpoint._dtypes import DTYPES
-from funcnet.checkpoint._errors import CheckpointError, refuse, some
-from funcnet.checkpoint._files import bytes_of, chunks_of
+from funcnet.checkpoint._errors import CheckpointError, file_error, truncated_list
+from funcnet.checkpoint._files import iter_chunks, view_as_bytes
 from funcnet.checkpoint._flat import flatten_all
-from funcnet.checkpoint._lazy import Checkpoint, Spec, unwritable
-from funcnet.checkpoint._nodes import Source
+from funcnet.checkpoint._load import SUFFIXES, find_entry, load
+from funcnet.checkpoint._nodes import SourceNode
 from funcnet.checkpoint._npz import write_npz
 from funcnet.checkpoint._pickle import write_pickle
 from funcnet.checkpoint._safetensors import write_safetensors
 from funcnet.checkpoint._sharded import INDEX_SUFFIX, shard_bytes, weight_map, write_sharded
-from funcnet.checkpoint._stream import Stream
+from funcnet.checkpoint._stream import NodeReader
+from funcnet.tree import flatten
+from funcnet.tree.internals import merge_params_and_buffers
 
 _WRITERS = {"safetensors": write_safetensors, "pt": write_pickle, "npz": write_npz}
 _IN_FOLDERS = {"safetensors": ("model", ".safetensors"), "pt": ("pytorch_model", ".bin")}
@@ -71,7 +72,7 @@ def save(
     (['embed.weight', 'head.weight'], {'head.weight': 'embed.weight'})
     """
     if isinstance(tree, tuple) and len(tree) == 2 and all(isinstance(half, Mapping) for half in tree):
-        tree = to_state_dict(*tree)
+        tree = flatten(merge_params_and_buffers(*tree))
     content, wrong = (_of_checkpoint(tree), []) if isinstance(tree, Checkpoint) else _of_tree(tree)
     ties = {alias: content.aliases.get(owner, owner) for alias, owner in (aliases or {}).items()}
     wrong += [
@@ -83,16 +84,16 @@ def save(
         if owner not in content.specs
     ]
     if wrong:
-        raise CheckpointError(f"cannot save to {str(path)!r}:{some(wrong)}")
+        raise CheckpointError(f"cannot save to {str(path)!r}:{truncated_list(wrong)}")
     content = replace(content, aliases={**content.aliases, **ties}, metadata={**content.metadata, **(metadata or {})})
     write(Path(path), content, shard_size=shard_size, format=format)
 
 
 def _of_checkpoint(ckpt: Checkpoint) -> Content:
-    stream = Stream(ckpt.entries)
+    stream = NodeReader(ckpt.entries)
 
     def chunks(name: str) -> Iterator[memoryview]:
-        node = Source(ckpt.entries[name].spec, name)
+        node = SourceNode(ckpt.entries[name].spec, name)
         stream.forget(node)
         yield from stream.bytes(node)
 
@@ -106,7 +107,7 @@ def _of_tree(tree: TreeLike | tuple[TreeLike, TreeLike]) -> tuple[Content, list[
 
     def chunks(name: str) -> Iterator[memoryview]:
         plain = owners[name].detach().resolve_conj().resolve_neg().cpu().contiguous()
-        yield from chunks_of(bytes_of(plain))
+        yield from iter_chunks(view_as_bytes(plain))
 
     specs = {name: Spec(tuple(tensor.shape), tensor.dtype) for name, tensor in owners.items()}
     wrong = [f"{name!r}: {why}" for name, tensor in owners.items() if (why := _unfit(tensor))]
@@ -147,15 +148,17 @@ def write(path: Path, content: Content, *, shard_size: int | str | None = None, 
         CheckpointError: if path and format do not go together, or the format has no place for something.
     """
     named, in_folder = destination(path, shard_size, format)
-    wrong = unwritable([*content.specs, *content.aliases, *content.extras])
+    wrong = unwritable_names([*content.specs, *content.aliases, *content.extras])
     if wrong:
-        raise CheckpointError(f"these names are no text:{some(wrong)}")
+        raise CheckpointError(f"these names are no text:{truncated_list(wrong)}")
     twice = sorted(set(content.extras) & {*content.specs, *content.aliases})
     if twice:
-        raise CheckpointError(f"these names stand for a tensor and for a value; rename one of each:{some(twice)}")
+        raise CheckpointError(
+            f"these names stand for a tensor and for a value; rename one of each:{truncated_list(twice)}"
+        )
     if not in_folder:
         _check_no_shard(path)
-        with replacing(path) as out:
+        with replace_file(path) as out:
             _WRITERS[named](out, content)
         return
     if named == "dcp":
@@ -181,23 +184,25 @@ def destination(path: Path, shard_size: int | str | None, format: str | None) ->
         except ValueError as error:
             raise CheckpointError(str(error)) from None
     if "\0" in str(path):
-        raise refuse(path, "is no path: it has a zero in it")
+        raise file_error(path, "is no path: it has a zero in it")
     suffix = SUFFIXES.get(path.suffix)
     in_folder = path.is_dir() or suffix is None
     if not in_folder:
         if format not in (None, suffix):
-            raise refuse(path, f"is to be {format}, and its suffix says {suffix}", "Change one of them.")
+            raise file_error(path, f"is to be {format}, and its suffix says {suffix}", "Change one of them.")
         if shard_size is not None:
-            raise refuse(path, "is one file, and shards need a folder", "Give a folder, or leave the shard size out.")
+            raise file_error(
+                path, "is one file, and shards need a folder", "Give a folder, or leave the shard size out."
+            )
         return str(suffix), False
     if path.exists() and not path.is_dir():
-        raise refuse(path, "is a file whose suffix says no format", "Use .safetensors, .pt, .npz, or a folder.")
+        raise file_error(path, "is a file whose suffix says no format", "Use .safetensors, .pt, .npz, or a folder.")
     if path.suffix in _OF_FILES and not path.exists():  # a folder may be called model-1.5, but hardly model.h5
-        raise refuse(
+        raise file_error(
             path, f"is to be a {path.suffix} file, which funcnet does not write", "Use .safetensors, .pt or .npz."
         )
     if format == "npz" or (format == "dcp" and shard_size is not None):
-        raise refuse(path, f"is a folder, and {format} is not written in shards", "Leave the shard size out.")
+        raise file_error(path, f"is a folder, and {format} is not written in shards", "Leave the shard size out.")
     return format or "safetensors", True
 
 
@@ -217,17 +222,17 @@ def _check_no_shard(path: Path) -> None:
         with contextlib.suppress(CheckpointError, OSError):  # an index that is damaged is not damaged by this
             listed = set(weight_map(index).values())
         if path.name in listed:
-            raise refuse(path, f"is a shard of {index.name!r}, which would be wrong", "Write to another name.")
+            raise file_error(path, f"is a shard of {index.name!r}, which would be wrong", "Write to another name.")
 
 
-def check_no_checkpoint(path: Path) -> None:
+def check_text_destination(path: Path) -> None:
     """Refuse to write a text over a checkpoint, or where one would be looked for.
 
     Raises:
         CheckpointError: if the name is one of a checkpoint's.
     """
     if path.suffix in (*SUFFIXES, ".distcp") or path.name == METADATA or path.name.endswith(INDEX_SUFFIX):
-        raise refuse(path, "has the name of a checkpoint, and a text is to be written", "Use .json or .toml.")
+        raise file_error(path, "has the name of a checkpoint, and a text is to be written", "Use .json or .toml.")
 
 
 def _old_files(path: Path, entries: list[str]) -> list[str]:
@@ -238,9 +243,11 @@ def _old_files(path: Path, entries: list[str]) -> list[str]:
     held += [name for name in os.listdir(path) if name.endswith(".index.json")]
     if not [name for name in held if not name.startswith(".") or name == METADATA]:
         return []
-    entry = entry_of(path)
+    entry = find_entry(path)
     if entry not in entries:
-        raise refuse(path, f"holds another checkpoint, {entry!r}", "Write to a folder of its own, or remove that one.")
+        raise file_error(
+            path, f"holds another checkpoint, {entry!r}", "Write to a folder of its own, or remove that one."
+        )
     try:
         return [file.name for file in load(path).files]
     except CheckpointError:

@@ -13,11 +13,11 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from funcnet.checkpoint._atomic import replacing_folder, writing
+from funcnet.checkpoint._atomic import replace_folder, writing
+from funcnet.checkpoint._checkpoint import Checkpoint, Entry, Spec
 from funcnet.checkpoint._content import Content
-from funcnet.checkpoint._errors import CheckpointError, brief, refuse, some
+from funcnet.checkpoint._errors import CheckpointError, file_error, summarize_error, truncated_list
 from funcnet.checkpoint._files import File
-from funcnet.checkpoint._lazy import Checkpoint, Entry, Spec
 
 INDEX_SUFFIX = ".index.json"
 _LONGEST_INDEX = 256 << 20
@@ -53,14 +53,14 @@ def weight_map(path: Path) -> dict[str, str]:
             within the folder, or into the folder that the index itself is linked from, as a download cache has it.
     """
     if path.stat().st_size > _LONGEST_INDEX:
-        raise refuse(path, f"has {path.stat().st_size:,} bytes, which no index has")
+        raise file_error(path, f"has {path.stat().st_size:,} bytes, which no index has")
     try:
         parsed = json.loads(path.read_bytes().decode("utf-8"), object_pairs_hook=_unique)
         found = parsed["weight_map"]
         if not isinstance(found, dict) or not all(isinstance(shard, str) for shard in found.values()):
             raise ValueError("weight_map is not an object of strings")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise refuse(path, f"is not an index of shards: {brief(error)}") from None
+        raise file_error(path, f"is not an index of shards: {summarize_error(error)}") from None
     homes = {os.path.realpath(path.parent), os.path.dirname(os.path.realpath(path))}
     wrong = []
     for shard in sorted(set(found.values())):
@@ -71,7 +71,7 @@ def weight_map(path: Path) -> dict[str, str]:
         elif not os.path.isfile(path.parent / shard):  # nor is a link in a circle a file
             wrong.append(f"{shard!r} is missing")
     if wrong:
-        raise CheckpointError(f"the index {str(path)!r} lists files that cannot be read:{some(wrong)}")
+        raise CheckpointError(f"the index {str(path)!r} lists files that cannot be read:{truncated_list(wrong)}")
     return found
 
 
@@ -119,7 +119,7 @@ def read_sharded(path: Path, read: Callable[[File], Checkpoint]) -> Checkpoint:
         extras |= held.extras
         metadata |= held.metadata
     if wrong:
-        raise CheckpointError(f"the index {str(path)!r} and its shards do not agree:{some(wrong)}")
+        raise CheckpointError(f"the index {str(path)!r} and its shards do not agree:{truncated_list(wrong)}")
     for name, shard in shard_of.items():
         if name not in aliases:
             entries[name] = shards[shard].entries[name]
@@ -175,7 +175,7 @@ def write_sharded(
     stem, suffix = names
     groups = divide(content.specs, size) if size is not None else [list(content.specs)]
     entry = f"{stem}{suffix}" if len(groups) == 1 else f"{stem}{suffix}{INDEX_SUFFIX}"
-    with replacing_folder(path, entry, old) as place:
+    with replace_folder(path, entry, old) as place:
         shard_of: dict[str, str] = {}
         for number, group in enumerate(groups):
             name = entry if len(groups) == 1 else f"{stem}-{number + 1:05}-of-{len(groups):05}{suffix}"

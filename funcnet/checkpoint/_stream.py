@@ -16,17 +16,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from funcnet.checkpoint._checkpoint import Entry
 from funcnet.checkpoint._errors import CheckpointError
-from funcnet.checkpoint._files import CHUNK, bytes_of, chunks_of
-from funcnet.checkpoint._lazy import Entry
+from funcnet.checkpoint._files import CHUNK, iter_chunks, view_as_bytes
 from funcnet.checkpoint._memory import GRAIN, Buffers, contiguous
-from funcnet.checkpoint._nodes import Cast, Cat, Constant, Narrow, Node, Permute, Reshape, Source, leaves, narrow
+from funcnet.checkpoint._nodes import (
+    CastNode,
+    CatNode,
+    ConstantNode,
+    NarrowNode,
+    Node,
+    PermuteNode,
+    ReshapeNode,
+    SourceNode,
+    iter_leaves,
+    narrow_node,
+)
 from funcnet.checkpoint.rules import Claim
 
 _TILE = 2 << 20  # a block that is turned around: small enough to stay near the processor
 
 
-class Stream:
+class NodeReader:
     """Reads the sources of a plan.
 
     Args:
@@ -60,7 +71,9 @@ class Stream:
     def forget(self, node: Node | None = None) -> None:
         """Let go of the sources in memory, but those of one node."""
         self._shaped.clear()
-        needed = {leaf.name for leaf in leaves(node) if isinstance(leaf, Source)} if node is not None else set()
+        needed = (
+            {leaf.name for leaf in iter_leaves(node) if isinstance(leaf, SourceNode)} if node is not None else set()
+        )
         for name in set(self.held) - needed:
             self._hashed[name].wait()
             tensor = self.held.pop(name)
@@ -69,11 +82,11 @@ class Stream:
 
     def hashed(self, node: Node, into: dict[str, str], name: str) -> Iterator[memoryview]:
         """The bytes of a node; when they are through, their SHA-256 is ``into[name]``, if this hashes at all."""
-        plain = node.of if isinstance(node, Reshape) else node
+        plain = node.operand if isinstance(node, ReshapeNode) else node
         if not self.hashing:
             yield from self.bytes(node)
             return
-        if isinstance(plain, Source):
+        if isinstance(plain, SourceNode):
             yield from self.bytes(node)
             into[name] = self.digest(plain.name)
             return
@@ -90,26 +103,26 @@ class Stream:
         if place is not None:
             name, start = place
             yield from self._read(name, start, start + node.spec.nbytes)
-        elif isinstance(node, Reshape):
-            yield from self.bytes(node.of)
-        elif isinstance(node, Cast):
-            yield from _cast(self.bytes(node.of), node)
-        elif isinstance(node, Cat) and math.prod(node.shape[: node.dim]) == 1:
+        elif isinstance(node, ReshapeNode):
+            yield from self.bytes(node.operand)
+        elif isinstance(node, CastNode):
+            yield from _cast(self.bytes(node.operand), node)
+        elif isinstance(node, CatNode) and math.prod(node.shape[: node.dim]) == 1:
             for piece in node.pieces:
                 yield from self.bytes(piece)
-        elif isinstance(node, Source):
-            yield from chunks_of(bytes_of(self._whole(node.name)))
+        elif isinstance(node, SourceNode):
+            yield from iter_chunks(view_as_bytes(self._whole(node.name)))
         else:
             yield from self._rows(node)
 
     def _range(self, node: Node) -> tuple[str, int] | None:
         """The source and first byte of a node that lies in the file as it is; None if it does not."""
-        if isinstance(node, Source) and self.entries[node.name].span is not None and node.name not in self.held:
+        if isinstance(node, SourceNode) and self.entries[node.name].span is not None and node.name not in self.held:
             return node.name, 0
-        if isinstance(node, Reshape):
-            return self._range(node.of)
-        if isinstance(node, Narrow) and math.prod(node.of.shape[: node.dim]) == 1:
-            place = self._range(node.of)
+        if isinstance(node, ReshapeNode):
+            return self._range(node.operand)
+        if isinstance(node, NarrowNode) and math.prod(node.operand.shape[: node.dim]) == 1:
+            place = self._range(node.operand)
             inner = math.prod(node.shape[node.dim + 1 :]) * node.spec.dtype.itemsize
             return place and (place[0], place[1] + node.start * inner)
         return None
@@ -118,7 +131,7 @@ class Stream:
         """A byte range of a source, straight from the file if it lies there in one piece."""
         span = self.entries[name].span
         if span is None:
-            yield from chunks_of(bytes_of(self._whole(name))[start:stop])
+            yield from iter_chunks(view_as_bytes(self._whole(name))[start:stop])
             return
         using: list[Future[Any] | None] = [None] * len(self._buffers)
         for number, begin in enumerate(range(start, stop, CHUNK)):
@@ -139,64 +152,64 @@ class Stream:
         if name not in self.held:
             self.held[name] = self._loaded(self.entries[name])
             if self.hashing:
-                self._hashed[name].feed(0, bytes_of(self.held[name]))
+                self._hashed[name].feed(0, view_as_bytes(self.held[name]))
         return self.held[name]
 
     def _loaded(self, entry: Entry) -> Tensor:
         if entry.span is None:
             return entry.read().contiguous()
         tensor = self._memory.take(entry.spec.shape, entry.spec.dtype)
-        entry.span.file.read_into(entry.span.offset, bytes_of(tensor))
+        entry.span.file.read_into(entry.span.offset, view_as_bytes(tensor))
         return tensor
 
     def _rows(self, node: Node) -> Iterator[memoryview]:
         """The bytes of a node in blocks along its first axis of more than one element."""
         dim = next((dim for dim, size in enumerate(node.shape) if size > 1), None)
         if dim is None or not node.spec.nbytes:
-            yield bytes_of(contiguous(self.tensor(node)))
+            yield view_as_bytes(contiguous(self.tensor(node)))
             return
         size = node.shape[dim]
         block = max(1, _TILE * size // node.spec.nbytes)
         for start in range(0, size, block):
-            rows = self.tensor(narrow(node, dim, start, min(block, size - start)))
-            yield bytes_of(contiguous(rows))
+            rows = self.tensor(narrow_node(node, dim, start, min(block, size - start)))
+            yield view_as_bytes(contiguous(rows))
 
     def tensor(self, node: Node) -> Tensor:
         """A node in memory: a view of its sources wherever that can be."""
-        if isinstance(node, Source):
+        if isinstance(node, SourceNode):
             return self._whole(node.name)
-        if isinstance(node, Constant):
-            return constant(node)
-        if isinstance(node, Permute):
-            return self.tensor(node.of).permute(*node.dims)
-        if isinstance(node, Reshape):
+        if isinstance(node, ConstantNode):
+            return constant_tensor(node)
+        if isinstance(node, PermuteNode):
+            return self.tensor(node.operand).permute(*node.dims)
+        if isinstance(node, ReshapeNode):
             if id(node) not in self._shaped:  # where it is a copy, one for all blocks of rows
-                self._shaped[id(node)] = self.tensor(node.of).reshape(node.shape)
+                self._shaped[id(node)] = self.tensor(node.operand).reshape(node.shape)
             return self._shaped[id(node)]
-        if isinstance(node, Cat):
+        if isinstance(node, CatNode):
             return torch.cat([self.tensor(piece) for piece in node.pieces if piece.shape[node.dim]], node.dim)
-        if isinstance(node, Cast):
-            return _checked_cast(self.tensor(node.of), node)
-        assert isinstance(node, Narrow)
+        if isinstance(node, CastNode):
+            return _checked_cast(self.tensor(node.operand), node)
+        assert isinstance(node, NarrowNode)
         return self._narrowed(node)
 
-    def _narrowed(self, node: Narrow) -> Tensor:
+    def _narrowed(self, node: NarrowNode) -> Tensor:
         """A range of an axis, asked of what the node is made of, so that only that much is put together."""
-        of, dim, start, length = node.of, node.dim, node.start, node.shape[node.dim]
-        if isinstance(of, Permute):
-            return self.tensor(narrow(of.of, of.dims[dim], start, length)).permute(*of.dims)
-        if isinstance(of, Cast):
-            part = narrow(of.of, dim, start, length)
-            return self.tensor(Cast(replace(of.spec, shape=part.shape), part, of.lossy))
-        if isinstance(of, Cat) and of.dim != dim:
-            return torch.cat([self.tensor(narrow(piece, dim, start, length)) for piece in of.pieces], of.dim)
-        if isinstance(of, Cat):
+        of, dim, start, length = node.operand, node.dim, node.start, node.shape[node.dim]
+        if isinstance(of, PermuteNode):
+            return self.tensor(narrow_node(of.operand, of.dims[dim], start, length)).permute(*of.dims)
+        if isinstance(of, CastNode):
+            part = narrow_node(of.operand, dim, start, length)
+            return self.tensor(CastNode(replace(of.spec, shape=part.shape), part, of.lossy))
+        if isinstance(of, CatNode) and of.dim != dim:
+            return torch.cat([self.tensor(narrow_node(piece, dim, start, length)) for piece in of.pieces], of.dim)
+        if isinstance(of, CatNode):
             found, begin = [], 0
             for piece in of.pieces:
                 end = begin + piece.shape[dim]
                 low, high = max(start, begin), min(start + length, end)
                 if low < high:
-                    found.append(self.tensor(narrow(piece, dim, low - begin, high - low)))
+                    found.append(self.tensor(narrow_node(piece, dim, low - begin, high - low)))
                 begin = end
             return torch.cat(found, dim) if found else torch.empty(node.shape, dtype=node.spec.dtype)
         return self.tensor(of).narrow(dim, start, length)
@@ -207,7 +220,7 @@ class Stream:
         Raises:
             CheckpointError: if they differ.
         """
-        left, right = Joined(self.bytes(claim.node)), Stream(self.entries)
+        left, right = Joined(self.bytes(claim.node)), NodeReader(self.entries)
         for chunk in right.bytes(claim.equal):
             if left.take(len(chunk)) != chunk:
                 raise CheckpointError(f"it is not so that {claim.what}: the bytes differ. Leave that rule out.")
@@ -255,12 +268,12 @@ class _Hash:
         return self._sha.hexdigest()
 
 
-def constant(node: Constant) -> Tensor:
+def constant_tensor(node: ConstantNode) -> Tensor:
     """The tensor a constant stands for.
 
     >>> import torch
     >>> from funcnet.checkpoint import Spec
-    >>> constant(Constant(Spec((2, 2), torch.bool), "tril"))
+    >>> constant_tensor(ConstantNode(Spec((2, 2), torch.bool), "tril"))
     tensor([[ True, False],
             [ True,  True]])
     """
@@ -275,16 +288,16 @@ def constant(node: Constant) -> Tensor:
     return torch.tensor(value, dtype=wide).to(dtype).expand(node.shape).contiguous()
 
 
-def _cast(pieces: Iterator[memoryview], node: Cast) -> Iterator[memoryview]:
+def _cast(pieces: Iterator[memoryview], node: CastNode) -> Iterator[memoryview]:
     for piece in filter(len, pieces):
-        for given in torch.frombuffer(piece, dtype=node.of.spec.dtype).split(GRAIN):
-            yield bytes_of(_checked_cast(given, node))
+        for given in torch.frombuffer(piece, dtype=node.operand.spec.dtype).split(GRAIN):
+            yield view_as_bytes(_checked_cast(given, node))
 
 
-def _checked_cast(given: Tensor, node: Cast) -> Tensor:
+def _checked_cast(given: Tensor, node: CastNode) -> Tensor:
     made = given.to(node.spec.dtype)
-    if not node.lossy and bytes_of(made.to(given.dtype).contiguous()) != bytes_of(given.contiguous()):
-        names = dict.fromkeys(leaf.name for leaf in leaves(node) if isinstance(leaf, Source))
+    if not node.lossy and view_as_bytes(made.to(given.dtype).contiguous()) != view_as_bytes(given.contiguous()):
+        names = dict.fromkeys(leaf.name for leaf in iter_leaves(node) if isinstance(leaf, SourceNode))
         raise CheckpointError(
             f"{', '.join(map(repr, names))} has values of {given.dtype} that {made.dtype} cannot hold. "
             f"Declare the loss with lossy = true (--lossy), or keep the dtype."

@@ -6,7 +6,7 @@ import struct
 import zipfile
 from dataclasses import dataclass
 
-from funcnet.checkpoint._errors import CheckpointError, brief, refuse, some
+from funcnet.checkpoint._errors import CheckpointError, file_error, summarize_error, truncated_list
 from funcnet.checkpoint._files import File, Window
 
 LOCAL_HEADER = 30
@@ -29,7 +29,7 @@ class Member:
         return self.packed == self.size
 
 
-def members_of(file: File, offset: int = 0, length: int | None = None) -> dict[str, Member]:
+def read_members(file: File, offset: int = 0, length: int | None = None) -> dict[str, Member]:
     """The members of an archive by name.
 
     Raises:
@@ -41,7 +41,9 @@ def members_of(file: File, offset: int = 0, length: int | None = None) -> dict[s
         with zipfile.ZipFile(window) as archive:
             infos = archive.infolist()
     except Exception as error:  # zipfile raises whatever the bytes lead it to
-        raise refuse(file.path, f"is not a whole zip archive: {brief(error)}", "Copy or save it again.") from None
+        raise file_error(
+            file.path, f"is not a whole zip archive: {summarize_error(error)}", "Copy or save it again."
+        ) from None
     wrong: list[str] = []
     found: dict[str, Member] = {}
     reached = 0
@@ -64,10 +66,10 @@ def members_of(file: File, offset: int = 0, length: int | None = None) -> dict[s
             wrong.append(f"{info.filename!r} is there twice")
         found[info.filename] = Member(info.filename, offset + start, info.compress_size, info.file_size)
     if wrong:
-        raise CheckpointError(f"{str(file.path)!r} is not a sound archive:{some(wrong)}")
+        raise CheckpointError(f"{str(file.path)!r} is not a sound archive:{truncated_list(wrong)}")
     total = sum(member.size for member in found.values())
     if total > max(HARMLESS, BOMB * window.length):
-        raise refuse(
+        raise file_error(
             file.path,
             f"has {window.length:,} bytes and unpacks to {total:,}, as a zip bomb does",
             "If you trust it, unpack it yourself and save it uncompressed.",

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from funcnet.checkpoint import Plan, convert, plan_conversion
-from funcnet.checkpoint._dtypes import name_of
+from funcnet.checkpoint.internals import dtype_name
 from funcnet.checkpoint.rules import to_plain
 from funcnet.cli._checkpoints import AsJson, Part, Select, plain, print_json, progress, refusing, selector, size
 
@@ -93,7 +93,7 @@ def _as_json(made: Plan, dst: str, done: bool) -> dict[str, Any]:
             {
                 "name": step.target,
                 "shape": list(step.spec.shape),
-                "dtype": name_of(step.spec.dtype),
+                "dtype": dtype_name(step.spec.dtype),
                 "bytes": step.spec.nbytes,
                 "from": list(step.sources),
                 "how": step.how,
@@ -121,7 +121,7 @@ def _table(made: Plan) -> Table:
         more = [f"and {len(step.sources) - 3} more"] if len(step.sources) > 4 else []
         made_of = ", ".join([*(step.sources[:3] if more else step.sources), *more])
         shape = str(list(spec.shape))
-        row = (shape, name_of(spec.dtype), size(spec.nbytes), step.how)
+        row = (shape, dtype_name(spec.dtype), size(spec.nbytes), step.how)
         table.add_row(plain(step.target), *map(Text, row), plain(made_of))
     for alias, owner in made.aliases.items():
         table.add_row(plain(alias), "", "", "", "tie", plain(owner))

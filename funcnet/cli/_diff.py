@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from funcnet.checkpoint import differences, load, verify
-from funcnet.checkpoint._certificate import taken
+from funcnet.checkpoint.internals import select_part
 from funcnet.cli._checkpoints import AsJson, Part, Select, plain, print_json, progress, refusing, selector
 
 
@@ -29,9 +29,9 @@ def diff_command(
     """
     with refusing("diff"):
         whole = [load(path) for path in (first, second)]
-        left, right = (taken(ckpt, part, selector(select), empty=True) for ckpt in whole)
+        left, right = (select_part(ckpt, part, selector(select), allow_empty=True) for ckpt in whole)
         if not len(left) and not len(right):
-            taken(whole[0], part, selector(select))
+            select_part(whole[0], part, selector(select))
         with progress("comparing") as advance:
             found = differences(left, right, advance)
     if as_json:

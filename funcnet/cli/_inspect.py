@@ -12,8 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from funcnet.checkpoint import Checkpoint, Stats, load, stats
-from funcnet.checkpoint._certificate import taken
-from funcnet.checkpoint._dtypes import name_of
+from funcnet.checkpoint.internals import dtype_name, select_part
 from funcnet.cli._checkpoints import AsJson, Part, Select, plain, print_json, progress, refusing, selector, size
 from funcnet.cli._words import digits
 
@@ -30,7 +29,7 @@ def inspect_command(
     The exit code is 0, or 2 if it cannot be read.
     """
     with refusing("inspect"):
-        ckpt = taken(load(file), part, selector(select))
+        ckpt = select_part(load(file), part, selector(select))
         found: dict[str, Stats] = {}
         if with_stats:
             with progress("reading") as advance:
@@ -60,7 +59,7 @@ def _table(ckpt: Checkpoint, found: dict[str, Stats]) -> Table:
     for head in ("min", "max", "mean", "NaN", "inf") if found else ():
         table.add_column(head, justify="right", no_wrap=True)
     for name, spec in ckpt.specs.items():
-        row: list[str | Text] = [plain(name), Text(str(list(spec.shape))), name_of(spec.dtype), size(spec.nbytes)]
+        row: list[str | Text] = [plain(name), Text(str(list(spec.shape))), dtype_name(spec.dtype), size(spec.nbytes)]
         if name in found:
             one = found[name]
             row += ["" if value is None else _signed(value) for value in (one.min, one.max, one.mean)]
@@ -83,7 +82,7 @@ def _as_json(ckpt: Checkpoint, found: dict[str, Stats]) -> dict[str, Any]:
             {
                 "name": name,
                 "shape": list(spec.shape),
-                "dtype": name_of(spec.dtype),
+                "dtype": dtype_name(spec.dtype),
                 "bytes": spec.nbytes,
                 **({"stats": dataclasses.asdict(found[name])} if name in found else {}),
             }

@@ -14,9 +14,7 @@ from rich.text import Text
 from torch import nn
 
 from funcnet.checkpoint import Checkpoint, CheckpointError, Match, flax_rules, load, match
-from funcnet.checkpoint._atomic import replacing
-from funcnet.checkpoint._certificate import taken
-from funcnet.checkpoint._save import check_no_checkpoint
+from funcnet.checkpoint.internals import check_text_destination, replace_file, select_part
 from funcnet.checkpoint.rules import to_plain, to_toml
 from funcnet.cli._checkpoints import AsJson, Part, plain, print_json, refusing
 from funcnet.compare.internals import call_target, import_target, parse_target
@@ -47,7 +45,7 @@ def match_command(
     there are guesses or something is left, 2 if it cannot be done.
     """
     with refusing("match"):
-        found = match(taken(load(src), part, None), _layout(target))
+        found = match(select_part(load(src), part, None), _layout(target))
         if output is not None:
             _write(output, found.to_toml())
     if as_json:
@@ -72,8 +70,8 @@ def _layout(text: str) -> Any:
 
 
 def _write(path: Path, text: str) -> None:
-    check_no_checkpoint(path)
-    with replacing(path) as out:
+    check_text_destination(path)
+    with replace_file(path) as out:
         out.write(text.encode())
 
 

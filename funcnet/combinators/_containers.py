@@ -10,20 +10,18 @@ from torch import nn
 
 from funcnet.combinators._views import MappingView, SequenceView, SequentialView
 from funcnet.core import Net, View, as_net
+from funcnet.core.internals import StockNet
 
 Items = tuple[tuple[str, Net], ...]
 
 
-class _Container(Net):
+class _Container(StockNet, fields_in_view=False):
     """Named nets in order; what each subclass adds is how it is built and called."""
 
     items_: Items
 
     def parts(self) -> Mapping[str, Any]:
         return dict(self.items_)
-
-    def constants(self) -> Mapping[str, Any]:
-        return {}
 
     def __len__(self) -> int:
         return len(self.items_)

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from funcnet.combinators._views import ParamMappingView, ParamSequenceView
 from funcnet.core import Net, Param, View
+from funcnet.core.internals import StockNet
 
 
-class _Parameters(Net):
+class _Parameters(StockNet, reads_trees=True, fields_in_view=False):
     """Named params in order; what each subclass adds is how it is built and read."""
 
     items_: tuple[tuple[str, Param], ...]
@@ -21,11 +22,7 @@ class _Parameters(Net):
     def parts(self) -> Mapping[str, Any]:
         return dict(self.items_)
 
-    def constants(self) -> Mapping[str, Any]:
-        return {}
-
-    def opaque(self) -> bool:
-        return True  # the names need not be ones that Python could read off a view
+    # It reads trees since the names need not be ones that Python could read off a view.
 
     def forward(self, p: View, *inputs: Any, **kwargs: Any) -> Any:
         raise TypeError(f"{self.title()} has no forward of its own: read its params in a body (funcnet.compose).")

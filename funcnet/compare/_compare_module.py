@@ -8,9 +8,9 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 import funcnet as fn
+from funcnet._torch import pytree
 from funcnet._typing import TreeLike
 from funcnet.compare._environment import installed_versions
 from funcnet.compare._errors import CompareError, summarize_error

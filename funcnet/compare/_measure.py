@@ -10,9 +10,8 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from funcnet._torch import DispatchMode, pytree
 from funcnet.compare._results import Sides
 
 
@@ -96,7 +95,7 @@ def read_clock() -> float:
     return time.perf_counter()
 
 
-class LiveBytes(TorchDispatchMode):
+class LiveBytes(DispatchMode):
     """Counts the bytes of all tensors that are alive, and the largest number at any time.
 
     Every storage that an operator returns within the context counts until it is freed, in backward passes too; so do

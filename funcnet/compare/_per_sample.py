@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
+from funcnet._torch import pytree
 from funcnet._typing import Flat, TreeLike
 from funcnet.compare._measure import largest_difference, measure_seconds
 from funcnet.compare._results import PerSample

@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 import funcnet as fn
 from funcnet._tensors import is_inexact, iter_tensors
+from funcnet._torch import pytree
 from funcnet._typing import Flat, Tree
 from funcnet.tree import flatten
 

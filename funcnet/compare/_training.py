@@ -8,8 +8,8 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
+from funcnet._torch import pytree
 from funcnet._typing import Flat, Tree
 from funcnet.compare._measure import LiveBytes, largest_difference, read_clock
 from funcnet.compare._models import Pair

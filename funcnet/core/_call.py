@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,14 +14,13 @@ from funcnet._context import numbers_known
 from funcnet._errors import PurityError, RandomnessError, TreeError
 from funcnet._torch import lazy_clone
 from funcnet._typing import Selector, Tree, TreeLike
-from funcnet.core._check import Seen, expected_of, misfits_of, refuse
+from funcnet.core._check import Seen, expected_of, fits_when_compiled, misfits_of, refuse
 from funcnet.core._entries import Buffer, Param
 from funcnet.core._explain import explain
-from funcnet.core._generators import Generators
-from funcnet.core._silent import silent
+from funcnet.core._global_draws import GlobalDrawGuard
 from funcnet.core._ties import filled_in, linked, unlinked
-from funcnet.core._view import NOTHING, PASS_RNG, Call, bodies, draws_at, has, opener, trusted, view_class
-from funcnet.random import Intercept, as_rng
+from funcnet.core._view import NOTHING, PASS_RNG, Call, bodies, draws_at, has, opener, view_class
+from funcnet.random.internals import DrawInterceptor, as_rng
 from funcnet.tree import flatten, join, select, unflatten
 
 if TYPE_CHECKING:
@@ -44,22 +43,20 @@ class Program:
             kind: {alias: owner for alias, owner in net.aliases.items() if isinstance(net._all_entries[alias], kind)}
             for kind in (Param, Buffer)
         }
-        self.silent = all(trusted(below) or silent(below) for _, below in bodies(net))
-        self.foreign = not all(trusted(below) for _, below in bodies(net))
+        self.facts = {path: body._facts for path, body in bodies(net)}
+        self.silent = all(facts.draws_from_view_only for facts in self.facts.values())
+        self.foreign = not all(facts.is_trusted for facts in self.facts.values())
         self.always_draws = self.drawing(False)
+        self.draws_in_training = self.drawing(True)  # not a cached_property, whose lock torch.compile cannot enter
         self.seen: Seen | None = None
-        self.generators = Generators(net)
+        self.global_draw_guard = GlobalDrawGuard(net)
         self.looked: set[tuple[Any, bool]] = set()  # the modes in which params were compared before and after a call
         self.scratch: set[str] = set()  # paths of params that a foreign forward in eval mode writes to: given as copies
-
-    @cached_property
-    def draws_in_training(self) -> list[str]:
-        return self.drawing(True)
 
     def drawing(self, train: Any) -> list[str]:
         """Paths that draw in this mode."""
         mode = (lambda path: train) if isinstance(train, bool) else train
-        return [path for path, net in bodies(self.net) if net.draws(mode(path))]
+        return [path for path, facts in self.facts.items() if facts.draws[bool(mode(path))]]
 
     # --- the two ways to call ---
 
@@ -107,7 +104,7 @@ class Program:
         if self.silent and method == "forward":
             return self._once(params, buffers, mode, inputs, kwargs, method, rng)
         once = partial(self._once, params, buffers, mode, inputs, kwargs, method)
-        return self.generators.kept(once, mode is False, rng)
+        return self.global_draw_guard.run(once, mode is False, rng)
 
     def _once(
         self,
@@ -118,7 +115,7 @@ class Program:
         kwargs: dict[str, Any],
         method: str,
         rng: Any,
-        intercept: Intercept | None = None,
+        intercept: DrawInterceptor | None = None,
     ) -> tuple[Any, Tree]:
         """Run the body once, over a tree of buffers of its own; returns the output and that tree."""
         call = _EVAL if mode is False and rng is None else Call(mode, as_rng(rng))
@@ -131,7 +128,7 @@ class Program:
             view = self.open(self.view, given, own, call)  # type: ignore[arg-type]
             body = view if method == "forward" else self.net.method(view, method)
             if intercept is not None:
-                intercept.draws = lambda: draws_at(view if call.within is None else call.within())
+                intercept.next_rng = lambda: draws_at(view if call.within is None else call.within())
                 if call is not _EVAL:
                     call.intercept = intercept
                 with intercept:
@@ -208,7 +205,7 @@ class Program:
 
     def _within_opaque(self, path: str) -> bool:
         above = [net for at, net in self.net.named_nets() if not at or path.startswith(f"{at}.")]
-        return any(net.opaque() for net in above)
+        return any(net._facts.reads_trees for net in above)
 
     def _own_tree(self, buffers: TreeLike) -> Tree:
         """The tree that a call records new buffers in: new dicts, and new tensors where a body may write in place."""
@@ -232,6 +229,10 @@ class Program:
 
     def _admit(self, params: TreeLike, buffers: TreeLike) -> None:
         """Check trees that are new to this net. Later calls with the same dicts rely on it."""
+        if torch.compiler.is_compiling():
+            net = self.net
+            if fits_when_compiled(net, "params", params) and fits_when_compiled(net, "buffers", buffers):
+                return
         lines = misfits_of(self.expected, {"params": params, "buffers": buffers})
         if lines:
             raise refuse(self.net, lines)
@@ -258,13 +259,13 @@ def _kind(call: Call) -> tuple[Any, bool]:
 
 def _writable(net: Net, prefix: str = "", within: bool = False) -> Iterator[str]:
     """Paths of the buffers that a body not funcnet's own may write to in place, as ``p.steps += 1`` does."""
-    if net.whole():
+    if net._facts.one_piece:
         return
     for name, spec in net._own_entries.items():
-        if isinstance(spec, Buffer) and (within or not trusted(net)):
+        if isinstance(spec, Buffer) and (within or not net._facts.is_trusted):
             yield join(prefix, name)
     for name, child in net._children.items():
-        yield from _writable(child, join(prefix, name), within or net.opaque())
+        yield from _writable(child, join(prefix, name), within or net._facts.reads_trees)
 
 
 def _copy(tree: TreeLike, writable: TreeLike) -> Tree:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from funcnet._errors import TreeError, bullet_list
-from funcnet._typing import TreeLike
-from funcnet.tree import flatten
+from funcnet._torch import constant_result
+from funcnet._typing import Shape, TreeLike
+from funcnet.tree import flatten, unflatten
 
 if TYPE_CHECKING:
     from funcnet.core._entries import Buffer, Param
     from funcnet.core._net import Net
+
+Structure: TypeAlias = "tuple[tuple[str, Shape, torch.dtype, Structure | None], ...]"
 
 
 def misfits(expected: Mapping[str, Param | Buffer], given: Mapping[str, Any], tree: str = "") -> list[str]:
@@ -51,6 +54,47 @@ def misfits(expected: Mapping[str, Param | Buffer], given: Mapping[str, Any], tr
 def _fits(spec: Param | Buffer, value: Any) -> bool:
     """Whether there is no misfit, told quickly; where this says no, :func:`misfit` decides."""
     return isinstance(value, Tensor) and value.shape == spec.shape and value.dtype is (spec.dtype or torch.float32)
+
+
+def fits_when_compiled(net: Net, name: str, tree: TreeLike) -> bool:
+    """Whether ``params`` or ``buffers`` fit, asked in the way that a compiler guards at the least cost.
+
+    A key that traced code iterates over is guarded in every later call, which makes a call of a net with 60 tensors
+    three times as slow. So the declarations come in as a constant, and the tree is read by lengths and lookups alone.
+    A no may be a false alarm (an empty dict, an absent leaf); :func:`misfits_of` decides then.
+    """
+    return _fits_structure(expected_structure(net, name), tree)
+
+
+def _fits_structure(structure: Structure, tree: Any) -> bool:
+    if not isinstance(tree, Mapping) or len(tree) != len(structure):
+        return False
+    for key, shape, dtype, children in structure:
+        try:
+            value = tree[key]
+        except KeyError:
+            return False
+        if children is not None:
+            if not _fits_structure(children, value):
+                return False
+        elif not isinstance(value, Tensor) or value.shape != shape or not _alike(dtype, value.dtype):
+            return False
+    return True
+
+
+@constant_result
+def expected_structure(net: Net, name: str) -> Structure:
+    """The declarations of one tree of a net, nested as the tree is: (key, shape, dtype, what lies below the key)."""
+
+    def nested(tree: TreeLike) -> Structure:
+        return tuple(
+            (key, (), torch.float32, nested(value))
+            if isinstance(value, dict)
+            else (key, value.shape, value.dtype or torch.float32, None)
+            for key, value in tree.items()
+        )
+
+    return nested(unflatten(expected_of(net)[name]))
 
 
 def misfit(spec: Param | Buffer, value: Any) -> Iterable[str]:

@@ -12,7 +12,7 @@ from funcnet.core._parts import check_part
 from funcnet.core._view import RESERVED
 
 
-class Composed(Net):
+class Composed(Net, fields_in_view=False):
     """A net made by :func:`compose`: named parts and the function that uses them."""
 
     name: str
@@ -30,9 +30,6 @@ class Composed(Net):
     def parts(self) -> Mapping[str, Any]:
         return dict(self.items)
 
-    def constants(self) -> Mapping[str, Any]:
-        return {}
-
     def _with_children(self, nets: Mapping[str, Net]) -> Net:
         return Composed(self.name, self.body, tuple({**dict(self.items), **nets}.items()))
 
@@ -43,7 +40,7 @@ class Composed(Net):
         for key in name.split("."):
             found = getattr(found, key, None)
         if isinstance(found, Composed) and found._record()[:-1] == self._record()[:-1]:
-            return (_load, (module, name, self._aliases, self.__dict__.get("_frozen", ())))
+            return (_load, (module, name, self._aliases, self._edits.frozen))
         raise PicklingError(
             f"{self.name} cannot be pickled: {module}.{name} is another. Compose it at the top of a module."
         )
@@ -55,7 +52,7 @@ def _load(module: str, name: str, aliases: dict[str, str], frozen: tuple[str, ..
     for key in name.split("."):
         found = getattr(found, key)
     found = found if found.aliases == aliases else found.tie(aliases)
-    return found if found.__dict__.get("_frozen", ()) == frozen else found.freeze(frozen)
+    return found if found._edits.frozen == frozen else found.freeze(frozen)
 
 
 def compose(function: Callable[..., Any] | None = None, /, **parts: Any) -> Any:

@@ -85,24 +85,32 @@ def _bodies_in(error: Exception) -> Iterator[tuple[View, str, dict[str, Any]]]:
             if code.co_flags & CO_VARARGS:
                 rest = values[code.co_varnames[code.co_argcount + code.co_kwonlyargcount]]
                 inputs.update({f"input {index}": value for index, value in enumerate(rest)})
-            shared = above is not None and code.co_varnames[0] == "_"
-            kid, place = _places(above, code) if shared else (view, where(view))  # type: ignore[arg-type]
-            yield kid, place, inputs
-            above = view if not shared else above
+            shared = _shared_view(above, view, code) if above is not None else None
+            yield (*(shared or (view, where(view))), inputs)
+            above = above if shared else view
         trace = trace.tb_next
 
 
-def _places(above: View, code: CodeType) -> tuple[View, str]:
-    """The shared view of a body that ignores its own, and the paths under ``above`` where that body is."""
-    found = [(kid, path) for kid, path in _below(type(above), origin(above)[1]) if kid.__call__.__code__ is code]
-    paths = " or ".join(repr(path) for _, path in found)
-    return (found[0][0]._shared, f"{found[0][0].__name__} at {paths}") if found else (above, where(above))
+def _shared_view(parent: View, view: View, code: CodeType) -> tuple[View, str] | None:
+    """The shared view of a body that ignores its view, and the paths under ``parent`` where that body may be.
+
+    None if the body with this code uses its view. One that ignores it is called with any view, so its own is unknown.
+    """
+    matches = [
+        (part, path)
+        for part, path in _iter_view_classes(type(parent), origin(parent)[1])
+        if part._shared is not None and part.__call__.__code__ is code
+    ]
+    if matches:
+        return matches[0][0]._shared, f"{matches[0][0].__name__} at {' or '.join(repr(path) for _, path in matches)}"
+    return (parent, where(parent)) if view is type(view)._shared else None
 
 
-def _below(cls: type[View], path: str) -> Iterator[tuple[Any, str]]:
-    for name, kid in zip(cls._names, cls._classes, strict=True):
-        yield kid, join(path, name)
-        yield from _below(kid, join(path, name))
+def _iter_view_classes(cls: type[View], path: str) -> Iterator[tuple[Any, str]]:
+    """The view classes of all parts under a view of class ``cls``, each with its path."""
+    for name, part in zip(cls._names, cls._classes, strict=True):
+        yield part, join(path, name)
+        yield from _iter_view_classes(part, join(path, name))
 
 
 def _is_data(value: Any) -> bool:

@@ -12,7 +12,7 @@ from funcnet.core._parts import check_part
 from funcnet.core._stateful import FunctionModule
 
 
-class Function(Net):
+class Function(Net, ignores_view=True):
     """A plain function as a part of a container: ``Sequential(Linear(2, 3), F.relu)`` holds one.
 
     Args:

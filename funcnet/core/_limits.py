@@ -10,6 +10,7 @@ from torch import Tensor
 
 from funcnet._context import levels_of, under_transform
 from funcnet._errors import TransformError
+from funcnet._torch import pytree
 
 if TYPE_CHECKING:
     from funcnet.core._net import Net
@@ -56,14 +57,9 @@ def supports(net: Net | type[Net], transform: str, *, train: bool | None = None)
     return not any(transform in below.limits(mode) for _, below in net.named_nets() for mode in modes)
 
 
-def limited(net: Net) -> bool:
-    """Whether a net, parts not included, refuses some transform."""
-    return any(net.limits(mode) for mode in _MODES)
-
-
 def guarded(net: Net, body: Callable[..., Any]) -> Callable[..., Any]:
     """The body, which first refuses the transforms that its tensors are in and that it does not support."""
-    limits = {mode: dict(net.limits(mode)) for mode in _MODES}
+    limits = net._facts.limits
     own = tuple(net._own_entries)  # not the net: torch.compile cannot take one out of a closure
 
     def call(p: Any, *inputs: Any, **kwargs: Any) -> Any:
@@ -85,7 +81,7 @@ def guarded(net: Net, body: Callable[..., Any]) -> Callable[..., Any]:
 
 def active_transforms(inputs: Any, own: Any) -> set[str]:
     """The transforms that inputs or own tensors of a call take part in, by the names of the table."""
-    given = [levels_of(leaf) for leaf in torch.utils._pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
+    given = [levels_of(leaf) for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
     held = [levels_of(leaf) for leaf in own if isinstance(leaf, Tensor)]
     levels = set().union(*given, *held)
     kinds = [kind for kind, _ in levels]

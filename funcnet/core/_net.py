@@ -4,28 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property, partial
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 import torch
 from torch import nn
-from typing_extensions import dataclass_transform
+from typing_extensions import Self, dataclass_transform
 
 from funcnet._context import outside_transforms
 from funcnet._errors import InitError, TreeError
 from funcnet._torch import constant_result, register_constant
 from funcnet._typing import Selector, Tree, TreeLike
+from funcnet.core._edits import Edits
 from funcnet.core._entries import Buffer, Entry, Param
 from funcnet.core._parts import check_part
 from funcnet.core._shown import Shown
 from funcnet.core._start import Device, Start
-from funcnet.random import as_rng
+from funcnet.core._traits import BodyTraits, traits_of_class
+from funcnet.random.internals import as_rng
 from funcnet.tree import join, unflatten
 from funcnet.tree._partition import chosen
 
 if TYPE_CHECKING:
     from funcnet.core._call import Program
+    from funcnet.core._facts import BodyFacts
     from funcnet.core._view import View
 
 
@@ -54,8 +58,22 @@ class Net:
 
     forward: Any
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
+    _traits: ClassVar[BodyTraits] = BodyTraits()
+    _edits: ClassVar[Edits] = Edits()  # the value of an instance that has been tied, frozen or replaced in is its own
+
+    def __init_subclass__(
+        cls,
+        *,
+        trusted: bool | None = None,
+        ignores_view: bool | None = None,
+        reads_trees: bool | None = None,
+        one_piece: bool | None = None,
+        fields_in_view: bool | None = None,
+    ) -> None:
+        """Make the class a frozen dataclass; the keywords are promises about its body, see :class:`BodyTraits`."""
+        super().__init_subclass__()
+        promises = {"trusted": trusted, "ignores_view": ignores_view, "reads_trees": reads_trees}
+        cls._traits = traits_of_class(cls, {**promises, "one_piece": one_piece, "fields_in_view": fields_in_view})
         body = cls.__dict__.get("forward")
         if isinstance(body, FunctionType) and body.__code__.co_varnames[:1] != ("self",):
             raise TypeError(
@@ -76,7 +94,9 @@ class Net:
         return type(self).__name__
 
     def constants(self) -> Mapping[str, Any]:
-        """What a body reads by name besides its parts: the fields."""
+        """What a body reads by name besides its parts: the fields, unless the class says ``fields_in_view=False``."""
+        if not self._traits.fields_in_view:
+            return {}
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
 
     def draws(self, training: bool) -> bool:
@@ -93,22 +113,6 @@ class Net:
     def drawing_order(self) -> Iterable[str]:
         """Names of the parts in the order in which a module draws their first values."""
         return self._parts
-
-    def opaque(self) -> bool:
-        """Whether the body finds its tensors and parts by itself, so that its view needs no names."""
-        return False
-
-    def foreign(self) -> bool:
-        """Whether the body of a stock net calls functions that it was given, and of which nothing is known."""
-        return False
-
-    def code(self) -> Iterable[type]:
-        """Classes in whose methods a foreign body may draw from global generators, or seed them."""
-        return ()
-
-    def whole(self) -> bool:
-        """Whether the body is one piece of code that calls no parts and writes to no buffer in place."""
-        return False
 
     def expects(self) -> str:
         """The inputs the body takes, in words, for error messages."""
@@ -273,9 +277,7 @@ class Net:
         ]
         if problems:
             raise TreeError(f"cannot tie: {'; '.join(problems)}. The tensors of the net are {sorted(specs)}.")
-        tied = object.__new__(type(self))
-        tied.__dict__.update(self.__getstate__(), _alias_items=tuple(table.items()))
-        return tied
+        return self._with_edits(replace(self._edits, aliases=tuple(table.items())))
 
     def freeze(self, selector: Selector) -> Net:
         """This net with other params frozen: those that are meant, and no others.
@@ -295,14 +297,12 @@ class Net:
         """
         params = [entry.path for entry in self.entries() if entry.kind == "params"]
         meant = chosen(unflatten(dict.fromkeys(params)), selector)
-        made = object.__new__(type(self))
-        made.__dict__.update(self.__getstate__(), _frozen=tuple(path for path in params if path in meant))
-        return made
+        return self._with_edits(replace(self._edits, frozen=tuple(path for path in params if path in meant)))
 
     @property
     def frozen(self) -> tuple[str, ...]:
         """Paths of the params that do not require grad in the module, of this net and of all nets below it."""
-        return tuple(join(path, name) for path, net in self.named_nets() for name in net.__dict__.get("_frozen", ()))
+        return tuple(join(path, name) for path, net in self.named_nets() for name in net._edits.frozen)
 
     def replaced(self, nets: Mapping[str, Net]) -> Net:
         """This net with other nets at some paths.
@@ -322,15 +322,18 @@ class Net:
         if not below:
             return self
         made = self._with_children({name: self._children[name].replaced(rest) for name, rest in below.items()})
-        made.__dict__.update({name: self.__dict__[name] for name in _OF_PATHS if name in self.__dict__})
-        return made
+        # what is said about paths, of this net and below it, holds for the new parts too
+        return made._with_edits(replace(made._edits, aliases=self._edits.aliases, frozen=self._edits.frozen))
 
     def _with_children(self, nets: Mapping[str, Net]) -> Net:
         """A new record with other nets under some names."""
-        made = object.__new__(type(self))
-        made.__dict__.update(self.__getstate__())
-        made.__dict__["_replaced_items"] = tuple({**dict(self.__dict__.get("_replaced_items", ())), **nets}.items())
-        return made
+        return self._with_edits(replace(self._edits, replaced=tuple({**dict(self._edits.replaced), **nets}.items())))
+
+    def _with_edits(self, edits: Edits) -> Self:
+        """The same record with other edits."""
+        copy = object.__new__(type(self))
+        copy.__dict__.update(self.__getstate__(), _edits=edits)
+        return copy
 
     @property
     def aliases(self) -> dict[str, str]:
@@ -349,7 +352,7 @@ class Net:
     def _parts(self) -> dict[str, Any]:
         self.__dict__["_building"] = True  # so that a misspelt field in parts() does not ask parts() again
         try:
-            parts = {**self.parts(), **dict(self.__dict__.get("_replaced_items", ()))}
+            parts = {**self.parts(), **dict(self._edits.replaced)}
         except AttributeError as error:
             raise TypeError(f"{type(self).__name__}.parts() failed: {error}") from error
         finally:
@@ -375,16 +378,25 @@ class Net:
         others = {name: part for name, part in self._parts.items() if not isinstance(part, (Net, Param, Buffer))}
         return {name: value for name, value in self.constants().items() if name not in self._parts} | others
 
+    @cached_property
+    def _facts(self) -> BodyFacts:
+        from funcnet.core._facts import collect_facts
+
+        try:
+            return collect_facts(self)
+        except AttributeError as error:  # which Python would take for a missing ``_facts``
+            raise TypeError(f"{type(self).__name__}.draws() or limits() failed: {error}") from error
+
     @property
     def _aliases(self) -> dict[str, str]:
-        return dict(self.__dict__.get("_alias_items", ()))
+        return dict(self._edits.aliases)
 
     @cached_property
     def _all_aliases(self) -> dict[str, str]:
         return {
             join(path, alias): join(path, owner)
             for path, net in self.named_nets()
-            for alias, owner in net.__dict__.get("_alias_items", ())
+            for alias, owner in net._edits.aliases
         }
 
     def _program(self) -> Program:
@@ -396,7 +408,7 @@ class Net:
 
     def _record(self) -> tuple[Any, ...]:
         fields = tuple(getattr(self, field.name) for field in dataclasses.fields(self))  # type: ignore[arg-type]
-        return (*fields, *(self.__dict__.get(name, ()) for name in _BESIDE_FIELDS))
+        return (*fields, self._edits.replaced, self._edits.aliases)
 
     @cached_property
     def _hash(self) -> int:
@@ -411,19 +423,18 @@ class Net:
         return self._hash
 
     def __repr__(self) -> str:
+        from funcnet.core._kinds import ForeignNet
+
         module = self.twin_module()
-        for path, below in self.named_nets():
-            if below.shown() is not None:
-                words = Shown(below.shown())
+        for path, net in self.named_nets():
+            text = net.module_repr() if isinstance(net, ForeignNet) else None
+            if text is not None:
+                words = Shown(text)
                 if not path:
                     return repr(words)
                 parent, _, name = path.rpartition(".")
                 module.get_submodule(parent)._modules[name] = words
         return repr(module).replace("torch.meta.", "torch.")  # in the types that a ParameterDict shows
-
-    def shown(self) -> str | None:
-        """What the ``repr`` of the module was, where its twin without numbers has another."""
-        return None
 
     def twin_module(self) -> nn.Module:
         """The ``nn.Module`` twin on the meta device: its names, shapes and ``repr``, and no numbers."""
@@ -439,8 +450,8 @@ class Net:
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{hint}")
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = {field.name for field in dataclasses.fields(self)} | {*_BESIDE_FIELDS, *_OF_PATHS}  # type: ignore[arg-type]
-        return {name: value for name, value in self.__dict__.items() if name in kept}
+        names = {field.name for field in dataclasses.fields(self)} | {"_edits"}  # type: ignore[arg-type]
+        return {name: value for name, value in self.__dict__.items() if name in names}
 
     def __deepcopy__(self, memo: Any) -> Net:
         return self
@@ -449,8 +460,6 @@ class Net:
         return self
 
 
-_BESIDE_FIELDS = ("_replaced_items", "_alias_items")  # what a record holds that its class does not declare
-_OF_PATHS = ("_alias_items", "_frozen")  # and what it says about paths below it
 _OF_MODULES = {
     "train": "A net has no mode: net.apply(params, buffers, x, train=True).",
     "eval": "A net has no mode: net.apply(params, buffers, x) runs in eval mode.",

@@ -13,11 +13,10 @@ what it was given, so the classes of parts are an attribute of the class, never 
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
 from functools import cache
 from types import FunctionType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +25,9 @@ from funcnet._errors import RandomnessError, TreeError
 from funcnet._typing import Tree
 from funcnet.core._check import misfit
 from funcnet.core._entries import Buffer, Param
-from funcnet.core._limits import guarded, limited
-from funcnet.random import At, Intercept, Rng, Stream, at_path, fold_in
+from funcnet.core._limits import guarded
+from funcnet.random import Rng, Stream, fold_in
+from funcnet.random.internals import DrawInterceptor, KeyAtPath, rng_at_path
 from funcnet.tree import join
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Call:
         self.closed = False
         self.found = found
         self.within: Callable[[], Any] | None = None
-        self.intercept: Intercept | None = None
+        self.intercept: DrawInterceptor | None = None
 
 
 class View:
@@ -85,6 +85,7 @@ class View:
     _names: tuple[str, ...] = ()
     _tensors: tuple[str, ...] = ()
     _expects: str | None = None  # None for a body not funcnet's own
+    _shared: ClassVar[View | None] = None  # the one view of a body that ignores its view
 
     @property
     def training(self) -> bool:
@@ -98,7 +99,7 @@ class View:
     def rng(self) -> Tensor | Stream:
         """What to draw from: with a Key, another Key at every look; with an int seed, its sequence."""
         draws = draws_at(self)
-        return fold_in(draws.key, draws.salt) if isinstance(draws, At) else draws
+        return fold_in(draws.key, draws.salt) if isinstance(draws, KeyAtPath) else draws
 
     def __repr__(self) -> str:
         return f"<view of {type(self).__name__} at {origin(self)[1] or 'the root'!r}>"
@@ -143,7 +144,7 @@ def draws_at(view: View, below: str = "") -> Rng:
     counts = up.counts
     count = counts.get(path, 0)
     counts[path] = count + 1
-    return at_path(rng, path, count)
+    return rng_at_path(rng, path, count)
 
 
 PASS_RNG = "Pass rng=funcnet.random.key(0), or rng=0 for the draws of torch.manual_seed(0)."
@@ -157,10 +158,11 @@ def view_class(net: Net, made: dict[Net, type[View]]) -> type[View]:
     if net in made:
         return made[net]
     base = net.view_base()
-    entries = {} if net.opaque() else net._own_entries
-    children = {} if net.opaque() else net._children
+    facts = net._facts
+    entries = {} if facts.reads_trees else net._own_entries
+    children = {} if facts.reads_trees else net._children
     names = (*entries, *children, *net._named_constants)
-    bad = [name for name in names if name in RESERVED or (name.startswith("_") and not trusted(net))]
+    bad = [name for name in names if name in RESERVED or (name.startswith("_") and not facts.is_trusted)]
     if bad:
         raise ValueError(
             f"{type(net).__name__} has parts or fields named {bad}: nn.Module uses such names itself. Choose others."
@@ -171,7 +173,7 @@ def view_class(net: Net, made: dict[Net, type[View]]) -> type[View]:
         for name, value in net._named_constants.items()
     }
     params = tuple(name for name, spec in entries.items() if isinstance(spec, Param))
-    if eager(net):
+    if facts.slots is not None:
         slots += params
     else:
         slots += ["_params", "_kids"]
@@ -190,7 +192,7 @@ def view_class(net: Net, made: dict[Net, type[View]]) -> type[View]:
         kids.append(kid)
         gets.append(get)
         steps.append(step)
-        space[name] = kid._shared if hasattr(kid, "_shared") else property(get)
+        space[name] = property(get) if kid._shared is None else kid._shared
     space.update(
         __slots__=tuple(slots),
         __call__=body,
@@ -199,14 +201,15 @@ def view_class(net: Net, made: dict[Net, type[View]]) -> type[View]:
         _steps=tuple(steps),
         _names=tuple(children),
         _tensors=tuple(net._own_entries),
-        _expects=net.expects() if trusted(net) else None,
+        _expects=net.expects() if facts.is_trusted else None,
     )
     name = net.title()
-    made[net] = cls = type(str(name), (base,), space)
-    if ignores_view(net):
+    cls: type[View] = type(str(name), (base,), space)
+    made[net] = cls
+    if facts.ignores_view:
         shared = cls()
         shared._up, shared._name = Call(False, None), name
-        cls._shared = shared  # type: ignore[attr-defined]
+        cls._shared = shared
     return cls
 
 
@@ -215,7 +218,7 @@ def body_of(net: Net) -> Callable[..., Any]:
     if not hasattr(type(net), "forward"):
         raise TypeError(f"{net.title()} has no body: define forward(p, *inputs), a staticmethod or a method.")
     body = net.forward
-    if limited(net):
+    if net._facts.is_limited:
         return guarded(net, body)
     if isinstance(body, FunctionType):
         return body
@@ -226,30 +229,10 @@ def body_of(net: Net) -> Callable[..., Any]:
     return call
 
 
-def eager(net: Net) -> bool:
-    """Whether params become slots: where the body is funcnet's own, has no parts, and reads them by name."""
-    return trusted(net) and not net._children and not net.opaque()
-
-
-def trusted(net: Net) -> bool:
-    """Whether the body is funcnet's own: it draws from ``p`` only, and writes nothing in place."""
-    ours = type(net).__module__.startswith(_OURS)
-    return ours and not net.foreign()
-
-
-_OURS = (
-    "funcnet.layers.",
-    "funcnet.combinators.",
-    "funcnet.parametrize.",
-    "funcnet.program.",
-    "funcnet.models.",
-)
-
-
 def bodies(net: Net, prefix: str = "") -> Iterator[tuple[str, Net]]:
     """Paths and nets whose bodies a call may run: not those below a body that calls no parts."""
     yield prefix, net
-    if not net.whole():
+    if not net._facts.one_piece:
         for name, child in net._children.items():
             yield from bodies(child, join(prefix, name))
 
@@ -257,13 +240,6 @@ def bodies(net: Net, prefix: str = "") -> Iterator[tuple[str, Net]]:
 def has(net: Net, kind: type) -> bool:
     """Whether a net or one below it declares a Param (or Buffer)."""
     return any(isinstance(spec, kind) for _, below in net.named_nets() for spec in below._own_entries.values())
-
-
-def ignores_view(net: Net) -> bool:
-    """Whether a body has nothing and looks at nothing: its view argument is called ``_``."""
-    if net._own_entries or net._children or limited(net):
-        return False
-    return next(iter(inspect.signature(net.forward).parameters), "") == "_"
 
 
 def _reader(tree: str, name: str) -> Callable[[View], Tensor]:
@@ -295,8 +271,8 @@ def _recorder(name: str, spec: Buffer) -> Callable[[View, Tensor], None]:
 
 def _bind(name: str, index: int, net: Net, kid: type[View]) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """(get, step) for a part: its view; and the part applied to one input, without a call of the view in between."""
-    if hasattr(kid, "_shared"):
-        shared = kid._shared
+    shared = kid._shared
+    if shared is not None:
 
         def get(up: View) -> View:
             return shared
@@ -305,22 +281,15 @@ def _bind(name: str, index: int, net: Net, kid: type[View]) -> tuple[Callable[..
         if isinstance(forward, FunctionType):
             return get, forward
         return get, lambda up, x: forward(None, x)
-    bind = _filler(_eager_params(net), has(net, Param), has(net, Buffer))
+    bind = _filler(net._facts.slots, has(net, Param), has(net, Buffer))
     get, step, _ = bind(name, index, kid.__call__)
     return get, step
 
 
 def opener(net: Net) -> Callable[[type[View], Tree, Tree, Call], View]:
     """The function that makes the root view of a call: ``open(view_class, params, buffers, call)``."""
-    bind = _filler(_eager_params(net), has(net, Param), has(net, Buffer))
+    bind = _filler(net._facts.slots, has(net, Param), has(net, Buffer))
     return bind("", 0, None)[2]
-
-
-def _eager_params(net: Net) -> tuple[str, ...] | None:
-    """The params that are slots of the net's views; None where they are properties."""
-    if not eager(net):
-        return None
-    return tuple(name for name, spec in net._own_entries.items() if isinstance(spec, Param))
 
 
 @cache

@@ -1,10 +1,19 @@
 """Initial values as pure functions: ``scheme(rng, shape) -> tensor``, one for each in-place function of torch.nn.init.
 
 A scheme is a small hashable record, so a net that holds one stays a value. Names, arguments and defaults are those of
-``torch.nn.init`` without the trailing underscore; with an int seed the numbers are torch's too.
+``torch.nn.init`` without the trailing underscore. With an int seed the numbers are torch's too.
+
+- ``zeros()``, ``ones()``, ``constant(val)``: one number everywhere.
+- ``values(nested)``: the numbers that nested lists or a tensor spell out.
+- ``uniform(a, b)``, ``normal(mean, std)``, ``trunc_normal(mean, std, a, b)``: draws from one distribution.
+- ``xavier_uniform(gain)``, ``xavier_normal(gain)``: draws with a variance by fan_in and fan_out (Glorot and Bengio).
+- ``kaiming_uniform(a, mode, nonlinearity)``, ``kaiming_normal(...)``: draws with a variance by one fan (He et al.).
+- ``orthogonal(gain)``: orthogonal rows or columns.
+- ``eye()``, ``dirac(groups)``: the identity as a matrix, or as a convolution.
+- ``as_scheme(init)``: a scheme from a number, nested lists, a function of torch.nn.init, or a function of your own.
+- ``Scheme``: the class of all these.
 """
 
-from funcnet.init._schemes import Draw as Draw
 from funcnet.init._schemes import Scheme as Scheme
 from funcnet.init._schemes import as_scheme as as_scheme
 from funcnet.init._schemes import constant as constant
@@ -21,3 +30,26 @@ from funcnet.init._schemes import values as values
 from funcnet.init._schemes import xavier_normal as xavier_normal
 from funcnet.init._schemes import xavier_uniform as xavier_uniform
 from funcnet.init._schemes import zeros as zeros
+
+__all__ = [
+    "Scheme",
+    "as_scheme",
+    "constant",
+    "dirac",
+    "eye",
+    "kaiming_normal",
+    "kaiming_uniform",
+    "normal",
+    "ones",
+    "orthogonal",
+    "trunc_normal",
+    "uniform",
+    "values",
+    "xavier_normal",
+    "xavier_uniform",
+    "zeros",
+]
+
+
+def __dir__() -> list[str]:
+    return [*__all__]

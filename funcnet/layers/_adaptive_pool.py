@@ -1,55 +1,42 @@
-"""Pooling to a size of output, without params or buffers. Axes: N batch, C channel, L D H W space."""
+"""Pooling to an output of a given size. No params, no buffers. Axes: N batch, C channel, L D H W space."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from funcnet.core import View
 from funcnet.layers._layer import Layer
-from funcnet.layers._sizes import Size, check_sizes, describe_spatial_input
+from funcnet.layers._sizes import check_sizes, describe_spatial_input
 
 
-class _AdaptiveAvgPool(Layer):
+class _AdaptivePool(Layer):
+    """The base of these layers; each subclass says how many axes of space it has."""
+
     axes: ClassVar[int]
 
-    output_size: Size
+    output_size: int | tuple[int | None, ...] | None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_output_size(self)
+        check_sizes(self, self.axes, "output_size", least=0, exactly=True)
+        if self.output_size is None or self.output_size == (None,):
+            raise ValueError(
+                f"{type(self).__name__}: output_size is an int or a tuple of {self.axes}; None in a tuple of two or "
+                f"more keeps the size of an axis, got {self.output_size!r}."
+            )
 
     def expects(self) -> str:
         return describe_spatial_input("C", self.axes)
 
 
-class _AdaptiveMaxPool(Layer):
-    axes: ClassVar[int]
-
-    output_size: Size
+class _AdaptiveMaxPool(_AdaptivePool):
     return_indices: bool = False
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_output_size(self)
 
-    def expects(self) -> str:
-        return describe_spatial_input("C", self.axes)
-
-
-def check_output_size(layer: Any) -> None:
-    """Refuse a size of output that the kernels refuse, and None where there is no other axis to keep."""
-    check_sizes(layer, layer.axes, "output_size", least=0, exactly=True)
-    if layer.output_size is None or layer.output_size == (None,):
-        raise ValueError(
-            f"{type(layer).__name__}: output_size is an int or a tuple of {layer.axes}; None in a tuple of two or more "
-            f"keeps the size of an axis, got {layer.output_size!r}."
-        )
-
-
-class AdaptiveAvgPool1d(_AdaptiveAvgPool):
+class AdaptiveAvgPool1d(_AdaptivePool):
     """Mean over as many windows as the output has elements.
 
     Args:
@@ -71,7 +58,7 @@ class AdaptiveAvgPool1d(_AdaptiveAvgPool):
         return F.adaptive_avg_pool1d(input, p.output_size)
 
 
-class AdaptiveAvgPool2d(_AdaptiveAvgPool):
+class AdaptiveAvgPool2d(_AdaptivePool):
     """See :class:`AdaptiveAvgPool1d`; None for an axis keeps its size. Source: F.adaptive_avg_pool2d.
 
     >>> import torch
@@ -86,7 +73,7 @@ class AdaptiveAvgPool2d(_AdaptiveAvgPool):
         return F.adaptive_avg_pool2d(input, p.output_size)
 
 
-class AdaptiveAvgPool3d(_AdaptiveAvgPool):
+class AdaptiveAvgPool3d(_AdaptivePool):
     """See :class:`AdaptiveAvgPool1d`; None for an axis keeps its size. Source: F.adaptive_avg_pool3d.
 
     >>> import torch
@@ -106,7 +93,7 @@ class AdaptiveMaxPool1d(_AdaptiveMaxPool):
 
     Args:
         output_size: size of each axis of the output, in elements.
-        return_indices: return ``(y, indices)``, the position of each largest value.
+        return_indices: return ``(y, indices)``, with the position of each largest value.
 
     Shape:  input (N, C, L) or (C, L) -> y (N, C, output_size).
     Raises: ValueError for a negative size; ShapeError for another rank.
@@ -120,7 +107,7 @@ class AdaptiveMaxPool1d(_AdaptiveMaxPool):
     axes = 1
 
     @staticmethod
-    def forward(p: View, input: Tensor) -> Any:
+    def forward(p: View, input: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         return F.adaptive_max_pool1d(input, p.output_size, p.return_indices)
 
 
@@ -135,7 +122,7 @@ class AdaptiveMaxPool2d(_AdaptiveMaxPool):
     axes = 2
 
     @staticmethod
-    def forward(p: View, input: Tensor) -> Any:
+    def forward(p: View, input: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         return F.adaptive_max_pool2d(input, p.output_size, p.return_indices)
 
 
@@ -150,5 +137,5 @@ class AdaptiveMaxPool3d(_AdaptiveMaxPool):
     axes = 3
 
     @staticmethod
-    def forward(p: View, input: Tensor) -> Any:
+    def forward(p: View, input: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         return F.adaptive_max_pool3d(input, p.output_size, p.return_indices)

@@ -1,14 +1,14 @@
-"""What MultiheadAttention computes, in the order of torch.nn.functional.multi_head_attention_forward, so its bits.
+"""The steps of MultiheadAttention, in the order of torch.nn.functional.multi_head_attention_forward, for equal bits.
 
-Axes: L queries, S keys and values, N batch, H heads, D features of a head, E = H * D. Within this file sequences come
-first, (L, N, E), and unbatched inputs have N = 1. That query, key and value are one tensor is looked at, as by torch:
-one product over the whole of in_proj_weight rounds otherwise than three.
+Axes: L queries, S keys and values, N batch, H heads, D features of a head, E = H * D. In this file sequences come
+first, (L, N, E), and unbatched inputs have N = 1. As in torch, it matters whether query, key and value are the same
+tensor: one product over the complete in_proj_weight rounds differently from three products.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,7 @@ from funcnet.random import Rng, dropout, scaled_dot_product_attention
 
 
 def sequence_first(query: Tensor, key: Tensor, value: Tensor, batched: bool, batch_first: bool) -> tuple[Tensor, ...]:
-    """(L, N, E), (S, N, K), (S, N, V); what was one batched tensor still is."""
+    """Query (L, N, E), key (S, N, K) and value (S, N, V). Batched inputs that are the same tensor stay the same."""
     if not batched:
         return query.unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1)
     if not batch_first:
@@ -35,7 +35,7 @@ def sequence_first(query: Tensor, key: Tensor, value: Tensor, batched: bool, bat
 def check_attention_sizes(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, padding: Tensor | None, p: View
 ) -> None:
-    """Refuse sizes that do not fit together; those of the batch and the projections refuse themselves."""
+    """Refuse sizes that do not fit together, except those that the operations below refuse themselves."""
     (length, batch, features), source = query.shape, key.shape[0]
     if features != p.embed_dim:
         raise ValueError(f"the last axis of query is embed_dim={p.embed_dim}, got {features}")
@@ -46,65 +46,74 @@ def check_attention_sizes(
             f"key and value have equal lengths and batches, got {tuple(key.shape)} and {tuple(value.shape)}"
         )
     if mask is not None:
-        fitting = (length, source) if mask.dim() == 2 else (batch * p.num_heads, length, source)
-        if mask.shape != fitting:
-            raise ValueError(f"attn_mask of {mask.dim()} axes has shape {fitting} here, got {tuple(mask.shape)}")
+        expected = (length, source) if mask.dim() == 2 else (batch * p.num_heads, length, source)
+        if mask.shape != expected:
+            raise ValueError(f"attn_mask of {mask.dim()} axes has shape {expected} here, got {tuple(mask.shape)}")
     if padding is not None and padding.shape != (batch, source):
         raise ValueError(f"key_padding_mask has shape {(batch, source)} here, got {tuple(padding.shape)}")
 
 
 def project_inputs(query: Tensor, key: Tensor, value: Tensor, p: View) -> tuple[Tensor, Tensor, Tensor]:
-    """Query, key and value brought to E features each."""
+    """Query, key and value, projected to E features each."""
     weight, bias = p.in_proj_weight, p.in_proj_bias
     if weight is None:
-        return _three(query, key, value, (p.q_proj_weight, p.k_proj_weight, p.v_proj_weight), bias)
+        return _project_separately(query, key, value, (p.q_proj_weight, p.k_proj_weight, p.v_proj_weight), bias)
     if key is not value:
-        return _three(query, key, value, weight.chunk(3), bias)
+        return _project_separately(query, key, value, weight.chunk(3), bias)
     size = query.shape[-1]
     if query is key:
-        q, k, v = _unpacked(F.linear(query, weight, bias), 3, size)
+        q, k, v = _unpack_products(F.linear(query, weight, bias), 3, size)
         return q, k, v
     w_q, w_kv = weight.split([size, 2 * size])
     b_q, b_kv = (None, None) if bias is None else bias.split([size, 2 * size])
     q = F.linear(query, w_q, b_q)
-    k, v = _unpacked(F.linear(key, w_kv, b_kv), 2, size)
+    k, v = _unpack_products(F.linear(key, w_kv, b_kv), 2, size)
     return q, k, v
 
 
-def _three(query: Tensor, key: Tensor, value: Tensor, weights: Any, bias: Tensor | None) -> Any:
+def _project_separately(
+    query: Tensor, key: Tensor, value: Tensor, weights: Sequence[Tensor], bias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
     biases = (None, None, None) if bias is None else bias.chunk(3)
-    return tuple(map(F.linear, (query, key, value), weights, biases))
+    q, k, v = map(F.linear, (query, key, value), weights, biases)
+    return q, k, v
 
 
-def _unpacked(packed: Tensor, count: int, size: int) -> Any:
-    """The products side by side on the last axis, as tensors of their own."""
+def _unpack_products(packed: Tensor, count: int, size: int) -> tuple[Tensor, ...]:
+    """The products that lie side by side on the last axis, as separate tensors."""
     return packed.reshape(*packed.shape[:-1], count, size).permute(2, 0, 1, 3).contiguous().unbind()
 
 
 def split_heads(x: Tensor, count: int, batch: int) -> Tensor:
-    """(L, N, H * D) as (N * H, L, D)."""
+    """The tensor (L, N, H * D) as (N * H, L, D)."""
     return x.reshape(x.shape[0], batch * count, x.shape[-1] // count).transpose(0, 1)
 
 
-def append_learned_key(k: Tensor, v: Tensor, masks: Any, bias_k: Tensor, bias_v: Tensor) -> Any:
-    """Learned biases as one more key and value; no mask hides them."""
+def append_learned_key(
+    k: Tensor, v: Tensor, masks: tuple[Tensor | None, Tensor | None], bias_k: Tensor, bias_v: Tensor
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Keys, values and masks with the learned biases as one more key and value, which no mask hides."""
     batch = k.shape[1]
     k, v = (torch.cat([x, bias.repeat(1, batch, 1)]) for x, bias in ((k, bias_k), (v, bias_v)))
-    return k, v, *_longer(masks)
+    return k, v, *_extend_masks(masks)
 
 
-def append_zero_key(k: Tensor, v: Tensor, masks: Any) -> Any:
-    """Zeros as one more key and value, by heads; no mask hides them."""
+def append_zero_key(
+    k: Tensor, v: Tensor, masks: tuple[Tensor | None, Tensor | None]
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Keys and values by heads, and masks, with zeros as one more key and value, which no mask hides."""
     zeros = k.new_zeros((k.shape[0], 1, k.shape[2]))
-    return torch.cat([k, zeros], dim=1), torch.cat([v, zeros], dim=1), *_longer(masks)
+    return torch.cat([k, zeros], dim=1), torch.cat([v, zeros], dim=1), *_extend_masks(masks)
 
 
-def _longer(masks: Any) -> Any:
-    return tuple(None if mask is None else F.pad(mask, (0, 1)) for mask in masks)
+def _extend_masks(masks: tuple[Tensor | None, Tensor | None]) -> tuple[Tensor | None, Tensor | None]:
+    """The masks with one more key that they do not hide."""
+    mask, padding = (None if mask is None else F.pad(mask, (0, 1)) for mask in masks)
+    return mask, padding
 
 
 def merge_masks(mask: Tensor | None, padding: Tensor | None, count: int) -> Tensor | None:
-    """Both masks as one: (1 or N * H, L or 1, S)."""
+    """Both masks combined into one, (1 or N * H, L or 1, S)."""
     if mask is not None and mask.dim() == 2:
         mask = mask.unsqueeze(0)
     if padding is None:
@@ -117,7 +126,7 @@ def merge_masks(mask: Tensor | None, padding: Tensor | None, count: int) -> Tens
 def attention_with_weights(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout_p: float, rng: Rng | None
 ) -> tuple[Tensor, Tensor]:
-    """Outputs (N * H, L, D) and weights (N * H, L, S), dropped ones included."""
+    """Outputs (N * H, L, D) and weights (N * H, L, S) after dropout."""
     q = q * math.sqrt(1.0 / q.shape[-1])
     k = k.transpose(-2, -1)
     weights = torch.bmm(q, k) if mask is None else torch.baddbmm(mask, q, k)
@@ -138,7 +147,7 @@ def attention_output(
     fused: bool,
 ) -> Tensor:
     """Outputs (N, H, L, D) for q, k and v by heads, (N, H, *, D)."""
-    if rng is not None:  # torch, too, leaves its fused kernel where there is dropout
+    if rng is not None:  # torch does not use its fused kernel with dropout either
         return scaled_dot_product_attention(q, k, v, mask, dropout_p, causal, rng=rng)
     if not fused or beyond_one_gradient():  # the kernel has no rule for vmap, jvp, or a second derivative
         return scaled_dot_product_attention(q, k, v, mask, 0.0, causal, rng=None)

@@ -1,4 +1,4 @@
-"""Means and p-norms of windows, without params or buffers. Axes: N batch, C channel, L D H W space."""
+"""Means and p-norms of windows. These layers have no params or buffers. Axes: N batch, C channel, L D H W space."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class AvgPool1d(Layer):
     Args:
         kernel_size: size of the window, in elements.
         stride: step of the window; default ``kernel_size``.
-        padding: zeros on both sides.
+        padding: how many zeros to add on both sides.
         ceil_mode: let the last window hang over the edge.
         count_include_pad: whether those zeros count as elements.
 
@@ -33,7 +33,7 @@ class AvgPool1d(Layer):
     """
 
     kernel_size: Size
-    stride: Size = None
+    stride: Size | None = None
     padding: Size = 0
     ceil_mode: bool = False
     count_include_pad: bool = True
@@ -52,10 +52,12 @@ class AvgPool1d(Layer):
 
 
 class _AvgPool(Layer):
+    """The base of AvgPool2d and AvgPool3d; each says how many axes of space it has."""
+
     axes: ClassVar[int]
 
     kernel_size: Size
-    stride: Size = None
+    stride: Size | None = None
     padding: Size = 0
     ceil_mode: bool = False
     count_include_pad: bool = True
@@ -76,7 +78,7 @@ class AvgPool2d(_AvgPool):
     """Mean of each window; see :class:`AvgPool1d`. Shape: input (N, C, H, W). Source: F.avg_pool2d.
 
     Args:
-        divisor_override: divide the sum of a window by this, not by its number of elements.
+        divisor_override: the number to divide the sum of a window by, instead of its number of elements.
 
     >>> import torch
     >>> AvgPool2d(2)({}, torch.ones(1, 4, 4)).shape
@@ -110,11 +112,13 @@ class AvgPool3d(_AvgPool):
 
 
 class _LPPool(Layer):
+    """The base of LPPool1d to LPPool3d; each says how many axes of space it has."""
+
     axes: ClassVar[int]
 
     norm_type: float
     kernel_size: Size
-    stride: Size = None
+    stride: Size | None = None
     ceil_mode: bool = False
 
     def __post_init__(self) -> None:
@@ -134,7 +138,7 @@ class _LPPool(Layer):
 
 
 class LPPool1d(_LPPool):
-    """The p-norm of each window, ``(sum(x ** p)) ** (1 / p)``: no absolute values are taken, so odd p wants x >= 0.
+    """The p-norm of each window, ``(sum(x ** p)) ** (1 / p)``. It takes no absolute values, so an odd p needs x >= 0.
 
     Args:
         norm_type: the p; infinity for the largest absolute value.

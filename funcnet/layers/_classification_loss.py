@@ -1,7 +1,7 @@
-"""Losses of classes and probabilities, of torch/nn/modules/loss.py. Axes: N batch, C class, * any.
+"""Losses of classes and probabilities, from torch/nn/modules/loss.py. Axes: N batch, C class, * any.
 
-None has params or draws; a weight is a buffer. ``size_average`` and ``reduce`` are torch's old way to say
-``reduction``: given, they warn and decide it, and read None in the record.
+None has params or draws; a weight is a buffer. ``size_average`` and ``reduce`` are torch's old names for ``reduction``.
+When they are passed, torch warns and derives ``reduction`` from them; in the record they are None.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from funcnet.layers._layer import NO_CHILDREN
 from funcnet.layers._loss import Loss, NestedNumbers, PlainLoss, WeightedLoss, nested_shape, reduce_loss
 
 
-class _ByClass(Loss):
-    """What losses with one weight per class have in common."""
+class _ClassWeightedLoss(Loss):
+    """The base of losses with one weight per class."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -39,18 +39,18 @@ class _ByClass(Loss):
         return f"input (N, {classes}, *) or ({classes},), target {indices}{probabilities}"
 
 
-class NLLLoss(_ByClass):
-    """Minus the log probability of the class that is the target.
+class NLLLoss(_ClassWeightedLoss):
+    """Minus the log probability of the target class.
 
     Args:
         weight: a number for each class, as a tensor or a list; becomes a buffer.
         size_average, reduce: torch's old names for ``reduction``; None in the record.
-        ignore_index: a target that counts nothing.
+        ignore_index: a target that adds nothing to the loss.
         reduction: "none", "mean" (weighted, over targets not ignored) or "sum".
 
     Params: none.  Buffers: weight (C,), if given.  Draws: none.
     Shape:  input (N, C, *) or (C,) of log probabilities, target (N, *) or () of ints -> y (), or as target.
-    Raises: ShapeError for other shapes and classes out of range; ValueError for a weight that is not one axis.
+    Raises: ShapeError for other shapes and classes out of range; ValueError for a weight without exactly one axis.
     Source: torch.nn.functional.nll_loss.
 
     >>> NLLLoss()({}, torch.tensor([[-1.0, -2.0], [-3.0, -4.0]]), torch.tensor([0, 1]))
@@ -69,7 +69,7 @@ class NLLLoss(_ByClass):
 
 
 class NLLLoss2d(NLLLoss):
-    """:class:`NLLLoss` under an old name, which warns when it is made.
+    """:class:`NLLLoss` under an old name. It warns when it is made.
 
     >>> import warnings
     >>> with warnings.catch_warnings(record=True) as caught:
@@ -84,33 +84,33 @@ class NLLLoss2d(NLLLoss):
         warnings.warn("NLLLoss2d is NLLLoss, and torch has deprecated it. Use NLLLoss.", FutureWarning, stacklevel=3)
 
     def as_module(self) -> nn.Module:
-        module = object.__new__(self.twin)  # past the __new__ that warns: the record has warned
+        module = object.__new__(self.twin)  # without the __new__ that warns, as the record has warned
         module.__init__(**self.twin_arguments())  # type: ignore[misc]
         return module
 
     @classmethod
     def from_module(cls, module: nn.Module, children: Mapping[str, Net] = NO_CHILDREN) -> NLLLoss2d:
-        made = object.__new__(cls)  # not made by the caller, whom the module has warned
-        made.__dict__.update(
+        net = object.__new__(cls)  # without __init__, which would warn again after the module has warned
+        net.__dict__.update(
             {field.name: field.default for field in dataclasses.fields(cls)} | cls.fields_from_module(module)
         )
-        return made
+        return net
 
 
-class CrossEntropyLoss(_ByClass):
+class CrossEntropyLoss(_ClassWeightedLoss):
     """Cross entropy of scores (logits) and a target: a class, or a probability for each class.
 
     Args:
         weight: a number for each class, as a tensor or a list; becomes a buffer.
         size_average, reduce: torch's old names for ``reduction``; None in the record.
-        ignore_index: a target class that counts nothing.
+        ignore_index: a target class that adds nothing to the loss.
         reduction: "none", "mean" (weighted, over targets not ignored) or "sum".
-        label_smoothing: share of the target given to all classes alike, in [0, 1].
+        label_smoothing: the share of the target that is spread evenly over all classes, in [0, 1].
 
     Params: none.  Buffers: weight (C,), if given.  Draws: none.
     Shape:  input (N, C, *) or (C,), target (N, *) or () of ints, or of the shape and dtype of ``input`` -> y (), or as
         target without axis C.
-    Raises: ShapeError for other shapes and classes out of range; ValueError for a weight that is not one axis.
+    Raises: ShapeError for other shapes and classes out of range; ValueError for a weight without exactly one axis.
     Source: torch.nn.functional.cross_entropy.
 
     >>> loss = CrossEntropyLoss(weight=[1.0, 3.0])
@@ -148,27 +148,27 @@ class CrossEntropyLoss(_ByClass):
 
 
 def weighted_mean_with_smoothing(p: View, input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
-    """Weighted mean with smoothed labels; torch's own form selects the targets to weigh, which vmap cannot."""
+    """The weighted mean with smoothed labels. F.cross_entropy selects targets by value there, which vmap cannot do."""
     if input.shape == target.shape:
         return F.cross_entropy(input, target, weight=p.weight, label_smoothing=p.label_smoothing)
     axis = 0 if input.dim() == 1 else 1
     log_probs = input.log_softmax(axis)
     hard = F.nll_loss(log_probs, target, weight=p.weight, ignore_index=ignore_index)
-    counted = target != ignore_index
+    is_counted = target != ignore_index
     weight = p.weight.view(-1, *[1] * (input.dim() - axis - 1))
-    smooth = torch.where(counted, -(log_probs * weight).sum(axis), 0).sum()
-    smooth = smooth / torch.where(counted, p.weight[torch.where(counted, target, 0)], 0).sum()
+    smooth = torch.where(is_counted, -(log_probs * weight).sum(axis), 0).sum()
+    smooth = smooth / torch.where(is_counted, p.weight[torch.where(is_counted, target, 0)], 0).sum()
     return (1 - p.label_smoothing) * hard + p.label_smoothing / len(p.weight) * smooth
 
 
 class KLDivLoss(Loss):
-    """Kullback-Leibler divergence of the target from the input, which is in logs: ``target * (log(target) - input)``.
+    """Kullback-Leibler divergence of the target from the input, a log probability: ``target * (log(target) - input)``.
 
     Args:
         size_average, reduce: torch's old names for ``reduction``; None in the record.
-        reduction: "none", "sum", "batchmean" (the sum over N: the divergence), or "mean" over all elements, of which
-            torch warns at each call.
-        log_target: whether the target is in logs too.
+        reduction: "none", "sum", "batchmean" (the sum divided by N, which is the divergence), or "mean" over all
+            elements, about which torch warns at each call.
+        log_target: whether the target is a log probability too.
 
     Params, Buffers, Draws: none.
     Shape:  input (*), target (*) -> y (), or (*) where not reduced.
@@ -201,13 +201,13 @@ class BCELoss(WeightedLoss):
     """Cross entropy of probabilities of two classes: ``-(target * log(input) + (1 - target) * log(1 - input))``.
 
     Args:
-        weight: numbers that broadcast with the target, as a tensor or nested lists; become a buffer.
+        weight: numbers that broadcast with the target, as a tensor or nested lists; they become a buffer.
         size_average, reduce: torch's old names for ``reduction``; None in the record.
         reduction: "none", "mean" or "sum" over all elements.
 
     Params: none.  Buffers: weight, if given.  Draws: none.
     Shape:  input (*) in [0, 1], target (*) -> y (), or (*) where not reduced.
-    Raises: ShapeError for unequal shapes and for inputs outside of [0, 1].
+    Raises: ShapeError for unequal shapes and for inputs outside [0, 1].
     Source: torch.nn.functional.binary_cross_entropy.
 
     >>> BCELoss()({}, torch.tensor([0.5, 0.5]), torch.tensor([0.0, 1.0]))
@@ -227,9 +227,9 @@ class BCEWithLogitsLoss(Loss):
 
     Args:
         weight, size_average, reduce, reduction: as for :class:`BCELoss`.
-        pos_weight: what positives count, as a tensor or nested lists that broadcast with the target; a buffer.
+        pos_weight: the weight of positives, as a tensor or nested lists that broadcast with the target; a buffer.
 
-    Params: none.  Buffers: weight, pos_weight, each if given.  Draws: none.
+    Params: none.  Buffers: weight and pos_weight, if given.  Draws: none.
     Shape:  input (*), target (*) -> y (), or (*) where not reduced.
     Raises: ShapeError for unequal shapes.
     Source: torch.nn.functional.binary_cross_entropy_with_logits.
@@ -280,7 +280,7 @@ class SoftMarginLoss(PlainLoss):
 
 
 class MultiLabelSoftMarginLoss(WeightedLoss):
-    """:class:`BCEWithLogitsLoss`, meant over the classes of each example.
+    """:class:`BCEWithLogitsLoss`, averaged over the classes of each example.
 
     Args:
         weight: a number for each class, as a tensor or a list; becomes a buffer.

@@ -9,16 +9,17 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.types import Device
 
 from funcnet import init
 from funcnet.core import Param, View
 from funcnet.layers._layer import Layer
 from funcnet.layers._linear import fan_in_uniform
-from funcnet.layers._sizes import Size, check_sizes, describe_spatial_input
+from funcnet.layers._sizes import Size, check_sizes, describe_spatial_input, size_per_axis
 
 
 class _Conv(Layer):
-    """What the three have in common; each says how many axes of space it has."""
+    """The base of Conv1d to Conv3d; each says how many axes of space it has."""
 
     axes: ClassVar[int]
 
@@ -26,23 +27,23 @@ class _Conv(Layer):
     out_channels: int
     kernel_size: Size
     stride: Size = 1
-    padding: Size = 0
+    padding: Size | str = 0
     dilation: Size = 1
     groups: int = 1
     bias: bool = True
     padding_mode: str = "zeros"
-    device: Any = None
+    device: Device = None
     dtype: torch.dtype | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_sizes(self, self.axes, "kernel_size", exactly=True)
         check_sizes(self, self.axes, "stride", "dilation")
-        if self.padding_mode == "zeros":  # the other modes crop where it is negative
+        if self.padding_mode == "zeros":  # in the other modes a negative padding crops
             check_sizes(self, self.axes, "padding", least=0)
 
     def parts(self) -> dict[str, Any]:
-        shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
+        shape = (self.out_channels, self.in_channels // self.groups, *size_per_axis(self.kernel_size))
         return {
             "weight": Param(shape, init.kaiming_uniform(a=math.sqrt(5))),
             "bias": Param(self.out_channels, fan_in_uniform(math.prod(shape[1:]))) if self.bias else None,
@@ -54,17 +55,18 @@ class _Conv(Layer):
 
 
 def _pad_amounts(conv: _Conv) -> tuple[int, ...]:
-    """What F.pad takes for a padding mode other than zeros: (left, right) of each axis, last axis first."""
+    """The argument of F.pad for a padding mode other than zeros: (left, right) of each axis, last axis first."""
+    kernel, dilation = size_per_axis(conv.kernel_size), size_per_axis(conv.dilation)
     amounts: list[int] = []
     for axis in reversed(range(conv.axes)):
         if conv.padding == "same":
-            step = conv.dilation[axis] if axis < len(conv.dilation) else 0  # torch leaves out what is not given
-            total = step * (conv.kernel_size[axis] - 1)
+            step = dilation[axis] if axis < len(dilation) else 0  # torch pads no axis for which no dilation was given
+            total = step * (kernel[axis] - 1)
             amounts += [total // 2, total - total // 2]
         elif conv.padding == "valid":
             amounts += [0, 0]
-        elif axis < len(conv.padding):
-            amounts += [conv.padding[axis]] * 2
+        elif axis < len(padding := size_per_axis(conv.padding)):
+            amounts += [padding[axis]] * 2
     return tuple(amounts)
 
 
@@ -84,7 +86,7 @@ class Conv1d(_Conv):
         groups: number of groups the channels are split into.
         bias: when false, ``params`` has no ``bias`` entry.
         padding_mode: "zeros", "reflect", "replicate" or "circular".
-        device, dtype: what :meth:`init` uses unless told otherwise.
+        device, dtype: the defaults of :meth:`init`.
 
     Params: weight (O, I / groups, k), bias (O,).  Buffers: none.  Draws: none at apply.
     Shape:  input (N, I, L) or (I, L) -> y (N, O, L').

@@ -9,16 +9,17 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.types import Device
 
 from funcnet import init
 from funcnet.core import Param, View
 from funcnet.layers._layer import Layer
 from funcnet.layers._linear import fan_in_uniform
-from funcnet.layers._sizes import Size, check_sizes, describe_spatial_input
+from funcnet.layers._sizes import Size, check_sizes, describe_spatial_input, size_per_axis
 
 
 class _ConvTranspose(Layer):
-    """What the three have in common; each says how many axes of space it has."""
+    """The base of ConvTranspose1d to ConvTranspose3d; each says how many axes of space it has."""
 
     axes: ClassVar[int]
 
@@ -32,7 +33,7 @@ class _ConvTranspose(Layer):
     bias: bool = True
     dilation: Size = 1
     padding_mode: str = "zeros"
-    device: Any = None
+    device: Device = None
     dtype: torch.dtype | None = None
 
     def __post_init__(self) -> None:
@@ -42,7 +43,7 @@ class _ConvTranspose(Layer):
         check_sizes(self, self.axes, "padding", "output_padding", least=0)
 
     def parts(self) -> dict[str, Any]:
-        shape = (self.in_channels, self.out_channels // self.groups, *self.kernel_size)
+        shape = (self.in_channels, self.out_channels // self.groups, *size_per_axis(self.kernel_size))
         return {
             "weight": Param(shape, init.kaiming_uniform(a=math.sqrt(5))),
             "bias": Param(self.out_channels, fan_in_uniform(math.prod(shape[1:]))) if self.bias else None,
@@ -52,46 +53,46 @@ class _ConvTranspose(Layer):
         return describe_spatial_input(self.in_channels, self.axes)
 
 
-def _output_padding(p: View, input: Tensor, output_size: Sequence[int] | None) -> Any:
-    """How many elements to add to the smallest output, on one side of each axis, for it to have ``output_size``."""
+def _output_padding(p: View, input: Tensor, output_size: Sequence[int] | None) -> Sequence[int]:
+    """How many elements each axis of the smallest output needs on one side to have ``output_size``."""
     if output_size is None:
         return p.output_padding
     axes = len(p.kernel_size)
     front = 2 if input.dim() == axes + 2 else 1
-    asked = output_size[front:] if len(output_size) == front + axes else output_size
-    if len(asked) != axes:
-        raise ValueError(f"{input.dim()}D input: output_size has {axes} or {front + axes} elements, got {len(asked)}")
-    # channels are axis ``front - 1``; an unbatched input of another rank fails in the kernel
-    least = [
+    sizes = output_size[front:] if len(output_size) == front + axes else output_size
+    if len(sizes) != axes:
+        raise ValueError(f"{input.dim()}D input: output_size has {axes} or {front + axes} elements, got {len(sizes)}")
+    # The channels are axis ``front - 1``. The kernel refuses an unbatched input of another rank.
+    smallest = [
         (input.size(front + axis) - 1) * p.stride[axis]
         - 2 * p.padding[axis]
         + p.dilation[axis] * (p.kernel_size[axis] - 1)
         + 1
         for axis in range(axes)
     ]
-    most = [low + step - 1 for low, step in zip(least, p.stride, strict=True)]
-    if not all(low <= size <= high for low, size, high in zip(least, asked, most, strict=True)):
-        raise ValueError(f"output_size is from {least} to {most} for this input, got {list(asked)}")
-    return [size - low for low, size in zip(least, asked, strict=True)]
+    largest = [low + step - 1 for low, step in zip(smallest, p.stride, strict=True)]
+    if not all(low <= size <= high for low, size, high in zip(smallest, sizes, largest, strict=True)):
+        raise ValueError(f"output_size is from {smallest} to {largest} for this input, got {list(sizes)}")
+    return [size - low for low, size in zip(smallest, sizes, strict=True)]
 
 
 class ConvTranspose1d(_ConvTranspose):
-    """The gradient of :class:`Conv1d` with respect to its input, as a layer: it makes the axis of space longer.
+    """The gradient of :class:`Conv1d` with respect to its input, as a layer. It makes the axis of space longer.
 
     Args:
         in_channels, out_channels: sizes I and O.
         kernel_size, stride, dilation: those of the convolution, in elements.
-        padding: of the convolution: that many elements are cut off the output on both sides.
-        output_padding: elements added to the output on one side; below ``stride`` or ``dilation``.
+        padding: that of the convolution, which means how many elements are cut off the output on both sides.
+        output_padding: how many elements are added to the output on one side; less than ``stride`` or ``dilation``.
         groups: number of groups the channels are split into.
         bias: when false, ``params`` has no ``bias`` entry.
-        padding_mode: "zeros"; torch has no other here.
-        device, dtype: what :meth:`init` uses unless told otherwise.
+        padding_mode: "zeros", the only mode that torch has here.
+        device, dtype: the defaults of :meth:`init`.
 
     Params: weight (I, O / groups, k), bias (O,).  Buffers: none.  Draws: none at apply.
-    Shape:  input (N, I, L) or (I, L) -> y (N, O, L'). A convolution brings several sizes to the same one, so
-        ``output_size`` may say which it was: the last axes of it, or all axes.
-    Raises: ShapeError if the channels of ``input`` are not I, or ``output_size`` cannot be had.
+    Shape:  input (N, I, L) or (I, L) -> y (N, O, L'). A convolution maps several sizes to the same one, so
+        ``output_size`` may say which it was: the sizes of its axes of space, or of all its axes.
+    Raises: ShapeError if the channels of ``input`` are not I, or no output has the size ``output_size``.
     Source: torch.nn.functional.conv_transpose1d.
 
     >>> conv = ConvTranspose1d(2, 4, 3, stride=2)
@@ -104,8 +105,8 @@ class ConvTranspose1d(_ConvTranspose):
 
     @staticmethod
     def forward(p: View, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
-        more = _output_padding(p, input, output_size)
-        return F.conv_transpose1d(input, p.weight, p.bias, p.stride, p.padding, more, p.groups, p.dilation)
+        output_padding = _output_padding(p, input, output_size)
+        return F.conv_transpose1d(input, p.weight, p.bias, p.stride, p.padding, output_padding, p.groups, p.dilation)
 
 
 class ConvTranspose2d(_ConvTranspose):
@@ -123,8 +124,8 @@ class ConvTranspose2d(_ConvTranspose):
 
     @staticmethod
     def forward(p: View, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
-        more = _output_padding(p, input, output_size)
-        return F.conv_transpose2d(input, p.weight, p.bias, p.stride, p.padding, more, p.groups, p.dilation)
+        output_padding = _output_padding(p, input, output_size)
+        return F.conv_transpose2d(input, p.weight, p.bias, p.stride, p.padding, output_padding, p.groups, p.dilation)
 
 
 class ConvTranspose3d(_ConvTranspose):
@@ -142,5 +143,5 @@ class ConvTranspose3d(_ConvTranspose):
 
     @staticmethod
     def forward(p: View, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
-        more = _output_padding(p, input, output_size)
-        return F.conv_transpose3d(input, p.weight, p.bias, p.stride, p.padding, more, p.groups, p.dilation)
+        output_padding = _output_padding(p, input, output_size)
+        return F.conv_transpose3d(input, p.weight, p.bias, p.stride, p.padding, output_padding, p.groups, p.dilation)

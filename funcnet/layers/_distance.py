@@ -1,4 +1,4 @@
-"""Distances and similarities of vectors, of torch/nn/modules/distance.py. Axes: D of a vector, * any."""
+"""Distances and similarities of vectors, from torch/nn/modules/distance.py. Axes: D of a vector, * any."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class PairwiseDistance(Layer):
     """Length of the difference of vectors, ``norm(x1 - x2 + eps)``.
 
     Args:
-        p: the power of the norm; any number, infinite ones too.
-        eps: keeps the difference from zero, where a norm has no gradient.
+        p: the power of the norm, any number or infinity.
+        eps: keeps the difference away from zero, where a norm has no gradient.
         keepdim: keep the last axis, with size 1.
 
     Params, Buffers, Draws: none.
@@ -49,7 +49,7 @@ class CosineSimilarity(Layer):
 
     Args:
         dim: axis of the vectors.
-        eps: a norm smaller than this counts as this.
+        eps: the lower bound of the norms that are divided by.
 
     Params, Buffers, Draws: none.
     Shape:  x1, x2 of shapes that broadcast -> y of that shape without axis ``dim``.

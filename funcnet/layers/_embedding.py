@@ -7,11 +7,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.types import Device
 
 from funcnet import init
 from funcnet._context import under_vmap
 from funcnet.core import Param, View
-from funcnet.init import Draw
+from funcnet.init.internals import TensorRequest
 from funcnet.layers._layer import Layer
 
 
@@ -22,12 +23,12 @@ class Embedding(Layer):
         num_embeddings: number of rows V.
         embedding_dim: size E of a row.
         padding_idx: a row that starts at zero and gets no gradient.
-        max_norm: rows that are looked up and longer than this are shortened to it. The module writes the shortened rows
-            to its weight; here the result and the gradient are the same and ``params`` stay as they are.
+        max_norm: rows that are looked up and are longer than this are shortened to it. The module writes the shortened
+            rows to its weight; here the result and the gradient are the same and ``params`` stay as they are.
         norm_type: the p of that norm.
         scale_grad_by_freq: divide gradients by how often an index occurs in ``input``.
         sparse: make the gradient of the weight a sparse tensor; under vmap it is dense.
-        device, dtype: what :meth:`init` uses unless told otherwise.
+        device, dtype: the defaults of :meth:`init`.
 
     Params: weight (V, E).  Buffers: none.  Draws: none at apply.
     Shape:  input (*) of ints in [0, V) -> y (*, E).
@@ -48,16 +49,16 @@ class Embedding(Layer):
     sparse: bool = False
     _weight: None = None
     _freeze: bool = False
-    device: Any = None
+    device: Device = None
     dtype: torch.dtype | None = None
 
     def __post_init__(self) -> None:
-        refuse_weight(self)
+        refuse_tensor_arguments(self, self._weight, self._freeze)
         super().__post_init__()
 
     @classmethod
     def from_pretrained(cls, embeddings: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """There is none: a net holds no tensor. Raises TypeError with the two lines to write."""
+        """Not supported, as a net holds no tensor: raises a TypeError that shows the two lines to write instead."""
         raise TypeError(NO_WEIGHT.format(name=cls.__name__))
 
     def parts(self) -> dict[str, Any]:
@@ -71,7 +72,7 @@ class Embedding(Layer):
         weight = p.weight
         if p.max_norm is not None:
             weight = limit_row_norms(p, weight, input)
-        sparse = p.sparse and not under_vmap()  # which has no rule for making sparse tensors
+        sparse = p.sparse and not under_vmap()  # vmap has no rule for making sparse tensors
         return F.embedding(input, weight, p.padding_idx, None, p.norm_type, p.scale_grad_by_freq, sparse)
 
 
@@ -81,14 +82,14 @@ NO_WEIGHT = (
 )
 
 
-def refuse_weight(table: Any) -> None:
-    """Refuse what torch's tables take as first values, or to be frozen."""
-    if table._weight is not None or getattr(table, "_freeze", False):
+def refuse_tensor_arguments(table: Layer, weight: object, freeze: bool = False) -> None:
+    """Refuse first values as a tensor and the flag that freezes them, which torch's tables accept."""
+    if weight is not None or freeze:
         raise TypeError(NO_WEIGHT.format(name=type(table).__name__))
 
 
 def limit_row_norms(p: View, weight: Tensor, input: Tensor) -> Tensor:
-    """The weight with looked-up rows at most ``max_norm`` long; its gradient is the weight's, as in the module."""
+    """The weight with looked-up rows at most ``max_norm`` long. Its gradient passes unchanged, as in the module."""
     if under_vmap():  # the in-place kernel has no batching rule
         norms = weight.detach().norm(p.norm_type, dim=1, keepdim=True)
         scale = torch.where(norms > p.max_norm, p.max_norm / (norms + 1e-7), 1.0)
@@ -99,13 +100,13 @@ def limit_row_norms(p: View, weight: Tensor, input: Tensor) -> Tensor:
 
 
 def normal_except_row(row: int | None) -> init.Scheme:
-    """Numbers from the normal distribution, but for one row of zeros."""
-    return init.normal() if row is None else init.Scheme(_normal_but_one_row, (("row", row),))
+    """Draws from the normal distribution, with zeros in one row."""
+    return init.normal() if row is None else init.Scheme(_fill_normal_except_row, (("row", row),))
 
 
-def _normal_but_one_row(draw: Draw, row: int) -> Tensor:
-    table = draw.fill("normal", 0.0, 1.0)
-    if draw.device.type == "meta":
+def _fill_normal_except_row(request: TensorRequest, row: int) -> Tensor:
+    table = request.fill_random("normal", 0.0, 1.0)
+    if request.device.type == "meta":
         return table
-    keep = torch.arange(draw.shape[0], device=table.device) != row
-    return torch.where(keep[:, None], table, table.new_zeros(()))
+    is_drawn = torch.arange(request.shape[0], device=table.device) != row
+    return torch.where(is_drawn[:, None], table, table.new_zeros(()))

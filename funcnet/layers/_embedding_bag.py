@@ -7,17 +7,18 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.types import Device
 
 from funcnet._context import beyond_one_gradient, forward_mode
 from funcnet.core import Param, View
-from funcnet.layers._embedding import NO_WEIGHT, limit_row_norms, normal_except_row, refuse_weight
+from funcnet.layers._embedding import NO_WEIGHT, limit_row_norms, normal_except_row, refuse_tensor_arguments
 from funcnet.layers._layer import Layer
 
 MODES = ("sum", "mean", "max")
 
 
 class EmbeddingBag(Layer):
-    """Rows of a table, put together bag by bag, without the rows themselves being made.
+    """Rows of a table, reduced bag by bag, without building a tensor of the rows.
 
     Args:
         num_embeddings: number of rows V.
@@ -28,12 +29,12 @@ class EmbeddingBag(Layer):
         sparse: make the gradient of the weight a sparse tensor; not with mode "max".
         include_last_offset: ``offsets`` has one more entry, the size of ``input``.
         padding_idx: a row that starts at zero, gets no gradient and is left out of every bag.
-        device, dtype: what :meth:`init` uses unless told otherwise.
+        device, dtype: the defaults of :meth:`init`.
 
     Params: weight (V, E).  Buffers: none.  Draws: none at apply.
     Shape:  input (B, L) of ints in [0, V), or input (*,) with offsets (B,), where each bag begins -> y (B, E). With
-        mode "sum" per_sample_weights, of the shape of ``input``, are factors for the rows.
-    Raises: ValueError for another mode, or one that does not go with the flags; ShapeError for other shapes.
+        mode "sum" the rows are multiplied by per_sample_weights, which have the shape of ``input``.
+    Raises: ValueError for an unknown mode or flags that the mode does not support; ShapeError for other shapes.
     Source: torch.nn.functional.embedding_bag.
 
     >>> bags = EmbeddingBag(10, 4, mode="sum")
@@ -52,11 +53,11 @@ class EmbeddingBag(Layer):
     _weight: None = None
     include_last_offset: bool = False
     padding_idx: int | None = None
-    device: Any = None
+    device: Device = None
     dtype: torch.dtype | None = None
 
     def __post_init__(self) -> None:
-        refuse_weight(self)
+        refuse_tensor_arguments(self, self._weight)
         super().__post_init__()
         if self.mode not in MODES:
             raise ValueError(f"EmbeddingBag: mode is one of {MODES}, got {self.mode!r}.")
@@ -66,7 +67,7 @@ class EmbeddingBag(Layer):
 
     @classmethod
     def from_pretrained(cls, embeddings: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """There is none: a net holds no tensor. Raises TypeError with the two lines to write."""
+        """Not supported, as a net holds no tensor: raises a TypeError that shows the two lines to write instead."""
         raise TypeError(NO_WEIGHT.format(name=cls.__name__))
 
     def parts(self) -> dict[str, Any]:
@@ -90,7 +91,7 @@ class EmbeddingBag(Layer):
         if p.max_norm is not None:
             weight = limit_row_norms(p, weight, input)
         if forward_mode() or beyond_one_gradient():  # the kernel has no rules for vmap, tangents or a second derivative
-            return _composed(p, weight, input, offsets, per_sample_weights)
+            return _reduce_bags_composed(p, weight, input, offsets, per_sample_weights)
         return F.embedding_bag(
             input,
             weight,
@@ -106,8 +107,10 @@ class EmbeddingBag(Layer):
         )
 
 
-def _composed(p: View, weight: Tensor, input: Tensor, offsets: Tensor | None, factors: Tensor | None) -> Tensor:
-    """The same, by looking every row up and adding it to its bag."""
+def _reduce_bags_composed(
+    p: View, weight: Tensor, input: Tensor, offsets: Tensor | None, factors: Tensor | None
+) -> Tensor:
+    """The result of F.embedding_bag, computed by looking up every row and adding it to its bag."""
     if factors is not None and factors.shape != input.shape:
         raise ValueError(f"expected per_sample_weights {tuple(input.shape)}, got {tuple(factors.shape)}")
     if input.dim() == 2 and offsets is None:
@@ -116,44 +119,47 @@ def _composed(p: View, weight: Tensor, input: Tensor, offsets: Tensor | None, fa
     elif input.dim() == 1 and offsets is not None and offsets.dim() == 1:
         starts = offsets[:-1] if p.include_last_offset else offsets
         count = starts.shape[0]
-        place = torch.arange(input.shape[0], device=input.device)
-        bag = (place[:, None] >= starts).sum(-1) - 1
+        position = torch.arange(input.shape[0], device=input.device)
+        bag = (position[:, None] >= starts).sum(-1) - 1
     else:
         raise ValueError("expected a 2D input and no offsets, or a 1D input and 1D offsets")
     flat = input.reshape(-1)
-    rows = F.embedding(flat, _by_frequency(weight, flat) if p.scale_grad_by_freq else weight)
-    if offsets is not None:  # values that a transform cannot look at: what the kernel refuses is not a number here
-        fits = (offsets[:1] == 0).all() & ((offsets >= 0) & (offsets <= flat.shape[0])).all()
-        rows = torch.where(fits, rows, rows.new_full((), torch.nan))
+    rows = F.embedding(flat, _scale_gradient_by_frequency(weight, flat) if p.scale_grad_by_freq else weight)
+    if offsets is not None:
+        # A transform cannot branch on the values of offsets: for offsets that the kernel refuses, the result is NaN.
+        is_valid = (offsets[:1] == 0).all() & ((offsets >= 0) & (offsets <= flat.shape[0])).all()
+        rows = torch.where(is_valid, rows, rows.new_full((), torch.nan))
     if factors is not None:
         rows = rows * factors.reshape(-1, 1)
-    kept = torch.ones_like(flat, dtype=torch.bool) if p.padding_idx is None else flat != p.padding_idx
+    counts_in_bag = torch.ones_like(flat, dtype=torch.bool) if p.padding_idx is None else flat != p.padding_idx
     if p.mode == "max":
-        return _largest(rows, bag, kept, count)
-    rows = torch.where(kept[:, None], rows, rows.new_zeros(()))
+        return _max_per_bag(rows, bag, counts_in_bag, count)
+    rows = torch.where(counts_in_bag[:, None], rows, rows.new_zeros(()))
     total = rows.new_zeros((count, rows.shape[1])).index_add(0, bag, rows)
     if p.mode == "sum":
         return total
-    entries = rows.new_zeros(count).index_add(0, bag, kept.to(rows.dtype))
+    entries = rows.new_zeros(count).index_add(0, bag, counts_in_bag.to(rows.dtype))
     return total / entries.clamp(min=1)[:, None]
 
 
-def _by_frequency(weight: Tensor, flat: Tensor) -> Tensor:
+def _scale_gradient_by_frequency(weight: Tensor, flat: Tensor) -> Tensor:
     """The weight, with gradients divided by how often each row is looked up."""
     if flat.shape[0] == 0:
         return weight
     counts = flat.new_zeros(weight.shape[0]).index_add(0, flat, torch.ones_like(flat))
     if weight.device.type == "cpu":
-        # torch's kernel on the CPU divides the n-th distinct index by the count of the n-th of all, once sorted
+        # torch's kernel on the CPU divides by the wrong count: it sorts the indices, and for the n-th distinct index
+        # takes the count of the n-th index of all. A net has the module's gradients, so this does the same.
         nth = ((counts > 0).cumsum(0) - 1).clamp(min=0)
         counts = counts.index_select(0, flat.sort().values.index_select(0, nth))
-    held = weight.detach()
-    return held + (weight - held) / counts.clamp(min=1)[:, None]
+    detached = weight.detach()
+    return detached + (weight - detached) / counts.clamp(min=1)[:, None]
 
 
-def _largest(rows: Tensor, bag: Tensor, kept: Tensor, count: int) -> Tensor:
-    within = (bag == torch.arange(count, device=bag.device)[:, None]) & kept  # (B, entries)
+def _max_per_bag(rows: Tensor, bag: Tensor, counts_in_bag: Tensor, count: int) -> Tensor:
+    """The largest value of each column in each bag, (B, E); zeros for an empty bag."""
+    is_member = (bag == torch.arange(count, device=bag.device)[:, None]) & counts_in_bag  # (B, entries)
     if rows.shape[0] == 0:
         return rows.new_zeros((count, rows.shape[1]))
-    best = torch.where(within[:, :, None], rows, float("-inf")).max(1).values
-    return torch.where(within.any(1)[:, None], best, 0.0)
+    largest = torch.where(is_member[:, :, None], rows, float("-inf")).max(1).values
+    return torch.where(is_member.any(1)[:, None], largest, 0.0)

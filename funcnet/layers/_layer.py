@@ -1,4 +1,4 @@
-"""What all stock layers share: their twin in torch.nn, and how fields are read off it."""
+"""What all stock layers share: their twin in torch.nn, and how the fields of a record are read off the twin."""
 
 from __future__ import annotations
 
@@ -12,28 +12,29 @@ import torch
 from torch import nn
 
 from funcnet.core import Net
+from funcnet.core.internals import StockNet
 
 COUNTERPARTS: dict[type[nn.Module], type[Layer]] = {}
-"""torch.nn class -> its stateless counterpart; filled as the classes below are defined."""
+"""The pure counterpart of each torch.nn class; filled as the classes of layers are defined."""
 
 NO_CHILDREN: Mapping[str, Net] = MappingProxyType({})
-FACTORY = ("device", "dtype")
-_TENSORS = ("_weight", "_freeze")  # arguments for tensors, which a record does not hold
-_MERGED = ("size_average", "reduce")  # old arguments of losses, which the twin turns into ``reduction``
+FACTORY_FIELDS = ("device", "dtype")
+MERGED_FIELDS = ("size_average", "reduce")  # old arguments of losses, which the twin turns into ``reduction``
+_TENSOR_ARGUMENTS = ("_weight", "_freeze")  # arguments about tensors, which a record does not hold
 
 
-class Layer(Net):
+class Layer(StockNet):
     """A net with a twin of the same name and arguments in ``torch.nn``.
 
-    The twin is built on the meta device when the record is made: it refuses bad arguments, and what it holds afterwards
-    (``kernel_size=3`` as ``(3, 3)``) is what the record holds. So equal layers are equal records.
+    The twin is built on the meta device when the record is made. It refuses bad arguments, and the record takes over
+    the form that the twin gives to good ones (``kernel_size=3`` becomes ``(3, 3)``). So equal layers are equal records.
 
-    A layer whose kernel some transforms cannot pass may have a field ``impl``, "fused" or "composed", which the twin
-    knows nothing of.
+    A layer whose kernel does not support some transforms may have a field ``impl``, "fused" or "composed". The twin has
+    no such argument.
     """
 
     twin: ClassVar[type[nn.Module]]
-    calls_parts: ClassVar[bool] = False  # the twin's forward calls its children, so others may take their places
+    calls_parts: ClassVar[bool] = False  # whether the twin's forward calls its children, which can then be replaced
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -54,13 +55,13 @@ class Layer(Net):
         if fields.get("device") is not None:
             fields["device"] = "meta"
         fields = {name: value.as_module() if isinstance(value, Net) else value for name, value in fields.items()}
-        takes = inspect.signature(self.twin).parameters
-        # an argument that only a newer torch has (bias of BatchNorm) is left out where it says nothing
-        known = set(fields) if "kwargs" in takes else set(takes)
+        parameters = inspect.signature(self.twin).parameters
+        # An argument that only a newer torch knows (bias of BatchNorm) is left out where it has its default, True.
+        known = set(fields) if "kwargs" in parameters else set(parameters)
         module = self.twin(**{name: value for name, value in fields.items() if name in known or value is not True})
         if impl == "composed":
             module._funcnet_impl = impl
-        for name, net in self.__dict__.get("_replaced_items", ()):
+        for name, net in self._edits.replaced:
             setattr(module, name, net.as_module())
         return module
 
@@ -69,11 +70,11 @@ class Layer(Net):
 
     @classmethod
     def from_module(cls, module: nn.Module, children: Mapping[str, Net] = NO_CHILDREN) -> Net | None:
-        """The record of a module's hyperparameters, or None where this class cannot say what the module does.
+        """The record of a module's hyperparameters, or None if a record of this class cannot express the module.
 
         Args:
-            module: of the twin's class.
-            children: the nets for its children, by name.
+            module: an instance of the twin's class.
+            children: the nets of the module's children, by name.
         """
         net = cls(**{**cls.fields_from_module(module), **cls.fields_from_children(children)})
         if list(net._children) != list(children):
@@ -83,19 +84,19 @@ class Layer(Net):
 
     @classmethod
     def fields_from_children(cls, children: Mapping[str, Net]) -> Mapping[str, Any]:
-        """The fields that hold nets, taken from the nets for a module's children."""
+        """The fields that hold nets, taken from the nets of a module's children."""
         return {}
 
     @classmethod
     def fields_from_module(cls, module: nn.Module) -> dict[str, Any]:
-        """The fields of the record for a module, in the form the module has brought them to."""
+        """The fields of the record for a module, in the form that the module gave to its arguments."""
         fields: dict[str, Any] = {}
         for field in dataclasses.fields(cls):
-            if field.name in FACTORY or field.name in _MERGED or field.name in _TENSORS:
+            if field.name in (*FACTORY_FIELDS, *MERGED_FIELDS, *_TENSOR_ARGUMENTS):
                 continue
             if field.name == "impl":
                 fields["impl"] = getattr(module, "_funcnet_impl", "fused")
-            elif field.name == "bias":  # a flag in the arguments, the tensor or None in the module
+            elif field.name == "bias":  # the argument is a flag, the module's attribute is a tensor or None
                 fields["bias"] = module.bias is not None
             else:
                 value = getattr(module, field.name)

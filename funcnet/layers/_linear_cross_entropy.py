@@ -1,4 +1,4 @@
-"""Cross entropy of a linear map, of torch/nn/modules/loss.py. Axes: N batch, I in, C class, * of targets."""
+"""Cross entropy of a linear map, from torch/nn/modules/loss.py. Axes: N batch, I in, C class, * of targets."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.types import Device
 
 from funcnet._context import under_transform, under_vmap
 from funcnet.core import View
@@ -19,22 +20,22 @@ from funcnet.layers._loss import Loss, NestedNumbers
 
 
 class LinearCrossEntropyLoss(Loss):
-    """:class:`CrossEntropyLoss` of the scores that a linear map gives, without holding all of them if asked to.
+    """:class:`CrossEntropyLoss` of the scores that a linear map computes.
 
-    Needs torch 2.13; with an older one there is no such layer.
+    With ``options`` it does not hold all scores at once. It needs torch 2.13 or newer.
 
     Args:
         in_features: size I of the last axis of ``input``.
         num_classes: number of classes C.
-        out_features: sizes * of the further axes of the target, for as many scores per class.
-        bias: whether the linear map has one.
-        device, dtype: what :meth:`init` uses unless told otherwise.
+        out_features: sizes * of the further axes of the target; each class has one score for each of their elements.
+        bias: whether the linear map has a bias.
+        device, dtype: the defaults of :meth:`init`.
         reduction: "none", "mean" (weighted, over targets not ignored) or "sum".
         weight: a number for each class, as a tensor or a list; becomes a buffer.
-        ignore_index: a target class that counts nothing; None for -100.
-        label_smoothing: share of the target given to all classes alike, in [0, 1].
-        options: a ``torch.nn.LinearCrossEntropyOptions``: scores are made and used up in chunks of the batch. Chunks
-            have only a backward: under torch.func transforms all scores are made at once.
+        ignore_index: a target class that adds nothing to the loss; None for -100.
+        label_smoothing: the share of the target that is spread evenly over all classes, in [0, 1].
+        options: a ``torch.nn.LinearCrossEntropyOptions``, with which the scores are computed and reduced in chunks of
+            the batch. Chunks support backward only: under torch.func transforms all scores are computed at once.
 
     Params: linear.weight (C prod(*), I), linear.bias (C prod(*),).  Buffers: weight (C,), if given.  Draws: none.
     Shape:  input (N, I) or (I,), target (N, *) or () of ints, or (N, C, *) or (C,) of probabilities -> y (), or (N, *).
@@ -55,7 +56,7 @@ class LinearCrossEntropyLoss(Loss):
     _: KW_ONLY
     out_features: tuple[int, ...] = ()
     bias: bool = False
-    device: Any = None
+    device: Device = None
     dtype: torch.dtype | None = None
     reduction: str = "mean"
     weight: NestedNumbers = None
@@ -69,13 +70,14 @@ class LinearCrossEntropyLoss(Loss):
         super().__post_init__()
 
     @classmethod
-    def fields_from_module(cls, module: Any) -> dict[str, Any]:
+    def fields_from_module(cls, module: nn.Module) -> dict[str, Any]:
         names = ("num_classes", "reduction", "ignore_index", "label_smoothing", "options")
-        fields = {name: getattr(module, name) for name in names} | cls.numbers(module)
+        fields = {name: getattr(module, name) for name in names} | cls.weights_from_module(module)
+        loss: Any = module  # the class is not there in torch before 2.13
         return fields | {
-            "in_features": module.linear.in_features,
-            "out_features": tuple(module.out_features),
-            "bias": module.linear.bias is not None,
+            "in_features": loss.linear.in_features,
+            "out_features": tuple(loss.out_features),
+            "bias": loss.linear.bias is not None,
         }
 
     def parts(self) -> dict[str, Any]:
@@ -98,7 +100,7 @@ class LinearCrossEntropyLoss(Loss):
             return weighted_mean_with_smoothing(p, scores, target, -100 if p.ignore_index is None else p.ignore_index)
         if options is not None:
             if torch.compiler.is_compiling():
-                options = dataclasses.replace(options, allow_retain_graph=True)  # as F would, with a warning
+                options = dataclasses.replace(options, allow_retain_graph=True)  # F would do it too, with a warning
             elif under_transform():
                 options = None
         return F.linear_cross_entropy(

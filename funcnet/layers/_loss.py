@@ -1,29 +1,32 @@
-"""What losses share: one way to reduce, and weights that are given as tensors and kept as plain numbers."""
+"""What losses share: the ways to reduce, and weights, which are passed as tensors and kept as plain numbers."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from funcnet import init
 from funcnet.core import Buffer
-from funcnet.layers._layer import Layer
+from funcnet.init.internals import nested_tuples
+from funcnet.layers._layer import MERGED_FIELDS, Layer
 
-NestedNumbers = Any  # in a record: nested tuples of floats, or None; as an argument a tensor or nested lists too
+NestedNumbers: TypeAlias = Any
+"""The weights of a loss. A record holds nested tuples of floats, or None; the argument may also be a tensor or nested
+lists. (No type of Python says "tuples of tuples of floats, to any depth".)"""
 
-_TENSORS = ("weight", "pos_weight")
-_MERGED = ("size_average", "reduce")
+_WEIGHT_FIELDS = ("weight", "pos_weight")
 
 
 class Loss(Layer):
     """A layer that compares its inputs.
 
-    A tensor among the arguments becomes nested tuples of floats in the record and a buffer of its name in ``buffers``:
-    ``init`` makes it of those numbers. The two flags that torch merges into ``reduction`` read None afterwards.
+    A tensor among the arguments becomes nested tuples of floats in the record, and a buffer of the same name:
+    ``init`` builds the buffer from those numbers. The two flags that torch merges into ``reduction`` are None in the
+    record.
     """
 
     reductions: ClassVar[tuple[str, ...]] = ("none", "mean", "sum", "elementwise_mean")
@@ -33,7 +36,7 @@ class Loss(Layer):
             object.__setattr__(self, name, as_nested_numbers(getattr(self, name)))
         super().__post_init__()
         for field in dataclasses.fields(self):
-            if field.name in _MERGED:
+            if field.name in MERGED_FIELDS:
                 object.__setattr__(self, field.name, None)
         reduction = getattr(self, "reduction", "none")
         if reduction not in self.reductions:
@@ -43,13 +46,13 @@ class Loss(Layer):
     @classmethod
     def tensor_field_names(cls) -> list[str]:
         """Names of the arguments that torch.nn takes as tensors."""
-        return [field.name for field in dataclasses.fields(cls) if field.name in _TENSORS]
+        return [field.name for field in dataclasses.fields(cls) if field.name in _WEIGHT_FIELDS]
 
     def as_module(self) -> nn.Module:
         return self.twin(**self.twin_arguments())
 
     def twin_arguments(self) -> dict[str, Any]:
-        """What the twin is made with: the fields, with a tensor of the same shape for numbers."""
+        """The arguments that build the twin: the fields, with a tensor of the same shape in place of numbers."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         for name in self.tensor_field_names():
             if fields[name] is not None:
@@ -61,11 +64,12 @@ class Loss(Layer):
     @classmethod
     def fields_from_module(cls, module: nn.Module) -> dict[str, Any]:
         fields = super().fields_from_module(module)
-        return {name: value for name, value in fields.items() if name not in _TENSORS} | cls.numbers(module)
+        weights = cls.weights_from_module(module)
+        return {name: value for name, value in fields.items() if name not in _WEIGHT_FIELDS} | weights
 
     @classmethod
-    def numbers(cls, module: nn.Module) -> dict[str, NestedNumbers]:
-        """The numbers in a module's weights; none of those on the meta device, which have a shape and no numbers."""
+    def weights_from_module(cls, module: nn.Module) -> dict[str, NestedNumbers]:
+        """The numbers in a module's weights. Weights on the meta device are left out: they have a shape, no numbers."""
         weights = {name: getattr(module, name) for name in cls.tensor_field_names()}
         return {name: as_nested_numbers(value) for name, value in weights.items() if value is None or not value.is_meta}
 
@@ -77,33 +81,29 @@ class Loss(Layer):
         }
 
 
-def as_nested_numbers(value: Any) -> NestedNumbers:
+def as_nested_numbers(value: NestedNumbers) -> NestedNumbers:
     """Nested tuples of floats for a tensor, or for nested lists, which are rounded as ``torch.tensor`` rounds them."""
     if isinstance(value, (Sequence, int, float)) and not isinstance(value, (str, bool)):
         value = torch.tensor(value, dtype=torch.get_default_dtype(), device="cpu")
-    return _tuples(value.detach().tolist()) if isinstance(value, Tensor) else value
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list) else float(value)
+    return nested_tuples(value.detach().tolist(), float) if isinstance(value, Tensor) else value
 
 
 def nested_shape(numbers: NestedNumbers) -> tuple[int, ...]:
-    """The sizes of nested tuples."""
+    """The shape of the tensor that nested tuples spell out."""
     if not isinstance(numbers, tuple):
         return ()
     return (len(numbers), *(nested_shape(numbers[0]) if numbers else ()))
 
 
 def reduce_loss(loss: Tensor, reduction: str) -> Tensor:
-    """The elements of a loss brought together."""
+    """The loss of each element, reduced by "none", "sum", or else the mean."""
     if reduction == "none":
         return loss
     return loss.sum() if reduction == "sum" else loss.mean()
 
 
 class PlainLoss(Loss):
-    """A loss with no options but how to reduce."""
+    """A loss whose only option is how to reduce."""
 
     size_average: bool | None = None
     reduce: bool | None = None
@@ -111,7 +111,7 @@ class PlainLoss(Loss):
 
 
 class WeightedLoss(Loss):
-    """A loss with a weight, and no options but how to reduce."""
+    """A loss whose only options are a weight and how to reduce."""
 
     weight: NestedNumbers = None
     size_average: bool | None = None

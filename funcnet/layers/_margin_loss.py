@@ -1,7 +1,7 @@
-"""Losses with a margin, of torch/nn/modules/loss.py. Axes: N batch, C class, D of a vector, * any.
+"""Losses with a margin, from torch/nn/modules/loss.py. Axes: N batch, C class, D of a vector, * any.
 
-None has params or draws. ``size_average`` and ``reduce`` are torch's old way to say ``reduction``: given, they warn and
-decide it, and read None in the record.
+None has params or draws. ``size_average`` and ``reduce`` are torch's old names for ``reduction``. When they are passed,
+torch warns and derives ``reduction`` from them; in the record they are None.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from funcnet.layers._loss import Loss, NestedNumbers, PlainLoss, reduce_loss
 
 
 class HingeEmbeddingLoss(Loss):
-    """``input`` where the target is 1, and ``max(0, margin - input)`` where it is -1, for input a distance.
+    """``input``, a distance, where the target is 1, and ``max(0, margin - input)`` where it is -1.
 
     Args:
-        margin: distance beyond which unlike pairs count nothing.
+        margin: the distance from which on pairs with target -1 add nothing to the loss.
         size_average, reduce: torch's old names for ``reduction``; None in the record.
         reduction: "none", "mean" or "sum" over all elements.
 
@@ -48,7 +48,7 @@ class CosineEmbeddingLoss(Loss):
     """``1 - cos`` of pairs whose target is 1, and ``max(0, cos - margin)`` of pairs whose target is -1.
 
     Args:
-        margin: cosine below which unlike pairs count nothing.
+        margin: the cosine below which pairs with target -1 add nothing to the loss.
         size_average, reduce, reduction: as for :class:`HingeEmbeddingLoss`, over N.
 
     Params, Buffers, Draws: none.
@@ -73,10 +73,10 @@ class CosineEmbeddingLoss(Loss):
 
 
 class MarginRankingLoss(Loss):
-    """``max(0, margin - target * (input1 - input2))``: the first is to be above the second where the target is 1.
+    """``max(0, margin - target * (input1 - input2))``: input1 should be the greater one where the target is 1.
 
     Args:
-        margin: how far above.
+        margin: by how much it should be greater.
         size_average, reduce, reduction: as for :class:`HingeEmbeddingLoss`.
 
     Params, Buffers, Draws: none.
@@ -109,16 +109,16 @@ class MultiMarginLoss(Loss):
 
     Args:
         p: the power, 1 or 2.
-        margin: by how much the target is to be above the others.
+        margin: by how much the score of the target should exceed the others.
         weight: a number for each class, as a tensor or a list; becomes a buffer.
         size_average, reduce, reduction: as for :class:`HingeEmbeddingLoss`, over N.
 
     Params: none.  Buffers: weight (C,), if given.  Draws: none.
     Shape:  input (N, C) or (C,), target (N,) or () of ints -> y (), or as target where not reduced.
-    Raises: ShapeError for a class out of range; under vmap, jvp, second derivatives, compile and export, where no
-        value can be looked at, the loss is NaN then.
-    Source: torch.nn.functional.multi_margin_loss, whose kernel knows no vmap, jvp or second derivative, and which
-        torch.compile turns into something of another shape: under these the formula above is computed.
+    Raises: ShapeError for a class out of range. Under vmap, jvp, second derivatives, compile and export, which cannot
+        branch on values, the loss is NaN instead.
+    Source: torch.nn.functional.multi_margin_loss. Its kernel has no vmap, jvp or second derivative, and torch.compile
+        gives its result another shape: under these the formula above is computed.
 
     >>> MultiMarginLoss()({}, torch.tensor([[0.0, 2.0, 0.5]]), torch.tensor([1]))
     tensor(0.)
@@ -141,26 +141,26 @@ class MultiMarginLoss(Loss):
             return F.multi_margin_loss(input, target, p=p.p, margin=p.margin, weight=p.weight, reduction=p.reduction)
         classes = input.shape[-1]
         rows, target = input.reshape(-1, classes), target.reshape(-1)
-        right = target[:, None] == torch.arange(classes, device=input.device)
-        at_target = torch.where(right, rows, 0).sum(1, keepdim=True)
-        wrong = torch.where(right, 0, (p.margin - at_target + rows).relu() ** p.p)
+        is_target = target[:, None] == torch.arange(classes, device=input.device)
+        target_score = torch.where(is_target, rows, 0).sum(1, keepdim=True)
+        excess = torch.where(is_target, 0, (p.margin - target_score + rows).relu() ** p.p)
         if p.weight is not None:
-            wrong = wrong * torch.where(right, p.weight, 0).sum(1, keepdim=True)
-        loss = torch.where(right.any(1), wrong.sum(1) / classes, torch.nan)
+            excess = excess * torch.where(is_target, p.weight, 0).sum(1, keepdim=True)
+        loss = torch.where(is_target.any(1), excess.sum(1) / classes, torch.nan)
         return reduce_loss(loss if input.dim() == 2 else loss.squeeze(0), p.reduction)
 
 
 class MultiLabelMarginLoss(PlainLoss):
-    """Hinge loss of several classes: each target class is to be above each other class by 1; summed and over C.
+    """Hinge loss of several target classes: each should exceed each other class by 1. The sum is divided by C.
 
     Args:
         size_average, reduce, reduction: as for :class:`HingeEmbeddingLoss`, over N.
 
     Params, Buffers, Draws: none.
-    Shape:  input (N, C) or (C,), target of that shape: classes, and after the last one -1 -> y (), or (N,).
-    Source: torch.nn.functional.multilabel_margin_loss, whose kernel knows no vmap, jvp or second derivative, and of
-        which torch.compile makes other numbers (its own form counts what comes after -1): under these all pairs of
-        classes are compared, which takes C times the memory.
+    Shape:  input (N, C) or (C,), target of that shape: the classes, and -1 after the last one -> y (), or (N,).
+    Source: torch.nn.functional.multilabel_margin_loss. Its kernel has no vmap, jvp or second derivative, and
+        torch.compile computes other numbers (it also counts classes that follow -1): under these all pairs of classes
+        are compared, which takes C times the memory.
 
     >>> MultiLabelMarginLoss()({}, torch.tensor([0.25, 0.5, 0.0]), torch.tensor([1, -1, 0]))
     tensor(0.4167)
@@ -177,10 +177,10 @@ class MultiLabelMarginLoss(PlainLoss):
             raise RuntimeError(f"inconsistent target size: {tuple(target.shape)} for {tuple(input.shape)}")
         classes = input.shape[-1]
         rows, target = input.reshape(-1, classes), target.reshape(-1, classes)
-        named = (target >= 0).to(input.dtype).cumprod(1)
-        hot = (target[:, :, None] == torch.arange(classes, device=input.device)) & (named[:, :, None] > 0)
-        at_target = torch.where(hot, rows[:, None], 0).sum(2)
-        below = (1 - at_target[:, :, None] + rows[:, None]).relu() * named[:, :, None]
-        loss = torch.where(hot.any(1)[:, None], 0, below).sum((1, 2)) / classes
+        is_listed = (target >= 0).to(input.dtype).cumprod(1)  # 1 for the entries before the first -1
+        one_hot = (target[:, :, None] == torch.arange(classes, device=input.device)) & (is_listed[:, :, None] > 0)
+        target_scores = torch.where(one_hot, rows[:, None], 0).sum(2)
+        excess = (1 - target_scores[:, :, None] + rows[:, None]).relu() * is_listed[:, :, None]
+        loss = torch.where(one_hot.any(1)[:, None], 0, excess).sum((1, 2)) / classes
         loss = torch.where((target < classes).all(1), loss, torch.nan)
         return reduce_loss(loss if input.dim() == 2 else loss.squeeze(0), p.reduction)

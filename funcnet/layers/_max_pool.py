@@ -1,8 +1,8 @@
-"""Largest values of windows, without params or buffers. Axes: N batch, C channel, L D H W space."""
+"""Largest values of windows. These layers have no params or buffers. Axes: N batch, C channel, L D H W space."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,12 +13,12 @@ from funcnet.layers._sizes import Size, check_sizes, describe_spatial_input
 
 
 class _MaxPool(Layer):
-    """What the three have in common; each says how many axes of space it has."""
+    """The base of MaxPool1d to MaxPool3d; each says how many axes of space it has."""
 
     axes: ClassVar[int]
 
     kernel_size: Size
-    stride: Size = None
+    stride: Size | None = None
     padding: Size = 0
     dilation: Size = 1
     return_indices: bool = False
@@ -39,9 +39,9 @@ class MaxPool1d(_MaxPool):
     Args:
         kernel_size: size of the window, in elements.
         stride: step of the window; default ``kernel_size``.
-        padding: elements of minus infinity on both sides.
+        padding: how many elements of minus infinity to add on both sides.
         dilation: step between the elements of a window.
-        return_indices: return ``(y, indices)``, the position of each largest value.
+        return_indices: return ``(y, indices)``, with the position of each largest value.
         ceil_mode: let the last window hang over the edge.
 
     Shape:  input (N, C, L) or (C, L) -> y (N, C, L').
@@ -56,7 +56,7 @@ class MaxPool1d(_MaxPool):
     axes = 1
 
     @staticmethod
-    def forward(p: View, input: Tensor) -> Any:
+    def forward(p: View, input: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         return F.max_pool1d(
             input,
             p.kernel_size,
@@ -79,7 +79,7 @@ class MaxPool2d(_MaxPool):
     axes = 2
 
     @staticmethod
-    def forward(p: View, input: Tensor) -> Any:
+    def forward(p: View, input: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         return F.max_pool2d(
             input,
             p.kernel_size,
@@ -102,7 +102,7 @@ class MaxPool3d(_MaxPool):
     axes = 3
 
     @staticmethod
-    def forward(p: View, input: Tensor) -> Any:
+    def forward(p: View, input: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         return F.max_pool3d(
             input,
             p.kernel_size,

@@ -8,14 +8,15 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.types import Device
 
 from funcnet._context import forward_mode
 from funcnet.core import Param, View
 from funcnet.layers._layer import Layer
 
 
-def check_normalized_shape(layer: Any) -> None:
-    """Refuse no axes at all, which the twin takes and the kernel does not."""
+def check_normalized_shape(layer: LayerNorm | RMSNorm) -> None:
+    """Refuse an empty shape, which the twin accepts and the kernel refuses."""
     if layer.normalized_shape == ():
         raise ValueError(f"{type(layer).__name__}: normalized_shape names at least one axis, got ().")
 
@@ -24,11 +25,11 @@ class LayerNorm(Layer):
     """Normalise over the last axes, then scale and shift.
 
     Args:
-        normalized_shape: sizes S of the axes normalised over; an int for one.
+        normalized_shape: sizes S of the axes to normalise over; an int for one axis.
         eps: added to the variance.
         elementwise_affine: when false, ``params`` has no entries.
         bias: when false, ``params`` has no ``bias`` entry.
-        device, dtype: what :meth:`init` uses unless told otherwise.
+        device, dtype: the defaults of :meth:`init`.
 
     Params: weight S, bias S.  Buffers: none.  Draws: none.
     Shape:  input (*, S) -> y of the same shape.
@@ -43,7 +44,7 @@ class LayerNorm(Layer):
     eps: float = 1e-5
     elementwise_affine: bool = True
     bias: bool = True
-    device: Any = None
+    device: Device = None
     dtype: torch.dtype | None = None
 
     def __post_init__(self) -> None:
@@ -73,7 +74,7 @@ class GroupNorm(Layer):
         num_channels: size C of axis 1.
         eps: added to the variance.
         affine: when false, ``params`` has no entries.
-        device, dtype: what :meth:`init` uses unless told otherwise.
+        device, dtype: the defaults of :meth:`init`.
         bias: when false, ``params`` has no ``bias`` entry.
 
     Params: weight (C,), bias (C,).  Buffers: none.  Draws: none.
@@ -89,7 +90,7 @@ class GroupNorm(Layer):
     num_channels: int
     eps: float = 1e-5
     affine: bool = True
-    device: Any = None
+    device: Device = None
     dtype: torch.dtype | None = None
     bias: bool = field(default=True, kw_only=True)
 
@@ -110,7 +111,7 @@ class GroupNorm(Layer):
     @staticmethod
     def forward(p: View, input: Tensor) -> Tensor:
         if forward_mode():
-            input = input.contiguous()  # torch's rule for tangents takes no other layout
+            input = input.contiguous()  # torch's rule for jvp does not support other layouts
         return F.group_norm(input, p.num_groups, p.weight, p.bias, p.eps)
 
 
@@ -118,10 +119,10 @@ class RMSNorm(Layer):
     """Divide by the root of the mean square over the last axes, then scale.
 
     Args:
-        normalized_shape: sizes S of the axes normalised over; an int for one.
-        eps: added to the mean square; None for the smallest step of the dtype.
+        normalized_shape: sizes S of the axes to normalise over; an int for one axis.
+        eps: added to the mean square; None for the machine epsilon of the dtype.
         elementwise_affine: when false, ``params`` has no entries.
-        device, dtype: what :meth:`init` uses unless told otherwise.
+        device, dtype: the defaults of :meth:`init`.
 
     Params: weight S.  Buffers: none.  Draws: none.
     Shape:  x (*, S) -> y of the same shape.
@@ -135,7 +136,7 @@ class RMSNorm(Layer):
     normalized_shape: int | tuple[int, ...]
     eps: float | None = None
     elementwise_affine: bool = True
-    device: Any = None
+    device: Device = None
     dtype: torch.dtype | None = None
 
     def __post_init__(self) -> None:

@@ -1,14 +1,14 @@
-"""Losses of continuous values, of torch/nn/modules/loss.py. Axes: * any.
+"""Losses of continuous values, from torch/nn/modules/loss.py. Axes: * any.
 
-None has params, buffers or draws. With ``reduction`` "none" a loss has the shape of its inputs, else it is a scalar.
-``size_average`` and ``reduce`` are torch's old way to say ``reduction``: given, they warn and decide it.
+None has params, buffers or draws. With ``reduction`` "none" a loss has the shape of its inputs, otherwise it is a
+scalar. ``size_average`` and ``reduce`` are torch's old names for ``reduction``: when they are passed, torch warns and
+derives ``reduction`` from them.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import KW_ONLY
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,14 +18,14 @@ from funcnet._context import beyond_backward, beyond_one_gradient
 from funcnet.core import View
 from funcnet.layers._loss import Loss, PlainLoss, reduce_loss
 
-_ALIKE = "input and target of equal shape"
+_EQUAL_SHAPES = "input and target of equal shape"
 
 
 class L1Loss(PlainLoss):
     """Absolute difference, ``|input - target|``.
 
     Args:
-        size_average, reduce: see above; None in the record.
+        size_average, reduce: torch's old names for ``reduction``; None in the record.
         reduction: "none", "mean" or "sum" over all elements.
 
     Shape:  input (*), target (*) -> y (), or (*) where not reduced. Other shapes are broadcast, with torch's warning.
@@ -36,7 +36,7 @@ class L1Loss(PlainLoss):
     """
 
     def expects(self) -> str:
-        return _ALIKE
+        return _EQUAL_SHAPES
 
     @staticmethod
     def forward(p: View, input: Tensor, target: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ class MSELoss(PlainLoss):
     """
 
     def expects(self) -> str:
-        return _ALIKE
+        return _EQUAL_SHAPES
 
     @staticmethod
     def forward(p: View, input: Tensor, target: Tensor) -> Tensor:
@@ -61,10 +61,10 @@ class MSELoss(PlainLoss):
 
 
 class SmoothL1Loss(Loss):
-    """Squared difference over ``2 * beta`` where the difference is below ``beta``, else absolute less ``beta / 2``.
+    """``d ** 2 / (2 * beta)`` where the absolute difference d is below ``beta``, else ``d - beta / 2``.
 
     Args:
-        beta: the difference at which the two meet, at least 0.
+        beta: the difference at which the two formulas meet, at least 0.
         size_average, reduce, reduction: as for :class:`L1Loss`.
 
     Shape:  as for :class:`L1Loss`.
@@ -85,7 +85,7 @@ class SmoothL1Loss(Loss):
             raise ValueError(f"SmoothL1Loss: beta is at least 0, got {self.beta}.")
 
     def expects(self) -> str:
-        return _ALIKE
+        return _EQUAL_SHAPES
 
     @staticmethod
     def forward(p: View, input: Tensor, target: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ class HuberLoss(Loss):
 
     Args:
         reduction: as for :class:`L1Loss`.
-        delta: the difference at which the two meet, above 0.
+        delta: the difference at which the two formulas meet, above 0.
 
     Shape:  as for :class:`L1Loss`.
     Source: torch.nn.functional.huber_loss.
@@ -115,22 +115,23 @@ class HuberLoss(Loss):
             raise ValueError(f"HuberLoss: delta is above 0, got {self.delta}.")
 
     def expects(self) -> str:
-        return _ALIKE
+        return _EQUAL_SHAPES
 
     @staticmethod
     def forward(p: View, input: Tensor, target: Tensor) -> Tensor:
-        if beyond_one_gradient():  # the kernel's backward has no rule for jvp; this one's has
+        if beyond_one_gradient():  # the backward of the kernel has no rule for jvp; that of smooth_l1_loss has
             return F.smooth_l1_loss(input, target, reduction=p.reduction, beta=p.delta) * p.delta
         return F.huber_loss(input, target, reduction=p.reduction, delta=p.delta)
 
 
 class PoissonNLLLoss(Loss):
-    """Negative log likelihood of counts, where a Poisson distribution has the rate that is the input.
+    """Negative log likelihood of counts under a Poisson distribution whose rate is the input.
 
     Args:
-        log_input: the input is the log of the rate: ``exp(x) - target * x``; else ``x - target * log(x + eps)``.
+        log_input: whether the input x is the log of the rate, for ``exp(x) - target * x``; otherwise the rate, for
+            ``x - target * log(x + eps)``.
         full: add Stirling's approximation of ``log(target!)`` where the target is above 1.
-        eps: keeps log from zero.
+        eps: keeps the argument of the log above zero.
         size_average, reduce, reduction: as for :class:`L1Loss`.
 
     Shape:  log_input (*), target (*) -> y (), or (*) where not reduced.
@@ -159,16 +160,16 @@ class PoissonNLLLoss(Loss):
 
 
 class GaussianNLLLoss(Loss):
-    """Negative log likelihood where a normal distribution has mean ``input`` and variance ``var``.
+    """Negative log likelihood under a normal distribution with mean ``input`` and variance ``var``.
 
     Args:
         full: add the constant ``log(2 pi) / 2``.
-        eps: variances below it count as it; their gradient is as if they did not.
+        eps: smaller variances are replaced by this one; the gradient passes as if they were not.
         reduction: as for :class:`L1Loss`.
 
-    Shape:  input (*), target (*), var (*), or (*) with last size 1 or none, or a float -> y (), or (*).
-    Raises: ShapeError for other shapes and for a negative variance; under vmap, jvp, second derivatives, compile and
-        export, where no value can be looked at, the loss is NaN then.
+    Shape:  input (*), target (*), var (*), or (*) with last size 1 or without last axis, or a float -> y () or (*).
+    Raises: ShapeError for other shapes and for a negative variance. Under vmap, jvp, second derivatives, compile and
+        export, which cannot branch on values, the loss is NaN instead.
     Source: torch.nn.functional.gaussian_nll_loss.
 
     >>> GaussianNLLLoss()({}, torch.zeros(2), torch.tensor([1.0, 3.0]), torch.ones(2))
@@ -187,17 +188,17 @@ class GaussianNLLLoss(Loss):
     @staticmethod
     def forward(p: View, input: Tensor, target: Tensor, var: Tensor | float) -> Tensor:
         if beyond_backward():
-            return _gaussian_nll(p, input, target, var)
+            return _gaussian_nll_branchless(p, input, target, var)
         return F.gaussian_nll_loss(input, target, var, full=p.full, eps=p.eps, reduction=p.reduction)
 
 
-def _gaussian_nll(p: View, input: Tensor, target: Tensor, var: Any) -> Tensor:
-    """The same without a branch on values, and without the clamp in place that jvp does not see."""
+def _gaussian_nll_branchless(p: View, input: Tensor, target: Tensor, var: Tensor | float) -> Tensor:
+    """The loss without a branch on values, and without the clamp in place of F, which jvp does not see."""
     if isinstance(var, float):
         var = var * torch.ones_like(input)
     elif input.shape[:-1] == var.shape:
         var = var.unsqueeze(-1)
-    elif input.shape != var.shape and not _shared_along_one_axis(input, var):
+    elif input.shape != var.shape and not _differs_in_one_axis(input, var):
         raise ValueError("var is of incorrect size")
     negative = (var < 0).any()
     var = torch.where(var < p.eps, var - var.detach() + p.eps, var)
@@ -207,6 +208,6 @@ def _gaussian_nll(p: View, input: Tensor, target: Tensor, var: Any) -> Tensor:
     return reduce_loss(torch.where(negative, math.nan, loss), p.reduction)
 
 
-def _shared_along_one_axis(input: Tensor, var: Tensor) -> bool:
-    """Whether ``var`` has the shape of ``input`` but for one axis, where its size is 1."""
+def _differs_in_one_axis(input: Tensor, var: Tensor) -> bool:
+    """Whether ``var`` has the shape of ``input`` except in one axis, where its size is 1."""
     return var.dim() == input.dim() and sum(v for v, x in zip(var.shape, input.shape, strict=True) if v != x) == 1

@@ -7,37 +7,37 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import field, fields
-from types import MappingProxyType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.types import Device
 
 from funcnet import init
 from funcnet.core import Net, Param, Start, View
-from funcnet.core._parts import check_part
-from funcnet.layers._layer import Layer
+from funcnet.core.internals import check_part
+from funcnet.layers._layer import FACTORY_FIELDS, NO_CHILDREN, Layer
 from funcnet.layers._norm import LayerNorm
 from funcnet.layers._transformer_layers import TransformerDecoderLayer, TransformerEncoderLayer
 from funcnet.layers._transformer_stacks import TransformerDecoder, TransformerEncoder, ignore_nested_tensor_warning
-from funcnet.random import at_path
+from funcnet.random.internals import rng_at_path
 from funcnet.tree import join
 
 
 class Transformer(Layer):
-    """An encoder and a decoder that looks at what the encoder gives.
+    """An encoder, and a decoder that attends to the output of the encoder.
 
     Args:
         d_model, nhead, dim_feedforward, dropout, activation, layer_norm_eps, batch_first, norm_first, bias, device,
-            dtype, impl: as for :class:`TransformerEncoderLayer`; of all layers, and of the two norms at the ends.
+            dtype, impl: as for :class:`TransformerEncoderLayer`, for all layers and for the final norms.
         num_encoder_layers, num_decoder_layers: how many layers there are.
-        custom_encoder, custom_decoder: nets to take the place of the encoder, or the decoder; called as those are.
+        custom_encoder, custom_decoder: nets to use as the encoder, or the decoder; they get the same inputs.
 
     Inputs: src, tgt, and the masks and hints of :class:`TransformerEncoder` and :class:`TransformerDecoder`.
-    Params: of encoder and decoder. Their matrices are drawn anew when both are made, by xavier_uniform.
-    Shape:  src (S, N, E) and tgt (T, N, E), or both without N -> as tgt.
-    Raises: ShapeError if sizes of src and tgt do not fit.
+    Params: those of encoder and decoder. When both have been built, their matrices are drawn again, by xavier_uniform.
+    Shape:  src (S, N, E) and tgt (T, N, E), or both without N -> y of the shape of tgt.
+    Raises: ShapeError if the sizes of src and tgt do not fit.
     Source: torch.nn.Transformer.
 
     >>> net = Transformer(8, 2, 1, 1, 16)
@@ -58,7 +58,7 @@ class Transformer(Layer):
     batch_first: bool = False
     norm_first: bool = False
     bias: bool = True
-    device: Any = None
+    device: Device = None
     dtype: torch.dtype | None = None
     impl: str = field(default="fused", kw_only=True)
 
@@ -69,14 +69,14 @@ class Transformer(Layer):
             check_part(name, getattr(self, name))
         unused = {"num_encoder_layers"} if self.custom_encoder else set()
         unused |= {"num_decoder_layers"} if self.custom_decoder else set()
-        unused |= {*_OF_LAYERS} if self.custom_encoder and self.custom_decoder else set()
-        for field_ in fields(self):  # so that equal nets are equal records
-            if field_.name in unused:
-                object.__setattr__(self, field_.name, field_.default)
+        unused |= {*_LAYER_OPTIONS} if self.custom_encoder and self.custom_decoder else set()
+        for record_field in fields(self):  # unused fields get their defaults, so that equal nets are equal records
+            if record_field.name in unused:
+                object.__setattr__(self, record_field.name, record_field.default)
         super().__post_init__()
-        if not unused.issuperset(_OF_LAYERS):
-            made = self.decoder if self.custom_encoder else self.encoder  # refused here if its arguments are bad
-            object.__setattr__(self, "activation", made.layers[0].activation)
+        if not unused.issuperset(_LAYER_OPTIONS):
+            stack = self.decoder if self.custom_encoder else self.encoder  # building it refuses bad arguments
+            object.__setattr__(self, "activation", stack.layers[0].activation)
 
     def as_module(self) -> nn.Module:
         with ignore_nested_tensor_warning():
@@ -86,33 +86,32 @@ class Transformer(Layer):
         return module
 
     @classmethod
-    def fields_from_module(cls, module: Any) -> dict[str, Any]:
+    def fields_from_module(cls, module: nn.Module) -> dict[str, Any]:
         return {"impl": getattr(module, "_funcnet_impl", "fused")}
 
     @classmethod
-    def from_module(cls, module: Any, children: Mapping[str, Any] = MappingProxyType({})) -> Net | None:
+    def from_module(cls, module: nn.Module, children: Mapping[str, Net] = NO_CHILDREN) -> Net | None:
         """The record with the fewest custom parts that has these children."""
-        same = {name: getattr(module, name) for name in ("d_model", "nhead", "batch_first")}
+        sizes = {name: getattr(module, name) for name in ("d_model", "nhead", "batch_first")}
         for custom in ((), ("decoder",), ("encoder",), ("encoder", "decoder")):
-            given = {f"custom_{name}": children[name] for name in custom}
-            stacks = {name: children[name] for name in ("encoder", "decoder") if name not in custom}
+            options: dict[str, Any] = {f"custom_{name}": children[name] for name in custom}
+            stacks: dict[str, Any] = {name: children[name] for name in ("encoder", "decoder") if name not in custom}
             if not all(isinstance(stack, (TransformerEncoder, TransformerDecoder)) for stack in stacks.values()):
                 continue
             for name, stack in stacks.items():
-                given[f"num_{name}_layers"] = stack.num_layers
-                given |= {option: getattr(stack.layers[0], option, None) for option in _OF_LAYERS}
-            net = cls(**{**cls.fields_from_module(module), **given, **same})
+                options[f"num_{name}_layers"] = stack.num_layers
+                options |= {option: getattr(stack.layers[0], option, None) for option in _LAYER_OPTIONS}
+            net = cls(**{**cls.fields_from_module(module), **options, **sizes})
             if net._children == children:
                 return net
         return None
 
     def parts(self) -> dict[str, Any]:
-        made = {"device": self.device, "dtype": self.dtype}
+        options = {name: getattr(self, name) for name in ("batch_first", *_LAYER_OPTIONS, *FACTORY_FIELDS)}
 
-        def stack(kind: Any, layer: Any, count: int) -> Net:
-            options = {name: getattr(self, name) for name in ("batch_first", *_OF_LAYERS)}
-            norm = LayerNorm(self.d_model, self.layer_norm_eps, True, self.bias, **made)
-            return kind(layer(self.d_model, self.nhead, **options, **made), count, norm)
+        def stack(stack_class: Callable[[Net, int, Net], Net], layer_class: Callable[..., Net], num_layers: int) -> Net:
+            norm = LayerNorm(self.d_model, self.layer_norm_eps, True, self.bias, self.device, self.dtype)
+            return stack_class(layer_class(self.d_model, self.nhead, **options), num_layers, norm)
 
         return {
             "encoder": self.custom_encoder
@@ -122,17 +121,17 @@ class Transformer(Layer):
         }
 
     def drawing_order(self) -> list[str]:
-        there_first = self.custom_decoder is not None and self.custom_encoder is None
-        return ["decoder", "encoder"] if there_first else ["encoder", "decoder"]
+        is_decoder_first = self.custom_decoder is not None and self.custom_encoder is None
+        return ["decoder", "encoder"] if is_decoder_first else ["encoder", "decoder"]
 
     def first_values(self, start: Start, path: str) -> Iterator[tuple[str, Tensor]]:
-        made = dict(super().first_values(start, path))
+        values = dict(super().first_values(start, path))
         for name, spec in self._all_entries.items():
-            where = join(path, name)
-            if isinstance(spec, Param) and where not in start.aliases and made[where].dim() > 1:
-                old, draws = made[where], at_path(start.rng, where)
-                made[where] = init.xavier_uniform()(draws, tuple(old.shape), dtype=old.dtype, device=old.device)
-        yield from made.items()
+            entry_path = join(path, name)
+            if isinstance(spec, Param) and entry_path not in start.aliases and values[entry_path].dim() > 1:
+                old, rng = values[entry_path], rng_at_path(start.rng, entry_path)
+                values[entry_path] = init.xavier_uniform()(rng, tuple(old.shape), dtype=old.dtype, device=old.device)
+        yield from values.items()
 
     def expects(self) -> str:
         size = self.d_model
@@ -143,7 +142,7 @@ class Transformer(Layer):
     def generate_square_subsequent_mask(
         sz: int, device: torch.device | None = None, dtype: torch.dtype | None = None
     ) -> Tensor:
-        """A mask (sz, sz) that hides what comes later: -inf above the diagonal, 0 elsewhere."""
+        """A mask (sz, sz) that hides later positions: -inf above the diagonal, 0 elsewhere."""
         return nn.Transformer.generate_square_subsequent_mask(sz, device, dtype)
 
     @staticmethod
@@ -179,4 +178,4 @@ class Transformer(Layer):
         )
 
 
-_OF_LAYERS = ("dim_feedforward", "dropout", "activation", "layer_norm_eps", "norm_first", "bias", "impl")
+_LAYER_OPTIONS = ("dim_feedforward", "dropout", "activation", "layer_norm_eps", "norm_first", "bias", "impl")

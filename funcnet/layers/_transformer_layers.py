@@ -1,6 +1,6 @@
-"""One layer of a transformer, the counterparts in torch/nn/modules/transformer.py.
+"""The layers of a transformer, counterparts of those in torch/nn/modules/transformer.py.
 
-Axes: S sources, T targets, N batch, E features, F features in between, H heads.
+Axes: S sources, T targets, N batch, E features, F hidden features, H heads.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.types import Device
 
 from funcnet.core import Net, View
-from funcnet.core._parts import check_part
+from funcnet.core.internals import check_part
 from funcnet.layers._attention import MultiheadAttention
 from funcnet.layers._dropout import Dropout
 from funcnet.layers._layer import Layer
@@ -23,7 +24,7 @@ from funcnet.layers._norm import LayerNorm
 
 
 class _TransformerLayer(Layer):
-    """What the two have in common: fields, and all parts but one attention and its norm and dropout."""
+    """The base of both layers: their fields, and their parts for the attentions that a subclass names."""
 
     d_model: int
     nhead: int
@@ -34,7 +35,7 @@ class _TransformerLayer(Layer):
     batch_first: bool = False
     norm_first: bool = False
     bias: bool = True
-    device: Any = None
+    device: Device = None
     dtype: torch.dtype | None = None
     impl: str = field(default="fused", kw_only=True)
 
@@ -46,7 +47,7 @@ class _TransformerLayer(Layer):
         if self.dim_feedforward < 0:
             raise ValueError(f"{self.title()}: dim_feedforward is a size, got {self.dim_feedforward}.")
         super().__post_init__()
-        _ = self._parts  # which refuse what they cannot be made with
+        _ = self._parts  # building the parts refuses bad arguments
 
     def as_module(self) -> nn.Module:
         module = super().as_module()
@@ -56,31 +57,36 @@ class _TransformerLayer(Layer):
         return module
 
     @classmethod
-    def fields_from_module(cls, module: Any) -> dict[str, Any]:
+    def fields_from_module(cls, module: nn.Module) -> dict[str, Any]:
+        layer: Any = module  # an encoder layer or a decoder layer
         fields = {
-            "d_model": module.self_attn.embed_dim,
-            "nhead": module.self_attn.num_heads,
-            "dim_feedforward": module.linear1.out_features,
-            "dropout": module.dropout.p,
-            "layer_norm_eps": module.norm1.eps,
-            "batch_first": module.self_attn.batch_first,
-            "norm_first": module.norm_first,
-            "bias": module.linear1.bias is not None,
+            "d_model": layer.self_attn.embed_dim,
+            "nhead": layer.self_attn.num_heads,
+            "dim_feedforward": layer.linear1.out_features,
+            "dropout": layer.dropout.p,
+            "layer_norm_eps": layer.norm1.eps,
+            "batch_first": layer.self_attn.batch_first,
+            "norm_first": layer.norm_first,
+            "bias": layer.linear1.bias is not None,
             "impl": getattr(module, "_funcnet_impl", "fused"),
         }
-        if not isinstance(module.activation, nn.Module):  # then it is a part, see fields_from_children()
-            fields["activation"] = module.activation
+        if not isinstance(layer.activation, nn.Module):  # a module is a part, see fields_from_children()
+            fields["activation"] = layer.activation
         return fields
 
     @classmethod
     def fields_from_children(cls, children: Mapping[str, Net]) -> Mapping[str, Any]:
         return {"activation": children["activation"]} if "activation" in children else {}
 
-    def foreign(self) -> bool:
+    def calls_unknown_code(self) -> bool:
         return self.activation not in (F.relu, F.gelu) and not isinstance(self.activation, Net)
 
+    def _describe_sequence(self, name: str, axis: str) -> str:
+        front = f"(N, {axis}" if self.batch_first else f"({axis}, N"
+        return f"{name} {front}, {self.d_model}) or ({axis}, {self.d_model})"
+
     def parts(self) -> dict[str, Any]:
-        size, hidden, made = self.d_model, self.dim_feedforward, (self.device, self.dtype)
+        size, hidden, factory = self.d_model, self.dim_feedforward, (self.device, self.dtype)
         count = len(self.attentions) + 1
         attention = MultiheadAttention(
             *(size, self.nhead, self.dropout, self.bias),
@@ -90,10 +96,10 @@ class _TransformerLayer(Layer):
             impl=self.impl,
         )
         parts: dict[str, Any] = dict.fromkeys(self.attentions, attention)
-        parts["linear1"] = Linear(size, hidden, self.bias, *made)
+        parts["linear1"] = Linear(size, hidden, self.bias, *factory)
         parts["dropout"] = Dropout(self.dropout)
-        parts["linear2"] = Linear(hidden, size, self.bias, *made)
-        norm = LayerNorm(size, self.layer_norm_eps, True, self.bias, *made)
+        parts["linear2"] = Linear(hidden, size, self.bias, *factory)
+        norm = LayerNorm(size, self.layer_norm_eps, True, self.bias, *factory)
         parts |= {f"norm{number}": norm for number in range(1, count + 1)}
         parts |= {f"dropout{number}": Dropout(self.dropout) for number in range(1, count + 1)}
         if isinstance(self.activation, Net):
@@ -102,27 +108,27 @@ class _TransformerLayer(Layer):
 
 
 class TransformerEncoderLayer(_TransformerLayer):
-    """Self-attention and a small network beside it, each added to its input and normed.
+    """Self-attention, then a small feed-forward network; each result is added to its input and normalised.
 
-    The module has a fused kernel for inference (eval mode, no gradients, ``batch_first``, relu or gelu, an even number
-    of heads); its results differ by rounding from those the module gives in training, and a net never takes it.
+    The module has a fused kernel for inference (in eval mode, without gradients, with ``batch_first``, relu or gelu,
+    and an even number of heads), which rounds differently. A net never uses that kernel.
 
     Args:
         d_model: size E of the last axis.
         nhead: number of heads H, which divides E.
-        dim_feedforward: size F in between.
-        dropout: probability that an element is zeroed in training: of the weights of attention and in three places.
+        dim_feedforward: size F of the hidden layer of the feed-forward network.
+        dropout: probability that an element is zeroed in training; of the attention weights and at three more places.
         activation: "relu", "gelu", a function of one tensor, or a net.
         layer_norm_eps: added to the variance, in each norm.
         batch_first: whether the batch is the first axis, not the second.
-        norm_first: norm the input of each step, not its sum with the result.
+        norm_first: normalise the input of each step, instead of the sum of input and result.
         bias: when false, no part has a bias.
-        device, dtype: what :meth:`init` uses unless told otherwise.
+        device, dtype: the defaults of :meth:`init`.
         impl: "fused" or "composed", see :class:`MultiheadAttention`.
 
-    Inputs: src, and masks as :class:`MultiheadAttention` takes them: ``src_mask`` is its ``attn_mask``.
+    Inputs: src, and masks as for :class:`MultiheadAttention`; ``src_mask`` is its ``attn_mask``.
     Params: of self_attn, linear1, linear2, norm1 and norm2.  Buffers: none.  Draws: in training.
-    Shape:  src (S, N, E), or (S, E) -> the same.
+    Shape:  src (S, N, E), or (S, E) -> y of the same shape.
     Source: torch.nn.TransformerEncoderLayer.
 
     >>> layer = TransformerEncoderLayer(8, 2, dim_feedforward=16)
@@ -131,7 +137,7 @@ class TransformerEncoderLayer(_TransformerLayer):
     """
 
     def expects(self) -> str:
-        return _sequence("src", "S", self)
+        return self._describe_sequence("src", "S")
 
     @staticmethod
     def forward(
@@ -144,22 +150,22 @@ class TransformerEncoderLayer(_TransformerLayer):
         masks = (src_mask, src_key_padding_mask, is_causal)
         if p.norm_first:
             x = p.norm1(src)
-            x = src + p.dropout1(_attended(p.self_attn, x, x, masks))
-            return x + p.dropout2(_fed_forward(p, p.norm2(x)))
-        x = p.norm1(src + p.dropout1(_attended(p.self_attn, src, src, masks)))
-        return p.norm2(x + p.dropout2(_fed_forward(p, x)))
+            x = src + p.dropout1(_attend(p.self_attn, x, x, masks))
+            return x + p.dropout2(_feed_forward(p, p.norm2(x)))
+        x = p.norm1(src + p.dropout1(_attend(p.self_attn, src, src, masks)))
+        return p.norm2(x + p.dropout2(_feed_forward(p, x)))
 
 
 class TransformerDecoderLayer(_TransformerLayer):
-    """Self-attention, attention to a memory and a small network, each added to its input and normed.
+    """Self-attention, attention to a memory, and a small feed-forward network; each result is added and normalised.
 
     Args:
         d_model, nhead, dim_feedforward, dropout, activation, layer_norm_eps, batch_first, norm_first, bias, device,
             dtype, impl: as for :class:`TransformerEncoderLayer`.
 
-    Inputs: tgt, memory, and masks of attention to each as :class:`MultiheadAttention` takes them.
+    Inputs: tgt, memory, and masks for attention to each, as for :class:`MultiheadAttention`.
     Params: of self_attn, multihead_attn, linear1, linear2, norm1, norm2 and norm3.  Draws: in training.
-    Shape:  tgt (T, N, E) and memory (S, N, E), or both without N -> as tgt.
+    Shape:  tgt (T, N, E) and memory (S, N, E), or both without N -> y of the shape of tgt.
     Source: torch.nn.TransformerDecoderLayer.
 
     >>> layer = TransformerDecoderLayer(8, 2, dim_feedforward=16)
@@ -170,7 +176,7 @@ class TransformerDecoderLayer(_TransformerLayer):
     attentions = ("self_attn", "multihead_attn")
 
     def expects(self) -> str:
-        return f"{_sequence('tgt', 'T', self)} and memory of as many axes"
+        return f"{self._describe_sequence('tgt', 'T')} and memory of as many axes"
 
     @staticmethod
     def forward(
@@ -184,29 +190,29 @@ class TransformerDecoderLayer(_TransformerLayer):
         tgt_is_causal: bool = False,
         memory_is_causal: bool = False,
     ) -> Tensor:
-        own = (tgt_mask, tgt_key_padding_mask, tgt_is_causal)
-        others = (memory_mask, memory_key_padding_mask, memory_is_causal)
+        self_masks = (tgt_mask, tgt_key_padding_mask, tgt_is_causal)
+        memory_masks = (memory_mask, memory_key_padding_mask, memory_is_causal)
         if p.norm_first:
             x = p.norm1(tgt)
-            x = tgt + p.dropout1(_attended(p.self_attn, x, x, own))
-            x = x + p.dropout2(_attended(p.multihead_attn, p.norm2(x), memory, others))
-            return x + p.dropout3(_fed_forward(p, p.norm3(x)))
-        x = p.norm1(tgt + p.dropout1(_attended(p.self_attn, tgt, tgt, own)))
-        x = p.norm2(x + p.dropout2(_attended(p.multihead_attn, x, memory, others)))
-        return p.norm3(x + p.dropout3(_fed_forward(p, x)))
+            x = tgt + p.dropout1(_attend(p.self_attn, x, x, self_masks))
+            x = x + p.dropout2(_attend(p.multihead_attn, p.norm2(x), memory, memory_masks))
+            return x + p.dropout3(_feed_forward(p, p.norm3(x)))
+        x = p.norm1(tgt + p.dropout1(_attend(p.self_attn, tgt, tgt, self_masks)))
+        x = p.norm2(x + p.dropout2(_attend(p.multihead_attn, x, memory, memory_masks)))
+        return p.norm3(x + p.dropout3(_feed_forward(p, x)))
 
 
-def _attended(attention: Any, x: Tensor, memory: Tensor, masks: Any) -> Tensor:
+def _attend(
+    attention: Callable[..., tuple[Tensor, None]],
+    x: Tensor,
+    memory: Tensor,
+    masks: tuple[Tensor | None, Tensor | None, bool],
+) -> Tensor:
     mask, padding, is_causal = masks
     return attention(
         *(x, memory, memory), attn_mask=mask, key_padding_mask=padding, need_weights=False, is_causal=is_causal
     )[0]
 
 
-def _fed_forward(p: View, x: Tensor) -> Tensor:
+def _feed_forward(p: View, x: Tensor) -> Tensor:
     return p.linear2(p.dropout(p.activation(p.linear1(x))))
-
-
-def _sequence(name: str, axis: str, layer: Any) -> str:
-    front = f"(N, {axis}" if layer.batch_first else f"({axis}, N"
-    return f"{name} {front}, {layer.d_model}) or ({axis}, {layer.d_model})"

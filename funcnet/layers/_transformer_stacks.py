@@ -1,4 +1,4 @@
-"""Stacks of transformer layers, the counterparts in torch/nn/modules/transformer.py.
+"""Stacks of transformer layers, counterparts of those in torch/nn/modules/transformer.py.
 
 Axes: S sources, T targets, N batch, E features.
 """
@@ -18,14 +18,14 @@ from funcnet._context import under_transform
 from funcnet._torch import canonical_mask, detect_causal, none_or_dtype
 from funcnet.combinators import ModuleList
 from funcnet.core import Net, Start, View
-from funcnet.core._parts import check_part
+from funcnet.core.internals import check_part
 from funcnet.layers._layer import Layer
 from funcnet.random import Stream
 from funcnet.tree import join
 
 
 class _Stack(Layer):
-    """Equal layers one after the other, and a norm. Its first field, whatever its name, is the layer."""
+    """The base of both stacks: equal layers in sequence, and a norm. Its first field, under any name, is the layer."""
 
     calls_parts = True
 
@@ -44,8 +44,8 @@ class _Stack(Layer):
         super().__post_init__()
 
     @classmethod
-    def fields_from_children(cls, children: Mapping[str, Any]) -> Mapping[str, Any]:
-        layers = children["layers"]
+    def fields_from_children(cls, children: Mapping[str, Net]) -> Mapping[str, Any]:
+        layers: Any = children["layers"]  # a ModuleList
         return {fields(cls)[0].name: layers[0], "num_layers": len(layers), "norm": children.get("norm")}
 
     def parts(self: Any) -> dict[str, Any]:
@@ -57,19 +57,19 @@ class _Stack(Layer):
         }
 
     def first_values(self: Any, start: Start, path: str) -> Iterator[tuple[str, Tensor]]:
-        """By a Key, each layer has its own; by a seed all have those of the first, which the module copies."""
+        """With a Key each layer has its own values; with a seed all have the first one's, as the module copies it."""
         if not isinstance(start.rng, Stream):
             yield from super().first_values(start, path)
             return
-        layer, inside = getattr(self, fields(self)[0].name), join(path, "layers")
-        if any(join(inside, name) not in start.aliases for name in self.layers._all_entries):
+        layer, layers_path = getattr(self, fields(self)[0].name), join(path, "layers")
+        if any(join(layers_path, name) not in start.aliases for name in self.layers._all_entries):
             first = dict(start._replace(aliases={}).of_net(layer, ""))
-            for index, other in enumerate(self.layers):
-                where = join(inside, str(index))
-                if other == layer:
-                    yield from ((join(where, name), value.clone()) for name, value in first.items())
+            for index, stacked in enumerate(self.layers):
+                layer_path = join(layers_path, str(index))
+                if stacked == layer:
+                    yield from ((join(layer_path, name), value.clone()) for name, value in first.items())
                 else:
-                    yield from start.of_net(other, where)
+                    yield from start.of_net(stacked, layer_path)
         if self.norm is not None:
             yield from start.of_net(self.norm, join(path, "norm"))
 
@@ -79,21 +79,22 @@ class _Stack(Layer):
 
 
 class TransformerEncoder(_Stack):
-    """Equal layers one after the other, then a norm.
+    """Equal layers in sequence, then a norm.
 
     In eval mode without gradients the module may turn a padded batch into a nested tensor. Then its outputs at padded
-    places are zero and others differ by rounding; a net computes all places, as the module does in training.
+    positions are zero and the others differ by rounding. A net computes all positions, as the module does in training.
 
     Args:
-        encoder_layer: a net that is called as a :class:`TransformerEncoderLayer` is, and has ``self_attn.batch_first``.
-        num_layers: how many there are, each with tensors of its own.
-        norm: a net for the end, or None.
-        enable_nested_tensor, mask_check: of the module's fast path; no effect on a net.
+        encoder_layer: a net with the inputs of a :class:`TransformerEncoderLayer` and with ``self_attn.batch_first``.
+        num_layers: how many layers there are, each with its own tensors.
+        norm: a net that is applied last, or None.
+        enable_nested_tensor, mask_check: options of the module's fast path; no effect on a net.
 
-    Inputs: src, and masks for every layer. ``is_causal`` says that ``mask`` hides just what comes later; if it is None
-    and the call is eager, that is looked up in the mask.
-    Params: of layers and norm. By an int seed all layers start equal, as the module's copies do; by a Key they differ.
-    Shape:  src (S, N, E), or (S, E) -> the same.
+    Inputs: src, and masks for every layer. ``is_causal`` says that ``mask`` hides exactly the later positions; if it is
+    None and the call is eager, the mask is compared with such a mask.
+    Params: those of layers and norm. With an int seed all layers start equal, as the module copies the first one; with
+    a Key they differ.
+    Shape:  src (S, N, E), or (S, E) -> y of the same shape.
     Source: torch.nn.TransformerEncoder.
 
     >>> from funcnet import TransformerEncoderLayer
@@ -109,7 +110,7 @@ class TransformerEncoder(_Stack):
     mask_check: bool = True
 
     @classmethod
-    def fields_from_module(cls, module: Any) -> dict[str, Any]:
+    def fields_from_module(cls, module: nn.Module) -> dict[str, Any]:
         return {"enable_nested_tensor": module.enable_nested_tensor, "mask_check": module.mask_check}
 
     @staticmethod
@@ -121,11 +122,11 @@ class TransformerEncoder(_Stack):
         is_causal: bool | None = None,
     ) -> Tensor:
         padding = src_key_padding_mask
-        if padding is not None:  # made floats once, not in every layer
+        if padding is not None:  # converted to floats once, instead of in every layer
             padding = canonical_mask(padding, "src_key_padding_mask", none_or_dtype(mask), "mask", src.dtype)
         if mask is not None:
             mask = canonical_mask(mask, "mask", None, "", src.dtype, False)
-        causal = _causal(mask, is_causal, src, p.batch_first)
+        causal = _is_causal(mask, is_causal, src, p.batch_first)
         x = src
         for layer in p.layers:
             x = layer(x, src_mask=mask, is_causal=causal, src_key_padding_mask=padding)
@@ -133,15 +134,15 @@ class TransformerEncoder(_Stack):
 
 
 class TransformerDecoder(_Stack):
-    """Equal layers one after the other, each looking at the memory, then a norm.
+    """Equal layers in sequence, each of which attends to the memory, then a norm.
 
     Args:
-        decoder_layer: a net that is called as a :class:`TransformerDecoderLayer` is, and has ``self_attn.batch_first``.
+        decoder_layer: a net with the inputs of a :class:`TransformerDecoderLayer` and with ``self_attn.batch_first``.
         num_layers, norm: as for :class:`TransformerEncoder`.
 
-    Inputs: tgt, memory, and masks for every layer; ``tgt_is_causal`` is as ``is_causal`` of the encoder.
+    Inputs: tgt, memory, and masks for every layer; ``tgt_is_causal`` is like ``is_causal`` of the encoder.
     Params: as for :class:`TransformerEncoder`.
-    Shape:  tgt (T, N, E) and memory (S, N, E), or both without N -> as tgt.
+    Shape:  tgt (T, N, E) and memory (S, N, E), or both without N -> y of the shape of tgt.
     Source: torch.nn.TransformerDecoder.
 
     >>> from funcnet import TransformerDecoderLayer
@@ -155,7 +156,7 @@ class TransformerDecoder(_Stack):
     norm: Net | None = None
 
     @classmethod
-    def fields_from_module(cls, module: Any) -> dict[str, Any]:
+    def fields_from_module(cls, module: nn.Module) -> dict[str, Any]:
         return {}
 
     @staticmethod
@@ -170,7 +171,7 @@ class TransformerDecoder(_Stack):
         tgt_is_causal: bool | None = None,
         memory_is_causal: bool = False,
     ) -> Tensor:
-        causal = _causal(tgt_mask, tgt_is_causal, tgt, p.batch_first)
+        causal = _is_causal(tgt_mask, tgt_is_causal, tgt, p.batch_first)
         x = tgt
         for layer in p.layers:
             x = layer(
@@ -188,16 +189,16 @@ class TransformerDecoder(_Stack):
 
 @contextlib.contextmanager
 def ignore_nested_tensor_warning() -> Iterator[None]:
-    """Keep nn.TransformerEncoder from warning that its fast path is off; a net has none."""
+    """Hide the warning of nn.TransformerEncoder that its fast path is off, as a net has no fast path."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "enable_nested_tensor is True")
         yield
 
 
-def _causal(mask: Tensor | None, hint: bool | None, x: Tensor, batch_first: bool) -> bool:
-    """Whether to tell attention that its mask hides what comes later: as hinted, else by a look at the mask."""
+def _is_causal(mask: Tensor | None, hint: bool | None, x: Tensor, batch_first: bool) -> bool:
+    """Whether the mask hides exactly the later positions: as the hint says, else by a comparison of the mask."""
     if hint is not None or mask is None:
         return hint is True
     if torch.compiler.is_compiling() or under_transform():
-        return False  # the mask may have no value to look at; it is added to the scores instead
+        return False  # the values of the mask may be unknown here; attention adds it to the scores instead
     return detect_causal(mask, None, x.shape[1 if batch_first and x.dim() == 3 else 0])

@@ -1,4 +1,4 @@
-"""Losses of triplets, of torch/nn/modules/loss.py: an anchor is to be nearer to a positive than to a negative."""
+"""Losses of triplets, from torch/nn/modules/loss.py: an anchor should be nearer to a positive than to a negative."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 
 
 class TripletMarginLoss(Loss):
-    """``max(0, d(anchor, positive) - d(anchor, negative) + margin)`` for d a norm of the difference.
+    """``max(0, d(anchor, positive) - d(anchor, negative) + margin)``, where d is a norm of the difference.
 
     Args:
-        margin: by how much the positive is to be nearer, above 0.
+        margin: by how much the positive should be nearer, above 0.
         p: the power of the norm.
         eps: added to each difference, as in :class:`PairwiseDistance`.
-        swap: let the distance of the positive from the negative count, where it is the smaller one.
+        swap: use the distance between positive and negative where it is smaller than that of anchor and negative.
         size_average, reduce: torch's old names for ``reduction``; None in the record.
         reduction: "none", "mean" or "sum" over N.
 
@@ -56,22 +56,22 @@ class TripletMarginLoss(Loss):
             return F.triplet_margin_loss(
                 anchor, positive, negative, margin=p.margin, p=p.p, eps=p.eps, swap=p.swap, reduction=p.reduction
             )
-        return _hinge(p, lambda x1, x2: F.pairwise_distance(x1, x2, p.p, p.eps), anchor, positive, negative)
+        return _triplet_hinge(p, lambda x1, x2: F.pairwise_distance(x1, x2, p.p, p.eps), anchor, positive, negative)
 
 
 class TripletMarginWithDistanceLoss(Loss):
-    """:class:`TripletMarginLoss` for a distance of one's own.
+    """:class:`TripletMarginLoss` with any function as the distance.
 
     Args:
-        distance_function: gives the distances (*) of two tensors: a pure function, or a net, whose params and buffers
-            are then those of the loss under "distance_function". Default :class:`PairwiseDistance`.
-        margin: by how much the positive is to be nearer, above 0.
-        swap: let the distance of the positive from the negative count, where it is the smaller one.
+        distance_function: computes the distances (*) of two tensors. It is a pure function, or a net, whose params and
+            buffers are those of the loss under "distance_function". Default :class:`PairwiseDistance`.
+        margin: by how much the positive should be nearer, above 0.
+        swap: use the distance between positive and negative where it is smaller than that of anchor and negative.
         reduction: "none", "mean" or "sum" over all distances.
 
     Params, Buffers, Draws: those of the distance.
     Shape:  anchor, positive, negative as the distance takes them, of as many axes -> y (), or as the distance.
-    Raises: ValueError for a margin of 0 or less; TypeError for a distance that is a module with tensors of its own.
+    Raises: ValueError for a margin of 0 or less; TypeError for a distance that is a module with tensors.
     Source: torch.nn.functional.triplet_margin_with_distance_loss.
 
     >>> def city_block(x1, x2):
@@ -89,11 +89,11 @@ class TripletMarginWithDistanceLoss(Loss):
     reduction: str = "mean"
 
     def __post_init__(self) -> None:
-        given = PairwiseDistance() if self.distance_function is None else self.distance_function
-        distance = _distance_of(given)
-        if distance is None or (isinstance(given, nn.Module) and given.state_dict()):
+        argument = PairwiseDistance() if self.distance_function is None else self.distance_function
+        distance = _as_pure_distance(argument)
+        if distance is None or (isinstance(argument, nn.Module) and argument.state_dict()):
             raise TypeError(
-                f"TripletMarginWithDistanceLoss: distance_function is the module {type(given).__name__}. Give a "
+                f"TripletMarginWithDistanceLoss: distance_function is the module {type(argument).__name__}. Give a "
                 f"function or a net; funcnet.from_module converts a module of this loss with its distance."
             )
         object.__setattr__(self, "distance_function", distance)
@@ -108,9 +108,9 @@ class TripletMarginWithDistanceLoss(Loss):
 
     @classmethod
     def fields_from_module(cls, module: nn.Module) -> dict[str, Any]:
-        return super().fields_from_module(module) | {"distance_function": _distance_of(module.distance_function)}
+        return super().fields_from_module(module) | {"distance_function": _as_pure_distance(module.distance_function)}
 
-    def foreign(self) -> bool:
+    def calls_unknown_code(self) -> bool:
         return not isinstance(self.distance_function, Net)
 
     def parts(self) -> dict[str, Any]:
@@ -121,25 +121,26 @@ class TripletMarginWithDistanceLoss(Loss):
 
     @staticmethod
     def forward(p: View, anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-        return _hinge(p, p.distance_function, anchor, positive, negative)
+        return _triplet_hinge(p, p.distance_function, anchor, positive, negative)
 
 
-def _hinge(p: View, distance: Distance, anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-    """Not by F, within which the draws of a distance could not be redirected."""
+def _triplet_hinge(p: View, distance: Distance, anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    """The loss in plain operations: inside the function of F, draws of the distance could not be redirected."""
     if not anchor.dim() == positive.dim() == negative.dim():
         raise RuntimeError("anchor, positive and negative have unequal numbers of axes")
-    near, far = distance(anchor, positive), distance(anchor, negative)
+    to_positive, to_negative = distance(anchor, positive), distance(anchor, negative)
     if p.swap:
-        far = torch.minimum(far, distance(positive, negative))
-    return reduce_loss(torch.clamp_min(p.margin + near - far, 0), p.reduction)
+        to_negative = torch.minimum(to_negative, distance(positive, negative))
+    return reduce_loss(torch.clamp_min(p.margin + to_positive - to_negative, 0), p.reduction)
 
 
-def _distance_of(given: Any) -> Any:
-    """A net for a module, None if it is not known what the module computes; anything else as it is."""
-    if isinstance(given, Body):
-        return given._funcnet_net
-    if isinstance(given, FunctionModule):
-        return Function(given.function)
-    if type(given) in COUNTERPARTS:
-        return COUNTERPARTS[type(given)].from_module(given)
-    return None if isinstance(given, nn.Module) else given
+def _as_pure_distance(distance: object) -> Any:
+    """The net of a module, or None if it is not known what the module computes. Other values are returned unchanged."""
+    if isinstance(distance, Body):
+        return distance._funcnet_net
+    if isinstance(distance, FunctionModule):
+        return Function(distance.function)
+    if isinstance(distance, nn.Module):
+        counterpart = COUNTERPARTS.get(type(distance))
+        return None if counterpart is None else counterpart.from_module(distance)
+    return distance

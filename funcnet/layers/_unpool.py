@@ -1,4 +1,4 @@
-"""The way back from max pooling, without params or buffers. Axes: N batch, C channel, L D H W space."""
+"""The way back from max pooling. These layers have no params or buffers. Axes: N batch, C channel, L D H W space."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from funcnet.layers._sizes import Size, check_sizes, describe_spatial_input
 
 
 class _MaxUnpool(Layer):
+    """The base of MaxUnpool1d to MaxUnpool3d; each says how many axes of space it has."""
+
     axes: ClassVar[int]
 
     kernel_size: Size
-    stride: Size = None
+    stride: Size | None = None
     padding: Size = 0
 
     def __post_init__(self) -> None:
@@ -32,12 +34,12 @@ class _MaxUnpool(Layer):
         return f"{describe_spatial_input('C', self.axes)} and indices of the same shape, as pooling returned them"
 
 
-def _unpool(
+def _scatter_to_indices(
     unpool: Callable[..., Tensor], p: View, input: Tensor, indices: Tensor, output_size: Sequence[int] | None
 ) -> Tensor:
     if not under_vmap():
         return unpool(input, indices, p.kernel_size, p.stride, p.padding, output_size)
-    # the kernel has no batching rule: torch would loop over the examples
+    # The kernel has no batching rule, so torch would loop over the examples.
     if input.shape != indices.shape:
         raise ValueError(f"indices have the shape of input, {tuple(input.shape)}, got {tuple(indices.shape)}")
     size = unpool_output_size(input, p.kernel_size, p.stride, p.padding, output_size)
@@ -47,14 +49,14 @@ def _unpool(
 
 
 class MaxUnpool1d(_MaxUnpool):
-    """Puts values back to where max pooling took them from, between zeros.
+    """Put values back where max pooling took them from, with zeros between them.
 
     Args:
         kernel_size, stride, padding: those of the pooling, in elements.
 
-    Shape:  input (N, C, L) or (C, L), indices of the same shape -> y (N, C, L'). Several sizes are pooled to the same
-        one, so ``output_size`` may say which it was: the last axes of it, or all axes.
-    Raises: ShapeError for an index outside the output, or a size that pooling does not bring to that of ``input``.
+    Shape:  input (N, C, L) or (C, L), indices of the same shape -> y (N, C, L'). Pooling maps several sizes to the same
+        one, so ``output_size`` may say which it was: the sizes of its axes of space, or of all its axes.
+    Raises: ShapeError for an index outside the output, or an output size that is not pooled to the size of ``input``.
     Source: torch.nn.functional.max_unpool1d.
 
     >>> import torch
@@ -66,7 +68,7 @@ class MaxUnpool1d(_MaxUnpool):
 
     @staticmethod
     def forward(p: View, input: Tensor, indices: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
-        return _unpool(F.max_unpool1d, p, input, indices, output_size)
+        return _scatter_to_indices(F.max_unpool1d, p, input, indices, output_size)
 
 
 class MaxUnpool2d(_MaxUnpool):
@@ -82,7 +84,7 @@ class MaxUnpool2d(_MaxUnpool):
 
     @staticmethod
     def forward(p: View, input: Tensor, indices: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
-        return _unpool(F.max_unpool2d, p, input, indices, output_size)
+        return _scatter_to_indices(F.max_unpool2d, p, input, indices, output_size)
 
 
 class MaxUnpool3d(_MaxUnpool):
@@ -97,4 +99,4 @@ class MaxUnpool3d(_MaxUnpool):
 
     @staticmethod
     def forward(p: View, input: Tensor, indices: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
-        return _unpool(F.max_unpool3d, p, input, indices, output_size)
+        return _scatter_to_indices(F.max_unpool3d, p, input, indices, output_size)

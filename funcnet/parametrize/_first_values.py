@@ -10,9 +10,7 @@ from torch import Tensor
 
 from funcnet._typing import Flat
 from funcnet.core import Buffer, Function, Net, Param, View
-from funcnet.core._start import Start
-from funcnet.core._ties import filled_in
-from funcnet.core._view import Call
+from funcnet.core.internals import Call, Start, filled_in
 from funcnet.parametrize._stock import SpectralNorm
 from funcnet.tree import flatten, join, unflatten
 

@@ -14,16 +14,14 @@ from funcnet._typing import Flat
 from funcnet.combinators import ModuleDict
 from funcnet.combinators._views import SequenceView
 from funcnet.core import Buffer, Net, Param, View
-from funcnet.core._entries import exact_dtype
-from funcnet.core._start import Start
-from funcnet.core._view import has, trusted
+from funcnet.core.internals import Start, StockNet, exact_dtype, has
 from funcnet.layers import Layer
 from funcnet.parametrize._first_values import Registered, right_inverse
 from funcnet.parametrize._twins import attach, list_module
 from funcnet.tree import join
 
 
-class ParametrizationList(Net):
+class ParametrizationList(StockNet):
     """The original tensors of one computed tensor, and the nets that compute it, one after the other.
 
     Called without inputs it gives the computed tensor. Its twin is torch.nn.utils.parametrize.ParametrizationList.
@@ -89,7 +87,7 @@ READ_SEVERAL_TIMES = {nn.MultiheadAttention}
 
 def parametrized(base: Net, lists: Mapping[str, Net]) -> Parametrized | None:
     """The net whose tensors of these names are computed; None if that would not be what a module does."""
-    if base.opaque() or not set(lists) <= set(base._own_entries):
+    if base._facts.reads_trees or not set(lists) <= set(base._own_entries):
         return None
     for name, computed in lists.items():
         if not isinstance(computed, ParametrizationList):
@@ -102,7 +100,7 @@ def parametrized(base: Net, lists: Mapping[str, Net]) -> Parametrized | None:
     return Parametrized(base, tuple(lists.items()))  # type: ignore[arg-type]
 
 
-class Parametrized(Net):
+class Parametrized(StockNet):
     """A net some of whose tensors are computed from others by every read of them; made by the functions of this room.
 
     Its body is that of ``base``, and runs on a view on which the computed tensors are properties.
@@ -131,8 +129,8 @@ class Parametrized(Net):
     def draws(self, training: bool) -> bool:
         return self.base.draws(training)
 
-    def foreign(self) -> bool:
-        return not trusted(self.base)
+    def calls_unknown_code(self) -> bool:
+        return not self.base._facts.is_trusted
 
     def limits(self, training: bool) -> Mapping[str, str]:
         return self.base.limits(training)

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from funcnet._context import beyond_backward, under_vmap
-from funcnet._torch import OrthogonalMap, OrthogonalModule, SpectralNormModule, WeightNormModule
-from funcnet.core import Buffer, Net, View, draws_at
-from funcnet.core._view import origin
+from funcnet._torch import OrthogonalMap, OrthogonalModule, SpectralNormModule, WeightNormModule, weight_norm
+from funcnet.core import Buffer, View, draws_at
+from funcnet.core.internals import StockNet, origin
 from funcnet.init import normal
 from funcnet.parametrize._maps import MAPS, householder_inverse, is_orthogonal, made_orthogonal
 from funcnet.random import normal as draw_normal
@@ -20,7 +20,7 @@ STOCK: dict[type[nn.Module], type[Stock]] = {}
 """torch's own parametrization modules -> their nets; filled as the classes below are defined."""
 
 
-class Stock(Net):
+class Stock(StockNet):
     """A net with a twin among torch's own parametrization modules."""
 
     twin: ClassVar[type[nn.Module]]
@@ -52,7 +52,7 @@ class WeightNorm(Stock):
     def forward(p: View, weight_g: Tensor, weight_v: Tensor) -> Tensor:
         if beyond_backward():  # the kernel has a formula for that only
             return weight_v * (weight_g / _length(weight_v, p.dim))
-        return torch._weight_norm(weight_v, weight_g, p.dim)
+        return weight_norm(weight_v, weight_g, p.dim)
 
     @staticmethod
     def right_inverse(p: View, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,7 +70,7 @@ def _length(v: Tensor, dim: int) -> Tensor:
     return v.reshape(v.shape[0], -1).norm(2, 1).view(-1, *[1] * (v.dim() - 1))
 
 
-class SpectralNorm(Stock):
+class SpectralNorm(Stock, reads_trees=True):
     """The weight divided by its largest singular value, which each training call estimates a little better."""
 
     dim: int
@@ -105,8 +105,7 @@ class SpectralNorm(Stock):
         rows, columns = self.sizes
         return {"_u": Buffer(rows, normal()), "_v": Buffer(columns, normal())}
 
-    def opaque(self) -> bool:
-        return True  # a view has no names that start with an underscore
+    # It reads trees since a view has no names that start with an underscore.
 
     @staticmethod
     def fit(p: View, weight: Tensor) -> None:

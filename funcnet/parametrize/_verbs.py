@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,9 +11,7 @@ from torch import nn
 
 from funcnet._typing import Tree, TreeLike
 from funcnet.core import Buffer, Net, Param, as_net
-from funcnet.core._check import check_trees, refuse
-from funcnet.core._entries import exact_dtype
-from funcnet.core._start import Start
+from funcnet.core.internals import Start, check_trees, exact_dtype, refuse
 from funcnet.parametrize._first_values import Registered, right_inverse
 from funcnet.parametrize._parametrized import ParametrizationList, Parametrized
 from funcnet.parametrize._stock import Orthogonal, SpectralNorm, WeightNorm
@@ -135,7 +134,7 @@ def register_parametrization(
     """
     spec = _spec_of(net, tensor_name)
     base, lists = (net.base, dict(net.lists)) if isinstance(net, Parametrized) else (net, {})
-    if base.opaque():
+    if base._facts.reads_trees:
         raise TypeError(
             f"{base.title()} finds its tensors by itself. Parametrize the module with "
             f"torch.nn.utils.parametrize, and take the net from funcnet.from_module."
@@ -255,8 +254,6 @@ def _with(net: Net, base: Net, lists: dict[str, ParametrizationList], changed: s
     if tied := [path for pair in ties.items() for path in pair if f"{path}.".startswith(f"{changed}.")]:
         raise ValueError(f"{tied[0]!r} is tied: parametrize first, then tie the originals.")
     if base._aliases:
-        plain = object.__new__(type(base))
-        plain.__dict__.update({key: value for key, value in base.__getstate__().items() if key != "_alias_items"})
-        base = plain
+        base = base._with_edits(replace(base._edits, aliases=()))
     made = Parametrized(base, tuple(lists.items())) if lists else base
     return made.tie(ties) if ties else made

@@ -16,15 +16,14 @@ from funcnet._context import beyond_one_gradient, under_vmap
 from funcnet._errors import ConversionError, ShapeError, bullet_list
 from funcnet._typing import Tree
 from funcnet.core import Net, View, draws_at
-from funcnet.core._explain import described
-from funcnet.core._view import Call, origin, where
+from funcnet.core.internals import Call, StockNet, described, origin, where
 from funcnet.program._code import Check, Code
-from funcnet.random import Intercept
+from funcnet.random.internals import DrawInterceptor
 from funcnet.tree import get, join
 from funcnet.tree import map as map_tree
 
 
-class Traced(Net):
+class Traced(StockNet, reads_trees=True, one_piece=True, fields_in_view=False):
     """A module's forward as plain ``F.*`` code over params. Made by :func:`funcnet.trace`.
 
     Params, buffers and parts are those of :func:`funcnet.from_module`. Two are equal if their code and tensors are.
@@ -53,9 +52,6 @@ class Traced(Net):
     def parts(self) -> Mapping[str, Any]:
         return self.net._parts
 
-    def constants(self) -> Mapping[str, Any]:
-        return {}
-
     def as_module(self) -> nn.Module:
         return self.net.as_module()
 
@@ -72,12 +68,6 @@ class Traced(Net):
         )
 
     # --- its own body ---
-
-    def opaque(self) -> bool:
-        return True
-
-    def whole(self) -> bool:
-        return True
 
     def draws(self, training: bool) -> bool:
         return any(code.draws for code in self.codes if code.train == training)
@@ -99,7 +89,7 @@ class Traced(Net):
             "_paths": paths,
             "_partial": partial,
             "_draws_at": draws_at,
-            "_Intercept": Intercept,
+            "_Intercept": DrawInterceptor,
             "_batched": batched,
             "_vmapped": vmapped,
             "_beyond": beyond_one_gradient,
@@ -147,8 +137,7 @@ class Traced(Net):
 
     def _record(self) -> tuple[Any, ...]:
         # the code, and the tensors it is for; the template behind the net is equal to itself only
-        aliases = self.__dict__.get("_alias_items", ())
-        return (self.codes, self.title(), tuple(self._all_entries.items()), aliases)
+        return (self.codes, self.title(), tuple(self._all_entries.items()), self._edits.aliases)
 
 
 def _calling(name: str, code: Code) -> list[str]:

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import torch
 
+from funcnet.checkpoint._checkpoint import Spec
 from funcnet.checkpoint._content import Content
-from funcnet.checkpoint._lazy import Spec
 from funcnet.checkpoint._save import write
 
 ROUNDS = 3

@@ -20,9 +20,9 @@ from funcnet.checkpoint import (
     Unstack,
     Untie,
 )
-from funcnet.checkpoint._dtypes import DTYPES, name_of
-from funcnet.checkpoint._lazy import Spec
-from funcnet.checkpoint._nodes import Constant
+from funcnet.checkpoint._checkpoint import Spec
+from funcnet.checkpoint._dtypes import DTYPES, dtype_name
+from funcnet.checkpoint._nodes import ConstantNode
 from funcnet.checkpoint.rules import State
 from tests.checkpoint.trees import random_tensor, raw
 
@@ -178,7 +178,7 @@ def _tie(rng, state, flat, number, name, spec, layered):
 
 def _cast(rng, state, flat, number, name, spec, layered):
     wider = {"bfloat16": "float32", "uint8": "int32", "int16": "int64", "float8_e5m2": "float16"}
-    before = name_of(spec.dtype)
+    before = dtype_name(spec.dtype)
     return Cast(layered, before, wider[before]) if before in wider else None
 
 
@@ -193,7 +193,7 @@ def _fill(rng, state, flat, number, name, spec, layered):
 
 def _drop(rng, state, flat, number, name, spec, layered):
     node = state.tensors[name]
-    return Drop(name, node.value, spec.shape, name_of(spec.dtype)) if isinstance(node, Constant) else None
+    return Drop(name, node.value, spec.shape, dtype_name(spec.dtype)) if isinstance(node, ConstantNode) else None
 
 
 KINDS = [

@@ -82,7 +82,7 @@ def test_a_disk_that_fills_up_while_bytes_are_written(target, tmp_path, monkeypa
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("funcnet.checkpoint._save.chunks_of", full)
+        patch.setattr("funcnet.checkpoint._save.iter_chunks", full)
         with pytest.raises(OSError, match="No space left"):
             save(path, NEW, **options)
     assert listing(tmp_path) == before

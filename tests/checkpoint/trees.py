@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from funcnet.checkpoint._dtypes import DTYPES
-from funcnet.checkpoint._files import bytes_of
+from funcnet.checkpoint._files import view_as_bytes
 
 ALL_DTYPES = list(DTYPES.values())
 
@@ -16,14 +16,14 @@ def random_tensor(shape, dtype, seed=0):
     tensor = torch.empty(shape, dtype=dtype)
     count = tensor.numel() * tensor.itemsize
     raw = torch.randint(0, 2 if dtype is torch.bool else 256, (count,), dtype=torch.uint8, generator=generator)
-    bytes_of(tensor)[:] = bytes(raw.tolist())
+    view_as_bytes(tensor)[:] = bytes(raw.tolist())
     return tensor
 
 
 def raw(tensor):
     """Shape, dtype and bytes."""
     plain = tensor.detach().resolve_conj().resolve_neg().contiguous()
-    return tuple(tensor.shape), tensor.dtype, bytes(bytes_of(plain))
+    return tuple(tensor.shape), tensor.dtype, bytes(view_as_bytes(plain))
 
 
 def raws(tensors):

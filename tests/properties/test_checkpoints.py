@@ -22,11 +22,11 @@ from funcnet.checkpoint import (
     to_toml,
     verify,
 )
+from funcnet.checkpoint._checkpoint import Spec
 from funcnet.checkpoint._dtypes import DTYPES
-from funcnet.checkpoint._index import identity, index_map
-from funcnet.checkpoint._lazy import Spec
-from funcnet.checkpoint._nodes import Constant, Source
-from funcnet.checkpoint._stream import Stream, constant
+from funcnet.checkpoint._index_maps import compute_index_map, identity_map
+from funcnet.checkpoint._nodes import ConstantNode, SourceNode
+from funcnet.checkpoint._stream import NodeReader, constant_tensor
 from tests.checkpoint.random_rules import random_checkpoint, random_rules
 from tests.checkpoint.trees import random_tensor, raws
 
@@ -101,7 +101,7 @@ def test_bytes_go_where_the_index_maps_say(seed):
     rules = random_rules(rng, flat, {}, rng.randint(1, 10))
     numbered, offset, parts = {}, 0, []
     for name, tensor in flat.items():
-        numbered[name] = identity(tuple(tensor.shape), offset)
+        numbered[name] = identity_map(tuple(tensor.shape), offset)
         offset += tensor.numel()
         parts.append(tensor.reshape(-1))
     specs = {name: Spec(tuple(tensor.shape), tensor.dtype) for name, tensor in flat.items()}
@@ -109,23 +109,23 @@ def test_bytes_go_where_the_index_maps_say(seed):
 
     def leaf(node):
         nonlocal offset
-        if isinstance(node, Source):
+        if isinstance(node, SourceNode):
             return numbered[node.name]
-        if isinstance(node, Constant):
+        if isinstance(node, ConstantNode):
             if id(node) not in numbered:
-                numbered[id(node)] = identity(node.shape, offset)
-                offset += constant(node).numel()
-                parts.append(constant(node).reshape(-1).to(torch.int64))
+                numbered[id(node)] = identity_map(node.shape, offset)
+                offset += constant_tensor(node).numel()
+                parts.append(constant_tensor(node).reshape(-1).to(torch.int64))
             return numbered[id(node)]
         return None
 
     with tempfile.TemporaryDirectory() as folder:
         save(f"{folder}/a.safetensors", flat)
-        stream = Stream(load(f"{folder}/a.safetensors").entries)
+        stream = NodeReader(load(f"{folder}/a.safetensors").entries)
         for name, node in made.targets.items():
             if node.spec.dtype is not torch.int64:
                 continue
-            index = index_map(node, leaf).expanded()
+            index = compute_index_map(node, leaf).to_tensor()
             expected = torch.cat(parts)[index]
             stream.forget(node)
             assert b"".join(map(bytes, stream.bytes(node))) == bytes(expected.contiguous().numpy().tobytes()), name

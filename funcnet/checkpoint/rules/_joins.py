@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from funcnet.checkpoint._errors import RuleError, some
-from funcnet.checkpoint._lazy import Spec
-from funcnet.checkpoint._nodes import Node, cat, narrow, reshape
+from funcnet.checkpoint._checkpoint import Spec
+from funcnet.checkpoint._errors import RuleError, truncated_list
+from funcnet.checkpoint._nodes import Node, cat_nodes, narrow_node, reshape_node
 from funcnet.checkpoint.rules._patterns import Pattern, check_same_holes
 from funcnet.checkpoint.rules._rule import Replacement, Rule, State, match_names, replace_tensors
 from funcnet.checkpoint.rules._shapes import normalize_dim
@@ -55,7 +55,7 @@ class Split(Rule):
             new_names = [target.format(holes) for target in targets]
             replacements.append(Replacement((name,), dict(zip(new_names, parts, strict=True))))
         if problems:
-            raise RuleError(f"these tensors do not fit:{some(problems)}")
+            raise RuleError(f"these tensors do not fit:{truncated_list(problems)}")
         return replace_tensors(state, replacements)
 
     def inverse(self) -> Fuse:
@@ -106,9 +106,11 @@ class Fuse(Rule):
             except ValueError as error:
                 problems.append(f"{', '.join(map(repr, sources))}: {error}")
                 continue
-            replacements.append(Replacement(sources, {target: cat(parts, normalize_dim(parts[0].shape, self.dim))}))
+            replacements.append(
+                Replacement(sources, {target: cat_nodes(parts, normalize_dim(parts[0].shape, self.dim))})
+            )
         if problems:
-            raise RuleError(f"these tensors cannot be fused:{some(problems)}")
+            raise RuleError(f"these tensors cannot be fused:{truncated_list(problems)}")
         return replace_tensors(state, replacements)
 
     def inverse(self) -> Split:
@@ -164,9 +166,11 @@ class Stack(Rule):
                 problems.append(f"{new_name!r}: its layers {error}")
                 continue
             shape = (*layers[0].shape[:dim], 1, *layers[0].shape[dim:])
-            replacements.append(Replacement(names, {new_name: cat([reshape(layer, shape) for layer in layers], dim)}))
+            replacements.append(
+                Replacement(names, {new_name: cat_nodes([reshape_node(layer, shape) for layer in layers], dim)})
+            )
         if problems:
-            raise RuleError(f"these tensors cannot be stacked:{some(problems)}")
+            raise RuleError(f"these tensors cannot be stacked:{truncated_list(problems)}")
         return replace_tensors(state, replacements)
 
     def inverse(self) -> Unstack:
@@ -204,12 +208,14 @@ class Unstack(Rule):
                 continue
             shape = (*node.shape[:dim], *node.shape[dim + 1 :])
             layers = {
-                target.format({**holes, layer_hole: str(number)}): reshape(narrow(node, dim, number, 1), shape)
+                target.format({**holes, layer_hole: str(number)}): reshape_node(
+                    narrow_node(node, dim, number, 1), shape
+                )
                 for number in range(node.shape[dim])
             }
             replacements.append(Replacement((name,), layers))
         if problems:
-            raise RuleError(f"these tensors do not fit:{some(problems)}")
+            raise RuleError(f"these tensors do not fit:{truncated_list(problems)}")
         return replace_tensors(state, replacements)
 
     def inverse(self) -> Stack:
@@ -231,7 +237,7 @@ def _split_node(node: Node, sizes: Sequence[int], dim: int) -> list[Node]:
         total = " + ".join(map(str, sizes))
         raise ValueError(f"has the shape {list(node.shape)}, and {total} is {sum(sizes)}, not {node.shape[dim]}")
     starts = [sum(sizes[:number]) for number in range(len(sizes))]
-    return [narrow(node, dim, start, size) for start, size in zip(starts, sizes, strict=True)]
+    return [narrow_node(node, dim, start, size) for start, size in zip(starts, sizes, strict=True)]
 
 
 def _check_parts(parts: Sequence[Node], sizes: Sequence[int], dim: int) -> None:

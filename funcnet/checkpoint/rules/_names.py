@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from funcnet.checkpoint._errors import RuleError, some
+from funcnet.checkpoint._errors import RuleError, truncated_list
 from funcnet.checkpoint.rules._patterns import Pattern, check_same_holes
 from funcnet.checkpoint.rules._rule import Claim, Rule, State
 
@@ -51,7 +51,7 @@ class Rename(Rule):
                 f"{{{hole}**}}" for hole in source.holes if source.spans_keys(hole) and not target.spans_keys(hole)
             ]
             hint = f"\n  A hole stands for one key: write {', '.join(narrowed)} on both sides." if narrowed else ""
-            lines = some(list(dict.fromkeys(ambiguous)))
+            lines = truncated_list(list(dict.fromkeys(ambiguous)))
             raise RuleError(f"{self.target!r} does not tell how to come back from these names:{lines}{hint}")
         return renamed
 
@@ -92,7 +92,7 @@ def _rename_all(state: State, rename: Callable[[str], str]) -> State:
         origins.setdefault(rename(name), []).append(name)
     collisions = [f"{new!r} from {', '.join(map(repr, names))}" for new, names in origins.items() if len(names) > 1]
     if collisions:
-        raise RuleError(f"several tensors would get one name:{some(collisions)}")
+        raise RuleError(f"several tensors would get one name:{truncated_list(collisions)}")
     return replace(
         state,
         tensors={rename(name): node for name, node in state.tensors.items()},

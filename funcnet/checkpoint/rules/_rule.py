@@ -7,9 +7,9 @@ import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from funcnet.checkpoint._errors import RuleError, some
-from funcnet.checkpoint._lazy import Spec
-from funcnet.checkpoint._nodes import Node, Source
+from funcnet.checkpoint._checkpoint import Spec
+from funcnet.checkpoint._errors import RuleError, truncated_list
+from funcnet.checkpoint._nodes import Node, SourceNode
 from funcnet.checkpoint.rules._patterns import Pattern
 
 
@@ -49,7 +49,7 @@ class State:
     @classmethod
     def from_specs(cls, specs: Mapping[str, Spec], aliases: Mapping[str, str]) -> State:
         """The state before the first rule."""
-        return cls({name: Source(spec, name) for name, spec in specs.items()}, dict(aliases))
+        return cls({name: SourceNode(spec, name) for name, spec in specs.items()}, dict(aliases))
 
     @property
     def names(self) -> Iterator[str]:
@@ -115,7 +115,7 @@ def match_names(state: State, pattern: Pattern) -> dict[str, dict[str, str]]:
     ]
     if lone_aliases:
         raise RuleError(
-            f"{pattern.text!r} means ties and not the tensors they are tied to:{some(lone_aliases)}\n"
+            f"{pattern.text!r} means ties and not the tensors they are tied to:{truncated_list(lone_aliases)}\n"
             f"Name the owners, or untie them first."
         )
     return matches
@@ -130,7 +130,9 @@ def refuse_ties(state: State, names: Iterable[str]) -> None:
     removed = set(names)
     ties = [f"{alias!r} is tied to {owner!r}" for alias, owner in state.aliases.items() if owner in removed]
     if ties:
-        raise RuleError(f"tensors with ties are neither joined, parted nor dropped:{some(ties)}\nUntie them first.")
+        raise RuleError(
+            f"tensors with ties are neither joined, parted nor dropped:{truncated_list(ties)}\nUntie them first."
+        )
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,7 @@ def replace_tensors(state: State, replacements: Sequence[Replacement]) -> State:
         duplicates += [repr(new) for new in new_tensors if new in tensors or new in state.aliases]
         tensors |= new_tensors
     if duplicates:
-        raise RuleError(f"these names would be there twice:{some(duplicates)}")
+        raise RuleError(f"these names would be there twice:{truncated_list(duplicates)}")
     return state.with_tensors(tensors)
 
 
@@ -185,5 +187,5 @@ def map_matches(state: State, rule: Rule, pattern: Pattern, change: Callable[[No
         except ValueError as error:  # noqa: PERF203  one error lists all tensors
             problems.append(f"{name!r}: {error}")
     if problems:
-        raise RuleError(f"these tensors do not fit:{some(problems)}")
+        raise RuleError(f"these tensors do not fit:{truncated_list(problems)}")
     return state.with_tensors(tensors)

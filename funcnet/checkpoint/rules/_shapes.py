@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from funcnet._typing import Shape
 from funcnet.checkpoint._errors import RuleError
-from funcnet.checkpoint._nodes import Node, permute, reshape
+from funcnet.checkpoint._nodes import Node, permute_node, reshape_node
 from funcnet.checkpoint.rules._patterns import Pattern
 from funcnet.checkpoint.rules._rule import Rule, State, map_matches
 
@@ -37,7 +37,7 @@ class Transpose(Rule):
             first, second = (normalize_dim(node.shape, dim) for dim in self.dims)
             order = list(range(len(node.shape)))
             order[first], order[second] = second, first
-            return permute(node, order)
+            return permute_node(node, order)
 
         return map_matches(state, self, Pattern(self.names), transpose)
 
@@ -66,7 +66,7 @@ class Permute(Rule):
         def permute_all(node: Node) -> Node:
             if len(node.shape) != len(self.dims):
                 raise ValueError(f"has the shape {list(node.shape)}, expected {len(self.dims)} axes")
-            return permute(node, self.dims)
+            return permute_node(node, self.dims)
 
         return map_matches(state, self, Pattern(self.names), permute_all)
 
@@ -112,7 +112,7 @@ class Reshape(Rule):
             shape = [math.prod(f if isinstance(f, int) else sizes[f] for f in axis) for axis in after]
             if math.prod(shape) != math.prod(node.shape):
                 raise ValueError(f"has the shape {list(node.shape)}, and {shape} has another number of elements")
-            return reshape(node, shape)
+            return reshape_node(node, shape)
 
         return map_matches(state, self, Pattern(self.names), fold)
 
@@ -157,7 +157,7 @@ class Interleave(Rule):
             runs = (node.shape[dim] // self.size, self.parts, self.size // self.parts)
             order = list(range(len(before) + 3 + len(after)))
             order[dim + 1], order[dim + 2] = dim + 2, dim + 1
-            return reshape(permute(reshape(node, (*before, *runs, *after)), order), node.shape)
+            return reshape_node(permute_node(reshape_node(node, (*before, *runs, *after)), order), node.shape)
 
         return map_matches(state, self, Pattern(self.names), interleave)
 

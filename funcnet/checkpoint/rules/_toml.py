@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from funcnet.checkpoint._errors import RuleError, brief, some
+from funcnet.checkpoint._errors import RuleError, summarize_error, truncated_list
 from funcnet.checkpoint.rules._joins import Fuse, Split, Stack, Unstack
 from funcnet.checkpoint.rules._names import Prefix, Rename, Tie, Untie
 from funcnet.checkpoint.rules._rule import Rule
@@ -55,7 +55,7 @@ def from_toml(text: str) -> tuple[Rule, ...]:
     try:
         parsed = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # also if a number has thousands of digits or tables nest too deep
-        raise RuleError(f"the rules are not TOML: {brief(error)}.") from None
+        raise RuleError(f"the rules are not TOML: {summarize_error(error)}.") from None
     tables = parsed.pop("rule", [])
     if parsed or not isinstance(tables, list):
         raise RuleError(f"rules are tables [[rule]], and not {', '.join(map(repr, parsed or ['rule']))}.")
@@ -72,7 +72,7 @@ def read_toml(path: str | os.PathLike[str]) -> tuple[Rule, ...]:
     try:
         text = Path(path).read_text(encoding="utf-8-sig")  # some editors write a byte order mark
     except UnicodeDecodeError as error:
-        raise RuleError(f"the rules {str(path)!r} are no text in UTF-8: {brief(error)}.") from None
+        raise RuleError(f"the rules {str(path)!r} are no text in UTF-8: {summarize_error(error)}.") from None
     return from_toml(text)
 
 
@@ -89,7 +89,7 @@ def from_plain(tables: Sequence[object]) -> tuple[Rule, ...]:
     ]
     if guesses:
         raise RuleError(
-            f"nobody has looked at these guesses:{some(guesses)}\n"
+            f"nobody has looked at these guesses:{truncated_list(guesses)}\n"
             f"Look at each, correct it, and take its line guess = true out."
         )
     rules: list[Rule] = []
@@ -100,7 +100,7 @@ def from_plain(tables: Sequence[object]) -> tuple[Rule, ...]:
         except (ValueError, TypeError) as error:  # noqa: PERF203  one error lists all tables
             problems.append(f"rule {number}: {error}")
     if problems:
-        raise RuleError(f"these are not rules:{some(problems)}")
+        raise RuleError(f"these are not rules:{truncated_list(problems)}")
     return tuple(rules)
 
 

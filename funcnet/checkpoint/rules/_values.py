@@ -9,10 +9,10 @@ import torch
 
 from funcnet._tensors import is_inexact
 from funcnet._typing import Shape
-from funcnet.checkpoint._dtypes import dtype_of
-from funcnet.checkpoint._errors import RuleError, some
-from funcnet.checkpoint._lazy import Spec, check_shape
-from funcnet.checkpoint._nodes import Constant, Node, cast
+from funcnet.checkpoint._checkpoint import Spec, check_shape
+from funcnet.checkpoint._dtypes import dtype_from_name
+from funcnet.checkpoint._errors import RuleError, truncated_list
+from funcnet.checkpoint._nodes import ConstantNode, Node, cast_node
 from funcnet.checkpoint.rules._patterns import Pattern, check_same_holes
 from funcnet.checkpoint.rules._rule import Claim, Rule, State, map_matches, match_names, refuse_ties
 
@@ -44,20 +44,20 @@ class Cast(Rule):
 
     def __post_init__(self) -> None:
         try:
-            before, after = dtype_of(self.before), dtype_of(self.after)
+            before, after = dtype_from_name(self.before), dtype_from_name(self.after)
         except ValueError as error:
             raise RuleError(str(error)) from None
         if _number_kind(before) != _number_kind(after):
             raise RuleError(f"{self.before} and {self.after} are numbers of different kinds; no cast goes both ways.")
 
     def apply(self, state: State) -> State:
-        before, after = dtype_of(self.before), dtype_of(self.after)
+        before, after = dtype_from_name(self.before), dtype_from_name(self.after)
         pattern = Pattern(self.names)
         if not any(state.tensors[name].spec.dtype is before for name in match_names(state, pattern)):
             return self.unchanged_if_optional(state, self.names)
 
         def cast_before(node: Node) -> Node:
-            return cast(node, after, self.lossy) if node.spec.dtype is before else node
+            return cast_node(node, after, self.lossy) if node.spec.dtype is before else node
 
         return map_matches(state, self, pattern, cast_before)
 
@@ -117,7 +117,7 @@ class Drop(_ValueRule):
         constant = _make_constant(self)
         problems = [f"{name!r} is {node.spec}" for name, node in dropped.items() if node.spec != constant.spec]
         if problems:
-            raise RuleError(f"these are dropped as {constant.spec}:{some(problems)}")
+            raise RuleError(f"these are dropped as {constant.spec}:{truncated_list(problems)}")
         claims = [
             Claim(f"{name!r}, which is dropped, holds {self.value}", node, constant) for name, node in dropped.items()
         ]
@@ -143,23 +143,23 @@ class Fill(_ValueRule):
             names = [pattern.format(holes) for holes in neighbours.values()]
         existing = [repr(name) for name in names if name in state.tensors or name in state.aliases]
         if existing:
-            raise RuleError(f"these are there already and cannot be filled in:{some(existing)}")
+            raise RuleError(f"these are there already and cannot be filled in:{truncated_list(existing)}")
         return state.with_tensors({**state.tensors, **{name: _make_constant(self) for name in names}})
 
     def inverse(self) -> Drop:
         return Drop(self.names, self.value, self.shape, self.dtype, self.beside, self.optional or self.value is None)
 
 
-def _make_constant(rule: _ValueRule) -> Constant:
+def _make_constant(rule: _ValueRule) -> ConstantNode:
     assert rule.value is not None
-    return Constant(Spec(rule.shape, dtype_of(rule.dtype)), rule.value)
+    return ConstantNode(Spec(rule.shape, dtype_from_name(rule.dtype)), rule.value)
 
 
 def _check_value(rule: _ValueRule) -> None:
     if rule.value is None:
         return
     try:
-        dtype = dtype_of(rule.dtype)
+        dtype = dtype_from_name(rule.dtype)
         spec = Spec(check_shape(rule.shape, dtype.itemsize), dtype)
     except ValueError as error:
         raise RuleError(str(error)) from None

@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 import funcnet as fn
 from funcnet._tensors import is_inexact, iter_tensors
+from funcnet._torch import pytree
 from funcnet._typing import Flat, Tree
 from funcnet.compare._lab._subject import Batch, BatchTree, Subject
 from funcnet.compare._lab._turns import TimedCall

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 import funcnet as fn
+from funcnet._torch import pytree
 from funcnet._typing import Tree
 from funcnet.compare._digits import Digits
 from funcnet.compare._errors import summarize_error

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from funcnet._tensors import iter_tensors
+from funcnet._torch import pytree
 from funcnet.compare._errors import summarize_error
 from funcnet.compare._lab._form_makers import FormMakers
 from funcnet.compare._lab._forms import Form

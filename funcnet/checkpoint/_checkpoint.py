@@ -1,0 +1,192 @@
+"""What a checkpoint holds, known without reading it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from funcnet._errors import TreeError
+from funcnet._typing import Selector, Shape, Tree
+from funcnet.checkpoint._errors import CheckpointError
+from funcnet.checkpoint._files import Span, read_span
+from funcnet.tree import select, unflatten
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Shape and dtype of a tensor.
+
+    >>> Spec((2, 3), torch.bfloat16).nbytes
+    12
+    """
+
+    shape: Shape
+    dtype: torch.dtype
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tensor of a file: its shape and dtype, and where it is.
+
+    Attributes:
+        spec: shape and dtype.
+        span: its bytes, where they lie in one piece, row-major and little-endian.
+        reader: makes the tensor where they do not.
+    """
+
+    spec: Spec
+    span: Span | None = None
+    reader: Callable[[], Tensor] | None = None
+
+    def read(self) -> Tensor:
+        """The tensor, read now and owned by the caller."""
+        if self.span is not None:
+            return read_span(self.span, self.spec.shape, self.spec.dtype)
+        assert self.reader is not None
+        return self.reader()
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint(Mapping[str, Tensor]):
+    """The tensors of a checkpoint by name. Made by :func:`funcnet.checkpoint.load`.
+
+    A tensor is read when it is asked for, ``ckpt["fc.weight"]``, each time anew; ``ckpt.specs`` has the shapes and
+    dtypes, and reads nothing.
+
+    Attributes:
+        path: the file or folder.
+        format: ``"safetensors"``, ``"pt"``, ``"npz"`` or ``"dcp"``.
+        entries: the tensors that are stored, in the order of the file.
+        aliases: further names of stored tensors (ties): alias -> name in ``entries``.
+        extras: what is stored beside tensors, such as an epoch, by path.
+        metadata: the file's own remarks.
+        files: the files it consists of.
+    """
+
+    path: Path
+    format: str
+    entries: dict[str, Entry]
+    aliases: dict[str, str] = field(default_factory=dict)
+    extras: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
+
+    @property
+    def specs(self) -> dict[str, Spec]:
+        """Shape and dtype of every stored tensor."""
+        return {name: entry.spec for name, entry in self.entries.items()}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors, each counted once."""
+        return sum(entry.spec.nbytes for entry in self.entries.values())
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.entries[self.aliases.get(name, name)].read()
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self.entries
+        yield from self.aliases
+
+    def __len__(self) -> int:
+        return len(self.entries) + len(self.aliases)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.entries or name in self.aliases
+
+    def __repr__(self) -> str:
+        return f"Checkpoint({str(self.path)!r}, {self.format}, {len(self)} tensors, {self.nbytes:,} bytes)"
+
+    def tree(self) -> Tree:
+        """All tensors as nested dicts; tied ones are one tensor.
+
+        Raises:
+            CheckpointError: if one name is both a tensor and a node, as with ``"a"`` and ``"a.b"``.
+        """
+        flat = {name: entry.read() for name, entry in self.entries.items()}
+        flat |= {alias: flat[owner] for alias, owner in self.aliases.items()}
+        try:
+            return unflatten(flat)
+        except TreeError as error:
+            raise CheckpointError(f"{str(self.path)!r} has names that make no tree: {error}") from None
+
+    def part(self, path: str) -> Checkpoint:
+        """What lies below a path, without it in the names: ``ckpt.part("model")`` of a training checkpoint.
+
+        Raises:
+            CheckpointError: if no tensor lies there; names the parts there are.
+        """
+        below = f"{path}."
+        inside = [name for name in self if name.startswith(below)]
+        if not inside:
+            parts = sorted({name.partition(".")[0] for name in self})
+            raise CheckpointError(f"{str(self.path)!r} has no part {path!r}. There are: {', '.join(map(repr, parts))}.")
+        picked = self._only(lambda name: name.startswith(below))
+        short = len(below)
+        return replace(
+            picked,
+            entries={name[short:]: entry for name, entry in picked.entries.items()},
+            aliases={alias[short:]: owner[short:] for alias, owner in picked.aliases.items()},
+            extras={name[short:]: value for name, value in picked.extras.items()},
+        )
+
+    def select(self, selector: Selector) -> Checkpoint:
+        """Only what a selector means; see :func:`funcnet.tree.select`."""
+        return self._only(select(selector))
+
+    def _only(self, test: Callable[[str], bool]) -> Checkpoint:
+        entries = {name: entry for name, entry in self.entries.items() if test(name)}
+        aliases: dict[str, str] = {}
+        promoted: dict[str, str] = {}  # owners that are left out, and the first alias that takes their place
+        for alias, owner in self.aliases.items():
+            if not test(alias):
+                continue
+            if owner in entries:
+                aliases[alias] = owner
+            elif owner in promoted:
+                aliases[alias] = promoted[owner]
+            else:
+                promoted[owner] = alias
+                entries[alias] = self.entries[owner]
+        extras = {name: value for name, value in self.extras.items() if test(name)}
+        return replace(self, entries=entries, aliases=aliases, extras=extras)
+
+
+def unwritable_names(names: Iterable[str]) -> list[str]:
+    """Names that are no text: halves of characters, which JSON and pickles let through and no file can be given.
+
+    >>> unwritable_names(["a", "\\ud800"])
+    ["'\\\\ud800'"]
+    """
+    wrong = []
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:  # noqa: PERF203  all at once
+            wrong.append(ascii(name))
+    return wrong
+
+
+def check_shape(shape: Any, itemsize: int = 1) -> Shape:
+    """A shape from a file.
+
+    Raises:
+        ValueError: if it is not a list of sizes, or no memory could hold it.
+    """
+    if not isinstance(shape, (list, tuple)) or any(type(size) is not int or size < 0 for size in shape):
+        raise ValueError(f"the shape {str(shape)[:80]} is not a list of sizes")
+    if len(shape) > 64:
+        raise ValueError(f"the shape has {len(shape)} axes")
+    if math.prod(size or 1 for size in shape) * itemsize >= 1 << 63:
+        raise ValueError(f"the shape {str(list(shape))[:80]} is larger than any memory")
+    return tuple(shape)

@@ -1,0 +1,136 @@
+"""Which format a file or folder has, from what is in it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from funcnet._typing import Selector
+from funcnet.checkpoint._checkpoint import Checkpoint, unwritable_names
+from funcnet.checkpoint._dcp import METADATA, read_dcp
+from funcnet.checkpoint._errors import CheckpointError, file_error, truncated_list
+from funcnet.checkpoint._files import File
+from funcnet.checkpoint._npz import read_npz
+from funcnet.checkpoint._pickle import LEGACY, read_pickle
+from funcnet.checkpoint._safetensors import read_safetensors
+from funcnet.checkpoint._sharded import INDEX_SUFFIX, read_sharded
+from funcnet.checkpoint._zip import read_members
+
+SUFFIXES = {".safetensors": "safetensors", ".pt": "pt", ".pth": "pt", ".bin": "pt", ".ckpt": "pt", ".npz": "npz"}
+_ZIPS = (b"PK\x03\x04", b"PK\x05\x06")
+
+
+def load(path: str | os.PathLike[str], part: str | None = None) -> Checkpoint:
+    """Open a checkpoint: names, shapes and dtypes are known at once, tensors are read when asked for.
+
+    The format is found by looking at the file: safetensors, ``torch.save`` (.pt, .pth, .bin), numpy's .npz, an index
+    of shards, or a folder that holds one of them or is a distributed checkpoint. Nothing is unpickled beyond what
+    ``weights_only`` allows.
+
+    Args:
+        path: a file, an index of shards, or a folder.
+        part: where in a training checkpoint the tensors are, as ``"model"``; its name is left out of the names.
+
+    Raises:
+        CheckpointError: if it is none of these, or damaged; says where.
+        OSError: if it cannot be opened.
+
+    >>> import tempfile
+    >>> import torch
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     torch.save({"model": {"fc.weight": torch.ones(2, 3)}, "epoch": 7}, f"{folder}/last.pt")
+    ...     ckpt = load(f"{folder}/last.pt", part="model")
+    >>> ckpt.specs
+    {'fc.weight': Spec(shape=(2, 3), dtype=torch.float32)}
+    >>> ckpt["fc.weight"].sum()
+    tensor(6.)
+    """
+    found = _read(Path(path))
+    wrong = unwritable_names([*found, *found.extras])
+    if wrong:
+        raise CheckpointError(f"{str(path)!r} has names that are no text:{truncated_list(wrong)}")
+    return found if part is None else found.part(part)
+
+
+def select_part(
+    ckpt: Checkpoint, part: str | None, selector: Selector | None, *, allow_empty: bool = False
+) -> Checkpoint:
+    """The tensors of a checkpoint that a command or conversion is about.
+
+    Args:
+        ckpt: the whole checkpoint.
+        part, selector: as of :func:`funcnet.checkpoint.convert`.
+        allow_empty: whether a selector may select no tensor at all; if not, that counts as a mistake in the selector.
+
+    Raises:
+        CheckpointError: if the checkpoint has no such part, or nothing is selected.
+    """
+    ckpt = ckpt if part is None else ckpt.part(part)
+    if selector is None:
+        return ckpt
+    selection = ckpt.select(selector)
+    if len(ckpt) and not len(selection) and not allow_empty:
+        names = truncated_list([repr(name) for name in list(ckpt)[:5]])
+        raise file_error(ckpt.path, f"has no tensor that {selector!r} selects", f"Its first names are:{names}")
+    return selection
+
+
+def _read(path: Path) -> Checkpoint:
+    if path.is_dir():
+        entry = find_entry(path)
+        return read_dcp(path) if entry == METADATA else _read(path / entry)
+    file = File(path)
+    if path.name.endswith(INDEX_SUFFIX):
+        return read_sharded(path, read_file)
+    return read_file(file)
+
+
+def read_file(file: File) -> Checkpoint:
+    """The checkpoint in one file.
+
+    Raises:
+        CheckpointError: if its first bytes are those of no format, or it is damaged.
+    """
+    if not file.size:
+        raise file_error(file.path, "is empty", "Copy or save it again.")
+    start = file.read(0, min(file.size, 16))
+    if start[:4] in _ZIPS:
+        names = read_members(file)
+        torch_file = any(name.endswith("/data.pkl") or name == "data.pkl" for name in names)
+        return read_pickle(file) if torch_file else read_npz(file)
+    if start.startswith(LEGACY):
+        return read_pickle(file)
+    if start[8:9] == b"{" or file.path.suffix == ".safetensors":
+        return read_safetensors(file)
+    raise file_error(
+        file.path,
+        f"begins with {start!r}, as neither safetensors, torch.save nor .npz files do",
+        "A plain pickle is never loaded: save the tensors with torch.save or safetensors.",
+    )
+
+
+def find_entry(path: Path) -> str:
+    """The file of a folder that makes it a checkpoint.
+
+    Raises:
+        CheckpointError: if there is none, or there are several.
+    """
+    names = sorted(os.listdir(path))
+    if METADATA in names:
+        return METADATA
+    indexes = [name for name in names if name.endswith(INDEX_SUFFIX)]
+    files = [name for name in names if Path(name).suffix in SUFFIXES and not name.startswith(".")]
+    found = indexes or files
+    if len(found) == 1:
+        return found[0]
+    for name in ("model.safetensors", "pytorch_model.bin"):  # as transformers looks, past training_args.bin and such
+        alone = [file for file in found if file in (name, f"{name}{INDEX_SUFFIX}")]
+        if len(alone) == 1:
+            return alone[0]
+    if not found:
+        raise file_error(
+            path, "is a folder without a checkpoint", f"It holds:{truncated_list(names) if names else ' nothing'}"
+        )
+    raise CheckpointError(
+        f"{str(path)!r} holds several checkpoints; name the one that is meant:{truncated_list(found)}"
+    )

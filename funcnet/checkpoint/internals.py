@@ -1,0 +1,6 @@
+"""What other rooms use of this one, besides its functions; it is no part of the public interface."""
+
+from funcnet.checkpoint._atomic import replace_file as replace_file
+from funcnet.checkpoint._dtypes import dtype_name as dtype_name
+from funcnet.checkpoint._load import select_part as select_part
+from funcnet.checkpoint._save import check_text_destination as check_text_destination

@@ -1,0 +1,30 @@
+"""The two kinds of nets beside those that users write: funcnet's own, and modules of other people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from funcnet.core._net import Net
+
+
+class StockNet(Net, trusted=True):
+    """A net whose body funcnet wrote: a layer, a container, a part of a model, a traced program.
+
+    Its body draws random numbers from ``p`` only and writes to nothing in place, so a call need not watch it.
+    """
+
+    def calls_unknown_code(self) -> bool:
+        """Whether this record holds a function, given by a user, that the body calls."""
+        return False
+
+
+class ForeignNet(Net, reads_trees=True, fields_in_view=False):
+    """A net whose body is the forward of a module that funcnet did not write."""
+
+    def code_classes(self) -> Iterable[type]:
+        """The classes in whose methods the body may draw from global generators, or seed them."""
+        return ()
+
+    def module_repr(self) -> str | None:
+        """The ``repr`` of the module, where that of its twin without numbers is another one."""
+        return None

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from funcnet._torch import dcp_storage_info
 from funcnet._typing import Shape
 from funcnet.checkpoint._atomic import open_for_writing, replace_folder
 from funcnet.checkpoint._checkpoint import Checkpoint, Spec, TensorEntry, check_shape
@@ -251,7 +252,6 @@ def write_dcp(path: Path, content: Content, old_files: list[str]) -> None:
     A tied tensor is there under each of its names, and all of them say that it is stored at one place: so it is on disk
     once, other tools find it under every name, and reading the folder here gives the tie back.
     """
-    from torch.distributed.checkpoint.filesystem import _StorageInfo
     from torch.distributed.checkpoint.metadata import (
         BytesStorageMetadata,
         ChunkStorageMetadata,
@@ -283,7 +283,7 @@ def write_dcp(path: Path, content: Content, old_files: list[str]) -> None:
                         TensorProperties(spec.dtype), size, [ChunkStorageMetadata(origin, size)]
                     )
                     index = MetadataIndex(name, origin, 0)
-                storage_infos.setdefault(owner, _StorageInfo(data_name, begin, out.tell() - begin))
+                storage_infos.setdefault(owner, dcp_storage_info(data_name, begin, out.tell() - begin))
                 storage_data[index] = storage_infos[owner]
         planned = {name: (name,) for name in names}
         reserve(METADATA_FILE)[0].write_bytes(pickle.dumps(Metadata(descriptions, planned, storage_data)))

@@ -11,8 +11,8 @@ from rich.text import Text
 
 from funcnet._errors import FuncnetError
 from funcnet._format import format_bytes
-from funcnet.checkpoint import Plan, convert, plan_conversion
-from funcnet.checkpoint.internals import dtype_name
+from funcnet.checkpoint import Plan
+from funcnet.checkpoint.internals import ConvertOptions, dtype_name, prepare_conversion, run_conversion
 from funcnet.checkpoint.rules import to_plain
 from funcnet.cli._options import AsJson, Part, Select, make_selector
 from funcnet.cli._terminal import (
@@ -66,18 +66,10 @@ def convert_command(
     DST is whole or not there: it may be SRC, and an interrupted run leaves what was there. The exit code is 0 if it
     was done and 2 if it could not be.
     """
-    options: dict[str, Any] = {
-        "inverse": inverse,
-        "part": part,
-        "select": make_selector(select),
-        "dtype": dtype,
-        "lossy": lossy,
-        "shard_size": shard_size,
-        "format": format,
-    }
+    options = ConvertOptions(inverse, part, make_selector(select), dtype, lossy, shard_size, format)
     with exit_on_error("convert", FuncnetError, OSError):
         if dry_run:
-            ckpt, plan = plan_conversion(src, dst, rules or (), **options)
+            ckpt, plan = prepare_conversion(src, dst, rules or (), options)
             if as_json:
                 print_json(_plan_to_json(plan, dst, is_done=False))
             else:
@@ -86,7 +78,7 @@ def convert_command(
                 console.print(_summarise_plan(plan, f"would go from {ckpt.path} to {dst}"), soft_wrap=True)
             return
         with show_byte_progress("converting") as progress:
-            record = convert(src, dst, rules or (), certificate=certificate, progress=progress, **options)
+            record = run_conversion(src, dst, rules or (), options, certificate, progress)
         if as_json:
             print_json(_plan_to_json(record.plan, dst, is_done=True))
         else:

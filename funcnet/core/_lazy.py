@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from funcnet._context import outside_transforms
 from funcnet._errors import InitError
+from funcnet._torch import pytree
 from funcnet._typing import Tree
 from funcnet.core._entries import Param
 from funcnet.core._explain import explain
@@ -65,7 +65,7 @@ def concrete_nets(net: Net, example_inputs: Any, dtype: torch.dtype | None) -> F
     found = Found(dtype)
     program = net._program()
     with outside_transforms(), torch.no_grad(), torch.device("meta"):
-        inputs = tree_map(lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) else leaf, inputs)
+        inputs = pytree.tree_map(lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) else leaf, inputs)
         params, buffers = _shapes_of(net, dtype)
         view = program.open(program.view, params, buffers, Call(False, Stream(0), found))
         try:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from funcnet._context import levels_of, under_transform
 from funcnet._errors import TransformError
+from funcnet._torch import pytree
 
 if TYPE_CHECKING:
     from funcnet.core._net import Net
@@ -80,7 +81,7 @@ def guarded(net: Net, body: Callable[..., Any]) -> Callable[..., Any]:
 
 def active_transforms(inputs: Any, own: Any) -> set[str]:
     """The transforms that inputs or own tensors of a call take part in, by the names of the table."""
-    given = [levels_of(leaf) for leaf in torch.utils._pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
+    given = [levels_of(leaf) for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
     held = [levels_of(leaf) for leaf in own if isinstance(leaf, Tensor)]
     levels = set().union(*given, *held)
     kinds = [kind for kind, _ in levels]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import optree
-import torch
 from typing_extensions import Self
+
+from funcnet._torch import pytree
 
 
 class Absent:
@@ -47,4 +48,4 @@ ABSENT = Absent()
 
 _REGISTER: Any = optree.register_pytree_node  # typed for collections, and this one has no items
 _REGISTER(Absent, lambda _: ((), None), lambda _, __: ABSENT, namespace=vars(optree.registry)["__GLOBAL_NAMESPACE"])
-torch.utils._pytree.register_pytree_node(Absent, lambda _: ([], None), lambda _, __: ABSENT)
+pytree.register_pytree_node(Absent, lambda _: ([], None), lambda _, __: ABSENT)

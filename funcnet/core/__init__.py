@@ -22,8 +22,8 @@ from funcnet.core._lazy import Lazy as Lazy
 from funcnet.core._limits import TRANSFORMS as TRANSFORMS
 from funcnet.core._limits import supports as supports
 from funcnet.core._net import Net as Net
-from funcnet.core._start import Start as Start
+from funcnet.core._start import InitContext as InitContext
 from funcnet.core._stateful import Body as Body
 from funcnet.core._stateful import FunctionModule as FunctionModule
 from funcnet.core._view import View as View
-from funcnet.core._view import draws_at as draws_at
+from funcnet.core._view import draw_source as draw_source

@@ -14,12 +14,12 @@ from funcnet._context import numbers_known
 from funcnet._errors import PurityError, RandomnessError, TreeError
 from funcnet._torch import lazy_clone
 from funcnet._typing import Selector, Tree, TreeLike
-from funcnet.core._check import Seen, expected_of, misfits_of, refuse
+from funcnet.core._check import CheckedTrees, specs_by_tree, find_tree_misfits, misfit_error
 from funcnet.core._entries import Buffer, Param
-from funcnet.core._explain import explain
-from funcnet.core._generators import Generators
-from funcnet.core._ties import filled_in, linked, unlinked
-from funcnet.core._view import NOTHING, PASS_RNG, Call, bodies, draws_at, has, opener, view_class
+from funcnet.core._explain import explain_error
+from funcnet.core._generators import GlobalDrawGuard
+from funcnet.core._ties import resolve_aliases, link_buffers, drop_aliases
+from funcnet.core._view import EMPTY_TREE, PASS_RNG, Call, iter_bodies, draw_source, has_entries, root_view_opener, view_class
 from funcnet.random import Intercept, as_rng
 from funcnet.tree import flatten, join, select, unflatten
 
@@ -35,20 +35,20 @@ class Program:
     def __init__(self, net: Net) -> None:
         self.net = net
         self.view = view_class(net, {})
-        self.open = opener(net)
-        self.expected = expected_of(net)
-        self.has_buffers = has(net, Buffer)
-        self.writable = unflatten({path: True for path in _writable(net) if path not in net.aliases})
+        self.open = root_view_opener(net)
+        self.expected = specs_by_tree(net)
+        self.has_buffers = has_entries(net, Buffer)
+        self.writable = unflatten({path: True for path in _iter_writable_buffers(net) if path not in net.aliases})
         self.tied: dict[type, dict[str, str]] = {
             kind: {alias: owner for alias, owner in net.aliases.items() if isinstance(net._all_entries[alias], kind)}
             for kind in (Param, Buffer)
         }
-        self.facts = {path: body._facts for path, body in bodies(net)}
+        self.facts = {path: body._facts for path, body in iter_bodies(net)}
         self.silent = all(facts.draws_from_view_only for facts in self.facts.values())
         self.foreign = not all(facts.is_trusted for facts in self.facts.values())
         self.always_draws = self.drawing(False)
-        self.seen: Seen | None = None
-        self.generators = Generators(net)
+        self.seen: CheckedTrees | None = None
+        self.generators = GlobalDrawGuard(net)
         self.looked: set[tuple[Any, bool]] = set()  # the modes in which params were compared before and after a call
         self.scratch: set[str] = set()  # paths of params that a foreign forward in eval mode writes to: given as copies
 
@@ -67,11 +67,11 @@ class Program:
         if self.has_buffers or self.always_draws:
             self._refuse_evaluate()
         if torch.compiler.is_compiling():
-            self._admit(params, NOTHING)
-        elif self.seen is None or not self.seen.same(params, NOTHING):
-            self._admit(params, NOTHING)
-            self.seen = Seen(self.expected, params, NOTHING)
-        return self._call(params, NOTHING, False, None, inputs, kwargs, method)[0]
+            self._admit(params, EMPTY_TREE)
+        elif self.seen is None or not self.seen.same(params, EMPTY_TREE):
+            self._admit(params, EMPTY_TREE)
+            self.seen = CheckedTrees(self.expected, params, EMPTY_TREE)
+        return self._call(params, EMPTY_TREE, False, None, inputs, kwargs, method)[0]
 
     def apply(
         self,
@@ -90,7 +90,7 @@ class Program:
             self._admit(params, buffers)
         elif self.seen is None or not self.seen.same(params, buffers):
             self._admit(params, buffers)
-            self.seen = Seen(self.expected, params, buffers)
+            self.seen = CheckedTrees(self.expected, params, buffers)
         return self._call(params, buffers, mode, rng, inputs, kwargs, method)
 
     def _call(
@@ -122,7 +122,7 @@ class Program:
     ) -> tuple[Any, Tree]:
         """Run the body once, over a tree of buffers of its own; returns the output and that tree."""
         call = _EVAL if mode is False and rng is None else Call(mode, as_rng(rng))
-        given = filled_in(params, self.tied[Param]) if self.tied[Param] else params
+        given = resolve_aliases(params, self.tied[Param]) if self.tied[Param] else params
         looks = self._looks(call)
         if looks or self.scratch:
             given = self._on_copies(given, looks)
@@ -131,7 +131,7 @@ class Program:
             view = self.open(self.view, given, own, call)  # type: ignore[arg-type]
             body = view if method == "forward" else self.net.method(view, method)
             if intercept is not None:
-                intercept.draws = lambda: draws_at(view if call.within is None else call.within())
+                intercept.draws = lambda: draw_source(view if call.within is None else call.within())
                 if call is not _EVAL:
                     call.intercept = intercept
                 with intercept:
@@ -141,17 +141,17 @@ class Program:
             else:
                 output = view(*inputs, **kwargs)
         except Exception as error:
-            explained = explain(self, params, error)
+            explained = explain_error(self, params, error)
             if explained is error:
                 raise
             raise explained from error
         if call is not _EVAL:
             call.closed = True
-        return output, unlinked(own, buffers) if self.tied[Buffer] else own
+        return output, drop_aliases(own, buffers) if self.tied[Buffer] else own
 
     def _looks(self, call: Call) -> bool:
         """Whether a call is the first of its mode, in which writes to params are looked for; there may be thousands."""
-        return self.foreign and _kind(call) not in self.looked and numbers_known()
+        return self.foreign and _mode_key(call) not in self.looked and numbers_known()
 
     def _on_copies(self, params: TreeLike, every: bool) -> Tree:
         """The params with copies, made when first written to, in the place of those that are (or may be) written to."""
@@ -182,12 +182,12 @@ class Program:
         else:
             named = [(f"input {index}", value) for index, value in enumerate(inputs)]
             named += [(f"input {name!r}", value) for name, value in kwargs.items()]
-            given = [found for name, value in named for found in _tensors(name, value)]
-        before = [_version(tensor) for _, tensor in given]
+            given = [found for name, value in named for found in iter_named_tensors(name, value)]
+        before = [_write_count(tensor) for _, tensor in given]
         flat = {} if params is None else flatten(params)
-        versions = [_version(tensor) for tensor in flat.values()]
+        versions = [_write_count(tensor) for tensor in flat.values()]
         output = body(*inputs, **kwargs)
-        written = [name for (name, tensor), version in zip(given, before, strict=True) if _version(tensor) != version]
+        written = [name for (name, tensor), version in zip(given, before, strict=True) if _write_count(tensor) != version]
         if written:
             raise PurityError(
                 f"the body wrote in place to {', '.join(written)}, which belongs to the caller and is changed now. "
@@ -202,7 +202,7 @@ class Program:
                     f"the body writes in place to {which}, and a call returns no new params; none is changed. Compute "
                     f"what it wrote outside of the call, from the params and the output, or hold it in a buffer."
                 )
-            self.looked.add(_kind(call))
+            self.looked.add(_mode_key(call))
             self.scratch.update(paths)
         return output
 
@@ -212,8 +212,8 @@ class Program:
 
     def _own_tree(self, buffers: TreeLike) -> Tree:
         """The tree that a call records new buffers in: new dicts, and new tensors where a body may write in place."""
-        fresh = _copy(buffers, self.writable)
-        return linked(fresh, self.tied[Buffer]) if self.tied[Buffer] else fresh
+        fresh = _copy_buffers(buffers, self.writable)
+        return link_buffers(fresh, self.tied[Buffer]) if self.tied[Buffer] else fresh
 
     def _selected(self, train: Selector) -> Callable[[str], bool]:
         """The paths in training mode; a pattern that means none of them is a mistake."""
@@ -232,9 +232,9 @@ class Program:
 
     def _admit(self, params: TreeLike, buffers: TreeLike) -> None:
         """Check trees that are new to this net. Later calls with the same dicts rely on it."""
-        lines = misfits_of(self.expected, {"params": params, "buffers": buffers})
+        lines = find_tree_misfits(self.expected, {"params": params, "buffers": buffers})
         if lines:
-            raise refuse(self.net, lines)
+            raise misfit_error(self.net, lines)
 
     def _refuse_evaluate(self) -> None:
         if self.has_buffers:
@@ -252,11 +252,11 @@ class Program:
             raise RandomnessError(f"rng is None and random numbers are drawn at {named}. {PASS_RNG}")
 
 
-def _kind(call: Call) -> tuple[Any, bool]:
+def _mode_key(call: Call) -> tuple[Any, bool]:
     return call.train if isinstance(call.train, bool) else None, call.rng is None
 
 
-def _writable(net: Net, prefix: str = "", within: bool = False) -> Iterator[str]:
+def _iter_writable_buffers(net: Net, prefix: str = "", within: bool = False) -> Iterator[str]:
     """Paths of the buffers that a body not funcnet's own may write to in place, as ``p.steps += 1`` does."""
     if net._facts.one_piece:
         return
@@ -264,31 +264,31 @@ def _writable(net: Net, prefix: str = "", within: bool = False) -> Iterator[str]
         if isinstance(spec, Buffer) and (within or not net._facts.is_trusted):
             yield join(prefix, name)
     for name, child in net._children.items():
-        yield from _writable(child, join(prefix, name), within or net._facts.reads_trees)
+        yield from _iter_writable_buffers(child, join(prefix, name), within or net._facts.reads_trees)
 
 
-def _copy(tree: TreeLike, writable: TreeLike) -> Tree:
+def _copy_buffers(tree: TreeLike, writable: TreeLike) -> Tree:
     """New dicts with the same tensors, but for clones of those that are writable."""
     fresh = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            fresh[key] = _copy(value, writable.get(key, NOTHING))
+            fresh[key] = _copy_buffers(value, writable.get(key, EMPTY_TREE))
         else:
             fresh[key] = value.clone() if key in writable else value
     return fresh
 
 
-def _tensors(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
+def iter_named_tensors(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
     """The tensors in an input, with words for where they are."""
     if isinstance(value, Tensor):
         yield name, value
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            yield from _tensors(f"{name}[{key!r}]", item)
+            yield from iter_named_tensors(f"{name}[{key!r}]", item)
     elif isinstance(value, (list, tuple)):
         for index, item in enumerate(value):
-            yield from _tensors(f"{name}[{index}]", item)
+            yield from iter_named_tensors(f"{name}[{index}]", item)
 
 
-def _version(tensor: Tensor) -> int:
+def _write_count(tensor: Tensor) -> int:
     return -1 if tensor.is_inference() else tensor._version

@@ -12,9 +12,9 @@ from funcnet._context import outside_transforms
 from funcnet._errors import InitError
 from funcnet._typing import Tree
 from funcnet.core._entries import Param
-from funcnet.core._explain import explain
+from funcnet.core._explain import explain_error
 from funcnet.core._net import Net
-from funcnet.core._view import Call, View, origin, where
+from funcnet.core._view import Call, View, call_and_path, describe_place
 from funcnet.random import Stream
 from funcnet.tree import join, unflatten
 
@@ -30,9 +30,9 @@ class Lazy(Net):
         raise NotImplementedError(f"{type(self).__name__} does not say what it becomes: define concrete(*inputs).")
 
     def forward(self, p: View, *inputs: Any, **kwargs: Any) -> Any:
-        call, path = origin(p)
+        call, path = call_and_path(p)
         if call.found is None:
-            raise InitError(f"{where(p)} has no shape yet. {SHOW_INPUTS}")
+            raise InitError(f"{describe_place(p)} has no shape yet. {SHOW_INPUTS}")
         if path not in call.found:
             call.found[path] = self.concrete(*inputs, **kwargs)
         net = call.found[path]
@@ -42,7 +42,7 @@ class Lazy(Net):
 SHOW_INPUTS = "net, params, buffers = net.init(rng, example_inputs=(x,)) gives the concrete net."
 
 
-class Found(dict[str, Net]):
+class ConcreteNets(dict[str, Net]):
     """What lazy nets became, by path, and the dtype that params are to have."""
 
     def __init__(self, dtype: torch.dtype | None) -> None:
@@ -50,7 +50,7 @@ class Found(dict[str, Net]):
         self.dtype = dtype
 
 
-def concrete_nets(net: Net, example_inputs: Any, dtype: torch.dtype | None) -> Found:
+def find_concrete_nets(net: Net, example_inputs: Any, dtype: torch.dtype | None) -> ConcreteNets:
     """What each lazy net becomes, by path, in the order in which they are called; nothing is computed.
 
     Args:
@@ -62,16 +62,16 @@ def concrete_nets(net: Net, example_inputs: Any, dtype: torch.dtype | None) -> F
         InitError: if one of them is not called.
     """
     inputs = example_inputs if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
-    found = Found(dtype)
+    found = ConcreteNets(dtype)
     program = net._program()
     with outside_transforms(), torch.no_grad(), torch.device("meta"):
         inputs = tree_map(lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) else leaf, inputs)
         params, buffers = _shapes_of(net, dtype)
-        view = program.open(program.view, params, buffers, Call(False, Stream(0), found))
+        view = program.open_view(program.view_class, params, buffers, Call(False, Stream(0), found))
         try:
             view(*inputs)
         except Exception as error:
-            explained = explain(program, params, error)
+            explained = explain_error(program, params, error)
             if explained is error:
                 raise
             raise explained from error

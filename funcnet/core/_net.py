@@ -20,12 +20,12 @@ from funcnet._typing import Selector, Tree, TreeLike
 from funcnet.core._edits import Edits
 from funcnet.core._entries import Buffer, Entry, Param
 from funcnet.core._parts import check_part
-from funcnet.core._shown import Shown
-from funcnet.core._start import Device, Start
+from funcnet.core._shown import TextModule
+from funcnet.core._start import Device, InitContext
 from funcnet.core._traits import BodyTraits, traits_of_class
 from funcnet.random import as_rng
 from funcnet.tree import join, unflatten
-from funcnet.tree._partition import chosen
+from funcnet.tree._partition import select_paths
 
 if TYPE_CHECKING:
     from funcnet.core._call import Program
@@ -219,16 +219,16 @@ class Net:
         source = as_rng(rng)
         if source is None:
             raise InitError("init needs rng: an int seed (0) or a Key (funcnet.random.key(0)).")
-        from funcnet.core._lazy import SHOW_INPUTS, Lazy, concrete_nets
+        from funcnet.core._lazy import SHOW_INPUTS, Lazy, find_concrete_nets
 
         net: Net = self
         found: dict[str, Net] = {}
         if example_inputs is not None:
-            found = concrete_nets(self, example_inputs, dtype)
+            found = find_concrete_nets(self, example_inputs, dtype)
             net = self.replaced(found)
         elif lazy := [path or "the net itself" for path, below in self.named_nets() if isinstance(below, Lazy)]:
             raise InitError(f"{', '.join(map(repr, lazy))} have no shape yet. {SHOW_INPUTS}")
-        start = Start(source, device, dtype, net._all_aliases)
+        start = InitContext(source, device, dtype, net._all_aliases)
         made = dict(start.of_net(self, ""))
         for path, late in found.items():  # drawn last, as by lazy modules, which wait for their first call
             made.update(start.of_net(late, path))
@@ -237,7 +237,7 @@ class Net:
             _place(trees[type(entry.spec)], entry.path, made[entry.path])
         return (trees[Param], trees[Buffer]) if example_inputs is None else (net, trees[Param], trees[Buffer])
 
-    def first_values(self, start: Start, path: str) -> Iterator[tuple[str, torch.Tensor]]:
+    def first_values(self, start: InitContext, path: str) -> Iterator[tuple[str, torch.Tensor]]:
         """Paths and first values in the order in which a module makes, and so draws, them.
 
         A net whose module does more than build its parts (copies one, draws some anew) overrides this.
@@ -296,7 +296,7 @@ class Net:
         ('0.weight', '0.bias')
         """
         params = [entry.path for entry in self.entries() if entry.kind == "params"]
-        meant = chosen(unflatten(dict.fromkeys(params)), selector)
+        meant = select_paths(unflatten(dict.fromkeys(params)), selector)
         return self._with_edits(replace(self._edits, frozen=tuple(path for path in params if path in meant)))
 
     @property
@@ -429,7 +429,7 @@ class Net:
         for path, net in self.named_nets():
             text = net.module_repr() if isinstance(net, ForeignNet) else None
             if text is not None:
-                words = Shown(text)
+                words = TextModule(text)
                 if not path:
                     return repr(words)
                 parent, _, name = path.rpartition(".")

@@ -34,7 +34,7 @@ _BUILTINS = {
 _VALUES = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device, Tensor, Net)
 
 
-def silent(net: Net) -> bool:
+def never_draws_globally(net: Net) -> bool:
     """Whether the body of a net, parts not included, is known never to draw from torch's generator."""
     if net._traits.reads_trees or not hasattr(type(net), "forward"):
         return False

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 from torch import Tensor, nn
 
 from funcnet._typing import Tree, TreeLike
-from funcnet.core.internals import Call, draws_at
+from funcnet.core.internals import Call, draw_source
 from funcnet.foreign._isolated_copies import holders, private, reached, without_weights
 from funcnet.foreign._module_walk import named_modules
 from funcnet.foreign._snapshot import Watched
@@ -174,10 +174,10 @@ def _intercepting(forward: Callable[..., Any], lease: Lease) -> Callable[..., An
     @wraps(forward)
     def run(*inputs: Any, **kwargs: Any) -> Any:
         call = lease.call
-        if call is None or call.intercept is not None or call.within is None:
+        if call is None or call.intercept is not None or call.find_place is None:
             return forward(*inputs, **kwargs)
-        within = call.within
-        call.intercept = Intercept(lambda: draws_at(within()))
+        within = call.find_place
+        call.intercept = Intercept(lambda: draw_source(within()))
         try:
             with call.intercept:
                 return forward(*inputs, **kwargs)
@@ -194,10 +194,10 @@ def _dropping(module: Any, lease: Lease) -> Callable[..., Tensor]:
     @wraps(forward)
     def run(input: Tensor) -> Tensor:
         call = lease.call
-        if call is None or call.intercept is not None or call.within is None:
+        if call is None or call.intercept is not None or call.find_place is None:
             return forward(input)
-        within = call.within
-        return rule(lambda: draws_at(within()), input, module.p, module.training, module.inplace)
+        within = call.find_place
+        return rule(lambda: draw_source(within()), input, module.p, module.training, module.inplace)
 
     return run
 

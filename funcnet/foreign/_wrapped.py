@@ -21,7 +21,7 @@ from funcnet._context import levels_of, under_vmap
 from funcnet._errors import InitError, RandomnessError
 from funcnet._torch import call_impl, constant_result
 from funcnet.core import Buffer, Net, Param, View
-from funcnet.core.internals import NOTHING, Call, ForeignNet, exact_dtype, origin
+from funcnet.core.internals import EMPTY_TREE, Call, ForeignNet, dtype_to_declare, call_and_path
 from funcnet.foreign._copied_inputs import copy_inputs, tensors_in
 from funcnet.foreign._leased_copies import Flags, Lease, Template, within
 from funcnet.init import Scheme
@@ -48,12 +48,12 @@ class Wrapped(ForeignNet):
         tensors: dict[str, Param | Buffer] = {}
         for name, param in module._parameters.items():
             if param is not None:
-                tensors[name] = Param(tuple(param.shape), UNKNOWN_VALUE, exact_dtype(param))
+                tensors[name] = Param(tuple(param.shape), UNKNOWN_VALUE, dtype_to_declare(param))
         for name, buffer in module._buffers.items():
             if buffer is not None:
                 persistent = name not in module._non_persistent_buffers_set
                 scheme = UNKNOWN_VALUE if persistent else Scheme(_carried, (("value", Carried(buffer)),))
-                tensors[name] = Buffer(tuple(buffer.shape), scheme, exact_dtype(buffer), persistent)
+                tensors[name] = Buffer(tuple(buffer.shape), scheme, dtype_to_declare(buffer), persistent)
         children = tuple((name, convert(child)) for name, child in module._modules.items() if child is not None)
         return cls(Template(module), children, tuple(tensors.items()))
 
@@ -89,9 +89,9 @@ class Wrapped(ForeignNet):
         return self._run(p, None, *inputs, **kwargs)
 
     def _run(self, p: View, method: str | None, /, *inputs: Any, **kwargs: Any) -> Any:
-        call, path = origin(p)
+        call, path = call_and_path(p)
         flags: Flags = call.train if isinstance(call.train, bool) else self._flags(call.train, path)
-        buffers = getattr(p, "_buffers", NOTHING)  # the call's own, made for writing
+        buffers = getattr(p, "_buffers", EMPTY_TREE)  # the call's own, made for writing
         inputs, kwargs = copy_inputs(inputs, kwargs)
         if flags is not False and buffers and (under_vmap() or torch.compiler.is_compiling()):
             _mapped(buffers, tensors_in((p._params, inputs, kwargs)))
@@ -105,11 +105,11 @@ class Wrapped(ForeignNet):
             output = run(*inputs, **kwargs)
         else:
             lease.call = call
-            before, call.within = call.within, partial(_running, p, lease, self.template)
+            before, call.find_place = call.find_place, partial(_running, p, lease, self.template)
             try:
                 output = run(*inputs, **kwargs)
             finally:
-                lease.call, call.within = None, before
+                lease.call, call.find_place = None, before
         if not call.closed:
             lease.new_buffers(buffers)
         del module, run  # who refers to the copy besides the lease is counted
@@ -120,17 +120,17 @@ class Wrapped(ForeignNet):
         """The same for a compiler, which knows functional_call and cannot see frames."""
         _prepare(self, flags)
         template, module = self.template, self.template.compiled[flags]
-        buffers = flatten(getattr(p, "_buffers", NOTHING))
+        buffers = flatten(getattr(p, "_buffers", EMPTY_TREE))
         # One name for each attribute of a module, and functional_call told of no ties: it stumbles over some.
         tensors = {template.slots[path]: tensor for path, tensor in {**flatten(p._params), **buffers}.items()}
         for path in template.shortened:
             tensors[path] = tensors[path].clone()
-        before, call.within = call.within, partial(_traced_at, p)
+        before, call.find_place = call.find_place, partial(_traced_at, p)
         if method is not None:
             module, prefix = _Other(module, method), "module."
             tensors = {prefix + path: tensor for path, tensor in tensors.items()}
         output = functional_call(module, tensors, inputs, kwargs, tie_weights=False)
-        call.within = before
+        call.find_place = before
         prefix = "" if method is None else "module."
         for path in buffers:
             *parents, leaf = path.split(".")
@@ -194,7 +194,7 @@ def _outside_checkpoint(frame: Any, p: View, path: str) -> Place:
     while above is not None and above.f_code is not _RUN:
         if above.f_globals.get("__name__") == "torch.utils.checkpoint":
             raise RandomnessError(
-                f"{join(origin(p)[1], path) or 'the module'} draws within torch.utils.checkpoint, which runs it again "
+                f"{join(call_and_path(p)[1], path) or 'the module'} draws within torch.utils.checkpoint, which runs it again "
                 f"in backward, after the call, with other draws. Switch checkpointing off in the module (or its "
                 f"dropout), and checkpoint a function of (params, x, key) that calls the net."
             )

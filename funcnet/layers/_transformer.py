@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.types import Device
 
 from funcnet import init
-from funcnet.core import Net, Param, Start, View
+from funcnet.core import Net, Param, InitContext, View
 from funcnet.core.internals import check_part
 from funcnet.layers._layer import FACTORY_FIELDS, NO_CHILDREN, Layer
 from funcnet.layers._norm import LayerNorm
@@ -124,7 +124,7 @@ class Transformer(Layer):
         is_decoder_first = self.custom_decoder is not None and self.custom_encoder is None
         return ["decoder", "encoder"] if is_decoder_first else ["encoder", "decoder"]
 
-    def first_values(self, start: Start, path: str) -> Iterator[tuple[str, Tensor]]:
+    def first_values(self, start: InitContext, path: str) -> Iterator[tuple[str, Tensor]]:
         values = dict(super().first_values(start, path))
         for name, spec in self._all_entries.items():
             entry_path = join(path, name)

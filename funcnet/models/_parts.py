@@ -16,7 +16,7 @@ from torch import Tensor
 from funcnet import init, random
 from funcnet._context import beyond_one_gradient
 from funcnet.combinators import ModuleList
-from funcnet.core import Net, Param, Start
+from funcnet.core import Net, Param, InitContext
 from funcnet.core.internals import Edits, StockNet
 from funcnet.layers import Linear
 from funcnet.models._stack import Stack
@@ -33,7 +33,7 @@ class Model(StockNet, fields_in_view=False):
     def expects(self) -> str:
         return "input_ids (N, L) of ints, and attention_mask (N, L) or none"
 
-    def first_values(self, start: Start, path: str) -> Iterator[tuple[str, Tensor]]:
+    def first_values(self, start: InitContext, path: str) -> Iterator[tuple[str, Tensor]]:
         for name, spec in self._all_entries.items():
             where = join(path, name)
             if where in start.aliases:
@@ -45,7 +45,7 @@ class Model(StockNet, fields_in_view=False):
                 scheme = init.constant(1.0)
             else:
                 scheme = init.normal(0.0, self.standard_deviation(name))
-            yield where, start.of_spec(Param(spec.shape, scheme), where, self)
+            yield where, start.init_tensor(Param(spec.shape, scheme), where, self)
 
 
 def tied(net: Net, aliases: Mapping[str, str]) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from funcnet._typing import Flat
 from funcnet.core import Buffer, Function, Net, Param, View
-from funcnet.core.internals import Call, Start, filled_in
+from funcnet.core.internals import Call, InitContext, resolve_aliases
 from funcnet.parametrize._stock import SpectralNorm
 from funcnet.tree import flatten, join, unflatten
 
@@ -31,7 +31,7 @@ class Registered:
         ValueError: if they change the shape or dtype and are not ``unsafe``.
     """
 
-    def __init__(self, nets: Sequence[Net], unsafe: bool, value: Tensor, start: Start, path: str) -> None:
+    def __init__(self, nets: Sequence[Net], unsafe: bool, value: Tensor, start: InitContext, path: str) -> None:
         self.path = path
         self.originals: tuple[Tensor, ...] = ()
         self.single = True
@@ -86,10 +86,10 @@ class Registered:
 class _Placed:
     """One parametrization at its place, with its tensors."""
 
-    def __init__(self, net: Net, path: str, call: Call, value: Tensor, start: Start) -> None:
+    def __init__(self, net: Net, path: str, call: Call, value: Tensor, start: InitContext) -> None:
         self.net, self.path, self.call = net, path, call
         start = start._replace(device=value.device, dtype=value.dtype)
-        made = {} if value.is_meta else dict(start.of_net(net, path))
+        made = {} if value.is_meta else dict(start.init_net(net, path))
         flat: dict[type, Flat] = {Param: {}, Buffer: {}}
         for name, spec in net.entries():
             empty = torch.empty(spec.shape, dtype=spec.dtype or value.dtype, device="meta")
@@ -100,8 +100,8 @@ class _Placed:
 
     def _view(self) -> View:
         program = self.net._program()
-        params = filled_in(self.params, program.tied[Param]) if program.tied[Param] else self.params
-        view = program.open(program.view, params, self.buffers, self.call)
+        params = resolve_aliases(self.params, program.tied[Param]) if program.tied[Param] else self.params
+        view = program.open_view(program.view_class, params, self.buffers, self.call)
         view._name = self.path
         return view
 

@@ -14,7 +14,7 @@ from funcnet._typing import Flat
 from funcnet.combinators import ModuleDict
 from funcnet.combinators._views import SequenceView
 from funcnet.core import Buffer, Net, Param, View
-from funcnet.core.internals import Start, StockNet, exact_dtype, has
+from funcnet.core.internals import InitContext, StockNet, dtype_to_declare, has_entries
 from funcnet.layers import Layer
 from funcnet.parametrize._first_values import Registered, right_inverse
 from funcnet.parametrize._twins import attach, list_module
@@ -38,7 +38,7 @@ class ParametrizationList(StockNet):
         names = ["original"] if module.is_tensor else [f"original{index}" for index in range(module.ntensors)]
         if list(held) != names:
             return None
-        originals = ((name, kind(tuple(tensor.shape), dtype=exact_dtype(tensor))) for name, tensor in held.items())
+        originals = ((name, kind(tuple(tensor.shape), dtype=dtype_to_declare(tensor))) for name, tensor in held.items())
         return cls(tuple(nets), tuple(originals), module.unsafe)
 
     def parts(self) -> Mapping[str, Any]:
@@ -95,7 +95,7 @@ def parametrized(base: Net, lists: Mapping[str, Net]) -> Parametrized | None:
         kind = type(computed.originals[0][1])
         if type(base._own_entries[name]) is not kind or (kind is Buffer and isinstance(base, Layer)):
             return None  # a layer replaces its buffers, which cannot be done to one that is computed
-        if has(computed, Buffer) and getattr(base, "twin", nn.Module) in READ_SEVERAL_TIMES:
+        if has_entries(computed, Buffer) and getattr(base, "twin", nn.Module) in READ_SEVERAL_TIMES:
             return None
     return Parametrized(base, tuple(lists.items()))  # type: ignore[arg-type]
 
@@ -145,7 +145,7 @@ class Parametrized(StockNet):
     def _looks(self, name: str) -> int:
         """How often the module looks at a computed tensor in a call; told only where that leaves traces in buffers."""
         computed = dict(self.lists)
-        if getattr(self.base, "twin", None) not in _RECURRENT or not has(computed[name], Buffer):
+        if getattr(self.base, "twin", None) not in _RECURRENT or not has_entries(computed[name], Buffer):
             return 1
         # It looks whether a weight is there and whether it is another one than before, until the first that is; as
         # then one is, it gathers all, and again looks first whether each is there.
@@ -162,10 +162,10 @@ class Parametrized(StockNet):
         lists: Any = nets.get("parametrizations", self._children["parametrizations"])
         return Parametrized(self.base._with_children(kept) if kept else self.base, lists.items_)
 
-    def first_values(self, start: Start, path: str) -> Iterator[tuple[str, Tensor]]:
+    def first_values(self, start: InitContext, path: str) -> Iterator[tuple[str, Tensor]]:
         if all(join(path, name) in start.aliases for name in self._all_entries):
             return  # the same net at a second place
-        made = dict(start.of_net(self.base, path))
+        made = dict(start.init_net(self.base, path))
         for name, computed in self.lists:
             value, where = made.pop(join(path, name)), join(path, f"parametrizations.{name}")
             made.update(

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from funcnet._context import beyond_backward, under_vmap
 from funcnet._torch import OrthogonalMap, OrthogonalModule, SpectralNormModule, WeightNormModule
-from funcnet.core import Buffer, View, draws_at
-from funcnet.core.internals import StockNet, origin
+from funcnet.core import Buffer, View, draw_source
+from funcnet.core.internals import StockNet, call_and_path
 from funcnet.init import normal
 from funcnet.parametrize._maps import MAPS, householder_inverse, is_orthogonal, made_orthogonal
 from funcnet.random import normal as draw_normal
@@ -144,7 +144,7 @@ def _iterated(matrix: Tensor, u: Tensor, v: Tensor, steps: int, eps: float) -> t
 
 
 def _record(p: View, u: Tensor, v: Tensor) -> None:
-    if not origin(p)[0].closed:
+    if not call_and_path(p)[0].closed:
         p._buffers["_u"], p._buffers["_v"] = u, v
 
 
@@ -214,7 +214,7 @@ def _base(p: View, Q: Tensor) -> Tensor:
     """An orthogonal square matrix whose first columns are those of Q, made orthonormal if they are not."""
     n, k = Q.shape[-2:]
     if n != k:
-        drawn = draw_normal(draws_at(p), (*Q.shape[:-2], n, n - k), dtype=Q.dtype, device=Q.device)
+        drawn = draw_normal(draw_source(p), (*Q.shape[:-2], n, n - k), dtype=Q.dtype, device=Q.device)
         return made_orthogonal(torch.cat([Q, drawn], dim=-1))
     if under_vmap():
         return torch.where(is_orthogonal(Q), Q, made_orthogonal(Q))

@@ -11,7 +11,7 @@ from torch import nn
 
 from funcnet._typing import Tree, TreeLike
 from funcnet.core import Buffer, Net, Param, as_net
-from funcnet.core.internals import Start, check_trees, exact_dtype, refuse
+from funcnet.core.internals import InitContext, find_misfits, dtype_to_declare, misfit_error
 from funcnet.parametrize._first_values import Registered, right_inverse
 from funcnet.parametrize._parametrized import ParametrizationList, Parametrized
 from funcnet.parametrize._stock import Orthogonal, SpectralNorm, WeightNorm
@@ -188,9 +188,9 @@ def remove_parametrizations(
     """
     if not isinstance(net, Parametrized) or not is_parametrized(net, tensor_name):
         raise ValueError(f"{net.title()} has no parametrization of {tensor_name!r}.")
-    lines = check_trees(net, params, buffers)
+    lines = find_misfits(net, params, buffers)
     if lines:
-        raise refuse(net, lines)
+        raise misfit_error(net, lines)
     lists = dict(net.lists)
     computed, where = lists.pop(tensor_name), f"parametrizations.{tensor_name}."
     flat = {Param: flatten(params), Buffer: flatten(buffers)}
@@ -236,14 +236,14 @@ def _originals(
 ) -> tuple[tuple[str, Any], ...]:
     """What the originals are called, and their shapes: found by registering on the meta device, where that can be."""
     value = torch.empty(spec.shape, dtype=_dtype_of(net, spec), device="meta")
-    start = Start(Stream(0), None, None, {})
+    start = InitContext(Stream(0), None, None, {})
     try:
         found = Registered(nets, unsafe, value, start, name)
     except (RuntimeError, NotImplementedError):  # a right_inverse that looks at numbers
         base = net.base if isinstance(net, Parametrized) else net
-        found = Registered(nets, unsafe, dict(start.of_net(base, ""))[name], start, name)
+        found = Registered(nets, unsafe, dict(start.init_net(base, ""))[name], start, name)
     return tuple(
-        (one, type(spec)(tuple(tensor.shape), dtype=exact_dtype(tensor)))
+        (one, type(spec)(tuple(tensor.shape), dtype=dtype_to_declare(tensor)))
         for one, tensor in zip(found.names(), found.originals, strict=True)
     )
 

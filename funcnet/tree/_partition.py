@@ -29,7 +29,7 @@ def partition(tree: TreeLike, selector: Selector) -> tuple[Tree, Tree]:
     >>> combine(trainable, frozen) == params
     True
     """
-    meant = chosen(tree, selector)
+    meant = select_paths(tree, selector)
     return _kept(tree, meant, _absent, _same), _kept(tree, meant, _same, _absent)
 
 
@@ -52,7 +52,7 @@ def combine(*trees: TreeLike) -> Tree:
     return _merged(trees, "", held)
 
 
-def chosen(tree: TreeLike, selector: Selector) -> set[str]:
+def select_paths(tree: TreeLike, selector: Selector) -> set[str]:
     """Paths of the leaves that a selector means.
 
     Raises:
@@ -122,7 +122,7 @@ def replace(tree: TreeLike, selector: Selector, value: Any) -> Tree:
     >>> replace(params, "*.weight", lambda leaf: leaf * 10)
     {'fc': {'weight': 10, 'bias': 2}, 'head': {'weight': 30}}
     """
-    paths = chosen(tree, selector)
+    paths = select_paths(tree, selector)
     if isinstance(value, Mapping):
         if not isinstance(selector, str) or "*" in selector or not isinstance(get(tree, selector), Mapping):
             raise TreeError(f"a subtree is put in the place of one subtree, and {selector!r} is not the path of one.")

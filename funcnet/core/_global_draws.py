@@ -13,7 +13,7 @@ from funcnet._context import numbers_known, plainly_eager, under_vmap
 from funcnet._errors import RandomnessError
 from funcnet._torch import draws_alone, global_state, set_global_state
 from funcnet._typing import Tree
-from funcnet.core._view import PASS_RNG, bodies
+from funcnet.core._view import PASS_RNG, iter_bodies
 from funcnet.random import LENDING, Intercept, Stream, as_rng, names_in, others_lent
 
 if TYPE_CHECKING:
@@ -23,14 +23,14 @@ Once: TypeAlias = "Callable[..., tuple[Any, Tree]]"
 """One run of a body: ``once(rng)``, or ``once(rng, intercept)`` to run it within an ``Intercept``."""
 
 
-class Generators:
+class GlobalDrawGuard:
     """Runs the bodies of a net, and remembers which generators they draw from."""
 
     def __init__(self, net: Net) -> None:
         self._title = net.title()
         self._torch: set[bool] = set()  # the modes, plain eval or not, in which torch's is known to be drawn from
         self._heard: set[tuple[bool, bool]] = set()  # the modes in which the others were watched
-        kinds = {kind for _, below in bodies(net) for kind in below._facts.foreign_classes}
+        kinds = {kind for _, below in iter_bodies(net) for kind in below._facts.foreign_classes}
         names = frozenset().union(*map(names_in, kinds))
         self._others = "random" in names
         self._seeds = not names.isdisjoint(("manual_seed", "seed"))  # whether a body may seed torch's generator

@@ -8,15 +8,13 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from functools import cache
-from threading import active_count, get_ident
+from threading import get_ident
 from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.modules import _functions as functions
 from torch.nn.utils import parametrizations, parametrize
-
-from funcnet._context import outside_transforms
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -33,37 +31,6 @@ def constant_result(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
 register_constant = torch.utils._pytree.register_constant
 """Declares a class of immutable, hashable values that compiled code may treat as constants."""
-
-
-def global_state() -> torch.Tensor:
-    """The state of torch's global generators, as int64: four times as fast to compare as the bytes."""
-    if torch._C._functorch.peek_interpreter_stack() is None:
-        return _states()
-    with outside_transforms():  # where a state would become a tensor of the transform, which has no storage
-        return _states()
-
-
-def _states() -> torch.Tensor:
-    cpu = torch.default_generator.get_state()
-    if not torch.cuda.is_initialized():
-        return cpu.view(torch.int64)
-    return torch.cat([cpu, *(generator.get_state() for generator in torch.cuda.default_generators)]).view(torch.int64)
-
-
-def set_global_state(state: torch.Tensor) -> None:
-    """Put torch's global generators back to what :func:`global_state` returned."""
-    with outside_transforms():
-        rest = state.view(torch.uint8)
-        for generator in (torch.default_generator, *torch.cuda.default_generators):
-            size = generator.get_state().numel() if rest.numel() else 0  # 0: of a device first used since
-            if size:
-                generator.set_state(rest[:size])
-            rest = rest[size:]
-
-
-def draws_alone() -> bool:
-    """Whether this is the only thread, and torch's generator of the CPU the only one that draws."""
-    return active_count() == 1 and not torch.cuda.is_initialized() and not torch.backends.mps.is_available()
 
 
 def lazy_clone(tensor: torch.Tensor) -> torch.Tensor:
@@ -300,3 +267,7 @@ rebuild_tensor_v2 = torch._utils._rebuild_tensor_v2
 
 rebuild_tensor_v3 = torch._utils._rebuild_tensor_v3
 """The same for dtypes that have no storage class of their own."""
+
+sample_gamma = torch._standard_gamma
+sample_dirichlet = torch._sample_dirichlet
+"""What torch.distributions draws by."""

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from funcnet._errors import ConversionError
-from funcnet._torch import global_state, set_global_state
 from funcnet.foreign.internals import copy_inputs, named_modules, named_tensors
+from funcnet.random.internals import read_torch_state, restore_torch_state
 
 
 def lazy_names(module: nn.Module) -> list[str]:
@@ -34,7 +34,7 @@ def materialised(module: nn.Module, example_inputs: Any) -> nn.Module:
     """
     inputs = example_inputs if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
     called = _copy(module).eval()
-    before = global_state()
+    before = read_torch_state()
     try:
         with torch.no_grad():
             called(*copy_inputs(tuple(inputs), {})[0])
@@ -43,7 +43,7 @@ def materialised(module: nn.Module, example_inputs: Any) -> nn.Module:
             f"cannot call {type(module).__name__} on example_inputs to give its lazy parts their shapes: {error}"
         ) from error
     finally:
-        set_global_state(before)
+        restore_torch_state(before)
     if missed := lazy_names(called):
         raise ConversionError(
             f"{', '.join(missed)} got no input from these example_inputs, and have no shape yet: choose others."

@@ -12,7 +12,7 @@ from torch import Tensor
 from funcnet._errors import InitError, TreeError, bullet_list
 from funcnet._typing import Flat, Tree, TreeLike
 from funcnet.core import Buffer, Net, Param
-from funcnet.core.internals import find_misfits, describe_misfits, misfit_error
+from funcnet.core.internals import describe_misfits, find_misfits, misfit_error
 from funcnet.foreign import Wrapped
 from funcnet.foreign.internals import EXTRA_STATE
 from funcnet.random import Stream

@@ -1,4 +1,36 @@
-"""What a call does about global generators: torch's, Python's and NumPy's. No draw comes from them, none moves them."""
+"""How the draws of a call are contained: none comes from a global generator, and none of those moves.
+
+A body may call ``F.dropout``, ``torch.rand``, ``random.random`` or ``numpy.random.rand``, which draw from generators
+that the whole process shares. :class:`GlobalDrawGuard` runs it in one of these ways, so that what it draws comes from
+the ``rng`` of the call. The ways further down cost more, so each is taken only where those above it do not do.
+
+=========================  ===========================================  ===============================================
+road                       when it is taken                             what happens
+=========================  ===========================================  ===============================================
+no guard                   no body can draw from a global generator:    the body just runs (``core/_call.py`` decides,
+                           it is funcnet's own, or its code shows it    by ``never_draws`` in
+                                                                        ``random/_draws_in_code.py``)
+as the global generator    ``rng`` is an int seed, in plain eager       torch's generator is set to the seed, the body
+                           code, and no other thread can draw           draws from it as the module would, and it is
+                                                                        put back (``Stream.as_global_generator``)
+watched                    any other eager call, unless the mode is     the generator's state is compared before and
+                           known to draw                                after; if it did not move, that was all
+watched and run again      the generator moved while it was watched     it is put back, and the body runs again,
+                                                                        intercepted
+intercepted                this mode of the net is known to draw; or    torch's random functions are answered from
+                           vmap, or torch.compile, where nothing can    ``rng`` (``random/_interception.py``)
+                           be watched
+inside a foreign forward,  a foreign forward learned which of its       only that submodule of its leased copy is
+by path                    submodules draws                             intercepted, and draws at its own path
+                                                                        (``foreign/_draws_by_path.py``)
+lent to Python and NumPy   the first call of each mode; and every       under a lock, their generators are set to the
+                           call, once that moved one of them or where   numbers of ``rng``, and put back
+                           a foreign class names one in its code        (``lend_python_generators``)
+=========================  ===========================================  ===============================================
+
+The last road goes along with any of those above it. A draw by none of torch's functions that are known to draw (one by
+a C++ extension, say) still moves the generator when it is intercepted: that call raises, and the generator is put back.
+"""
 
 from __future__ import annotations
 
@@ -11,113 +43,135 @@ from torch.utils._pytree import tree_leaves
 
 from funcnet._context import numbers_known, plainly_eager, under_vmap
 from funcnet._errors import RandomnessError
-from funcnet._torch import draws_alone, global_state, set_global_state
+from funcnet._tensors import same_bits
 from funcnet._typing import Tree
-from funcnet.core._view import PASS_RNG, iter_bodies
-from funcnet.random import LENDING, Intercept, Stream, as_rng, names_in, others_lent
+from funcnet.core._facts import iter_bodies
+from funcnet.core._view import PASS_RNG
+from funcnet.random import Stream
+from funcnet.random.internals import (
+    GLOBAL_GENERATORS_LOCK,
+    DrawInterceptor,
+    RngArgument,
+    as_rng,
+    is_only_drawer,
+    lend_python_generators,
+    names_in_methods,
+    read_torch_state,
+    restore_torch_state,
+)
 
 if TYPE_CHECKING:
     from funcnet.core._net import Net
 
-Once: TypeAlias = "Callable[..., tuple[Any, Tree]]"
-"""One run of a body: ``once(rng)``, or ``once(rng, intercept)`` to run it within an ``Intercept``."""
+RunBody: TypeAlias = Callable[..., tuple[Any, Tree]]
+"""Runs a body once: ``run_body(rng)``, or ``run_body(rng, interceptor)`` to run it within a ``DrawInterceptor``."""
 
 
 class GlobalDrawGuard:
-    """Runs the bodies of a net, and remembers which generators they draw from."""
+    """Runs the body of a net so that all its draws come from ``rng``; remembers in which mode it draws from what."""
 
     def __init__(self, net: Net) -> None:
         self._title = net.title()
-        self._torch: set[bool] = set()  # the modes, plain eval or not, in which torch's is known to be drawn from
-        self._heard: set[tuple[bool, bool]] = set()  # the modes in which the others were watched
-        kinds = {kind for _, below in iter_bodies(net) for kind in below._facts.foreign_classes}
-        names = frozenset().union(*map(names_in, kinds))
-        self._others = "random" in names
-        self._seeds = not names.isdisjoint(("manual_seed", "seed"))  # whether a body may seed torch's generator
-        self._idle = False  # whether a call without rng draws from the others to no effect
+        self._drawing_modes: set[bool] = set()  # those, plain eval or not, in which the body draws from torch's
+        self._watched_modes: set[tuple[bool, bool]] = set()  # those in which Python's and NumPy's were watched
+        classes = {cls for _, body in iter_bodies(net) for cls in body._facts.foreign_classes}
+        names = frozenset().union(*map(names_in_methods, classes))
+        self._draws_in_python = "random" in names
+        self._may_seed_torch = not names.isdisjoint(("manual_seed", "seed"))
+        self._python_draws_have_no_effect = False  # in a call without rng
 
-    def kept(self, once: Once, eval: bool, rng: Any) -> tuple[Any, Tree]:
-        """Run a body such that all it draws comes from ``rng``.
+    def run(self, run_body: RunBody, is_eval: bool, rng: RngArgument) -> tuple[Any, Tree]:
+        """Run a body so that all it draws comes from ``rng``.
 
-        To look at the generators of Python and NumPy takes longer than many a call. So it is done in the first call of
-        each mode, and from then on if that moved them, or where the code of a foreign module names a "random".
+        Looking at the generators of Python and NumPy takes longer than many a call. So it is done in the first call of
+        each mode, and from then on only if that call moved them, or if the code of a foreign module names a "random".
         """
-        mode = (eval, rng is None)
-        if torch.compiler.is_compiling() or (mode in self._heard and not self._others):
-            return self._torch_kept(once, all(mode), rng)
-        with LENDING:
-            with others_lent(as_rng(rng) if numbers_known() else None) as lent:
-                result = self._torch_kept(lent.from_start(once), all(mode), rng)
-            self._heard.add(mode)
-            if lent.drawn and not (rng is None and self._idle):
-                self._others = True
+        mode = (is_eval, rng is None)
+        if torch.compiler.is_compiling() or (mode in self._watched_modes and not self._draws_in_python):
+            return self._run_without_torch_draws(run_body, all(mode), rng)
+        with GLOBAL_GENERATORS_LOCK:
+            with lend_python_generators(as_rng(rng) if numbers_known() else None) as lent:
+                result = self._run_without_torch_draws(lent.from_start(run_body), all(mode), rng)
+            self._watched_modes.add(mode)
+            if lent.have_drawn and not (rng is None and self._python_draws_have_no_effect):
+                self._draws_in_python = True
                 if not numbers_known():
-                    raise self._drew_beside("once for all examples: not under vmap.")
+                    raise self._python_draw_error("once for all examples: not under vmap.")
                 if rng is None:
-                    with others_lent(Stream(1)) as lent:
-                        other = self._torch_kept(lent.from_start(once), all(mode), rng)
-                    if not _agree(result, other):
-                        raise self._drew_beside(f"and rng is None. {PASS_RNG}")
-                    self._idle = True
+                    with lend_python_generators(Stream(1)) as lent:
+                        second_result = self._run_without_torch_draws(lent.from_start(run_body), all(mode), rng)
+                    if not _have_same_bits(result, second_result):
+                        raise self._python_draw_error(f"and rng is None. {PASS_RNG}")
+                    self._python_draws_have_no_effect = True
         return result
 
-    def _drew_beside(self, how: str) -> RandomnessError:
+    def _python_draw_error(self, how: str) -> RandomnessError:
         return RandomnessError(f"{self._title} draws from the global generator of Python or NumPy {how}")
 
-    def _torch_kept(self, once: Once, plain: bool, rng: Any) -> tuple[Any, Tree]:
+    def _run_without_torch_draws(self, run_body: RunBody, is_plain_eval: bool, rng: RngArgument) -> tuple[Any, Tree]:
         """The same for torch's generator alone.
 
-        To intercept costs a third of a small call, and keeps torch from its fast paths. So a body is only watched, and
-        run again if the generator moved: another thread drew, or it did. A foreign body learns where, and intercepts
-        that part of itself in later calls; any other is intercepted as a whole from then on.
+        Intercepting costs a third of a small call, and keeps torch from its fast paths. So a body is only watched, and
+        run again if the generator moved: another thread drew, or the body did. A foreign body then learns where it
+        draws, and intercepts that part of itself in later calls; any other is intercepted as a whole from then on.
         """
         if torch.compiler.is_compiling() or under_vmap():
-            return once(rng, Intercept())
+            return run_body(rng, DrawInterceptor())
         stream = as_rng(rng)
-        if isinstance(stream, Stream) and stream is not rng and plainly_eager() and (draws_alone() or self._seeds):
-            with LENDING, stream.as_global():  # as torch.manual_seed(seed); module(x), which nobody can tell
-                return once(stream)
-        if self._seeds:  # which may put the generator just where it was: then nobody would see it move
-            with LENDING, Stream(_UNLIKELY).as_global():
-                return self._intercepted(once, plain, rng, None)
-        state = None if plain in self._torch else global_state()
+        if isinstance(stream, Stream) and stream is not rng and self._can_lend_torch():
+            with GLOBAL_GENERATORS_LOCK, stream.as_global_generator():  # nobody can tell it from a module's own call
+                return run_body(stream)
+        if self._may_seed_torch:  # a seed may put the generator just where it was: then nobody would see it move
+            with GLOBAL_GENERATORS_LOCK, Stream(_UNLIKELY_SEED).as_global_generator():
+                return self._run_intercepted(run_body, is_plain_eval, rng, None)
+        state = None if is_plain_eval in self._drawing_modes else read_torch_state()
         if state is not None:
-            result = once(rng)
-            if torch.equal(state, global_state()):
+            result = run_body(rng)
+            if torch.equal(state, read_torch_state()):
                 return result
-        return self._intercepted(once, plain, rng, state)
+        return self._run_intercepted(run_body, is_plain_eval, rng, state)
 
-    def _intercepted(self, once: Once, plain: bool, rng: Any, state: Tensor | None) -> tuple[Any, Tree]:
-        """Run the body with torch's draws redirected; ``state`` is the global generator's, if the body moved it."""
-        before = global_state() if state is None else state
-        intercept = Intercept()
+    def _can_lend_torch(self) -> bool:
+        return plainly_eager() and (is_only_drawer() or self._may_seed_torch)
+
+    def _run_intercepted(
+        self, run_body: RunBody, is_plain_eval: bool, rng: RngArgument, moved_from: Tensor | None
+    ) -> tuple[Any, Tree]:
+        """Run the body with torch's draws answered from ``rng``.
+
+        Args:
+            run_body, is_plain_eval, rng: as above.
+            moved_from: the state of the global generator before the body moved it, if it did.
+        """
+        before = read_torch_state() if moved_from is None else moved_from
+        interceptor = DrawInterceptor()
         try:
-            start = global_state()
-            for _ in range(2):  # twice, if another thread may have moved the generator
-                result = once(rng, intercept)
-                if torch.equal(start, global_state()):
-                    if intercept.drew and not intercept.learned:
-                        self._torch.add(plain)
+            start = read_torch_state()
+            for _ in range(2):  # a second time, because another thread may have moved the generator
+                result = run_body(rng, interceptor)
+                if torch.equal(start, read_torch_state()):
+                    if interceptor.has_drawn and not interceptor.found_submodule:
+                        self._drawing_modes.add(is_plain_eval)
                     return result
-                set_global_state(start)  # a body that seeds it moves it again
-            intercept.drew = True
+                restore_torch_state(start)  # a body that seeds the generator moves it again
+            interceptor.has_drawn = True
             raise RandomnessError(
                 f"{self._title} draws from torch's global generator by a function that takes no other, or seeds "
                 f"it. Draw with funcnet.random and p.rng, or with one of torch's functions that take generator=."
             )
         finally:
-            if intercept.drew and (state is not None or not torch.equal(before, global_state())):
-                set_global_state(before)
+            if interceptor.has_drawn and (moved_from is not None or not torch.equal(before, read_torch_state())):
+                restore_torch_state(before)
 
 
-_UNLIKELY = 0x5EED0FAB0D7
+_UNLIKELY_SEED = 0x5EED0FAB0D7
 """A seed that no body will use."""
 
 
-def _agree(one: Any, other: Any) -> bool:
-    """Whether two results of a call have the same bits."""
-    left, right = tree_leaves(one), tree_leaves(other)
-    return len(left) == len(right) and all(
-        type(x) is type(y) and (not isinstance(x, Tensor) or (x.shape == y.shape and torch.equal(x, y)))
-        for x, y in zip(left, right, strict=True)
+def _have_same_bits(result: object, second_result: object) -> bool:
+    """Whether two results of a call have the same bits; values that are not tensors are compared by type alone."""
+    leaves, second_leaves = tree_leaves(result), tree_leaves(second_result)
+    return len(leaves) == len(second_leaves) and all(
+        type(leaf) is type(second_leaf) and (not isinstance(leaf, Tensor) or same_bits(leaf, second_leaf))
+        for leaf, second_leaf in zip(leaves, second_leaves, strict=True)
     )

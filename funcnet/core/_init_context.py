@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from funcnet.core._entries import Buffer, Param
-from funcnet.random import Stream, at_path
+from funcnet.random import Stream
+from funcnet.random.internals import rng_at_path
 from funcnet.tree import join
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ Device: TypeAlias = "torch.device | str | None"
 
 
 class InitContext(NamedTuple):
-    """What one ``init`` knows: its source of draws, where tensors go, and the paths that have no tensor of their own."""
+    """What one ``init`` knows: its source of draws, where tensors go, and the paths that are aliases of others."""
 
     rng: Tensor | Stream
     device: Device
@@ -37,7 +38,7 @@ class InitContext(NamedTuple):
     def init_tensor(self, spec: Param | Buffer, path: str, net: Net) -> Tensor:
         """The first value of a tensor that ``net`` declares."""
         tensor: Tensor = spec.init(
-            at_path(self.rng, path),
+            rng_at_path(self.rng, path),
             spec.shape,
             dtype=spec.dtype or self.dtype or getattr(net, "dtype", None),
             device=self.device or getattr(net, "device", None),

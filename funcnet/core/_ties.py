@@ -8,8 +8,27 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 
+from funcnet._errors import TreeError
 from funcnet._typing import Tree, TreeLike
+from funcnet.core._entries import Buffer, Param
 from funcnet.tree import get
+
+
+def check_aliases(aliases: Mapping[str, str], specs: Mapping[str, Param | Buffer]) -> None:
+    """Refuse aliases, alias path -> owner path, that do not fit the declared tensors of a net."""
+    problems = [
+        f"{path!r} is not a tensor of the net" for pair in aliases.items() for path in pair if path not in specs
+    ]
+    problems += [
+        f"{owner!r} owns {alias!r} and is an alias itself" for alias, owner in aliases.items() if owner in aliases
+    ]
+    problems += [
+        f"{alias!r} has shape {specs[alias].shape}, {owner!r} has {specs[owner].shape}"
+        for alias, owner in aliases.items()
+        if alias in specs and owner in specs and specs[alias].shape != specs[owner].shape
+    ]
+    if problems:
+        raise TreeError(f"cannot tie: {'; '.join(problems)}. The tensors of the net are {sorted(specs)}.")
 
 
 def resolve_aliases(params: TreeLike, aliases: Mapping[str, str]) -> Tree:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from funcnet._errors import RandomnessError
 from funcnet._typing import Tree
-from funcnet.random import At, Intercept, Rng, Stream, at_path, fold_in
+from funcnet.random import Rng, Stream, fold_in
+from funcnet.random.internals import DrawInterceptor, KeyAtPath, rng_at_path
 from funcnet.tree import join
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Call:
         self.closed = False
         self.concrete_nets = concrete_nets
         self.find_place: Callable[[], Any] | None = None
-        self.intercept: Intercept | None = None
+        self.intercept: DrawInterceptor | None = None
 
 
 class View:
@@ -84,7 +85,7 @@ class View:
     def rng(self) -> Tensor | Stream:
         """What to draw from: with a Key, another Key at every look; with an int seed, its sequence."""
         source = draw_source(self)
-        return fold_in(source.key, source.salt) if isinstance(source, At) else source
+        return fold_in(source.key, source.salt) if isinstance(source, KeyAtPath) else source
 
     def __repr__(self) -> str:
         return f"<view of {type(self).__name__} at {call_and_path(self)[1] or 'the root'!r}>"
@@ -129,7 +130,7 @@ def draw_source(view: View, subpath: str = "") -> Rng:
     counts = up.counts
     count = counts.get(path, 0)
     counts[path] = count + 1
-    return at_path(rng, path, count)
+    return rng_at_path(rng, path, count)
 
 
 PASS_RNG = "Pass rng=funcnet.random.key(0), or rng=0 for the draws of torch.manual_seed(0)."

@@ -220,4 +220,4 @@ def bind(name, index, body):
 """
     space: dict[str, Any] = {"EMPTY_TREE": EMPTY_TREE}
     exec(code, space)
-    return space["bind"]  # type: ignore[no-any-return]
+    return space["bind"]

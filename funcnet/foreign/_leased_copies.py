@@ -22,7 +22,7 @@ from funcnet.core.internals import Call, draw_source
 from funcnet.foreign._isolated_copies import holders, private, reached, without_weights
 from funcnet.foreign._module_walk import named_modules
 from funcnet.foreign._snapshot import Watched
-from funcnet.random import OF_MODULES, Intercept
+from funcnet.random.internals import DROPOUT_OF_MODULES, DrawInterceptor
 from funcnet.tree import join
 
 Flags: TypeAlias = bool | tuple[bool, ...]
@@ -114,7 +114,7 @@ class Lease:
             self.paths.setdefault(id(below), path)
         self._modules = list(module.modules())
         for below in self._modules:
-            if type(below) in OF_MODULES and "forward" not in below.__dict__:
+            if type(below) in DROPOUT_OF_MODULES and "forward" not in below.__dict__:
                 below.__dict__["forward"] = _dropping(below, self)
             elif self.paths[id(below)] in drawing:
                 below.__dict__["forward"] = _intercepting(below.forward, self)
@@ -177,7 +177,7 @@ def _intercepting(forward: Callable[..., Any], lease: Lease) -> Callable[..., An
         if call is None or call.intercept is not None or call.find_place is None:
             return forward(*inputs, **kwargs)
         within = call.find_place
-        call.intercept = Intercept(lambda: draw_source(within()))
+        call.intercept = DrawInterceptor(lambda: draw_source(within()))
         try:
             with call.intercept:
                 return forward(*inputs, **kwargs)
@@ -189,7 +189,7 @@ def _intercepting(forward: Callable[..., Any], lease: Lease) -> Callable[..., An
 
 def _dropping(module: Any, lease: Lease) -> Callable[..., Tensor]:
     """The forward of a dropout module of torch.nn, which needs no interception: half the price."""
-    rule, forward = OF_MODULES[type(module)], module.forward
+    rule, forward = DROPOUT_OF_MODULES[type(module)], module.forward
 
     @wraps(forward)
     def run(input: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from funcnet._context import levels_of, under_vmap
 from funcnet._errors import InitError, RandomnessError
 from funcnet._torch import call_impl, constant_result
 from funcnet.core import Buffer, Net, Param, View
-from funcnet.core.internals import EMPTY_TREE, Call, ForeignNet, dtype_to_declare, call_and_path
+from funcnet.core.internals import EMPTY_TREE, Call, ForeignNet, call_and_path, dtype_to_declare
 from funcnet.foreign._copied_inputs import copy_inputs, tensors_in
 from funcnet.foreign._leased_copies import Flags, Lease, Template, within
 from funcnet.init import Scheme
@@ -101,7 +101,7 @@ class Wrapped(ForeignNet):
         lease.fill(p._params, buffers)
         module = lease.module
         run = module if method is None else getattr(module, method)
-        if call.rng is None or (type(call.rng) is Stream and call.rng.lent):
+        if call.rng is None or (type(call.rng) is Stream and call.rng.is_global):
             output = run(*inputs, **kwargs)
         else:
             lease.call = call
@@ -183,7 +183,7 @@ def _running(p: View, lease: Lease, template: Template) -> Any:
             path = lease.paths.get(id(frame.f_locals["self"]))
             if path is not None:
                 if template.learn(path) and lease.call is not None and lease.call.intercept is not None:
-                    lease.call.intercept.learned = True
+                    lease.call.intercept.found_submodule = True
                 return _outside_checkpoint(frame, p, path)
         frame = frame.f_back
     return p
@@ -194,9 +194,9 @@ def _outside_checkpoint(frame: Any, p: View, path: str) -> Place:
     while above is not None and above.f_code is not _RUN:
         if above.f_globals.get("__name__") == "torch.utils.checkpoint":
             raise RandomnessError(
-                f"{join(call_and_path(p)[1], path) or 'the module'} draws within torch.utils.checkpoint, which runs it again "
-                f"in backward, after the call, with other draws. Switch checkpointing off in the module (or its "
-                f"dropout), and checkpoint a function of (params, x, key) that calls the net."
+                f"{join(call_and_path(p)[1], path) or 'the module'} draws within torch.utils.checkpoint, which runs "
+                f"it again in backward, after the call, with other draws. Switch checkpointing off in the module (or "
+                f"its dropout), and checkpoint a function of (params, x, key) that calls the net."
             )
         above = above.f_back
     return Place(p, path)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from funcnet._errors import InitError
 from funcnet._typing import Shape
-from funcnet.random import At, Rng, as_rng
-from funcnet.random._draws import contiguous_stride, filled
+from funcnet.random import Rng
+from funcnet.random.internals import KeyAtPath, as_rng, contiguous_stride, draw_tensor
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class TensorRequest:
     def fill_random(self, kind: str, *numbers: float) -> Tensor:
         """The tensor, filled by one of torch's in-place random fills; ``numbers`` are the arguments of the fill."""
         stride = contiguous_stride(self.shape)
-        return filled(self.rng, self.shape, stride, kind, numbers, self.dtype, self.device)
+        return draw_tensor(self.rng, self.shape, stride, kind, numbers, self.dtype, self.device)
 
     def empty(self) -> Tensor:
         """The tensor without values."""
@@ -61,7 +61,7 @@ class Scheme:
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> Tensor:
-        source = rng if isinstance(rng, At) else as_rng(rng)
+        source = rng if isinstance(rng, KeyAtPath) else as_rng(rng)
         if source is None:
             raise InitError(f"{self!r} needs rng: an int seed (0) or a Key (funcnet.random.key(0)).")
         request = TensorRequest(

@@ -19,9 +19,8 @@ from funcnet.inspect._origins import Held, Origins, leaves_in
 from funcnet.inspect._places import spelled
 from funcnet.inspect._versions import Versions
 from funcnet.inspect._watch import Functions, Watch
-from funcnet.random import Stream, as_rng
-from funcnet.random._intercept import LENDING
-from funcnet.random._others import others_lent
+from funcnet.random import Stream
+from funcnet.random.internals import GLOBAL_GENERATORS_LOCK, as_rng, lend_python_generators
 
 Axes: TypeAlias = "int | tuple[int | None, ...] | None"
 
@@ -163,7 +162,7 @@ def own_generators(rng: Any, given: list[Tensor]) -> Iterator[None]:
     source = as_rng(rng)
     seed = 0 if source is None else source.seed if isinstance(source, Stream) else int(source)
     devices = sorted({tensor.device.index for tensor in given if tensor.device.type == "cuda"})
-    with LENDING, torch.random.fork_rng(devices), others_lent(source):
+    with GLOBAL_GENERATORS_LOCK, torch.random.fork_rng(devices), lend_python_generators(source):
         for generator in (torch.default_generator, *(torch.cuda.default_generators[index] for index in devices)):
             generator.manual_seed(seed or 0)
         yield

@@ -1,4 +1,4 @@
-"""What is known of torch's operators and functions beside what they declare; and whether one draws."""
+"""What an operator wrote to and what it drew, watched around its call."""
 
 from __future__ import annotations
 
@@ -11,48 +11,21 @@ import torch
 from torch import Tensor
 
 from funcnet._torch import operator_name, written_arguments
+from funcnet._torch_functions import HAS_WORK_SPACE, WRITES_AVERAGES_UNDECLARED
 from funcnet.inspect._origins import tensors_in
-
-_aten = torch.ops.aten
-
-CONSTANT = _aten.lift_fresh.default
-"""What ``torch.tensor(1.0)`` in code calls with a tensor that was not there before."""
-
-READ_NO_VALUE = ("empty_like", "zeros_like", "ones_like", "full_like", "new_")
-"""Names that start so look at the shape and dtype of a tensor only."""
-
-UNFILLED = ("empty_like", "new_empty", "resize_")
-"""Names that start so give memory that nothing was written to."""
-
-BY_INDEX = {
-    *(_aten.index.Tensor, _aten.index_put.default, _aten.index_put_.default),
-    *(_aten._unsafe_index.Tensor, _aten._index_put_impl_.default),
-}
-"""Operators of (tensor, indices, ...), of which masks among the indices say how many elements are meant."""
-
-READS_A_VALUE = {Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.__dlpack__}
-"""Functions that take values out of a tensor without an operator."""
-
-SET_DATA = Tensor.data.__set__  # type: ignore[attr-defined]
-"""What ``x.data = y`` calls, which is no operator either."""
-
-_WRITES_UNDECLARED = {  # (input, weight, bias, running mean and var, training, ...)
-    getattr(_aten, name).default for name in ("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm")
-}
-_WITH_WORK_SPACE = {"mkldnn_rnn_layer", "_cudnn_rnn", "miopen_rnn", "cudnn_batch_norm"}  # from the fourth result on
 
 
 def written_by(func: Any, args: Any, kwargs: Any) -> Iterator[Tensor]:
     """The tensors that an operator writes to."""
     for at, name in written_arguments(func):
         yield from tensors_in(args[at] if at < len(args) else kwargs.get(name))
-    if func in _WRITES_UNDECLARED and args[5]:
+    if func in WRITES_AVERAGES_UNDECLARED and args[5]:
         yield from tensors_in(args[3:5])
 
 
 def filled(func: Any, result: Any) -> Any:
     """The result of an operator without its work space."""
-    return result[:3] if operator_name(func) in _WITH_WORK_SPACE else result
+    return result[:3] if operator_name(func) in HAS_WORK_SPACE else result
 
 
 class Draws:

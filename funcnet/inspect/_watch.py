@@ -11,20 +11,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from funcnet._torch import DispatchMode, Memory, operator_name
+from funcnet._torch_functions import BY_INDEX, CONSTANT, READ_NO_VALUE, READS_A_VALUE, SET_DATA, UNFILLED
 from funcnet.inspect._effect import MEANINGS, Effect
 from funcnet.inspect._examples import Step, misplaced
-from funcnet.inspect._operators import (
-    BY_INDEX,
-    CONSTANT,
-    READ_NO_VALUE,
-    READS_A_VALUE,
-    SET_DATA,
-    UNFILLED,
-    Draws,
-    filled,
-    python_state,
-    written_by,
-)
+from funcnet.inspect._operators import Draws, filled, python_state, written_by
 from funcnet.inspect._origins import DRAWN, Held, Names, Origins, leaves_in, memory_of, tensors_in
 from funcnet.inspect._places import Place, Places, spelled
 from funcnet.inspect._versions import Versions

@@ -16,7 +16,7 @@ from torch.types import Device
 
 from funcnet import init
 from funcnet._torch import canonical_mask, check_attention_shapes, none_or_dtype
-from funcnet.core import Param, InitContext, View, draw_source
+from funcnet.core import InitContext, Param, View, draw_source
 from funcnet.layers import _attention_math as steps
 from funcnet.layers._layer import Layer
 from funcnet.layers._linear import Linear

@@ -14,7 +14,7 @@ from funcnet.core import Buffer, View, draw_source
 from funcnet.init.internals import nested_tuples
 from funcnet.layers._layer import Layer
 from funcnet.layers._sizes import Size, check_sizes, describe_spatial_input
-from funcnet.random._draws import filled
+from funcnet.random.internals import draw_tensor
 
 Samples: TypeAlias = "tuple[tuple[tuple[float, ...], ...], ...]"
 """For each example, each channel and each axis of space: where the windows are shifted to, in [0, 1)."""
@@ -84,7 +84,7 @@ def _pool_fractional(
         examples = 1 if input.dim() == axes + 1 else input.size(0)
         channels = input.size(-axes - 1)
         shape, stride = (examples, channels, axes), (channels * axes, axes, 1)
-        samples = filled(draw_source(p), shape, stride, "uniform", (0.0, 1.0), input.dtype, input.device)
+        samples = draw_tensor(draw_source(p), shape, stride, "uniform", (0.0, 1.0), input.dtype, input.device)
     if under_vmap():
         y, indices = _gather_windows(input, p.kernel_size, size, samples, sample_columns)
     else:

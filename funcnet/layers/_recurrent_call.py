@@ -54,8 +54,8 @@ def call(p: View, input: Any, hx: Any) -> tuple[Any, Any]:
 def _packed(p: View, input: PackedSequence, hx: Any, weights: list[Tensor]) -> tuple[PackedSequence, Any]:
     if torch.compiler.is_compiling():
         raise TransformError(
-            f"{describe_place(p)} cannot run under compile or export on a PackedSequence, whose lengths are values: give it the "
-            f"padded tensor, and mask its output."
+            f"{describe_place(p)} cannot run under compile or export on a PackedSequence, whose lengths are values: "
+            f"give it the padded tensor, and mask its output."
         )
     data, batch_sizes, order, order_back = input
     if data.dim() != 2:

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torch.types import Device
 
 from funcnet import init
-from funcnet.core import Net, Param, InitContext, View
+from funcnet.core import InitContext, Net, Param, View
 from funcnet.core.internals import check_part
 from funcnet.layers._layer import FACTORY_FIELDS, NO_CHILDREN, Layer
 from funcnet.layers._norm import LayerNorm
 from funcnet.layers._transformer_layers import TransformerDecoderLayer, TransformerEncoderLayer
 from funcnet.layers._transformer_stacks import TransformerDecoder, TransformerEncoder, ignore_nested_tensor_warning
-from funcnet.random import at_path
+from funcnet.random.internals import rng_at_path
 from funcnet.tree import join
 
 
@@ -75,14 +75,14 @@ class Transformer(Layer):
                 object.__setattr__(self, record_field.name, record_field.default)
         super().__post_init__()
         if not unused.issuperset(_LAYER_OPTIONS):
-            stack = self.decoder if self.custom_encoder else self.encoder  # building it refuses bad arguments
+            stack = self._parts["decoder" if self.custom_encoder else "encoder"]  # building it refuses bad arguments
             object.__setattr__(self, "activation", stack.layers[0].activation)
 
     def as_module(self) -> nn.Module:
         with ignore_nested_tensor_warning():
             module: Any = super().as_module()
             if self.impl != "fused":
-                module.encoder, module.decoder = self.encoder.as_module(), self.decoder.as_module()
+                module.encoder, module.decoder = (self._parts[name].as_module() for name in ("encoder", "decoder"))
         return module
 
     @classmethod
@@ -129,7 +129,7 @@ class Transformer(Layer):
         for name, spec in self._all_entries.items():
             entry_path = join(path, name)
             if isinstance(spec, Param) and entry_path not in start.aliases and values[entry_path].dim() > 1:
-                old, rng = values[entry_path], at_path(start.rng, entry_path)
+                old, rng = values[entry_path], rng_at_path(start.rng, entry_path)
                 values[entry_path] = init.xavier_uniform()(rng, tuple(old.shape), dtype=old.dtype, device=old.device)
         yield from values.items()
 

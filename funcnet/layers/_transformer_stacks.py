@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from funcnet._context import under_transform
 from funcnet._torch import canonical_mask, detect_causal, none_or_dtype
 from funcnet.combinators import ModuleList
-from funcnet.core import Net, InitContext, View
+from funcnet.core import InitContext, Net, View
 from funcnet.core.internals import check_part
 from funcnet.layers._layer import Layer
 from funcnet.random import Stream

@@ -16,7 +16,7 @@ from torch import Tensor
 from funcnet import init, random
 from funcnet._context import beyond_one_gradient
 from funcnet.combinators import ModuleList
-from funcnet.core import Net, Param, InitContext
+from funcnet.core import InitContext, Net, Param
 from funcnet.core.internals import Edits, StockNet
 from funcnet.layers import Linear
 from funcnet.models._stack import Stack

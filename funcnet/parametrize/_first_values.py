@@ -96,11 +96,15 @@ class _Placed:
             flat[type(spec)][name] = made.get(join(path, name), empty)
         self.params, self.buffers = unflatten(flat[Param]), unflatten(flat[Buffer])
         if hasattr(type(net), "fit"):
-            net.fit(self._view(), value)
+            net.fit(self._view(), value)  # type: ignore[attr-defined]
 
     def _view(self) -> View:
         program = self.net._program()
-        params = resolve_aliases(self.params, program.tied[Param]) if program.tied[Param] else self.params
+        params = (
+            resolve_aliases(self.params, program.aliases_by_kind[Param])
+            if program.aliases_by_kind[Param]
+            else self.params
+        )
         view = program.open_view(program.view_class, params, self.buffers, self.call)
         view._name = self.path
         return view
@@ -129,7 +133,7 @@ def right_inverse(net: Net) -> Callable[[Any, Tensor], Any] | None:
     if isinstance(net, Function):
         inverse = getattr(net.function, "right_inverse", None)
         return None if inverse is None else lambda _, value: inverse(value)
-    return net.right_inverse if hasattr(type(net), "right_inverse") else None
+    return getattr(net, "right_inverse") if hasattr(type(net), "right_inverse") else None
 
 
 def _check_alike(before: Tensor, after: Any) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 
 from funcnet._typing import Tree, TreeLike
 from funcnet.core import Buffer, Net, Param, as_net
-from funcnet.core.internals import InitContext, find_misfits, dtype_to_declare, misfit_error
+from funcnet.core.internals import InitContext, dtype_to_declare, find_misfits, misfit_error
 from funcnet.parametrize._first_values import Registered, right_inverse
 from funcnet.parametrize._parametrized import ParametrizationList, Parametrized
 from funcnet.parametrize._stock import Orthogonal, SpectralNorm, WeightNorm

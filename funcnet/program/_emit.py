@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.fx import Node
 
 from funcnet._errors import ConversionError
+from funcnet._torch_functions import draws_when_called
 from funcnet.program._capture import FROM_MODULE, Captured, Place
 from funcnet.program._scope import FOREVER, TAKEN, Scope
 from funcnet.program._trace_calls import arguments, index, operand, without_defaults
 from funcnet.program._trace_inputs import Inputs
 from funcnet.program._words import IN_PLACE, INFIX, PREFIX, UnspeakableError, Words
-from funcnet.random import DRAWING, draws_when_called
 
 _PURE_METHODS = frozenset({"size", "dim", "new_ones", "new_zeros", "new_empty"})
 _PURE = frozenset({*INFIX, *PREFIX, operator.getitem, getattr, torch.arange, torch.zeros, torch.ones, torch.empty})
@@ -203,7 +203,7 @@ class _Emitter:
         target: Any = node.target
         args = node.args
         self._refuse_private(node, target)
-        if target in DRAWING and draws_when_called(target, args, node.kwargs):
+        if draws_when_called(target, args, node.kwargs):
             self._drawing(node, target)
         elif target in _INACTIVE:
             self._share(node, self._expr(args[0]))
@@ -242,7 +242,7 @@ class _Emitter:
         unbound = getattr(Tensor, target, None)
         owner, rest = node.args[0], node.args[1:]
         holder = self._as_value(owner)
-        if unbound in DRAWING and draws_when_called(unbound, node.args, node.kwargs):
+        if draws_when_called(unbound, node.args, node.kwargs):
             self._drawing(node, unbound)
         elif holder is not None and target in _SYMBOLS:
             self._replace(node, holder, f"{self._expr(owner)} {_SYMBOLS[target]} {operand(self._expr, rest[0])}")

@@ -11,28 +11,28 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from funcnet._torch import global_state, set_global_state
 from funcnet._typing import TreeLike
 from funcnet.core import Net
 from funcnet.foreign.internals import copy_with_tensors
 from funcnet.program._capture import differentiable
-from funcnet.random import Intercept, Stream
+from funcnet.random import Stream
+from funcnet.random.internals import DrawInterceptor, read_torch_state, restore_torch_state
 from funcnet.tree import flatten
 from funcnet.tree import map as map_tree
 
 
 def of_module(module: nn.Module, train: bool, args: Any, kwargs: Any) -> dict[str, Any]:
     """Output, new buffers and gradients of a module itself, on a copy of it that draws from the seed 0."""
-    state, stream = global_state(), Stream(0)
+    state, stream = read_torch_state(), Stream(0)
     try:
-        found = _of_copy(module, train, args, kwargs, Intercept(lambda: stream))
-        if torch.equal(state, global_state()):
+        found = _of_copy(module, train, args, kwargs, DrawInterceptor(lambda: stream))
+        if torch.equal(state, read_torch_state()):
             return found
         torch.default_generator.manual_seed(0)  # it draws by a function that cannot be intercepted
         return _of_copy(module, train, args, kwargs, contextlib.nullcontext())
     finally:
-        if not torch.equal(state, global_state()):
-            set_global_state(state)
+        if not torch.equal(state, read_torch_state()):
+            restore_torch_state(state)
 
 
 def _of_copy(module: nn.Module, train: bool, args: Any, kwargs: Any, drawing: Any) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from funcnet._errors import ConversionError, bullet_list
-from funcnet._torch import global_state
 from funcnet._typing import Tree
 from funcnet.adapters._from_module import from_module
 from funcnet.core import Buffer, Net
@@ -23,6 +22,7 @@ from funcnet.program._same import copies, differences, of_module, of_net
 from funcnet.program._trace_inputs import Inputs, taken_apart
 from funcnet.program._trace_source import code_for
 from funcnet.program._traced import Traced
+from funcnet.random.internals import read_torch_state
 from funcnet.tree import flatten
 
 
@@ -96,14 +96,14 @@ class _Tracing:
 
     def _differences(self, code: Code, expected: Any, train: bool, args: Any, kwargs: Any) -> list[str]:
         """What code does otherwise than the module, and anything it writes to."""
-        state, given = global_state(), copies((self.buffers, args, dict(kwargs)))
+        state, given = read_torch_state(), copies((self.buffers, args, dict(kwargs)))
         versions = {path: tensor._version for path, tensor in flatten(self.params).items()}
         found = of_net(self.made([code]), self.params, self.buffers, train, args, kwargs)
         lines = list(differences(found, expected))
         written = [path for path, tensor in flatten(self.params).items() if tensor._version != versions[path]]
         if written or list(differences(given, (self.buffers, args, dict(kwargs)))):
             lines.append(f"it writes to what it is given: {', '.join(written) or 'inputs or buffers'}")
-        if not torch.equal(state, global_state()):
+        if not torch.equal(state, read_torch_state()):
             lines.append("it moves torch's global generator")
         return lines
 

@@ -16,9 +16,9 @@ from funcnet._context import beyond_one_gradient, under_vmap
 from funcnet._errors import ConversionError, ShapeError, bullet_list
 from funcnet._typing import Tree
 from funcnet.core import Net, View, draw_source
-from funcnet.core.internals import Call, StockNet, describe_value, call_and_path, describe_place
+from funcnet.core.internals import Call, StockNet, call_and_path, describe_place, describe_value
 from funcnet.program._code import Check, Code
-from funcnet.random import Intercept
+from funcnet.random.internals import DrawInterceptor
 from funcnet.tree import get, join
 from funcnet.tree import map as map_tree
 
@@ -89,7 +89,7 @@ class Traced(StockNet, reads_trees=True, one_piece=True, fields_in_view=False):
             "_paths": paths,
             "_partial": partial,
             "_draws_at": draw_source,
-            "_Intercept": Intercept,
+            "_Intercept": DrawInterceptor,
             "_batched": batched,
             "_vmapped": vmapped,
             "_beyond": beyond_one_gradient,
@@ -118,7 +118,8 @@ class Traced(StockNet, reads_trees=True, one_piece=True, fields_in_view=False):
         called = {True: "in training mode", False: "in eval mode"}.get(train, "with some parts in training mode only")
         way = "Trace it with train='both'" if train is not None else "A trace has one mode for all of its parts"
         raise ConversionError(
-            f"{describe_place(p)} was traced in {modes} mode and is called {called}. {way}, or use funcnet.from_module(module)."
+            f"{describe_place(p)} was traced in {modes} mode and is called {called}. {way}, "
+            f"or use funcnet.from_module(module)."
         )
 
     def _refuse_inputs(self, p: View, train: bool, given: dict[str, Any]) -> None:

@@ -7,31 +7,52 @@ The global generator of torch is never read and never moved. Wherever funcnet ta
   Keys work under grad, vmap, ``torch.compile(fullgraph=True)`` and export.
 * or a plain **int** seed: the draws that ``torch.manual_seed(seed)`` followed by the module would make, bit for bit.
   This is torch's own sequential generator, so it is for eager calls outside vmap.
+
+What draws:
+
+* :func:`uniform`, :func:`normal`, :func:`bernoulli`: new tensors of random numbers;
+* :func:`dropout`, :func:`feature_dropout`, :func:`alpha_dropout`, :func:`feature_alpha_dropout`, :func:`rrelu`,
+  :func:`scaled_dot_product_attention`: torch's functions, with their randomness as the argument ``rng``;
+* :func:`drawn`: one call of any other function of torch that draws;
+* :class:`ByPath`: what plain code draws from, path by path, as a net does.
 """
 
-from funcnet.random._attention import scaled_dot_product_attention as scaled_dot_product_attention
+from funcnet.random._attention_function import scaled_dot_product_attention as scaled_dot_product_attention
 from funcnet.random._by_path import ByPath as ByPath
-from funcnet.random._draws import At as At
-from funcnet.random._draws import Rng as Rng
-from funcnet.random._draws import Stream as Stream
-from funcnet.random._draws import as_rng as as_rng
-from funcnet.random._draws import at_path as at_path
-from funcnet.random._draws import bernoulli as bernoulli
-from funcnet.random._draws import normal as normal
-from funcnet.random._draws import uniform as uniform
-from funcnet.random._dropout import alpha_dropout as alpha_dropout
-from funcnet.random._dropout import dropout as dropout
-from funcnet.random._dropout import feature_alpha_dropout as feature_alpha_dropout
-from funcnet.random._dropout import feature_dropout as feature_dropout
-from funcnet.random._intercept import DRAWING as DRAWING
-from funcnet.random._intercept import LENDING as LENDING
-from funcnet.random._intercept import OF_MODULES as OF_MODULES
-from funcnet.random._intercept import Intercept as Intercept
-from funcnet.random._intercept import drawn as drawn
-from funcnet.random._intercept import draws_when_called as draws_when_called
+from funcnet.random._distributions import bernoulli as bernoulli
+from funcnet.random._distributions import normal as normal
+from funcnet.random._distributions import uniform as uniform
+from funcnet.random._dropout_functions import alpha_dropout as alpha_dropout
+from funcnet.random._dropout_functions import dropout as dropout
+from funcnet.random._dropout_functions import feature_alpha_dropout as feature_alpha_dropout
+from funcnet.random._dropout_functions import feature_dropout as feature_dropout
+from funcnet.random._generators import Rng as Rng
+from funcnet.random._generators import Stream as Stream
+from funcnet.random._interception import drawn as drawn
 from funcnet.random._keys import fold_in as fold_in
 from funcnet.random._keys import key as key
 from funcnet.random._keys import split as split
-from funcnet.random._others import names_in as names_in
-from funcnet.random._others import others_lent as others_lent
-from funcnet.random._rrelu import rrelu as rrelu
+from funcnet.random._rrelu_function import rrelu as rrelu
+
+__all__ = [
+    # keys
+    "key",
+    "split",
+    "fold_in",
+    # new tensors
+    "uniform",
+    "normal",
+    "bernoulli",
+    # torch's functions, with their randomness as an argument
+    "dropout",
+    "feature_dropout",
+    "alpha_dropout",
+    "feature_alpha_dropout",
+    "rrelu",
+    "scaled_dot_product_attention",
+    "drawn",
+    # what draws come from
+    "ByPath",
+    "Rng",
+    "Stream",
+]

@@ -1,15 +1,13 @@
-"""Draws by path, outside of a net."""
+"""Draws by path outside of a net: what emitted programs draw from."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from funcnet._errors import RandomnessError
-from funcnet.random._draws import Rng, Stream, as_rng, at_path
+from funcnet.random._generators import Rng, RngArgument, Stream, as_rng, rng_at_path
 
 
 class ByPath:
-    """What plain code draws from, as a net does: ``rng("h.0.drop")`` is for the next draw at that path.
+    """Lets plain code draw as a net does: ``rng("h.0.drop")`` gives what the next draw at that path draws from.
 
     Args:
         rng: a Key, or an int seed for the draws that ``torch.manual_seed(seed)`` and the module would make.
@@ -24,14 +22,14 @@ class ByPath:
     torch.Size([3])
     """
 
-    def __init__(self, rng: Any) -> None:
-        given = as_rng(rng)
-        if given is None:
+    def __init__(self, rng: RngArgument) -> None:
+        checked = as_rng(rng)
+        if checked is None:
             raise RandomnessError(
                 "this call draws random numbers and rng is None. Pass rng=funcnet.random.key(0), or rng=0 for the "
                 "draws of torch.manual_seed(0)."
             )
-        self._rng = given
+        self._rng = checked
         self._counts: dict[str, int] = {}
 
     def __call__(self, path: str) -> Rng:
@@ -39,4 +37,4 @@ class ByPath:
             return self._rng
         count = self._counts.get(path, 0)
         self._counts[path] = count + 1
-        return at_path(self._rng, path, count)
+        return rng_at_path(self._rng, path, count)

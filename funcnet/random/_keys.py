@@ -1,15 +1,23 @@
-"""Keys: what jax.random calls them, as int64 tensors."""
+"""Keys: jax.random's idea as int64 tensors, and the 64-bit mixing function behind them.
+
+The mixing function exists twice, on Python ints and on int64 tensors, with the same result: numbers that are known are
+mixed as ints, because that is cheaper, and Keys within a transform or compiled code are mixed as tensors.
+
+Source: the finaliser of SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014).
+"""
 
 from __future__ import annotations
 
 import operator
-from typing import Any
+import threading
+from hashlib import blake2b
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from funcnet._errors import RandomnessError
-from funcnet.random._mix import mix_int, mix_tensor
+from funcnet._torch import constant_result
 
 # Different constants, so that split(k, n)[i] and fold_in(k, i) never coincide.
 _SPLIT, _FOLD = 0x5EED5EED5EED5EED, 0x0F01D0F01D0F01D0
@@ -35,7 +43,7 @@ def split(key: Tensor, n: int = 2) -> Tensor:
     torch.Size([5])
     """
     check_key(key)
-    # mix(key) + arange, in this order: arange * constant alone corrupts memory when Inductor compiles it.
+    # The order is mix(key) + arange: arange * constant alone corrupts memory when Inductor compiles it.
     return mix_tensor(mix_tensor(key ^ _SPLIT) + torch.arange(n, device=key.device))
 
 
@@ -56,8 +64,12 @@ def fold_in(key: Tensor, data: int | Tensor) -> Tensor:
     return mix_tensor(mix_tensor(key ^ _FOLD) + data)
 
 
-def check_key(key: Any) -> None:
-    """Refuse what is not one Key."""
+def check_key(key: object) -> None:
+    """Refuse a value that is not exactly one Key.
+
+    Raises:
+        RandomnessError: if ``key`` is not a tensor of shape () and dtype int64.
+    """
     if not isinstance(key, Tensor):
         raise RandomnessError(f"expected a Key, got {key!r}. Make one with funcnet.random.key(seed).")
     if key.dtype != torch.int64 or key.dim():
@@ -70,3 +82,85 @@ def check_key(key: Any) -> None:
             f"expected one Key, a tensor of shape () and dtype torch.int64, "
             f"got shape {tuple(key.shape)} and dtype {key.dtype}. {hint}"
         )
+
+
+# --- a Key at a path ---
+
+
+class KeyAtPath(NamedTuple):
+    """A Key and the salt of one path in a net; the operator folds the two together, which a tensor fold does slower."""
+
+    key: Tensor
+    salt: int
+
+
+@constant_result
+def path_salt(path: str) -> int:
+    """A number below 2**62 that stands for a path, the same on every machine and in every process."""
+    salt = _SALTS.get(path)
+    if salt is None:
+        salt = _SALTS[path] = int.from_bytes(blake2b(path.encode(), digest_size=8).digest(), "little") >> 2
+    return salt
+
+
+_SALTS: dict[str, int] = {}
+
+
+# --- the generator that a Key seeds ---
+
+_local = threading.local()
+
+
+def seeded_generator(key: Tensor, salt: int, device: torch.device) -> torch.Generator:
+    """The generator of a Key at a salt. A thread has only one per device, so it is good until the next draw."""
+    generator = _thread_generator(device)
+    # The CPU generator looks at 32 bits of its seed only: two draws in four billion share their numbers.
+    return generator.manual_seed(mix_int(int(key.item()) ^ salt) & 0x7FFF_FFFF_FFFF_FFFF)
+
+
+def _thread_generator(device: torch.device) -> torch.Generator:
+    # There is one per thread and device, reseeded for each draw: making a generator costs more than a small mask.
+    generators: dict[torch.device, torch.Generator] = _local.__dict__.setdefault("generators", {})
+    if device not in generators:
+        generators[device] = torch.Generator(device)
+    return generators[device]
+
+
+# --- mixing ---
+
+_MASK = (1 << 64) - 1
+_C1, _C2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+
+
+def to_signed(value: int) -> int:
+    """The int64 with the low 64 bits of ``value``.
+
+    >>> to_signed((1 << 64) - 1), to_signed(5)
+    (-1, 5)
+    """
+    value &= _MASK
+    return value - (1 << 64) if value >> 63 else value
+
+
+def mix_int(value: int) -> int:
+    """Mix one Python int; the result is an int64.
+
+    >>> mix_int(1) == int(mix_tensor(Tensor([1]).long()))
+    True
+    """
+    value &= _MASK
+    value = ((value ^ (value >> 30)) * _C1) & _MASK
+    value = ((value ^ (value >> 27)) * _C2) & _MASK
+    return to_signed(value ^ (value >> 31))
+
+
+def mix_tensor(value: Tensor) -> Tensor:
+    """Mix every element of an int64 tensor."""
+    value = (value ^ _shift_right_unsigned(value, 30)) * to_signed(_C1)
+    value = (value ^ _shift_right_unsigned(value, 27)) * to_signed(_C2)
+    return value ^ _shift_right_unsigned(value, 31)
+
+
+def _shift_right_unsigned(value: Tensor, bits: int) -> Tensor:
+    # >> on int64 copies the sign bit; the mask removes those copies. uint64 has no shift on the CPU.
+    return (value >> bits) & ((1 << (64 - bits)) - 1)

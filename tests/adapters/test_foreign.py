@@ -722,7 +722,7 @@ class DrawsEverywhere(nn.Module):
 
 @parametrize(alone=[False, True], train=[False, True])
 def test_a_seed_gives_the_draws_of_the_module_in_one_thread_or_several(alone, train, monkeypatch):
-    monkeypatch.setattr("funcnet.core._generators.draws_alone", lambda: alone)
+    monkeypatch.setattr("funcnet.core._global_draws.is_only_drawer", lambda: alone)
     same_as_module(DrawsEverywhere(), X, train=train, rng=5)
     mixed = nn.Sequential(nn.Dropout(0.3), DrawsEverywhere(), nn.Dropout(0.3), nn.Linear(6, 2), DrawsIfLarge())
     same_as_module(mixed, X, train=train, rng=6)  # draws of the net's own and of foreign forwards take turns
@@ -738,7 +738,7 @@ class DrawsIfLarge(nn.Module):
 def test_the_global_generator_is_given_back_by_a_call_that_fails(monkeypatch):
     net, params, buffers = fn.from_module(nn.Sequential(DrawsIfLarge()))
     for alone in (False, True):
-        monkeypatch.setattr("funcnet.core._generators.draws_alone", lambda alone=alone: alone)
+        monkeypatch.setattr("funcnet.core._global_draws.is_only_drawer", lambda alone=alone: alone)
         with global_generator_untouched(), pytest.raises(ValueError, match="large"):
             net.apply(params, buffers, torch.full((4, 2), 1e4), rng=0)
 
@@ -777,7 +777,7 @@ def test_a_draw_that_only_some_calls_make_is_from_the_key_too():
 
 
 def test_checkpointed_parts_draw_the_module_s_numbers_again_in_one_thread(monkeypatch):
-    monkeypatch.setattr("funcnet.core._generators.draws_alone", lambda: True)
+    monkeypatch.setattr("funcnet.core._global_draws.is_only_drawer", lambda: True)
 
     class Checkpointed(nn.Module):
         def __init__(self):

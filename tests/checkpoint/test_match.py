@@ -23,7 +23,7 @@ from funcnet.checkpoint import (
     plan,
     save,
 )
-from funcnet.checkpoint._matching._families import families
+from funcnet.checkpoint._matching._families import group_families
 from tests.models.published import FORMS, PUBLISHED
 
 
@@ -213,7 +213,7 @@ def test_ties_that_the_target_does_not_have_are_forgotten(tmp_path):
 
 def test_families_are_what_one_pattern_means_and_no_more():
     def patterns(*names, shape=(2,)):
-        return [family.pattern for family in families(dict.fromkeys(names, shape))]
+        return [family.pattern for family in group_families(dict.fromkeys(names, shape))]
 
     assert patterns("h.0.w", "h.1.w", "x") == ["h.{i}.w", "x"]
     assert patterns("h.0.w", "h.2.w") == ["h.0.w", "h.2.w"]
@@ -222,7 +222,7 @@ def test_families_are_what_one_pattern_means_and_no_more():
     assert patterns("ln_1.w", "ln_2.w") == ["ln_1.w", "ln_2.w"]
     assert patterns(*(f"a.{i}.b.{j}.w" for i in range(2) for j in range(3))) == ["a.{i}.b.{j}.w"]
     assert patterns(*(f"h.{i}.ln_{j}.w" for i in range(2) for j in (1, 2))) == ["h.{i}.ln_1.w", "h.{i}.ln_2.w"]
-    mixed = families({"h.0.w": (2,), "h.1.w": (3,)})
+    mixed = group_families({"h.0.w": (2,), "h.1.w": (3,)})
     assert [family.pattern for family in mixed] == ["h.0.w", "h.1.w"]
 
 

@@ -360,3 +360,24 @@ def test_a_mode_given_in_the_wrong_place_is_told_the_right_one(name):
         TypeError, match=rf"'{name}'\. A mode and draws are for net\.apply\(params, buffers, .*train=, rng="
     ):
         net(net.init(0)[0], torch.ones(1, 3), **{name: 1})
+
+
+def test_a_compiled_call_in_training_mode_needs_no_rng_where_nothing_draws():
+    net = fn.Sequential(fn.Linear(3, 4), fn.BatchNorm1d(4))
+    params, buffers = net.init(0)
+
+    def call(params, buffers, x):
+        return net.apply(params, buffers, x, train=True)
+
+    compiled = torch.compile(call, backend="aot_eager", fullgraph=True)  # the first call of this net is a compiled one
+    assert_identical(compiled(params, buffers, X), call(params, buffers, X))
+
+
+def test_compiled_code_refuses_trees_that_do_not_fit():
+    net = fn.Sequential(fn.Linear(3, 4), fn.ReLU())
+    params, _ = net.init(0)
+    torch.compiler.reset()
+    for misfit in ({}, {"0": {"weight": params["0"]["weight"]}}, {"0": {**params["0"], "scale": torch.ones(4)}}):
+        with pytest.raises(fn.TreeError, match="do not fit"):
+            torch.compile(net, backend="eager")(misfit, X)
+    assert_identical(torch.compile(net, backend="eager")({**params, "1": {}}, X), net(params, X))

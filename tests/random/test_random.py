@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 import funcnet as fn
-from funcnet.random._mix import mix_int, mix_tensor, signed
+from funcnet.random._keys import mix_int, mix_tensor, to_signed
 from tests.helpers import assert_identical, global_generator_untouched, parametrize
 
 key, split, fold_in = fn.random.key, fn.random.split, fn.random.fold_in
@@ -18,7 +18,7 @@ def test_mixing_is_the_same_on_ints_and_tensors_and_loses_nothing():
     mixed = mix_tensor(torch.tensor(values))
     assert mixed.tolist() == [mix_int(value) for value in values]
     assert len(set(mixed.tolist())) == len(set(values))
-    assert all(-(2**63) <= value < 2**63 for value in map(signed, (2**64, 2**63, -1)))
+    assert all(-(2**63) <= value < 2**63 for value in map(to_signed, (2**64, 2**63, -1)))
 
 
 def test_keys_made_in_different_ways_differ():

@@ -1,4 +1,4 @@
-"""Tensors that differ in the numbers of their layers alone, as one pattern."""
+"""Families: tensors of one shape whose names differ only in the numbers of their layers, as one pattern."""
 
 from __future__ import annotations
 
@@ -16,64 +16,70 @@ HOLES = "ijkmn"
 
 @dataclass(frozen=True, eq=False)
 class Family:
-    """Tensors of one shape whose names differ in numbers alone.
+    """Tensors of one shape whose names differ only in numbers; also a single tensor.
 
     Attributes:
-        pattern: their names, as ``"layers.{i}.norm.weight"``; a name where there is but one.
+        pattern: their names, as ``"layers.{i}.norm.weight"``; the name itself if there is only one.
         shape: of each of them.
-        members: what the numbers are -> name, in the order of the checkpoint.
-        position: where the first of them is in the checkpoint, counted from 0.
+        names_by_numbers: the numbers in a name -> the name, in the order of the checkpoint.
+        position: position of the first of them in the checkpoint, counted from 0.
     """
 
     pattern: str
     shape: Shape
-    members: dict[tuple[str, ...], str]
+    names_by_numbers: dict[tuple[str, ...], str]
     position: int
 
     @cached_property
     def counts(self) -> tuple[int, ...]:
-        """How many numbers each hole stands for."""
-        numbers = list(self.members)
-        return tuple(len({number[hole] for number in numbers}) for hole in range(len(numbers[0])))
+        """How many numbers each hole takes."""
+        columns = zip(*self.names_by_numbers, strict=True)
+        return tuple(len(set(column)) for column in columns)
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(self.members.values())
+        """The names of all tensors of the family."""
+        return tuple(self.names_by_numbers.values())
 
 
-def families(shapes: Mapping[str, Shape], numbered: bool = True) -> list[Family]:
-    """All tensors, by families, in the order of the checkpoint.
+def group_families(shapes: Mapping[str, Shape], numbered: bool = True) -> list[Family]:
+    """All tensors, grouped into families, in the order of the checkpoint.
 
-    Numbers make a family where they are keys or follow an underscore, run from 0 without a gap, and all combinations
-    of them are there with one shape; else, and where ``numbered`` is false, every name is by itself.
+    Numbers make a family if they are keys or follow an underscore, run from 0 without a gap, and all combinations of
+    them occur with one shape. Otherwise, and if ``numbered`` is false, each tensor is a family of its own.
 
-    >>> [family.pattern for family in families({"h.0.w": (2,), "h.1.w": (2,), "fc_1": (3,)})]
+    >>> [family.pattern for family in group_families({"h.0.w": (2,), "h.1.w": (2,), "fc_1": (3,)})]
     ['h.{i}.w', 'fc_1']
     """
-    order = {name: position for position, name in enumerate(shapes)}
-    found: list[Family] = []
+    positions = {name: position for position, name in enumerate(shapes)}
+    families: list[Family] = []
+    # lists of names to group, each with how many of the last numbers in a name stay numbers
     pending = [(list(shapes), 0 if numbered else len(HOLES) + 1)]
     while pending:
-        names, kept = pending.pop()
+        names, fixed_count = pending.pop()
         groups: dict[str, dict[tuple[str, ...], str]] = {}
         for name in names:
-            pattern, numbers = _generalised(name, kept)
+            pattern, numbers = _generalise_name(name, fixed_count)
             groups.setdefault(pattern, {})[numbers] = name
-        for pattern, members in groups.items():
-            first = next(iter(members.values()))
-            if len(members) == 1:
-                pattern, members = first, {(): first}
-            if len(members) == 1 or _whole(members, pattern, shapes):
-                found.append(Family(pattern, shapes[first], members, order[first]))
-            else:  # hold on to the last number, then to one more: a layer is more often the first
-                pending.append((list(members.values()), kept + 1))
-    return sorted(found, key=lambda family: family.position)
+        for pattern, names_by_numbers in groups.items():
+            first = next(iter(names_by_numbers.values()))
+            if len(names_by_numbers) == 1:
+                families.append(Family(first, shapes[first], {(): first}, positions[first]))
+            elif _is_complete(names_by_numbers, pattern, shapes):
+                families.append(Family(pattern, shapes[first], names_by_numbers, positions[first]))
+            else:  # keep one more of the last numbers, because the number of the layer is usually the first
+                pending.append((list(names_by_numbers.values()), fixed_count + 1))
+    return sorted(families, key=lambda family: family.position)
 
 
-def _generalised(name: str, kept: int) -> tuple[str, tuple[str, ...]]:
-    """A name with holes for its numbers but the last ``kept``, and the numbers."""
+def _generalise_name(name: str, fixed_count: int) -> tuple[str, tuple[str, ...]]:
+    """A name with holes for its numbers, except the last ``fixed_count``, and the numbers that became holes.
+
+    >>> _generalise_name("h.3.mlp.1.w", 1)
+    ('h.{i}.mlp.1.w', ('3',))
+    """
     spans = list(_NUMBER.finditer(name))
-    spans = [] if kept > len(HOLES) else spans[: max(0, len(spans) - kept)][: len(HOLES)]
+    spans = [] if fixed_count > len(HOLES) else spans[: max(0, len(spans) - fixed_count)][: len(HOLES)]
     pattern, end = "", 0
     for hole, span in zip(HOLES, spans, strict=False):
         pattern += f"{name[end : span.start()]}{{{hole}}}"
@@ -81,16 +87,15 @@ def _generalised(name: str, kept: int) -> tuple[str, tuple[str, ...]]:
     return pattern + name[end:], tuple(span.group() for span in spans)
 
 
-def _whole(members: Mapping[tuple[str, ...], str], pattern: str, shapes: Mapping[str, Shape]) -> bool:
-    """Whether they are of one shape, all combinations of runs from 0, and all that the pattern means."""
-    numbers = list(members)
+def _is_complete(names_by_numbers: Mapping[tuple[str, ...], str], pattern: str, shapes: Mapping[str, Shape]) -> bool:
+    """Whether the names have one shape and all combinations of numbers from 0, and nothing else fits the pattern."""
     total = 1
-    for hole in range(len(numbers[0])):
-        run = {number[hole] for number in numbers}
-        if len(run) < 2 or run != {str(count) for count in range(len(run))}:
+    for column in zip(*names_by_numbers, strict=True):
+        numbers = set(column)
+        if len(numbers) < 2 or numbers != {str(number) for number in range(len(numbers))}:
             return False
-        total *= len(run)
-    if total != len(numbers) or len({shapes[name] for name in members.values()}) > 1:
+        total *= len(numbers)
+    if total != len(names_by_numbers) or len({shapes[name] for name in names_by_numbers.values()}) > 1:
         return False
-    meant = Pattern(pattern)
-    return sum(meant.match(name) is not None for name in shapes) == total
+    compiled = Pattern(pattern)
+    return sum(compiled.match(name) is not None for name in shapes) == total

@@ -1,34 +1,31 @@
-"""Rules proposed for two layouts whose names differ."""
+"""Proposes rules from one layout to another whose names differ."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from funcnet._typing import Shape
 from funcnet.checkpoint._checkpoint import Checkpoint, Spec
 from funcnet.checkpoint._errors import RuleError, truncated_list
-from funcnet.checkpoint._load import load
-from funcnet.checkpoint._matching._assign import assigned
-from funcnet.checkpoint._matching._families import Family, families
-from funcnet.checkpoint._matching._links import Link
-from funcnet.checkpoint._net_layout import NetLayout, state_dict_shapes
+from funcnet.checkpoint._matching._assignment import Choice, choose_candidates
+from funcnet.checkpoint._matching._families import Family, group_families
+from funcnet.checkpoint._matching._layouts import Layout, read_layout
+from funcnet.checkpoint._net_layout import NetLayout
 from funcnet.checkpoint._proof import apply_rules
 from funcnet.checkpoint.rules import Fill, Prefix, Rename, Rule, State, Tie, Untie, to_toml
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """Some rules, and why they are proposed.
+    """Rules that belong together, and why they are proposed.
 
     Attributes:
-        rules: what leads from the sources to the targets.
-        certain: whether names or shapes leave no other choice. If not, a person has to look.
+        rules: the rules from the sources to the targets.
+        certain: whether names or shapes leave no other choice. If not, a person has to look at it.
         why: the reason.
         sources, targets: names or patterns on both sides.
     """
@@ -42,13 +39,13 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Match:
-    """What :func:`match` has found.
+    """The result of :func:`match`.
 
     Attributes:
-        proposals: in the order in which their rules apply.
-        same: how many tensors have their name and shape already.
-        left: names in the source for which there is no place.
-        missing: names in the target for which there is no tensor.
+        proposals: the proposals, in the order in which their rules apply.
+        same: how many tensors already have their name and shape.
+        left: names in the source that have no place in the target.
+        missing: names in the target for which the source has no tensor.
     """
 
     proposals: tuple[Proposal, ...]
@@ -81,7 +78,7 @@ class Match:
         return tuple(rule for proposal in self.proposals for rule in proposal.rules)
 
     def to_toml(self) -> str:
-        """The rules for a person to edit: guesses have a line ``guess = true``, without which alone they are loaded."""
+        """The rules for a person to edit. A guess has a line ``guess = true``, and is refused until it is taken out."""
         rules: list[Rule] = []
         comments: dict[int, str] = {}
         guesses: set[int] = set()
@@ -97,8 +94,13 @@ class Match:
 
     def __str__(self) -> str:
         rows = [
-            ("certain" if one.certain else "GUESS", ", ".join(one.sources), ", ".join(one.targets), one.why)
-            for one in self.proposals
+            (
+                "certain" if proposal.certain else "GUESS",
+                ", ".join(proposal.sources),
+                ", ".join(proposal.targets),
+                proposal.why,
+            )
+            for proposal in self.proposals
         ]
         rows += [("LEFT", name, "", "no place in the target") for name in self.left]
         rows += [("MISSING", "", name, "nothing in the source fits") for name in self.missing]
@@ -107,12 +109,16 @@ class Match:
         return "\n".join([*lines, f"{self.same} tensors have their name and shape already"])
 
 
-def match(source: Any, target: Any) -> Match:
+def match(
+    source: Checkpoint | NetLayout | nn.Module | str | os.PathLike[str] | Mapping[str, object],
+    target: Checkpoint | NetLayout | nn.Module | str | os.PathLike[str] | Mapping[str, object],
+) -> Match:
     """Propose rules that lead from a checkpoint to the layout of another, or of a net.
 
-    Tensors with their name and shape need no rule. For others it looks at a prefix that all names have, at shapes
-    (also of what would be turned, fused, split, stacked or unstacked), at words in names and at the order. What
-    leaves no choice is certain, everything else is marked as a guess, and a guess is never applied by itself.
+    Tensors that already have their name and shape need no rule. For the others it looks at a prefix that all names
+    have, at shapes (also those of transposed, fused, split, stacked or unstacked tensors), at words in names and at the
+    order. A proposal is certain where nothing else is possible. Everything else is marked as a guess, and a guess is
+    never applied by itself.
 
     Args:
         source: a checkpoint, its path, or shapes by name.
@@ -121,153 +127,130 @@ def match(source: Any, target: Any) -> Match:
     Raises:
         TypeError: if one of them is none of these.
 
-    >>> found = match({"module.a.weight": (3, 2), "module.b": (3,)}, {"a.weight": (3, 2), "c": (3,)})
-    >>> print(found)
+    >>> proposed = match({"module.a.weight": (3, 2), "module.b": (3,)}, {"a.weight": (3, 2), "c": (3,)})
+    >>> print(proposed)
     certain  module.{name**}  {name**}  all names have it
     certain  b                c         the only ones of their shape
     1 tensors have their name and shape already
-    >>> found.rules
+    >>> proposed.rules
     (Prefix(add='', remove='module.', optional=False), Rename(source='b', target='c', optional=False))
     """
-    before, after = _shapes(source), _shapes(target)
-    found = _matched(*before, *after, numbered=True)
-    # a pattern of one rule may mean what another has made, or what has its name already
-    return found if _leads(found, *before, after[0]) else _matched(*before, *after, numbered=False)
+    source_layout, target_layout = read_layout(source), read_layout(target)
+    proposed = _propose(source_layout, target_layout, numbered=True)
+    if _gives_target(proposed, source_layout, target_layout):
+        return proposed
+    # The pattern of one rule may match a tensor that another rule made, or one that already has its name.
+    return _propose(source_layout, target_layout, numbered=False)
 
 
-def _matched(
-    before: dict[str, Shape], ties: dict[str, str], after: dict[str, Shape], wanted: dict[str, str], numbered: bool
-) -> Match:
-    proposals = list(_prefix(before, {**after, **dict.fromkeys(wanted)}))
-    for proposal in proposals:
-        rule: Any = proposal.rules[0]
-        before = {_moved(name, rule): shape for name, shape in before.items()}
-        ties = {_moved(alias, rule): _moved(owner, rule) for alias, owner in ties.items()}
-    proposals += [_forget(alias, owner) for alias, owner in ties.items() if alias not in wanted]
-    same = [name for name, shape in before.items() if after.get(name, ...) == shape]
-    kept = set(same)
-    others = ({name: shape for name, shape in side.items() if name not in kept} for side in (before, after))
-    pairs = assigned(*(families(side, numbered) for side in others))
-    moved, pairs = _out_of_the_way(pairs)
-    proposals += moved
-    for link, why in pairs:
-        plain = all(one.pattern == two.pattern for one, two in zip(link.sources, link.targets, strict=False))
-        reason = why or ("by its name" if plain else f"{link.how()}, by names, shapes and order")
-        proposals.append(
-            Proposal(tuple(link.rules()), bool(why), reason, _patterns(link.sources), _patterns(link.targets))
-        )
-    used = {name for link, _ in pairs for family in link.sources for name in family.names}
-    made = {name for link, _ in pairs for family in link.targets for name in family.names}
-    left = [name for name in before if name not in kept and name not in used]
-    missing = [name for name in after if name not in kept and name not in made]
-    for alias, owner in wanted.items():
-        if alias not in ties and owner not in missing:
-            proposals.append(_tie(alias, owner, stored=alias in left))
+def _propose(source: Layout, target: Layout, numbered: bool) -> Match:
+    proposals: list[Proposal] = []
+    prefix = _find_prefix(source, target)
+    if prefix is not None:
+        proposals.append(_prefix_proposal(prefix))
+        source = source.with_prefix(prefix)
+    proposals += [_untie_proposal(alias, owner) for alias, owner in source.ties.items() if alias not in target.ties]
+    same = {name for name, shape in source.shapes.items() if target.shapes.get(name) == shape}
+    families = (
+        group_families({name: shape for name, shape in layout.shapes.items() if name not in same}, numbered)
+        for layout in (source, target)
+    )
+    detours, choices = _avoid_collisions(choose_candidates(*families))
+    proposals += detours
+    proposals += [_choice_proposal(choice) for choice in choices]
+    used = same | {name for choice in choices for family in choice.candidate.sources for name in family.names}
+    reached = same | {name for choice in choices for family in choice.candidate.targets for name in family.names}
+    left = [name for name in source.shapes if name not in used]
+    missing = [name for name in target.shapes if name not in reached]
+    for alias, owner in target.ties.items():
+        if alias not in source.ties and owner not in missing:
+            proposals.append(_tie_proposal(alias, owner, stored=alias in left))
             left = [name for name in left if name != alias]
-    counters, missing = _counters(missing, after)
-    return Match((*proposals, *counters), len(same), tuple(left), tuple(missing))
+    # BatchNorm's counts of batches, which other frameworks do not keep
+    counters = [name for name in missing if name.endswith("num_batches_tracked") and target.shapes[name] == ()]
+    proposals += [Proposal((Fill(name, 0, (), "int64"),), False, "filled with 0", (), (name,)) for name in counters]
+    missing = [name for name in missing if name not in counters]
+    return Match(tuple(proposals), len(same), tuple(left), tuple(missing))
 
 
-def _leads(found: Match, before: Mapping[str, Shape], ties: Mapping[str, str], after: Mapping[str, Shape]) -> bool:
+def _gives_target(proposed: Match, source: Layout, target: Layout) -> bool:
     """Whether the rules give every tensor of the target that is not missing."""
-    specs = {name: Spec(shape, torch.float32) for name, shape in before.items()}
+    specs = {name: Spec(shape, torch.float32) for name, shape in source.shapes.items()}
+    rules = [rule for proposal in proposed.proposals for rule in proposal.rules]
     try:
-        made = apply_rules(
-            State.from_specs(specs, ties), [rule for one in found.proposals for rule in one.rules]
-        ).tensors
+        tensors = apply_rules(State.from_specs(specs, source.ties), rules).tensors
     except RuleError:
         return False
-    missing = set(found.missing)
-    return all(name in missing or (name in made and made[name].shape == shape) for name, shape in after.items())
+    missing = set(proposed.missing)
+    return all(
+        name in missing or (name in tensors and tensors[name].shape == shape) for name, shape in target.shapes.items()
+    )
 
 
-def _shapes(given: Any) -> tuple[dict[str, Shape], dict[str, str]]:
-    """Shapes by name, and ties."""
-    if isinstance(given, (str, os.PathLike)):
-        given = load(given)
-    if isinstance(given, Checkpoint):
-        return {name: spec.shape for name, spec in given.specs.items()}, dict(given.aliases)
-    if isinstance(given, nn.Module):
-        return _of_state(given.state_dict(keep_vars=True))
-    if isinstance(given, NetLayout):
-        return state_dict_shapes(given), dict(given.aliases)
-    if isinstance(given, Mapping):
-        shapes: dict[str, Any] = {name: getattr(shape, "shape", shape) for name, shape in given.items()}
-        return {name: tuple(shape) for name, shape in shapes.items()}, {}
-    raise TypeError(f"match takes checkpoints, paths, nets, modules and shapes by name, not {type(given).__name__}.")
+def _find_prefix(source: Layout, target: Layout) -> Prefix | None:
+    """The prefix to remove or to add that makes half of the source or more fit the target; None if there is none."""
+
+    def count_fitting(prefix: Prefix) -> int:
+        return sum(target.shapes.get(name) == shape for name, shape in source.with_prefix(prefix).shapes.items())
+
+    removable = [start for start in _first_prefixes(source) if all(name.startswith(start) for name in source.shapes)]
+    options = [Prefix(remove=start) for start in removable]
+    options += [Prefix(add=start) for start in _first_prefixes(target)]
+    best = max(options, key=count_fitting, default=None)
+    if best is None or count_fitting(best) <= max(count_fitting(Prefix()), (len(source.shapes) - 1) // 2):
+        return None
+    return best
 
 
-def _of_state(state: Mapping[str, Any]) -> tuple[dict[str, Shape], dict[str, str]]:
-    first: dict[int, str] = {}
-    shapes: dict[str, Shape] = {}
-    ties: dict[str, str] = {}
-    for name, tensor in state.items():
-        if not isinstance(tensor, Tensor):
-            continue
-        if id(tensor) in first:
-            ties[name] = first[id(tensor)]
-        else:
-            first[id(tensor)] = name
-            shapes[name] = tuple(tensor.shape)
-    return shapes, ties
+def _first_prefixes(layout: Layout) -> list[str]:
+    """The prefixes of the first name, each with the sign that ends it."""
+    first = next(iter(layout.shapes), "")
+    return [first[: end + 1] for end, sign in enumerate(first) if sign in "./"]
 
 
-def _prefix(before: Mapping[str, Shape], after: Mapping[str, Any]) -> list[Proposal]:
-    """One prefix off or on that gives half of the names or more what they should be."""
-
-    def fitting(rule: Prefix) -> int:
-        return sum(after.get(_moved(name, rule), ...) == shape for name, shape in before.items())
-
-    starts = {name[: dot + 1] for name in [*before][:1] for dot, sign in enumerate(name) if sign in "./"}
-    ends = {name[: dot + 1] for name in [*after][:1] for dot, sign in enumerate(name) if sign in "./"}
-    offers = [Prefix(remove=start) for start in starts if all(name.startswith(start) for name in before)]
-    offers += [Prefix(add=end) for end in ends]
-    best = max(offers, key=fitting, default=None)
-    if best is None or fitting(best) <= max(fitting(Prefix()), (len(before) - 1) // 2):
-        return []
-    ways = (f"{best.remove}{{name**}}", f"{best.add}{{name**}}")
-    why = "all names have it" if best.remove else "all names lack it"
-    return [Proposal((best,), True, why, ways[:1], ways[1:])]
+def _prefix_proposal(prefix: Prefix) -> Proposal:
+    why = "all names have it" if prefix.remove else "all names lack it"
+    return Proposal((prefix,), True, why, (f"{prefix.remove}{{name**}}",), (f"{prefix.add}{{name**}}",))
 
 
-def _moved(name: str, rule: Prefix) -> str:
-    return rule.add + name.removeprefix(rule.remove)
-
-
-def _patterns(given: Sequence[Family]) -> tuple[str, ...]:
-    return tuple(family.pattern for family in given)
-
-
-def _tie(alias: str, owner: str, stored: bool) -> Proposal:
+def _tie_proposal(alias: str, owner: str, stored: bool) -> Proposal:
     why = "tied in the target, stored twice in the source" if stored else "tied in the target"
     return Proposal((Tie(alias, owner, stored),), True, why, (owner,), (alias,))
 
 
-def _forget(alias: str, owner: str) -> Proposal:
+def _untie_proposal(alias: str, owner: str) -> Proposal:
     return Proposal((Untie(alias, owner, stored=False),), True, "a tie the target does not have", (alias,), (owner,))
 
 
-def _counters(missing: Sequence[str], after: Mapping[str, Shape]) -> tuple[list[Proposal], list[str]]:
-    """BatchNorm's counts of batches, which other frameworks do not keep, as zeros."""
-    counts = [name for name in missing if name.endswith("num_batches_tracked") and after[name] == ()]
-    made = [Proposal((Fill(name, 0, (), "int64"),), False, "filled with 0", (), (name,)) for name in counts]
-    return made, [name for name in missing if name not in counts]
+def _choice_proposal(choice: Choice) -> Proposal:
+    candidate = choice.candidate
+    sources, targets = _patterns(candidate.sources), _patterns(candidate.targets)
+    same_name = all(source == target for source, target in zip(sources, targets, strict=False))
+    guess = "by its name" if same_name else f"{candidate.describe()}, by names, shapes and order"
+    return Proposal(tuple(candidate.make_rules()), bool(choice.reason), choice.reason or guess, sources, targets)
 
 
-def _out_of_the_way(taken: Sequence[tuple[Link, str]]) -> tuple[list[Proposal], list[tuple[Link, str]]]:
-    """Give families whose names other tensors will have names of their own first, so that rules can follow in a row."""
-    made = {name: link for link, _ in taken for family in link.targets for name in family.names}
-    moved: list[Proposal] = []
-    links: list[tuple[Link, str]] = []
-    for link, why in taken:
+def _patterns(families: Sequence[Family]) -> tuple[str, ...]:
+    return tuple(family.pattern for family in families)
+
+
+def _avoid_collisions(choices: Sequence[Choice]) -> tuple[list[Proposal], list[Choice]]:
+    """Rename families first whose names other tensors will get, because rules apply one after the other.
+
+    Returns:
+        The proposals that rename them, and the choices with the new names.
+    """
+    target_of = {name: candidate for candidate, _ in choices for family in candidate.targets for name in family.names}
+    proposals: list[Proposal] = []
+    renamed: list[Choice] = []
+    for candidate, reason in choices:
         sources = []
-        for family in link.sources:
-            if any(made.get(name, link) is not link for name in family.names):
-                aside = f"source.{family.pattern}"
-                moved.append(
-                    Proposal((Rename(family.pattern, aside),), True, "out of the way", (family.pattern,), (aside,))
-                )
-                family = replace(family, pattern=aside)
+        for family in candidate.sources:
+            if any(target_of.get(name, candidate) is not candidate for name in family.names):
+                pattern = f"source.{family.pattern}"
+                rename = Rename(family.pattern, pattern)
+                proposals.append(Proposal((rename,), True, "out of the way", (family.pattern,), (pattern,)))
+                family = replace(family, pattern=pattern)
             sources.append(family)
-        links.append((replace(link, sources=tuple(sources)), why))
-    return moved, links
+        renamed.append(Choice(replace(candidate, sources=tuple(sources)), reason))
+    return proposals, renamed

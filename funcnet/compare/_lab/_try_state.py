@@ -102,7 +102,7 @@ def hooked_pure(bench: Bench, form: PureForm) -> str:
         return f"forward hooks on the leaves fired {count} time{'s' * (count != 1)} in a call"
     assert isinstance(form, NetForm)
     try:
-        form.net.register_forward_hook(print)
+        getattr(form.net, "register_forward_hook")(print)
     except AttributeError as error:
         raise FailedError(f"{first_line(error)}{_by_module(bench, form)}") from error
     raise FailedError("register_forward_hook was taken, and is no part of a net")

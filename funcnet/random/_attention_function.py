@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from funcnet._torch import safe_softmax
-from funcnet.random._draws import Rng
-from funcnet.random._dropout import dropout
+from funcnet.random._dropout_functions import dropout
+from funcnet.random._generators import Rng
 
 _HALF = (torch.float16, torch.bfloat16)
 

@@ -1,4 +1,4 @@
-"""How alike two names are: by the words in them, of which many mean the same."""
+"""How similar two names are, by their words, many of which are synonyms."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import difflib
 import re
 from functools import lru_cache
 
-_MEANINGS = {
+_SYNONYMS = {
     "token": "wte embed_tokens word_embeddings tok_embeddings token_embedding tok token word shared",
     "position": "wpe position_embeddings embed_positions pos_embed position pos",
     "kind": "token_type_embeddings segment_embeddings token_type kind segment",
@@ -30,31 +30,32 @@ _MEANINGS = {
     "running_mean": "running_mean mean moving_mean",
     "running_var": "running_var var moving_variance",
 }
-_MEANING = {word: meaning for meaning, words in _MEANINGS.items() for word in words.split()}
+_WORD_OF = {synonym: word for word, synonyms in _SYNONYMS.items() for synonym in synonyms.split()}
 
 
 @lru_cache(1 << 14)
-def meanings(name: str) -> tuple[str, ...]:
-    """The words of a name, each as what it means; holes and numbers are left out.
+def split_words(name: str) -> tuple[str, ...]:
+    """The keys of a name, each as the word that stands for all its synonyms; holes and numbers are left out.
 
-    >>> meanings("transformer.h.{i}.attn.c_attn.weight")
+    >>> split_words("transformer.h.{i}.attn.c_attn.weight")
     ('transformer', 'layers', 'attn', 'qkv', 'weight')
     """
     keys = re.sub(r"[_]?\{\w+\}", "", name).replace("/", ".").lower().split(".")
-    return tuple(_MEANING.get(key, key) for key in keys if key and not key.isdecimal())
+    return tuple(_WORD_OF.get(key, key) for key in keys if key and not key.isdecimal())
 
 
-def likeness(one: str, other: str) -> float:
-    """How alike two names are, from 0 to 1.
+def name_similarity(left: str, right: str) -> float:
+    """How similar two names are, from 0 to 1.
 
-    >>> likeness("h.{i}.ln_1.bias", "layers.{i}.norm1.bias") > likeness("h.{i}.ln_2.bias", "layers.{i}.norm1.bias")
+    >>> similarity_to = lambda name: name_similarity(name, "layers.{i}.norm1.bias")
+    >>> similarity_to("h.{i}.ln_1.bias") > similarity_to("h.{i}.ln_2.bias")
     True
     """
-    return _likeness(meanings(one), meanings(other))
+    return _word_similarity(split_words(left), split_words(right))
 
 
 @lru_cache(1 << 16)
-def _likeness(left: tuple[str, ...], right: tuple[str, ...]) -> float:
+def _word_similarity(left: tuple[str, ...], right: tuple[str, ...]) -> float:
     shared = len(set(left) & set(right)) / (len(set(left) | set(right)) or 1)
-    last = bool(left and right and left[-1] == right[-1])
-    return 0.65 * shared + 0.15 * last + 0.2 * difflib.SequenceMatcher(None, left, right).ratio()
+    same_last = bool(left and right and left[-1] == right[-1])
+    return 0.65 * shared + 0.15 * same_last + 0.2 * difflib.SequenceMatcher(None, left, right).ratio()

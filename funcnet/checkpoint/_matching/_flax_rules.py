@@ -1,4 +1,4 @@
-"""The conventions of Flax, as rules to those of torch. Axes: I in, O out, H heads, E features of a head, * space."""
+"""Rules from the conventions of Flax to those of torch. Axes: I in, O out, H heads, E features of a head, * space."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from funcnet._typing import Shape
 from funcnet.checkpoint._checkpoint import Checkpoint, Spec
 from funcnet.checkpoint._errors import RuleError, truncated_list
-from funcnet.checkpoint._matching._families import Family, families
-from funcnet.checkpoint._matching._words import meanings
+from funcnet.checkpoint._matching._families import Family, group_families
+from funcnet.checkpoint._matching._name_similarity import split_words
 from funcnet.checkpoint.rules import Fill, Permute, Rename, Reshape, Rule, Transpose
 
 _LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "mean": "running_mean", "var": "running_var"}
@@ -17,12 +17,12 @@ _COLLECTIONS = ("params", "batch_stats")
 
 
 def flax_rules(source: Checkpoint | Mapping[str, Spec]) -> tuple[Rule, ...]:
-    """The rules that give a checkpoint of Flax the names and axes of torch; their inverse leads back.
+    """The rules that give a checkpoint of Flax the names and axes of torch; their inverse goes back.
 
-    ``kernel`` (I, O) becomes ``weight`` (O, I), that of a convolution (*, I, O) becomes (O, I, *); projections by
-    heads, (I, H, E) and (H, E, O), become matrices; ``scale`` and ``embedding`` become ``weight``, ``mean`` and ``var``
-    become ``running_mean`` and ``running_var`` beside a ``num_batches_tracked`` of 0, which Flax does not have. The
-    collections ``params`` and ``batch_stats`` are taken out of the names, and slashes become dots.
+    ``kernel`` (I, O) becomes ``weight`` (O, I), and (*, I, O) of a convolution becomes (O, I, *). Projections with an
+    axis for heads, (I, H, E) and (H, E, O), become matrices. ``scale`` and ``embedding`` become ``weight``; ``mean``
+    and ``var`` become ``running_mean`` and ``running_var``, beside a ``num_batches_tracked`` of 0, which Flax does not
+    have. The collections ``params`` and ``batch_stats`` are removed from the names, and slashes become dots.
 
     Names of modules stay as they are: ``match`` proposes rules from there to a net.
 
@@ -30,7 +30,7 @@ def flax_rules(source: Checkpoint | Mapping[str, Spec]) -> tuple[Rule, ...]:
         source: the checkpoint, or shapes and dtypes by name.
 
     Raises:
-        RuleError: if there are transposed convolutions, whose kernels torch has mirrored; lists them.
+        RuleError: if there are transposed convolutions, because torch has their kernels mirrored; lists them.
 
     >>> import torch
     >>> specs = {"params/fc/kernel": Spec((3, 2), torch.float32), "params/fc/bias": Spec((2,), torch.float32)}
@@ -46,27 +46,26 @@ def flax_rules(source: Checkpoint | Mapping[str, Spec]) -> tuple[Rule, ...]:
         raise RuleError(
             f"torch has the kernels of transposed convolutions mirrored, and no rule does:{truncated_list(mirrored)}"
         )
-    made: list[Rule] = []
-    for family in families({name: spec.shape for name, spec in specs.items()}):
-        made += _of(family)
-    return tuple(made)
+    families = group_families({name: spec.shape for name, spec in specs.items()})
+    return tuple(rule for family in families for rule in _family_rules(family))
 
 
-def _of(family: Family) -> list[Rule]:
+def _family_rules(family: Family) -> list[Rule]:
     *parents, leaf = re.split(r"[./]", family.pattern)
     if parents[:1] and parents[0] in _COLLECTIONS:
         parents = parents[1:]
     target = ".".join([*parents, _LEAVES.get(leaf, leaf)])
-    made: list[Rule] = [Rename(family.pattern, target)] if target != family.pattern else []
-    made += _axes(leaf, "".join(meanings(parents[-1])[:1]) if parents else "", family.shape, target)
+    rules: list[Rule] = [Rename(family.pattern, target)] if target != family.pattern else []
+    module = "".join(split_words(parents[-1])[:1]) if parents else ""
+    rules += _axis_rules(leaf, module, family.shape, target)
     if leaf == "mean":
         prefix = target.removesuffix("running_mean")
-        made.append(Fill(f"{prefix}num_batches_tracked", 0, (), "int64", target))
-    return made
+        rules.append(Fill(f"{prefix}num_batches_tracked", 0, (), "int64", target))
+    return rules
 
 
-def _axes(leaf: str, module: str, shape: Shape, name: str) -> list[Rule]:
-    """What is done to the axes of a tensor, told by its last key, its module and its number of axes."""
+def _axis_rules(leaf: str, module: str, shape: Shape, name: str) -> list[Rule]:
+    """The rules for the axes of a tensor, which follow from its last key, its module and its number of axes."""
     rank = len(shape)
     if leaf == "bias" and rank == 2 and module in ("q", "k", "v"):
         return [Reshape(name, ("heads", "size"), ("heads*size",), {"heads": shape[0]})]

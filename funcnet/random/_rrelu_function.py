@@ -8,7 +8,8 @@ from torch import Tensor
 
 from funcnet._context import plainly_eager
 from funcnet._errors import RandomnessError
-from funcnet.random._draws import Rng, Stream, filled
+from funcnet.random._distributions import draw_tensor
+from funcnet.random._generators import Rng, Stream
 
 
 def rrelu(
@@ -45,5 +46,5 @@ def rrelu(
     if isinstance(rng, Stream):  # the kernel draws for the negative elements only, one by one
         return torch.rrelu(input, lower, upper, True, generator=rng.generator(input.device))
     stride = torch.empty_like(input).stride()
-    slope = filled(rng, input.shape, stride, "uniform", (lower, upper), input.dtype, input.device)
+    slope = draw_tensor(rng, input.shape, stride, "uniform", (lower, upper), input.dtype, input.device)
     return input * torch.where(input <= 0, slope, 1.0)

@@ -68,8 +68,8 @@ def _of_net(net: Net, params: TreeLike, buffers: TreeLike) -> Flat:
             path = join(at, name)
             if isinstance(spec, Param) or spec.persistent:
                 flat[path] = get(params if isinstance(spec, Param) else buffers, aliases.get(path, path))
-        if isinstance(below, Wrapped) and EXTRA_STATE in below.template.extra_states:
-            flat[join(at, EXTRA_STATE)] = deepcopy(below.template.extra_states[EXTRA_STATE])
+        if isinstance(below, Wrapped) and EXTRA_STATE in below.copy_pool.extra_states:
+            flat[join(at, EXTRA_STATE)] = deepcopy(below.copy_pool.extra_states[EXTRA_STATE])
     return flat
 
 
@@ -148,11 +148,11 @@ def _unwrapped(given: dict[str, Any], expected: Collection[str]) -> dict[str, An
 def _other_extra_states(net: Net, given: dict[str, Any]) -> Iterator[str]:
     """Take out what ``get_extra_state`` gave where it is what the net has too; a line where it is not."""
     for at, below in net.named_nets():
-        if isinstance(below, Wrapped) and EXTRA_STATE in below.template.extra_states:
+        if isinstance(below, Wrapped) and EXTRA_STATE in below.copy_pool.extra_states:
             key = join(at, EXTRA_STATE)
             if key not in given:
                 yield f"missing     {key!r}: the module saves it by get_extra_state"
-            elif not _equal(given.pop(key), below.template.extra_states[EXTRA_STATE]):
+            elif not _equal(given.pop(key), below.copy_pool.extra_states[EXTRA_STATE]):
                 yield (
                     f"other       {key!r}: it is part of the net, not of the trees, and this one is another; "
                     f"module.load_state_dict, then funcnet.from_module(module)"

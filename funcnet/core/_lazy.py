@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from funcnet._context import outside_transforms
 from funcnet._errors import InitError
+from funcnet._torch import pytree
 from funcnet._typing import Flat, Tree
 from funcnet.core._entries import Param
 from funcnet.core._explain import explain_error
@@ -66,7 +66,7 @@ def find_concrete_nets(net: Net, example_inputs: Any, dtype: torch.dtype | None)
     concrete_nets = ConcreteNets(dtype)
     program = net._program()
     with outside_transforms(), torch.no_grad(), torch.device("meta"):
-        inputs = tree_map(lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) else leaf, inputs)
+        inputs = pytree.tree_map(lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) else leaf, inputs)
         params, buffers = _make_meta_trees(net, dtype)
         view = program.open_view(program.view_class, params, buffers, Call(False, Stream(0), concrete_nets))
         try:

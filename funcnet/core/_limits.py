@@ -10,6 +10,7 @@ from torch import Tensor
 
 from funcnet._context import levels_of, under_transform
 from funcnet._errors import TransformError
+from funcnet._torch import pytree
 from funcnet.core._view import View, describe_place
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def refuse_transforms(net: Net, body: Callable[..., Any]) -> Callable[..., Any]:
 
 def active_transforms(inputs: object, tensors: Iterable[object]) -> set[str]:
     """The transforms that the inputs of a call, or the tensors of its net, take part in, by the names of the table."""
-    leaves = torch.utils._pytree.tree_leaves(inputs)
+    leaves = pytree.tree_leaves(inputs)
     input_levels = set().union(*[levels_of(leaf) for leaf in leaves if isinstance(leaf, Tensor)])
     levels = input_levels.union(*[levels_of(tensor) for tensor in tensors if isinstance(tensor, Tensor)])
     kinds = [kind for kind, _ in levels]

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten
 
+from funcnet._torch import pytree
 from funcnet.inspect._origins import memory_of, tensors_in
 from funcnet.inspect._versions import Versions, differences, overlap
 
@@ -58,7 +58,7 @@ class Step:
         self._known = {memory_of(tensor) for tensor in given} | {None}
         for tensor in written:
             versions.open(tensor)
-        self._leaves, self._spec = tree_flatten((args, kwargs))
+        self._leaves, self._spec = pytree.tree_flatten((args, kwargs))
         self._changing = [at for at, leaf in enumerate(self._leaves) if isinstance(leaf, Tensor) and versions.has(leaf)]
         self._found = self._look() if written else None  # now, for the operator is about to change them
 

@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
-from funcnet._torch import Memory
+from funcnet._torch import Memory, pytree
 
 Names = frozenset[str]
 
@@ -96,4 +95,4 @@ def tensors_in(*values: Any) -> Iterator[Tensor]:
 
 def leaves_in(tree: Any) -> list[Tensor]:
     """The tensors in what a module takes or gives."""
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]

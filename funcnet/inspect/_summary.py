@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from funcnet._errors import InitError, ShapeError, TreeError
+from funcnet._torch import pytree
 from funcnet._typing import Flat, Tree, TreeLike
 from funcnet.adapters import to_module
 from funcnet.core import Buffer, Net, Param
@@ -101,7 +101,7 @@ def summary(
     params_, buffers_ = (tree if tree is not None else made for tree, made in zip(given, declared, strict=True))
     outputs: dict[str, str] = {}
     if inputs or kwargs:
-        args, named = tree_map(lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) else leaf, (inputs, kwargs))
+        args, named = pytree.tree_map_only(Tensor, lambda leaf: leaf.to("meta"), (inputs, kwargs))
         try:
             with torch.device("meta"):
                 # a net checks its inputs and names the path where they do not fit, which the module does not do

@@ -6,7 +6,7 @@ layers separate or stacked. ``from_config`` makes a net and ``rules`` the rules 
 """
 
 from funcnet.models._bert import Bert as Bert
-from funcnet.models._config import from_config as from_config
 from funcnet.models._gpt2 import GPT2 as GPT2
 from funcnet.models._llama import Llama as Llama
-from funcnet.models._rules import rules as rules
+from funcnet.models._transformers_config import from_config as from_config
+from funcnet.models._transformers_rules import rules as rules

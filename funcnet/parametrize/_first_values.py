@@ -100,11 +100,8 @@ class _Placed:
 
     def _view(self) -> View:
         program = self.net._program()
-        params = (
-            resolve_aliases(self.params, program.aliases_by_kind[Param])
-            if program.aliases_by_kind[Param]
-            else self.params
-        )
+        aliases = program.aliases_by_kind[Param]
+        params = resolve_aliases(self.params, aliases) if aliases else self.params
         view = program.open_view(program.view_class, params, self.buffers, self.call)
         view._name = self.path
         return view

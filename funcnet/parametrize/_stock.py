@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from funcnet._context import beyond_backward, under_vmap
-from funcnet._torch import OrthogonalMap, OrthogonalModule, SpectralNormModule, WeightNormModule
+from funcnet._torch import OrthogonalMap, OrthogonalModule, SpectralNormModule, WeightNormModule, weight_norm
 from funcnet.core import Buffer, View, draw_source
 from funcnet.core.internals import StockNet, call_and_path
 from funcnet.init import normal
@@ -52,7 +52,7 @@ class WeightNorm(Stock):
     def forward(p: View, weight_g: Tensor, weight_v: Tensor) -> Tensor:
         if beyond_backward():  # the kernel has a formula for that only
             return weight_v * (weight_g / _length(weight_v, p.dim))
-        return torch._weight_norm(weight_v, weight_g, p.dim)
+        return weight_norm(weight_v, weight_g, p.dim)
 
     @staticmethod
     def right_inverse(p: View, weight: Tensor) -> tuple[Tensor, Tensor]:

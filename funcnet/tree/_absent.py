@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import optree
-import torch
 from typing_extensions import Self
+
+from funcnet._torch import pytree
 
 
 class Absent:
@@ -46,7 +47,6 @@ ABSENT = Absent()
 """The one instance of :class:`Absent`."""
 
 _register_node: Any = optree.register_pytree_node  # typed for collections, and this one has no items
-_register_node(
-    Absent, lambda _: ((), None), lambda _, __: ABSENT, namespace=vars(optree.registry)["__GLOBAL_NAMESPACE"]
-)
-torch.utils._pytree.register_pytree_node(Absent, lambda _: ([], None), lambda _, __: ABSENT)
+_EVERYWHERE = vars(optree.registry)["__GLOBAL_NAMESPACE"]
+_register_node(Absent, lambda _: ((), None), lambda _, __: ABSENT, namespace=_EVERYWHERE)
+pytree.register_pytree_node(Absent, lambda _: ([], None), lambda _, __: ABSENT)

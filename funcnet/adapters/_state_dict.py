@@ -12,7 +12,7 @@ from torch import Tensor
 from funcnet._errors import InitError, TreeError, bullet_list
 from funcnet._typing import Flat, Tree, TreeLike
 from funcnet.core import Buffer, Net, Param
-from funcnet.core.internals import check_trees, misfits, refuse
+from funcnet.core.internals import describe_misfits, find_misfits, misfit_error
 from funcnet.foreign import Wrapped
 from funcnet.foreign.internals import EXTRA_STATE
 from funcnet.random import Stream
@@ -58,9 +58,9 @@ def to_state_dict(*args: Any) -> Flat:
 
 
 def _of_net(net: Net, params: TreeLike, buffers: TreeLike) -> Flat:
-    lines = check_trees(net, params, buffers)
+    lines = find_misfits(net, params, buffers)
     if lines:
-        raise refuse(net, lines)
+        raise misfit_error(net, lines)
     aliases = net.aliases
     flat: Flat = {}
     for at, below in net.named_nets():
@@ -68,8 +68,8 @@ def _of_net(net: Net, params: TreeLike, buffers: TreeLike) -> Flat:
             path = join(at, name)
             if isinstance(spec, Param) or spec.persistent:
                 flat[path] = get(params if isinstance(spec, Param) else buffers, aliases.get(path, path))
-        if isinstance(below, Wrapped) and EXTRA_STATE in below.template.extra_states:
-            flat[join(at, EXTRA_STATE)] = deepcopy(below.template.extra_states[EXTRA_STATE])
+        if isinstance(below, Wrapped) and EXTRA_STATE in below.copy_pool.extra_states:
+            flat[join(at, EXTRA_STATE)] = deepcopy(below.copy_pool.extra_states[EXTRA_STATE])
     return flat
 
 
@@ -113,7 +113,7 @@ def from_state_dict(net: Net, state_dict: Mapping[str, Any], *, copy: bool = Tru
     for key, spec in specs.items():
         if key not in given and isinstance(spec, Buffer) and not spec.persistent:
             given[key] = _first_value(key, spec)
-    lines += misfits(specs, given)
+    lines += describe_misfits(specs, given)
     lines += [
         f"untied      {alias!r} and {owner!r} are one tensor in the net and differ here"
         for alias, owner in aliases.items()
@@ -148,11 +148,11 @@ def _unwrapped(given: dict[str, Any], expected: Collection[str]) -> dict[str, An
 def _other_extra_states(net: Net, given: dict[str, Any]) -> Iterator[str]:
     """Take out what ``get_extra_state`` gave where it is what the net has too; a line where it is not."""
     for at, below in net.named_nets():
-        if isinstance(below, Wrapped) and EXTRA_STATE in below.template.extra_states:
+        if isinstance(below, Wrapped) and EXTRA_STATE in below.copy_pool.extra_states:
             key = join(at, EXTRA_STATE)
             if key not in given:
                 yield f"missing     {key!r}: the module saves it by get_extra_state"
-            elif not _equal(given.pop(key), below.template.extra_states[EXTRA_STATE]):
+            elif not _equal(given.pop(key), below.copy_pool.extra_states[EXTRA_STATE]):
                 yield (
                     f"other       {key!r}: it is part of the net, not of the trees, and this one is another; "
                     f"module.load_state_dict, then funcnet.from_module(module)"

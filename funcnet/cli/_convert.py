@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from funcnet.checkpoint import Plan, convert, plan_conversion
-from funcnet.checkpoint.internals import dtype_name
+from funcnet.checkpoint import Plan
+from funcnet.checkpoint.internals import ConvertOptions, dtype_name, prepare_conversion, run_conversion
 from funcnet.checkpoint.rules import to_plain
 from funcnet.cli._checkpoints import AsJson, Part, Select, plain, print_json, progress, refusing, selector, size
 
@@ -58,18 +58,10 @@ def convert_command(
     DST is whole or not there: it may be SRC, and an interrupted run leaves what was there. The exit code is 0 if it
     was done and 2 if it could not be.
     """
-    options: dict[str, Any] = {
-        "inverse": inverse,
-        "part": part,
-        "select": selector(select),
-        "dtype": dtype,
-        "lossy": lossy,
-        "shard_size": shard_size,
-        "format": format,
-    }
+    options = ConvertOptions(inverse, part, selector(select), dtype, lossy, shard_size, format)
     with refusing("convert"):
         if dry_run:
-            ckpt, made = plan_conversion(src, dst, rules or (), **options)
+            ckpt, made = prepare_conversion(src, dst, rules or (), options)
             if as_json:
                 print_json(_as_json(made, dst, done=False))
             else:
@@ -77,7 +69,7 @@ def convert_command(
                 Console(highlight=False).print(_summary(made, f"would go from {ckpt.path} to {dst}"), soft_wrap=True)
             return
         with progress("converting") as advance:
-            record = convert(src, dst, rules or (), certificate=certificate, progress=advance, **options)
+            record = run_conversion(src, dst, rules or (), options, certificate, advance)
         if as_json:
             print_json(_as_json(record.plan, dst, done=True))
         else:

@@ -108,11 +108,11 @@ def test_a_folder_with_another_checkpoint_is_left_alone(tmp_path):
 
 
 def test_what_a_dead_writer_left_is_removed_and_a_living_one_is_not(tmp_path):
-    dead = tmp_path / f".m.pt.0123{atomic._MARK}"
+    dead = tmp_path / f".m.pt.0123{atomic._PARTIAL_SUFFIX}"
     dead.write_bytes(b"half")
-    living = tmp_path / f".m.pt.4567{atomic._MARK}"
+    living = tmp_path / f".m.pt.4567{atomic._PARTIAL_SUFFIX}"
     with open(living, "wb") as held:
-        atomic._lock(held.fileno())
+        atomic._try_to_lock(held.fileno())
         save(tmp_path / "m.pt", NEW)
     assert not dead.exists()
     assert living.exists()

@@ -13,7 +13,7 @@ from collections import OrderedDict
 import torch
 
 from funcnet.checkpoint import save
-from funcnet.checkpoint._pickle import write_member
+from funcnet.checkpoint._zip import write_member
 
 CASES = {}
 MARK = "FUNCNET_HOSTILE_MARK"

@@ -25,8 +25,8 @@ from funcnet.checkpoint import (
 from funcnet.checkpoint._checkpoint import Spec
 from funcnet.checkpoint._dtypes import DTYPES
 from funcnet.checkpoint._index_maps import compute_index_map, identity_map
+from funcnet.checkpoint._node_reader import NodeReader, make_constant_tensor
 from funcnet.checkpoint._nodes import ConstantNode, SourceNode
-from funcnet.checkpoint._stream import NodeReader, constant_tensor
 from tests.checkpoint.random_rules import random_checkpoint, random_rules
 from tests.checkpoint.trees import random_tensor, raws
 
@@ -114,19 +114,19 @@ def test_bytes_go_where_the_index_maps_say(seed):
         if isinstance(node, ConstantNode):
             if id(node) not in numbered:
                 numbered[id(node)] = identity_map(node.shape, offset)
-                offset += constant_tensor(node).numel()
-                parts.append(constant_tensor(node).reshape(-1).to(torch.int64))
+                offset += make_constant_tensor(node).numel()
+                parts.append(make_constant_tensor(node).reshape(-1).to(torch.int64))
             return numbered[id(node)]
         return None
 
     with tempfile.TemporaryDirectory() as folder:
         save(f"{folder}/a.safetensors", flat)
-        stream = NodeReader(load(f"{folder}/a.safetensors").entries)
+        reader = NodeReader(load(f"{folder}/a.safetensors").entries)
         for name, node in made.targets.items():
             if node.spec.dtype is not torch.int64:
                 continue
             index = compute_index_map(node, leaf).to_tensor()
             expected = torch.cat(parts)[index]
-            stream.forget(node)
-            assert b"".join(map(bytes, stream.bytes(node))) == bytes(expected.contiguous().numpy().tobytes()), name
-            assert torch.equal(stream.tensor(node), expected)
+            reader.release_sources(except_for=node)
+            assert b"".join(map(bytes, reader.iter_bytes(node))) == bytes(expected.contiguous().numpy().tobytes()), name
+            assert torch.equal(reader.compute_tensor(node), expected)

@@ -1,92 +1,93 @@
-"""How far every form is from nn.Module: outputs, gradients, new buffers."""
+"""How far every form is from nn.Module: in its outputs, gradients and new buffers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import NamedTuple, TypeVar
 
 import torch
+from torch import Tensor
 
-from funcnet._torch import pytree
-from funcnet.compare._lab._costs import Makers
-from funcnet.compare._lab._forms import COMPILED, MODULE, NATIVE, Compiled, Form, ModuleForm, PureForm, Step
+from funcnet._tensors import iter_tensors
+from funcnet.compare._lab._form_makers import FormMakers
+from funcnet.compare._lab._forms import MODULE, Form, StepResult
+from funcnet.compare._lab._module_form import ModuleForm
+from funcnet.compare._lab._reasons import describe_reason
 from funcnet.compare._lab._subject import Subject
-from funcnet.compare._lab._turns import reason_of
 from funcnet.compare._measure import largest_difference
 from funcnet.compare._results import NotPossible
 
+Result = TypeVar("Result")
 Differences = dict[str, dict[str, float | None] | NotPossible]
+"""For each form, the largest difference of each quantity."""
 
 
-def differences(makers: Makers, subject: Subject) -> tuple[Differences, list[str]]:
-    """The largest difference of each form from the module, by quantity; and what to know about them."""
+def compare_forms(makers: FormMakers, subject: Subject) -> tuple[Differences, list[str]]:
+    """The largest difference of each form from the module, by quantity; and notes for readers."""
     notes: list[str] = []
-    with without_fast_path():
-        expected = _seen(ModuleForm(subject), subject)
-        found: Differences = {}
-        for name, make in makers.items():
+    differences: Differences = {}
+    with fast_path_disabled():
+        module_results = _run_both_modes(ModuleForm(subject), subject)
+        for name, make_form in makers.items():
             if name == MODULE:
                 continue
             try:
-                form = make()
-                reference = expected
-                if isinstance(form, Compiled) and (subject.draws or subject.draws_in_eval):
-                    reference = _seen(_with_key(makers[NATIVE](), form), subject)
+                form = make_form()
+                expected = module_results
+                if reference := form.same_draws_form():
+                    expected = _run_both_modes(reference, subject)
                     notes.append(
-                        f"{COMPILED}: draws from a Key, so it stands beside {NATIVE} with the same Key; an int seed, "
-                        f"which repeats the draws of the module, is eager only."
+                        f"{name}: draws from a Key, so it stands beside {reference.name} with the same Key; an int "
+                        f"seed, which repeats the draws of the module, is eager only."
                     )
-                found[name] = _apart(reference, _seen(form, subject))
-            except Exception as error:  # whatever a form may raise
-                found[name] = NotPossible(reason_of(error))
-    return found, notes
+                differences[name] = _compare_results(expected, _run_both_modes(form, subject))
+            except Exception as error:  # a form may raise anything
+                differences[name] = NotPossible(describe_reason(error))
+    return differences, notes
 
 
 @contextmanager
-def without_fast_path() -> Iterator[None]:
-    """Without torch's fused attention for inference: it rounds differently, and only a module takes it."""
-    fast = torch.backends.mha.get_fastpath_enabled()
+def fast_path_disabled() -> Iterator[None]:
+    """Disable torch's fused attention for inference: it rounds differently, and only a module takes it."""
+    is_enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
+        torch.backends.mha.set_fastpath_enabled(is_enabled)
 
 
-def _with_key(native: Form, compiled: Compiled) -> Form:
-    assert isinstance(native, PureForm)
-    keyed = type(native)(native.subject, native.subject.net, NATIVE)  # type: ignore[call-arg]
-    keyed.rng, keyed.draws = compiled.rng, compiled.draws  # type: ignore[attr-defined]
-    return keyed
+class _Results(NamedTuple):
+    eval_output: list[Tensor]
+    step: StepResult
 
 
-def _seen(form: Form, subject: Subject) -> tuple[Any, Step]:
-    """Output in eval mode and a step, from the same seed."""
+def _run_both_modes(form: Form, subject: Subject) -> _Results:
+    """Run a forward in eval mode and a step, from the same seed."""
+    batch = subject.batch(subject.middle_size)
     with torch.no_grad():
-        output = _at_seed(subject, form.forward(subject.batch(subject.middle)))
-    prepared = form.step(subject.batch(subject.middle))
-    if isinstance(form, ModuleForm):
-        form = ModuleForm(subject)  # with the buffers as they were
-        prepared = form.step(subject.batch(subject.middle))
-    return _tensors(output), _at_seed(subject, prepared)
+        output = _call_with_seed(subject.seed, form.forward(batch))
+    # An isolated form starts with the buffers of the subject, whatever the forward wrote.
+    step = form.isolated().step(subject.batch(subject.middle_size))
+    return _Results(_clone_tensors(output), _call_with_seed(subject.seed, step))
 
 
-def _at_seed(subject: Subject, call: Callable[[], Any]) -> Any:
-    torch.manual_seed(subject.seed)
+def _call_with_seed(seed: int, call: Callable[[], Result]) -> Result:
+    torch.manual_seed(seed)
     return call()
 
 
-def _tensors(output: Any) -> list[torch.Tensor]:
-    return [leaf.detach().clone() for leaf in pytree.tree_leaves(output) if isinstance(leaf, torch.Tensor)]
+def _clone_tensors(output: object) -> list[Tensor]:
+    return [tensor.detach().clone() for tensor in iter_tensors(output)]
 
 
-def _apart(expected: tuple[Any, Step], found: tuple[Any, Step]) -> dict[str, float | None]:
-    (output, step), (other, taken) = expected, found
-    grads = {name: taken.gradients[name] for name in step.gradients if name in taken.gradients}
+def _compare_results(expected: _Results, actual: _Results) -> dict[str, float | None]:
+    expected_step, step = expected.step, actual.step
+    gradients = {name: step.gradients[name] for name in expected_step.gradients if name in step.gradients}
     return {
-        "outputs, eval": largest_difference(output, other),
-        "outputs, training": largest_difference(_tensors(step.output), _tensors(taken.output)),
-        "gradients": largest_difference(step.gradients, grads) if step.gradients else None,
-        "new buffers": largest_difference(step.buffers, taken.buffers) if step.buffers else None,
+        "outputs, eval": largest_difference(expected.eval_output, actual.eval_output),
+        "outputs, training": largest_difference(_clone_tensors(expected_step.output), _clone_tensors(step.output)),
+        "gradients": largest_difference(expected_step.gradients, gradients) if expected_step.gradients else None,
+        "new buffers": largest_difference(expected_step.buffers, step.buffers) if expected_step.buffers else None,
     }

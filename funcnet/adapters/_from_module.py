@@ -12,7 +12,7 @@ from funcnet._typing import Flat, Tree
 from funcnet.adapters._lazy_modules import lazy_names, materialised, refuse_lazy
 from funcnet.combinators import ModuleDict, ModuleList, ParameterDict, ParameterList, Sequential
 from funcnet.core import Body, Function, FunctionModule, Net, Param
-from funcnet.core.internals import exact_dtype
+from funcnet.core.internals import dtype_to_declare
 from funcnet.foreign import Wrapped
 from funcnet.foreign.internals import UNKNOWN_VALUE, named_modules, named_tensors, unwrap_module
 from funcnet.layers import COUNTERPARTS
@@ -197,7 +197,7 @@ def _parameters(module: Any) -> Net | None:
     if known is not None and _declares_the_same(known, module):
         return known
     params = {
-        name: Param(tuple(tensor.shape), UNKNOWN_VALUE, exact_dtype(tensor))
+        name: Param(tuple(tensor.shape), UNKNOWN_VALUE, dtype_to_declare(tensor))
         for name, tensor in module._parameters.items()
     }
     return ParameterDict(params.items()) if isinstance(module, nn.ParameterDict) else ParameterList(params.values())

@@ -11,21 +11,21 @@ from torch import nn
 
 from funcnet._typing import Tree, TreeLike
 from funcnet.core import Buffer, Net, Param, as_net
-from funcnet.core.internals import Start, check_trees, exact_dtype, refuse
-from funcnet.parametrize._first_values import Registered, right_inverse
+from funcnet.core.internals import InitContext, dtype_to_declare, find_misfits, misfit_error
+from funcnet.parametrize._first_values import Registration, right_inverse_of
 from funcnet.parametrize._parametrized import ParametrizationList, Parametrized
-from funcnet.parametrize._stock import Orthogonal, SpectralNorm, WeightNorm
+from funcnet.parametrize._stock_parametrizations import Orthogonal, SpectralNorm, WeightNorm
 from funcnet.random import Stream
 from funcnet.tree import flatten, unflatten
 
 
 def weight_norm(net: Net, name: str = "weight", dim: int | None = 0) -> Net:
-    """Compute a tensor from its lengths and its direction, ``g * v / |v|``.
+    """A net that computes a tensor from its lengths and its direction, ``g * v / |v|``.
 
     Args:
         net: a net that declares the tensor.
-        name: of the tensor.
-        dim: one length for each slice along this axis; None for one length in all.
+        name: name of the tensor.
+        dim: there is one length for each slice along this axis; None for a single length.
 
     Params: parametrizations.weight.original0 (g) and .original1 (v) in place of weight.
     Source: torch.nn.utils.parametrizations.weight_norm.
@@ -42,18 +42,18 @@ def weight_norm(net: Net, name: str = "weight", dim: int | None = 0) -> Net:
 def spectral_norm(
     net: Net, name: str = "weight", n_power_iterations: int = 1, eps: float = 1e-12, dim: int | None = None
 ) -> Net:
-    """Divide a tensor by its largest singular value.
+    """A net that divides a tensor by its largest singular value.
 
     The value is estimated by power iteration: each call in training mode makes ``n_power_iterations`` steps and returns
-    the new estimates of the singular vectors as buffers. (A recurrent layer makes four times as many, or twice for all
-    but its first such weight, since torch's module looks at its weights that often.)
+    the new estimates of the singular vectors as buffers. (A recurrent layer makes four times as many steps for its
+    first such weight, and twice as many for the others, because torch's module reads its weights that often.)
 
     Args:
         net: a net that declares the tensor.
-        name: of the tensor.
-        n_power_iterations: steps of each training call, at least 1.
-        eps: lower bound of lengths that are divided by.
-        dim: the axis of outputs; None for axis 1 of transposed convolutions and axis 0 of anything else.
+        name: name of the tensor.
+        n_power_iterations: how many steps each training call makes, at least 1.
+        eps: lower bound of the lengths that are divided by.
+        dim: the axis of outputs; None for axis 1 of transposed convolutions and axis 0 of all other nets.
 
     Params: parametrizations.weight.original in place of weight.  Buffers: parametrizations.weight.0._u and ._v.
     Source: torch.nn.utils.parametrizations.spectral_norm.
@@ -69,20 +69,20 @@ def spectral_norm(
         base = net.base if isinstance(net, Parametrized) else net
         dim = int(getattr(type(base), "twin", None) in _TRANSPOSED)
     shape = tuple(_spec_of(net, name).shape)  # type: ignore[arg-type]
-    return register_parametrization(net, name, SpectralNorm.of(shape, n_power_iterations, dim, eps))
+    return register_parametrization(net, name, SpectralNorm.for_shape(shape, n_power_iterations, dim, eps))
 
 
 def orthogonal(
     net: Net, name: str = "weight", orthogonal_map: str | None = None, *, use_trivialization: bool = True
 ) -> Net:
-    """Make a matrix, or a batch of matrices, orthogonal: orthonormal columns, or rows where those are more.
+    """A net whose matrix, or batch of matrices, has orthonormal columns, or orthonormal rows if it is wide.
 
     Args:
         net: a net that declares the tensor.
-        name: of the tensor.
-        orthogonal_map: "matrix_exp", "cayley" or "householder", how an orthogonal matrix is computed from one without
-            constraints; None for "matrix_exp" if square or complex, else "householder".
-        use_trivialization: whether to multiply by a fixed matrix, the first value made orthogonal, in a buffer.
+        name: name of the tensor.
+        orthogonal_map: "matrix_exp", "cayley" or "householder": how an orthogonal matrix is computed from a matrix
+            without constraints. None means "matrix_exp" for square and complex matrices, else "householder".
+        use_trivialization: whether to multiply by a fixed orthogonal matrix in a buffer, made from the first value.
 
     Params: parametrizations.weight.original in place of weight.  Buffers: parametrizations.weight.0.base.
     Raises: ValueError for a vector, an unknown map, or a complex tensor and "householder".
@@ -117,12 +117,13 @@ def register_parametrization(
     """A net whose tensor of this name is computed by a parametrization each time the body reads it.
 
     Args:
-        net: any net that declares the tensor itself; for one inside a container, parametrize the part.
-        tensor_name: of the tensor; parametrized again, the new one takes what the earlier ones compute.
-        parametrization: a net, called with the tensor, which may have params and buffers of its own; or a function.
-            A net may have a second body ``right_inverse(p, value)``, and a function such an attribute: what to compute
-            ``value`` from, one tensor or several; it makes the first values, and is the identity if missing.
-        unsafe: whether it may change shape and dtype.
+        net: any net that declares the tensor itself; for a tensor inside a container, parametrize the part.
+        tensor_name: name of the tensor. If it is parametrized already, the new parametrization is applied last.
+        parametrization: a function of the tensor; or a net that is called with the tensor, and may have params and
+            buffers. A net may have a second body ``right_inverse(p, value)``, and a function an attribute of that name.
+            It returns the original tensor, or several, from which ``value`` is computed, and so makes the first values.
+            Without it the original is ``value`` itself.
+        unsafe: whether the parametrization may change shape and dtype.
 
     Raises:
         ValueError: if there is no such tensor, or its shape or dtype would change.
@@ -139,22 +140,22 @@ def register_parametrization(
             f"{base.title()} finds its tensors by itself. Parametrize the module with "
             f"torch.nn.utils.parametrize, and take the net from funcnet.from_module."
         )
-    one = as_net(tensor_name, parametrization)
-    if right_inverse(one) is None and hasattr(one.twin_module(), "right_inverse"):
+    step = as_net(tensor_name, parametrization)
+    if right_inverse_of(step) is None and hasattr(step.twin_module(), "right_inverse"):
         raise TypeError(
-            f"the net of {one.title()} does not know its right_inverse. Parametrize the module with "
+            f"the net of {step.title()} does not know its right_inverse. Parametrize the module with "
             f"torch.nn.utils.parametrize, and take the net from funcnet.from_module."
         )
-    before = lists.get(tensor_name)
-    items = (*(before.items if before else ()), one)
-    unsafe = unsafe or bool(before and before.unsafe)
-    originals = _originals(net, spec, items, unsafe, tensor_name)
+    earlier = lists.get(tensor_name)
+    items = (*(earlier.items if earlier else ()), step)
+    unsafe = unsafe or bool(earlier and earlier.unsafe)
+    originals = _originals_of(net, spec, items, unsafe, tensor_name)
     lists[tensor_name] = ParametrizationList(items, originals, unsafe)
-    return _with(net, base, lists, tensor_name)
+    return _rebuild_with_lists(net, base, lists, tensor_name)
 
 
 def is_parametrized(net: Net, tensor_name: str | None = None) -> bool:
-    """Whether a net computes a tensor of this name, or any.
+    """Whether a net computes the tensor of this name, or any tensor if there is no name.
 
     >>> from funcnet import Linear
     >>> is_parametrized(weight_norm(Linear(3, 2))), is_parametrized(weight_norm(Linear(3, 2)), "bias")
@@ -166,18 +167,18 @@ def is_parametrized(net: Net, tensor_name: str | None = None) -> bool:
 def remove_parametrizations(
     net: Net, params: TreeLike, buffers: TreeLike, tensor_name: str, leave_parametrized: bool = True
 ) -> tuple[Net, Tree, Tree]:
-    """The net with a tensor of its own again, and trees for it.
+    """The net that declares the tensor itself again, and trees for it.
 
     Args:
         net, params, buffers: a parametrized net and its trees.
-        tensor_name: of the tensor.
-        leave_parametrized: whether its value is the computed one, as it is in eval mode; else the original one.
+        tensor_name: name of the tensor.
+        leave_parametrized: whether its new value is the computed tensor, as in eval mode, or else the original tensor.
 
     Returns:
-        ``(net, params, buffers)``; the tensors that stay are shared.
+        ``(net, params, buffers)``; the other tensors are shared with the given trees.
 
     Raises:
-        ValueError: if the tensor is not parametrized, has several originals and is to become one of them, or is tied.
+        ValueError: if the tensor is not parametrized, is tied, or has several originals where one should become it.
 
     >>> from funcnet import Linear
     >>> net = weight_norm(Linear(3, 2))
@@ -188,24 +189,24 @@ def remove_parametrizations(
     """
     if not isinstance(net, Parametrized) or not is_parametrized(net, tensor_name):
         raise ValueError(f"{net.title()} has no parametrization of {tensor_name!r}.")
-    lines = check_trees(net, params, buffers)
-    if lines:
-        raise refuse(net, lines)
+    problems = find_misfits(net, params, buffers)
+    if problems:
+        raise misfit_error(net, problems)
     lists = dict(net.lists)
-    computed, where = lists.pop(tensor_name), f"parametrizations.{tensor_name}."
+    computed, prefix = lists.pop(tensor_name), f"parametrizations.{tensor_name}."
     flat = {Param: flatten(params), Buffer: flatten(buffers)}
-    own = {
-        kind: {name.removeprefix(where): tensor for name, tensor in tree.items() if name.startswith(where)}
+    list_entries = {
+        kind: {name.removeprefix(prefix): tensor for name, tensor in tree.items() if name.startswith(prefix)}
         for kind, tree in flat.items()
     }
     kind = type(computed.originals[0][1])
     if leave_parametrized:
-        value = computed.apply(unflatten(own[Param]), unflatten(own[Buffer]))[0]
+        value = computed.apply(unflatten(list_entries[Param]), unflatten(list_entries[Buffer]))[0]
     elif len(computed.originals) > 1 or computed.originals[0][0] != "original":
         raise ValueError(f"{tensor_name!r} is computed from {len(computed.originals)} tensors: none of them is it.")
     else:
-        value = own[kind]["original"]
-    plain = _with(net, net.base, lists, where.rstrip("."))
+        value = list_entries[kind]["original"]
+    plain = _rebuild_with_lists(net, net.base, lists, prefix.rstrip("."))
     flat[kind][tensor_name] = value
     trees = [
         unflatten({entry.path: flat[kind][entry.path] for entry in plain.entries() if type(entry.spec) is kind})
@@ -218,7 +219,7 @@ _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def _spec_of(net: Net, name: str) -> Param | Buffer:
-    """What the net, before it was parametrized, declares under this name."""
+    """The declaration of the tensor of this name in the net before it was parametrized."""
     declared = (net.base if isinstance(net, Parametrized) else net)._own_entries
     if name not in declared:
         inside = f" For one of {', '.join(net._children)}, parametrize that part." if net._children else ""
@@ -231,29 +232,29 @@ def _dtype_of(net: Net, spec: Param | Buffer) -> torch.dtype:
     return spec.dtype or getattr(base, "dtype", None) or torch.get_default_dtype()
 
 
-def _originals(
+def _originals_of(
     net: Net, spec: Param | Buffer, nets: tuple[Net, ...], unsafe: bool, name: str
-) -> tuple[tuple[str, Any], ...]:
-    """What the originals are called, and their shapes: found by registering on the meta device, where that can be."""
+) -> tuple[tuple[str, Param | Buffer], ...]:
+    """Names and declarations of the original tensors, found by registering on the meta device where possible."""
     value = torch.empty(spec.shape, dtype=_dtype_of(net, spec), device="meta")
-    start = Start(Stream(0), None, None, {})
+    start = InitContext(Stream(0), None, None, {})
     try:
-        found = Registered(nets, unsafe, value, start, name)
-    except (RuntimeError, NotImplementedError):  # a right_inverse that looks at numbers
+        registration = Registration(nets, unsafe, value, start, name)
+    except (RuntimeError, NotImplementedError):  # a right_inverse that needs numbers
         base = net.base if isinstance(net, Parametrized) else net
-        found = Registered(nets, unsafe, dict(start.of_net(base, ""))[name], start, name)
+        registration = Registration(nets, unsafe, dict(start.init_net(base, ""))[name], start, name)
     return tuple(
-        (one, type(spec)(tuple(tensor.shape), dtype=exact_dtype(tensor)))
-        for one, tensor in zip(found.names(), found.originals, strict=True)
+        (original_name, type(spec)(tuple(tensor.shape), dtype=dtype_to_declare(tensor)))
+        for original_name, tensor in zip(registration.original_names(), registration.originals, strict=True)
     )
 
 
-def _with(net: Net, base: Net, lists: dict[str, ParametrizationList], changed: str) -> Net:
-    """The base with these tensors computed, and with the ties of ``net``, which the changed tensor is not part of."""
+def _rebuild_with_lists(net: Net, base: Net, lists: dict[str, ParametrizationList], changed: str) -> Net:
+    """The base with these tensors computed and with the ties of ``net``. The changed tensor must not be tied."""
     ties = net._aliases
     if tied := [path for pair in ties.items() for path in pair if f"{path}.".startswith(f"{changed}.")]:
         raise ValueError(f"{tied[0]!r} is tied: parametrize first, then tie the originals.")
     if base._aliases:
         base = base._with_edits(replace(base._edits, aliases=()))
-    made = Parametrized(base, tuple(lists.items())) if lists else base
-    return made.tie(ties) if ties else made
+    result = Parametrized(base, tuple(lists.items())) if lists else base
+    return result.tie(ties) if ties else result

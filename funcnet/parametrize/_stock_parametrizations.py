@@ -1,4 +1,4 @@
-"""The parametrizations of torch.nn.utils.parametrizations, as nets: from original tensors to the tensor computed."""
+"""The parametrizations of torch.nn.utils.parametrizations as nets, which compute a tensor from original tensors."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from torch import Tensor, nn
 
 from funcnet._context import beyond_backward, under_vmap
 from funcnet._torch import OrthogonalMap, OrthogonalModule, SpectralNormModule, WeightNormModule, weight_norm
-from funcnet.core import Buffer, View, draws_at
-from funcnet.core.internals import StockNet, origin
+from funcnet.core import Buffer, View, draw_source
+from funcnet.core.internals import StockNet, call_and_path
 from funcnet.init import normal
-from funcnet.parametrize._maps import MAPS, householder_inverse, is_orthogonal, made_orthogonal
+from funcnet.parametrize._orthogonal_maps import MAPS, householder_inverse, is_orthogonal, orthogonalise
 from funcnet.random import normal as draw_normal
 
-STOCK: dict[type[nn.Module], type[Stock]] = {}
-"""torch's own parametrization modules -> their nets; filled as the classes below are defined."""
+STOCK_PARAMETRIZATIONS: dict[type[nn.Module], type[StockParametrization]] = {}
+"""The net of each of torch's parametrization modules; filled as the classes below are defined."""
 
 
-class Stock(StockNet):
+class StockParametrization(StockNet):
     """A net with a twin among torch's own parametrization modules."""
 
     twin: ClassVar[type[nn.Module]]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        STOCK[cls.twin] = cls
+        STOCK_PARAMETRIZATIONS[cls.twin] = cls
 
     @classmethod
-    def from_module(cls, module: Any) -> Stock:
+    def from_module(cls, module: Any) -> StockParametrization:
         """The record of a module's hyperparameters."""
         raise NotImplementedError
 
 
-class WeightNorm(Stock):
-    """Length times direction: ``g * v / |v|``, with one length for each slice along ``dim``, or one in all for -1."""
+class WeightNorm(StockParametrization):
+    """Length times direction: ``g * v / |v|``, with one length for each slice along ``dim``, or a single one for -1."""
 
     dim: int
     twin = WeightNormModule
@@ -50,38 +50,38 @@ class WeightNorm(Stock):
 
     @staticmethod
     def forward(p: View, weight_g: Tensor, weight_v: Tensor) -> Tensor:
-        if beyond_backward():  # the kernel has a formula for that only
-            return weight_v * (weight_g / _length(weight_v, p.dim))
+        if beyond_backward():  # the kernel supports a backward pass only
+            return weight_v * (weight_g / _slice_lengths(weight_v, p.dim))
         return weight_norm(weight_v, weight_g, p.dim)
 
     @staticmethod
     def right_inverse(p: View, weight: Tensor) -> tuple[Tensor, Tensor]:
-        return _length(weight, p.dim), weight
+        return _slice_lengths(weight, p.dim), weight
 
 
-def _length(v: Tensor, dim: int) -> Tensor:
+def _slice_lengths(v: Tensor, dim: int) -> Tensor:
     if not under_vmap():
         return torch.norm_except_dim(v, 2, dim)
-    # the same in steps that have batching rules
+    # The steps below have batching rules.
     if dim == -1:
         return v.norm()
     if dim != 0:
-        return _length(v.transpose(0, dim), 0).transpose(0, dim)
+        return _slice_lengths(v.transpose(0, dim), 0).transpose(0, dim)
     return v.reshape(v.shape[0], -1).norm(2, 1).view(-1, *[1] * (v.dim() - 1))
 
 
-class SpectralNorm(Stock, reads_trees=True):
-    """The weight divided by its largest singular value, which each training call estimates a little better."""
+class SpectralNorm(StockParametrization, reads_trees=True):
+    """The weight divided by an estimate of its largest singular value. Each training call improves the estimate."""
 
     dim: int
     eps: float
-    sizes: tuple[int, int] | None  # of the weight as a matrix with axis ``dim`` in front; None for a vector
+    sizes: tuple[int, int] | None  # of the weight as a matrix whose rows are slices along ``dim``; None for a vector
     n_power_iterations: int = 1
     twin = SpectralNormModule
 
     @classmethod
-    def of(cls, shape: tuple[int, ...], n_power_iterations: int, dim: int, eps: float) -> SpectralNorm:
-        """The net for a weight of this shape; its twin refuses bad arguments."""
+    def for_shape(cls, shape: tuple[int, ...], n_power_iterations: int, dim: int, eps: float) -> SpectralNorm:
+        """The net for a weight of this shape. Building its twin refuses bad arguments."""
         with torch.device("meta"):
             return cls.from_module(SpectralNormModule(torch.empty(shape), n_power_iterations, dim, eps))
 
@@ -108,21 +108,21 @@ class SpectralNorm(Stock, reads_trees=True):
     # It reads trees since a view has no names that start with an underscore.
 
     @staticmethod
-    def fit(p: View, weight: Tensor) -> None:
-        """Make the numbers drawn for u and v an estimate of the singular vectors of a first weight."""
+    def fit_to_weight(p: View, weight: Tensor) -> None:
+        """Turn the random first values of u and v into an estimate of the singular vectors of the first weight."""
         if p.sizes is not None:
             u, v = (F.normalize(p._buffers[name], dim=0, eps=p.eps) for name in ("_u", "_v"))
-            _record(p, *_iterated(_matrix(weight, p.dim), u, v, 15, p.eps))
+            _record_vectors(p, *_iterate_power(_as_matrix(weight, p.dim), u, v, 15, p.eps))
 
     @staticmethod
     def forward(p: View, weight: Tensor) -> Tensor:
         if weight.dim() == 1:
             return F.normalize(weight, dim=0, eps=p.eps)
-        matrix = _matrix(weight, p.dim)
+        matrix = _as_matrix(weight, p.dim)
         u, v = p._buffers["_u"], p._buffers["_v"]
         if p.training:
-            u, v = _iterated(matrix, u, v, p.n_power_iterations, p.eps)
-            _record(p, u, v)
+            u, v = _iterate_power(matrix, u, v, p.n_power_iterations, p.eps)
+            _record_vectors(p, u, v)
         return weight / torch.vdot(u, torch.mv(matrix, v))
 
     @staticmethod
@@ -130,12 +130,12 @@ class SpectralNorm(Stock, reads_trees=True):
         return value
 
 
-def _matrix(weight: Tensor, dim: int) -> Tensor:
+def _as_matrix(weight: Tensor, dim: int) -> Tensor:
     return (weight.movedim(dim, 0) if dim else weight).flatten(1)
 
 
-def _iterated(matrix: Tensor, u: Tensor, v: Tensor, steps: int, eps: float) -> tuple[Tensor, Tensor]:
-    # Detached, where the module has no_grad: that would let tangents of forward mode through.
+def _iterate_power(matrix: Tensor, u: Tensor, v: Tensor, steps: int, eps: float) -> tuple[Tensor, Tensor]:
+    # The module uses no_grad here. A net detaches, as no_grad would let the tangents of forward mode pass.
     matrix, u, v = matrix.detach(), u.detach(), v.detach()
     for _ in range(steps):
         u = F.normalize(torch.mv(matrix, v), dim=0, eps=eps)
@@ -143,13 +143,13 @@ def _iterated(matrix: Tensor, u: Tensor, v: Tensor, steps: int, eps: float) -> t
     return u, v
 
 
-def _record(p: View, u: Tensor, v: Tensor) -> None:
-    if not origin(p)[0].closed:
+def _record_vectors(p: View, u: Tensor, v: Tensor) -> None:
+    if not call_and_path(p)[0].closed:
         p._buffers["_u"], p._buffers["_v"] = u, v
 
 
-class Orthogonal(Stock):
-    """A matrix with orthonormal columns, or rows where there are more of those, from one without constraints."""
+class Orthogonal(StockParametrization):
+    """A matrix with orthonormal columns, or rows if it is wide, computed from a matrix without constraints."""
 
     shape: tuple[int, ...]
     orthogonal_map: str
@@ -166,30 +166,30 @@ class Orthogonal(Stock):
         return cls(tuple(module.shape), module.orthogonal_map.name, "base" in module._buffers)
 
     def as_module(self) -> nn.Module:
-        chosen = getattr(OrthogonalMap, self.orthogonal_map)
-        module = self.twin(torch.empty(self.shape), chosen, use_trivialization=self.use_trivialization)
+        torch_map = getattr(OrthogonalMap, self.orthogonal_map)
+        module = self.twin(torch.empty(self.shape), torch_map, use_trivialization=self.use_trivialization)
         if self.use_trivialization:
-            module.register_buffer("base", torch.empty(self._square()))
+            module.register_buffer("base", torch.empty(self._base_shape()))
         return module
 
-    def _square(self) -> tuple[int, ...]:
+    def _base_shape(self) -> tuple[int, ...]:
         size = max(self.shape[-2:])
         return (*self.shape[:-2], size, size)
 
     def parts(self) -> dict[str, Any]:
-        return {"base": Buffer(self._square()) if self.use_trivialization else None}
+        return {"base": Buffer(self._base_shape()) if self.use_trivialization else None}
 
     @staticmethod
-    def fit(p: View, weight: Tensor) -> None:
-        """Nothing to do with a first weight, though torch looks at it."""
+    def fit_to_weight(p: View, weight: Tensor) -> None:
+        """Nothing to fit. The method is there because torch reads the first weight here, which can change buffers."""
 
     @staticmethod
     def forward(p: View, X: Tensor) -> Tensor:
-        wide = X.size(-2) < X.size(-1)
-        Q = MAPS[p.orthogonal_map](X.mT if wide else X)
+        is_wide = X.size(-2) < X.size(-1)
+        Q = MAPS[p.orthogonal_map](X.mT if is_wide else X)
         if p.base is not None:
             Q = p.base @ Q
-        return Q.mT if wide else Q
+        return Q.mT if is_wide else Q
 
     @staticmethod
     def right_inverse(p: View, Q: Tensor) -> Tensor:
@@ -197,25 +197,25 @@ class Orthogonal(Stock):
             raise ValueError(f"expected a matrix, or a batch of them, of shape {p.shape}, got {tuple(Q.shape)}.")
         if Q.is_meta:
             return torch.empty_like(Q)
-        wide = Q.size(-2) < Q.size(-1)
-        tall = Q.mT if wide else Q
+        is_wide = Q.size(-2) < Q.size(-1)
+        tall = Q.mT if is_wide else Q
         if p.base is None:
             if p.orthogonal_map != "householder":
                 raise NotImplementedError(f"{p.orthogonal_map} has no inverse without use_trivialization.")
             A = householder_inverse(tall)
-            return A.mT if wide else A
-        p.base = _base(p, tall)
-        # minus the identity, which every map takes to the identity
+            return A.mT if is_wide else A
+        p.base = _complete_basis(p, tall)
+        # Every map turns minus the identity into the identity.
         minus_ones = Q.new_full((*Q.shape[:-2], min(Q.shape[-2:])), -1.0)
         return torch.diagonal_scatter(torch.zeros_like(Q), minus_ones, 0, -2, -1)
 
 
-def _base(p: View, Q: Tensor) -> Tensor:
-    """An orthogonal square matrix whose first columns are those of Q, made orthonormal if they are not."""
+def _complete_basis(p: View, Q: Tensor) -> Tensor:
+    """An orthogonal square matrix whose first columns are those of Q, orthonormalised if needed."""
     n, k = Q.shape[-2:]
     if n != k:
-        drawn = draw_normal(draws_at(p), (*Q.shape[:-2], n, n - k), dtype=Q.dtype, device=Q.device)
-        return made_orthogonal(torch.cat([Q, drawn], dim=-1))
+        random_columns = draw_normal(draw_source(p), (*Q.shape[:-2], n, n - k), dtype=Q.dtype, device=Q.device)
+        return orthogonalise(torch.cat([Q, random_columns], dim=-1))
     if under_vmap():
-        return torch.where(is_orthogonal(Q), Q, made_orthogonal(Q))
-    return Q.clone() if is_orthogonal(Q) else made_orthogonal(Q)
+        return torch.where(is_orthogonal(Q), Q, orthogonalise(Q))
+    return Q.clone() if is_orthogonal(Q) else orthogonalise(Q)

@@ -24,7 +24,7 @@ from funcnet.checkpoint._checkpoint import Spec
 from funcnet.checkpoint._dtypes import DTYPES, dtype_name
 from funcnet.checkpoint._nodes import ConstantNode
 from funcnet.checkpoint.rules import State
-from tests.checkpoint.trees import random_tensor, raw
+from tests.checkpoint.trees import random_tensor, tensor_bits
 
 SIZES = [1, 1, 2, 3, 4, 6, 8, 12]
 
@@ -172,7 +172,9 @@ def _tie(rng, state, flat, number, name, spec, layered):
     copy = flat.get("copy.weight")
     if number or copy is None:
         return None
-    same = [other for other, tensor in flat.items() if other != "copy.weight" and raw(tensor) == raw(copy)]
+    same = [
+        other for other, tensor in flat.items() if other != "copy.weight" and tensor_bits(tensor) == tensor_bits(copy)
+    ]
     return Tie("copy.weight", same[0]) if same[0] in state.tensors else None
 
 

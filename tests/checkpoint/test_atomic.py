@@ -29,8 +29,8 @@ def list_files(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
-@parametrize(target=list(TARGETS), there=[False, True])
-def test_a_failure_at_any_system_call_leaves_the_old_state(target, there, tmp_path, monkeypatch):
+@parametrize(target=list(TARGETS), target_exists=[False, True])
+def test_a_failure_at_any_system_call_leaves_the_old_state(target, target_exists, tmp_path, monkeypatch):
     """The n-th fsync or rename fails, for every n there is. Only a folder's own fsync may fail without harm."""
     failures = 0
     for count in range(1, 60):
@@ -38,15 +38,15 @@ def test_a_failure_at_any_system_call_leaves_the_old_state(target, there, tmp_pa
         folder.mkdir()
         (folder / "other").write_text("stays")
         path, options = folder / target, TARGETS[target]
-        if there:
+        if target_exists:
             save(path, OLD, **options)
         before = list_files(folder)
-        left = [count]
+        calls_left = [count]
 
-        def failing(function, left=left):
+        def failing(function, calls_left=calls_left):
             def call(*args, **kwargs):
-                left[0] -= 1
-                if left[0] == 0:
+                calls_left[0] -= 1
+                if calls_left[0] == 0:
                     raise OSError(errno.ENOSPC, "No space left on device")
                 return function(*args, **kwargs)
 
@@ -65,10 +65,10 @@ def test_a_failure_at_any_system_call_leaves_the_old_state(target, there, tmp_pa
             assert list_files(folder) == before
         if path.exists():
             assert bits_by_name(load(path)) == bits_by_name(OLD if failed else NEW)
-        if left[0] > 0:
+        if calls_left[0] > 0:
             break
     assert failures >= 2
-    assert left[0] > 0
+    assert calls_left[0] > 0
 
 
 @parametrize(target=list(TARGETS))
@@ -111,8 +111,8 @@ def test_what_a_dead_writer_left_is_removed_and_a_living_one_is_not(tmp_path):
     dead = tmp_path / f".m.pt.0123{atomic._PARTIAL_SUFFIX}"
     dead.write_bytes(b"half")
     living = tmp_path / f".m.pt.4567{atomic._PARTIAL_SUFFIX}"
-    with open(living, "wb") as held:
-        atomic._try_to_lock(held.fileno())
+    with open(living, "wb") as living_file:
+        atomic._try_to_lock(living_file.fileno())
         save(tmp_path / "m.pt", NEW)
     assert not dead.exists()
     assert living.exists()
@@ -133,13 +133,13 @@ def test_an_interruption_at_any_system_call_leaves_the_old_checkpoint_or_the_new
     for count in range(1, 60):
         path, options = tmp_path / str(count), TARGETS[target]
         save(path, OLD, **options)
-        left = [count]
+        calls_left = [count]
 
-        def interrupted(function, left=left):
+        def interrupted(function, calls_left=calls_left):
             def call(*args, **kwargs):
                 result = function(*args, **kwargs)
-                left[0] -= 1
-                if left[0] == 0:
+                calls_left[0] -= 1
+                if calls_left[0] == 0:
                     raise KeyboardInterrupt
                 return result
 
@@ -154,7 +154,7 @@ def test_an_interruption_at_any_system_call_leaves_the_old_checkpoint_or_the_new
                 interruptions += 1
         assert bits_by_name(load(path)) in (bits_by_name(OLD), bits_by_name(NEW))
         assert not list(path.glob("*.partial")) + list(path.glob(".*.partial"))
-        if left[0] > 0:
+        if calls_left[0] > 0:
             break
     assert interruptions >= 3
     assert bits_by_name(load(path)) == bits_by_name(NEW)

@@ -12,13 +12,17 @@ from funcnet._typing import Flat, Tree
 from funcnet.adapters._lazy_modules import lazy_names, materialised, refuse_lazy
 from funcnet.combinators import ModuleDict, ModuleList, ParameterDict, ParameterList, Sequential
 from funcnet.core import Body, Function, FunctionModule, Net, Param
-from funcnet.core.internals import exact_dtype
+from funcnet.core.internals import dtype_to_declare
 from funcnet.foreign import Wrapped
 from funcnet.foreign.internals import UNKNOWN_VALUE, named_modules, named_tensors, unwrap_module
 from funcnet.layers import COUNTERPARTS
-from funcnet.parametrize._parametrized import ParametrizationList, parametrized
-from funcnet.parametrize._stock import STOCK
-from funcnet.parametrize._twins import parametrizations_of, without_parametrizations
+from funcnet.parametrize.internals import (
+    STOCK_PARAMETRIZATIONS,
+    ParametrizationList,
+    module_without_parametrizations,
+    parametrization_lists_of,
+    parametrize_net,
+)
 from funcnet.tree import join, unflatten
 
 _HOOKS = (
@@ -144,18 +148,18 @@ def _collect(named: list[tuple[str, Tensor]], copy: bool) -> tuple[Flat, dict[st
 def convert(module: nn.Module) -> Net:
     """The net for a module: native where that is exact, else ``Wrapped``."""
     module = unwrap_module(module)
-    lists = parametrizations_of(module)
-    plain = without_parametrizations(module) if lists else module
+    lists = parametrization_lists_of(module)
+    plain = module_without_parametrizations(module) if lists else module
     net = None if _is_altered(plain) else _native(plain)
     if net is not None and lists:
-        net = parametrized(net, {name: convert(computed) for name, computed in lists.items()})
+        net = parametrize_net(net, {name: convert(computed) for name, computed in lists.items()})
     return net if net is not None and _declares_the_same(net, module) else Wrapped.of(module, convert)
 
 
 def _native(module: nn.Module) -> Net | None:
     kind = type(module)
-    if kind in STOCK:
-        return STOCK[kind].from_module(module)
+    if kind in STOCK_PARAMETRIZATIONS:
+        return STOCK_PARAMETRIZATIONS[kind].from_module(module)
     if kind in (nn.ParameterList, nn.ParameterDict):
         return _parameters(module)
     if None in module._modules.values() or any(name.startswith("_") or name == "rng" for name in module._modules):
@@ -176,7 +180,7 @@ def _native(module: nn.Module) -> Net | None:
     if kind is nn.ModuleDict:
         return ModuleDict(children)
     if kind is nn.utils.parametrize.ParametrizationList:
-        return ParametrizationList.of(module, children.values())
+        return ParametrizationList.from_list_module(module, children.values())
     if isinstance(module, FunctionModule):
         return Function(module.function)
     assert isinstance(module, Body)
@@ -193,7 +197,7 @@ def _parameters(module: Any) -> Net | None:
     if known is not None and _declares_the_same(known, module):
         return known
     params = {
-        name: Param(tuple(tensor.shape), UNKNOWN_VALUE, exact_dtype(tensor))
+        name: Param(tuple(tensor.shape), UNKNOWN_VALUE, dtype_to_declare(tensor))
         for name, tensor in module._parameters.items()
     }
     return ParameterDict(params.items()) if isinstance(module, nn.ParameterDict) else ParameterList(params.values())

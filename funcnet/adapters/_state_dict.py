@@ -12,7 +12,7 @@ from torch import Tensor
 from funcnet._errors import InitError, TreeError, bullet_list
 from funcnet._typing import Flat, Tree, TreeLike
 from funcnet.core import Buffer, Net, Param
-from funcnet.core.internals import check_trees, misfits, refuse
+from funcnet.core.internals import describe_misfits, find_misfits, misfit_error
 from funcnet.foreign import Wrapped
 from funcnet.foreign.internals import EXTRA_STATE
 from funcnet.random import Stream
@@ -58,9 +58,9 @@ def to_state_dict(*args: Any) -> Flat:
 
 
 def _of_net(net: Net, params: TreeLike, buffers: TreeLike) -> Flat:
-    lines = check_trees(net, params, buffers)
+    lines = find_misfits(net, params, buffers)
     if lines:
-        raise refuse(net, lines)
+        raise misfit_error(net, lines)
     aliases = net.aliases
     flat: Flat = {}
     for at, below in net.named_nets():
@@ -113,7 +113,7 @@ def from_state_dict(net: Net, state_dict: Mapping[str, Any], *, copy: bool = Tru
     for key, spec in specs.items():
         if key not in given and isinstance(spec, Buffer) and not spec.persistent:
             given[key] = _first_value(key, spec)
-    lines += misfits(specs, given)
+    lines += describe_misfits(specs, given)
     lines += [
         f"untied      {alias!r} and {owner!r} are one tensor in the net and differ here"
         for alias, owner in aliases.items()

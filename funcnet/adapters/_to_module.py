@@ -7,7 +7,7 @@ from torch import nn
 
 from funcnet._typing import TreeLike
 from funcnet.core import Buffer, Net, Param
-from funcnet.core.internals import check_trees, refuse
+from funcnet.core.internals import find_misfits, misfit_error
 from funcnet.tree import get, join
 
 
@@ -37,9 +37,9 @@ def to_module(net: Net, params: TreeLike, buffers: TreeLike | None = None) -> nn
     if not isinstance(net, Net):
         raise TypeError(f"to_module takes (net, params, buffers), got {type(net).__name__} for the net.")
     buffers = {} if buffers is None else buffers
-    lines = check_trees(net, params, buffers)
+    lines = find_misfits(net, params, buffers)
     if lines:
-        raise refuse(net, lines)
+        raise misfit_error(net, lines)
     module = net.twin_module()
     aliases, frozen = net.aliases, set(net.frozen)
     owned: dict[str, nn.Parameter | torch.Tensor] = {}

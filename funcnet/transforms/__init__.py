@@ -1,12 +1,3 @@
-"""The one transform that torch.func does not have; vmap, jvp, hessian and all others are torch.func's.
-
-value_and_grad    returns the value of a function and its gradients by one plain backward pass.
-"""
+"""Transforms that torch.func does not have in this form; all others (vmap, jvp, hessian) are those of torch.func."""
 
 from funcnet.transforms._grad import value_and_grad as value_and_grad
-
-__all__ = ["value_and_grad"]
-
-
-def __dir__() -> list[str]:
-    return [*__all__]

@@ -111,4 +111,4 @@ def _iter_aligned_pieces(
         reader.release_sources(except_for=node)
     left_bytes = Rechunker(readers[0].iter_bytes(left))
     for piece in readers[1].iter_bytes(right):
-        yield left_bytes.read(len(piece)), bytes(piece)
+        yield left_bytes.take_bytes(len(piece)), bytes(piece)

@@ -222,7 +222,7 @@ class NodeReader:
         """
         left, right = Rechunker(self.iter_bytes(claim.node)), NodeReader(self.entries)
         for chunk in right.iter_bytes(claim.equal):
-            if left.read(len(chunk)) != chunk:
+            if left.take_bytes(len(chunk)) != chunk:
                 raise CheckpointError(f"it is not so that {claim.what}: the bytes differ. Leave that rule out.")
         self.release_sources()
 
@@ -233,7 +233,7 @@ class Rechunker:
     def __init__(self, pieces: Iterator[memoryview]) -> None:
         self._pieces, self._buffer = pieces, b""
 
-    def read(self, count: int) -> bytes:
+    def take_bytes(self, count: int) -> bytes:
         """The next ``count`` bytes."""
         while len(self._buffer) < count:
             self._buffer += bytes(next(self._pieces))

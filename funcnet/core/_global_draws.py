@@ -45,7 +45,8 @@ from funcnet._errors import RandomnessError
 from funcnet._tensors import same_bits
 from funcnet._torch import pytree
 from funcnet._typing import Tree
-from funcnet.core._view import PASS_RNG, bodies
+from funcnet.core._facts import iter_bodies
+from funcnet.core._view import PASS_RNG
 from funcnet.random import Stream
 from funcnet.random.internals import (
     GLOBAL_GENERATORS_LOCK,
@@ -73,7 +74,7 @@ class GlobalDrawGuard:
         self._title = net.title()
         self._drawing_modes: set[bool] = set()  # those, plain eval or not, in which the body draws from torch's
         self._watched_modes: set[tuple[bool, bool]] = set()  # those in which Python's and NumPy's were watched
-        classes = {cls for _, body in bodies(net) for cls in body._facts.foreign_classes}
+        classes = {cls for _, body in iter_bodies(net) for cls in body._facts.foreign_classes}
         names = frozenset().union(*map(names_in_methods, classes))
         self._draws_in_python = "random" in names
         self._may_seed_torch = not names.isdisjoint(("manual_seed", "seed"))

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from funcnet._errors import RandomnessError
 from funcnet._torch import call_impl
 from funcnet.core import View
-from funcnet.core.internals import draws_at, origin
+from funcnet.core.internals import call_and_path, draw_source
 from funcnet.foreign._module_walk import named_modules
 from funcnet.random.internals import DROPOUT_OF_MODULES, DrawInterceptor
 from funcnet.tree import join
@@ -73,9 +73,9 @@ def _refuse_checkpoint(frame: FrameType | None, view: View, path: str, outermost
     while frame is not None and frame.f_code is not outermost:
         if frame.f_globals.get("__name__") == "torch.utils.checkpoint":
             raise RandomnessError(
-                f"{join(origin(view)[1], path) or 'the module'} draws within torch.utils.checkpoint, which runs it "
-                f"again in backward, after the call, with other draws. Switch checkpointing off in the module (or its "
-                f"dropout), and checkpoint a function of (params, x, key) that calls the net."
+                f"{join(call_and_path(view)[1], path) or 'the module'} draws within torch.utils.checkpoint, which runs "
+                f"it again in backward, after the call, with other draws. Switch checkpointing off in the module (or "
+                f"its dropout), and checkpoint a function of (params, x, key) that calls the net."
             )
         frame = frame.f_back
 
@@ -95,10 +95,10 @@ def _intercepted_forward(forward: Callable[..., Any], leased: LeasedCopy) -> Cal
     @wraps(forward)
     def run(*inputs: Any, **kwargs: Any) -> Any:
         call = leased.call
-        if call is None or call.intercept is not None or call.within is None:
+        if call is None or call.intercept is not None or call.find_place is None:
             return forward(*inputs, **kwargs)
-        find_place = call.within
-        call.intercept = DrawInterceptor(lambda: draws_at(find_place()))
+        find_place = call.find_place
+        call.intercept = DrawInterceptor(lambda: draw_source(find_place()))
         try:
             with call.intercept:
                 return forward(*inputs, **kwargs)
@@ -115,10 +115,10 @@ def _dropout_forward(module: Any, leased: LeasedCopy) -> Callable[..., Tensor]:
     @wraps(forward)
     def run(input: Tensor) -> Tensor:
         call = leased.call
-        if call is None or call.intercept is not None or call.within is None:
+        if call is None or call.intercept is not None or call.find_place is None:
             return forward(input)
-        find_place = call.within
-        return rule(lambda: draws_at(find_place()), input, module.p, module.training, module.inplace)
+        find_place = call.find_place
+        return rule(lambda: draw_source(find_place()), input, module.p, module.training, module.inplace)
 
     return run
 

@@ -19,7 +19,7 @@ from funcnet._context import levels_of, under_vmap
 from funcnet._errors import InitError
 from funcnet._typing import Tree
 from funcnet.core import Buffer, Net, Param, View
-from funcnet.core.internals import NOTHING, ForeignNet, exact_dtype, origin
+from funcnet.core.internals import EMPTY_TREE, ForeignNet, call_and_path, dtype_to_declare
 from funcnet.foreign._compiled_call import run_while_compiling
 from funcnet.foreign._draws_by_path import find_drawing_submodule
 from funcnet.foreign._isolated_copies import CopiesById, collect_reachable, deepcopy_isolated
@@ -47,12 +47,12 @@ class Wrapped(ForeignNet):
         tensors: dict[str, Param | Buffer] = {}
         for name, param in module._parameters.items():
             if param is not None:
-                tensors[name] = Param(tuple(param.shape), UNKNOWN_VALUE, exact_dtype(param))
+                tensors[name] = Param(tuple(param.shape), UNKNOWN_VALUE, dtype_to_declare(param))
         for name, buffer in module._buffers.items():
             if buffer is not None:
                 is_persistent = name not in module._non_persistent_buffers_set
                 scheme = UNKNOWN_VALUE if is_persistent else carried_value(buffer)
-                tensors[name] = Buffer(tuple(buffer.shape), scheme, exact_dtype(buffer), is_persistent)
+                tensors[name] = Buffer(tuple(buffer.shape), scheme, dtype_to_declare(buffer), is_persistent)
         children = tuple((name, convert(child)) for name, child in module._modules.items() if child is not None)
         return cls(CopyPool(module), children, tuple(tensors.items()))
 
@@ -89,9 +89,9 @@ class Wrapped(ForeignNet):
 
     def _run_method(self, view: View, method: str | None, /, *inputs: Any, **kwargs: Any) -> Any:
         """Run the forward, or another method of the module, and record new buffers in the tree of the call."""
-        call, path = origin(view)
+        call, path = call_and_path(view)
         flags: TrainFlags = call.train if isinstance(call.train, bool) else self._train_flags(call.train, path)
-        buffers = getattr(view, "_buffers", NOTHING)  # the call's own tree, made for writing
+        buffers = getattr(view, "_buffers", EMPTY_TREE)  # the call's own tree, made for writing
         inputs, kwargs = copy_inputs(inputs, kwargs)
         if flags is not False and buffers and (under_vmap() or torch.compiler.is_compiling()):
             _give_batch_axes(buffers, _list_tensors((view._params, inputs, kwargs)))
@@ -105,14 +105,14 @@ class Wrapped(ForeignNet):
             output = run(*inputs, **kwargs)
         else:
             leased.call = call
-            outer_within, call.within = (
-                call.within,
+            outer_within, call.find_place = (
+                call.find_place,
                 partial(find_drawing_submodule, view, leased, self.copy_pool.learn_drawing_path, _RUN_CODE),
             )
             try:
                 output = run(*inputs, **kwargs)
             finally:
-                leased.call, call.within = None, outer_within
+                leased.call, call.find_place = None, outer_within
         if not call.closed:
             leased.record_buffers(buffers)
         del module, run  # because all references to the copy are counted

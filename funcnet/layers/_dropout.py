@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from funcnet._context import warn
-from funcnet.core import View, draws_at
+from funcnet.core import View, draw_source
 from funcnet.layers._layer import Layer
 from funcnet.random import alpha_dropout, dropout, feature_alpha_dropout, feature_dropout
 
@@ -44,7 +44,7 @@ class Dropout(_Dropout):
     def forward(p: View, input: Tensor) -> Tensor:
         if not p.training or p.p == 0:
             return input
-        return dropout(input, p.p, rng=draws_at(p))
+        return dropout(input, p.p, rng=draw_source(p))
 
 
 class Dropout1d(_Dropout):
@@ -131,7 +131,7 @@ class AlphaDropout(_Dropout):
     def forward(p: View, input: Tensor) -> Tensor:
         if not p.training or p.p == 0:
             return input
-        return alpha_dropout(input, p.p, rng=draws_at(p))
+        return alpha_dropout(input, p.p, rng=draw_source(p))
 
 
 class FeatureAlphaDropout(_Dropout):
@@ -151,12 +151,12 @@ class FeatureAlphaDropout(_Dropout):
     def forward(p: View, input: Tensor) -> Tensor:
         if not p.training or p.p == 0:
             return input
-        return feature_alpha_dropout(input, p.p, rng=draws_at(p))
+        return feature_alpha_dropout(input, p.p, rng=draw_source(p))
 
 
 def _drop_channels(p: View, input: Tensor, batched_rank: int) -> Tensor:
     if not p.training or p.p == 0:
         return input
     if input.dim() == batched_rank:
-        return feature_dropout(input, p.p, rng=draws_at(p))
-    return feature_dropout(input.unsqueeze(0), p.p, rng=draws_at(p)).squeeze(0)
+        return feature_dropout(input, p.p, rng=draw_source(p))
+    return feature_dropout(input.unsqueeze(0), p.p, rng=draw_source(p)).squeeze(0)

@@ -123,7 +123,7 @@ class _Recurrent(RNNBase):
 
     def expects(self) -> str:
         axes = "N, L" if self.batch_first else "L, N"
-        sizes = [f"({self.state_front}, N, {size})" for size in self.state_sizes]
+        sizes = [f"({self._parts['state_front']}, N, {size})" for size in self._parts["state_sizes"]]
         hx = f"a pair of {sizes[0]} and {sizes[1]}" if len(sizes) == 2 else sizes[0]
         return f"input ({axes}, {self.input_size}), (L, {self.input_size}) or packed, and as hx {hx}, or None"
 

@@ -15,8 +15,8 @@ from torch.nn.utils.rnn import PackedSequence
 from funcnet._context import forward_mode, levels_of, under_vmap
 from funcnet._errors import TransformError
 from funcnet._torch import any_autocast
-from funcnet.core import View, draws_at
-from funcnet.core.internals import where
+from funcnet.core import View, draw_source
+from funcnet.core.internals import describe_place
 from funcnet.layers._recurrent_composed import STEPS, LayerWeights, State, run_layer
 from funcnet.random import dropout
 
@@ -61,8 +61,8 @@ def _call_packed(
 ) -> tuple[PackedSequence, Hidden]:
     if torch.compiler.is_compiling():
         raise TransformError(
-            f"{where(p)} cannot run under compile or export on a PackedSequence, whose lengths are values: give it the "
-            f"padded tensor, and mask its output."
+            f"{describe_place(p)} cannot run under compile or export on a PackedSequence, whose lengths are values: "
+            f"give it the padded tensor, and mask its output."
         )
     data, batch_sizes, order, order_back = input
     if data.dim() != 2:
@@ -163,10 +163,10 @@ def _run_layer_by_layer(
     finals = []
     for index in range(layers):
         if index and needs_dropout:
-            data = dropout(data, p.dropout, rng=draws_at(p))
+            data = dropout(data, p.dropout, rng=draw_source(p))
             if is_fused_under_vmap and any(kind == "vmap" for kind, _ in levels_of(data)):
                 # The inputs may be unbatched where vmap maps over the Key alone; dropout makes them batched.
-                raise TransformError(f"{where(p)} cannot run under vmap: {NO_BATCHING}.")
+                raise TransformError(f"{describe_place(p)} cannot run under vmap: {NO_BATCHING}.")
         data, *last = run(data, states[index], weights[index * step : (index + 1) * step])
         finals.append(last)
     return data, tuple(torch.cat(parts) for parts in zip(*finals, strict=True))

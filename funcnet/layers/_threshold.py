@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.types import Device
 
 from funcnet._context import derivatives_of, under_vmap
-from funcnet.core import Net, Param, View, draws_at
+from funcnet.core import Net, Param, View, draw_source
 from funcnet.layers._layer import NO_CHILDREN, Layer
 from funcnet.random import rrelu
 
@@ -153,7 +153,7 @@ class RReLU(Layer):
     @staticmethod
     def forward(p: View, input: Tensor) -> Tensor:
         if p.training:
-            return rrelu(input, p.lower, p.upper, True, rng=draws_at(p))
+            return rrelu(input, p.lower, p.upper, True, rng=draw_source(p))
         return rrelu(input, p.lower, p.upper, rng=None)
 
 

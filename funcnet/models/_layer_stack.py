@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from funcnet._typing import Tree, TreeLike
 from funcnet.core import Body, Net, Param, View
-from funcnet.core.internals import NOTHING, StockNet
+from funcnet.core.internals import EMPTY_TREE, StockNet
 from funcnet.random import Stream
 
 
@@ -62,7 +62,7 @@ class LayerStackView(View):
         program = self.layer._program()
         views = []
         for index, tree in enumerate(unstack_layers(self._params, self.count)):
-            view = program.open(program.view, tree, NOTHING, self)
+            view = program.open_view(program.view_class, tree, EMPTY_TREE, self)
             view._name = str(index)
             views.append(view)
         return iter(views)

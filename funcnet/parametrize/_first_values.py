@@ -10,7 +10,7 @@ from torch import Tensor
 
 from funcnet._typing import Flat
 from funcnet.core import Buffer, Function, Net, Param, View
-from funcnet.core.internals import Call, Start, filled_in
+from funcnet.core.internals import Call, InitContext, resolve_aliases
 from funcnet.parametrize._stock_parametrizations import SpectralNorm
 from funcnet.tree import flatten, join, unflatten
 
@@ -32,7 +32,7 @@ class Registration:
         ValueError: if they change the shape or dtype and are not ``unsafe``.
     """
 
-    def __init__(self, nets: Sequence[Net], unsafe: bool, value: Tensor, start: Start, path: str) -> None:
+    def __init__(self, nets: Sequence[Net], unsafe: bool, value: Tensor, start: InitContext, path: str) -> None:
         self.path = path
         self.originals: tuple[Tensor, ...] = ()
         self.has_single_original = True
@@ -93,22 +93,23 @@ class Registration:
 class _NetWithTensors:
     """A parametrization at its path, with its params and buffers."""
 
-    def __init__(self, net: Net, path: str, call: Call, weight: Tensor, start: Start) -> None:
+    def __init__(self, net: Net, path: str, call: Call, weight: Tensor, start: InitContext) -> None:
         self.net, self.path, self.call = net, path, call
         start = start._replace(device=weight.device, dtype=weight.dtype)
-        values = {} if weight.is_meta else dict(start.of_net(net, path))
+        values = {} if weight.is_meta else dict(start.init_net(net, path))
         flat: dict[type, Flat] = {Param: {}, Buffer: {}}
         for name, spec in net.entries():
             empty = torch.empty(spec.shape, dtype=spec.dtype or weight.dtype, device="meta")
             flat[type(spec)][name] = values.get(join(path, name), empty)
         self.params, self.buffers = unflatten(flat[Param]), unflatten(flat[Buffer])
         if hasattr(type(net), "fit_to_weight"):
-            net.fit_to_weight(self._open_view(), weight)
+            net.fit_to_weight(self._open_view(), weight)  # type: ignore[attr-defined]
 
     def _open_view(self) -> View:
         program = self.net._program()
-        params = filled_in(self.params, program.tied[Param]) if program.tied[Param] else self.params
-        view = program.open(program.view, params, self.buffers, self.call)
+        aliases = program.aliases_by_kind[Param]
+        params = resolve_aliases(self.params, aliases) if aliases else self.params
+        view = program.open_view(program.view_class, params, self.buffers, self.call)
         view._name = self.path
         return view
 
@@ -137,7 +138,7 @@ def right_inverse_of(net: Net) -> Callable[[Any, Tensor], Any] | None:
     if isinstance(net, Function):
         inverse = getattr(net.function, "right_inverse", None)
         return None if inverse is None else lambda _, value: inverse(value)
-    return net.right_inverse if hasattr(type(net), "right_inverse") else None
+    return getattr(net, "right_inverse") if hasattr(type(net), "right_inverse") else None
 
 
 def _check_same_shape_and_dtype(before: Tensor, after: object) -> None:

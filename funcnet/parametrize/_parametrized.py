@@ -15,7 +15,7 @@ from funcnet._typing import Flat
 from funcnet.combinators import ModuleDict
 from funcnet.combinators.internals import SequenceView
 from funcnet.core import Buffer, Net, Param, View
-from funcnet.core.internals import Start, StockNet, exact_dtype, has
+from funcnet.core.internals import InitContext, StockNet, dtype_to_declare, has_entries
 from funcnet.layers import Layer
 from funcnet.parametrize._first_values import Registration, right_inverse_of
 from funcnet.parametrize._parametrized_modules import attach_computed_tensor, build_list_module
@@ -41,7 +41,9 @@ class ParametrizationList(StockNet):
         names = ["original"] if module.is_tensor else [f"original{index}" for index in range(module.ntensors)]
         if list(tensors) != names:
             return None
-        originals = ((name, kind(tuple(tensor.shape), dtype=exact_dtype(tensor))) for name, tensor in tensors.items())
+        originals = (
+            (name, kind(tuple(tensor.shape), dtype=dtype_to_declare(tensor))) for name, tensor in tensors.items()
+        )
         return cls(tuple(nets), tuple(originals), module.unsafe)
 
     def parts(self) -> Mapping[str, Any]:
@@ -98,7 +100,7 @@ def parametrize_net(base: Net, lists: Mapping[str, Net]) -> Parametrized | None:
         kind = type(computed.originals[0][1])
         if type(base._own_entries[name]) is not kind or (kind is Buffer and isinstance(base, Layer)):
             return None  # a layer replaces its buffers, and a computed buffer cannot be replaced
-        if has(computed, Buffer) and getattr(base, "twin", nn.Module) in READ_SEVERAL_TIMES:
+        if has_entries(computed, Buffer) and getattr(base, "twin", nn.Module) in READ_SEVERAL_TIMES:
             return None
     return Parametrized(base, tuple(lists.items()))  # type: ignore[arg-type]
 
@@ -152,7 +154,7 @@ class Parametrized(StockNet):
     def _reads_per_call(self, name: str) -> int:
         """How often the module reads a computed tensor in a call. It is 1 where reads do not write to buffers."""
         computed = dict(self.lists)
-        if getattr(self.base, "twin", None) not in _RECURRENT or not has(computed[name], Buffer):
+        if getattr(self.base, "twin", None) not in _RECURRENT or not has_entries(computed[name], Buffer):
             return 1
         # In each call nn.RNNBase first checks for each weight whether it exists, then whether it is the same tensor as
         # before, up to the first one that is not. A computed weight is a new tensor, so it then collects all weights
@@ -170,10 +172,10 @@ class Parametrized(StockNet):
         lists: Any = nets.get("parametrizations", self._children["parametrizations"])
         return Parametrized(self.base._with_children(base_nets) if base_nets else self.base, lists.items_)
 
-    def first_values(self, start: Start, path: str) -> Iterator[tuple[str, Tensor]]:
+    def first_values(self, start: InitContext, path: str) -> Iterator[tuple[str, Tensor]]:
         if all(join(path, name) in start.aliases for name in self._all_entries):
             return  # the same net, used at a second path
-        values = dict(start.of_net(self.base, path))
+        values = dict(start.init_net(self.base, path))
         for name, computed in self.lists:
             value, list_path = values.pop(join(path, name)), join(path, f"parametrizations.{name}")
             values.update(

@@ -11,7 +11,7 @@ from torch import nn
 
 from funcnet._typing import Tree, TreeLike
 from funcnet.core import Buffer, Net, Param, as_net
-from funcnet.core.internals import Start, check_trees, exact_dtype, refuse
+from funcnet.core.internals import InitContext, dtype_to_declare, find_misfits, misfit_error
 from funcnet.parametrize._first_values import Registration, right_inverse_of
 from funcnet.parametrize._parametrized import ParametrizationList, Parametrized
 from funcnet.parametrize._stock_parametrizations import Orthogonal, SpectralNorm, WeightNorm
@@ -189,9 +189,9 @@ def remove_parametrizations(
     """
     if not isinstance(net, Parametrized) or not is_parametrized(net, tensor_name):
         raise ValueError(f"{net.title()} has no parametrization of {tensor_name!r}.")
-    problems = check_trees(net, params, buffers)
+    problems = find_misfits(net, params, buffers)
     if problems:
-        raise refuse(net, problems)
+        raise misfit_error(net, problems)
     lists = dict(net.lists)
     computed, prefix = lists.pop(tensor_name), f"parametrizations.{tensor_name}."
     flat = {Param: flatten(params), Buffer: flatten(buffers)}
@@ -237,14 +237,14 @@ def _originals_of(
 ) -> tuple[tuple[str, Param | Buffer], ...]:
     """Names and declarations of the original tensors, found by registering on the meta device where possible."""
     value = torch.empty(spec.shape, dtype=_dtype_of(net, spec), device="meta")
-    start = Start(Stream(0), None, None, {})
+    start = InitContext(Stream(0), None, None, {})
     try:
         registration = Registration(nets, unsafe, value, start, name)
     except (RuntimeError, NotImplementedError):  # a right_inverse that needs numbers
         base = net.base if isinstance(net, Parametrized) else net
-        registration = Registration(nets, unsafe, dict(start.of_net(base, ""))[name], start, name)
+        registration = Registration(nets, unsafe, dict(start.init_net(base, ""))[name], start, name)
     return tuple(
-        (original_name, type(spec)(tuple(tensor.shape), dtype=exact_dtype(tensor)))
+        (original_name, type(spec)(tuple(tensor.shape), dtype=dtype_to_declare(tensor)))
         for original_name, tensor in zip(registration.original_names(), registration.originals, strict=True)
     )
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from funcnet._context import beyond_backward, under_vmap
 from funcnet._torch import OrthogonalMap, OrthogonalModule, SpectralNormModule, WeightNormModule, weight_norm
-from funcnet.core import Buffer, View, draws_at
-from funcnet.core.internals import StockNet, origin
+from funcnet.core import Buffer, View, draw_source
+from funcnet.core.internals import StockNet, call_and_path
 from funcnet.init import normal
 from funcnet.parametrize._orthogonal_maps import MAPS, householder_inverse, is_orthogonal, orthogonalise
 from funcnet.random import normal as draw_normal
@@ -144,7 +144,7 @@ def _iterate_power(matrix: Tensor, u: Tensor, v: Tensor, steps: int, eps: float)
 
 
 def _record_vectors(p: View, u: Tensor, v: Tensor) -> None:
-    if not origin(p)[0].closed:
+    if not call_and_path(p)[0].closed:
         p._buffers["_u"], p._buffers["_v"] = u, v
 
 
@@ -214,7 +214,7 @@ def _complete_basis(p: View, Q: Tensor) -> Tensor:
     """An orthogonal square matrix whose first columns are those of Q, orthonormalised if needed."""
     n, k = Q.shape[-2:]
     if n != k:
-        random_columns = draw_normal(draws_at(p), (*Q.shape[:-2], n, n - k), dtype=Q.dtype, device=Q.device)
+        random_columns = draw_normal(draw_source(p), (*Q.shape[:-2], n, n - k), dtype=Q.dtype, device=Q.device)
         return orthogonalise(torch.cat([Q, random_columns], dim=-1))
     if under_vmap():
         return torch.where(is_orthogonal(Q), Q, orthogonalise(Q))

@@ -15,7 +15,7 @@ from funcnet.compare._input_specs import parse_input_spec
 from funcnet.compare._lab._capabilities import CAPABILITY_TRIALS
 from funcnet.compare._lab._compiled_form import CompileAllowance, CompiledForm, start_compiler
 from funcnet.compare._lab._depth import Depths, depths_of_module, depths_of_pair
-from funcnet.compare._lab._differences import compare_forms
+from funcnet.compare._lab._form_differences import compare_forms
 from funcnet.compare._lab._form_makers import cache_forms, make_forms
 from funcnet.compare._lab._listings import list_tensors
 from funcnet.compare._lab._reasons import FailedError, NothingToTryError, SkippedError, first_line

@@ -28,7 +28,7 @@ from funcnet.checkpoint._index_maps import compute_index_map, identity_map
 from funcnet.checkpoint._node_reader import NodeReader, make_constant_tensor
 from funcnet.checkpoint._nodes import ConstantNode, SourceNode
 from tests.checkpoint.random_rules import random_checkpoint, random_rules
-from tests.checkpoint.trees import random_tensor, raws
+from tests.checkpoint.trees import bits_by_name, random_tensor
 
 KEYS = st.text(
     st.characters(codec="utf-8", exclude_characters="./\\\0", exclude_categories=["Cs"]), min_size=1, max_size=6
@@ -62,8 +62,8 @@ def test_random_trees_come_back_from_every_format(tree, target):
     with tempfile.TemporaryDirectory() as folder:
         save(f"{folder}/{name}", tree, **options)
         ckpt = load(f"{folder}/{name}")
-        assert raws(ckpt) == raws(fn.tree.flatten(tree))
-        assert raws(fn.tree.flatten(ckpt.tree())) == raws(fn.tree.flatten(tree))
+        assert bits_by_name(ckpt) == bits_by_name(fn.tree.flatten(tree))
+        assert bits_by_name(fn.tree.flatten(ckpt.tree())) == bits_by_name(fn.tree.flatten(tree))
 
 
 @settings(settings.get_profile("files"), max_examples=200)
@@ -85,10 +85,10 @@ def test_random_rules_go_there_and_back(seed):
             return
         assert verify(Path(folder, "c.json")) == []
         convert(second, third, rules, inverse=True)
-        again = load(third)
-        assert raws(again) == {name: raws(source)[name] for name in again}
-        assert set(again) == set(source)
-        assert again.aliases == source.aliases
+        restored = load(third)
+        assert bits_by_name(restored) == {name: bits_by_name(source)[name] for name in restored}
+        assert set(restored) == set(source)
+        assert restored.aliases == source.aliases
 
 
 @settings(settings.get_profile("files"), max_examples=200)
@@ -105,7 +105,7 @@ def test_bytes_go_where_the_index_maps_say(seed):
         offset += tensor.numel()
         parts.append(tensor.reshape(-1))
     specs = {name: Spec(tuple(tensor.shape), tensor.dtype) for name, tensor in flat.items()}
-    made = plan(specs, rules)
+    proved = plan(specs, rules)
 
     def leaf(node):
         nonlocal offset
@@ -122,7 +122,7 @@ def test_bytes_go_where_the_index_maps_say(seed):
     with tempfile.TemporaryDirectory() as folder:
         save(f"{folder}/a.safetensors", flat)
         reader = NodeReader(load(f"{folder}/a.safetensors").entries)
-        for name, node in made.targets.items():
+        for name, node in proved.targets.items():
             if node.spec.dtype is not torch.int64:
                 continue
             index = compute_index_map(node, leaf).to_tensor()

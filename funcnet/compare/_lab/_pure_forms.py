@@ -200,7 +200,7 @@ class NetForm(PureForm):
 
     def count_hook_calls(self, batch: Batch) -> int:
         try:
-            self.model.register_forward_hook(print)  # as a user who expects hooks tries it
+            self.model.register_forward_hook(print)  # type: ignore[attr-defined]  # as a user who expects hooks tries it
         except AttributeError as error:
             raise FailedError(f"{first_line(error)}{self._describe_module_hooks(batch)}") from error
         raise FailedError("register_forward_hook was taken, and is no part of a net")

@@ -1,4 +1,4 @@
-"""Two programs beside each other, or one above the other where the terminal is narrow."""
+"""Two programs side by side, or one above the other if the terminal is narrow."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from rich.table import Table
 from funcnet.compare import Programs
 from funcnet.compare.internals import shorten_code
 
-FRAME = 4
+FRAME_WIDTH = 4
 
 
 @dataclass(frozen=True)
 class SideBySide:
-    """Both programs of something, each in a panel with a title."""
+    """The stateful and the stateless program of a model, each in a panel with a title."""
 
     programs: Programs
     stateful_title: str
@@ -26,21 +26,22 @@ class SideBySide:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         titles = (self.stateful_title, self.stateless_title)
         codes = [shorten_code(code) for code in (self.programs.stateful, self.programs.stateless)]
-        needed = [
-            max(len(title) + 2, *map(len, code.splitlines())) + FRAME for title, code in zip(titles, codes, strict=True)
+        widths = [
+            max(len(title) + 2, *map(len, code.splitlines())) + FRAME_WIDTH
+            for title, code in zip(titles, codes, strict=True)
         ]
-        slack = options.max_width - sum(needed)
+        slack = options.max_width - sum(widths)
         if slack < 0:
-            yield from (_panel(title, code, None) for title, code in zip(titles, codes, strict=True))
+            yield from (_make_panel(title, code, None) for title, code in zip(titles, codes, strict=True))
             return
         height = max(len(code.splitlines()) for code in codes) + 2
         grid = Table.grid()
-        for width, share in zip(needed, (slack // 2, slack - slack // 2), strict=True):
+        for width, share in zip(widths, (slack // 2, slack - slack // 2), strict=True):
             grid.add_column(width=width + share)
-        grid.add_row(*(_panel(title, code, height) for title, code in zip(titles, codes, strict=True)))
+        grid.add_row(*(_make_panel(title, code, height) for title, code in zip(titles, codes, strict=True)))
         yield grid
 
 
-def _panel(title: str, code: str, height: int | None) -> Panel:
+def _make_panel(title: str, code: str, height: int | None) -> Panel:
     syntax = Syntax(code, "python", theme="ansi_dark", background_color="default", word_wrap=True)
     return Panel(syntax, title=title, title_align="left", height=height, border_style="dim")

@@ -1,13 +1,11 @@
-"""What may be a part of a net: anything but a holder of tensors."""
+"""What may be a part of a net: anything but an object that holds tensors."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from torch import Tensor, nn
 
 
-def check_part(name: str, part: Any) -> None:
+def check_part(name: str, part: object) -> None:
     """Refuse a part that holds tensors, or that would make the net unhashable."""
     if isinstance(part, nn.Module):
         raise TypeError(

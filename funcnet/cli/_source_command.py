@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.syntax import Syntax
 from rich.text import Text
 
 from funcnet._errors import FuncnetError
-from funcnet.cli._inputs import Inputs
+from funcnet.cli._options import Inputs
+from funcnet.cli._terminal import exit_on_error, stderr_console, stdout_console
 from funcnet.compare import built_target
 from funcnet.program import source
 
@@ -39,22 +39,18 @@ def source_command(
 
     The exit code is 0, or 2 if it cannot be written down.
     """
-    errors = Console(stderr=True, highlight=False)
-    try:
+    with exit_on_error("source", FuncnetError, ValueError, TypeError, as_one_line=True):
         if os.getcwd() not in sys.path:
             sys.path.insert(0, os.getcwd())
-        with redirect_stdout(sys.stderr):  # whatever a foreign module prints
+        with redirect_stdout(sys.stderr):  # the module may print
             module, args, kwargs = built_target(target, inputs or (), seed=0)
-            text = source(module, *args, train=train, style=style, **kwargs)
-    except (FuncnetError, ValueError, TypeError) as error:
-        errors.print(Text(f"funcnet source: {' '.join(str(error).split())}"), soft_wrap=not errors.is_terminal)
-        raise typer.Exit(2) from None
+            program = source(module, *args, train=train, style=style, **kwargs)
     if output is not None:
-        output.write_text(text, encoding="utf-8")
-        errors.print(Text(f"{output}: {len(text.splitlines())} lines"), soft_wrap=True)
+        output.write_text(program, encoding="utf-8")
+        stderr_console().print(Text(f"{output}: {len(program.splitlines())} lines"), soft_wrap=True)
         return
-    console = Console(highlight=False)
+    console = stdout_console()
     if console.is_terminal:
-        console.print(Syntax(text, "python", theme="ansi_dark", background_color="default"))
+        console.print(Syntax(program, "python", theme="ansi_dark", background_color="default"))
     else:
-        sys.stdout.write(text)
+        sys.stdout.write(program)

@@ -6,15 +6,23 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from funcnet._errors import FuncnetError
+from funcnet._format import format_bytes
 from funcnet.checkpoint import Plan
 from funcnet.checkpoint.internals import ConvertOptions, dtype_name, prepare_conversion, run_conversion
 from funcnet.checkpoint.rules import to_plain
-from funcnet.cli._checkpoints import AsJson, Part, Select, plain, print_json, progress, refusing, selector, size
+from funcnet.cli._options import AsJson, Part, Select, make_selector
+from funcnet.cli._terminal import (
+    exit_on_error,
+    make_table,
+    plain_text,
+    print_json,
+    show_byte_progress,
+    stdout_console,
+)
 
 
 def convert_command(
@@ -58,29 +66,30 @@ def convert_command(
     DST is whole or not there: it may be SRC, and an interrupted run leaves what was there. The exit code is 0 if it
     was done and 2 if it could not be.
     """
-    options = ConvertOptions(inverse, part, selector(select), dtype, lossy, shard_size, format)
-    with refusing("convert"):
+    options = ConvertOptions(inverse, part, make_selector(select), dtype, lossy, shard_size, format)
+    with exit_on_error("convert", FuncnetError, OSError):
         if dry_run:
-            ckpt, made = prepare_conversion(src, dst, rules or (), options)
+            ckpt, plan = prepare_conversion(src, dst, rules or (), options)
             if as_json:
-                print_json(_as_json(made, dst, done=False))
+                print_json(_plan_to_json(plan, dst, is_done=False))
             else:
-                Console(highlight=False).print(_table(made))
-                Console(highlight=False).print(_summary(made, f"would go from {ckpt.path} to {dst}"), soft_wrap=True)
+                console = stdout_console()
+                console.print(_make_plan_table(plan))
+                console.print(_summarise_plan(plan, f"would go from {ckpt.path} to {dst}"), soft_wrap=True)
             return
-        with progress("converting") as advance:
-            record = run_conversion(src, dst, rules or (), options, certificate, advance)
+        with show_byte_progress("converting") as progress:
+            record = run_conversion(src, dst, rules or (), options, certificate, progress)
         if as_json:
-            print_json(_as_json(record.plan, dst, done=True))
+            print_json(_plan_to_json(record.plan, dst, is_done=True))
         else:
-            Console(highlight=False).print(_summary(record.plan, f"written to {dst}"), soft_wrap=True)
+            stdout_console().print(_summarise_plan(record.plan, f"written to {dst}"), soft_wrap=True)
 
 
-def _as_json(made: Plan, dst: str, done: bool) -> dict[str, Any]:
+def _plan_to_json(plan: Plan, dst: str, is_done: bool) -> dict[str, Any]:
     return {
-        "done": done,
+        "done": is_done,
         "target": dst,
-        "rules": to_plain(made.rules),
+        "rules": to_plain(plan.rules),
         "tensors": [
             {
                 "name": step.target,
@@ -90,41 +99,40 @@ def _as_json(made: Plan, dst: str, done: bool) -> dict[str, Any]:
                 "from": list(step.sources),
                 "how": step.how,
             }
-            for step in made.steps()
+            for step in plan.steps()
         ],
-        "aliases": made.aliases,
-        "bytes": made.target_bytes,
-        "bijection": made.proof.bijection,
-        "lost": list(made.proof.lost),
-        "rounded": list(made.proof.rounded),
+        "aliases": plan.aliases,
+        "bytes": plan.target_bytes,
+        "bijection": plan.proof.bijection,
+        "lost": list(plan.proof.lost),
+        "rounded": list(plan.proof.rounded),
     }
 
 
-def _table(made: Plan) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+def _make_plan_table(plan: Plan) -> Table:
+    table = make_table()
     table.add_column("to", overflow="fold")
     table.add_column("shape", no_wrap=True)
     table.add_column("dtype", no_wrap=True)
     table.add_column("bytes", justify="right", no_wrap=True)
     table.add_column("how", no_wrap=True)
     table.add_column("from", overflow="fold")
-    for step in made.steps():
+    for step in plan.steps():
         spec = step.spec
         more = [f"and {len(step.sources) - 3} more"] if len(step.sources) > 4 else []
-        made_of = ", ".join([*(step.sources[:3] if more else step.sources), *more])
-        shape = str(list(spec.shape))
-        row = (shape, dtype_name(spec.dtype), size(spec.nbytes), step.how)
-        table.add_row(plain(step.target), *map(Text, row), plain(made_of))
-    for alias, owner in made.aliases.items():
-        table.add_row(plain(alias), "", "", "", "tie", plain(owner))
+        sources = ", ".join([*(step.sources[:3] if more else step.sources), *more])
+        row = (str(list(spec.shape)), dtype_name(spec.dtype), format_bytes(spec.nbytes), step.how)
+        table.add_row(plain_text(step.target), *map(Text, row), plain_text(sources))
+    for alias, owner in plan.aliases.items():
+        table.add_row(plain_text(alias), "", "", "", "tie", plain_text(owner))
     return table
 
 
-def _summary(made: Plan, what: str) -> Text:
-    proof = made.proof
-    text = Text(f"{len(made.targets)} tensors, {size(made.target_bytes)}, {what}. ")
+def _summarise_plan(plan: Plan, outcome: str) -> Text:
+    proof = plan.proof
+    text = Text(f"{len(plan.targets)} tensors, {format_bytes(plan.target_bytes)}, {outcome}. ")
     if proof.bijection:
         return text.append(f"Proved: each of {proof.elements:,} elements goes to one place and comes back.", "green")
-    lost = [f"dropped for good: {', '.join(proof.lost)}"] * bool(proof.lost)
-    lost += [f"rounded: {', '.join(proof.rounded)}"] * bool(proof.rounded)
-    return text.append(f"Proved but for what the rules declare: {plain('; '.join(lost))}.", "yellow")
+    losses = [f"dropped for good: {', '.join(proof.lost)}"] * bool(proof.lost)
+    losses += [f"rounded: {', '.join(proof.rounded)}"] * bool(proof.rounded)
+    return text.append(f"Proved but for what the rules declare: {plain_text('; '.join(losses))}.", "yellow")

@@ -1,27 +1,34 @@
-"""The report on the models that were trained."""
+"""The report of ``funcnet compare`` on the models that it trained."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from rich import box
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from funcnet.cli._programs import SideBySide
-from funcnet.cli._words import differing, digits, gap, ratio, span
-from funcnet.compare import Articles, PerSample, Sides, Trained
+from funcnet._format import format_number
+from funcnet.cli._comparison_text import (
+    describe_differences,
+    difference_text,
+    format_range,
+    ratio_text,
+    rounding_text,
+)
+from funcnet.cli._side_by_side import SideBySide
+from funcnet.cli._terminal import make_table
+from funcnet.compare import Articles, Sides, Trained
 
 
 def articles_report(result: Articles) -> RenderableType:
-    """Programs, numbers, and what they mean."""
-    return Group(*_parts(result))
+    """The programs, their numbers, and a conclusion."""
+    return Group(*_iter_sections(result))
 
 
-def _parts(result: Articles) -> Iterator[RenderableType]:
+def _iter_sections(result: Articles) -> Iterator[RenderableType]:
     yield Rule("[bold]funcnet compare: one model, stateful and stateless[/]")
     yield Text(
         f"Each model below is written twice, starts from the same weights (seed {result.seed}), and takes "
@@ -46,7 +53,7 @@ def _parts(result: Articles) -> Iterator[RenderableType]:
     )
     yield Padding(Text(result.models[0].per_sample.line, "bold"), (1, 5))
     yield Rule("The numbers", align="left", style="dim")
-    yield _table(result)
+    yield _make_results_table(result)
     yield Text(
         f"Largest difference: of any number in any of the {result.steps} steps. Times: medians of calls on "
         f"{result.batch} images that take turns. Memory: the most bytes of tensors alive at one time, be they weights, "
@@ -55,63 +62,58 @@ def _parts(result: Articles) -> Iterator[RenderableType]:
         f"another order than a kernel for each.\n",
         "dim",
     )
-    yield Text(_conclusion(result), "bold" if result.passes else "bold red")
+    yield Text(_write_conclusion(result), "bold" if result.passes else "bold red")
 
 
-def _table(result: Articles) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+def _make_results_table(result: Articles) -> Table:
+    table = make_table()
     table.add_column("", no_wrap=True)
     for model in result.models:
         table.add_column(model.title, justify="right", vertical="bottom", max_width=14)
 
-    def row(label: str, cell: Callable[[Trained], str | Text], last: bool = False) -> None:
-        table.add_row(f"  {label}", *map(cell, result.models), end_section=last)
-
-    def head(text: str) -> None:
+    def add_heading(text: str) -> None:
         table.add_row(Text(text, "bold"))
 
-    def sides(title: str, pick: Callable[[Trained], Sides], scale: float) -> None:
-        head(title)
-        row("nn.Module", lambda model: digits(pick(model).stateful * scale))
-        row("funcnet", lambda model: digits(pick(model).stateless * scale))
-        row("ratio", lambda model: ratio(pick(model).ratio), last=True)
+    def add_row(label: str, make_cell: Callable[[Trained], str | Text], is_last: bool = False) -> None:
+        table.add_row(f"  {label}", *map(make_cell, result.models), end_section=is_last)
 
-    head("Accuracy in tests, %")
-    row("nn.Module", lambda model: f"{model.accuracy.stateful:.1%}"[:-1])
-    row("funcnet", lambda model: f"{model.accuracy.stateless:.1%}"[:-1], last=True)
-    head("Largest difference")
+    def add_sides(heading: str, get_sides: Callable[[Trained], Sides], scale: float) -> None:
+        add_heading(heading)
+        add_row("nn.Module", lambda model: format_number(get_sides(model).stateful * scale))
+        add_row("funcnet", lambda model: format_number(get_sides(model).stateless * scale))
+        add_row("ratio", lambda model: ratio_text(get_sides(model).ratio), is_last=True)
+
+    add_heading("Accuracy in tests, %")
+    add_row("nn.Module", lambda model: f"{model.accuracy.stateful:.1%}"[:-1])
+    add_row("funcnet", lambda model: f"{model.accuracy.stateless:.1%}"[:-1], is_last=True)
+    add_heading("Largest difference")
     quantities = list(result.models[0].largest_difference)
     for name in quantities:
-        gaps = [gap(model.largest_difference[name]) for model in result.models]
-        table.add_row(f"  {name}", *gaps, end_section=name == quantities[-1])
-    sides("Forward, ms", lambda model: model.forward_seconds, 1e3)
-    sides("Training step, ms", lambda model: model.step_seconds, 1e3)
-    sides("Memory of a step, KiB", lambda model: model.peak_bytes, 1 / 1024)
-    head("Image gradients, ms")
-    row("nn.Module, loop", lambda model: digits(model.per_sample.loop_seconds * 1e3))
-    row("funcnet, vmap", lambda model: digits(model.per_sample.vmap_seconds * 1e3))
-    row("times as fast", lambda model: Text(f"{model.per_sample.speed_up:.1f}x", "bold"))
-    row("largest difference", lambda model: rounding(model.per_sample))
+        differences = [difference_text(model.largest_difference[name]) for model in result.models]
+        table.add_row(f"  {name}", *differences, end_section=name == quantities[-1])
+    add_sides("Forward, ms", lambda model: model.forward_seconds, 1e3)
+    add_sides("Training step, ms", lambda model: model.step_seconds, 1e3)
+    add_sides("Memory of a step, KiB", lambda model: model.peak_bytes, 1 / 1024)
+    add_heading("Image gradients, ms")
+    add_row("nn.Module, loop", lambda model: format_number(model.per_sample.loop_seconds * 1e3))
+    add_row("funcnet, vmap", lambda model: format_number(model.per_sample.vmap_seconds * 1e3))
+    add_row("times as fast", lambda model: ratio_text(model.per_sample.speed_up))
+    add_row("largest difference", lambda model: rounding_text(model.per_sample))
     return table
 
 
-def rounding(found: PerSample) -> Text:
-    """A difference that may be one of rounding; red where it is more."""
-    return Text(f"{found.largest_difference:.1g}", "" if found.agrees else "bold red")
-
-
-def _conclusion(result: Articles) -> str:
+def _write_conclusion(result: Articles) -> str:
     if not result.passes:
-        wrong = [model.title for model in result.models if model.identical and not model.passes]
-        more = f" Gradients per image differ by more than rounding for {', '.join(wrong)}." if wrong else ""
+        titles = [model.title for model in result.models if model.identical and not model.passes]
+        more = f" Gradients per image differ by more than rounding for {', '.join(titles)}." if titles else ""
         return (
-            f"The two forms are NOT the same. {differing(result.models)}{more} This should not happen: please report "
-            f"it with the output of funcnet compare --json."
+            f"The two forms are NOT the same. {describe_differences(result.models)}{more} This should not "
+            f"happen: please report it with the output of funcnet compare --json."
         )
-    forward = span(model.forward_seconds.ratio for model in result.models)
-    step = span(model.step_seconds.ratio for model in result.models)
-    memory = span(model.peak_bytes.ratio for model in result.models)
-    speed = span((model.per_sample.speed_up for model in result.models), "{:.1f}x")
+    forward = format_range(model.forward_seconds.ratio for model in result.models)
+    step = format_range(model.step_seconds.ratio for model in result.models)
+    memory = format_range(model.peak_bytes.ratio for model in result.models)
+    speed = format_range(model.per_sample.speed_up for model in result.models)
     return (
         f"Every difference is exactly 0: the form changes nothing in the numbers, so choose by what you want to do. "
         f"For a plain training loop nn.Module serves well: here a pure step took {step} its time and {memory} its "

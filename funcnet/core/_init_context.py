@@ -19,27 +19,28 @@ if TYPE_CHECKING:
 Device: TypeAlias = "torch.device | str | None"
 
 
-class Start(NamedTuple):
-    """One ``init``: its source of draws, where tensors go, and the paths that have no tensor of their own."""
+class InitContext(NamedTuple):
+    """What one ``init`` knows: its source of draws, where tensors go, and the paths that are aliases of others."""
 
     rng: Tensor | Stream
     device: Device
     dtype: torch.dtype | None
     aliases: Mapping[str, str]
 
-    def of_net(self, net: Net, path: str) -> Iterator[tuple[str, Tensor]]:
+    def init_net(self, net: Net, path: str) -> Iterator[tuple[str, Tensor]]:
         """Paths and first values of a net at ``path``, parts included."""
         net.check_init(path)
-        own = net._own_entries
-        if own and all(join(path, name) in self.aliases for name in own):
+        names = net._own_entries
+        if names and all(join(path, name) in self.aliases for name in names):
             return  # the same layer at a second place: its module was built, and drew, once
         yield from net.first_values(self, path)
 
-    def of_spec(self, spec: Param | Buffer, path: str, net: Net) -> Tensor:
+    def init_tensor(self, spec: Param | Buffer, path: str, net: Net) -> Tensor:
         """The first value of a tensor that ``net`` declares."""
-        return spec.init(
+        tensor: Tensor = spec.init(
             rng_at_path(self.rng, path),
             spec.shape,
             dtype=spec.dtype or self.dtype or getattr(net, "dtype", None),
             device=self.device or getattr(net, "device", None),
         )
+        return tensor

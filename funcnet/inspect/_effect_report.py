@@ -1,18 +1,21 @@
-"""What a call does besides computing its output: one record each, and the table of them."""
+"""The effects of a call as records, with what each kind of effect means, and the table that is printed."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, overload
+from typing import TYPE_CHECKING, NamedTuple, overload
 
-from funcnet.inspect._table import rich_table, text_table
+from funcnet.inspect._text_table import rich_table, text_table
 from funcnet.tree import select
+
+if TYPE_CHECKING:
+    from rich.console import Group
 
 
 class Meaning(NamedTuple):
-    """What a kind of effect means for those who transform a call, in a clause each."""
+    """What a kind of effect means for someone who transforms a call: one clause for each transform, and a remedy."""
 
     vmap: str
     compile: str
@@ -68,10 +71,10 @@ class Effect:
     Attributes:
         kind: one of "draws", "writes buffer", "mixes examples", "reads outside tensor", "mutates input" and "branches
             on data".
-        path: joined path of the module that does it; empty for the root.
+        path: joined path of the module that has the effect; empty for the root.
         file, line: the innermost line that is neither torch's nor funcnet's: for a stock layer, the line that calls it.
-        code: that line.
-        detail: the operation, and what it does it to.
+        code: the text of that line.
+        detail: the operation, and what it reads or writes.
     """
 
     kind: str
@@ -98,7 +101,7 @@ class Effects(Sequence[Effect]):
     def __getitem__(self, index: int) -> Effect: ...
     @overload
     def __getitem__(self, index: slice) -> tuple[Effect, ...]: ...
-    def __getitem__(self, index: Any) -> Any:
+    def __getitem__(self, index: int | slice) -> Effect | tuple[Effect, ...]:
         return self.found[index]
 
     def __len__(self) -> int:
@@ -108,10 +111,10 @@ class Effects(Sequence[Effect]):
         return iter(self.found)
 
     def of(self, *kinds: str) -> Effects:
-        """Those of some kinds.
+        """The effects of these kinds.
 
         Raises:
-            ValueError: for the name of no kind.
+            ValueError: for a name that is no kind of effect.
         """
         unknown = [kind for kind in kinds if kind not in MEANINGS]
         if unknown:
@@ -119,17 +122,23 @@ class Effects(Sequence[Effect]):
         return replace(self, found=tuple(effect for effect in self.found if effect.kind in kinds))
 
     def at(self, path: str) -> Effects:
-        """Those at a path and below; ``*`` and ``**`` as in :func:`funcnet.tree.select`."""
-        meant = select(path)
-        return replace(self, found=tuple(effect for effect in self.found if meant(effect.path)))
+        """The effects at a path and below it; ``*`` and ``**`` as in :func:`funcnet.tree.select`."""
+        is_selected = select(path)
+        return replace(self, found=tuple(effect for effect in self.found if is_selected(effect.path)))
 
-    def _cells(self) -> list[tuple[str, ...]]:
+    def _format_cells(self) -> list[tuple[str, ...]]:
         return [
-            (effect.path or "(root)", effect.kind, f"{_near(effect.file)}:{effect.line}", effect.code, effect.detail)
+            (
+                effect.path or "(root)",
+                effect.kind,
+                f"{_shorten_path(effect.file)}:{effect.line}",
+                effect.code,
+                effect.detail,
+            )
             for effect in self.found
         ]
 
-    def _meanings(self) -> list[str]:
+    def _explain_kinds(self) -> list[str]:
         kinds = {effect.kind for effect in self.found}
         lines = [
             f"{kind}: vmap {meaning.vmap}; compile: {meaning.compile}; purity: {meaning.purity}. "
@@ -139,23 +148,23 @@ class Effects(Sequence[Effect]):
         ]
         return [*lines, *(f"not looked at: {note}" for note in self.notes)]
 
-    def __rich__(self) -> Any:
+    def __rich__(self) -> Group:
         from rich.console import Group
         from rich.text import Text
 
-        table = rich_table(_COLUMNS, self._cells()) if self.found else Text(_CLEAN)
-        return Group(table, *map(Text, self._meanings()))
+        table = rich_table(_COLUMNS, self._format_cells()) if self.found else Text(_NO_EFFECTS)
+        return Group(table, *map(Text, self._explain_kinds()))
 
     def __str__(self) -> str:
-        table = text_table(_COLUMNS, self._cells()) if self.found else _CLEAN
-        return "\n".join([table, *self._meanings()])
+        table = text_table(_COLUMNS, self._format_cells()) if self.found else _NO_EFFECTS
+        return "\n".join([table, *self._explain_kinds()])
 
 
 _COLUMNS = ("path", "effect", "line", "code", "what")
-_CLEAN = "no effects"
+_NO_EFFECTS = "no effects"
 
 
-def _near(file: str) -> str:
-    """A file as seen from the working directory, where it lies below."""
-    below = os.path.relpath(file) if os.path.isabs(file) else file
-    return file if below.startswith(os.pardir) else below
+def _shorten_path(file: str) -> str:
+    """A file relative to the working directory, where it lies inside of it; otherwise its whole path."""
+    relative = os.path.relpath(file) if os.path.isabs(file) else file
+    return file if relative.startswith(os.pardir) else relative

@@ -56,3 +56,14 @@ class FunctionModule(nn.Module):
 
     def extra_repr(self) -> str:
         return getattr(self.function, "__name__", repr(self.function))
+
+
+class TextModule(nn.Module):
+    """An ``nn.Module`` that stands in a ``repr`` for a module of which only the text is known."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text

@@ -47,9 +47,9 @@ def carried_out(tmp_path, tree, rules, aliases=None):
     save(tmp_path / "a.safetensors", tree, aliases=aliases)
     convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors", rules)
     convert(tmp_path / "b.safetensors", tmp_path / "c.safetensors", rules, inverse=True)
-    source, again = load(tmp_path / "a.safetensors"), load(tmp_path / "c.safetensors")
-    assert {name: bits_by_name(again)[name] for name in source} == bits_by_name(source)
-    assert again.aliases == source.aliases
+    source, returned = load(tmp_path / "a.safetensors"), load(tmp_path / "c.safetensors")
+    assert {name: bits_by_name(returned)[name] for name in source} == bits_by_name(source)
+    assert returned.aliases == source.aliases
     target = load(tmp_path / "b.safetensors")
     return {name: target[name] for name in target}
 
@@ -57,8 +57,8 @@ def carried_out(tmp_path, tree, rules, aliases=None):
 def test_grouped_query_attention_fused_and_split(tmp_path):
     q, k, v = torch.randn(8, 4), torch.randn(2, 4), torch.randn(2, 4)
     rules = [Fuse([f"l.{{i}}.{x}" for x in "qkv"], "l.{i}.qkv", [8, 2, 2])]
-    found = carried_out(tmp_path, {"l": {"0": {"q": q, "k": k, "v": v}}}, rules)
-    assert_identical(found["l.0.qkv"], torch.cat([q, k, v]))
+    tensors = carried_out(tmp_path, {"l": {"0": {"q": q, "k": k, "v": v}}}, rules)
+    assert_identical(tensors["l.0.qkv"], torch.cat([q, k, v]))
     rules = [
         Fuse(["q", "k", "v"], "qkv", [8, 2, 2]),
         Reshape("qkv", ["heads*dim", "in"], ["heads", "dim", "in"], {"dim": 2}),
@@ -68,17 +68,17 @@ def test_grouped_query_attention_fused_and_split(tmp_path):
 
 def test_rotary_halves_interleaved(tmp_path):
     w = torch.arange(16.0).view(16, 1)  # two heads of eight: x0 x1 x2 x3 y0 y1 y2 y3
-    found = carried_out(tmp_path, {"q": w}, [Interleave("q", size=8)])
-    assert found["q"].flatten().tolist() == [0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15]
+    tensors = carried_out(tmp_path, {"q": w}, [Interleave("q", size=8)])
+    assert tensors["q"].flatten().tolist() == [0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15]
 
 
 def test_layers_stacked_in_the_order_of_their_numbers(tmp_path):
     tree = {"l": {str(i): {"w": torch.full((2, 3), float(i)), "b": torch.full((2,), float(i))} for i in range(11)}}
-    found = carried_out(tmp_path, tree, [Stack("l.{i}.{x}", "l.{x}"), Transpose("l.w", (1, 2))])
-    assert found["l.w"][:, 0, 0].tolist() == list(map(float, range(11)))
-    assert found["l.w"].shape == (11, 3, 2)
-    found = carried_out(tmp_path, tree, [Stack("l.{i}.b", "b", dim=-1)])
-    assert_identical(found["b"], torch.arange(11.0).expand(2, 11).contiguous())
+    tensors = carried_out(tmp_path, tree, [Stack("l.{i}.{x}", "l.{x}"), Transpose("l.w", (1, 2))])
+    assert tensors["l.w"][:, 0, 0].tolist() == list(map(float, range(11)))
+    assert tensors["l.w"].shape == (11, 3, 2)
+    tensors = carried_out(tmp_path, tree, [Stack("l.{i}.b", "b", dim=-1)])
+    assert_identical(tensors["b"], torch.arange(11.0).expand(2, 11).contiguous())
 
 
 def test_conv_kernels_from_jax(tmp_path):
@@ -92,8 +92,8 @@ def test_conv_kernels_from_jax(tmp_path):
 
 def test_ties_made_and_undone(tmp_path):
     w = torch.randn(3, 2)
-    found = carried_out(tmp_path, {"embed": w, "head": w.clone()}, [Tie("head", "embed"), Transpose("embed")])
-    assert_identical(found["head"], w.t().contiguous())
+    tensors = carried_out(tmp_path, {"embed": w, "head": w.clone()}, [Tie("head", "embed"), Transpose("embed")])
+    assert_identical(tensors["head"], w.t().contiguous())
     assert load(tmp_path / "b.safetensors").aliases == {"head": "embed"}
     carried_out(tmp_path, {"embed": w}, [Untie("head", "embed")], aliases={"head": "embed"})
     assert load(tmp_path / "b.safetensors").aliases == {}
@@ -116,9 +116,9 @@ def test_a_mask_dropped_and_filled_in_again(tmp_path):
         Drop("ids", "arange", [1, 5], "int64"),
         Fill("scale", 2.5, [2], "float16"),
     ]
-    found = carried_out(tmp_path, tree, rules)
-    assert list(found) == ["h.0.w", "h.1.w", "scale"]
-    assert_identical(found["scale"], torch.full((2,), 2.5, dtype=torch.float16))
+    tensors = carried_out(tmp_path, tree, rules)
+    assert list(tensors) == ["h.0.w", "h.1.w", "scale"]
+    assert_identical(tensors["scale"], torch.full((2,), 2.5, dtype=torch.float16))
     tree["h"]["1"]["mask"][0, 0, 3] = True
     save(tmp_path / "a.safetensors", tree)
     with pytest.raises(CheckpointError, match=r"'h\.1\.mask', which is dropped, holds tril: the bytes differ"):
@@ -250,12 +250,12 @@ BAD = {
 
 @pytest.mark.parametrize("what", BAD)
 def test_plans_that_are_no_bijection_name_what_is_at_fault(what):
-    given, rules, match = BAD[what]
+    sources, rules, match = BAD[what]
     if match is None:
-        assert plan(given, rules).proof.bijection
+        assert plan(sources, rules).proof.bijection
         return
     with pytest.raises(RuleError) as caught:
-        plan(given, rules)
+        plan(sources, rules)
     assert re.search(match, str(caught.value), re.DOTALL), str(caught.value)
 
 
@@ -390,7 +390,7 @@ def test_a_filled_number_has_every_digit(tmp_path):
     save(tmp_path / "a.pt", {"w": torch.ones(2)})
     rules = [Fill("x", 2**53 + 1, [2], "int64"), Fill("y", 2**64 - 1, [], "uint64"), Fill("z", 0.1, [1], "bfloat16")]
     convert(tmp_path / "a.pt", tmp_path / "b.pt", rules)
-    found = load(tmp_path / "b.pt")
-    assert found["x"].tolist() == [2**53 + 1] * 2
-    assert found["y"].item() == 2**64 - 1
-    assert_identical(found["z"], torch.tensor([0.1], dtype=torch.float64).bfloat16())
+    tensors = load(tmp_path / "b.pt")
+    assert tensors["x"].tolist() == [2**53 + 1] * 2
+    assert tensors["y"].item() == 2**64 - 1
+    assert_identical(tensors["z"], torch.tensor([0.1], dtype=torch.float64).bfloat16())

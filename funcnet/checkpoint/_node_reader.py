@@ -42,7 +42,7 @@ class NodeReader:
 
     Args:
         entries: the source tensors by name.
-        hashing: whether to hash on the way what is read, on a second thread.
+        hashing: whether to hash the bytes while they are read, on a second thread.
         budget: bytes of memory to store for later use; more are allocated only if one target needs them.
     """
 
@@ -154,6 +154,7 @@ class NodeReader:
         return self._loaded[name]
 
     def _read_entry(self, entry: TensorEntry) -> Tensor:
+        """A source tensor, read into memory that is used again later."""
         if entry.span is None:
             return entry.read().contiguous()
         tensor = self._memory.borrow(entry.spec.shape, entry.spec.dtype)

@@ -179,7 +179,7 @@ def write_npz(out: BinaryIO, content: Content) -> None:
         for name, spec in content.specs.items():
             header = _make_header(spec)
             size = len(header) + spec.nbytes
-            write_member(archive, members[name], size, _prepend(header, content.chunks(name)))
+            write_member(archive, members[name], size, _prepend_header(header, content.chunks(name)))
         if any(notes.values()):
             data = json.dumps(notes).encode()
             write_member(archive, _NOTES_MEMBER, len(data), iter([memoryview(data)]))
@@ -194,6 +194,6 @@ def _make_header(spec: Spec) -> bytes:
     return _MAGIC + b"\x01\x00" + len(body).to_bytes(2, "little") + body
 
 
-def _prepend(header: bytes, chunks: Iterator[memoryview]) -> Iterator[memoryview]:
+def _prepend_header(header: bytes, chunks: Iterator[memoryview]) -> Iterator[memoryview]:
     yield memoryview(header)
     yield from chunks

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from funcnet.compare._lab import _try_calls, _try_state, _try_transforms
-from funcnet.compare._lab._differences import fast_path_disabled
+from funcnet.compare._lab._form_differences import fast_path_disabled
 from funcnet.compare._lab._form_makers import FormMakers
 from funcnet.compare._lab._forms import CALL, MODULE, NATIVE, TRACED
 from funcnet.compare._lab._records import Capability

@@ -17,7 +17,8 @@ from funcnet._typing import Flat, Tree
 from funcnet.compare._lab._subject import Batch, BatchTree, Subject
 from funcnet.compare._lab._turns import TimedCall
 
-MODULE, CALL, NATIVE, TRACED, COMPILED = "nn.Module", "functional_call", "native", "traced", "compiled"
+FORM_NAMES = ("nn.Module", "functional_call", "native", "traced", "compiled")
+MODULE, CALL, NATIVE, TRACED, COMPILED = FORM_NAMES
 
 
 class StepResult(NamedTuple):

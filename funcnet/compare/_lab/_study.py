@@ -14,7 +14,7 @@ from funcnet.compare._lab._capabilities import try_capabilities
 from funcnet.compare._lab._compiled_form import CompileAllowance, start_compiler
 from funcnet.compare._lab._costs import measure_batch_curves, measure_depth_curves, measure_memory, measure_overhead
 from funcnet.compare._lab._depth import Depths, depths_of_module, depths_of_pair
-from funcnet.compare._lab._differences import compare_forms
+from funcnet.compare._lab._form_differences import compare_forms
 from funcnet.compare._lab._form_makers import cache_forms, make_forms
 from funcnet.compare._lab._forms import NATIVE
 from funcnet.compare._lab._listings import list_tensors, part_classes, stateful_listing, stateless_listing

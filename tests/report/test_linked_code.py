@@ -1,4 +1,4 @@
-"""Programs as HTML: text unchanged, foreign text escaped, parts linked to their rows."""
+"""Programs as HTML: the text is unchanged and escaped, and parts link to their rows."""
 
 import html
 import inspect
@@ -7,38 +7,38 @@ import re
 import pytest
 
 from funcnet.compare import _models
-from funcnet.report._linked_code import Names, marked
+from funcnet.report._linked_code import KnownPaths, link_parts
 from tests.compare import zoo
 
-NAMES = Names(
+KNOWN = KnownPaths(
     {"conv1": "Conv2d", "blocks": "Sequential", "blocks.0": "BatchNorm2d", "head": "Linear"},
     frozenset({"conv1.weight", "conv1.bias", "blocks.0.weight", "blocks.1.weight", "head.weight"}),
     "Stack",
 )
-ROWS = {"conv1": "r1", "conv1.weight": "r2"}
+ROW_IDS = {"conv1": "r1", "conv1.weight": "r2"}
 
 
 def links(code):
-    """Text, path, and whether relative, of every link."""
+    """The text of every link, its path, and whether the path is relative."""
     pattern = r'<a class="part"[^>]* data-path="([^"]*)"( data-relative)?[^>]*>(.*?)</a>'
-    found = re.findall(pattern, marked(code, NAMES, ROWS))
-    return [(text_of(text), path, bool(relative)) for path, relative, text in found]
+    matches = re.findall(pattern, link_parts(code, KNOWN, ROW_IDS))
+    return [(text_of(text), path, bool(relative)) for path, relative, text in matches]
 
 
 def text_of(markup):
     return html.unescape(re.sub("<[^>]*>", "", str(markup)))
 
 
-@pytest.mark.parametrize("thing", [_models, zoo, zoo.Stack, inspect], ids=lambda thing: thing.__name__)
-def test_nothing_of_a_program_is_lost(thing):
-    code = inspect.getsource(thing)
-    assert text_of(marked(code, NAMES, ROWS)) == code.rstrip("\n").rstrip()
+@pytest.mark.parametrize("source", [_models, zoo, zoo.Stack, inspect], ids=lambda source: source.__name__)
+def test_nothing_of_a_program_is_lost(source):
+    code = inspect.getsource(source)
+    assert text_of(link_parts(code, KNOWN, ROW_IDS)) == code.rstrip("\n").rstrip()
 
 
 def test_text_that_is_no_python_comes_out_as_it_is():
     code = "def f(:\n  <b>&'\n"
-    assert text_of(marked(code, NAMES, ROWS)) == code
-    assert "<b>" not in marked(code, NAMES, ROWS)
+    assert text_of(link_parts(code, KNOWN, ROW_IDS)) == code
+    assert "<b>" not in link_parts(code, KNOWN, ROW_IDS)
 
 
 def test_what_a_class_says_of_its_parts_is_linked():
@@ -71,8 +71,8 @@ def test_parts_of_a_composed_net_are_linked():
 
 
 def test_a_part_without_a_row_can_have_the_focus_all_the_same():
-    (with_row,) = re.findall("<a [^>]*>", marked("self.conv1", NAMES, ROWS))
-    (without,) = re.findall("<a [^>]*>", marked("self.head", NAMES, ROWS))
+    (with_row,) = re.findall("<a [^>]*>", link_parts("self.conv1", KNOWN, ROW_IDS))
+    (without,) = re.findall("<a [^>]*>", link_parts("self.head", KNOWN, ROW_IDS))
     assert 'href="#r1"' in with_row
     assert 'tabindex="0"' in without and "href" not in without
 

@@ -27,9 +27,9 @@ from funcnet.checkpoint._matching._families import group_families
 from tests.models.published import FORMS, PUBLISHED
 
 
-def reviewed(matched):
+def reviewed(result):
     """The rules, after a person has agreed to every guess."""
-    return from_toml(matched.to_toml().replace("guess = true\n", ""))
+    return from_toml(result.to_toml().replace("guess = true\n", ""))
 
 
 def shapes_after(before, rules):
@@ -38,9 +38,9 @@ def shapes_after(before, rules):
 
 
 def test_equal_layouts_need_no_rules():
-    matched = match({"a": (2,), "b.c": ()}, {"b.c": (), "a": (2,)})
-    assert (matched.proposals, matched.same, matched.certain, matched.rules) == ((), 2, True, ())
-    assert matched.to_toml() == ""
+    result = match({"a": (2,), "b.c": ()}, {"b.c": (), "a": (2,)})
+    assert (result.proposals, result.same, result.certain, result.rules) == ((), 2, True, ())
+    assert result.to_toml() == ""
 
 
 @pytest.mark.parametrize(
@@ -54,10 +54,10 @@ def test_equal_layouts_need_no_rules():
     ],
 )
 def test_what_leaves_no_choice_is_certain(before, after, rule):
-    matched = match(before, after)
-    assert matched.certain
-    assert matched.rules == (rule,)
-    assert shapes_after(before, matched.rules) == after
+    result = match(before, after)
+    assert result.certain
+    assert result.rules == (rule,)
+    assert shapes_after(before, result.rules) == after
 
 
 @pytest.mark.parametrize(
@@ -97,8 +97,8 @@ def test_what_leaves_no_choice_is_certain(before, after, rule):
     ],
 )
 def test_fused_split_stacked_unstacked_and_turned(before, after, rules):
-    matched = match(before, after)
-    assert list(reviewed(matched)) == rules
+    result = match(before, after)
+    assert list(reviewed(result)) == rules
     assert shapes_after(before, rules) == after
 
 
@@ -115,30 +115,30 @@ def test_patterns_mean_no_tensor_that_has_its_name_already():
 
 def test_a_square_matrix_is_turned_as_the_others_are():
     before = {"a.kernel": (2, 3), "b.kernel": (4, 4), "c.kernel": (5, 5)}
-    matched = match(before, {"a.weight": (3, 2), "b.weight": (4, 4), "c.weight": (5, 5)})
-    assert [proposal.certain for proposal in matched.proposals] == [True, False, False]
-    assert sum(isinstance(rule, Transpose) for rule in reviewed(matched)) == 3
+    result = match(before, {"a.weight": (3, 2), "b.weight": (4, 4), "c.weight": (5, 5)})
+    assert [proposal.certain for proposal in result.proposals] == [True, False, False]
+    assert sum(isinstance(rule, Transpose) for rule in reviewed(result)) == 3
 
 
 def test_what_is_left_and_what_is_missing_is_said():
-    matched = match({"a": (2,), "old.mask": (7, 7)}, {"a": (2,), "bn.num_batches_tracked": (), "new": (9,)})
-    assert matched.left == ("old.mask",)
-    assert matched.missing == ("new",)
-    assert "# left over, with no place in the target: old.mask\n" in matched.to_toml()
-    assert "# missing, with nothing in the source that fits: new\n" in matched.to_toml()
-    assert "LEFT" in str(matched)
-    assert "MISSING" in str(matched)
-    assert reviewed(matched)[0].value == 0  # what other frameworks do not count
+    result = match({"a": (2,), "old.mask": (7, 7)}, {"a": (2,), "bn.num_batches_tracked": (), "new": (9,)})
+    assert result.left == ("old.mask",)
+    assert result.missing == ("new",)
+    assert "# left over, with no place in the target: old.mask\n" in result.to_toml()
+    assert "# missing, with nothing in the source that fits: new\n" in result.to_toml()
+    assert "LEFT" in str(result)
+    assert "MISSING" in str(result)
+    assert reviewed(result)[0].value == 0  # what other frameworks do not count
 
 
 def test_no_guess_is_applied_until_a_person_has_looked(tmp_path):
     save(tmp_path / "a.npz", {"one": torch.ones(2), "two": torch.zeros(2)})
-    matched = match(tmp_path / "a.npz", {"eins": (2,), "zwei": (2,)})
-    assert not matched.certain
+    result = match(tmp_path / "a.npz", {"eins": (2,), "zwei": (2,)})
+    assert not result.certain
     with pytest.raises(RuleError, match=r"guesses.*\n.*one -> eins"):
-        matched.rules  # noqa: B018
+        result.rules  # noqa: B018
     path = tmp_path / "rules.toml"
-    path.write_text(matched.to_toml())
+    path.write_text(result.to_toml())
     for call in (lambda: from_toml(path.read_text()), lambda: convert(tmp_path / "a.npz", tmp_path / "b.npz", path)):
         with pytest.raises(RuleError, match=r"(?s)nobody has looked.*rule 1.*rule 2.*take its line guess = true out"):
             call()
@@ -153,22 +153,22 @@ def test_guess_is_a_mark_and_nothing_else():
         from_toml('[[rule]]\nop = "rename"\nsource = "a"\ntarget = "b"\nguess = "yes"\n')
 
 
-@pytest.mark.parametrize("published", [pytest.param(model, id=model.name) for model in PUBLISHED])
-def test_well_known_models_are_matched_as_their_ready_rules_do(published, tmp_path):
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in PUBLISHED])
+def test_well_known_models_are_matched_as_their_ready_rules_do(case, tmp_path):
     pytest.importorskip("transformers")
-    published.module().save_pretrained(tmp_path)
+    case.module().save_pretrained(tmp_path)
     source = load(tmp_path)
     for fused_qkv, stacked in FORMS:
         form = {"fused_qkv": fused_qkv, "stacked": stacked}
-        matched = match(source, fn.models.from_config(tmp_path, **form))
-        assert not matched.missing
-        matched_plan = plan(source.specs, reviewed(matched), source.aliases)
-        ready_plan = plan(source.specs, fn.models.rules(tmp_path, **form, source=source), source.aliases)
-        steps = {step.target: step for step in matched_plan.steps()}
-        assert {step.target: step for step in ready_plan.steps()}.items() <= steps.items()
-        assert matched_plan.aliases == ready_plan.aliases
-        certain = [proposal for proposal in matched.proposals if proposal.certain]
-        assert 0 < len(certain) < len(matched.proposals)
+        result = match(source, fn.models.from_config(tmp_path, **form))
+        assert not result.missing
+        proved = plan(source.specs, reviewed(result), source.aliases)
+        ready = plan(source.specs, fn.models.rules(tmp_path, **form, source=source), source.aliases)
+        steps = {step.target: step for step in proved.steps()}
+        assert {step.target: step for step in ready.steps()}.items() <= steps.items()
+        assert proved.aliases == ready.aliases
+        certain = [proposal for proposal in result.proposals if proposal.certain]
+        assert 0 < len(certain) < len(result.proposals)
 
 
 def test_a_net_a_module_and_a_checkpoint_are_layouts(tmp_path):
@@ -178,12 +178,12 @@ def test_a_net_a_module_and_a_checkpoint_are_layouts(tmp_path):
     state = {name: tensor for name, tensor in module.state_dict().items() if name != "2.weight"}
     save(tmp_path / "a.safetensors", {f"wrapped.{name}": tensor for name, tensor in state.items()})
     save(tmp_path / "b.safetensors", fn.to_state_dict(net, params, buffers))
-    matches = [match(tmp_path / "a.safetensors", target) for target in (net, module, tmp_path / "b.safetensors")]
-    for matched in matches:
-        assert matched.rules == (Prefix(remove="wrapped."), Tie("2.weight", "0.weight", stored=False))
-    convert(tmp_path / "a.safetensors", tmp_path / "c.safetensors", matches[0].rules)
-    loaded, _ = fn.from_state_dict(net, load(tmp_path / "c.safetensors"))
-    assert torch.equal(loaded["0"]["weight"], params["0"]["weight"])
+    results = [match(tmp_path / "a.safetensors", target) for target in (net, module, tmp_path / "b.safetensors")]
+    for result in results:
+        assert result.rules == (Prefix(remove="wrapped."), Tie("2.weight", "0.weight", stored=False))
+    convert(tmp_path / "a.safetensors", tmp_path / "c.safetensors", results[0].rules)
+    restored_params, _ = fn.from_state_dict(net, load(tmp_path / "c.safetensors"))
+    assert torch.equal(restored_params["0"]["weight"], params["0"]["weight"])
     with pytest.raises(TypeError, match="not int"):
         match(tmp_path / "a.safetensors", 3)
 
@@ -191,8 +191,8 @@ def test_a_net_a_module_and_a_checkpoint_are_layouts(tmp_path):
 def test_a_tied_tensor_that_the_source_stores_twice_is_checked(tmp_path):
     net = fn.Sequential(fn.Linear(3, 2, bias=False), fn.Linear(3, 2, bias=False)).tie({"1.weight": "0.weight"})
     weight = torch.ones(2, 3)
-    for second, fits in ((weight.clone(), True), (weight + 1, False)):
-        save(tmp_path / "a.npz", {"0.weight": weight, "1.weight": second})
+    for second_weight, fits in ((weight.clone(), True), (weight + 1, False)):
+        save(tmp_path / "a.npz", {"0.weight": weight, "1.weight": second_weight})
         rules = match(tmp_path / "a.npz", net).rules
         assert rules == (Tie("1.weight", "0.weight"),)
         if fits:
@@ -227,7 +227,7 @@ def test_families_are_what_one_pattern_means_and_no_more():
 
 
 def test_toml_of_a_match_keeps_what_is_certain():
-    matched = match({"a": (2, 3), "b": (2,), "c": (2,)}, {"d": (2, 3), "e": (2,), "f": (2,)})
-    assert matched.to_toml().count("guess = true") == 2
-    assert "# certain: the only ones of their shape\n[[rule]]" in matched.to_toml()
-    assert [proposal.certain for proposal in matched.proposals] == [True, False, False]
+    result = match({"a": (2, 3), "b": (2,), "c": (2,)}, {"d": (2, 3), "e": (2,), "f": (2,)})
+    assert result.to_toml().count("guess = true") == 2
+    assert "# certain: the only ones of their shape\n[[rule]]" in result.to_toml()
+    assert [proposal.certain for proposal in result.proposals] == [True, False, False]

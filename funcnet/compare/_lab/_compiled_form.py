@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import funcnet as fn
-from funcnet._torch import graphs_allowed, keep_size_free
+from funcnet._torch import allow_graphs, keep_size_free
 from funcnet._typing import Tree
 from funcnet.compare._lab._forms import COMPILED, NATIVE, StepResult
 from funcnet.compare._lab._pure_forms import NetForm
@@ -50,7 +50,7 @@ class CompileAllowance:
             return call
         start = time.perf_counter()
         try:
-            with graphs_allowed():
+            with allow_graphs():
                 call()
         finally:
             self._last_seconds = time.perf_counter() - start

@@ -8,7 +8,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from funcnet._format import format_count
 from funcnet._tensors import iter_tensors
-from funcnet._torch import graphs_allowed
+from funcnet._torch import allow_graphs
 from funcnet.compare._lab._forms import Form
 from funcnet.compare._lab._reasons import FailedError
 from funcnet.compare._lab._trial_bench import (
@@ -78,7 +78,7 @@ def try_ensemble(bench: Bench, form: Form) -> str:
 
 def try_compile(bench: Bench, form: Form) -> str:
     require_determinism(bench)
-    with torch.no_grad(), graphs_allowed():
+    with torch.no_grad(), allow_graphs():
         actual = list_outputs(form.compile_forward(bench.batch)())
     return require_agreement("outputs", bench.reference_outputs(), actual)
 

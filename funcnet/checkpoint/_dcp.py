@@ -19,7 +19,7 @@ from torch import Tensor
 from funcnet._torch import dcp_storage_info
 from funcnet._typing import Shape
 from funcnet.checkpoint._atomic import open_for_writing, replace_folder
-from funcnet.checkpoint._checkpoint import Checkpoint, Spec, TensorEntry, check_shape
+from funcnet.checkpoint._checkpoint import Checkpoint, Spec, StoredTensor, check_shape
 from funcnet.checkpoint._content import Content
 from funcnet.checkpoint._dtypes import DTYPES
 from funcnet.checkpoint._errors import CheckpointError, file_error, summarize_error, truncated_list
@@ -103,7 +103,7 @@ def read_dcp(path: Path) -> Checkpoint:
     """
     metadata = _read_metadata(path)
     files: dict[str, File] = {}
-    entries: dict[str, TensorEntry] = {}
+    entries: dict[str, StoredTensor] = {}
     aliases: dict[str, str] = {}
     owners: dict[object, str] = {}
     extras: dict[str, Any] = {}
@@ -205,9 +205,9 @@ def _read_chunks(
     return spec, chunks
 
 
-def _make_entry(spec: Spec, chunks: list[_Chunk]) -> TensorEntry:
+def _make_entry(spec: Spec, chunks: list[_Chunk]) -> StoredTensor:
     if len(chunks) == 1:
-        return TensorEntry(spec, reader=lambda: _read_chunk(chunks[0], spec.dtype))
+        return StoredTensor(spec, reader=lambda: _read_chunk(chunks[0], spec.dtype))
 
     def read_chunks() -> Tensor:
         tensor = torch.empty(spec.shape, dtype=spec.dtype)
@@ -216,7 +216,7 @@ def _make_entry(spec: Spec, chunks: list[_Chunk]) -> TensorEntry:
             tensor[box] = _read_chunk(chunk, spec.dtype)
         return tensor
 
-    return TensorEntry(spec, reader=read_chunks)
+    return StoredTensor(spec, reader=read_chunks)
 
 
 def _read_chunk(chunk: _Chunk, dtype: torch.dtype) -> Tensor:

@@ -16,7 +16,7 @@ from funcnet.compare._lab._forms import COMPILED, NATIVE, StepResult
 from funcnet.compare._lab._pure_forms import NetForm
 from funcnet.compare._lab._reasons import SkippedError
 from funcnet.compare._lab._subject import Batch, Subject
-from funcnet.compare._lab._turns import TimedCall
+from funcnet.compare._lab._turns import PreparedCall
 
 Result = TypeVar("Result")
 
@@ -73,7 +73,7 @@ class CompiledForm(NetForm):
     ) -> tuple[Any, Tree]:
         return self._compiled(params, buffers, batch, train, rng)
 
-    def forward(self, batch: Batch) -> TimedCall:
+    def forward(self, batch: Batch) -> PreparedCall:
         self._mark_batch_dynamic(batch)
         return self.allowance.make_first_call(super().forward(batch))
 

@@ -212,7 +212,7 @@ class _PickledTensor:
 
 
 class _TensorPickler(pickle.Pickler):
-    """A pickler that writes these as the calls that torch.save writes for tensors."""
+    """A pickler that writes a ``_PickledTensor`` as the call that torch.save writes for a tensor."""
 
     def persistent_id(self, value: object) -> object:
         if not isinstance(value, _PickledStorage):

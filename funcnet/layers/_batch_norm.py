@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.types import Device
 
 from funcnet._context import under_vmap
-from funcnet._torch import private_backend, sync_batch_norm
+from funcnet._torch import private_backend_name, sync_batch_norm
 from funcnet.core import Buffer, Param, View
 from funcnet.layers._layer import Layer
 
@@ -239,7 +239,7 @@ class SyncBatchNorm(Layer):
             raise ValueError("expected at least one channel")
         if not (p.training and torch.distributed.is_available() and torch.distributed.is_initialized()):
             return _batch_normalise(p, input)
-        if input.device.type not in ("cuda", "hpu", "xpu", private_backend()):
+        if input.device.type not in ("cuda", "hpu", "xpu", private_backend_name()):
             raise ValueError(f"between processes expected input on a GPU, got it on {input.device}")
         group = p.process_group or torch.distributed.group.WORLD
         processes = torch.distributed.get_world_size(group)

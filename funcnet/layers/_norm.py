@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.types import Device
 
-from funcnet._context import forward_mode
+from funcnet._context import under_forward_mode
 from funcnet.core import Param, View
 from funcnet.layers._layer import Layer
 
@@ -120,7 +120,7 @@ class GroupNorm(Layer):
 
     @staticmethod
     def forward(p: View, input: Tensor) -> Tensor:
-        if forward_mode():
+        if under_forward_mode():
             input = input.contiguous()  # torch's rule for jvp does not support other layouts
         return F.group_norm(input, p.num_groups, p.weight, p.bias, p.eps)
 

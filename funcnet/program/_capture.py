@@ -19,7 +19,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from funcnet._context import outside_transforms
 from funcnet._errors import ConversionError
-from funcnet._torch import capture_settings, keep_size_free, tracers_shapes
+from funcnet._torch import capture_settings, keep_size_free, tracer_shape_env
 from funcnet.foreign.internals import copy_with_tensors
 from funcnet.program._trace_inputs import Inputs
 from funcnet.program._writes import Writes
@@ -229,7 +229,7 @@ def _read(found: Captured, module: GraphModule) -> None:
             if isinstance(value := node.meta.get("example_value"), torch.SymInt):
                 found.symbols[node] = _size(value)
             found.held[node] = Place("unknown", _name_of(source) if source is not None else node.name)
-    shapes = tracers_shapes()
+    shapes = tracer_shape_env()
     known = {_name_of(tracked.source): tracked.fake for tracked in shapes.tracked_fakes}
     tensors = len([place for place in found.places.values() if place.kind == "input"])
     for index in range(tensors):

@@ -14,7 +14,7 @@ from torch._subclasses import FakeTensor
 from torch.fx import GraphModule, Interpreter, Node
 from torch.utils._pytree import tree_leaves
 
-from funcnet._torch import as_traced
+from funcnet._torch import tracer_operator_rules
 
 
 class Writes(Interpreter):
@@ -34,7 +34,7 @@ class Writes(Interpreter):
             for storage in _storages(fakes[node]):
                 self._at[storage].append(node)
         mode = next((fakes[node].fake_mode for node in given if isinstance(fakes[node], FakeTensor)), nullcontext())
-        with mode, as_traced(), torch.set_grad_enabled(True):
+        with mode, tracer_operator_rules(), torch.set_grad_enabled(True):
             self.run(*(fakes[node] for node in given))
 
     def run_node(self, n: Node) -> Any:

@@ -11,7 +11,7 @@ FILE = "tests/core/typed_use.py"
 
 
 def test_a_type_checker_agrees_with_every_line_of_a_user():
-    # mypy keeps its usual cache in the root, as .ci/run uses it: without one this takes half a minute
+    # mypy keeps its usual cache in the root,: without one this takes half a minute
     command = [sys.executable, "-m", "mypy", "--config-file", "pyproject.toml", FILE]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr

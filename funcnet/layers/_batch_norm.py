@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +31,20 @@ class _BatchNorm(Layer):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_eps(self)
+
+    if TYPE_CHECKING:
+
+        @property
+        def weight(self) -> Param | None: ...
+
+        @property
+        def running_mean(self) -> Buffer | None: ...
+
+        @property
+        def running_var(self) -> Buffer | None: ...
+
+        @property
+        def num_batches_tracked(self) -> Buffer | None: ...
 
     def parts(self) -> dict[str, Any]:
         return norm_parts(self)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -50,6 +50,11 @@ class LayerNorm(Layer):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_normalized_shape(self)
+
+    if TYPE_CHECKING:
+
+        @property
+        def weight(self) -> Param | None: ...
 
     def parts(self) -> dict[str, Any]:
         affine = self.elementwise_affine
@@ -99,6 +104,11 @@ class GroupNorm(Layer):
         if self.num_groups < 1:
             raise ValueError(f"GroupNorm: num_groups is at least 1, got {self.num_groups}.")
 
+    if TYPE_CHECKING:
+
+        @property
+        def weight(self) -> Param | None: ...
+
     def parts(self) -> dict[str, Any]:
         return {
             "weight": Param(self.num_channels, 1.0) if self.affine else None,
@@ -142,6 +152,11 @@ class RMSNorm(Layer):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_normalized_shape(self)
+
+    if TYPE_CHECKING:
+
+        @property
+        def weight(self) -> Param | None: ...
 
     def parts(self) -> dict[str, Any]:
         return {"weight": Param(self.normalized_shape, 1.0) if self.elementwise_affine else None}

@@ -132,7 +132,7 @@ def _capture(module: nn.Module, train: bool, inputs: Inputs, free: Sequence[Sequ
     with _LOCK, _quiet(), outside_transforms(), torch.enable_grad(), capture_settings(eager):
         _active.append(found)
         try:
-            found.result = torch.compile(space["call"], backend=_take, fullgraph=True)(copy, *examples)
+            found.result = torch.compile(space["call"], backend=_take, fullgraph=True)(copy, *examples)  # type: ignore[no-untyped-call]
         except Exception as error:
             raise _refusal(module, error) from error
         finally:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from torch import nn
 
 from funcnet.core import Net
+
+Style: TypeAlias = Literal["stateless", "stateful"]
 
 
 def source(
     module_or_net: nn.Module | Net,
     *example_inputs: Any,
     train: bool = False,
-    style: str = "stateless",
+    style: Style = "stateless",
     dynamic: Any = ("batch",),
     **example_kwargs: Any,
 ) -> str:

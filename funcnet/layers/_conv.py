@@ -70,7 +70,7 @@ def _pad_amounts(conv: _Conv) -> tuple[int, ...]:
     return tuple(amounts)
 
 
-def _convolve(conv: Callable[..., Tensor], p: View, input: Tensor) -> Tensor:
+def _pad_and_convolve(conv: Callable[..., Tensor], p: View, input: Tensor) -> Tensor:
     if p.padding_mode == "zeros":
         return conv(input, p.weight, p.bias, p.stride, p.padding, p.dilation, p.groups)
     input = F.pad(input, p.pad, mode=p.padding_mode)
@@ -102,7 +102,7 @@ class Conv1d(_Conv):
 
     @staticmethod
     def forward(p: View, input: Tensor) -> Tensor:
-        return _convolve(F.conv1d, p, input)
+        return _pad_and_convolve(F.conv1d, p, input)
 
 
 class Conv2d(_Conv):
@@ -121,7 +121,7 @@ class Conv2d(_Conv):
 
     @staticmethod
     def forward(p: View, input: Tensor) -> Tensor:
-        return _convolve(F.conv2d, p, input)
+        return _pad_and_convolve(F.conv2d, p, input)
 
 
 class Conv3d(_Conv):
@@ -140,4 +140,4 @@ class Conv3d(_Conv):
 
     @staticmethod
     def forward(p: View, input: Tensor) -> Tensor:
-        return _convolve(F.conv3d, p, input)
+        return _pad_and_convolve(F.conv3d, p, input)

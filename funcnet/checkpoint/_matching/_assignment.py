@@ -122,15 +122,15 @@ def _settle_transpose(candidate: Candidate, chosen: Sequence[Candidate]) -> Cand
     """
     if not candidate.is_ambiguous or candidate.joins:
         return candidate
-    similar = [
-        other
-        for other in chosen
-        if not other.is_ambiguous and _last_keys(other) == _last_keys(candidate) and _is_plain_matrix(other)
+    peers = [
+        peer
+        for peer in chosen
+        if not peer.is_ambiguous and _last_keys(peer) == _last_keys(candidate) and _is_plain_matrix(peer)
     ]
     hole_count = len(candidate.sources[0].counts)
-    similar = [other for other in similar if len(other.sources[0].counts) == hole_count] or similar
-    transposed = sum(other.permutation is not None for other in similar)
-    is_transposed = 2 * transposed > len(similar) if similar else _last_keys(candidate)[0] == "kernel"
+    peers = [peer for peer in peers if len(peer.sources[0].counts) == hole_count] or peers
+    transposed = sum(peer.permutation is not None for peer in peers)
+    is_transposed = 2 * transposed > len(peers) if peers else _last_keys(candidate)[0] == "kernel"
     return replace(candidate, permutation=PERMUTATIONS[2][0] if is_transposed else None)
 
 

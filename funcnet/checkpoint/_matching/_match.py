@@ -150,16 +150,16 @@ def _propose(source: Layout, target: Layout, numbered: bool) -> Match:
         proposals.append(_prefix_proposal(prefix))
         source = source.with_prefix(prefix)
     proposals += [_untie_proposal(alias, owner) for alias, owner in source.ties.items() if alias not in target.ties]
-    same = {name for name, shape in source.shapes.items() if target.shapes.get(name) == shape}
+    unchanged = {name for name, shape in source.shapes.items() if target.shapes.get(name) == shape}
     families = (
-        group_families({name: shape for name, shape in layout.shapes.items() if name not in same}, numbered)
+        group_families({name: shape for name, shape in layout.shapes.items() if name not in unchanged}, numbered)
         for layout in (source, target)
     )
     detours, choices = _avoid_collisions(choose_candidates(*families))
     proposals += detours
     proposals += [_choice_proposal(choice) for choice in choices]
-    used = same | {name for choice in choices for family in choice.candidate.sources for name in family.names}
-    reached = same | {name for choice in choices for family in choice.candidate.targets for name in family.names}
+    used = unchanged | {name for choice in choices for family in choice.candidate.sources for name in family.names}
+    reached = unchanged | {name for choice in choices for family in choice.candidate.targets for name in family.names}
     left = [name for name in source.shapes if name not in used]
     missing = [name for name in target.shapes if name not in reached]
     for alias, owner in target.ties.items():
@@ -170,7 +170,7 @@ def _propose(source: Layout, target: Layout, numbered: bool) -> Match:
     counters = [name for name in missing if name.endswith("num_batches_tracked") and target.shapes[name] == ()]
     proposals += [Proposal((Fill(name, 0, (), "int64"),), False, "filled with 0", (), (name,)) for name in counters]
     missing = [name for name in missing if name not in counters]
-    return Match(tuple(proposals), len(same), tuple(left), tuple(missing))
+    return Match(tuple(proposals), len(unchanged), tuple(left), tuple(missing))
 
 
 def _gives_target(proposed: Match, source: Layout, target: Layout) -> bool:

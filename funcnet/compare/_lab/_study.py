@@ -26,6 +26,7 @@ from funcnet.compare._models import PAIRS
 from funcnet.compare._progress import Progress, ignore_progress, subtask_progress
 from funcnet.compare._results import Articles, Compared, NotPossible, Untrained
 from funcnet.compare._target import build_target, parse_target
+from funcnet.random.internals import preserve_torch_state
 
 COMPILE_SECONDS = 40.0
 """Seconds of torch.compile for all models together. Graphs beyond it are not compiled, and the results say so."""
@@ -68,7 +69,7 @@ def study(
     progress("starting the compiler", 0.0)
     if compiling:
         start_compiler()
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), single_threaded():
+    with preserve_torch_state(), single_threaded():
         tasks = _list_tasks(comparison)
         for index, (compared, make_subject) in enumerate(tasks):
             report = subtask_progress(progress, compared.title, index, len(tasks))

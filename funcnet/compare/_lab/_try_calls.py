@@ -19,6 +19,7 @@ from funcnet.compare._lab._trial_bench import (
 )
 from funcnet.compare._lab._turns import TimedCall
 from funcnet.compare._measure import largest_difference, read_clock
+from funcnet.random.internals import read_torch_state
 
 THREADS, MOST_CALLS = 4, 25
 MOST_SECONDS = 5.0
@@ -115,11 +116,11 @@ def try_call_without_effects(bench: Bench, form: Form) -> str:
     """Check that a call in training mode changes neither buffers nor torch's global generator."""
     buffers, call = form.call_in_training(bench.batch)
     before = {name: buffer.clone() for name, buffer in buffers.items()}
-    generator_state = torch.get_rng_state()
+    generator_state = read_torch_state()
     call()
     changed = [name for name in buffers if largest_difference(before[name], buffers[name])]
     effects = [f"{len(changed)} buffers were written in place, {changed[0]!r} among them"] if changed else []
-    if not torch.equal(generator_state, torch.get_rng_state()):
+    if not torch.equal(generator_state, read_torch_state()):
         effects.append("torch's global generator moved")
     if effects:
         raise FailedError(" and ".join(effects))

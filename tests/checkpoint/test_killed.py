@@ -13,7 +13,7 @@ import pytest
 import funcnet
 
 
-@pytest.mark.parametrize("rounds", [10, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [5, pytest.param(50, marks=pytest.mark.slow)])
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_conversions_killed_at_random(tmp_path, rounds):
     root = Path(funcnet.__file__).parents[1]

@@ -7,37 +7,41 @@ import warnings
 from collections.abc import Iterator
 
 import torch
-from torch._C._functorch import TransformType
-from torch._functorch.pyfunctorch import (
-    retrieve_all_functorch_interpreters,
-    temporarily_clear_interpreter_stack,
+
+from funcnet._torch import (
+    TransformType,
+    active_transforms,
+    count_dispatch_modes,
+    is_wrapped_by_transform,
+    peek_transform,
+    unwrap_once,
+    without_transforms,
+    wrapping_level,
+)
+from funcnet._torch import (
+    forward_mode as forward_mode,
 )
 
 
 def under_transform() -> bool:
     """Whether the caller runs inside any torch.func transform."""
-    return torch._C._functorch.peek_interpreter_stack() is not None
+    return peek_transform() is not None
 
 
 def under_vmap() -> bool:
     """Whether the caller runs inside ``torch.vmap``, at any depth."""
-    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is None:
+    if torch.compiler.is_compiling() or peek_transform() is None:
         return False  # the compiler traces the batching itself
-    return any(level.key() == TransformType.Vmap for level in retrieve_all_functorch_interpreters())
-
-
-def forward_mode() -> bool:
-    """Whether the caller differentiates in forward mode, by ``torch.func.jvp`` or ``torch.autograd.forward_ad``."""
-    return torch.autograd.forward_ad._current_level >= 0
+    return any(level.key() == TransformType.Vmap for level in active_transforms())
 
 
 def beyond_one_gradient() -> bool:
     """Whether the caller runs inside torch.func transforms other than a single gradient."""
-    if torch._C._functorch.peek_interpreter_stack() is None:
+    if peek_transform() is None:
         return False
     if torch.compiler.is_compiling():
         return True  # Dynamo shows that there is a transform, not which
-    kinds = [level.key() for level in retrieve_all_functorch_interpreters()]
+    kinds = [level.key() for level in active_transforms()]
     return kinds != [TransformType.Grad]
 
 
@@ -48,16 +52,12 @@ def beyond_backward() -> bool:
 
 def plainly_eager() -> bool:
     """Whether operators run as they are called: no torch.func transform, no compiler, no mode that traces or fakes."""
-    return (
-        torch._C._functorch.peek_interpreter_stack() is None
-        and not torch._C._len_torch_dispatch_stack()
-        and not torch.compiler.is_compiling()
-    )
+    return peek_transform() is None and not count_dispatch_modes() and not torch.compiler.is_compiling()
 
 
 def tensors_are_real() -> bool:
     """Whether operators run: no compiler, no mode that traces or fakes."""
-    return not torch.compiler.is_compiling() and not torch._C._len_torch_dispatch_stack()
+    return not torch.compiler.is_compiling() and not count_dispatch_modes()
 
 
 def numbers_known() -> bool:
@@ -70,23 +70,23 @@ _KINDS = {TransformType.Vmap: "vmap", TransformType.Grad: "grad", TransformType.
 
 def levels_of(tensor: torch.Tensor) -> set[tuple[str, int]]:
     """The active transforms that a tensor takes part in: pairs of "vmap", "grad" or "jvp" and the level of nesting."""
-    kinds = {level.level(): _KINDS.get(level.key(), "") for level in retrieve_all_functorch_interpreters()}
+    kinds = {level.level(): _KINDS.get(level.key(), "") for level in active_transforms()}
     found = set()
-    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
-        level = torch._C._functorch.maybe_get_level(tensor)
+    while is_wrapped_by_transform(tensor):
+        level = wrapping_level(tensor)
         if level in kinds:
             found.add((kinds[level], level))
-        tensor = torch._C._functorch.get_unwrapped(tensor)
+        tensor = unwrap_once(tensor)
     return found
 
 
 def derivatives_of(tensor: torch.Tensor) -> int:
     """How many derivatives a tensor takes part in, known within transforms of torch.func only, and 0 outside."""
-    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is None:
+    if torch.compiler.is_compiling() or peek_transform() is None:
         return 0
     count = sum(kind != "vmap" for kind, _ in levels_of(tensor))
-    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
-        tensor = torch._C._functorch.get_unwrapped(tensor)
+    while is_wrapped_by_transform(tensor):
+        tensor = unwrap_once(tensor)
     return count + tensor.requires_grad  # by autograd itself, around the transforms
 
 
@@ -99,5 +99,5 @@ def warn(message: str, stacklevel: int) -> None:
 @contextlib.contextmanager
 def outside_transforms() -> Iterator[None]:
     """Run a block as if no torch.func transform were active, for what does not concern the tensors of the call."""
-    with temporarily_clear_interpreter_stack():
+    with without_transforms():
         yield

@@ -12,6 +12,8 @@ from threading import get_ident
 from typing import Any, ParamSpec, TypeVar
 
 import torch
+from torch._C import _functorch as functorch
+from torch._functorch import pyfunctorch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.modules import _functions as functions
 from torch.nn.utils import parametrizations, parametrize
@@ -23,14 +25,44 @@ parse_to = torch._C._nn._parse_to
 """``nn.Module.to``'s reading of its arguments: (device, dtype, non_blocking, memory_format)."""
 
 
+pytree = torch.utils._pytree
+"""Functions over nested containers, as torch itself walks them: ``tree_leaves``, ``tree_map``, ``tree_flatten``."""
+
+
 def constant_result(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """What torch.compiler.assume_constant_result does, without importing the compiler (a second) to do it."""
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
 
 
-register_constant = torch.utils._pytree.register_constant
+register_constant = pytree.register_constant
 """Declares a class of immutable, hashable values that compiled code may treat as constants."""
+
+
+TransformType = functorch.TransformType
+"""The kinds of transforms: Vmap, Grad, Jvp and more."""
+
+peek_transform = functorch.peek_interpreter_stack
+"""The innermost transform of torch.func that is active, or None."""
+
+active_transforms = pyfunctorch.retrieve_all_functorch_interpreters
+"""The transforms of torch.func that are active, the outermost first; each has a ``key()`` and a ``level()``."""
+
+without_transforms = pyfunctorch.temporarily_clear_interpreter_stack
+"""A context in which no transform of torch.func is active."""
+
+is_wrapped_by_transform = functorch.is_functorch_wrapped_tensor
+wrapping_level = functorch.maybe_get_level
+unwrap_once = functorch.get_unwrapped
+"""Whether a transform wraps a tensor, the level of the outermost that does, and the tensor that this one wraps."""
+
+count_dispatch_modes = torch._C._len_torch_dispatch_stack
+"""The number of modes that see operators before they run: those that trace, fake or log them."""
+
+
+def forward_mode() -> bool:
+    """Whether the caller differentiates in forward mode, by ``torch.func.jvp`` or ``torch.autograd.forward_ad``."""
+    return torch.autograd.forward_ad._current_level >= 0
 
 
 def lazy_clone(tensor: torch.Tensor) -> torch.Tensor:
@@ -95,6 +127,12 @@ AdaptiveSoftmaxOutput = torch.nn.modules.adaptive._ASMoutput
 fractional_max_pool2d = torch._C._nn.fractional_max_pool2d
 fractional_max_pool3d = torch._C._nn.fractional_max_pool3d
 """(input, kernel_size, output_size, random_samples) -> (y, indices): the kernels, which draw nothing themselves."""
+
+weight_norm = torch._weight_norm
+"""(weight_v, weight_g, dim) -> weight: the kernel, which has a formula for one backward pass only."""
+
+fans_of: Callable[[torch.Tensor], tuple[int, int]] = torch.nn.init._calculate_fan_in_and_fan_out
+"""The pair (fan_in, fan_out) of a weight."""
 
 WeightNormModule: type[torch.nn.Module] = parametrizations._WeightNorm
 SpectralNormModule: type[torch.nn.Module] = parametrizations._SpectralNorm
@@ -254,6 +292,13 @@ def show_to_modes(functions: Iterable[Any]) -> None:
 def checkpoint_offset(tensor: torch.Tensor) -> int | None:
     """Where in its file the storage of a tensor lies that ``torch.load(..., map_location="meta")`` made."""
     return getattr(tensor.untyped_storage(), "_checkpoint_offset", None)
+
+
+def dcp_storage_info(relative_path: str, offset: int, length: int) -> Any:
+    """What the metadata of torch.distributed.checkpoint says about where the bytes of one tensor lie."""
+    from torch.distributed.checkpoint.filesystem import _StorageInfo
+
+    return _StorageInfo(relative_path, offset, length)
 
 
 def storage_class(dtype: torch.dtype) -> type | None:

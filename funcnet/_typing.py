@@ -16,6 +16,6 @@ Flat: TypeAlias = dict[str, Tensor]
 Shape: TypeAlias = tuple[int, ...]
 
 Selector: TypeAlias = "bool | str | Callable[[str], bool] | list[str] | tuple[str, ...]"
-"""Which paths are meant; see :func:`funcnet.tree.select`."""
+"""Which paths to take; see :func:`funcnet.tree.select`."""
 
 TreeLike: TypeAlias = Mapping[str, Any]

@@ -1,6 +1,10 @@
 """Both ways: nn.Module and state_dict to nets and trees, and back, with nothing lost.
 
-``from_module`` and ``to_module`` are inverse to each other; so are ``to_state_dict`` and ``from_state_dict``.
+* :func:`from_module`: the net that computes what a module computes, and its params and buffers;
+* :func:`to_module`: the nn.Module of a net and its trees; the inverse of ``from_module``;
+* :func:`to_state_dict`, :func:`from_state_dict`: trees to a state_dict and back, inverse to each other too;
+* :func:`train_flags`: the ``train=`` argument for a module whose parts are in different modes;
+* :class:`Wrapped`: the net of a module with a forward of its own, as ``from_module`` makes it.
 """
 
 from funcnet.adapters._from_module import from_module as from_module
@@ -9,3 +13,5 @@ from funcnet.adapters._state_dict import to_state_dict as to_state_dict
 from funcnet.adapters._to_module import to_module as to_module
 from funcnet.foreign import Wrapped as Wrapped
 from funcnet.foreign.internals import train_flags as train_flags
+
+__all__ = ["from_module", "to_module", "to_state_dict", "from_state_dict", "train_flags", "Wrapped"]

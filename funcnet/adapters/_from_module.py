@@ -1,24 +1,29 @@
-"""nn.Module -> net and trees."""
+"""From an nn.Module to a net and its trees."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
 from funcnet._errors import ConversionError, bullet_list
+from funcnet._tensors import is_inexact
 from funcnet._typing import Flat, Tree
-from funcnet.adapters._lazy_modules import lazy_names, materialised, refuse_lazy
+from funcnet.adapters._lazy_modules import copy_with_shapes, lazy_error, list_lazy_names
 from funcnet.combinators import ModuleDict, ModuleList, ParameterDict, ParameterList, Sequential
 from funcnet.core import Body, Function, FunctionModule, Net, Param
-from funcnet.core.internals import exact_dtype
+from funcnet.core.internals import dtype_to_declare
 from funcnet.foreign import Wrapped
 from funcnet.foreign.internals import UNKNOWN_VALUE, named_modules, named_tensors, unwrap_module
 from funcnet.layers import COUNTERPARTS
-from funcnet.parametrize._parametrized import ParametrizationList, parametrized
-from funcnet.parametrize._stock import STOCK
-from funcnet.parametrize._twins import parametrizations_of, without_parametrizations
+from funcnet.parametrize.internals import (
+    STOCK_PARAMETRIZATIONS,
+    ParametrizationList,
+    module_without_parametrizations,
+    parametrization_lists_of,
+    parametrize_net,
+)
 from funcnet.tree import join, unflatten
 
 _HOOKS = (
@@ -33,7 +38,7 @@ _HOOKS = (
 )
 
 
-def from_module(module: nn.Module, *, example_inputs: Any = None, copy: bool = True) -> tuple[Net, Tree, Tree]:
+def from_module(module: nn.Module, *, example_inputs: object = None, copy: bool = True) -> tuple[Net, Tree, Tree]:
     """The net that computes what a module computes, and its params and buffers.
 
     Stock layers and containers become the nets of the same name. A module with a forward of its own becomes
@@ -70,105 +75,104 @@ def from_module(module: nn.Module, *, example_inputs: Any = None, copy: bool = T
         hint = " Instantiate it first." if isinstance(module, type) else ""
         raise ConversionError(f"from_module takes an nn.Module, not {module!r:.80}.{hint}")
     module = unwrap_module(module)
-    scripted = [path or "the module itself" for path, below in module.named_modules() if _is_scripted(below)]
+    scripted = [
+        path or "the module itself"
+        for path, submodule in module.named_modules()
+        if isinstance(submodule, torch.jit.ScriptModule)
+    ]
     if scripted:
         raise ConversionError(
-            f"from_module runs Python code, and a ScriptModule has none{bullet_list(_topmost(scripted))}\n"
+            f"from_module runs Python code, and a ScriptModule has none{bullet_list(_topmost_paths(scripted))}\n"
             f"Convert the module it was made of; functions that are scripted may stay."
         )
     _refuse_backward_hooks(module)
-    if lazy_names(module):
+    if list_lazy_names(module):
         if example_inputs is None:
-            raise refuse_lazy(module)
-        module = materialised(module, example_inputs)
-    net = convert(module)
-    named = list(named_tensors(module, "_parameters"))
-    params, owners = _collect(named, copy)
-    buffers, buffer_owners = _collect(list(named_tensors(module, "_buffers")), copy)
-    aliases = {**owners, **buffer_owners}
+            raise lazy_error(module)
+        module = copy_with_shapes(module, example_inputs)
+    net = convert_module(module)
+    named_params = list(named_tensors(module, "_parameters"))
+    params, param_owners = _collect_tensors(named_params, copy)
+    buffers, buffer_owners = _collect_tensors(named_tensors(module, "_buffers"), copy)
+    aliases = {**param_owners, **buffer_owners}
     if aliases:
         net = net.tie(aliases)
-    frozen = [path for path, param in named if path in params and not param.requires_grad and _inexact(param)]
+    frozen = [path for path, param in named_params if path in params and not param.requires_grad and is_inexact(param)]
     if frozen:
         net = net.freeze(set(frozen).__contains__)
     return net, unflatten(params), unflatten(buffers)
 
 
-def _is_scripted(module: nn.Module) -> bool:
-    return isinstance(module, torch.jit.ScriptModule)
-
-
-def _topmost(paths: list[str]) -> list[str]:
-    return [path for path in paths if not any(path.startswith(f"{above}.") for above in paths)]
+def _topmost_paths(paths: list[str]) -> list[str]:
+    """Those paths that lie below none of the others."""
+    return [path for path in paths if not any(path.startswith(f"{parent}.") for parent in paths)]
 
 
 def _refuse_backward_hooks(module: nn.Module) -> None:
-    found = []
-    for path, below in named_modules(module):
-        for hooks in ("_backward_hooks", "_backward_pre_hooks"):
-            found += [f"{join(path, hooks)}: {_called(hook)}" for hook in getattr(below, hooks).values()]
-        for name, param in below._parameters.items():
-            for hooks in ("_backward_hooks", "_post_accumulate_grad_hooks"):
-                held = getattr(param, hooks, None) or {}
-                found += [f"{join(path, name)}.{hooks}: {_called(hook)}" for hook in held.values()]
-    if found:
+    lines = []
+    for path, submodule in named_modules(module):
+        for attribute in ("_backward_hooks", "_backward_pre_hooks"):
+            hooks = getattr(submodule, attribute)
+            lines += [f"{join(path, attribute)}: {_function_name(hook)}" for hook in hooks.values()]
+        for name, param in submodule._parameters.items():
+            for attribute in ("_backward_hooks", "_post_accumulate_grad_hooks"):
+                hooks = getattr(param, attribute, None) or {}
+                lines += [f"{join(path, name)}.{attribute}: {_function_name(hook)}" for hook in hooks.values()]
+    if lines:
         raise ConversionError(
             f"{type(module).__name__} has backward hooks, which would not run: gradients of a pure function are "
-            f"values, not events on a module{bullet_list(dict.fromkeys(found))}\n"
+            f"values, not events on a module{bullet_list(dict.fromkeys(lines))}\n"
             f"Remove them (handle.remove()) and work on the gradients that funcnet.value_and_grad returns."
         )
 
 
-def _called(function: Any) -> str:
+def _function_name(function: object) -> str:
     return getattr(function, "__qualname__", repr(function))
 
 
-def _inexact(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() or tensor.is_complex()
-
-
-def _collect(named: list[tuple[str, Tensor]], copy: bool) -> tuple[Flat, dict[str, str]]:
+def _collect_tensors(named: Iterable[tuple[str, Tensor]], copy: bool) -> tuple[Flat, dict[str, str]]:
     """Tensors by path, each once, and the further paths of those that have several."""
-    first: dict[int, str] = {}
+    first_path_by_id: dict[int, str] = {}
     flat: Flat = {}
     aliases: dict[str, str] = {}
     for path, tensor in named:
-        if id(tensor) in first:
-            aliases[path] = first[id(tensor)]
+        if id(tensor) in first_path_by_id:
+            aliases[path] = first_path_by_id[id(tensor)]
         else:
-            first[id(tensor)] = path
+            first_path_by_id[id(tensor)] = path
             flat[path] = tensor.detach().clone() if copy else tensor.detach()
     return flat, aliases
 
 
-def convert(module: nn.Module) -> Net:
-    """The net for a module: native where that is exact, else ``Wrapped``."""
+def convert_module(module: nn.Module) -> Net:
+    """The net for a module: one of funcnet's own where that is exact, else ``Wrapped``."""
     module = unwrap_module(module)
-    lists = parametrizations_of(module)
-    plain = without_parametrizations(module) if lists else module
-    net = None if _is_altered(plain) else _native(plain)
+    lists = parametrization_lists_of(module)
+    base = module_without_parametrizations(module) if lists else module
+    net = None if _is_altered(base) else _native_net(base)
     if net is not None and lists:
-        net = parametrized(net, {name: convert(computed) for name, computed in lists.items()})
-    return net if net is not None and _declares_the_same(net, module) else Wrapped.of(module, convert)
+        net = parametrize_net(net, {name: convert_module(computed) for name, computed in lists.items()})
+    return net if net is not None and _declares_same_tensors(net, module) else Wrapped.of(module, convert_module)
 
 
-def _native(module: nn.Module) -> Net | None:
+def _native_net(module: nn.Module) -> Net | None:
+    """The net of funcnet's own that computes what a module computes; None if there is none."""
     kind = type(module)
-    if kind in STOCK:
-        return STOCK[kind].from_module(module)
-    if kind in (nn.ParameterList, nn.ParameterDict):
-        return _parameters(module)
+    if kind in STOCK_PARAMETRIZATIONS:
+        return STOCK_PARAMETRIZATIONS[kind].from_module(module)
+    if isinstance(module, (nn.ParameterList, nn.ParameterDict)) and kind in (nn.ParameterList, nn.ParameterDict):
+        return _parameter_container(module)
     if None in module._modules.values() or any(name.startswith("_") or name == "rng" for name in module._modules):
         return None
     containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.utils.parametrize.ParametrizationList)
     if kind not in COUNTERPARTS and kind not in containers and not isinstance(module, (FunctionModule, Body)):
         return None  # its children are converted elsewhere
-    children = {name: convert(child) for name, child in module._modules.items() if child is not None}
+    children = {name: convert_module(child) for name, child in module._modules.items() if child is not None}
     if kind in COUNTERPARTS:
         try:
             return COUNTERPARTS[kind].from_module(module, children)
         except (AttributeError, LookupError, TypeError, ValueError):
-            return None  # changed since it was built, into what no arguments make
+            return None  # it was changed since it was built, into a state that no arguments make
     if kind is nn.Sequential:
         return Sequential(children)
     if kind is nn.ModuleList:
@@ -176,7 +180,7 @@ def _native(module: nn.Module) -> Net | None:
     if kind is nn.ModuleDict:
         return ModuleDict(children)
     if kind is nn.utils.parametrize.ParametrizationList:
-        return ParametrizationList.of(module, children.values())
+        return ParametrizationList.from_list_module(module, children.values())
     if isinstance(module, FunctionModule):
         return Function(module.function)
     assert isinstance(module, Body)
@@ -184,17 +188,18 @@ def _native(module: nn.Module) -> Net | None:
     return net if net._children == children else None
 
 
-def _parameters(module: Any) -> Net | None:
-    """The net for a container of parameters that holds nothing else."""
+def _parameter_container(module: nn.ParameterList | nn.ParameterDict) -> Net | None:
+    """The net for a container of parameters that holds nothing else; None if it holds more."""
     names = list(module._keys) if isinstance(module, nn.ParameterDict) else [str(index) for index in range(len(module))]
     if names != list(module._parameters) or None in module._parameters.values() or module._modules:
         return None
-    known = getattr(module, "_funcnet_net", None)  # of to_module, with the first values
-    if known is not None and _declares_the_same(known, module):
-        return known
+    original_net = getattr(module, "_funcnet_net", None)  # to_module left it there; it has the first values
+    if original_net is not None and _declares_same_tensors(original_net, module):
+        return original_net
     params = {
-        name: Param(tuple(tensor.shape), UNKNOWN_VALUE, exact_dtype(tensor))
+        name: Param(tuple(tensor.shape), UNKNOWN_VALUE, dtype_to_declare(tensor))
         for name, tensor in module._parameters.items()
+        if tensor is not None
     }
     return ParameterDict(params.items()) if isinstance(module, nn.ParameterDict) else ParameterList(params.values())
 
@@ -204,13 +209,11 @@ def _is_altered(module: nn.Module) -> bool:
     return "forward" in module.__dict__ or any(getattr(module, hooks, None) for hooks in _HOOKS)
 
 
-def _declares_the_same(net: Net, module: nn.Module) -> bool:
+def _declares_same_tensors(net: Net, module: nn.Module) -> bool:
     """Whether the net's own entries are the module's own tensors: names, shapes, and whether they are saved."""
-    held: dict[str, Any] = {
-        name: (tuple(tensor.shape), False) for name, tensor in module._parameters.items() if tensor is not None
-    }
+    actual = {name: (tuple(tensor.shape), False) for name, tensor in module._parameters.items() if tensor is not None}
     for name, tensor in module._buffers.items():
         if tensor is not None:
-            held[name] = (tuple(tensor.shape), name not in module._non_persistent_buffers_set)
+            actual[name] = (tuple(tensor.shape), name not in module._non_persistent_buffers_set)
     declared = {name: (spec.shape, getattr(spec, "persistent", False)) for name, spec in net._own_entries.items()}
-    return held == declared
+    return actual == declared

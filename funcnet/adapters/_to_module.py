@@ -1,13 +1,14 @@
-"""Net and trees -> nn.Module made of real torch.nn children."""
+"""From a net and its trees to an nn.Module made of real torch.nn children."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
+from funcnet._tensors import is_inexact
 from funcnet._typing import TreeLike
 from funcnet.core import Buffer, Net, Param
-from funcnet.core.internals import check_trees, refuse
+from funcnet.core.internals import find_misfits, misfit_error
 from funcnet.tree import get, join
 
 
@@ -15,8 +16,8 @@ def to_module(net: Net, params: TreeLike, buffers: TreeLike | None = None) -> nn
     """The equivalent ``nn.Module``: stock layers as themselves, a composed net as a module with the same body.
 
     The module has its own copy of every tensor, tied tensors are one Parameter, what ``net.frozen`` names does not
-    require grad, and, as every new module, it is in training mode. Keys, order and
-    ``repr`` are those of the module the net came from.
+    require grad, and, as every new module, it is in training mode. Keys, order and ``repr`` are those of the module
+    the net came from.
 
     Args:
         net: the net.
@@ -24,7 +25,7 @@ def to_module(net: Net, params: TreeLike, buffers: TreeLike | None = None) -> nn
 
     Raises:
         TreeError: if they do not; lists every misfit.
-        TypeError: if ``net`` is no net.
+        TypeError: if ``net`` is not a net.
 
     >>> from funcnet import Linear, ReLU, Sequential
     >>> net = Sequential(Linear(2, 3), ReLU())
@@ -37,26 +38,26 @@ def to_module(net: Net, params: TreeLike, buffers: TreeLike | None = None) -> nn
     if not isinstance(net, Net):
         raise TypeError(f"to_module takes (net, params, buffers), got {type(net).__name__} for the net.")
     buffers = {} if buffers is None else buffers
-    lines = check_trees(net, params, buffers)
+    lines = find_misfits(net, params, buffers)
     if lines:
-        raise refuse(net, lines)
+        raise misfit_error(net, lines)
     module = net.twin_module()
     aliases, frozen = net.aliases, set(net.frozen)
-    owned: dict[str, nn.Parameter | torch.Tensor] = {}
-    for path, below in net.named_nets():
-        holder = module.get_submodule(path)
-        for name, spec in below._own_entries.items():
+    tensors: dict[str, nn.Parameter | torch.Tensor] = {}
+    for path, part in net.named_nets():
+        submodule = module.get_submodule(path)
+        for name, spec in part._own_entries.items():
             key = join(path, name)
             owner = aliases.get(key, key)
-            if owner not in owned:
+            if owner not in tensors:
                 value = get(params if isinstance(spec, Param) else buffers, owner).detach().clone()
-                owned[owner] = (
+                tensors[owner] = (
                     value
                     if isinstance(spec, Buffer)
-                    else nn.Parameter(value, owner not in frozen and (value.is_floating_point() or value.is_complex()))
+                    else nn.Parameter(value, owner not in frozen and is_inexact(value))
                 )
             if isinstance(spec, Param):
-                setattr(holder, name, owned[owner])  # recurrent modules keep a list of their weights beside
+                setattr(submodule, name, tensors[owner])  # recurrent modules also keep a list of their weights
             else:
-                holder._buffers[name] = owned[owner]
+                submodule._buffers[name] = tensors[owner]
     return module

@@ -1,7 +1,7 @@
-"""Files and folders that are whole or not there: written under another name, synced, and renamed.
+"""Files and folders that are complete or absent: written under another name, synced, and renamed.
 
 A process that dies leaves a hidden ``.NAME.*.partial`` beside the target, which the next save of the same name removes
-once nobody holds the lock on it. The target itself is the old one until the moment it is the new one.
+once nobody holds the lock on it. Until the rename, the target itself is the old one.
 """
 
 from __future__ import annotations
@@ -17,33 +17,33 @@ from typing import Any, BinaryIO
 
 try:
     import fcntl
-except ImportError:  # Windows has no such locks; leftovers stay
+except ImportError:  # Windows has no such locks; files of dead processes stay there
     fcntl = None  # type: ignore[assignment]
 
-_MARK = ".partial"
-_STEADY = 32 << 20
+_PARTIAL_SUFFIX = ".partial"
+_FLUSH_BYTES = 32 << 20
 
 
-class _Steady(io.FileIO):
+class _EagerlyFlushedFile(io.FileIO):
     """A file whose bytes go to the disk while more are written, so that the sync at the end is short."""
 
     def __init__(self, file: Path | int) -> None:
         super().__init__(file, "wb")
         self._pending = 0
 
-    def write(self, data: Any) -> int:
+    def write(self, data: Any) -> int:  # any object with a buffer, as io.FileIO has it
         count = super().write(data)
         self._pending += count
-        if self._pending >= _STEADY and hasattr(os, "posix_fadvise"):
-            # On pages that are dirty, as these are, the advice means: write them.
+        if self._pending >= _FLUSH_BYTES and hasattr(os, "posix_fadvise"):
+            # These pages are dirty, and for dirty pages the advice makes the system write them.
             os.posix_fadvise(self.fileno(), self.tell() - self._pending, self._pending, os.POSIX_FADV_DONTNEED)
             self._pending = 0
         return count
 
 
-def writing(file: Path | int) -> BinaryIO:
-    """A new or opened file to write to."""
-    return io.BufferedWriter(_Steady(file))
+def open_for_writing(file: Path | int) -> BinaryIO:
+    """A file to write to, from a path or from the descriptor of an open file."""
+    return io.BufferedWriter(_EagerlyFlushedFile(file))
 
 
 @contextlib.contextmanager
@@ -57,12 +57,12 @@ def replace_file(path: Path) -> Iterator[BinaryIO]:
     ...     Path(folder, "a").read_bytes()
     b'whole'
     """
-    _remove_leftovers(path.parent, _start(path))
-    partial = _partial(path)
+    _remove_leftovers(path.parent, _partial_prefix(path))
+    partial = _make_partial_path(path)
     descriptor = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_BINARY", 0), 0o666)
     try:
-        with writing(descriptor) as out:
-            _lock(out.fileno())
+        with open_for_writing(descriptor) as out:
+            _try_to_lock(out.fileno())
             yield out
             out.flush()
             os.fsync(out.fileno())
@@ -71,99 +71,103 @@ def replace_file(path: Path) -> Iterator[BinaryIO]:
         with contextlib.suppress(OSError):
             partial.unlink()
         raise
-    sync_folder(path.parent)
+    _sync_folder(path.parent)
 
 
 @contextlib.contextmanager
-def replace_folder(path: Path, entry: str, old: list[str]) -> Iterator[Callable[[str], tuple[Path, str]]]:
+def replace_folder(path: Path, main_file: str, old_files: list[str]) -> Iterator[Callable[[str], tuple[Path, str]]]:
     """A folder to write files to that are all there at the end of the block, or none of them.
 
-    Where there is no folder yet, it appears whole. Where there is one, its other files stay; the new ones come under
-    names that are free, and ``entry``, which says what belongs to the checkpoint, changes last.
+    A folder that does not exist yet appears with all its files at once. In an existing one the files of others stay.
+    The new files come under names that are free, and ``main_file``, which says what belongs to the checkpoint, changes
+    last.
 
     Args:
         path: the folder.
-        entry: name of the file that makes the others a checkpoint (an index, or the only file).
-        old: names of the files of the checkpoint that is replaced; removed when it has been.
+        main_file: name of the file that makes the others a checkpoint (an index, or the only file).
+        old_files: names of the files of the checkpoint that is replaced; removed after the replacement.
 
     Yields:
         A function from a name to the path to write it at and the name it will have, which is another one if that name
         is in use.
     """
     if path.is_dir():
-        yield from _into(path, entry, old)
+        yield from _replace_files_in(path, main_file, old_files)
         return
-    _remove_leftovers(path.parent, _start(path))
-    partial = _partial(path)
+    _remove_leftovers(path.parent, _partial_prefix(path))
+    partial = _make_partial_path(path)
     partial.mkdir(parents=True)
     lock = os.open(partial, os.O_RDONLY)
     try:
-        _lock(lock)
+        _try_to_lock(lock)
         yield lambda name: (partial / name, name)
         _sync_files([partial / name for name in os.listdir(partial)])
-        sync_folder(partial)
+        _sync_folder(partial)
         os.rename(partial, path)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     finally:
         os.close(lock)
-    sync_folder(path.parent)
+    _sync_folder(path.parent)
 
 
-def _into(path: Path, entry: str, old: list[str]) -> Iterator[Callable[[str], tuple[Path, str]]]:
+def _replace_files_in(path: Path, main_file: str, old_files: list[str]) -> Iterator[Callable[[str], tuple[Path, str]]]:
+    """:func:`replace_folder` for a folder that exists."""
     _remove_leftovers(path, ".")
     token = secrets.token_hex(4)
-    written: dict[str, Path] = {}
+    partials: dict[str, Path] = {}  # final name -> path of the file while it is written
     locks: list[int] = []
 
-    def place(name: str) -> tuple[Path, str]:
-        final = name if name == entry or not (path / name).exists() else _tagged(name, token)
-        partial = _partial(path / final)
+    def reserve(name: str) -> tuple[Path, str]:
+        final_name = name if name == main_file or not (path / name).exists() else _insert_token(name, token)
+        partial = _make_partial_path(path / final_name)
         locks.append(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
-        written[final] = partial
-        _lock(locks[-1])
-        return partial, final
+        partials[final_name] = partial
+        _try_to_lock(locks[-1])
+        return partial, final_name
 
     try:
-        yield place
-        _sync_files(list(written.values()))
-        for final in sorted(written, key=lambda name: name == entry):
-            os.replace(written[final], path / final)
-            sync_folder(path)  # the names of the parts before the entry that lists them
+        yield reserve
+        _sync_files(list(partials.values()))
+        for final_name in sorted(partials, key=lambda name: name == main_file):
+            os.replace(partials[final_name], path / final_name)
+            _sync_folder(path)  # so that the names of the shards are on disk before the index that lists them
     except BaseException:
-        if entry not in written or written[entry].exists():  # once the entry has its name, the new one is there
-            for final, partial in written.items():
+        # Once the main file has its final name, the new checkpoint is there and must stay.
+        if main_file not in partials or partials[main_file].exists():
+            for final_name, partial in partials.items():
                 with contextlib.suppress(OSError):
-                    (partial if partial.exists() else path / final).unlink()
+                    (partial if partial.exists() else path / final_name).unlink()
         raise
     finally:
         for lock in locks:
             os.close(lock)
-    for name in set(old) - set(written):
+    for name in set(old_files) - set(partials):
         with contextlib.suppress(OSError):
             (path / name).unlink()
 
 
-def _tagged(name: str, token: str) -> str:
+def _insert_token(name: str, token: str) -> str:
+    """The name of a file with a token before its suffix."""
     stem, dot, suffix = name.rpartition(".")
     return f"{stem}-{token}.{suffix}" if dot else f"{name}-{token}"
 
 
-def _start(path: Path) -> str:
+def _partial_prefix(path: Path) -> str:
     return f".{path.name[:200]}."
 
 
-def _partial(path: Path) -> Path:
-    return path.with_name(f"{_start(path)}{secrets.token_hex(6)}{_MARK}")
+def _make_partial_path(path: Path) -> Path:
+    return path.with_name(f"{_partial_prefix(path)}{secrets.token_hex(6)}{_PARTIAL_SUFFIX}")
 
 
-def _remove_leftovers(folder: Path, start: str) -> None:
-    """Remove what writers that are no longer alive have left of files whose names begin so."""
+def _remove_leftovers(folder: Path, prefix: str) -> None:
+    """Remove the partial files whose names begin with a prefix and whose writers are no longer alive."""
     if fcntl is None or not folder.is_dir():
         return
     for name in os.listdir(folder):
-        if name.startswith(start) and name.endswith(_MARK):
+        if name.startswith(prefix) and name.endswith(_PARTIAL_SUFFIX):
             leftover = folder / name
             with contextlib.suppress(OSError):
                 descriptor = os.open(leftover, os.O_RDONLY)
@@ -174,9 +178,10 @@ def _remove_leftovers(folder: Path, start: str) -> None:
                     os.close(descriptor)
 
 
-def _lock(descriptor: int) -> None:
+def _try_to_lock(descriptor: int) -> None:
+    """Lock a file that is written, so that other processes see that its writer is alive."""
     if fcntl is not None:
-        with contextlib.suppress(OSError):  # some network file systems have none
+        with contextlib.suppress(OSError):  # some network file systems have no locks
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
@@ -189,9 +194,9 @@ def _sync_files(paths: list[Path]) -> None:
             os.close(descriptor)
 
 
-def sync_folder(path: Path) -> None:
-    """Have the names in a folder on disk, as far as the system can."""
-    with contextlib.suppress(OSError):  # not every system lets a folder be opened
+def _sync_folder(path: Path) -> None:
+    """Force the names in a folder to the disk, as far as the system can."""
+    with contextlib.suppress(OSError):  # some systems do not let a folder be opened
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)

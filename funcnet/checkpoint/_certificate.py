@@ -1,34 +1,37 @@
-"""What a conversion has done, in a form that can be checked later without trust in who did it."""
+"""Records of conversions that anybody can check later, without trust in whoever converted."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from funcnet._typing import Selector
 from funcnet.checkpoint._atomic import replace_file
 from funcnet.checkpoint._checkpoint import Checkpoint, Spec, check_shape
+from funcnet.checkpoint._convert_options import ConvertOptions
 from funcnet.checkpoint._dtypes import dtype_from_name, dtype_name
 from funcnet.checkpoint._errors import CheckpointError, RuleError, file_error, summarize_error
 from funcnet.checkpoint._files import File
+from funcnet.checkpoint._json_values import dict_of_unique_keys
 from funcnet.checkpoint._load import load, select_part
+from funcnet.checkpoint._node_reader import NodeReader
 from funcnet.checkpoint._plan import Plan, plan
 from funcnet.checkpoint._proof import METHOD
-from funcnet.checkpoint._stream import NodeReader
 from funcnet.checkpoint.rules import to_plain
 from funcnet.checkpoint.rules._toml import from_plain
 from funcnet.tree import select
 
 VERSION = 1
-_LONGEST = 512 << 20
+_MAX_BYTES = 512 << 20
 
 
 @dataclass(frozen=True)
-class Side:
-    """One side of a conversion: where it is, and every tensor by name with shape and dtype."""
+class ConversionSide:
+    """The source or the target of a conversion: where it is, and every tensor by name with shape and dtype."""
 
     path: str
     format: str
@@ -37,7 +40,7 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Digests:
+class TensorDigests:
     """SHA-256 of the bytes of every tensor by name, row-major and little-endian, on both sides."""
 
     source: dict[str, str]
@@ -51,31 +54,41 @@ class Certificate:
     Attributes:
         plan: the rules and what they come to, proved.
         source, target: both sides.
-        hashes: gives the hashes. They are known if ``convert`` was asked for a certificate; else they are computed now,
-            from the files that were read, which are still open, though others may have taken their names.
-        part, select: what of the source was taken.
-        said: the proof in the words of the file this was read from; ``to_json`` words it anew.
+        hashes: returns the hashes. They are known if ``convert`` was asked for a certificate. If not, they are computed
+            now, from the files that were read, which are still open, though other files may have taken their names.
+        options: the options of the conversion. A certificate read from a file has those that were recorded: ``part``
+            and ``select``. The others show in the rules and in the target.
+        recorded_proof: the proof in the words of the file this was read from; ``to_json`` words it anew.
     """
 
     plan: Plan
-    source: Side
-    target: Side
-    hashes: Callable[[], Digests]
-    part: str | None = None
-    select: Any = None
-    said: Any = None
+    source: ConversionSide
+    target: ConversionSide
+    hashes: Callable[[], TensorDigests]
+    options: ConvertOptions = field(default_factory=ConvertOptions)
+    recorded_proof: object = None
+
+    @property
+    def part(self) -> str | None:
+        """The part of the source that was converted."""
+        return self.options.part
+
+    @property
+    def select(self) -> Selector | None:
+        """The selector of the tensors that were converted."""
+        return self.options.select
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """The certificate as plain values."""
         digests = self.hashes()
         return {
             "certificate": VERSION,
             "rules": to_plain(self.plan.rules),
-            "proof": _proof(self.plan),
+            "proof": _describe_proof(self.plan),
             "part": self.part,
             "select": self.select,
-            "source": _side(self.source, digests.source),
-            "target": _side(self.target, digests.target),
+            "source": _side_to_json(self.source, digests.source),
+            "target": _side_to_json(self.target, digests.target),
         }
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -93,45 +106,39 @@ class Certificate:
         """
         try:
             file = File(path)
-            if file.size > _LONGEST:
+            if file.size > _MAX_BYTES:
                 raise ValueError(f"{file.size:,} bytes")
-            found = json.loads(file.read(0, file.size).decode(), object_pairs_hook=_unique)
-            if found["certificate"] != VERSION or found["certificate"] is True:
-                raise ValueError(f"version {found['certificate']}, and this is for version {VERSION}")
-            source, before = _read_side(found["source"])
-            target, after = _read_side(found["target"])
-            rules = from_plain(found["rules"])
-            part, selector, said = found["part"], found["select"], found["proof"]
-            if not isinstance(part, (str, type(None))):
-                raise ValueError(f"the part {part!r:.80}")
-            if selector is not None:
-                select(selector)
+            values = json.loads(file.read(0, file.size).decode(), object_pairs_hook=dict_of_unique_keys)
+            if values["certificate"] != VERSION or values["certificate"] is True:
+                raise ValueError(f"version {values['certificate']}, and this is for version {VERSION}")
+            source, source_digests = _side_from_json(values["source"])
+            target, target_digests = _side_from_json(values["target"])
+            rules = from_plain(values["rules"])
+            options, recorded_proof = ConvertOptions(part=values["part"], select=values["select"]), values["proof"]
+            if not isinstance(options.part, (str, type(None))):
+                raise ValueError(f"the part {options.part!r:.80}")
+            if options.select is not None:
+                select(options.select)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise file_error(path, f"is no certificate of a conversion: {summarize_error(error)}") from None
         proved = plan(source.specs, rules, source.aliases)
-        return cls(proved, source, target, lambda: Digests(before, after), part, selector, said)
+        digests = TensorDigests(source_digests, target_digests)
+        return cls(proved, source, target, lambda: digests, options, recorded_proof)
 
 
-def _proof(made: Plan) -> dict[str, Any]:
-    proof = made.proof
+def _describe_proof(proved: Plan) -> dict[str, Any]:
+    proof = proved.proof
     return {
         "method": METHOD,
         "elements": proof.elements,
         "bijection": proof.bijection,
         "lost": list(proof.lost),
         "rounded": list(proof.rounded),
-        "checked": [claim.what for claim in made.claims],
+        "checked": [claim.what for claim in proved.claims],
     }
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name is there twice")
-    return found
-
-
-def _side(side: Side, digests: Mapping[str, str]) -> dict[str, Any]:
+def _side_to_json(side: ConversionSide, digests: Mapping[str, str]) -> dict[str, Any]:
     tensors = {
         name: {"shape": list(spec.shape), "dtype": dtype_name(spec.dtype), "sha256": digests[name]}
         for name, spec in side.specs.items()
@@ -139,29 +146,36 @@ def _side(side: Side, digests: Mapping[str, str]) -> dict[str, Any]:
     return {"path": side.path, "format": side.format, "tensors": tensors, "aliases": side.aliases}
 
 
-def _read_side(side: Any) -> tuple[Side, dict[str, str]]:
-    tensors = side["tensors"]
+def _side_from_json(values: Mapping[str, Any]) -> tuple[ConversionSide, dict[str, str]]:
+    """One side of a certificate, and the digests of its tensors."""
+    tensors = values["tensors"]
     specs = {
         name: Spec(check_shape(tensor["shape"]), dtype_from_name(tensor["dtype"])) for name, tensor in tensors.items()
     }
     digests = {name: str(tensor["sha256"]) for name, tensor in tensors.items()}
-    aliases = dict(side["aliases"])
+    aliases = dict(values["aliases"])
     if not all(isinstance(name, str) for pair in aliases.items() for name in pair):
         raise ValueError("ties of what are no names")
-    return Side(str(side["path"]), str(side["format"]), specs, aliases), digests
+    return ConversionSide(str(values["path"]), str(values["format"]), specs, aliases), digests
 
 
-def compute_digests(ckpt: Checkpoint, made: Plan, progress: Callable[[int], None] | None = None) -> Digests:
-    """Hashes of a source and of what a plan makes of it, without writing it."""
-    stream = NodeReader(ckpt.entries, True, made.largest_group)
+def compute_digests(ckpt: Checkpoint, proved: Plan, progress: Callable[[int], None] | None = None) -> TensorDigests:
+    """Hashes of the source and of the targets of a plan, which are computed and not written.
+
+    Args:
+        ckpt: the source.
+        proved: the plan.
+        progress: called with the number of bytes of each piece.
+    """
+    reader = NodeReader(ckpt.entries, True, proved.largest_group)
     digests: dict[str, str] = {}
-    for name, node in made.targets.items():
-        stream.forget(node)
-        for chunk in stream.hashed(node, digests, name):
+    for name, node in proved.targets.items():
+        reader.release_sources(except_for=node)
+        for piece in reader.iter_bytes_and_hash(node, digests, name):
             if progress is not None:
-                progress(len(chunk))
-    stream.forget()
-    return Digests(stream.digests(), digests)
+                progress(len(piece))
+    reader.release_sources()
+    return TensorDigests(reader.source_digests(), digests)
 
 
 def verify(
@@ -176,7 +190,7 @@ def verify(
     Args:
         certificate: the JSON file.
         source, target: where both sides are now, if not where they were.
-        progress: told the bytes done and to do.
+        progress: called with the bytes done and the bytes to do.
 
     Returns:
         What is different from what the certificate says; nothing if all is as it says.
@@ -189,19 +203,24 @@ def verify(
         record = Certificate.load(certificate)
     except RuleError as error:
         return [f"the rules do not prove: {error}"]
-    before = select_part(load(source or record.source.path), record.part, record.select)
-    after = load(target or record.target.path)
-    wrong = _unlike("source", before.specs, before.aliases, record.source.specs, record.source.aliases)
-    wrong += _unlike("target", after.specs, after.aliases, record.target.specs, record.target.aliases)
-    wrong += [
+    source_ckpt = select_part(load(source or record.source.path), record.part, record.select)
+    target_ckpt = load(target or record.target.path)
+    problems = _side_problems("source", source_ckpt.specs, source_ckpt.aliases, record.source)
+    problems += _side_problems("target", target_ckpt.specs, target_ckpt.aliases, record.target)
+    problems += [
         f"the format of the {what} is {ckpt.format}, expected {side.format}"
-        for what, ckpt, side in (("source", before, record.source), ("target", after, record.target))
+        for what, ckpt, side in (("source", source_ckpt, record.source), ("target", target_ckpt, record.target))
         if ckpt.format != side.format
     ]
-    wrong += _unproved(record)
-    wrong += _unlike("plan", record.plan.specs, record.plan.aliases, record.target.specs, record.target.aliases)
-    if wrong:
-        return wrong
+    problems += _proof_problems(record)
+    problems += _side_problems("plan", record.plan.specs, record.plan.aliases, record.target)
+    if problems:
+        return problems
+    for claim in record.plan.claims:
+        try:
+            NodeReader(source_ckpt.entries).check_claim(claim)
+        except CheckpointError as error:  # noqa: PERF203  all problems are reported at once
+            problems.append(str(error))
     total, done = record.plan.target_bytes, 0
 
     def advance(count: int) -> None:
@@ -210,47 +229,41 @@ def verify(
         if progress is not None:
             progress(done, total)
 
-    for claim in record.plan.claims:
-        try:
-            NodeReader(before.entries).check(claim)
-        except CheckpointError as error:  # noqa: PERF203  all at once
-            wrong.append(str(error))
-    expected, made = record.hashes(), compute_digests(before, record.plan, advance)
-    written = NodeReader(after.entries, hashing=True).digests()
-    for what, found, said in (
-        ("source", made.source, expected.source),
-        ("what the rules make of the source", made.target, expected.target),
+    expected, computed = record.hashes(), compute_digests(source_ckpt, record.plan, advance)
+    written = NodeReader(target_ckpt.entries, hashing=True).source_digests()
+    for what, digests, recorded in (
+        ("source", computed.source, expected.source),
+        ("what the rules make of the source", computed.target, expected.target),
         ("target", written, expected.target),
     ):
-        wrong += [f"{what}: the bytes of {name!r} are others" for name in said if found[name] != said[name]]
-    return wrong
+        problems += [
+            f"{what}: the bytes of {name!r} are others" for name in recorded if digests[name] != recorded[name]
+        ]
+    return problems
 
 
-def _unproved(record: Certificate) -> list[str]:
-    """What a certificate says of its proof and is not so."""
-    made, said = _proof(record.plan), record.said
-    if not isinstance(said, dict):
+def _proof_problems(record: Certificate) -> list[str]:
+    """Statements of a certificate about its proof that the new proof does not confirm."""
+    proof, recorded = _describe_proof(record.plan), record.recorded_proof
+    if not isinstance(recorded, dict):
         return ["it says nothing of a proof"]
     return [
-        f"proof: {name} is {made.get(name)!r:.200}, and the certificate says {said.get(name)!r:.200}"
-        for name in {**made, **said}
-        if name not in made or name not in said or json.dumps(made[name]) != json.dumps(said[name])
+        f"proof: {name} is {proof.get(name)!r:.200}, and the certificate says {recorded.get(name)!r:.200}"
+        for name in {**proof, **recorded}
+        if name not in proof or name not in recorded or json.dumps(proof[name]) != json.dumps(recorded[name])
     ]
 
 
-def _unlike(
-    what: str,
-    specs: Mapping[str, Spec],
-    aliases: Mapping[str, str],
-    expected: Mapping[str, Spec],
-    expected_aliases: Mapping[str, str],
+def _side_problems(
+    what: str, specs: Mapping[str, Spec], aliases: Mapping[str, str], expected: ConversionSide
 ) -> list[str]:
-    wrong = [f"{what}: {name!r} is missing" for name in expected if name not in specs]
-    wrong += [f"{what}: {name!r} is new" for name in specs if name not in expected]
-    wrong += [
+    """How tensors and ties differ from those that a certificate lists for a side."""
+    problems = [f"{what}: {name!r} is missing" for name in expected.specs if name not in specs]
+    problems += [f"{what}: {name!r} is new" for name in specs if name not in expected.specs]
+    problems += [
         f"{what}: {name!r} is {specs[name]}, expected {spec}"
-        for name, spec in expected.items()
+        for name, spec in expected.specs.items()
         if name in specs and specs[name] != spec
     ]
-    wrong += ["the ties of the " + what + " are others"] * (dict(aliases) != dict(expected_aliases))
-    return wrong
+    problems += ["the ties of the " + what + " are others"] * (dict(aliases) != dict(expected.aliases))
+    return problems

@@ -1,4 +1,4 @@
-"""What a checkpoint holds, known without reading it."""
+"""The contents of a checkpoint, known before a tensor is read."""
 
 from __future__ import annotations
 
@@ -31,17 +31,18 @@ class Spec:
 
     @property
     def nbytes(self) -> int:
+        """Bytes that the values of the tensor take."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
 @dataclass(frozen=True)
-class Entry:
+class TensorEntry:
     """A tensor of a file: its shape and dtype, and where it is.
 
     Attributes:
         spec: shape and dtype.
-        span: its bytes, where they lie in one piece, row-major and little-endian.
-        reader: makes the tensor where they do not.
+        span: the place of its bytes, where they lie in one piece, row-major and little-endian.
+        reader: returns the tensor, where they do not.
     """
 
     spec: Spec
@@ -68,14 +69,14 @@ class Checkpoint(Mapping[str, Tensor]):
         format: ``"safetensors"``, ``"pt"``, ``"npz"`` or ``"dcp"``.
         entries: the tensors that are stored, in the order of the file.
         aliases: further names of stored tensors (ties): alias -> name in ``entries``.
-        extras: what is stored beside tensors, such as an epoch, by path.
+        extras: values that are not tensors, such as an epoch, by path.
         metadata: the file's own remarks.
-        files: the files it consists of.
+        files: the files that the checkpoint consists of.
     """
 
     path: Path
     format: str
-    entries: dict[str, Entry]
+    entries: dict[str, TensorEntry]
     aliases: dict[str, str] = field(default_factory=dict)
     extras: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
@@ -121,33 +122,33 @@ class Checkpoint(Mapping[str, Tensor]):
             raise CheckpointError(f"{str(self.path)!r} has names that make no tree: {error}") from None
 
     def part(self, path: str) -> Checkpoint:
-        """What lies below a path, without it in the names: ``ckpt.part("model")`` of a training checkpoint.
+        """The tensors under a path, which their names lose: ``ckpt.part("model")`` of a training checkpoint.
 
         Raises:
-            CheckpointError: if no tensor lies there; names the parts there are.
+            CheckpointError: if there is no tensor under the path; names the parts there are.
         """
-        below = f"{path}."
-        inside = [name for name in self if name.startswith(below)]
-        if not inside:
+        prefix = f"{path}."
+        if not any(name.startswith(prefix) for name in self):
             parts = sorted({name.partition(".")[0] for name in self})
             raise CheckpointError(f"{str(self.path)!r} has no part {path!r}. There are: {', '.join(map(repr, parts))}.")
-        picked = self._only(lambda name: name.startswith(below))
-        short = len(below)
+        subset = self._filter_names(lambda name: name.startswith(prefix))
+        start = len(prefix)
         return replace(
-            picked,
-            entries={name[short:]: entry for name, entry in picked.entries.items()},
-            aliases={alias[short:]: owner[short:] for alias, owner in picked.aliases.items()},
-            extras={name[short:]: value for name, value in picked.extras.items()},
+            subset,
+            entries={name[start:]: entry for name, entry in subset.entries.items()},
+            aliases={alias[start:]: owner[start:] for alias, owner in subset.aliases.items()},
+            extras={name[start:]: value for name, value in subset.extras.items()},
         )
 
     def select(self, selector: Selector) -> Checkpoint:
-        """Only what a selector means; see :func:`funcnet.tree.select`."""
-        return self._only(select(selector))
+        """Only the tensors and values whose names are selected; see :func:`funcnet.tree.select`."""
+        return self._filter_names(select(selector))
 
-    def _only(self, test: Callable[[str], bool]) -> Checkpoint:
+    def _filter_names(self, test: Callable[[str], bool]) -> Checkpoint:
+        """The checkpoint with the names that pass a test. An alias whose owner does not pass becomes the owner."""
         entries = {name: entry for name, entry in self.entries.items() if test(name)}
         aliases: dict[str, str] = {}
-        promoted: dict[str, str] = {}  # owners that are left out, and the first alias that takes their place
+        promoted: dict[str, str] = {}  # owner that is left out -> the first alias, which takes its place
         for alias, owner in self.aliases.items():
             if not test(alias):
                 continue
@@ -163,25 +164,25 @@ class Checkpoint(Mapping[str, Tensor]):
 
 
 def unwritable_names(names: Iterable[str]) -> list[str]:
-    """Names that are no text: halves of characters, which JSON and pickles let through and no file can be given.
+    """Names that cannot be encoded as text: JSON and pickles let through half a character, which no file can be given.
 
     >>> unwritable_names(["a", "\\ud800"])
     ["'\\\\ud800'"]
     """
-    wrong = []
+    problems: list[str] = []
     for name in names:
         try:
             name.encode()
-        except UnicodeEncodeError:  # noqa: PERF203  all at once
-            wrong.append(ascii(name))
-    return wrong
+        except UnicodeEncodeError:  # noqa: PERF203  all problems are reported at once
+            problems.append(ascii(name))
+    return problems
 
 
-def check_shape(shape: Any, itemsize: int = 1) -> Shape:
-    """A shape from a file.
+def check_shape(shape: object, itemsize: int = 1) -> Shape:
+    """A shape from a file, as a tuple.
 
     Raises:
-        ValueError: if it is not a list of sizes, or no memory could hold it.
+        ValueError: if it is not a list of sizes, or no memory could hold such a tensor.
     """
     if not isinstance(shape, (list, tuple)) or any(type(size) is not int or size < 0 for size in shape):
         raise ValueError(f"the shape {str(shape)[:80]} is not a list of sizes")

@@ -1,35 +1,37 @@
 """Folders of torch.distributed.checkpoint: tensors in chunks over files, and a pickle ``.metadata`` that places them.
 
-That pickle is outside what ``weights_only`` can read. It is read by an unpickler that knows the dozen names of records
-such a file is made of, makes plain records of them, and refuses every other name: no class of torch is called.
+That pickle is outside of what ``weights_only`` can read. It is read by an unpickler that knows the dozen names of
+records such a file is made of, makes plain records of them, and refuses every other name: no class of torch is called.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import os
 import pickle
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import Any, BinaryIO, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
+from funcnet._torch import dcp_storage_info
 from funcnet._typing import Shape
-from funcnet.checkpoint._atomic import replace_folder, writing
-from funcnet.checkpoint._checkpoint import Checkpoint, Entry, Spec, check_shape
+from funcnet.checkpoint._atomic import open_for_writing, replace_folder
+from funcnet.checkpoint._checkpoint import Checkpoint, Spec, TensorEntry, check_shape
 from funcnet.checkpoint._content import Content
 from funcnet.checkpoint._dtypes import DTYPES
 from funcnet.checkpoint._errors import CheckpointError, file_error, summarize_error, truncated_list
 from funcnet.checkpoint._files import File, view_as_bytes
-from funcnet.checkpoint._flat import flatten_all
-from funcnet.checkpoint._pickle import load_blob, make_entries
-from funcnet.checkpoint._sharded import file_name
+from funcnet.checkpoint._flat import flatten_checkpoint
+from funcnet.checkpoint._pickle import load_archive, make_entries
+from funcnet.checkpoint._sharded import is_plain_file_name
 from funcnet.checkpoint._zip import read_members
 
-METADATA = ".metadata"
-_LONGEST_METADATA = 256 << 20
-_RECORDS = {
+METADATA_FILE = ".metadata"
+_MAX_METADATA = 256 << 20
+_RECORD_CLASSES = {
     "torch.distributed.checkpoint.metadata": (
         *("Metadata", "TensorStorageMetadata", "BytesStorageMetadata", "TensorProperties", "ChunkStorageMetadata"),
         *("MetadataIndex", "StorageMeta", "_MEM_FORMAT_ENCODING"),
@@ -41,26 +43,28 @@ _RECORDS = {
 }
 
 
-class _Record:
-    """What stands for every class in the pickle: arguments and attributes, and nothing that runs."""
+class _PlainRecord:
+    """An object of any class in the pickle: its arguments and attributes, and nothing that runs."""
 
     def __init__(self, *args: Any) -> None:
         self.args = args
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: object) -> None:
         if isinstance(state, dict):
             self.__dict__.update({str(key): value for key, value in state.items()})
         else:
             self.state = state
 
-    def __hash__(self) -> int:  # they are keys of dicts, and no two need be equal
+    def __hash__(self) -> int:  # records are keys of dicts, and no two of them have to be equal
         return id(self)
 
 
-class _Unpickler(pickle._Unpickler):  # in Python: the C one can be led to reserve memory
+class _MetadataUnpickler(pickle._Unpickler):  # the one in Python: a file can lead the one in C to reserve much memory
+    """An unpickler that makes plain records and knows no class but those of the metadata."""
+
     def find_class(self, module: str, name: str) -> Any:
-        if name in _RECORDS.get(module, ()):
-            return _Record
+        if name in _RECORD_CLASSES.get(module, ()):
+            return _PlainRecord
         if module == "torch" and name == "Size":
             return tuple
         if module == "torch" and isinstance(getattr(torch, name, None), (torch.dtype, torch.layout)):
@@ -75,74 +79,88 @@ class _Unpickler(pickle._Unpickler):  # in Python: the C one can be led to reser
     dispatch: ClassVar[Any] = {**pickle._Unpickler.dispatch, pickle.BYTEARRAY8[0]: load_bytearray8}
 
 
+class _FileRange(NamedTuple):
+    """The bytes of one file in which a chunk or a value is stored."""
+
+    file: File
+    offset: int
+    length: int
+
+
+class _Chunk(NamedTuple):
+    """A box of a tensor: where it begins along each axis, its sizes, and where it is stored."""
+
+    offsets: Shape
+    sizes: Shape
+    stored: _FileRange
+
+
 def read_dcp(path: Path) -> Checkpoint:
     """The checkpoint of a folder.
 
     Raises:
         CheckpointError: if the metadata are damaged, name what they should not, or do not fit the files beside them.
     """
-    metadata = _metadata(path)
+    metadata = _read_metadata(path)
     files: dict[str, File] = {}
-    entries: dict[str, Entry] = {}
+    entries: dict[str, TensorEntry] = {}
     aliases: dict[str, str] = {}
-    owners: dict[Any, str] = {}
+    owners: dict[object, str] = {}
     extras: dict[str, Any] = {}
-    wrong: list[str] = []
+    problems: list[str] = []
     try:
-        placed = _placed(metadata)
-        described = dict(metadata.state_dict_metadata)
+        storage_infos = _group_storage_infos(metadata)
+        descriptions = dict(metadata.state_dict_metadata)
     except (AttributeError, TypeError, ValueError) as error:
-        raise file_error(
-            path / METADATA, f"is not the metadata of a distributed checkpoint: {summarize_error(error)}"
-        ) from None
-    for name, record in described.items():
+        reason = f"is not the metadata of a distributed checkpoint: {summarize_error(error)}"
+        raise file_error(path / METADATA_FILE, reason) from None
+    for name, description in descriptions.items():
         try:
             if not isinstance(name, str):
                 raise ValueError("is not a name")
-            if not hasattr(record, "size"):
-                (info,) = placed.get(name, {}).values()
-                extras[name] = _value(*_place(path, files, info), name)
+            if not hasattr(description, "size"):
+                (info,) = storage_infos.get(name, {}).values()
+                extras[name] = _read_value(_locate(path, files, info), name)
             else:
-                spec, pieces = _described(path, files, placed.get(name, {}), record)
-                owner = owners.setdefault((spec, tuple(pieces)) if pieces else name, name)
+                spec, chunks = _read_chunks(path, files, storage_infos.get(name, {}), description)
+                owner = owners.setdefault((spec, tuple(chunks)) if chunks else name, name)
                 if owner == name:
-                    entries[name] = _entry(spec, pieces)
+                    entries[name] = _make_entry(spec, chunks)
                 else:
                     aliases[name] = owner
-        except (ValueError, AttributeError, TypeError) as error:  # noqa: PERF203  all at once
-            wrong.append(f"{name!r}: {error}")
-    if wrong:
-        raise CheckpointError(f"{str(path)!r} is not a sound distributed checkpoint:{truncated_list(wrong)}")
+        except (ValueError, AttributeError, TypeError) as error:  # noqa: PERF203  all problems are reported at once
+            problems.append(f"{name!r}: {error}")
+    if problems:
+        raise CheckpointError(f"{str(path)!r} is not a sound distributed checkpoint:{truncated_list(problems)}")
     return Checkpoint(
-        path, "dcp", entries, aliases, extras, files=(path / METADATA, *(path / relative for relative in files))
+        path, "dcp", entries, aliases, extras, files=(path / METADATA_FILE, *(path / relative for relative in files))
     )
 
 
-def _metadata(path: Path) -> Any:
-    file = File(path / METADATA)
-    if file.size > _LONGEST_METADATA:
+def _read_metadata(path: Path) -> Any:
+    file = File(path / METADATA_FILE)
+    if file.size > _MAX_METADATA:
         raise file_error(file.path, f"has {file.size:,} bytes, which no metadata have")
     try:
-        return _Unpickler(io.BytesIO(file.read(0, file.size))).load()
-    except Exception as error:  # whatever the bytes lead it to
-        raise file_error(
-            file.path, f"is not the metadata of a distributed checkpoint: {summarize_error(error)}"
-        ) from None
+        return _MetadataUnpickler(io.BytesIO(file.read(0, file.size))).load()
+    except Exception as error:  # the unpickler raises anything, depending on the bytes
+        reason = f"is not the metadata of a distributed checkpoint: {summarize_error(error)}"
+        raise file_error(file.path, reason) from None
 
 
-def _placed(metadata: Any) -> dict[str, dict[Any, Any]]:
-    """For each name: offset of a chunk in the tensor (None for a value) -> where it is stored."""
-    found: dict[str, dict[Any, Any]] = {}
+def _group_storage_infos(metadata: Any) -> dict[str, dict[Shape | None, Any]]:
+    """For each name: offsets of a chunk in the tensor (None for a value) -> the record of where it is stored."""
+    infos_by_name: dict[str, dict[Shape | None, Any]] = {}
     for index, info in metadata.storage_data.items():
-        offset = getattr(index, "offset", None)
-        found.setdefault(index.fqn, {})[None if offset is None else tuple(offset)] = info
-    return found
+        offsets = getattr(index, "offset", None)
+        infos_by_name.setdefault(index.fqn, {})[None if offsets is None else tuple(offsets)] = info
+    return infos_by_name
 
 
-def _place(path: Path, files: dict[str, File], info: Any) -> tuple[File, int, int]:
-    """The file, first byte and length of what is stored, checked."""
+def _locate(path: Path, files: dict[str, File], info: Any) -> _FileRange:
+    """The place that a record of the metadata names, checked; its file is added to ``files``."""
     relative = info.relative_path
-    if not isinstance(relative, str) or not file_name(relative):
+    if not isinstance(relative, str) or not is_plain_file_name(relative):
         raise ValueError(f"lies in {str(relative)[:80]!r}, which is not a file of the folder")
     if os.path.dirname(os.path.realpath(path / relative)) != os.path.realpath(path):
         raise ValueError(f"lies in {relative!r}, which is a link out of the folder")
@@ -155,86 +173,85 @@ def _place(path: Path, files: dict[str, File], info: Any) -> tuple[File, int, in
     file, offset, length = files[relative], info.offset, info.length
     if type(offset) is not int or type(length) is not int or offset < 0 or length < 0 or offset + length > file.size:
         raise ValueError(f"lies at bytes {offset} to {offset} + {length} of {relative!r}, which has {file.size:,}")
-    return file, offset, length
+    return _FileRange(file, offset, length)
 
 
-def _value(file: File, offset: int, length: int, name: str) -> Any:
-    tensors, values = flatten_all({name: load_blob(file, offset, length)})
+def _read_value(stored: _FileRange, name: str) -> Any:
+    tensors, values = flatten_checkpoint({name: load_archive(*stored)})
     if tensors:
         raise ValueError("is a value that holds tensors")
     return values[name] if list(values) == [name] else values
 
 
-def _described(
-    path: Path, files: dict[str, File], placed: dict[Any, Any], record: Any
-) -> tuple[Spec, list[tuple[Shape, Shape, tuple[File, int, int]]]]:
-    """A tensor, and its chunks: where each is in the tensor, its sizes, and where it is stored."""
-    dtype = record.properties.state[0]
+def _read_chunks(
+    path: Path, files: dict[str, File], infos: dict[Shape | None, Any], description: Any
+) -> tuple[Spec, list[_Chunk]]:
+    """Shape and dtype of a tensor, and its chunks, which are checked to cover it."""
+    dtype = description.properties.state[0]
     if dtype not in DTYPES.values():
         raise ValueError(f"has the dtype {dtype}, which is none of {', '.join(DTYPES)}")
-    spec = Spec(check_shape(tuple(record.size), dtype.itemsize), dtype)
-    pieces = []
-    for chunk in record.chunks:
+    spec = Spec(check_shape(tuple(description.size), dtype.itemsize), dtype)
+    chunks: list[_Chunk] = []
+    for chunk in description.chunks:
         offsets = check_shape(tuple(chunk.offsets))
-        if offsets not in placed:
+        if offsets not in infos:
             raise ValueError(f"has no stored chunk at {offsets}")
-        pieces.append((offsets, check_shape(tuple(chunk.sizes)), _place(path, files, placed[offsets])))
-    _check_cover(spec, pieces)
-    if spec.nbytes > sum(length for _, _, (_, _, length) in pieces):
+        chunks.append(_Chunk(offsets, check_shape(tuple(chunk.sizes)), _locate(path, files, infos[offsets])))
+    _check_cover(spec, chunks)
+    if spec.nbytes > sum(chunk.stored.length for chunk in chunks):
         raise ValueError(f"has fewer bytes than {dtype} of shape {list(spec.shape)} takes")
-    return spec, pieces
+    return spec, chunks
 
 
-def _entry(spec: Spec, pieces: list[tuple[Shape, Shape, tuple[File, int, int]]]) -> Entry:
-    dtype = spec.dtype
+def _make_entry(spec: Spec, chunks: list[_Chunk]) -> TensorEntry:
+    if len(chunks) == 1:
+        return TensorEntry(spec, reader=lambda: _read_chunk(chunks[0], spec.dtype))
 
-    def stored(sizes: tuple[int, ...], place: tuple[File, int, int]) -> Entry:
-        file, offset, length = place
-        blob = load_blob(file, offset, length)
-        if not isinstance(blob, Tensor) or tuple(blob.shape) != sizes or blob.dtype is not dtype:
-            raise file_error(file.path, f"holds another tensor at byte {offset} than the metadata say")
-        return make_entries(file, {"chunk": blob}, read_members(file, offset, length), offset)[0]["chunk"]
+    def read_chunks() -> Tensor:
+        tensor = torch.empty(spec.shape, dtype=spec.dtype)
+        for chunk in chunks:
+            box = tuple(slice(start, start + size) for start, size in zip(chunk.offsets, chunk.sizes, strict=True))
+            tensor[box] = _read_chunk(chunk, spec.dtype)
+        return tensor
 
-    if len(pieces) == 1:
-        return Entry(spec, reader=lambda: stored(*pieces[0][1:]).read())
-
-    def read() -> Tensor:
-        whole = torch.empty(spec.shape, dtype=dtype)
-        for offsets, sizes, place in pieces:
-            region = tuple(slice(start, start + size) for start, size in zip(offsets, sizes, strict=True))
-            whole[region] = stored(sizes, place).read()
-        return whole
-
-    return Entry(spec, reader=read)
+    return TensorEntry(spec, reader=read_chunks)
 
 
-def _check_cover(spec: Spec, pieces: list[Any]) -> None:
+def _read_chunk(chunk: _Chunk, dtype: torch.dtype) -> Tensor:
+    file, offset, length = chunk.stored
+    tensor = load_archive(file, offset, length)
+    if not isinstance(tensor, Tensor) or tuple(tensor.shape) != chunk.sizes or tensor.dtype is not dtype:
+        raise file_error(file.path, f"holds another tensor at byte {offset} than the metadata say")
+    entries, _ = make_entries(file, {"chunk": tensor}, read_members(file, offset, length), offset)
+    return entries["chunk"].read()
+
+
+def _check_cover(spec: Spec, chunks: list[_Chunk]) -> None:
     """Refuse chunks that overlap, leave holes or reach out of the tensor."""
-    total = 0
-    for offsets, sizes, _ in pieces:
+    elements = 0
+    for offsets, sizes, _ in chunks:
         if len(offsets) != len(spec.shape) or len(sizes) != len(spec.shape):
             raise ValueError("has chunks with another number of axes")
         if any(start + size > full for start, size, full in zip(offsets, sizes, spec.shape, strict=True)):
             raise ValueError(f"has a chunk at {offsets} that reaches out of shape {list(spec.shape)}")
-        total += Spec(sizes, torch.uint8).nbytes
-    if total != Spec(spec.shape, torch.uint8).nbytes:
+        elements += math.prod(sizes)
+    if elements != math.prod(spec.shape):
         raise ValueError("has chunks that overlap or leave holes")
-    boxes = sorted((offsets, sizes) for offsets, sizes, _ in pieces if 0 not in sizes)
+    boxes = sorted((chunk.offsets, chunk.sizes) for chunk in chunks if 0 not in chunk.sizes)
     for number, (start, size) in enumerate(boxes):
-        for other_start, other_size in boxes[number + 1 :]:
-            if other_start and other_start[0] >= start[0] + size[0]:
+        for next_start, next_size in boxes[number + 1 :]:
+            if next_start and next_start[0] >= start[0] + size[0]:
                 break
-            if all(a < b + m and b < a + n for a, n, b, m in zip(start, size, other_start, other_size, strict=True)):
-                raise ValueError(f"has chunks at {start} and {other_start} that overlap")
+            if all(a < b + m and b < a + n for a, n, b, m in zip(start, size, next_start, next_size, strict=True)):
+                raise ValueError(f"has chunks at {start} and {next_start} that overlap")
 
 
-def write_dcp(path: Path, content: Content, old: list[str]) -> None:
+def write_dcp(path: Path, content: Content, old_files: list[str]) -> None:
     """Write a folder that ``torch.distributed.checkpoint`` loads, one tensor in memory at a time.
 
-    A tied tensor is there under each of its names, and all say that it is stored at one place: so other tools find it,
-    it is on disk once, and reading it here gives the tie back.
+    A tied tensor is there under each of its names, and all of them say that it is stored at one place: so it is on disk
+    once, other tools find it under every name, and reading the folder here gives the tie back.
     """
-    from torch.distributed.checkpoint.filesystem import _StorageInfo
     from torch.distributed.checkpoint.metadata import (
         BytesStorageMetadata,
         ChunkStorageMetadata,
@@ -244,46 +261,46 @@ def write_dcp(path: Path, content: Content, old: list[str]) -> None:
         TensorStorageMetadata,
     )
 
-    described: dict[str, Any] = {}
-    stored: dict[Any, Any] = {}
+    descriptions: dict[str, Any] = {}
+    storage_data: dict[Any, Any] = {}
     names = [*content.specs, *content.aliases, *content.extras]
-    with replace_folder(path, METADATA, old) as place:
-        target, data_name = place("__0_0.distcp")
-        with writing(target) as out:
-            places: dict[str, Any] = {}
+    with replace_folder(path, METADATA_FILE, old_files) as reserve:
+        target, data_name = reserve("__0_0.distcp")
+        with open_for_writing(target) as out:
+            storage_infos: dict[str, Any] = {}
             for name in names:
+                owner = content.aliases.get(name, name)
                 begin = out.tell()
                 if name in content.extras:
-                    _store(content.extras[name], out)
-                    described[name], index = BytesStorageMetadata(), MetadataIndex(name)
+                    _write_archive(content.extras[name], out)
+                    descriptions[name], index = BytesStorageMetadata(), MetadataIndex(name)
                 else:
-                    owner = content.aliases.get(name, name)
                     spec = content.specs[owner]
                     if name == owner:
-                        _store(_assembled(spec, content, owner), out)
+                        _write_archive(_assemble_tensor(spec, content, owner), out)
                     size, origin = torch.Size(spec.shape), torch.Size([0] * len(spec.shape))
-                    described[name] = TensorStorageMetadata(
+                    descriptions[name] = TensorStorageMetadata(
                         TensorProperties(spec.dtype), size, [ChunkStorageMetadata(origin, size)]
                     )
                     index = MetadataIndex(name, origin, 0)
-                places.setdefault(content.aliases.get(name, name), _StorageInfo(data_name, begin, out.tell() - begin))
-                stored[index] = places[content.aliases.get(name, name)]
+                storage_infos.setdefault(owner, dcp_storage_info(data_name, begin, out.tell() - begin))
+                storage_data[index] = storage_infos[owner]
         planned = {name: (name,) for name in names}
-        place(METADATA)[0].write_bytes(pickle.dumps(Metadata(described, planned, stored)))
+        reserve(METADATA_FILE)[0].write_bytes(pickle.dumps(Metadata(descriptions, planned, storage_data)))
 
 
-def _store(value: Any, out: BinaryIO) -> None:
-    """Write a value as ``torch.save`` does; where the disk is full, the error says so, as every writer's does."""
+def _write_archive(value: object, out: BinaryIO) -> None:
+    """Write a value as ``torch.save`` does; where the disk is full, the error says so, as that of every writer does."""
     try:
         torch.save(value, out)
-    except RuntimeError as error:  # of the archive, which is not finished; the reason is what it came after
+    except RuntimeError as error:  # torch reports the archive that is not finished, and the reason is in the context
         reason: BaseException | None = error
         while reason is not None and not isinstance(reason, OSError):
             reason = reason.__context__
         raise (reason or error) from None
 
 
-def _assembled(spec: Spec, content: Content, name: str) -> Tensor:
+def _assemble_tensor(spec: Spec, content: Content, name: str) -> Tensor:
     tensor = torch.empty(spec.shape, dtype=spec.dtype)
     memory, done = view_as_bytes(tensor), 0
     for chunk in content.chunks(name):

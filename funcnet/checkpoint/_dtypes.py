@@ -1,10 +1,10 @@
-"""Names of dtypes: torch's own, and those of the formats."""
+"""The names that torch and the file formats give to dtypes."""
 
 from __future__ import annotations
 
 import torch
 
-SAFETENSORS = {
+SAFETENSORS_DTYPES = {
     "BOOL": torch.bool,
     "U8": torch.uint8,
     "I8": torch.int8,
@@ -25,9 +25,9 @@ SAFETENSORS = {
     "F64": torch.float64,
     "C64": torch.complex64,
 }
-"""The dtypes of a safetensors header. complex128 has no name there; see ``_safetensors``."""
+"""The names of dtypes in a safetensors header. complex128 has none; see ``_safetensors`` for what is done with it."""
 
-NUMPY = {
+NUMPY_DTYPES = {
     "b1": torch.bool,
     "u1": torch.uint8,
     "i1": torch.int8,
@@ -43,14 +43,14 @@ NUMPY = {
     "c8": torch.complex64,
     "c16": torch.complex128,
 }
-"""The dtypes of a numpy header, without the sign of the byte order."""
+"""The names of dtypes in a numpy header, without the sign of the byte order."""
 
-DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (*SAFETENSORS.values(), torch.complex128)}
+DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (*SAFETENSORS_DTYPES.values(), torch.complex128)}
 """Every dtype a checkpoint may hold, by torch's name."""
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """Torch's name of a dtype.
+    """Torch's name of a dtype, without ``torch.``.
 
     >>> dtype_name(torch.bfloat16)
     'bfloat16'
@@ -59,10 +59,10 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def dtype_from_name(name: str) -> torch.dtype:
-    """The dtype of that name.
+    """The dtype that torch calls by a name.
 
     Raises:
-        ValueError: if no checkpoint holds such a dtype; lists those there are.
+        ValueError: if checkpoints do not hold such a dtype; lists those that they hold.
 
     >>> dtype_from_name("float8_e5m2")
     torch.float8_e5m2

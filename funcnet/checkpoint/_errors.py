@@ -1,4 +1,4 @@
-"""What the room refuses."""
+"""The errors of this room, and helpers for their messages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from funcnet._errors import FuncnetError, bullet_list
 
-SHOWN = 20
+MOST_LINES = 20
+"""Lines that an error lists before it only counts the rest."""
 
 
 class CheckpointError(FuncnetError, ValueError):
@@ -19,21 +20,21 @@ class RuleError(FuncnetError, ValueError):
     """A rule does not fit the tensors it is applied to, or a plan loses something. Names all that are at fault."""
 
 
-def file_error(path: str | os.PathLike[str], why: str, do: str = "") -> CheckpointError:
+def file_error(path: str | os.PathLike[str], reason: str, advice: str = "") -> CheckpointError:
     """The error about one file.
 
     >>> str(file_error("a.npz", "is empty", "Save it again."))
     "'a.npz' is empty. Save it again."
     """
-    return CheckpointError(f"{str(path)!r} {why}.{' ' * bool(do)}{do}")
+    return CheckpointError(f"{str(path)!r} {reason}.{' ' * bool(advice)}{advice}")
 
 
 def summarize_error(error: BaseException, after: str = "") -> str:
-    """Somebody else's message in one line, and not a long one.
+    """The type and message of another library's error, shortened to one line.
 
     Args:
         error: what was raised.
-        after: leave out the message up to this mark, if it is there.
+        after: a mark in the message; where it occurs, the text up to it is left out.
 
     >>> summarize_error(ValueError("first line\\n   second line."))
     'ValueError: first line second line'
@@ -44,5 +45,5 @@ def summarize_error(error: BaseException, after: str = "") -> str:
 
 def truncated_list(lines: Sequence[str]) -> str:
     """The body of an error: the first lines, and how many more there are."""
-    more = [f"... and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
-    return bullet_list([*lines[:SHOWN], *more])
+    count_line = [f"... and {len(lines) - MOST_LINES} more"] if len(lines) > MOST_LINES else []
+    return bullet_list([*lines[:MOST_LINES], *count_line])

@@ -1,4 +1,4 @@
-"""Open files, byte ranges of them, and tensors as bytes."""
+"""Open files, byte ranges of them, and the memory of tensors as bytes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CHUNK = 512 << 10
 
 
 class File:
-    """A file that stays open while anything reads from it, also after another has taken its name.
+    """A file that stays open while anything reads from it, even when another file has taken its name.
 
     Raises:
         CheckpointError: if it is a pipe or a device, which might be waited for or read forever.
@@ -34,7 +34,7 @@ class File:
         self.path = Path(path)
         if "\0" in str(path):
             raise file_error(path, "is no path: it has a zero in it")
-        self._file = open(path, "rb", buffering=0, opener=_at_once)  # noqa: SIM115  closed when nothing refers to it
+        self._file = open(path, "rb", buffering=0, opener=_open_without_waiting)  # noqa: SIM115  closed in __del__
         self._lock = threading.Lock()
         status = os.fstat(self._file.fileno())
         if not stat.S_ISREG(status.st_mode):
@@ -49,7 +49,7 @@ class File:
         """Fill ``view`` with the bytes from ``offset`` on.
 
         Raises:
-            CheckpointError: if the file ends before.
+            CheckpointError: if the file ends before ``view`` is full.
         """
         done = 0
         with self._lock:
@@ -63,19 +63,19 @@ class File:
                 done += count
 
     def read(self, offset: int, count: int) -> bytes:
-        """Some bytes; the caller has checked that there are not too many."""
+        """The ``count`` bytes from ``offset`` on; the caller has checked that memory for so many can be taken."""
         data = bytearray(count)
         self.read_into(offset, memoryview(data))
         return bytes(data)
 
 
-def _at_once(path: str, flags: int) -> int:
-    """Open without waiting for somebody at the other end, as pipes do; plain files do not know the difference."""
+def _open_without_waiting(path: str, flags: int) -> int:
+    """Open a file. Opening a pipe would wait for its other end; for plain files the flag makes no difference."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-class Window(io.RawIOBase):
-    """A part of a file as a file of its own, for readers that want one."""
+class FileWindow(io.RawIOBase):
+    """A part of a file as a file object of its own, for libraries that read from one."""
 
     def __init__(self, file: File, offset: int = 0, length: int | None = None) -> None:
         self.file, self.offset, self.position = file, offset, 0
@@ -97,7 +97,7 @@ class Window(io.RawIOBase):
         self.position = position
         return position
 
-    def readinto(self, buffer: Any) -> int:
+    def readinto(self, buffer: Any) -> int:  # any object with a writable buffer, as io.RawIOBase has it
         view = memoryview(buffer).cast("B")
         count = max(0, min(len(view), self.length - self.position))
         self.file.read_into(self.offset + self.position, view[:count])
@@ -107,7 +107,7 @@ class Window(io.RawIOBase):
 
 @dataclass(frozen=True)
 class Span:
-    """Where the bytes of a tensor lie in one piece: row-major, little-endian."""
+    """The place in a file where the bytes of a tensor lie in one piece, row-major and little-endian."""
 
     file: File
     offset: int
@@ -128,7 +128,7 @@ def view_as_bytes(tensor: Tensor) -> memoryview:
 
 
 def read_span(span: Span, shape: Shape, dtype: torch.dtype) -> Tensor:
-    """The tensor whose bytes lie there."""
+    """The tensor whose bytes begin at a span."""
     tensor = torch.empty(shape, dtype=dtype)
     span.file.read_into(span.offset, view_as_bytes(tensor))
     return tensor

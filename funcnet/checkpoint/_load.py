@@ -1,4 +1,4 @@
-"""Which format a file or folder has, from what is in it."""
+"""Opening a checkpoint: its format follows from what is in the file or folder."""
 
 from __future__ import annotations
 
@@ -7,17 +7,24 @@ from pathlib import Path
 
 from funcnet._typing import Selector
 from funcnet.checkpoint._checkpoint import Checkpoint, unwritable_names
-from funcnet.checkpoint._dcp import METADATA, read_dcp
+from funcnet.checkpoint._dcp import METADATA_FILE, read_dcp
 from funcnet.checkpoint._errors import CheckpointError, file_error, truncated_list
 from funcnet.checkpoint._files import File
 from funcnet.checkpoint._npz import read_npz
-from funcnet.checkpoint._pickle import LEGACY, read_pickle
+from funcnet.checkpoint._pickle import LEGACY_MAGIC, read_pickle
 from funcnet.checkpoint._safetensors import read_safetensors
 from funcnet.checkpoint._sharded import INDEX_SUFFIX, read_sharded
 from funcnet.checkpoint._zip import read_members
 
-SUFFIXES = {".safetensors": "safetensors", ".pt": "pt", ".pth": "pt", ".bin": "pt", ".ckpt": "pt", ".npz": "npz"}
-_ZIPS = (b"PK\x03\x04", b"PK\x05\x06")
+FORMAT_OF_SUFFIX = {
+    ".safetensors": "safetensors",
+    ".pt": "pt",
+    ".pth": "pt",
+    ".bin": "pt",
+    ".ckpt": "pt",
+    ".npz": "npz",
+}
+_ZIP_MAGICS = (b"PK\x03\x04", b"PK\x05\x06")
 
 
 def load(path: str | os.PathLike[str], part: str | None = None) -> Checkpoint:
@@ -45,11 +52,11 @@ def load(path: str | os.PathLike[str], part: str | None = None) -> Checkpoint:
     >>> ckpt["fc.weight"].sum()
     tensor(6.)
     """
-    found = _read(Path(path))
-    wrong = unwritable_names([*found, *found.extras])
-    if wrong:
-        raise CheckpointError(f"{str(path)!r} has names that are no text:{truncated_list(wrong)}")
-    return found if part is None else found.part(part)
+    ckpt = _read_path(Path(path))
+    problems = unwritable_names([*ckpt, *ckpt.extras])
+    if problems:
+        raise CheckpointError(f"{str(path)!r} has names that are no text:{truncated_list(problems)}")
+    return ckpt if part is None else ckpt.part(part)
 
 
 def select_part(
@@ -75,17 +82,17 @@ def select_part(
     return selection
 
 
-def _read(path: Path) -> Checkpoint:
+def _read_path(path: Path) -> Checkpoint:
     if path.is_dir():
-        entry = find_entry(path)
-        return read_dcp(path) if entry == METADATA else _read(path / entry)
+        main_file = find_main_file(path)
+        return read_dcp(path) if main_file == METADATA_FILE else _read_path(path / main_file)
     file = File(path)
     if path.name.endswith(INDEX_SUFFIX):
-        return read_sharded(path, read_file)
-    return read_file(file)
+        return read_sharded(path, _read_file)
+    return _read_file(file)
 
 
-def read_file(file: File) -> Checkpoint:
+def _read_file(file: File) -> Checkpoint:
     """The checkpoint in one file.
 
     Raises:
@@ -94,11 +101,11 @@ def read_file(file: File) -> Checkpoint:
     if not file.size:
         raise file_error(file.path, "is empty", "Copy or save it again.")
     start = file.read(0, min(file.size, 16))
-    if start[:4] in _ZIPS:
+    if start[:4] in _ZIP_MAGICS:
         names = read_members(file)
-        torch_file = any(name.endswith("/data.pkl") or name == "data.pkl" for name in names)
-        return read_pickle(file) if torch_file else read_npz(file)
-    if start.startswith(LEGACY):
+        is_torch_file = any(name.endswith("/data.pkl") or name == "data.pkl" for name in names)
+        return read_pickle(file) if is_torch_file else read_npz(file)
+    if start.startswith(LEGACY_MAGIC):
         return read_pickle(file)
     if start[8:9] == b"{" or file.path.suffix == ".safetensors":
         return read_safetensors(file)
@@ -109,28 +116,28 @@ def read_file(file: File) -> Checkpoint:
     )
 
 
-def find_entry(path: Path) -> str:
-    """The file of a folder that makes it a checkpoint.
+def find_main_file(path: Path) -> str:
+    """The name of the file of a folder that makes it a checkpoint: an index, or the only file.
 
     Raises:
         CheckpointError: if there is none, or there are several.
     """
     names = sorted(os.listdir(path))
-    if METADATA in names:
-        return METADATA
+    if METADATA_FILE in names:
+        return METADATA_FILE
     indexes = [name for name in names if name.endswith(INDEX_SUFFIX)]
-    files = [name for name in names if Path(name).suffix in SUFFIXES and not name.startswith(".")]
-    found = indexes or files
-    if len(found) == 1:
-        return found[0]
-    for name in ("model.safetensors", "pytorch_model.bin"):  # as transformers looks, past training_args.bin and such
-        alone = [file for file in found if file in (name, f"{name}{INDEX_SUFFIX}")]
-        if len(alone) == 1:
-            return alone[0]
-    if not found:
-        raise file_error(
-            path, "is a folder without a checkpoint", f"It holds:{truncated_list(names) if names else ' nothing'}"
-        )
+    files = [name for name in names if Path(name).suffix in FORMAT_OF_SUFFIX and not name.startswith(".")]
+    candidates = indexes or files
+    if len(candidates) == 1:
+        return candidates[0]
+    # transformers takes these names and no others, whatever else is in the folder, as training_args.bin.
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        matches = [file for file in candidates if file in (name, f"{name}{INDEX_SUFFIX}")]
+        if len(matches) == 1:
+            return matches[0]
+    if not candidates:
+        listing = truncated_list(names) if names else " nothing"
+        raise file_error(path, "is a folder without a checkpoint", f"It holds:{listing}")
     raise CheckpointError(
-        f"{str(path)!r} holds several checkpoints; name the one that is meant:{truncated_list(found)}"
+        f"{str(path)!r} holds several checkpoints; name the one that is meant:{truncated_list(candidates)}"
     )

@@ -1,7 +1,7 @@
-"""Memory for tensors on their way through: used again where it fits, and copied to in small steps.
+"""Memory for tensors on their way from file to file: used again where it fits, and copied to in small steps.
 
-Both are about speed on a busy machine. Fresh memory costs more than what is read into it, because the system clears
-each page first. And torch shares a large copy out among threads that then wait for each other.
+Both are about speed on a busy machine. New memory costs more than what is read into it, because the system clears each
+page first. And torch divides a large copy among threads, which then wait for each other.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ from torch import Tensor
 
 from funcnet._typing import Shape
 
-GRAIN = 1 << 15
+COPY_ELEMENTS = 1 << 15
 """Elements that torch copies on one thread, whatever the number of threads: less than its own grain size."""
-_SLACK = 1.25
+_MAX_SLACK = 1.25
 
 
-class Buffers:
+class BufferPool:
     """Memory that is lent and given back.
 
     Args:
-        budget: bytes that may be held, lent or not; what is lent at one time is never refused.
+        budget: bytes that may be allocated at a time, lent or free. What is needed at one time is never refused; the
+            budget only bounds how much is stored for later use.
     """
 
     def __init__(self, budget: int) -> None:
@@ -31,13 +32,13 @@ class Buffers:
         self.free: list[Tensor] = []
         self.lent = 0
 
-    def take(self, shape: Shape, dtype: torch.dtype) -> Tensor:
-        """A contiguous tensor, its values undefined."""
+    def borrow(self, shape: Shape, dtype: torch.dtype) -> Tensor:
+        """A contiguous tensor whose values are undefined."""
         count = math.prod(shape) * dtype.itemsize
-        fitting = [buffer for buffer in self.free if count <= buffer.numel() <= _SLACK * count]
-        if fitting:
-            buffer = min(fitting, key=Tensor.numel)
-            self.free = [other for other in self.free if other is not buffer]
+        candidates = [buffer for buffer in self.free if count <= buffer.numel() <= _MAX_SLACK * count]
+        if candidates:
+            buffer = min(candidates, key=Tensor.numel)
+            self.free = [candidate for candidate in self.free if candidate is not buffer]
         else:
             while self.free and self.lent + sum(map(Tensor.numel, self.free)) + count > self.budget:
                 del self.free[0]
@@ -46,55 +47,55 @@ class Buffers:
         return buffer[:count].view(dtype).view(shape)
 
     def give_back(self, tensor: Tensor) -> None:
-        """Let others have the memory of a tensor from :meth:`take`, which nobody looks at any more."""
+        """Free the memory of a tensor from :meth:`borrow`, which nobody reads any more."""
         storage = tensor.untyped_storage()
         self.lent -= storage.nbytes()
         self.free.append(torch.empty(0, dtype=torch.uint8).set_(storage))
 
 
-def copy_to(target: Tensor, given: Tensor) -> None:
-    """``target.copy_(given)`` on this thread alone.
+def copy_single_threaded(target: Tensor, source: Tensor) -> None:
+    """``target.copy_(source)`` on this thread alone.
 
     >>> target = torch.zeros(300, 200)
-    >>> copy_to(target, torch.ones(200, 300).t())
+    >>> copy_single_threaded(target, torch.ones(200, 300).t())
     >>> bool(target.all())
     True
     """
-    if target.numel() <= GRAIN:
-        target.copy_(given)
+    if target.numel() <= COPY_ELEMENTS:
+        target.copy_(source)
         return
     dim = next(dim for dim, size in enumerate(target.shape) if size > 1)
     size = target.shape[dim]
-    step = max(1, GRAIN * size // target.numel())
+    step = max(1, COPY_ELEMENTS * size // target.numel())
     for start in range(0, size, step):
         count = min(step, size - start)
-        copy_to(target.narrow(dim, start, count), given.narrow(dim, start, count))
+        copy_single_threaded(target.narrow(dim, start, count), source.narrow(dim, start, count))
 
 
-def contiguous(given: Tensor) -> Tensor:
-    """The tensor in row-major order, as ``given.contiguous()``, on this thread alone.
+def make_contiguous(tensor: Tensor) -> Tensor:
+    """The tensor in row-major order, as ``tensor.contiguous()``, on this thread alone.
 
-    Where the last axis jumps in memory, a copy of the elements as they lie comes first: turning around a small block
-    that lies in one piece is several times as fast as picking it out of a large tensor.
+    Where the last axis jumps in memory, a copy of the elements in the order of memory comes first: permuting a small
+    block that lies in one piece is several times as fast as collecting it from a large tensor.
     """
-    if given.is_contiguous():
-        return given
-    strides = given.stride()
-    order = sorted(range(given.dim()), key=lambda dim: -strides[dim])
-    if strides[-1] == 1 or given.dim() < 2:
-        order = list(range(given.dim()))
-    lying = given.permute(order)
-    copied = torch.empty(lying.shape, dtype=given.dtype)
-    copy_to(copied, lying)
-    turned = copied.permute(_inverse(order))
-    if turned.is_contiguous():
-        return turned
-    if turned.dim() == 2:
-        return turned.contiguous()  # torch has a kernel for just this, on one thread
-    done = torch.empty(turned.shape, dtype=given.dtype)
-    copy_to(done, turned)
-    return done
+    if tensor.is_contiguous():
+        return tensor
+    strides = tensor.stride()
+    order = sorted(range(tensor.dim()), key=lambda dim: -strides[dim])
+    if strides[-1] == 1 or tensor.dim() < 2:
+        order = list(range(tensor.dim()))
+    in_memory_order = tensor.permute(order)
+    block = torch.empty(in_memory_order.shape, dtype=tensor.dtype)
+    copy_single_threaded(block, in_memory_order)
+    permuted = block.permute(_inverse_permutation(order))
+    if permuted.is_contiguous():
+        return permuted
+    if permuted.dim() == 2:
+        return permuted.contiguous()  # torch has a kernel for just this, on one thread
+    result = torch.empty(permuted.shape, dtype=tensor.dtype)
+    copy_single_threaded(result, permuted)
+    return result
 
 
-def _inverse(order: Sequence[int]) -> list[int]:
+def _inverse_permutation(order: Sequence[int]) -> list[int]:
     return sorted(range(len(order)), key=order.__getitem__)

@@ -1,7 +1,8 @@
-"""Tensors that are not there yet: how each target is made of sources, by five exact operations.
+"""How each target tensor is made of source tensors, as expressions of five exact operations.
 
-A rule makes nodes of nodes. One reading of them moves index maps, to prove a plan (``_index_maps``); another moves
-bytes, to carry it out (``_stream``). The functions here make nodes, and leave out steps that cancel.
+A node describes a tensor that is not computed yet. The rules make nodes of nodes. A plan is proved by moving index maps
+through them (``_index_maps``), and carried out by moving bytes through them (``_node_reader``). The functions here make
+nodes, and leave out steps that cancel each other.
 """
 
 from __future__ import annotations
@@ -18,17 +19,18 @@ from funcnet.checkpoint._checkpoint import Spec
 
 @dataclass(frozen=True, eq=False)
 class Node:
-    """A tensor to be, of known shape and dtype."""
+    """A tensor of known shape and dtype that is not computed yet."""
 
     spec: Spec
 
     @property
     def shape(self) -> Shape:
+        """The sizes of the tensor."""
         return self.spec.shape
 
     @property
     def operands(self) -> tuple[Node, ...]:
-        """What it is made of."""
+        """The nodes that the tensor is computed from."""
         return ()
 
 
@@ -57,7 +59,7 @@ class _UnaryNode(Node):
 
 @dataclass(frozen=True, eq=False)
 class PermuteNode(_UnaryNode):
-    """Axes in another order, as ``torch.permute``."""
+    """A tensor with its axes in another order, as ``torch.permute``."""
 
     dims: tuple[int, ...]
 
@@ -77,7 +79,7 @@ class NarrowNode(_UnaryNode):
 
 @dataclass(frozen=True, eq=False)
 class CastNode(_UnaryNode):
-    """Another dtype; lossless unless said otherwise, which is checked when it is done."""
+    """A tensor in another dtype. If it is not lossy, the cast is checked to change no value when it is carried out."""
 
     lossy: bool
 
@@ -97,8 +99,8 @@ class CatNode(Node):
 def permute_node(node: Node, dims: Sequence[int]) -> Node:
     """The node with its axes in the order ``dims``."""
     if isinstance(node, PermuteNode):
-        inner = node.dims
-        node, dims = node.operand, [inner[dim] for dim in dims]
+        inner_dims = node.dims
+        node, dims = node.operand, [inner_dims[dim] for dim in dims]
     if tuple(dims) == tuple(range(len(dims))):
         return node
     return PermuteNode(Spec(tuple(node.shape[dim] for dim in dims), node.spec.dtype), node, tuple(dims))
@@ -130,17 +132,17 @@ def narrow_node(node: Node, dim: int, start: int, length: int) -> Node:
 
 
 def cat_nodes(pieces: Sequence[Node], dim: int) -> Node:
-    """Nodes of one dtype one after the other."""
+    """Nodes of one dtype one after the other along one axis."""
     if len(pieces) == 1:
         return pieces[0]
     first = pieces[0]
     if all(isinstance(piece, NarrowNode) and piece.dim == dim for piece in pieces):
-        whole = pieces[0].operands[0]
+        operand = first.operands[0]
         starts = [piece.start for piece in pieces if isinstance(piece, NarrowNode)]
         ends = [start + piece.shape[dim] for start, piece in zip(starts, pieces, strict=True)]
-        same = all(piece.operands[0] is whole for piece in pieces)
-        if same and starts == [0, *ends[:-1]] and ends[-1] == whole.shape[dim]:
-            return whole
+        have_one_operand = all(piece.operands[0] is operand for piece in pieces)
+        if have_one_operand and starts == [0, *ends[:-1]] and ends[-1] == operand.shape[dim]:
+            return operand
     shape = (*first.shape[:dim], sum(piece.shape[dim] for piece in pieces), *first.shape[dim + 1 :])
     return CatNode(Spec(shape, first.spec.dtype), tuple(pieces), dim)
 
@@ -151,15 +153,15 @@ def cast_node(node: Node, dtype: torch.dtype, lossy: bool) -> Node:
 
 
 def iter_leaves(node: Node) -> Iterator[SourceNode | ConstantNode]:
-    """The sources and constants a node is made of, each as often as it is used."""
+    """The sources and constants that a node is computed from, each as often as it is used."""
     if isinstance(node, (SourceNode, ConstantNode)):
         yield node
-    for part in node.operands:
-        yield from iter_leaves(part)
+    for operand in node.operands:
+        yield from iter_leaves(operand)
 
 
 def iter_nodes(node: Node) -> Iterator[Node]:
-    """The node and everything it is made of."""
+    """The node and all nodes that it is computed from."""
     yield node
-    for part in node.operands:
-        yield from iter_nodes(part)
+    for operand in node.operands:
+        yield from iter_nodes(operand)

@@ -21,17 +21,17 @@ def main() -> None:
             f'Install what the command needs: pip install "funcnet[cli]"\n'
         )
         raise SystemExit(2) from None
-    told: list[int] = []
+    signals: list[int] = []
 
-    def end(number: int, frame: object) -> None:
-        told.append(number)
+    def exit_on_signal(number: int, frame: object) -> None:
+        signals.append(number)
         sys.exit(128 + number)
 
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # so that what is half written is cleaned up
-        signal.signal(signal.SIGTERM, end)
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # an exit cleans up files that are half written
+        signal.signal(signal.SIGTERM, exit_on_signal)
     try:
         app(prog_name="funcnet")
     except BaseException:
-        if told:  # whatever went wrong in the middle of something that was cut short
-            raise SystemExit(128 + told[0]) from None
+        if signals:  # the exit may have become another error in the middle of something
+            raise SystemExit(128 + signals[0]) from None
         raise

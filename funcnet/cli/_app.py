@@ -5,57 +5,29 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Annotated, Any
 
-import rich  # noqa: F401  # the commands need it: if it is missing, that is said before one is chosen
+import rich  # noqa: F401  # the commands need it, and the entry point reports if it is missing
 import typer
 from typer.core import TyperCommand
 
 import funcnet
 
 COMMANDS = {
-    "compare": ("_compare", "compare", "Run one model stateful and stateless, side by side."),
-    "convert": (
-        "_convert",
-        "convert_command",
-        "Convert a checkpoint between formats and layouts, proved before it is done.",
-    ),
-    "inspect": (
-        "_inspect",
-        "inspect_command",
-        "Show what a checkpoint holds: paths, shapes, dtypes, bytes, ties. Tensors are read for --stats only.",
-    ),
-    "diff": (
-        "_diff",
-        "diff_command",
-        "Compare two checkpoints of any formats: names, shapes, dtypes, ties, and values bit by bit.",
-    ),
-    "verify": (
-        "_diff",
-        "verify_command",
-        "Check the certificate of a conversion: prove its rules again, carry them out, and hash both sides.",
-    ),
-    "source": (
-        "_source",
-        "source_command",
-        "Write a module down as plain torch and F calls over its params, checked to give the module's own bits.",
-    ),
-    "match": (
-        "_rules",
-        "match_command",
-        "Propose rules from a checkpoint to another layout: by prefixes, shapes, words in names, and order.",
-    ),
-    "rules": (
-        "_rules",
-        "rules_command",
-        "Print ready rules: from a GPT-2, Llama or BERT of transformers to funcnet.models, or from Flax to torch.",
-    ),
+    "compare": "Run one model stateful and stateless, side by side.",
+    "convert": "Convert a checkpoint between formats and layouts, proved before it is done.",
+    "inspect": "Show what a checkpoint holds: paths, shapes, dtypes, bytes, ties. Tensors are read for --stats only.",
+    "diff": "Compare two checkpoints of any formats: names, shapes, dtypes, ties, and values bit by bit.",
+    "verify": "Check the certificate of a conversion: prove its rules again, carry them out, and hash both sides.",
+    "source": "Write a module down as plain torch and F calls over its params, checked to give the module's own bits.",
+    "match": "Propose rules from a checkpoint to another layout: by prefixes, shapes, words in names, and order.",
+    "rules": "Print ready rules: from a GPT-2, Llama or BERT of transformers to funcnet.models, or from Flax to torch.",
 }
-"""Each command: its file, its function, and the first paragraph of that function's docstring."""
+"""Each command, and the first paragraph of the docstring of its function, ``NAME_command`` in ``_NAME_command.py``."""
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
 class _CommandOnDemand(TyperCommand):
-    """Stands for a command in the list of commands, and hands over to the real one when that is to run."""
+    """A command in the list of commands, which imports the real command when it runs."""
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         return load_command(info_name or "").make_context(info_name, args, parent, **extra)
@@ -63,17 +35,17 @@ class _CommandOnDemand(TyperCommand):
 
 def load_command(name: str) -> Any:
     """Import a command with its arguments and options."""
-    file, function, _ = COMMANDS[name]
+    function = getattr(import_module(f"funcnet.cli._{name}_command"), f"{name}_command")
     command_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    command_app.command(name)(getattr(import_module(f"funcnet.cli.{file}"), function))
+    command_app.command(name)(function)
     return typer.main.get_command(command_app)
 
 
-def _stand_in() -> None: ...
+def _placeholder() -> None: ...
 
 
-for _name, (_, _, _summary) in COMMANDS.items():
-    app.command(_name, cls=_CommandOnDemand, help=_summary)(_stand_in)
+for _name, _summary in COMMANDS.items():
+    app.command(_name, cls=_CommandOnDemand, help=_summary)(_placeholder)
 
 
 def _print_version(is_asked_for: bool) -> None:

@@ -16,15 +16,15 @@ class SequenceView(View):
     __slots__ = ()
 
     def __len__(self) -> int:
-        return len(self._gets)
+        return len(self._getters)
 
     def __iter__(self) -> Iterator[Any]:
-        return iter([get(self) for get in self._gets])
+        return iter([get(self) for get in self._getters])
 
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
-            return [get(self) for get in self._gets[index]]
-        return self._gets[index](self)
+            return [get(self) for get in self._getters[index]]
+        return self._getters[index](self)
 
 
 class SequentialView(SequenceView):
@@ -61,7 +61,7 @@ class MappingView(View):
         return name in self._names
 
     def __getitem__(self, name: str) -> Any:
-        return self._gets[self._names.index(name)](self) if name in self._names else _no_key(name, self._names)
+        return self._getters[self._names.index(name)](self) if name in self._names else _no_key(name, self._names)
 
     def keys(self) -> tuple[str, ...]:
         """Names of the parts."""
@@ -69,11 +69,11 @@ class MappingView(View):
 
     def values(self) -> list[Any]:
         """The parts."""
-        return [get(self) for get in self._gets]
+        return [get(self) for get in self._getters]
 
     def items(self) -> list[tuple[str, Any]]:
         """Names and parts."""
-        return [(name, get(self)) for name, get in zip(self._names, self._gets, strict=True)]
+        return [(name, get(self)) for name, get in zip(self._names, self._getters, strict=True)]
 
 
 class ParamSequenceView(View):

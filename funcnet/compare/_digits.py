@@ -14,27 +14,27 @@ TEST_SIZE = 360
 
 
 class Digits(NamedTuple):
-    """Images (N, 1, 8, 8) in [0, 1] and their labels (N,), split once and for all."""
+    """Images (N, 1, 8, 8) in [0, 1] and their labels (N,), split into a training set and a test set."""
 
     train_x: Tensor
     train_labels: Tensor
     test_x: Tensor
     test_labels: Tensor
 
-    def batches(self, size: int, count: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """``count`` batches of images and labels, in an order of each epoch that ``seed`` decides."""
+    def iter_batches(self, size: int, count: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield ``count`` batches of training images and labels; ``seed`` decides the order in each epoch."""
         generator = torch.Generator().manual_seed(seed)
-        left: list[Tensor] = []
+        index_batches: list[Tensor] = []
         for _ in range(count):
-            if not left:
+            if not index_batches:
                 order = torch.randperm(len(self.train_labels), generator=generator)
-                left = [part for part in order.split(size) if len(part) == size]
-            chosen = left.pop()
-            yield self.train_x[chosen], self.train_labels[chosen]
+                index_batches = [indices for indices in order.split(size) if len(indices) == size]
+            indices = index_batches.pop()
+            yield self.train_x[indices], self.train_labels[indices]
 
 
 def load_digits() -> Digits:
-    """The digits, the same split on every machine.
+    """Load the digits, with the same split on every machine.
 
     Raises:
         CompareError: if scikit-learn is not installed.

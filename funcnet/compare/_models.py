@@ -1,7 +1,7 @@
 """The models of the comparison, each written twice: as an nn.Module, and as parts with a function that uses them.
 
-Both programs are shown to the reader, so they are written as a user writes them, without annotations, and narrow
-enough to stand beside each other.
+Readers see both programs, so they are written as a user writes them: without annotations, and narrow enough to stand
+side by side.
 """
 # mypy: disable-error-code="no-untyped-def, no-untyped-call"
 # fmt: off
@@ -125,7 +125,7 @@ def normed_model(p, x):
 
 
 class Pair(NamedTuple):
-    """One model in both forms, with equal names of parts and so equal keys."""
+    """One model in both forms. Their parts have the same names, so their states have the same keys."""
 
     name: str
     title: str

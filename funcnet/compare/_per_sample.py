@@ -1,4 +1,4 @@
-"""A gradient for each sample of a batch: what an nn.Module needs a loop for, and a function does in a line."""
+"""A gradient for each sample of a batch: an nn.Module needs a loop for it, a function does it in one line."""
 
 from __future__ import annotations
 
@@ -6,90 +6,92 @@ import inspect
 import re
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
+from funcnet._torch import pytree
 from funcnet._typing import Flat, TreeLike
-from funcnet.compare._measure import largest_difference, seconds
+from funcnet.compare._measure import largest_difference, measure_seconds
 from funcnet.compare._results import PerSample
 from funcnet.tree import flatten
 
+Sample = TypeVar("Sample")
 
-def per_sample_gradients(loss: Callable[[Any, Any], Tensor], params: TreeLike, batch: Any) -> Any:
+
+def per_sample_gradients(loss: Callable[[TreeLike, Any], Tensor], params: TreeLike, batch: object) -> Any:
     """The gradients of ``loss(params, sample)`` for every sample of a batch, a tree whose samples lie in axis 0."""
     return torch.vmap(torch.func.grad(loss), in_dims=(None, 0))(params, batch)
 
 
-def the_line() -> str:
-    """The one line, as it stands above."""
+def source_line() -> str:
+    """The expression that :func:`per_sample_gradients` returns, as text for readers."""
     return inspect.getsource(per_sample_gradients).rstrip().rpartition("return ")[2]
 
 
 def compare_per_sample(
     module: nn.Module,
-    module_loss: Callable[[Any], Tensor],
-    loss: Callable[[Any, Any], Tensor],
+    module_loss: Callable[[Sample], Tensor],
+    loss: Callable[[TreeLike, Sample], Tensor],
     params: TreeLike,
-    batch: Any,
+    batch: Sample,
     budget: float,
 ) -> PerSample:
-    """Both ways to the same gradients. Raises what vmap, or a foreign body under it, raises.
+    """Compute the same gradients in both ways and compare them. Errors of vmap, or of a body under it, pass through.
 
     Args:
         module: the module, in eval mode.
-        module_loss: its loss by sample.
-        loss: the same of params and sample.
-        params: the module's parameters as a tree.
-        batch: tensors with samples in axis 0, in any tree.
+        module_loss: the loss of the module for one sample.
+        loss: the same loss as a function of the params and the sample.
+        params: the parameters of the module as a tree.
+        batch: a tree of tensors whose samples lie in axis 0.
         budget: seconds to spend.
     """
     weights = {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
     size = next(leaf.shape[0] for leaf in pytree.tree_leaves(batch))
     samples = [pytree.tree_map(lambda leaf, i=i: leaf[i], batch) for i in range(size)]
 
-    def loop() -> list[tuple[Tensor, ...]]:
+    def loop_gradients() -> list[tuple[Tensor, ...]]:
         return [
             torch.autograd.grad(module_loss(sample), list(weights.values()), allow_unused=True, materialize_grads=True)
             for sample in samples
         ]
 
-    def vmapped() -> Any:
+    def vmap_gradients() -> Any:
         return per_sample_gradients(loss, params, batch)
 
     with warnings.catch_warnings():
-        loops = _loops_inside(vmapped)
-        warnings.filterwarnings("ignore", _LOOPS)
-        rows = zip(*loop(), strict=True)
+        loops = _find_loops_inside(vmap_gradients)
+        warnings.filterwarnings("ignore", _LOOP_WARNING)
+        rows = zip(*loop_gradients(), strict=True)
         expected: Flat = {name: torch.stack(row) for name, row in zip(weights, rows, strict=True)}
-        found = {name: gradient for name, gradient in flatten(vmapped()).items() if name in weights}
-        times = seconds(loop, vmapped, budget=budget)
+        actual = {name: gradient for name, gradient in flatten(vmap_gradients()).items() if name in weights}
+        times = measure_seconds(loop_gradients, vmap_gradients, budget=budget)
     return PerSample(
-        line=the_line(),
+        line=source_line(),
         batch=size,
         loop_seconds=times.stateful,
         vmap_seconds=times.stateless,
-        largest_difference=largest_difference(expected, found),
+        largest_difference=largest_difference(expected, actual),
         largest_gradient=max(float(gradient.abs().max()) for gradient in expected.values()),
         rounding=max(torch.finfo(gradient.dtype).eps for gradient in expected.values()) ** 0.5,
         loops_inside=loops,
     )
 
 
-_LOOPS = r"There is a performance drop because .* batching rule for (aten::\w+)"
+_LOOP_WARNING = r"There is a performance drop because .* batching rule for (aten::\w+)"
 
 
-def _loops_inside(vmapped: Callable[[], Any]) -> tuple[str, ...]:
-    """The operators that vmap has no rule for: it runs them one sample at a time, and torch warns of each."""
-    with warnings.catch_warnings(record=True) as caught:
+def _find_loops_inside(vmap_gradients: Callable[[], object]) -> tuple[str, ...]:
+    """The operators that vmap has no rule for: it runs them one sample at a time, and torch warns about each."""
+    with warnings.catch_warnings(record=True) as records:
         warnings.simplefilter("always")
-        vmapped()
-    names = {}
-    for warning in caught:
-        if found := re.match(_LOOPS, str(warning.message)):
-            names[found[1]] = True
+        vmap_gradients()
+    operators: dict[str, None] = {}
+    for record in records:
+        if match := re.match(_LOOP_WARNING, str(record.message)):
+            operators[match[1]] = None
         else:
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-    return tuple(names)
+            warnings.warn_explicit(record.message, record.category, record.filename, record.lineno)
+    return tuple(operators)

@@ -1,4 +1,7 @@
-"""What a comparison found. Records of plain values, which :func:`to_json` writes out."""
+"""The results of a comparison: records of plain values, which :func:`to_json` writes out.
+
+A record lists in ``json_properties`` the properties that are written out beside its fields.
+"""
 
 from __future__ import annotations
 
@@ -11,22 +14,22 @@ from typing import Any, ClassVar
 
 @dataclass(frozen=True)
 class Sides:
-    """The same quantity of the nn.Module and of the net."""
+    """One quantity measured on both sides: the nn.Module (stateful) and the net (stateless)."""
 
-    also: ClassVar = ("ratio",)
+    json_properties: ClassVar = ("ratio",)
 
     stateful: float
     stateless: float
 
     @property
     def ratio(self) -> float:
-        """Stateless over stateful: below 1 the net is quicker, or smaller."""
+        """Stateless over stateful: below 1, the net is quicker or smaller."""
         return self.stateless / self.stateful if self.stateful else math.inf
 
 
 @dataclass(frozen=True)
 class Programs:
-    """What a reader reads: source of the nn.Module, and of the net."""
+    """The source that readers see: that of the nn.Module, and that of the net."""
 
     stateful: str
     stateless: str
@@ -34,12 +37,12 @@ class Programs:
 
 @dataclass(frozen=True)
 class PerSample:
-    """Gradients for each sample of a batch: a loop over the module, and one vmapped call of the net.
+    """The gradients of each sample of a batch, by a loop over the module and by one vmapped call of the net.
 
-    ``loops_inside`` names the operators that vmap has no rule for and runs one sample at a time.
+    ``loops_inside`` names the operators that vmap has no rule for and therefore runs one sample at a time.
     """
 
-    also: ClassVar = ("speed_up", "agrees")
+    json_properties: ClassVar = ("speed_up", "agrees")
 
     line: str
     batch: int
@@ -52,30 +55,33 @@ class PerSample:
 
     @property
     def speed_up(self) -> float:
-        """How many times quicker than the loop."""
+        """How many times quicker the vmapped call is than the loop."""
         return self.loop_seconds / self.vmap_seconds
 
     @property
     def agrees(self) -> bool:
-        """Whether the difference is one of rounding: within half of the digits of the dtype, from the largest gradient.
+        """Whether the gradients differ by rounding alone: by less than half of the digits of the largest gradient.
 
-        It is not 0, as a batched kernel adds in another order than kernels for one sample.
+        The difference is seldom 0, because a batched kernel adds in another order than kernels for one sample.
         """
         return self.largest_difference == 0 or self.largest_difference <= self.rounding * self.largest_gradient
 
 
 @dataclass(frozen=True)
 class NotPossible:
-    """Why something was not measured."""
+    """Stands in place of a result that could not be measured, and says why."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Compared:
-    """What every comparison of one model has. ``largest_difference`` holds None where there is nothing to compare."""
+    """The results that every comparison of one model has.
 
-    also: ClassVar = ("identical", "passes")
+    ``largest_difference`` maps each quantity to its difference, or to None if there was nothing to compare.
+    """
+
+    json_properties: ClassVar = ("identical", "passes")
 
     name: str
     title: str
@@ -94,7 +100,7 @@ class Compared:
 
     @property
     def passes(self) -> bool:
-        """Whether both forms are identical, and gradients per sample differ by rounding alone."""
+        """Whether both forms are identical, and their gradients per sample differ by rounding alone."""
         return self.identical and (isinstance(self.per_sample, NotPossible) or self.per_sample.agrees)
 
 
@@ -109,9 +115,9 @@ class Trained(Compared):
 
 @dataclass(frozen=True)
 class Articles:
-    """All models trained twice, and the two training steps they were trained with."""
+    """The results for all models that were trained twice, and the two training steps that trained them."""
 
-    also: ClassVar = ("identical", "passes")
+    json_properties: ClassVar = ("identical", "passes")
 
     versions: Mapping[str, str]
     seed: int
@@ -136,7 +142,7 @@ class Articles:
 
 @dataclass(frozen=True)
 class Untrained(Compared):
-    """A module of the user's, compared on inputs without training."""
+    """A module of the user, compared with its net without training."""
 
     versions: Mapping[str, str]
     seed: int
@@ -145,15 +151,15 @@ class Untrained(Compared):
     notes: tuple[str, ...]
 
 
-def to_json(value: Any) -> Any:
-    """A record as dicts, lists, numbers and strings; a number that JSON has no form for is a string such as "inf".
+def to_json(value: object) -> Any:
+    """Turn a record into dicts, lists, numbers and strings; infinity and NaN become the strings "inf" and "nan".
 
     >>> to_json(Sides(2.0, 1.0))
     {'stateful': 2.0, 'stateless': 1.0, 'ratio': 0.5}
     """
     if dataclasses.is_dataclass(value):
         names = [field.name for field in dataclasses.fields(value)]
-        return {name: to_json(getattr(value, name)) for name in (*names, *getattr(value, "also", ()))}
+        return {name: to_json(getattr(value, name)) for name in (*names, *getattr(value, "json_properties", ()))}
     if isinstance(value, Mapping):
         return {key: to_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

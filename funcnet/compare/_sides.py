@@ -1,41 +1,44 @@
-"""A module and its net as two contestants with the same verbs, each by its own means."""
+"""A module and its net behind one interface: a forward, a training step, gradients and buffers."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 import funcnet as fn
+from funcnet._tensors import is_inexact, iter_tensors
+from funcnet._torch import pytree
 from funcnet._typing import Flat, Tree
 from funcnet.tree import flatten
 
-Args = tuple[Any, ...]
-Kwargs = Mapping[str, Any]
+Args = tuple[object, ...]
+Kwargs = Mapping[str, Any]  # mypy cannot tell inputs given by name from the options of ``apply``
+Inputs = TypeVar("Inputs")
 
 
-def total(output: Any) -> Tensor:
-    """The sum of all floating outputs: something to differentiate in any model."""
-    summands = []
-    for leaf in pytree.tree_leaves(output):
-        if isinstance(leaf, Tensor) and leaf.is_complex():
-            summands.append(torch.view_as_real(leaf).sum())
-        elif isinstance(leaf, Tensor) and leaf.is_floating_point():
-            summands.append(leaf.sum())
-    return sum(summands, start=torch.zeros(()))
+def sum_outputs(output: object) -> Tensor:
+    """The sum of all floating outputs, which is something to differentiate in any model."""
+    total = torch.zeros(())
+    for tensor in iter_tensors(output):
+        if tensor.is_complex():
+            total = total + torch.view_as_real(tensor).sum()
+        elif tensor.is_floating_point():
+            total = total + tensor.sum()
+    return total
 
 
-def _as_weight(tensor: Tensor) -> Tensor:
-    return tensor.detach().requires_grad_(tensor.is_floating_point() or tensor.is_complex())
+def as_trainable(tensor: Tensor) -> Tensor:
+    """The tensor detached, and requiring a gradient if its dtype can be differentiated."""
+    return tensor.detach().requires_grad_(is_inexact(tensor))
 
 
-def copied(tree: Any) -> Any:
-    """The same numbers in tensors of their own: a module may write to its inputs."""
-    return pytree.tree_map(torch.clone, tree)
+def _clone_tensors(tree: Inputs) -> Inputs:
+    result: Inputs = pytree.tree_map(torch.clone, tree)
+    return result
 
 
 class ModuleSide:
@@ -44,72 +47,83 @@ class ModuleSide:
     def __init__(self, module: nn.Module, args: Args, kwargs: Kwargs) -> None:
         self.module = copy.deepcopy(module)
         for weight in self.module.parameters():
-            weight.requires_grad_(weight.is_floating_point() or weight.is_complex())
-        self.args, self.kwargs = copied((args, kwargs))
+            weight.requires_grad_(is_inexact(weight))
+        # The module may write to its inputs.
+        self.args, self.kwargs = _clone_tensors((args, kwargs))
 
-    def forward(self) -> Any:
-        """Call it, in the mode it is in."""
+    def forward(self) -> object:
+        """Call the module in its current mode."""
         return self.module(*self.args, **self.kwargs)
 
-    def step(self) -> Any:
-        """Forward and backward."""
+    def step(self) -> object:
+        """Run a forward and a backward, and return the output."""
         self.module.zero_grad()
         output = self.forward()
-        value = total(output)
-        if value.requires_grad:
-            value.backward()
+        total = sum_outputs(output)
+        if total.requires_grad:
+            total.backward()
         return output
 
     def gradients(self) -> Flat:
-        """Those of the last step; zeros for parameters that the output does not depend on."""
+        """The gradients of the last step; zeros for parameters that the output does not depend on."""
         weights = {name: weight for name, weight in self.module.named_parameters() if weight.requires_grad}
         return {
             name: torch.zeros_like(weight) if weight.grad is None else weight.grad for name, weight in weights.items()
         }
 
-    def buffers(self) -> Flat:
-        """As they are now."""
+    def new_buffers(self) -> Flat:
+        """The buffers after the last step."""
         return dict(self.module.named_buffers())
+
+    def state_tensors(self) -> object:
+        """All tensors that this side holds, as a tree."""
+        return self.module.state_dict()
 
 
 class NetSide:
-    """A net and the trees its calls take. Calls leave them as they are."""
+    """A net and the trees that its calls take. Calls leave them unchanged."""
 
     def __init__(self, net: fn.Net, params: Tree, buffers: Tree, args: Args, kwargs: Kwargs, seed: int) -> None:
-        self.net, self.params, self.given = net, params, buffers
-        # torch chooses some kernels by whether weights require grad, even under no_grad: here they do, as in the module
-        self.weights = fn.tree.map(_as_weight, params)
+        self.net, self.params, self.buffers = net, params, buffers
+        # Torch chooses some kernels by whether weights require a gradient, even under no_grad. The weights of the
+        # module do, so these must.
+        self.weights = fn.tree.map(as_trainable, params)
         self.args, self.kwargs, self.seed = args, kwargs, seed
-        self.draws: int | None = None
-        self.grads: Tree = {}
-        self.new: Tree = buffers
+        self._eval_rng: int | None = None
+        self._gradients: Tree = {}
+        self._new_buffers: Tree = buffers
 
-    def forward(self) -> Any:
-        """Call it in eval mode. A net that draws in eval mode too is given the seed."""
+    def forward(self) -> object:
+        """Call the net in eval mode. A net that draws in eval mode too gets the seed."""
         try:
-            return self.net.apply(self.weights, self.given, *self.args, rng=self.draws, **self.kwargs)[0]
+            return self.net.apply(self.weights, self.buffers, *self.args, rng=self._eval_rng, **self.kwargs)[0]
         except fn.RandomnessError:
-            if self.draws is not None:
+            if self._eval_rng is not None:
                 raise
-            self.draws = self.seed
+            self._eval_rng = self.seed
             return self.forward()
 
-    def step(self) -> Any:
-        """Forward in training mode, and gradients."""
+    def step(self) -> object:
+        """Run a forward in training mode and compute its gradients; return the output."""
 
-        def loss(params: Tree) -> tuple[Tensor, Any]:
-            output, new = self.net.apply(params, self.given, *self.args, train=True, rng=self.seed, **self.kwargs)
-            return total(output), (output, new)
+        def loss(params: Tree) -> tuple[Tensor, tuple[object, Tree]]:
+            output, new_buffers = self.net.apply(
+                params, self.buffers, *self.args, train=True, rng=self.seed, **self.kwargs
+            )
+            return sum_outputs(output), (output, new_buffers)
 
-        self.grads = {}
-        (_, (output, self.new)), self.grads = fn.value_and_grad(loss, has_aux=True)(self.params)
+        self._gradients = {}  # frees the gradients of the step before
+        (_, (output, self._new_buffers)), self._gradients = fn.value_and_grad(loss, has_aux=True)(self.params)
         return output
 
     def gradients(self) -> Flat:
-        """Those of the last step."""
-        flat = flatten(self.grads)
-        return {name: grad for name, grad in flat.items() if grad.is_floating_point() or grad.is_complex()}
+        """The gradients of the last step."""
+        return {name: gradient for name, gradient in flatten(self._gradients).items() if is_inexact(gradient)}
 
-    def buffers(self) -> Flat:
-        """The new ones of the last step."""
-        return flatten(self.new)
+    def new_buffers(self) -> Flat:
+        """The buffers that the last step returned."""
+        return flatten(self._new_buffers)
+
+    def state_tensors(self) -> object:
+        """All tensors that this side holds, as a tree."""
+        return [self.params, self.buffers]

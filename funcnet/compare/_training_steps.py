@@ -1,4 +1,4 @@
-"""One step of training in both forms. Both are shown to the reader: hence narrow, and without annotations."""
+"""One training step in both forms. Readers see both side by side, so they are narrow and have no annotations."""
 # mypy: disable-error-code="no-untyped-def, no-untyped-call"
 # fmt: off
 
@@ -13,7 +13,7 @@ RATE, MOMENTUM = 0.1, 0.9
 
 
 def logits(output):
-    """The scores of the classes; a model that keeps intermediate outputs returns them behind its scores."""
+    """The scores of the classes; a model that returns intermediate outputs too returns them after its scores."""
     return output[0] if isinstance(output, tuple) else output
 
 

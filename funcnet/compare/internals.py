@@ -1,6 +1,20 @@
 """Machinery of the comparison that other rooms of funcnet use. It is not for users, and may change."""
 
+from funcnet.compare._lab._forms import CALL, COMPILED, FORM_NAMES, MODULE, NATIVE, TRACED
+from funcnet.compare._lab._vmap_curves import LOOP
 from funcnet.compare._shorten_code import shorten_code
 from funcnet.compare._target import call_target, import_target, parse_target
 
-__all__ = ["call_target", "import_target", "parse_target", "shorten_code"]
+__all__ = [
+    "CALL",
+    "COMPILED",
+    "FORM_NAMES",
+    "LOOP",
+    "MODULE",
+    "NATIVE",
+    "TRACED",
+    "call_target",
+    "import_target",
+    "parse_target",
+    "shorten_code",
+]

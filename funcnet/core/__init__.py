@@ -4,10 +4,11 @@
 tensor and has no mode. ``View`` is the ``p`` of one call: the params, buffers, mode and rng at the body's place. A body
 may equally be handed an ``nn.Module`` with the same names: that is how one body runs both ways.
 
-Reading order: ``_entries`` (what a net declares), ``_net`` (the record and its verbs), ``_start`` (first values),
-``_view`` (what a body sees), ``_call`` (one call from start to end), ``_check`` (trees against declarations),
-``_explain`` (errors on the way), ``_silent`` (which bodies cannot draw), ``_limits`` (which transforms a net supports),
-``_ties``, ``_lazy`` (shapes from inputs), ``_compose`` (nets from functions) and ``_stateful`` (the same body as an
+Reading order: ``_entries`` (what a net declares), ``_net`` (the record and its verbs), ``_init_context`` (first
+values), ``_view`` and ``_view_classes`` (what a body sees), ``_call`` (one call from start to end), ``_check`` (trees
+against declarations), ``_explain`` (errors on the way), ``_traits`` and ``_facts`` (what is known of a body before it
+runs), ``_global_draws`` (how draws are contained), ``_limits`` (which transforms a net supports), ``_ties`` and
+``_edits``, ``_lazy`` (shapes from inputs), ``_compose`` (nets from functions) and ``_module_body`` (the same body as an
 ``nn.Module``).
 """
 
@@ -18,12 +19,12 @@ from funcnet.core._entries import Entry as Entry
 from funcnet.core._entries import Param as Param
 from funcnet.core._function import Function as Function
 from funcnet.core._function import as_net as as_net
+from funcnet.core._init_context import InitContext as InitContext
 from funcnet.core._lazy import Lazy as Lazy
 from funcnet.core._limits import TRANSFORMS as TRANSFORMS
 from funcnet.core._limits import supports as supports
+from funcnet.core._module_body import Body as Body
+from funcnet.core._module_body import FunctionModule as FunctionModule
 from funcnet.core._net import Net as Net
-from funcnet.core._start import Start as Start
-from funcnet.core._stateful import Body as Body
-from funcnet.core._stateful import FunctionModule as FunctionModule
 from funcnet.core._view import View as View
-from funcnet.core._view import draws_at as draws_at
+from funcnet.core._view import draw_source as draw_source

@@ -1,4 +1,4 @@
-"""One call of a net, from checking what was given to returning what is new."""
+"""One call of a net, from the check of its arguments to the new buffers that it returns."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ from torch import Tensor
 
 from funcnet._context import numbers_known
 from funcnet._errors import PurityError, RandomnessError, TreeError
+from funcnet._tensors import iter_named_tensors
 from funcnet._torch import lazy_clone
 from funcnet._typing import Selector, Tree, TreeLike
-from funcnet.core._check import Seen, expected_of, fits_when_compiled, misfits_of, refuse
-from funcnet.core._entries import Buffer, Param
-from funcnet.core._explain import explain
+from funcnet.core._check import CheckedTrees, find_tree_misfits, fits_when_compiled, misfit_error, specs_by_tree
+from funcnet.core._entries import Buffer, Param, has_entries
+from funcnet.core._explain import explain_error
+from funcnet.core._facts import iter_bodies
 from funcnet.core._global_draws import GlobalDrawGuard
-from funcnet.core._ties import filled_in, linked, unlinked
-from funcnet.core._view import NOTHING, PASS_RNG, Call, bodies, draws_at, has, opener, view_class
-from funcnet.random.internals import DrawInterceptor, as_rng
+from funcnet.core._ties import drop_aliases, link_buffers, resolve_aliases
+from funcnet.core._view import EMPTY_TREE, PASS_RNG, Call, Mode, draw_source
+from funcnet.core._view_classes import make_view_opener, view_class_of
+from funcnet.random.internals import DrawInterceptor, RngArgument, as_rng
 from funcnet.tree import flatten, join, select, unflatten
 
 if TYPE_CHECKING:
@@ -30,45 +33,48 @@ _EVAL = Call(False, None)
 
 
 class Program:
-    """A net made ready to be called: its view classes and what is known about it beforehand."""
+    """A net made ready to be called: its view classes and what is known of its bodies before they run."""
 
     def __init__(self, net: Net) -> None:
         self.net = net
-        self.view = view_class(net, {})
-        self.open = opener(net)
-        self.expected = expected_of(net)
-        self.has_buffers = has(net, Buffer)
-        self.writable = unflatten({path: True for path in _writable(net) if path not in net.aliases})
-        self.tied: dict[type, dict[str, str]] = {
+        self.view_class = view_class_of(net, {})
+        self.open_view = make_view_opener(net)
+        self.specs = specs_by_tree(net)
+        self.has_buffers = has_entries(net, Buffer)
+        writable_paths = [path for path in _iter_writable_buffers(net) if path not in net.aliases]
+        self.writable = unflatten(dict.fromkeys(writable_paths, True))
+        self.aliases_by_kind: dict[type, dict[str, str]] = {
             kind: {alias: owner for alias, owner in net.aliases.items() if isinstance(net._all_entries[alias], kind)}
             for kind in (Param, Buffer)
         }
-        self.facts = {path: body._facts for path, body in bodies(net)}
-        self.silent = all(facts.draws_from_view_only for facts in self.facts.values())
-        self.foreign = not all(facts.is_trusted for facts in self.facts.values())
-        self.always_draws = self.drawing(False)
-        self.draws_in_training = self.drawing(True)  # not a cached_property, whose lock torch.compile cannot enter
-        self.seen: Seen | None = None
+        self.facts = {path: body._facts for path, body in iter_bodies(net)}
+        self.draws_from_views_only = all(facts.draws_from_view_only for facts in self.facts.values())
+        self.is_trusted = all(facts.is_trusted for facts in self.facts.values())
+        self.draws_in_eval = self.drawing_paths(False)
+        self.draws_in_training = self.drawing_paths(True)  # not cached: torch.compile cannot enter such a lock
+        self.checked_trees: CheckedTrees | None = None
         self.global_draw_guard = GlobalDrawGuard(net)
-        self.looked: set[tuple[Any, bool]] = set()  # the modes in which params were compared before and after a call
-        self.scratch: set[str] = set()  # paths of params that a foreign forward in eval mode writes to: given as copies
+        self.compared_modes: set[tuple[Any, bool]] = set()  # in which params were compared before and after a call
+        self.scratch: set[str] = set()  # paths of params that a foreign forward in eval mode writes to: it gets copies
 
-    def drawing(self, train: Any) -> list[str]:
-        """Paths that draw in this mode."""
-        mode = (lambda path: train) if isinstance(train, bool) else train
-        return [path for path, facts in self.facts.items() if facts.draws[bool(mode(path))]]
+    def drawing_paths(self, train: Mode) -> list[str]:
+        """Paths of the bodies that draw in this mode."""
+        if isinstance(train, bool):
+            return [path for path, facts in self.facts.items() if facts.draws[train]]
+        return [path for path, facts in self.facts.items() if facts.draws[bool(train(path))]]
 
     # --- the two ways to call ---
 
     def evaluate(self, params: TreeLike, inputs: tuple[Any, ...], kwargs: dict[str, Any], method: str) -> Any:
-        if self.has_buffers or self.always_draws:
+        """The output in eval mode, of a net without buffers; see ``Net.__call__``."""
+        if self.has_buffers or self.draws_in_eval:
             self._refuse_evaluate()
         if torch.compiler.is_compiling():
-            self._admit(params, NOTHING)
-        elif self.seen is None or not self.seen.same(params, NOTHING):
-            self._admit(params, NOTHING)
-            self.seen = Seen(self.expected, params, NOTHING)
-        return self._call(params, NOTHING, False, None, inputs, kwargs, method)[0]
+            self._check_trees(params, EMPTY_TREE)
+        elif self.checked_trees is None or not self.checked_trees.matches(params, EMPTY_TREE):
+            self._check_trees(params, EMPTY_TREE)
+            self.checked_trees = CheckedTrees(self.specs, params, EMPTY_TREE)
+        return self._call(params, EMPTY_TREE, False, None, inputs, kwargs, method)[0]
 
     def apply(
         self,
@@ -77,89 +83,91 @@ class Program:
         inputs: tuple[Any, ...],
         kwargs: dict[str, Any],
         train: Selector,
-        rng: Any,
+        rng: RngArgument,
         method: str,
     ) -> tuple[Any, Tree]:
-        mode = train if isinstance(train, bool) else self._selected(train)
-        if rng is None and (mode is not False or self.always_draws):
-            self._refuse_drawing(mode)
+        """The output and the new buffers; see ``Net.apply``."""
+        mode = train if isinstance(train, bool) else self._select_mode(train)
+        if rng is None and (mode is not False or self.draws_in_eval):
+            self._refuse_missing_rng(mode)
         if torch.compiler.is_compiling():
-            self._admit(params, buffers)
-        elif self.seen is None or not self.seen.same(params, buffers):
-            self._admit(params, buffers)
-            self.seen = Seen(self.expected, params, buffers)
+            self._check_trees(params, buffers)
+        elif self.checked_trees is None or not self.checked_trees.matches(params, buffers):
+            self._check_trees(params, buffers)
+            self.checked_trees = CheckedTrees(self.specs, params, buffers)
         return self._call(params, buffers, mode, rng, inputs, kwargs, method)
 
     def _call(
         self,
         params: TreeLike,
         buffers: TreeLike,
-        mode: Any,
-        rng: Any,
+        mode: Mode,
+        rng: RngArgument,
         inputs: tuple[Any, ...],
         kwargs: dict[str, Any],
         method: str,
     ) -> tuple[Any, Tree]:
         """Run the body, and see to it that no draw in it comes from a global generator."""
-        if self.silent and method == "forward":
-            return self._once(params, buffers, mode, inputs, kwargs, method, rng)
-        once = partial(self._once, params, buffers, mode, inputs, kwargs, method)
-        return self.global_draw_guard.run(once, mode is False, rng)
+        if self.draws_from_views_only and method == "forward":
+            return self._run_body(params, buffers, mode, inputs, kwargs, method, rng)
+        run_body = partial(self._run_body, params, buffers, mode, inputs, kwargs, method)
+        return self.global_draw_guard.run(run_body, mode is False, rng)
 
-    def _once(
+    def _run_body(
         self,
         params: TreeLike,
         buffers: TreeLike,
-        mode: Any,
+        mode: Mode,
         inputs: tuple[Any, ...],
         kwargs: dict[str, Any],
         method: str,
-        rng: Any,
-        intercept: DrawInterceptor | None = None,
+        rng: RngArgument,
+        interceptor: DrawInterceptor | None = None,
     ) -> tuple[Any, Tree]:
-        """Run the body once, over a tree of buffers of its own; returns the output and that tree."""
+        """Run the body once, over a tree of buffers that is the call's own; returns the output and that tree."""
         call = _EVAL if mode is False and rng is None else Call(mode, as_rng(rng))
-        given = filled_in(params, self.tied[Param]) if self.tied[Param] else params
-        looks = self._looks(call)
-        if looks or self.scratch:
-            given = self._on_copies(given, looks)
-        own = self._own_tree(buffers) if self.has_buffers else {}
+        aliases = self.aliases_by_kind[Param]
+        full_params = resolve_aliases(params, aliases) if aliases else params
+        compares = self._compares_params(call)
+        if compares or self.scratch:
+            full_params = self._with_copies(full_params, compares)
+        call_buffers = self._make_call_buffers(buffers) if self.has_buffers else {}
         try:
-            view = self.open(self.view, given, own, call)  # type: ignore[arg-type]
+            view = self.open_view(self.view_class, full_params, call_buffers, call)  # type: ignore[arg-type]
             body = view if method == "forward" else self.net.method(view, method)
-            if intercept is not None:
-                intercept.next_rng = lambda: draws_at(view if call.within is None else call.within())
+            if interceptor is not None:
+                interceptor.next_rng = lambda: draw_source(view if call.find_place is None else call.find_place())
                 if call is not _EVAL:
-                    call.intercept = intercept
-                with intercept:
-                    output = self._watched(body, call, given if looks else None, inputs, kwargs)
-            elif self.foreign or method != "forward":
-                output = self._watched(body, call, given if looks else None, inputs, kwargs)
+                    call.intercept = interceptor
+                with interceptor:
+                    output = self._run_watched(body, call, full_params if compares else None, inputs, kwargs)
+            elif not self.is_trusted or method != "forward":
+                output = self._run_watched(body, call, full_params if compares else None, inputs, kwargs)
             else:
                 output = view(*inputs, **kwargs)
         except Exception as error:
-            explained = explain(self, params, error)
+            explained = explain_error(self, params, error)
             if explained is error:
                 raise
             raise explained from error
         if call is not _EVAL:
             call.closed = True
-        return output, unlinked(own, buffers) if self.tied[Buffer] else own
+        return output, drop_aliases(call_buffers, buffers) if self.aliases_by_kind[Buffer] else call_buffers
 
-    def _looks(self, call: Call) -> bool:
-        """Whether a call is the first of its mode, in which writes to params are looked for; there may be thousands."""
-        return self.foreign and _kind(call) not in self.looked and numbers_known()
+    def _compares_params(self, call: Call) -> bool:
+        """Whether a call is the first of its mode, which looks for writes to params; there may be thousands of them."""
+        return not self.is_trusted and _mode_key(call) not in self.compared_modes and numbers_known()
 
-    def _on_copies(self, params: TreeLike, every: bool) -> Tree:
-        """The params with copies, made when first written to, in the place of those that are (or may be) written to."""
+    def _with_copies(self, params: TreeLike, copies_all: bool) -> Tree:
+        """The params with lazy copies of those that the body writes to, or of all while it is not known to which."""
         copies: dict[int, Tensor] = {}  # a tied tensor stays one
         flat = flatten(params)
         for path, tensor in flat.items():
-            if every or path in self.scratch:
+            if copies_all or path in self.scratch:
                 flat[path] = copies.setdefault(id(tensor), lazy_clone(tensor))
         return unflatten(flat)
 
-    def _watched(
+    def _run_watched(
         self,
         body: Callable[..., Any],
         call: Call,
@@ -167,75 +175,79 @@ class Program:
         inputs: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        """Run a body that funcnet did not write, and notice by version counters if it wrote to what it was given.
+        """Run a body that funcnet did not write, and notice by version counters if it wrote to its arguments.
 
-        Inputs are looked at in every call, params where they are given here. What a foreign forward in eval mode does
-        to its params (some scale their weights once, and remember that they did) is its own affair: it has copies.
+        Inputs are compared in every call, params only if they are passed here. If a foreign forward in eval mode writes
+        to its params (some scale their weights once, and remember that they did), it is left alone: it has copies.
         """
         if torch.compiler.is_compiling():
             return body(*inputs, **kwargs)
         if len(inputs) == 1 and not kwargs and type(inputs[0]) is Tensor:  # the common case, without a detour
-            given = [("input 0", inputs[0])]
+            tensors = [("input 0", inputs[0])]
         else:
             named = [(f"input {index}", value) for index, value in enumerate(inputs)]
             named += [(f"input {name!r}", value) for name, value in kwargs.items()]
-            given = [found for name, value in named for found in _tensors(name, value)]
-        before = [_version(tensor) for _, tensor in given]
-        flat = {} if params is None else flatten(params)
-        versions = [_version(tensor) for tensor in flat.values()]
+            tensors = [item for name, value in named for item in iter_named_tensors(name, value)]
+        versions = [_read_version(tensor) for _, tensor in tensors]
+        flat_params = {} if params is None else flatten(params)
+        param_versions = [_read_version(tensor) for tensor in flat_params.values()]
         output = body(*inputs, **kwargs)
-        written = [name for (name, tensor), version in zip(given, before, strict=True) if _version(tensor) != version]
+        written = [
+            name for (name, tensor), version in zip(tensors, versions, strict=True) if _read_version(tensor) != version
+        ]
         if written:
             raise PurityError(
                 f"the body wrote in place to {', '.join(written)}, which belongs to the caller and is changed now. "
                 f"Write x = x + 1 for x += 1, or work on a clone()."
             )
         if params is not None:
-            now = map(_version, flat.values())
-            paths = [path for path, old, new in zip(flat, versions, now, strict=True) if old != new]
-            if paths and (call.train is not False or not all(map(self._within_opaque, paths))):
+            new_versions = map(_read_version, flat_params.values())
+            paths = [
+                path for path, old, new in zip(flat_params, param_versions, new_versions, strict=True) if old != new
+            ]
+            if paths and (call.train is not False or not all(map(self._is_read_as_tree, paths))):
                 which = ", ".join(f"params {path!r}" for path in paths)
                 raise PurityError(
                     f"the body writes in place to {which}, and a call returns no new params; none is changed. Compute "
                     f"what it wrote outside of the call, from the params and the output, or hold it in a buffer."
                 )
-            self.looked.add(_kind(call))
+            self.compared_modes.add(_mode_key(call))
             self.scratch.update(paths)
         return output
 
-    def _within_opaque(self, path: str) -> bool:
-        above = [net for at, net in self.net.named_nets() if not at or path.startswith(f"{at}.")]
-        return any(net._facts.reads_trees for net in above)
+    def _is_read_as_tree(self, path: str) -> bool:
+        """Whether the tensor at a path belongs to a body that finds its tensors in the dicts of the call."""
+        nets = [net for net_path, net in self.net.named_nets() if not net_path or path.startswith(f"{net_path}.")]
+        return any(net._facts.reads_trees for net in nets)
 
-    def _own_tree(self, buffers: TreeLike) -> Tree:
+    def _make_call_buffers(self, buffers: TreeLike) -> Tree:
         """The tree that a call records new buffers in: new dicts, and new tensors where a body may write in place."""
-        fresh = _copy(buffers, self.writable)
-        return linked(fresh, self.tied[Buffer]) if self.tied[Buffer] else fresh
+        copy = _copy_buffers(buffers, self.writable)
+        aliases = self.aliases_by_kind[Buffer]
+        return link_buffers(copy, aliases) if aliases else copy
 
-    def _selected(self, train: Selector) -> Callable[[str], bool]:
-        """The paths in training mode; a pattern that means none of them is a mistake."""
+    def _select_mode(self, train: Selector) -> Callable[[str], bool]:
+        """The mode by path, from a selector of the paths in training mode; a pattern that selects none is refused."""
         patterns = [train] if isinstance(train, str) else train if isinstance(train, (list, tuple)) else []
         paths = [path for path, _ in self.net.named_nets()]
         for pattern in patterns:
             if not any(map(select(pattern.removeprefix("!")), paths)):
-                near = get_close_matches(pattern, paths, n=3, cutoff=0.3)
-                raise TreeError(
-                    f"train={train!r}: no net of {self.net.title()} is at {pattern!r}. "
-                    f"{'Near it: ' + ', '.join(map(repr, near)) if near else 'Paths are ' + repr(paths[1:6])}."
-                )
+                nearest = get_close_matches(pattern, paths, n=3, cutoff=0.3)
+                hint = f"Near it: {', '.join(map(repr, nearest))}" if nearest else f"Paths are {paths[1:6]!r}"
+                raise TreeError(f"train={train!r}: no net of {self.net.title()} is at {pattern!r}. {hint}.")
         return select(train)
 
     # --- refusals ---
 
-    def _admit(self, params: TreeLike, buffers: TreeLike) -> None:
-        """Check trees that are new to this net. Later calls with the same dicts rely on it."""
+    def _check_trees(self, params: TreeLike, buffers: TreeLike) -> None:
+        """Refuse trees that do not fit this net. Later calls with the same dicts rely on this check."""
         if torch.compiler.is_compiling():
             net = self.net
             if fits_when_compiled(net, "params", params) and fits_when_compiled(net, "buffers", buffers):
                 return
-        lines = misfits_of(self.expected, {"params": params, "buffers": buffers})
+        lines = find_tree_misfits(self.specs, {"params": params, "buffers": buffers})
         if lines:
-            raise refuse(self.net, lines)
+            raise misfit_error(self.net, lines)
 
     def _refuse_evaluate(self) -> None:
         if self.has_buffers:
@@ -244,52 +256,43 @@ class Program:
                 f"net(params, x) has no buffers to give to {', '.join(map(repr, paths))}. "
                 f"Call y, buffers = net.apply(params, buffers, x)."
             )
-        self._refuse_drawing(False)
+        self._refuse_missing_rng(False)
 
-    def _refuse_drawing(self, mode: Any) -> None:
-        paths = self.draws_in_training if mode is True else self.drawing(mode)
+    def _refuse_missing_rng(self, mode: Mode) -> None:
+        paths = self.draws_in_training if mode is True else self.drawing_paths(mode)
         if paths:
-            named = ", ".join(repr(path) if path else "the net itself" for path in paths)
-            raise RandomnessError(f"rng is None and random numbers are drawn at {named}. {PASS_RNG}")
+            names = ", ".join(repr(path) if path else "the net itself" for path in paths)
+            raise RandomnessError(f"rng is None and random numbers are drawn at {names}. {PASS_RNG}")
 
 
-def _kind(call: Call) -> tuple[Any, bool]:
+def _mode_key(call: Call) -> tuple[bool | None, bool]:
+    """The mode of a call as far as it decides which code runs: training, eval or by path; and with or without rng."""
     return call.train if isinstance(call.train, bool) else None, call.rng is None
 
 
-def _writable(net: Net, prefix: str = "", within: bool = False) -> Iterator[str]:
-    """Paths of the buffers that a body not funcnet's own may write to in place, as ``p.steps += 1`` does."""
-    if net._facts.one_piece:
+def _iter_writable_buffers(net: Net, prefix: str = "", in_tree_reader: bool = False) -> Iterator[str]:
+    """Paths of the buffers that a body not written by funcnet may write to in place, as ``p.steps += 1`` does."""
+    facts = net._facts
+    if facts.one_piece:
         return
     for name, spec in net._own_entries.items():
-        if isinstance(spec, Buffer) and (within or not net._facts.is_trusted):
+        if isinstance(spec, Buffer) and (in_tree_reader or not facts.is_trusted):
             yield join(prefix, name)
     for name, child in net._children.items():
-        yield from _writable(child, join(prefix, name), within or net._facts.reads_trees)
+        yield from _iter_writable_buffers(child, join(prefix, name), in_tree_reader or facts.reads_trees)
 
 
-def _copy(tree: TreeLike, writable: TreeLike) -> Tree:
-    """New dicts with the same tensors, but for clones of those that are writable."""
-    fresh = {}
+def _copy_buffers(tree: TreeLike, writable: TreeLike) -> Tree:
+    """New dicts with the same tensors, and with clones of those that are writable."""
+    copy = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            fresh[key] = _copy(value, writable.get(key, NOTHING))
+            copy[key] = _copy_buffers(value, writable.get(key, EMPTY_TREE))
         else:
-            fresh[key] = value.clone() if key in writable else value
-    return fresh
+            copy[key] = value.clone() if key in writable else value
+    return copy
 
 
-def _tensors(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
-    """The tensors in an input, with words for where they are."""
-    if isinstance(value, Tensor):
-        yield name, value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _tensors(f"{name}[{key!r}]", item)
-    elif isinstance(value, (list, tuple)):
-        for index, item in enumerate(value):
-            yield from _tensors(f"{name}[{index}]", item)
-
-
-def _version(tensor: Tensor) -> int:
+def _read_version(tensor: Tensor) -> int:
+    """How often a tensor was written to; constant for inference tensors, which do not count."""
     return -1 if tensor.is_inference() else tensor._version

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pickle import PicklingError
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
+from funcnet.core._edits import Edits
 from funcnet.core._net import Net
-from funcnet.core._parts import check_part
+from funcnet.core._part_check import check_part
 from funcnet.core._view import RESERVED
 
 
@@ -18,6 +20,11 @@ class Composed(Net, fields_in_view=False):
     name: str
     body: Callable[..., Any]
     items: tuple[tuple[str, Any], ...]
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """A part by name: a net, a ``Param`` or ``Buffer``, a function or a constant."""
 
     @property
     def forward(self) -> Callable[..., Any]:
@@ -36,26 +43,36 @@ class Composed(Net, fields_in_view=False):
     def __reduce__(self) -> Any:
         # By name, as functions are: the decorated name is this net, so the bare body cannot be pickled.
         module, name = self.body.__module__, self.body.__qualname__
-        found: Any = sys.modules.get(module)
+        value: Any = sys.modules.get(module)
         for key in name.split("."):
-            found = getattr(found, key, None)
-        if isinstance(found, Composed) and found._record()[:-1] == self._record()[:-1]:
-            return (_load, (module, name, self._aliases, self._edits.frozen))
+            value = getattr(value, key, None)
+        if isinstance(value, Composed) and _is_same_but_for_ties(value, self):
+            return (_load_composed, (module, name, self._edits))
         raise PicklingError(
             f"{self.name} cannot be pickled: {module}.{name} is another. Compose it at the top of a module."
         )
 
 
-def _load(module: str, name: str, aliases: dict[str, str], frozen: tuple[str, ...]) -> Any:
-    __import__(module)
-    found: Any = sys.modules[module]
+def _is_same_but_for_ties(net: Composed, named: Composed) -> bool:
+    return net._record()[:-1] == named._record()[:-1]
+
+
+def _load_composed(module: str, name: str, edits: Edits) -> Composed:
+    """The net of this name in a module, with the ties and the frozen params of the one that was pickled."""
+    value: Any = import_module(module)
     for key in name.split("."):
-        found = getattr(found, key)
-    found = found if found.aliases == aliases else found.tie(aliases)
-    return found if found._edits.frozen == frozen else found.freeze(frozen)
+        value = getattr(value, key)
+    net: Composed = value
+    return net if net._edits == edits else net._with_edits(edits)
 
 
-def compose(function: Callable[..., Any] | None = None, /, **parts: Any) -> Any:
+@overload
+def compose(function: None = None, /, **parts: Any) -> Callable[[Callable[..., Any]], Composed]: ...
+@overload
+def compose(function: Callable[..., Any], /, **parts: Any) -> Composed: ...
+def compose(
+    function: Callable[..., Any] | None = None, /, **parts: Any
+) -> Composed | Callable[[Callable[..., Any]], Composed]:
     """Make a net of named parts and the function below.
 
     Args:
@@ -90,9 +107,9 @@ def compose(function: Callable[..., Any] | None = None, /, **parts: Any) -> Any:
 
     def decorate(body: Callable[..., Any]) -> Composed:
         if not callable(body) or isinstance(body, Net):
-            given = body.title() if isinstance(body, Net) else repr(body)
+            got = body.title() if isinstance(body, Net) else repr(body)
             raise TypeError(
-                f"compose decorates a function body(p, *inputs), not {given}. Parts are given by name: fc=..."
+                f"compose decorates a function body(p, *inputs), not {got}. Parts are given by name: fc=..."
             )
         name = getattr(body, "__name__", type(body).__name__)
         return Composed("Lambda" if name == "<lambda>" else name, body, tuple(parts.items()))

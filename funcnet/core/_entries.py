@@ -5,17 +5,39 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from funcnet._tensors import is_inexact
 from funcnet._typing import Shape
 from funcnet.init import as_scheme
 
+if TYPE_CHECKING:
+    from funcnet.core._net import Net
+
 
 @dataclass(frozen=True)
-class Param:
+class _Spec:
+    """The declaration of one tensor."""
+
+    shape: int | Sequence[int]
+    init: Any = 0.0
+    dtype: torch.dtype | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", _normalize_shape(self.shape))
+        object.__setattr__(self, "init", as_scheme(self.init))
+
+    @property
+    def sizes(self) -> Shape:
+        """The shape, which is a tuple from the moment that the record is made."""
+        return self.shape  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Param(_Spec):
     """A trainable tensor of a net, found at the same name in ``params``.
 
     Args:
@@ -27,17 +49,9 @@ class Param:
     Param(shape=(3, 4), init=xavier_uniform(gain=1.0), dtype=None)
     """
 
-    shape: int | Sequence[int]
-    init: Any = 0.0
-    dtype: torch.dtype | None = None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "shape", _sizes(self.shape))
-        object.__setattr__(self, "init", as_scheme(self.init))
-
 
 @dataclass(frozen=True)
-class Buffer:
+class Buffer(_Spec):
     """A tensor that a call may replace but training does not touch, found at the same name in ``buffers``.
 
     Args:
@@ -48,17 +62,10 @@ class Buffer:
     Buffer(shape=(), init=constant(val=0), dtype=torch.int64, persistent=True)
     """
 
-    shape: int | Sequence[int]
-    init: Any = 0.0
-    dtype: torch.dtype | None = None
     persistent: bool = True
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "shape", _sizes(self.shape))
-        object.__setattr__(self, "init", as_scheme(self.init))
 
-
-def _sizes(shape: int | Sequence[int]) -> Shape:
+def _normalize_shape(shape: int | Sequence[int]) -> Shape:
     if isinstance(shape, Tensor):
         raise TypeError(
             "declare a shape, and the tensor as first values: Buffer(tuple(t.shape), t). Nets hold no tensor."
@@ -69,9 +76,9 @@ def _sizes(shape: int | Sequence[int]) -> Shape:
     return sizes
 
 
-def exact_dtype(tensor: Tensor) -> torch.dtype | None:
-    """The dtype to declare for a tensor like this one: any floating one will do for another."""
-    return None if tensor.is_floating_point() or tensor.is_complex() else tensor.dtype
+def dtype_to_declare(tensor: Tensor) -> torch.dtype | None:
+    """The dtype to declare for a tensor like this one; None for inexact ones, of which any will do for another."""
+    return None if is_inexact(tensor) else tensor.dtype
 
 
 class Entry(NamedTuple):
@@ -84,3 +91,8 @@ class Entry(NamedTuple):
     def kind(self) -> str:
         """The tree it lives in: ``"params"`` or ``"buffers"``."""
         return "params" if isinstance(self.spec, Param) else "buffers"
+
+
+def has_entries(net: Net, kind: type[Param | Buffer]) -> bool:
+    """Whether a net, or one inside of it, declares a tensor of this kind."""
+    return any(isinstance(spec, kind) for _, child in net.named_nets() for spec in child._own_entries.values())

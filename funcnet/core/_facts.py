@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from funcnet.core._entries import Param
 from funcnet.core._kinds import ForeignNet, StockNet
-from funcnet.core._silent import silent
+from funcnet.core._silent import never_draws_globally
+from funcnet.tree import join
 
 if TYPE_CHECKING:
     from funcnet.core._net import Net
@@ -78,7 +79,7 @@ def collect_facts(net: Net) -> BodyFacts:
     has_slots = trusted and not net._children and not traits.reads_trees
     return BodyFacts(
         is_trusted=trusted,
-        draws_from_view_only=trusted or silent(net),
+        draws_from_view_only=trusted or never_draws_globally(net),
         ignores_view=traits.ignores_view and not (net._own_entries or net._children or any(limits.values())),
         reads_trees=traits.reads_trees,
         one_piece=traits.one_piece,
@@ -87,3 +88,11 @@ def collect_facts(net: Net) -> BodyFacts:
         draws={mode: bool(net.draws(mode)) for mode in _MODES},
         foreign_classes=frozenset(net.code_classes()) if isinstance(net, ForeignNet) else frozenset(),
     )
+
+
+def iter_bodies(net: Net, prefix: str = "") -> Iterator[tuple[str, Net]]:
+    """Paths and nets whose bodies a call may run: not those inside of a body that calls no parts."""
+    yield prefix, net
+    if not net._facts.one_piece:
+        for name, child in net._children.items():
+            yield from iter_bodies(child, join(prefix, name))

@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import nn
 
+from funcnet.core._module_body import FunctionModule
 from funcnet.core._net import Net
-from funcnet.core._parts import check_part
-from funcnet.core._stateful import FunctionModule
+from funcnet.core._part_check import check_part
+from funcnet.core._view import View
 
 
 class Function(Net, ignores_view=True):
@@ -25,14 +26,14 @@ class Function(Net, ignores_view=True):
 
     function: Callable[..., Any]
 
-    def forward(self, _: Any, *inputs: Any, **kwargs: Any) -> Any:
+    def forward(self, _: View, *inputs: Any, **kwargs: Any) -> Any:
         return self.function(*inputs, **kwargs)
 
     def as_module(self) -> nn.Module:
         return FunctionModule(self.function)
 
 
-def as_net(name: str, part: Any) -> Net:
+def as_net(name: str, part: object) -> Net:
     """A net, or a function made into one, to be the part of a container.
 
     Raises:

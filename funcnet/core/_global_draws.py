@@ -39,13 +39,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from funcnet._context import numbers_known, plainly_eager, under_vmap
 from funcnet._errors import RandomnessError
 from funcnet._tensors import same_bits
+from funcnet._torch import pytree
 from funcnet._typing import Tree
-from funcnet.core._view import PASS_RNG, bodies
+from funcnet.core._facts import iter_bodies
+from funcnet.core._view import PASS_RNG
 from funcnet.random import Stream
 from funcnet.random.internals import (
     GLOBAL_GENERATORS_LOCK,
@@ -73,7 +74,7 @@ class GlobalDrawGuard:
         self._title = net.title()
         self._drawing_modes: set[bool] = set()  # those, plain eval or not, in which the body draws from torch's
         self._watched_modes: set[tuple[bool, bool]] = set()  # those in which Python's and NumPy's were watched
-        classes = {cls for _, body in bodies(net) for cls in body._facts.foreign_classes}
+        classes = {cls for _, body in iter_bodies(net) for cls in body._facts.foreign_classes}
         names = frozenset().union(*map(names_in_methods, classes))
         self._draws_in_python = "random" in names
         self._may_seed_torch = not names.isdisjoint(("manual_seed", "seed"))
@@ -169,7 +170,7 @@ _UNLIKELY_SEED = 0x5EED0FAB0D7
 
 def _have_same_bits(result: object, second_result: object) -> bool:
     """Whether two results of a call have the same bits; values that are not tensors are compared by type alone."""
-    leaves, second_leaves = tree_leaves(result), tree_leaves(second_result)
+    leaves, second_leaves = pytree.tree_leaves(result), pytree.tree_leaves(second_result)
     return len(leaves) == len(second_leaves) and all(
         type(leaf) is type(second_leaf) and (not isinstance(leaf, Tensor) or same_bits(leaf, second_leaf))
         for leaf, second_leaf in zip(leaves, second_leaves, strict=True)

@@ -6,21 +6,21 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from funcnet._context import outside_transforms
 from funcnet._errors import InitError
-from funcnet._typing import Tree
+from funcnet._torch import pytree
+from funcnet._typing import Flat, Tree
 from funcnet.core._entries import Param
-from funcnet.core._explain import explain
+from funcnet.core._explain import explain_error
 from funcnet.core._net import Net
-from funcnet.core._view import Call, View, origin, where
+from funcnet.core._view import Call, View, call_and_path, describe_place
 from funcnet.random import Stream
 from funcnet.tree import join, unflatten
 
 
 class Lazy(Net):
-    """A net that is not known in full before it has seen an input; ``net.init(rng, example_inputs=...)`` shows it one.
+    """A net whose tensors are unknown until it sees an input; ``net.init(rng, example_inputs=...)`` shows it one.
 
     It declares no tensors. A subclass says in :meth:`concrete` which net it becomes.
     """
@@ -30,28 +30,29 @@ class Lazy(Net):
         raise NotImplementedError(f"{type(self).__name__} does not say what it becomes: define concrete(*inputs).")
 
     def forward(self, p: View, *inputs: Any, **kwargs: Any) -> Any:
-        call, path = origin(p)
-        if call.found is None:
-            raise InitError(f"{where(p)} has no shape yet. {SHOW_INPUTS}")
-        if path not in call.found:
-            call.found[path] = self.concrete(*inputs, **kwargs)
-        net = call.found[path]
-        return net.apply(*_shapes_of(net, call.found.dtype), *inputs, **kwargs, rng=0)[0]
+        call, path = call_and_path(p)
+        nets = call.concrete_nets
+        if nets is None:
+            raise InitError(f"{describe_place(p)} has no shape yet. {SHOW_INPUTS}")
+        if path not in nets:
+            nets[path] = self.concrete(*inputs, **kwargs)
+        net = nets[path]
+        return net.apply(*_make_meta_trees(net, nets.dtype), *inputs, **kwargs, rng=0)[0]
 
 
 SHOW_INPUTS = "net, params, buffers = net.init(rng, example_inputs=(x,)) gives the concrete net."
 
 
-class Found(dict[str, Net]):
-    """What lazy nets became, by path, and the dtype that params are to have."""
+class ConcreteNets(dict[str, Net]):
+    """The nets that lazy nets became, by path, and the dtype that their params are to have."""
 
     def __init__(self, dtype: torch.dtype | None) -> None:
         super().__init__()
         self.dtype = dtype
 
 
-def concrete_nets(net: Net, example_inputs: Any, dtype: torch.dtype | None) -> Found:
-    """What each lazy net becomes, by path, in the order in which they are called; nothing is computed.
+def find_concrete_nets(net: Net, example_inputs: Any, dtype: torch.dtype | None) -> ConcreteNets:
+    """The nets that lazy nets become, by path, in the order in which they are called; no numbers are computed.
 
     Args:
         net: the net that holds them.
@@ -62,34 +63,35 @@ def concrete_nets(net: Net, example_inputs: Any, dtype: torch.dtype | None) -> F
         InitError: if one of them is not called.
     """
     inputs = example_inputs if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
-    found = Found(dtype)
+    concrete_nets = ConcreteNets(dtype)
     program = net._program()
     with outside_transforms(), torch.no_grad(), torch.device("meta"):
-        inputs = tree_map(lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) else leaf, inputs)
-        params, buffers = _shapes_of(net, dtype)
-        view = program.open(program.view, params, buffers, Call(False, Stream(0), found))
+        inputs = pytree.tree_map(lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) else leaf, inputs)
+        params, buffers = _make_meta_trees(net, dtype)
+        view = program.open_view(program.view_class, params, buffers, Call(False, Stream(0), concrete_nets))
         try:
             view(*inputs)
         except Exception as error:
-            explained = explain(program, params, error)
+            explained = explain_error(program, params, error)
             if explained is error:
                 raise
             raise explained from error
-    missed = [path for path, below in net.named_nets() if isinstance(below, Lazy) and path not in found]
-    if missed:
+    lazy_paths = [path for path, child in net.named_nets() if isinstance(child, Lazy)]
+    uncalled = [path for path in lazy_paths if path not in concrete_nets]
+    if uncalled:
         raise InitError(
-            f"{', '.join(map(repr, missed))} got no input from these example_inputs, and have no shape yet."
+            f"{', '.join(map(repr, uncalled))} got no input from these example_inputs, and have no shape yet."
         )
-    return found
+    return concrete_nets
 
 
-def _shapes_of(net: Net, dtype: torch.dtype | None) -> tuple[Tree, Tree]:
-    """Params and buffers without content."""
-    params: dict[str, Tensor] = {}
-    buffers: dict[str, Tensor] = {}
-    for path, below in net.named_nets():
-        for name, spec in below._own_entries.items():
-            exact = spec.dtype or dtype or getattr(below, "dtype", None)
-            made = torch.empty(spec.shape, dtype=exact, device="meta")
-            (params if isinstance(spec, Param) else buffers)[join(path, name)] = made
+def _make_meta_trees(net: Net, dtype: torch.dtype | None) -> tuple[Tree, Tree]:
+    """Params and buffers on the meta device."""
+    params: Flat = {}
+    buffers: Flat = {}
+    for path, child in net.named_nets():
+        for name, spec in child._own_entries.items():
+            tensor_dtype = spec.dtype or dtype or getattr(child, "dtype", None)
+            flat = params if isinstance(spec, Param) else buffers
+            flat[join(path, name)] = torch.empty(spec.shape, dtype=tensor_dtype, device="meta")
     return unflatten(params), unflatten(buffers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,6 +10,8 @@ from torch import Tensor
 
 from funcnet._context import levels_of, under_transform
 from funcnet._errors import TransformError
+from funcnet._torch import pytree
+from funcnet.core._view import View, describe_place
 
 if TYPE_CHECKING:
     from funcnet.core._net import Net
@@ -26,8 +28,6 @@ TRANSFORMS: Mapping[str, str] = {
 }
 """The transforms a layer is tested under, and what each stands for."""
 
-_MODES = (False, True)
-
 
 def supports(net: Net | type[Net], transform: str, *, train: bool | None = None) -> bool:
     """Whether a net works under a transform. Answered from what each layer declares, which the tests hold it to.
@@ -40,7 +40,7 @@ def supports(net: Net | type[Net], transform: str, *, train: bool | None = None)
         train: the mode asked about; None for both.
 
     Raises:
-        ValueError: for the name of no transform.
+        ValueError: if no transform has this name.
 
     >>> import funcnet as fn
     >>> fn.supports(fn.Linear(2, 3), "vmap"), fn.supports(fn.BatchNorm1d, "vmap", train=True)
@@ -50,45 +50,44 @@ def supports(net: Net | type[Net], transform: str, *, train: bool | None = None)
         raise ValueError(f"{transform!r} is no transform of the table; those are {', '.join(map(repr, TRANSFORMS))}.")
     if isinstance(net, torch.nn.Module) or (isinstance(net, type) and issubclass(net, torch.nn.Module)):
         raise TypeError("supports answers for nets: net, params, buffers = funcnet.from_module(module).")
-    modes = _MODES if train is None else (train,)
+    modes = (False, True) if train is None else (train,)
     if isinstance(net, type):
         return not any(transform in net.limits(net, mode) for mode in modes)  # type: ignore[arg-type]
-    return not any(transform in below.limits(mode) for _, below in net.named_nets() for mode in modes)
+    return not any(transform in child.limits(mode) for _, child in net.named_nets() for mode in modes)
 
 
-def guarded(net: Net, body: Callable[..., Any]) -> Callable[..., Any]:
-    """The body, which first refuses the transforms that its tensors are in and that it does not support."""
+def refuse_transforms(net: Net, body: Callable[..., Any]) -> Callable[..., Any]:
+    """The body of a net, which first refuses the transforms that its tensors are in and that it does not support."""
     limits = net._facts.limits
-    own = tuple(net._own_entries)  # not the net: torch.compile cannot take one out of a closure
+    names = tuple(net._own_entries)  # not the net: torch.compile cannot take one out of a closure
 
-    def call(p: Any, *inputs: Any, **kwargs: Any) -> Any:
+    def call(p: View, *inputs: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling():
             active = {"export"} if torch.compiler.is_exporting() else set()
         elif under_transform():
-            active = active_transforms((inputs, kwargs), [getattr(p, name) for name in own])
+            active = active_transforms((inputs, kwargs), [getattr(p, name) for name in names])
         else:
             active = set()
         for transform in active:
             if transform in limits[p.training]:
-                from funcnet.core._view import where
-
-                raise TransformError(f"{where(p)} cannot run under {transform}: {limits[p.training][transform]}.")
+                way_out = limits[p.training][transform]
+                raise TransformError(f"{describe_place(p)} cannot run under {transform}: {way_out}.")
         return body(p, *inputs, **kwargs)
 
     return call
 
 
-def active_transforms(inputs: Any, own: Any) -> set[str]:
-    """The transforms that inputs or own tensors of a call take part in, by the names of the table."""
-    given = [levels_of(leaf) for leaf in torch.utils._pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
-    held = [levels_of(leaf) for leaf in own if isinstance(leaf, Tensor)]
-    levels = set().union(*given, *held)
+def active_transforms(inputs: object, tensors: Iterable[object]) -> set[str]:
+    """The transforms that the inputs of a call, or the tensors of its net, take part in, by the names of the table."""
+    leaves = pytree.tree_leaves(inputs)
+    input_levels = set().union(*[levels_of(leaf) for leaf in leaves if isinstance(leaf, Tensor)])
+    levels = input_levels.union(*[levels_of(tensor) for tensor in tensors if isinstance(tensor, Tensor)])
     kinds = [kind for kind, _ in levels]
     active = set()
-    derived = "grad" in kinds or "jvp" in kinds
+    differentiated = "grad" in kinds or "jvp" in kinds
     if "vmap" in kinds:
-        over_inputs = any(kind == "vmap" for found in given for kind, _ in found)
-        active.add("vmap(grad)" if derived else "vmap" if over_inputs else "ensemble")
+        over_inputs = any(kind == "vmap" for kind, _ in input_levels)
+        active.add("vmap(grad)" if differentiated else "vmap" if over_inputs else "ensemble")
     if "jvp" in kinds:
         active.add("jvp")
     if kinds.count("grad") + kinds.count("jvp") > 1:

@@ -1,4 +1,7 @@
-"""The record: what a net is, and the verbs every net has."""
+"""The record: what a net is, and the verbs every net has.
+
+Names with one underscore on :class:`Net` are for the package: the public names of a net belong to its fields and parts.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import Self, dataclass_transform
 
 from funcnet._context import outside_transforms
@@ -19,18 +22,19 @@ from funcnet._torch import constant_result, register_constant
 from funcnet._typing import Selector, Tree, TreeLike
 from funcnet.core._edits import Edits
 from funcnet.core._entries import Buffer, Entry, Param
-from funcnet.core._parts import check_part
-from funcnet.core._shown import Shown
-from funcnet.core._start import Device, Start
+from funcnet.core._init_context import Device, InitContext
+from funcnet.core._module_names import HINTS_BY_NAME
+from funcnet.core._part_check import check_part
+from funcnet.core._ties import check_aliases
 from funcnet.core._traits import BodyTraits, traits_of_class
-from funcnet.random.internals import as_rng
+from funcnet.core._view import View
+from funcnet.random.internals import RngArgument, as_rng
 from funcnet.tree import join, unflatten
-from funcnet.tree._partition import chosen
+from funcnet.tree.internals import select_paths
 
 if TYPE_CHECKING:
     from funcnet.core._call import Program
     from funcnet.core._facts import BodyFacts
-    from funcnet.core._view import View
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
@@ -39,8 +43,8 @@ class Net:
 
     Subclasses are frozen dataclasses without a decorator: their annotated fields are the hyperparameters. They say what
     they are made of in :meth:`parts` and what they compute in ``forward(p, *inputs)``, where ``p`` is the view of the
-    call: params, buffers and parts by name, the fields, ``p.training`` and ``p.rng``. A ``staticmethod`` named so that
-    its ``p`` is the only state also runs on an ``nn.Module`` of the same names.
+    call: params, buffers and parts by name, the fields, ``p.training`` and ``p.rng``. A ``staticmethod`` whose only
+    state is its ``p`` also runs on an ``nn.Module`` of the same names.
 
     >>> import torch.nn.functional as F
     >>> class Scaled(Net):
@@ -59,7 +63,7 @@ class Net:
     forward: Any
 
     _traits: ClassVar[BodyTraits] = BodyTraits()
-    _edits: ClassVar[Edits] = Edits()  # the value of an instance that has been tied, frozen or replaced in is its own
+    _edits: ClassVar[Edits] = Edits()  # a net that has been tied, frozen or replaced in has a value of its own
 
     def __init_subclass__(
         cls,
@@ -95,9 +99,7 @@ class Net:
 
     def constants(self) -> Mapping[str, Any]:
         """What a body reads by name besides its parts: the fields, unless the class says ``fields_in_view=False``."""
-        if not self._traits.fields_in_view:
-            return {}
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+        return self._field_values() if self._traits.fields_in_view else {}
 
     def draws(self, training: bool) -> bool:
         """Whether the body itself draws random numbers in this mode."""
@@ -120,24 +122,23 @@ class Net:
 
     def as_module(self) -> nn.Module:
         """The ``nn.Module`` twin, with tensors of no content; call it under ``torch.device("meta")``."""
-        from funcnet.core._stateful import Body
+        from funcnet.core._module_body import Body
 
         return Body(self)
 
     def view_base(self) -> type[View]:
         """The class that views of this net extend."""
-        from funcnet.core._view import View
-
         return View
 
     # --- calling ---
 
     def method(self, view: View, name: str) -> Callable[..., Any]:
-        """What ``method=name`` runs: that of the view, or of this net with the view in front."""
-        if (found := getattr(view, name, None)) is not None and callable(found):
-            return found
+        """The function that ``method=name`` runs: that of the view, or of this net with the view in front."""
+        of_view = getattr(view, name, None)
+        if callable(of_view):
+            return of_view
         body = getattr(type(self), name, None)
-        if body is None or not callable(body) or hasattr(Net, name):
+        if not callable(body) or hasattr(Net, name):
             raise AttributeError(
                 f"{self.title()} has no method {name!r}. A method of a net takes a view: def {name}(p, x)."
             )
@@ -164,11 +165,11 @@ class Net:
         /,
         *inputs: Any,
         train: Selector = False,
-        rng: Any = None,
+        rng: RngArgument = None,
         method: str = "forward",
         **kwargs: Any,
     ) -> tuple[Any, Tree]:
-        """The output and the new buffers, in any mode; nothing given is written to.
+        """The output and the new buffers, in any mode; no argument is written to.
 
         Args:
             params, buffers: nested dicts, as :meth:`init` makes them.
@@ -190,14 +191,16 @@ class Net:
     # --- tensors ---
 
     @overload
-    def init(self, rng: Any, *, device: Device = None, dtype: torch.dtype | None = None) -> tuple[Tree, Tree]: ...
+    def init(
+        self, rng: RngArgument, *, device: Device = None, dtype: torch.dtype | None = None
+    ) -> tuple[Tree, Tree]: ...
     @overload
     def init(
-        self, rng: Any, *, example_inputs: Any, device: Device = None, dtype: torch.dtype | None = None
+        self, rng: RngArgument, *, example_inputs: Any, device: Device = None, dtype: torch.dtype | None = None
     ) -> tuple[Net, Tree, Tree]: ...
     def init(
-        self, rng: Any, *, example_inputs: Any = None, device: Device = None, dtype: torch.dtype | None = None
-    ) -> Any:
+        self, rng: RngArgument, *, example_inputs: Any = None, device: Device = None, dtype: torch.dtype | None = None
+    ) -> tuple[Tree, Tree] | tuple[Net, Tree, Tree]:
         """First params and buffers; with ``example_inputs``, the concrete net and its params and buffers.
 
         Args:
@@ -219,41 +222,41 @@ class Net:
         source = as_rng(rng)
         if source is None:
             raise InitError("init needs rng: an int seed (0) or a Key (funcnet.random.key(0)).")
-        from funcnet.core._lazy import SHOW_INPUTS, Lazy, concrete_nets
+        from funcnet.core._lazy import SHOW_INPUTS, Lazy, find_concrete_nets
 
         net: Net = self
-        found: dict[str, Net] = {}
+        concrete_nets: Mapping[str, Net] = {}
         if example_inputs is not None:
-            found = concrete_nets(self, example_inputs, dtype)
-            net = self.replaced(found)
-        elif lazy := [path or "the net itself" for path, below in self.named_nets() if isinstance(below, Lazy)]:
+            concrete_nets = find_concrete_nets(self, example_inputs, dtype)
+            net = self.replaced(concrete_nets)
+        elif lazy := [path or "the net itself" for path, child in self.named_nets() if isinstance(child, Lazy)]:
             raise InitError(f"{', '.join(map(repr, lazy))} have no shape yet. {SHOW_INPUTS}")
-        start = Start(source, device, dtype, net._all_aliases)
-        made = dict(start.of_net(self, ""))
-        for path, late in found.items():  # drawn last, as by lazy modules, which wait for their first call
-            made.update(start.of_net(late, path))
-        trees: dict[type, Tree] = {Param: {}, Buffer: {}}
-        for entry in net.entries():
-            _place(trees[type(entry.spec)], entry.path, made[entry.path])
-        return (trees[Param], trees[Buffer]) if example_inputs is None else (net, trees[Param], trees[Buffer])
+        context = InitContext(source, device, dtype, net._all_aliases)
+        values = dict(context.init_net(self, ""))
+        for path, concrete_net in concrete_nets.items():  # drawn last, as by lazy modules, which wait for a first call
+            values.update(context.init_net(concrete_net, path))
+        entries = list(net.entries())
+        params = unflatten({entry.path: values[entry.path] for entry in entries if entry.kind == "params"})
+        buffers = unflatten({entry.path: values[entry.path] for entry in entries if entry.kind == "buffers"})
+        return (params, buffers) if example_inputs is None else (net, params, buffers)
 
-    def first_values(self, start: Start, path: str) -> Iterator[tuple[str, torch.Tensor]]:
+    def first_values(self, start: InitContext, path: str) -> Iterator[tuple[str, Tensor]]:
         """Paths and first values in the order in which a module makes, and so draws, them.
 
         A net whose module does more than build its parts (copies one, draws some anew) overrides this.
         """
         for name in self.drawing_order():
-            part, where = self._parts[name], join(path, name)
+            part, part_path = self._parts[name], join(path, name)
             if isinstance(part, Net):
-                yield from start.of_net(part, where)
+                yield from start.init_net(part, part_path)
             elif isinstance(part, (Param, Buffer)):
-                yield where, start.of_spec(part, where, self)
+                yield part_path, start.init_tensor(part, part_path, self)
 
     def entries(self) -> Iterator[Entry]:
         """Every declared tensor with its path, in the order of the module's ``state_dict``; aliases are left out."""
         return (Entry(path, spec) for path, spec in self._all_entries.items() if path not in self._all_aliases)
 
-    def tie(self, aliases: Mapping[str, str]) -> Net:
+    def tie(self, aliases: Mapping[str, str]) -> Self:
         """This net with tied tensors: each alias path is read from its owner's path and has no entry of its own.
 
         Args:
@@ -262,25 +265,12 @@ class Net:
         Raises:
             TreeError: if a path is not a tensor of the net, or the shapes of the two differ.
         """
-        specs = self._all_entries
-        table = {**self._aliases, **aliases}
-        problems = [
-            f"{path!r} is not a tensor of the net" for pair in table.items() for path in pair if path not in specs
-        ]
-        problems += [
-            f"{owner!r} owns {alias!r} and is an alias itself" for alias, owner in table.items() if owner in table
-        ]
-        problems += [
-            f"{alias!r} has shape {specs[alias].shape}, {owner!r} has {specs[owner].shape}"
-            for alias, owner in table.items()
-            if alias in specs and owner in specs and specs[alias].shape != specs[owner].shape
-        ]
-        if problems:
-            raise TreeError(f"cannot tie: {'; '.join(problems)}. The tensors of the net are {sorted(specs)}.")
-        return self._with_edits(replace(self._edits, aliases=tuple(table.items())))
+        all_aliases = {**self._aliases, **aliases}
+        check_aliases(all_aliases, self._all_entries)
+        return self._with_edits(replace(self._edits, aliases=tuple(all_aliases.items())))
 
-    def freeze(self, selector: Selector) -> Net:
-        """This net with other params frozen: those that are meant, and no others.
+    def freeze(self, selector: Selector) -> Self:
+        """This net with other params frozen: those that are selected, and no others.
 
         Nothing is computed otherwise, so nets that differ in this alone are equal. It is what ``requires_grad`` is
         to a module: ``to_module`` gives it back, and ``tree.partition(params, net.frozen)`` takes the trees apart.
@@ -289,19 +279,19 @@ class Net:
             selector: paths of params (see ``funcnet.tree.select``).
 
         Raises:
-            TreeError: if a pattern means no param.
+            TreeError: if a pattern selects no param.
 
         >>> from funcnet import Linear, ReLU, Sequential
         >>> Sequential(Linear(2, 3), ReLU(), Linear(3, 1)).freeze("0").frozen
         ('0.weight', '0.bias')
         """
-        params = [entry.path for entry in self.entries() if entry.kind == "params"]
-        meant = chosen(unflatten(dict.fromkeys(params)), selector)
-        return self._with_edits(replace(self._edits, frozen=tuple(path for path in params if path in meant)))
+        paths = [entry.path for entry in self.entries() if entry.kind == "params"]
+        selected = select_paths(unflatten(dict.fromkeys(paths)), selector)
+        return self._with_edits(replace(self._edits, frozen=tuple(path for path in paths if path in selected)))
 
     @property
     def frozen(self) -> tuple[str, ...]:
-        """Paths of the params that do not require grad in the module, of this net and of all nets below it."""
+        """Paths of the params that do not require grad in the module, of this net and of all nets in it."""
         return tuple(join(path, name) for path, net in self.named_nets() for name in net._edits.frozen)
 
     def replaced(self, nets: Mapping[str, Net]) -> Net:
@@ -313,17 +303,18 @@ class Net:
         """
         if "" in nets:
             return nets[""]
-        below: dict[str, dict[str, Net]] = {}
+        nets_by_child: dict[str, dict[str, Net]] = {}
         for path, net in nets.items():
-            name, _, rest = path.partition(".")
-            below.setdefault(name, {})[rest] = net
-        if unknown := sorted(set(below) - set(self._children)):
+            name, _, subpath = path.partition(".")
+            nets_by_child.setdefault(name, {})[subpath] = net
+        if unknown := sorted(set(nets_by_child) - set(self._children)):
             raise TreeError(f"{self.title()} has no nets {unknown}; it has {list(self._children)}.")
-        if not below:
+        if not nets_by_child:
             return self
-        made = self._with_children({name: self._children[name].replaced(rest) for name, rest in below.items()})
-        # what is said about paths, of this net and below it, holds for the new parts too
-        return made._with_edits(replace(made._edits, aliases=self._edits.aliases, frozen=self._edits.frozen))
+        children = {name: self._children[name].replaced(subnets) for name, subnets in nets_by_child.items()}
+        result = self._with_children(children)
+        # the edits that name paths hold for the new children too
+        return result._with_edits(replace(result._edits, aliases=self._edits.aliases, frozen=self._edits.frozen))
 
     def _with_children(self, nets: Mapping[str, Net]) -> Net:
         """A new record with other nets under some names."""
@@ -337,7 +328,7 @@ class Net:
 
     @property
     def aliases(self) -> dict[str, str]:
-        """Alias path -> owner path, of this net and of all nets below it."""
+        """Alias path -> owner path, of this net and of all nets in it."""
         return dict(self._all_aliases)
 
     # --- structure ---
@@ -375,17 +366,10 @@ class Net:
 
     @cached_property
     def _named_constants(self) -> dict[str, Any]:
-        others = {name: part for name, part in self._parts.items() if not isinstance(part, (Net, Param, Buffer))}
-        return {name: value for name, value in self.constants().items() if name not in self._parts} | others
-
-    @cached_property
-    def _facts(self) -> BodyFacts:
-        from funcnet.core._facts import collect_facts
-
-        try:
-            return collect_facts(self)
-        except AttributeError as error:  # which Python would take for a missing ``_facts``
-            raise TypeError(f"{type(self).__name__}.draws() or limits() failed: {error}") from error
+        constants = {name: value for name, value in self.constants().items() if name not in self._parts}
+        return constants | {
+            name: part for name, part in self._parts.items() if not isinstance(part, (Net, Param, Buffer))
+        }
 
     @property
     def _aliases(self) -> dict[str, str]:
@@ -399,16 +383,28 @@ class Net:
             for alias, owner in net._edits.aliases
         }
 
+    @cached_property
+    def _facts(self) -> BodyFacts:
+        from funcnet.core._facts import collect_facts
+
+        try:
+            return collect_facts(self)
+        except AttributeError as error:  # which Python would take for a missing ``_facts``
+            raise TypeError(f"{type(self).__name__}.draws() or limits() failed: {error}") from error
+
     def _program(self) -> Program:
-        if torch.compiler.is_compiling() or "_built" not in self.__dict__:
-            _build(self)
-        return self.__dict__["_built"]
+        if torch.compiler.is_compiling() or "_built_program" not in self.__dict__:
+            _build_program(self)
+        program: Program = self.__dict__["_built_program"]
+        return program
 
     # --- a value ---
 
+    def _field_values(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+
     def _record(self) -> tuple[Any, ...]:
-        fields = tuple(getattr(self, field.name) for field in dataclasses.fields(self))  # type: ignore[arg-type]
-        return (*fields, self._edits.replaced, self._edits.aliases)
+        return (*self._field_values().values(), self._edits.replaced, self._edits.aliases)
 
     @cached_property
     def _hash(self) -> int:
@@ -424,16 +420,16 @@ class Net:
 
     def __repr__(self) -> str:
         from funcnet.core._kinds import ForeignNet
+        from funcnet.core._module_body import TextModule
 
         module = self.twin_module()
         for path, net in self.named_nets():
             text = net.module_repr() if isinstance(net, ForeignNet) else None
             if text is not None:
-                words = Shown(text)
                 if not path:
-                    return repr(words)
+                    return text
                 parent, _, name = path.rpartition(".")
-                module.get_submodule(parent)._modules[name] = words
+                module.get_submodule(parent)._modules[name] = TextModule(text)
         return repr(module).replace("torch.meta.", "torch.")  # in the types that a ParameterDict shows
 
     def twin_module(self) -> nn.Module:
@@ -441,60 +437,33 @@ class Net:
         with torch.device("meta"), outside_transforms():
             return self.as_module()
 
-    def __getattr__(self, name: str) -> Any:
-        if not name.startswith("_") and "_building" not in self.__dict__ and name in self._parts:
-            return self._parts[name]
-        if name == "__name__":  # as on a function: torch and functools ask what they call for it
-            return self.title()
-        hint = f". {_OF_MODULES[name]}" if name in _OF_MODULES else ""
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{hint}")
+    if not TYPE_CHECKING:  # a type checker knows the fields of a net and is to complain about any other name
+
+        def __getattr__(self, name):
+            if not name.startswith("_") and "_building" not in self.__dict__ and name in self._parts:
+                return self._parts[name]
+            if name == "__name__":  # as on a function: torch and functools ask what they call for it
+                return self.title()
+            hint = f". {HINTS_BY_NAME[name]}" if name in HINTS_BY_NAME else ""
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{hint}")
 
     def __getstate__(self) -> dict[str, Any]:
         names = {field.name for field in dataclasses.fields(self)} | {"_edits"}  # type: ignore[arg-type]
         return {name: value for name, value in self.__dict__.items() if name in names}
 
-    def __deepcopy__(self, memo: Any) -> Net:
+    def __deepcopy__(self, memo: object) -> Self:
         return self
 
-    def __copy__(self) -> Net:
+    def __copy__(self) -> Self:
         return self
-
-
-_OF_MODULES = {
-    "train": "A net has no mode: net.apply(params, buffers, x, train=True).",
-    "eval": "A net has no mode: net.apply(params, buffers, x) runs in eval mode.",
-    "training": "A net has no mode: its body reads p.training of each call.",
-    "parameters": "A net holds no tensors: params, buffers = net.init(0); see funcnet.tree.flatten(params).",
-    "named_parameters": "A net holds no tensors: params, buffers = net.init(0); see funcnet.tree.flatten(params).",
-    "buffers": "A net holds no tensors: params, buffers = net.init(0).",
-    "state_dict": "A net holds no tensors: funcnet.to_state_dict(net, params, buffers).",
-    "load_state_dict": "A net holds no tensors: params, buffers = funcnet.from_state_dict(net, state_dict).",
-    "to": "A net holds no tensors: funcnet.tree.to(params, device_or_dtype).",
-    "cuda": "A net holds no tensors: funcnet.tree.to(params, 'cuda').",
-    "half": "A net holds no tensors: funcnet.tree.to(params, torch.float16).",
-    "double": "A net holds no tensors: funcnet.tree.to(params, torch.float64).",
-    "zero_grad": "Gradients are values: loss, grads = funcnet.value_and_grad(loss)(params).",
-    "requires_grad_": "Gradients are values: see net.freeze(paths) and funcnet.tree.partition(params, net.frozen).",
-    "modules": "net.named_nets() gives paths and nets.",
-    "named_modules": "net.named_nets() gives paths and nets.",
-    "children": "net.named_nets() gives paths and nets.",
-}
-"""What someone used to nn.Module may look for on a net, and where it is."""
 
 
 @constant_result
-def _build(net: Net) -> bool:
+def _build_program(net: Net) -> bool:
     # torch.compile cannot trace how view classes are made, so it is told to call this and believe the result. What it
     # can take for a constant is a bool, not a Program; that it finds on the net afterwards.
     from funcnet.core._call import Program
 
-    if "_built" not in net.__dict__:
-        net.__dict__["_built"] = Program(net)
+    if "_built_program" not in net.__dict__:
+        net.__dict__["_built_program"] = Program(net)
     return True
-
-
-def _place(tree: Tree, path: str, value: Any) -> None:
-    *parents, leaf = path.split(".")
-    for key in parents:
-        tree = tree.setdefault(key, {})
-    tree[leaf] = value

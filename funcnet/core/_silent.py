@@ -7,7 +7,7 @@ from funcnet.core._net import Net
 from funcnet.random.internals import never_draws
 
 
-def silent(net: Net) -> bool:
+def never_draws_globally(net: Net) -> bool:
     """Whether the body of a net, parts not included, is known never to draw from torch's generator."""
     if net._traits.reads_trees or not hasattr(type(net), "forward"):
         return False

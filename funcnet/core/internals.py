@@ -1,19 +1,19 @@
 """What other rooms use of this one, besides its public names; it is no part of the public interface."""
 
-from funcnet.core._check import check_trees as check_trees
-from funcnet.core._check import misfits as misfits
-from funcnet.core._check import refuse as refuse
+from funcnet.core._check import describe_misfits as describe_misfits
+from funcnet.core._check import find_misfits as find_misfits
+from funcnet.core._check import misfit_error as misfit_error
 from funcnet.core._edits import Edits as Edits
-from funcnet.core._entries import exact_dtype as exact_dtype
-from funcnet.core._explain import described as described
+from funcnet.core._entries import dtype_to_declare as dtype_to_declare
+from funcnet.core._entries import has_entries as has_entries
+from funcnet.core._explain import describe_value as describe_value
+from funcnet.core._init_context import InitContext as InitContext
 from funcnet.core._kinds import ForeignNet as ForeignNet
 from funcnet.core._kinds import StockNet as StockNet
-from funcnet.core._parts import check_part as check_part
-from funcnet.core._start import Start as Start
-from funcnet.core._ties import filled_in as filled_in
-from funcnet.core._view import NOTHING as NOTHING
+from funcnet.core._part_check import check_part as check_part
+from funcnet.core._ties import resolve_aliases as resolve_aliases
+from funcnet.core._view import EMPTY_TREE as EMPTY_TREE
 from funcnet.core._view import Call as Call
-from funcnet.core._view import draws_at as draws_at
-from funcnet.core._view import has as has
-from funcnet.core._view import origin as origin
-from funcnet.core._view import where as where
+from funcnet.core._view import call_and_path as call_and_path
+from funcnet.core._view import describe_place as describe_place
+from funcnet.core._view import draw_source as draw_source

@@ -12,7 +12,7 @@ from funcnet.tree import join
 
 
 def unwrap_module(module: nn.Module) -> nn.Module:
-    """What torch.compile, DataParallel or DistributedDataParallel were given; any other module as it is."""
+    """The module that torch.compile, DataParallel or DistributedDataParallel wraps; any other module as it is."""
     inner = inside_wrapper(module)
     return module if inner is None else unwrap_module(inner)
 
@@ -28,10 +28,10 @@ def named_modules(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn
 
 def named_tensors(module: nn.Module, kind: str) -> Iterator[tuple[str, Tensor]]:
     """Paths and tensors, ties under each of their names; ``kind`` is ``"_parameters"`` or ``"_buffers"``."""
-    for prefix, below in named_modules(module):
-        for name, tensor in getattr(below, kind).items():
+    for path, submodule in named_modules(module):
+        for name, tensor in getattr(submodule, kind).items():
             if tensor is not None:
-                yield join(prefix, name), tensor
+                yield join(path, name), tensor
 
 
 def train_flags(module: nn.Module) -> Selector:
@@ -50,7 +50,7 @@ def train_flags(module: nn.Module) -> Selector:
     >>> train_flags(module)
     ('', '!1')
     """
-    flags = {path: below.training for path, below in named_modules(module)}
+    flags = {path: submodule.training for path, submodule in named_modules(module)}
     if len(set(flags.values())) == 1:
         return flags[""]
     patterns = [""] if flags[""] else []

@@ -1,11 +1,11 @@
-"""Whether anything reachable from a module is other than it was: all attributes, and all that they hold."""
+"""Whether anything that can be reached from a module was changed: all attributes, and everything that they hold."""
 
 from __future__ import annotations
 
 import random
 import sys
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from operator import is_
 from typing import Any
@@ -13,112 +13,117 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from funcnet.foreign._isolated_copies import holders
+from funcnet.foreign._isolated_copies import iter_containers
+from funcnet.random.internals import GeneratorStates
 
 
-class Watched:
-    """What some objects hold, one level each, remembered by identity; so it is cheap to look at again.
+class Snapshot:
+    """What some objects held at one moment, one level each, by identity; so it is cheap to compare with later.
 
     Args:
-        objects: everything that can be reached and changed.
+        objects: all objects that can be reached and changed.
         exempt: ids of tensors that calls exchange.
     """
 
-    def __init__(self, objects: list[Any], exempt: set[int]) -> None:
+    def __init__(self, objects: Sequence[Any], exempt: set[int]) -> None:
         self._empty: list[Any] = []
-        self._dicts: list[tuple[Any, list[Any], list[Any]]] = []
+        self._dicts: list[tuple[Any, list[Any], list[Any]]] = []  # each with its keys and values
         self._lists: list[list[Any]] = []
         self._others: list[tuple[Any, list[Any]]] = []
-        self._tensors: list[tuple[Tensor, int]] = []
-        self._states: list[tuple[Any, Any]] = []
-        self._restless = False
-        for one in objects:
-            if isinstance(one, Tensor):
-                if id(one) not in exempt:
-                    self._tensors.append((one, one._version))
-            elif isinstance(one, nn.Module):
-                self._dicts.append((one.__dict__, list(one.__dict__), list(one.__dict__.values())))
-            elif type(one) in (dict, OrderedDict) and one:
-                self._dicts.append((one, list(one), list(one.values())))
-            elif type(one) in (dict, OrderedDict, list, set) and not one:
-                self._empty.append(one)
-            elif type(one) is list:
-                self._lists.append(one)
-            elif (state := _state(one)) is not None:
-                self._states.append((one, state))
-            elif hasattr(one, "__next__"):
-                self._restless = True  # where an iterator is cannot be seen
-            elif held := list(_held(one)):
-                self._others.append((one, held))
-        self._counts: list[list[int]] = []
-        self._filled = [*(held for held, _, _ in self._dicts), *self._lists]
+        self._tensors: list[tuple[Tensor, int]] = []  # each with its version
+        self._inner_states: list[tuple[Any, Any]] = []
+        self._has_iterator = False
+        for obj in objects:
+            if isinstance(obj, Tensor):
+                if id(obj) not in exempt:
+                    self._tensors.append((obj, obj._version))
+            elif isinstance(obj, nn.Module):
+                self._dicts.append((obj.__dict__, list(obj.__dict__), list(obj.__dict__.values())))
+            elif type(obj) in (dict, OrderedDict) and obj:
+                self._dicts.append((obj, list(obj), list(obj.values())))
+            elif type(obj) in (dict, OrderedDict, list, set) and not obj:
+                self._empty.append(obj)
+            elif type(obj) is list:
+                self._lists.append(obj)
+            elif (state := _copy_inner_state(obj)) is not None:
+                self._inner_states.append((obj, state))
+            elif hasattr(obj, "__next__"):
+                self._has_iterator = True  # how far an iterator has come cannot be seen
+            elif contents := list(_iter_contents(obj)):
+                self._others.append((obj, contents))
+        self._reference_counts: list[list[int]] = []
+        self._filled = [*(content for content, _, _ in self._dicts), *self._lists]
         self._sizes = list(map(len, self._filled))
-        self._values = list(self._now())
+        self._values = list(self._current_values())
 
-    def _now(self) -> Iterator[Any]:
-        """All that dicts and lists hold, in one go: of the many looks at a copy this is the one that costs."""
-        held = self._filled[: len(self._dicts)]
-        return chain(chain.from_iterable(map(dict.values, held)), chain.from_iterable(self._lists))
+    def _current_values(self) -> Iterator[Any]:
+        """All that dicts and lists hold now, in one pass: of all comparisons this is the one that costs time."""
+        dicts = self._filled[: len(self._dicts)]
+        return chain(chain.from_iterable(map(dict.values, dicts)), chain.from_iterable(self._lists))
 
-    def count(self) -> None:
-        """Remember how many refer to each dict: one that a call handed out is not to be emptied."""
-        self._counts = self._counts or [
+    def count_references(self) -> None:
+        """Remember how many objects refer to each dict: a dict that a call handed out must not be emptied."""
+        self._reference_counts = self._reference_counts or [
             [sys.getrefcount(self._empty[index]) for index in range(len(self._empty))],
             [sys.getrefcount(self._dicts[index][0]) for index in range(len(self._dicts))],
         ]
 
-    def put_back(self) -> bool:
-        """Put back what is other than it was, as far as that is a dict; whether all is now as it was."""
-        if self._restless or (any(self._empty) and not self._emptied()):
+    def restore(self) -> bool:
+        """Put back the contents of dicts that differ, and return whether everything is now as it was."""
+        if self._has_iterator or (any(self._empty) and not self._clear_filled()):
             return False
-        if (list(map(len, self._filled)) != self._sizes or not all(map(is_, self._now(), self._values))) and (
-            not self._refilled() or not all(map(is_, self._now(), self._values))
+        if (list(map(len, self._filled)) != self._sizes or not self._values_are_same()) and (
+            not self._restore_dicts() or not self._values_are_same()
         ):
             return False
         return (
             all(tensor._version == version for tensor, version in self._tensors)
-            and all(_same(_held(one), values) for one, values in self._others)
-            and all(_state(one) == state for one, state in self._states)
+            and all(_are_same(_iter_contents(obj), contents) for obj, contents in self._others)
+            and all(_copy_inner_state(obj) == state for obj, state in self._inner_states)
         )
 
-    def _refilled(self) -> bool:
-        """Give dicts back what they held, if nobody else has them; whether all are of the size they were."""
-        for index, (held, keys, values) in enumerate(self._dicts):
-            if len(held) != len(keys) or not all(map(is_, held.values(), values)):
-                if sys.getrefcount(held) - 1 != self._counts[1][index]:  # one is the name here
+    def _values_are_same(self) -> bool:
+        return all(map(is_, self._current_values(), self._values))
+
+    def _restore_dicts(self) -> bool:
+        """Give dicts back what they held, unless somebody else holds them; returns whether all sizes are right."""
+        for index, (content, keys, values) in enumerate(self._dicts):
+            if len(content) != len(keys) or not all(map(is_, content.values(), values)):
+                if sys.getrefcount(content) - 1 != self._reference_counts[1][index]:  # 1 is the name in this loop
                     return False
-                held.clear()
-                held.update(zip(keys, values, strict=True))
+                content.clear()
+                content.update(zip(keys, values, strict=True))
         return list(map(len, self._filled)) == self._sizes
 
-    def _emptied(self) -> bool:
-        filled = [index for index, held in enumerate(self._empty) if held]
-        if any(sys.getrefcount(self._empty[index]) != self._counts[0][index] for index in filled):
+    def _clear_filled(self) -> bool:
+        """Empty what was empty before; returns False if somebody else holds one of them."""
+        indices = [index for index, content in enumerate(self._empty) if content]
+        if any(sys.getrefcount(self._empty[index]) != self._reference_counts[0][index] for index in indices):
             return False
-        for index in filled:
+        for index in indices:
             self._empty[index].clear()
         return True
 
 
-_PLAIN = (int, float, complex, str, bytes, bool, type(None))
+_PLAIN_CLASSES = (int, float, complex, str, bytes, bool, type(None))
 
 
-def _same(now: Iterable[Any], before: list[Any]) -> bool:
-    now = list(now)
-    return len(now) == len(before) and all(
-        left is right or (type(left) is type(right) and isinstance(left, _PLAIN) and left == right)
-        for left, right in zip(now, before, strict=True)
+def _are_same(contents: Iterable[Any], contents_before: list[Any]) -> bool:
+    contents = list(contents)
+    return len(contents) == len(contents_before) and all(
+        value is before or (type(value) is type(before) and isinstance(value, _PLAIN_CLASSES) and value == before)
+        for value, before in zip(contents, contents_before, strict=True)
     )
 
 
-def _held(value: Any) -> Iterator[Any]:
-    return (container[key] for container, keys in holders(value) for key in keys)
+def _iter_contents(value: object) -> Iterator[Any]:
+    return (container[key] for container, keys in iter_containers(value) for key in keys)
 
 
-def _state(value: Any) -> Any:
-    """What is inside of a value that holds nothing by name, if it can change; a copy."""
+def _copy_inner_state(value: Any) -> object:
+    """A copy of the state inside a value that holds nothing by name, such as a generator; None if it has no such."""
     if isinstance(value, torch.Generator):
-        return value.get_state().numpy().tobytes()
+        return GeneratorStates([value])
     if isinstance(value, random.Random):
         return value.getstate()
     if isinstance(value, (bytearray, memoryview)) or hasattr(value, "__array_interface__"):

@@ -2,32 +2,31 @@
 
 functional_call swaps tensors into the module it is given, so two threads corrupt each other; it hands in-place buffer
 writes to the caller's tensors; and a forward may draw from the global generator, write to its inputs or leave things
-behind on the module. Here it runs on private copies that hold no weights, on copies of inputs and buffers.
+behind on the module. Here it runs on leased copies that hold no weights, with copies of inputs and buffers.
 """
 
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from funcnet._context import levels_of, under_vmap
-from funcnet._errors import InitError, RandomnessError
-from funcnet._torch import call_impl, constant_result
+from funcnet._errors import InitError
+from funcnet._typing import Tree
 from funcnet.core import Buffer, Net, Param, View
-from funcnet.core.internals import NOTHING, Call, ForeignNet, exact_dtype, origin
-from funcnet.foreign._copied_inputs import copy_inputs, tensors_in
-from funcnet.foreign._leased_copies import Flags, Lease, Template, within
-from funcnet.init import Scheme
-from funcnet.init.internals import TensorRequest
+from funcnet.core.internals import EMPTY_TREE, ForeignNet, call_and_path, dtype_to_declare
+from funcnet.foreign._compiled_call import run_while_compiling
+from funcnet.foreign._draws_by_path import find_drawing_submodule
+from funcnet.foreign._isolated_copies import CopiesById, collect_reachable, deepcopy_isolated
+from funcnet.foreign._leased_copies import CopyPool, TrainFlags
+from funcnet.foreign._unknown_values import UNKNOWN_VALUE, carried_value
 from funcnet.random import Stream
-from funcnet.tree import flatten, join
+from funcnet.tree import join
 
 
 class Wrapped(ForeignNet):
@@ -38,7 +37,7 @@ class Wrapped(ForeignNet):
     threads do not meet. ``net.apply(..., method="encode")`` runs another method of the module than its forward.
     """
 
-    template: Template
+    copy_pool: CopyPool
     children: tuple[tuple[str, Net], ...]
     tensors: tuple[tuple[str, Param | Buffer], ...]
 
@@ -48,30 +47,30 @@ class Wrapped(ForeignNet):
         tensors: dict[str, Param | Buffer] = {}
         for name, param in module._parameters.items():
             if param is not None:
-                tensors[name] = Param(tuple(param.shape), UNKNOWN_VALUE, exact_dtype(param))
+                tensors[name] = Param(tuple(param.shape), UNKNOWN_VALUE, dtype_to_declare(param))
         for name, buffer in module._buffers.items():
             if buffer is not None:
-                persistent = name not in module._non_persistent_buffers_set
-                scheme = UNKNOWN_VALUE if persistent else Scheme(_carried, (("value", Carried(buffer)),))
-                tensors[name] = Buffer(tuple(buffer.shape), scheme, exact_dtype(buffer), persistent)
+                is_persistent = name not in module._non_persistent_buffers_set
+                scheme = UNKNOWN_VALUE if is_persistent else carried_value(buffer)
+                tensors[name] = Buffer(tuple(buffer.shape), scheme, dtype_to_declare(buffer), is_persistent)
         children = tuple((name, convert(child)) for name, child in module._modules.items() if child is not None)
-        return cls(Template(module), children, tuple(tensors.items()))
+        return cls(CopyPool(module), children, tuple(tensors.items()))
 
     def title(self) -> str:
-        return type(self.template.module).__name__
+        return type(self.copy_pool.module).__name__
 
     def parts(self) -> Mapping[str, Any]:
         return {**dict(self.tensors), **dict(self.children)}
 
     def module_repr(self) -> str | None:
-        return self.template.shown
+        return self.copy_pool.module_repr
 
     def code_classes(self) -> set[type]:
-        kinds = {type(below) for below in self.template.module.modules()}
-        return {kind for kind in kinds if not kind.__module__.startswith(("torch.", "funcnet."))}
+        classes = {type(submodule) for submodule in self.copy_pool.module.modules()}
+        return {cls for cls in classes if not cls.__module__.startswith(("torch.", "funcnet."))}
 
     def as_module(self) -> nn.Module:
-        return copy.deepcopy(self.template.module).train()
+        return copy.deepcopy(self.copy_pool.module).train()
 
     def check_init(self, path: str) -> None:
         raise InitError(
@@ -80,186 +79,122 @@ class Wrapped(ForeignNet):
         )
 
     def method(self, view: View, name: str) -> Callable[..., Any]:
-        module = self.template.module
+        module = self.copy_pool.module
         if name.startswith("__") or not callable(getattr(module, name, None)):
             raise AttributeError(f"{type(module).__name__} has no method {name!r} to run.")
-        return partial(self._run, view, name)
+        return partial(self._run_method, view, name)
 
     def forward(self, p: View, *inputs: Any, **kwargs: Any) -> Any:
-        return self._run(p, None, *inputs, **kwargs)
+        return self._run_method(p, None, *inputs, **kwargs)
 
-    def _run(self, p: View, method: str | None, /, *inputs: Any, **kwargs: Any) -> Any:
-        call, path = origin(p)
-        flags: Flags = call.train if isinstance(call.train, bool) else self._flags(call.train, path)
-        buffers = getattr(p, "_buffers", NOTHING)  # the call's own, made for writing
+    def _run_method(self, view: View, method: str | None, /, *inputs: Any, **kwargs: Any) -> Any:
+        """Run the forward, or another method of the module, and record new buffers in the tree of the call."""
+        call, path = call_and_path(view)
+        flags: TrainFlags = call.train if isinstance(call.train, bool) else self._train_flags(call.train, path)
+        buffers = getattr(view, "_buffers", EMPTY_TREE)  # the call's own tree, made for writing
         inputs, kwargs = copy_inputs(inputs, kwargs)
         if flags is not False and buffers and (under_vmap() or torch.compiler.is_compiling()):
-            _mapped(buffers, tensors_in((p._params, inputs, kwargs)))
+            _give_batch_axes(buffers, _list_tensors((view._params, inputs, kwargs)))
         if torch.compiler.is_compiling():
-            return self._traced(p, call, flags, method, inputs, kwargs)
-        lease = self.template.take(flags)
-        lease.fill(p._params, buffers)
-        module = lease.module
+            return run_while_compiling(self.copy_pool, flags, method, view, call, view._params, buffers, inputs, kwargs)
+        leased = self.copy_pool.lease_copy(flags)
+        leased.put_tensors(view._params, buffers)
+        module = leased.module
         run = module if method is None else getattr(module, method)
         if call.rng is None or (type(call.rng) is Stream and call.rng.is_global):
             output = run(*inputs, **kwargs)
         else:
-            lease.call = call
-            before, call.within = call.within, partial(_running, p, lease, self.template)
+            leased.call = call
+            outer_within, call.find_place = (
+                call.find_place,
+                partial(find_drawing_submodule, view, leased, self.copy_pool.learn_drawing_path, _RUN_CODE),
+            )
             try:
                 output = run(*inputs, **kwargs)
             finally:
-                lease.call, call.within = None, before
+                leased.call, call.find_place = None, outer_within
         if not call.closed:
-            lease.new_buffers(buffers)
-        del module, run  # who refers to the copy besides the lease is counted
-        self.template.give_back(flags, lease)
+            leased.record_buffers(buffers)
+        del module, run  # because all references to the copy are counted
+        self.copy_pool.return_copy(flags, leased)
         return output
 
-    def _traced(self, p: View, call: Call, flags: Flags, method: str | None, inputs: Any, kwargs: Any) -> Any:
-        """The same for a compiler, which knows functional_call and cannot see frames."""
-        _prepare(self, flags)
-        template, module = self.template, self.template.compiled[flags]
-        buffers = flatten(getattr(p, "_buffers", NOTHING))
-        # One name for each attribute of a module, and functional_call told of no ties: it stumbles over some.
-        tensors = {template.slots[path]: tensor for path, tensor in {**flatten(p._params), **buffers}.items()}
-        for path in template.shortened:
-            tensors[path] = tensors[path].clone()
-        before, call.within = call.within, partial(_traced_at, p)
-        if method is not None:
-            module, prefix = _Other(module, method), "module."
-            tensors = {prefix + path: tensor for path, tensor in tensors.items()}
-        output = functional_call(module, tensors, inputs, kwargs, tie_weights=False)
-        call.within = before
-        prefix = "" if method is None else "module."
-        for path in buffers:
-            *parents, leaf = path.split(".")
-            node = p._buffers
-            for key in parents:
-                node = node[key]
-            node[leaf] = tensors[prefix + template.slots[path]]
-        return output
-
-    def _flags(self, train: Callable[[str], bool], path: str) -> tuple[bool, ...]:
-        return tuple(bool(train(join(path, name))) for name in self.template.names)
+    def _train_flags(self, is_training: Callable[[str], bool], path: str) -> tuple[bool, ...]:
+        return tuple(bool(is_training(join(path, submodule_path))) for submodule_path in self.copy_pool.paths)
 
 
-class _Other(nn.Module):
-    """A method of a module as the forward of another."""
-
-    def __init__(self, module: nn.Module, method: str) -> None:
-        super().__init__()
-        self.module, self.method = module, method
-
-    def forward(self, *inputs: Any, **kwargs: Any) -> Any:
-        return getattr(self.module, self.method)(*inputs, **kwargs)
+_RUN_CODE = Wrapped._run_method.__code__
 
 
-@constant_result
-def _prepare(net: Wrapped, flags: Flags) -> bool:
-    # What a compiler cannot trace it believes, if it is a constant; the copy itself is found on the template.
-    net.template.prepare(flags)
-    return True
+# --- copies of inputs, which a forward may write to ---
+
+_SHARED_CLASSES = (int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device, type, nn.Module)
 
 
-# --- where a forward is ---
+def copy_inputs(inputs: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Copies of all inputs; a tensor that is given twice stays one."""
+    if len(inputs) == 1 and not kwargs and isinstance(inputs[0], Tensor):  # the common case, without a detour
+        return (_copy_tensor(inputs[0]),), {}
+    copied: tuple[tuple[Any, ...], dict[str, Any]] = _copy_input((inputs, dict(kwargs)), [], {})
+    return copied
 
 
-class Place:
-    """A place below a view that has no view of its own: a submodule of a foreign module."""
-
-    __slots__ = ("_name", "_up")
-
-    def __init__(self, up: View, name: str) -> None:
-        self._up = up
-        self._name = name
-
-
-def _running(p: View, lease: Lease, template: Template) -> Any:
-    """The submodule whose call is innermost; looked up only where something draws, so others pay nothing."""
-    frame: Any = sys._getframe(1)
-    while frame is not None and frame.f_code is not _RUN:
-        if frame.f_code is call_impl:
-            path = lease.paths.get(id(frame.f_locals["self"]))
-            if path is not None:
-                if template.learn(path) and lease.call is not None and lease.call.intercept is not None:
-                    lease.call.intercept.found_submodule = True
-                return _outside_checkpoint(frame, p, path)
-        frame = frame.f_back
-    return p
-
-
-def _outside_checkpoint(frame: Any, p: View, path: str) -> Place:
-    above = frame
-    while above is not None and above.f_code is not _RUN:
-        if above.f_globals.get("__name__") == "torch.utils.checkpoint":
-            raise RandomnessError(
-                f"{join(origin(p)[1], path) or 'the module'} draws within torch.utils.checkpoint, which runs it again "
-                f"in backward, after the call, with other draws. Switch checkpointing off in the module (or its "
-                f"dropout), and checkpoint a function of (params, x, key) that calls the net."
-            )
-        above = above.f_back
-    return Place(p, path)
+def _copy_input(value: Any, tensor_copies: list[tuple[Tensor, Tensor]], memo: CopiesById) -> Any:
+    if isinstance(value, Tensor):
+        for tensor, tensor_copy in tensor_copies:  # not by id: to the compiler that is a constant, another each time
+            if tensor is value:
+                return tensor_copy
+        tensor_copies.append((value, _copy_tensor(value)))
+        return tensor_copies[-1][1]
+    cls = type(value)
+    if cls is dict:
+        return {key: _copy_input(item, tensor_copies, memo) for key, item in value.items()}
+    if cls is list or cls is tuple:
+        return cls([_copy_input(item, tensor_copies, memo) for item in value])
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return cls(*[_copy_input(item, tensor_copies, memo) for item in value])
+    if isinstance(value, _SHARED_CLASSES) or callable(value):
+        return value
+    for obj in collect_reachable(value).values():  # a cache, an output of another model: copied with all it holds
+        if isinstance(obj, Tensor):
+            memo[id(obj)] = _copy_input(obj, tensor_copies, memo)
+        elif isinstance(obj, nn.Module):
+            memo[id(obj)] = obj
+    return deepcopy_isolated(value, memo)
 
 
-def _traced_at(p: View) -> Any:
-    return Place(p, within[-1]) if within else p
+def _copy_tensor(tensor: Tensor) -> Tensor:
+    if tensor.layout == torch.strided and not tensor.is_nested and 0 in tensor.stride():
+        return tensor  # an expanded tensor cannot be written to
+    return tensor.clone()
 
 
-_RUN = Wrapped._run.__code__
+# --- buffers under vmap ---
 
 
-# --- buffers ---
+def _list_tensors(value: object) -> list[Tensor]:
+    """The tensors in nested dicts, lists and tuples: no more than that, because the compiler traces this function."""
+    if isinstance(value, Tensor):
+        return [value]
+    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
+    return [tensor for item in items for tensor in _list_tensors(item)]
 
 
-def _mapped(buffers: Any, given: list[Tensor]) -> None:
-    """Give every buffer the batch axes of what a call was given; else vmap lets nothing batched be written to it."""
-    zeros: dict[Any, Tensor] = {}
-    for tensor in given:
+def _give_batch_axes(buffers: Tree, inputs: list[Tensor]) -> None:
+    """Give every buffer the batch axes of the inputs; else vmap lets no batched value be written to it."""
+    zeros: dict[frozenset[tuple[str, int]], Tensor] = {}
+    for tensor in inputs:
         levels = frozenset() if torch.compiler.is_compiling() else frozenset(levels_of(tensor))
         if levels not in zeros and tensor.is_floating_point():
             zeros[levels] = tensor.detach().new_zeros(())
-    _add(buffers, sum(zeros.values()))
+    total = sum(zeros.values())
+    if isinstance(total, Tensor):
+        _add_zero(buffers, total)
 
 
-def _add(tree: Any, zero: Any) -> None:
+def _add_zero(tree: Tree, zero: Tensor) -> None:
     for key, value in tree.items():
-        if isinstance(value, Mapping):
-            _add(value, zero)
+        if isinstance(value, dict):
+            _add_zero(value, zero)
         elif value.is_floating_point():  # counters stay as they are: modules read them as numbers
-            tree[key] = value + zero.to(value.dtype) if isinstance(zero, Tensor) else value
-
-
-# --- first values ---
-
-
-class Carried:
-    """The value of a non-persistent buffer, which no state_dict holds."""
-
-    def __init__(self, value: Tensor) -> None:
-        self.value = value.detach().clone()
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Carried) or self.value.dtype != other.value.dtype:
-            return False
-        return torch.equal(self.value, other.value)
-
-    def __hash__(self) -> int:
-        return hash((tuple(self.value.shape), self.value.dtype))
-
-    def __repr__(self) -> str:
-        return f"<tensor of shape {tuple(self.value.shape)}>"
-
-
-def _unknown(request: TensorRequest) -> Tensor:
-    raise InitError("a foreign module's tensor has no known first value; take it from funcnet.from_module(module).")
-
-
-UNKNOWN_VALUE = Scheme(_unknown, ())
-"""First values of what a module made by code of its own."""
-
-
-def _carried(request: TensorRequest, value: Carried) -> Tensor:
-    if value.value.is_meta and request.device.type != "meta":
-        raise InitError("the module was on the meta device, where its buffers have no values; give one under this key.")
-    return value.value.to(request.device, copy=True)
+            tree[key] = value + zero.to(value.dtype)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from funcnet._errors import InitError
+from funcnet._torch import fans_of
 from funcnet._typing import Shape
 from funcnet.random import Rng
 from funcnet.random.internals import KeyAtPath, as_rng, contiguous_stride, draw_tensor
@@ -37,7 +38,7 @@ class TensorRequest:
 
     def fans(self) -> tuple[int, int]:
         """The pair (fan_in, fan_out) of the shape."""
-        return nn.init._calculate_fan_in_and_fan_out(torch.empty(self.shape, device="meta"))
+        return fans_of(torch.empty(self.shape, device="meta"))
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,18 @@
-"""What a net is and what it does, told before it is trusted with real work."""
+"""What a net is and what it does, told before it is trusted with real work.
 
-from funcnet.inspect._effect import Effect as Effect
-from funcnet.inspect._effect import Effects as Effects
+summary    shows paths, types, output shapes, parameters and bytes of a net.
+effects    runs a call once and lists what it does besides computing its output.
+"""
+
+from funcnet.inspect._effect_report import Effect as Effect
+from funcnet.inspect._effect_report import Effects as Effects
 from funcnet.inspect._effects import effects as effects
-from funcnet.inspect._summary import Row as Row
 from funcnet.inspect._summary import Summary as Summary
+from funcnet.inspect._summary import SummaryRow as SummaryRow
 from funcnet.inspect._summary import summary as summary
+
+__all__ = ["Effect", "Effects", "Summary", "SummaryRow", "effects", "summary"]
+
+
+def __dir__() -> list[str]:
+    return [*__all__]

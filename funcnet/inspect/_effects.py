@@ -1,9 +1,9 @@
-"""What a call does besides computing its output, found out by watching one."""
+"""What a call does besides computing its output, found by running it once on copies and watching."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -14,13 +14,13 @@ from funcnet._typing import TreeLike
 from funcnet.adapters import to_module
 from funcnet.core import Net
 from funcnet.foreign.internals import copy_with_tensors
-from funcnet.inspect._effect import Effects
-from funcnet.inspect._origins import Held, Origins, leaves_in
-from funcnet.inspect._places import spelled
-from funcnet.inspect._versions import Versions
-from funcnet.inspect._watch import Functions, Watch
+from funcnet.inspect._call_watch import CallWatch, TorchFunctionWatch
+from funcnet.inspect._code_locations import describe_path
+from funcnet.inspect._effect_report import Effects
+from funcnet.inspect._example_versions import ExampleVersions
+from funcnet.inspect._tensor_origins import GivenMemory, TensorOrigins, tensor_leaves
 from funcnet.random import Stream
-from funcnet.random.internals import GLOBAL_GENERATORS_LOCK, as_rng, lend_python_generators
+from funcnet.random.internals import GLOBAL_GENERATORS_LOCK, RngArgument, as_rng, lend_python_generators
 
 Axes: TypeAlias = "int | tuple[int | None, ...] | None"
 
@@ -32,43 +32,45 @@ def effects(
     buffers: TreeLike | None = None,
     train: bool = False,
     batch_dim: Axes = 0,
-    rng: Any = None,
+    rng: RngArgument = None,
     **kwargs: Any,
 ) -> Effects:
     """What a call does besides computing its output, by path and with the line of user code.
 
-    There are six kinds: it **draws**, **writes buffer**, **mixes examples** of a batch, **reads outside tensor** (one
-    that is no parameter, buffer or input), **mutates input**, **branches on data**. They are what torch.vmap fails on,
-    or answers otherwise than the batch; printed, the report says what each means, and what to write instead.
+    There are six kinds of effects: a call **draws**, **writes buffer**, **mixes examples** of a batch, **reads outside
+    tensor** (a tensor that is not a parameter, buffer or input), **mutates input**, or **branches on data**. On these
+    torch.vmap fails, or gives another result than the batch. The printed report says what each kind means, and what to
+    write instead.
 
-    The call runs once, on copies and in the caller's grad mode: nothing given is changed, and the global generators are
-    left as they are. A net runs as its module. What is said holds for this call: its branches, mode and shapes. It
-    cannot show
+    The call runs once, on copies and in the caller's grad mode: nothing that is passed in is changed, and the global
+    generators are left as they are. A net runs as its module. The report holds for this call, that is for its branches,
+    mode and shapes. It cannot show
 
     * code that did not run, or that is compiled or scripted;
-    * what is computed from a number once ``item()`` has read it: that it was read is reported;
-    * a mixture that changes no bit in this run. Of more than four examples the first, second, middle and last are
-      changed in turn, which ``any`` or a maximum of probabilities may not notice. Examples that differ show most;
-    * what is left behind and is no tensor: a counter or a list on the module, a print, a file.
+    * what is computed from a number after ``item()`` has read it; that it was read is reported;
+    * a mixture of examples that changes no bit in this run. Of more than four examples the first, second, middle and
+      last are changed in turn, which ``any`` or a maximum of probabilities may not notice. Use examples that differ;
+    * changes of anything but tensors: a counter or a list on the module, a print, a file.
 
     Args:
         model: a module; or a net, whose params come next.
-        inputs, kwargs: what the call takes; after the params, if ``model`` is a net.
-        buffers: of a net.
-        train: the mode of the call; a module's own flags are not looked at.
-        batch_dim: the axis of examples, of every input that is as long there as the first; or as in torch.vmap one for
-            each input, None for an input that is the same for all. None if there are no examples.
-        rng: a Key or an int seed for the draws; which one matters only to a branch on what is drawn.
+        inputs, kwargs: the inputs of the call; they come after the params, if ``model`` is a net.
+        buffers: the buffers of a net.
+        train: the mode of the call; the flags of a module are not read.
+        batch_dim: the axis of examples in every input that is as long there as the first input; or, as in torch.vmap,
+            one axis for each input, with None for an input that is the same for all examples. None if there are no
+            examples.
+        rng: a Key or an int seed for the draws; which of them matters only if the code branches on what is drawn.
 
     Returns:
-        The effects: false if there are none, ``of(kind)`` and ``at(path)`` for some, print it for a table.
+        The effects: false if there are none, ``of(kind)`` and ``at(path)`` select from them, print it for a table.
 
     Raises:
         TreeError: if params or buffers do not fit the net.
         ConversionError: if the module cannot be copied.
         TypeError: if ``model`` is neither a net nor a module, or a net comes without params.
 
-    Errors of the call itself are raised as they are; a note says at which path.
+    Errors of the call itself are raised as they are, with a note that names the path.
 
     >>> print(len(effects(nn.Linear(2, 3), torch.ones(4, 2))))
     0
@@ -79,39 +81,40 @@ def effects(
     >>> bool(effects(model, x))
     False
     """
-    module, inputs = _private_module(model, inputs, buffers)
+    module, inputs = _copy_module(model, inputs, buffers)
     module.train(train)
-    (inputs, kwargs), given = _private_inputs(inputs, kwargs)
-    named = [(f"input {index}", value) for index, value in enumerate(inputs)]
-    named += [(f"input {name!r}", value) for name, value in kwargs.items()]
-    origins = Origins(module, [(name, leaf) for name, value in named for leaf in leaves_in(value)])
-    for tensor in given:  # in objects that torch cannot look into
-        origins.hold(tensor, Held("inputs", "an input"))
+    (inputs, kwargs), copied_tensors = _copy_inputs(inputs, kwargs)
+    named_inputs = [(f"input {index}", value) for index, value in enumerate(inputs)]
+    named_inputs += [(f"input {name!r}", value) for name, value in kwargs.items()]
+    origins = TensorOrigins(module, [(name, leaf) for name, value in named_inputs for leaf in tensor_leaves(value)])
+    for tensor in copied_tensors:  # those in objects that torch cannot look into have no name yet
+        origins.register(tensor, GivenMemory("inputs", "an input"))
     with torch.no_grad():
-        versions = Versions(_batch(inputs, kwargs, batch_dim))
-    watch = Watch(module, origins, versions)
-    with own_generators(rng, given):
+        versions = ExampleVersions(_find_batch(inputs, kwargs, batch_dim))
+    watch = CallWatch(module, origins, versions)
+    with lend_global_generators(rng, copied_tensors):
         try:
-            with watch, Functions(watch):
+            with watch, TorchFunctionWatch(watch):
                 output = module(*inputs, **kwargs)
         except Exception as error:
-            if watch.places.failed is not None and hasattr(error, "add_note"):
-                error.add_note(
-                    f"funcnet.effects ran the model, which failed at {spelled(watch.places.failed[1].path)}."
-                )
+            if watch.stack.failure is not None and hasattr(error, "add_note"):
+                path = describe_path(watch.stack.failure[1].path)
+                error.add_note(f"funcnet.effects ran the model, which failed at {path}.")
             raise
         finally:
-            watch.put_back()
+            watch.undo_writes()
         with torch.no_grad():
-            watch.finish(output)
+            watch.check_output(output)
     notes = list(dict.fromkeys(watch.notes))
-    if batch_dim is not None and not versions.changed:
+    if batch_dim is not None and not versions.has_changed:
         notes.append("whether examples mix: give at least two that differ")
-    return Effects(watch.effects(), tuple(notes))
+    return Effects(watch.list_effects(), tuple(notes))
 
 
-def _private_module(model: Any, inputs: tuple[Any, ...], buffers: Any) -> tuple[nn.Module, tuple[Any, ...]]:
-    """A copy of the module, or the module of a net, and its inputs."""
+def _copy_module(
+    model: Net | nn.Module, inputs: tuple[Any, ...], buffers: TreeLike | None
+) -> tuple[nn.Module, tuple[Any, ...]]:
+    """A copy of the module, or the module of a net, and its inputs without the params of a net."""
     if isinstance(model, Net):
         if not inputs:
             raise TypeError(f"effects of a net takes its params first: fn.effects({model.title()}, params, *inputs).")
@@ -120,48 +123,53 @@ def _private_module(model: Any, inputs: tuple[Any, ...], buffers: Any) -> tuple[
         raise TypeError(f"effects takes a net or an nn.Module, not {model!r:.80}.")
     if buffers is not None:
         raise TypeError("a module holds its buffers itself: leave buffers out.")
-    return copy_with_tensors(model, _own, "effects runs a copy"), inputs
+    return copy_with_tensors(model, _clone_parameter_or_buffer, "effects runs a copy"), inputs
 
 
-def _own(tensor: Tensor) -> Tensor:
-    made = tensor.detach().clone()
-    return nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else made
+def _clone_parameter_or_buffer(tensor: Tensor) -> Tensor:
+    clone = tensor.detach().clone()
+    return nn.Parameter(clone, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else clone
 
 
-def _private_inputs(inputs: Any, kwargs: Any) -> tuple[tuple[Any, Any], list[Tensor]]:
-    """Copies of the inputs, one for each tensor, and all the tensors in them."""
-    memo: dict[int, Any] = {}
-    for leaf in leaves_in((inputs, kwargs)):
-        memo.setdefault(id(leaf), _private(leaf))
-    copied = copy.deepcopy((tuple(inputs), kwargs), memo)
-    return copied, [value for value in memo.values() if isinstance(value, Tensor)]
+def _copy_inputs(inputs: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, Any], list[Tensor]]:
+    """Copies of the inputs, in which a tensor that is there twice stays one, and all tensors in the copies."""
+    copies: dict[int, Any] = {}
+    for leaf in tensor_leaves((inputs, kwargs)):
+        copies.setdefault(id(leaf), _clone_input(leaf))
+    copied = copy.deepcopy((tuple(inputs), kwargs), copies)
+    return copied, [value for value in copies.values() if isinstance(value, Tensor)]
 
 
-def _private(tensor: Tensor) -> Tensor:
-    made = tensor.detach().clone().requires_grad_(tensor.requires_grad)
-    return made if tensor.is_leaf else made.clone()
+def _clone_input(tensor: Tensor) -> Tensor:
+    clone = tensor.detach().clone().requires_grad_(tensor.requires_grad)
+    return clone if tensor.is_leaf else clone.clone()
 
 
-def _batch(inputs: Any, kwargs: Any, batch_dim: Axes) -> list[tuple[Tensor, int]]:
-    """The tensors that hold examples, each with its axis of them."""
+def _find_batch(inputs: Sequence[Any], kwargs: Mapping[str, Any], batch_dim: Axes) -> list[tuple[Tensor, int]]:
+    """The tensors that hold examples, each with its axis of examples."""
     if batch_dim is None:
         return []
     if isinstance(batch_dim, tuple):
         if len(batch_dim) != len(inputs):
             raise ValueError(f"batch_dim has {len(batch_dim)} entries for {len(inputs)} inputs.")
         pairs = zip(inputs, batch_dim, strict=True)
-        return [(leaf, axis) for value, axis in pairs if axis is not None for leaf in leaves_in(value)]
+        return [(leaf, axis) for value, axis in pairs if axis is not None for leaf in tensor_leaves(value)]
     axis = batch_dim
-    leaves = [leaf for leaf in leaves_in((inputs, kwargs)) if -leaf.dim() <= axis < leaf.dim()]
+    leaves = [leaf for leaf in tensor_leaves((inputs, kwargs)) if -leaf.dim() <= axis < leaf.dim()]
     return [(leaf, axis) for leaf in leaves if leaf.shape[axis] == leaves[0].shape[axis]]
 
 
 @contextmanager
-def own_generators(rng: Any, given: list[Tensor]) -> Iterator[None]:
-    """Lend the global generators of torch, Python and NumPy to a block, and put them back."""
+def lend_global_generators(rng: RngArgument, tensors: Sequence[Tensor]) -> Iterator[None]:
+    """Seed the global generators of torch, Python and NumPy for a block, and put them back after it.
+
+    Args:
+        rng: a Key or an int seed.
+        tensors: the tensors that the block runs on, for their devices.
+    """
     source = as_rng(rng)
     seed = 0 if source is None else source.seed if isinstance(source, Stream) else int(source)
-    devices = sorted({tensor.device.index for tensor in given if tensor.device.type == "cuda"})
+    devices = sorted({tensor.device.index for tensor in tensors if tensor.device.type == "cuda"})
     with GLOBAL_GENERATORS_LOCK, torch.random.fork_rng(devices), lend_python_generators(source):
         for generator in (torch.default_generator, *(torch.cuda.default_generators[index] for index in devices)):
             generator.manual_seed(seed or 0)

@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from funcnet._errors import InitError, ShapeError, TreeError
+from funcnet._torch import pytree
 from funcnet._typing import Flat, Tree, TreeLike
 from funcnet.adapters import to_module
 from funcnet.core import Buffer, Net, Param
 from funcnet.foreign.internals import copy_inputs
-from funcnet.inspect._effects import own_generators
-from funcnet.inspect._table import rich_table, text_table
+from funcnet.inspect._effects import lend_global_generators
+from funcnet.inspect._operator_effects import Args, Kwargs
+from funcnet.inspect._text_table import rich_table, text_table
 from funcnet.tree import flatten, join, unflatten
-from funcnet.tree import map as tree_of
+from funcnet.tree import map as map_tree
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 @dataclass(frozen=True)
-class Row:
-    """One net of a summary.
+class SummaryRow:
+    """One net in a summary.
 
     Attributes:
         path: joined path; empty for the net itself.
         type: name of its class or function.
-        output: shapes of what it returned, in words; empty if it was not called.
-        parameters: how many numbers its own params are, parts not included and tied tensors counted once.
-        bytes: the memory of its own params and buffers.
+        output: shapes of what it returned, as text; empty if it was not called.
+        parameters: the number of elements in its params, without those of its parts; tied tensors count once.
+        bytes: the memory of its params and buffers, without those of its parts.
     """
 
     path: str
@@ -41,29 +46,29 @@ class Row:
 
 @dataclass(frozen=True)
 class Summary:
-    """The rows of a net in the order of ``named_nets``, and their totals; print it for a table."""
+    """A row for each net in a net, in the order of ``named_nets``, and their totals; print it for a table."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[SummaryRow, ...]
 
     @property
     def parameters(self) -> int:
-        """How many numbers the params are."""
+        """The number of elements in all params."""
         return sum(row.parameters for row in self.rows)
 
     @property
     def bytes(self) -> int:
-        """The memory of params and buffers."""
+        """The memory of all params and buffers."""
         return sum(row.bytes for row in self.rows)
 
-    def _cells(self) -> list[tuple[str, ...]]:
+    def _format_cells(self) -> list[tuple[str, ...]]:
         rows = [(row.path, row.type, row.output, f"{row.parameters:,}", f"{row.bytes:,}") for row in self.rows]
         return [*rows, ("total", "", "", f"{self.parameters:,}", f"{self.bytes:,}")]
 
-    def __rich__(self) -> Any:
-        return rich_table(_COLUMNS, self._cells(), _NUMBERS, total=True)
+    def __rich__(self) -> Table:
+        return rich_table(_COLUMNS, self._format_cells(), _NUMBERS, total=True)
 
     def __str__(self) -> str:
-        return text_table(_COLUMNS, self._cells(), _NUMBERS, total=True)
+        return text_table(_COLUMNS, self._format_cells(), _NUMBERS, total=True)
 
 
 _COLUMNS = ("path", "type", "output", "parameters", "bytes")
@@ -76,17 +81,18 @@ def summary(
     """A table of a net: path, type, output shape, parameters and bytes of each net in it.
 
     The body runs once, in eval mode, on shapes alone (the meta device), so even a large model costs nothing. A forward
-    that shapes do not suffice for (it reads a number, or a tensor that is not in the trees) runs on the numbers of
-    ``params`` instead, on copies; a buffer not given then has its first value, or zeros where only the module knew one.
+    for which shapes do not suffice (it reads a number, or a tensor that is not in the trees) runs on the values of
+    ``params`` instead, on copies. If ``buffers`` are left out then, a buffer has its first value, or zeros where only
+    the module knew a first value.
 
     Args:
         net: the net.
-        params, buffers: its trees, for their dtypes; without them they are taken to be of torch's default dtype.
-        inputs, kwargs: what it is called with; without any, the column of outputs stays empty.
+        params, buffers: its trees, for their dtypes; without them the dtypes are torch's default dtype.
+        inputs, kwargs: what the net is called with; without any, the column of outputs stays empty.
 
     Raises:
-        TreeError: if the trees do not fit.
-        ShapeError: if the inputs do not.
+        TreeError: if the trees do not fit the net.
+        ShapeError: if the inputs do not fit it.
 
     Errors of the body itself are raised as they are.
 
@@ -96,17 +102,19 @@ def summary(
     >>> [(row.path, row.type, row.output, row.parameters) for row in table.rows]
     [('', 'Sequential', '(3, 8)', 0), ('0', 'Linear', '(3, 8)', 40), ('1', 'ReLU', '(3, 8)', 0)]
     """
-    declared = _declared(net)
-    given = [tree_of(lambda leaf: leaf.to("meta"), tree) if tree is not None else None for tree in (params, buffers)]
-    params_, buffers_ = (tree if tree is not None else made for tree, made in zip(given, declared, strict=True))
+    shapes_of_params, shapes_of_buffers = _trees_on_meta(net)
+    if params is not None:
+        shapes_of_params = map_tree(lambda leaf: leaf.to("meta"), params)
+    if buffers is not None:
+        shapes_of_buffers = map_tree(lambda leaf: leaf.to("meta"), buffers)
     outputs: dict[str, str] = {}
     if inputs or kwargs:
-        args, named = tree_map(lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) else leaf, (inputs, kwargs))
+        args, named = pytree.tree_map_only(Tensor, lambda leaf: leaf.to("meta"), (inputs, kwargs))
         try:
             with torch.device("meta"):
                 # a net checks its inputs and names the path where they do not fit, which the module does not do
-                net.apply(params_, buffers_, *args, rng=0, **named)
-                outputs = _outputs(net, to_module(net, params_, buffers_), args, named)
+                net.apply(shapes_of_params, shapes_of_buffers, *args, rng=0, **named)
+                outputs = _record_output_shapes(net, to_module(net, shapes_of_params, shapes_of_buffers), args, named)
         except (ShapeError, TreeError):
             raise
         except Exception as error:
@@ -114,72 +122,74 @@ def summary(
                 if hasattr(error, "add_note"):
                     error.add_note("funcnet.summary ran it on shapes alone; given params, it runs on their numbers.")
                 raise
-            outputs = _outputs_of_numbers(net, params, buffers, inputs, kwargs)
-    held: Flat = {**flatten(params_), **flatten(buffers_)}
+            outputs = _record_output_shapes_of_values(net, params, buffers, inputs, kwargs)
+    tensors: Flat = {**flatten(shapes_of_params), **flatten(shapes_of_buffers)}
     kinds = {entry.path: entry.kind for entry in net.entries()}
     rows = []
-    for path, below in net.named_nets():
-        own = [join(path, name) for name in below._own_entries if join(path, name) in kinds]
-        numbers = sum(held[name].numel() for name in own if kinds[name] == "params")
-        size = sum(held[name].numel() * held[name].element_size() for name in own)
-        rows.append(Row(path, below.title(), outputs.get(path, ""), numbers, size))
+    for path, child_net in net.named_nets():
+        names = [join(path, name) for name in child_net._own_entries if join(path, name) in kinds]
+        parameters = sum(tensors[name].numel() for name in names if kinds[name] == "params")
+        size = sum(tensors[name].numel() * tensors[name].element_size() for name in names)
+        rows.append(SummaryRow(path, child_net.title(), outputs.get(path, ""), parameters, size))
     return Summary(tuple(rows))
 
 
-def _declared(net: Net) -> tuple[Tree, Tree]:
-    """Params and buffers without content."""
+def _trees_on_meta(net: Net) -> tuple[Tree, Tree]:
+    """Params and buffers as the net declares them, on the meta device."""
     params: Flat = {}
     buffers: Flat = {}
     for entry in net.entries():
-        made = torch.empty(entry.spec.shape, dtype=entry.spec.dtype, device="meta")
-        (params if isinstance(entry.spec, Param) else buffers)[entry.path] = made
+        tensor = torch.empty(entry.spec.shape, dtype=entry.spec.dtype, device="meta")
+        (params if isinstance(entry.spec, Param) else buffers)[entry.path] = tensor
     return unflatten(params), unflatten(buffers)
 
 
-def _outputs(net: Net, module: nn.Module, inputs: Any, kwargs: Any) -> dict[str, str]:
-    """What each part of a module returns, in words, by its path."""
+def _record_output_shapes(net: Net, module: nn.Module, inputs: Args, kwargs: Kwargs) -> dict[str, str]:
+    """The shapes of what each part of a module returns, as text, by its path."""
     outputs: dict[str, str] = {}
     for path, _ in net.named_nets():
-        module.get_submodule(path).register_forward_hook(_noting(outputs, path))
+        module.get_submodule(path).register_forward_hook(_make_recorder(outputs, path))
     module.eval()(*inputs, **kwargs)
     return outputs
 
 
-def _outputs_of_numbers(
-    net: Net, params: TreeLike, buffers: TreeLike | None, inputs: Any, kwargs: Any
+def _record_output_shapes_of_values(
+    net: Net, params: TreeLike, buffers: TreeLike | None, inputs: Args, kwargs: Kwargs
 ) -> dict[str, str]:
     """The same by a call with real numbers, on copies, without grad, with global generators that are put back."""
     device = next((leaf.device for leaf in flatten(params).values()), torch.device("cpu"))
-    module = to_module(net, params, _first_buffers(net, device) if buffers is None else buffers)
+    module = to_module(net, params, _initial_buffers(net, device) if buffers is None else buffers)
     inputs, kwargs = copy_inputs(inputs, kwargs)
-    with torch.no_grad(), own_generators(0, []):
-        return _outputs(net, module, inputs, kwargs)
+    with torch.no_grad(), lend_global_generators(0, []):
+        return _record_output_shapes(net, module, inputs, kwargs)
 
 
-def _first_buffers(net: Net, device: torch.device) -> Tree:
-    made: Flat = {}
+def _initial_buffers(net: Net, device: torch.device) -> Tree:
+    buffers: Flat = {}
     for entry in net.entries():
         if isinstance(entry.spec, Buffer):
             options: Any = {"dtype": entry.spec.dtype, "device": device}
             try:
-                made[entry.path] = entry.spec.init(0, entry.spec.shape, **options)
+                buffers[entry.path] = entry.spec.init(0, entry.spec.shape, **options)
             except InitError:
-                made[entry.path] = torch.zeros(entry.spec.shape, **options)
-    return unflatten(made)
+                buffers[entry.path] = torch.zeros(entry.spec.shape, **options)
+    return unflatten(buffers)
 
 
-def _noting(outputs: dict[str, str], path: str) -> Any:
-    def note(module: Any, inputs: Any, output: Any) -> None:
-        outputs.setdefault(path, _shapes(output))
+def _make_recorder(outputs: dict[str, str], path: str) -> Callable[[nn.Module, Args, object], None]:
+    """A forward hook that notes the shapes of the first output of a module."""
 
-    return note
+    def record(module: nn.Module, inputs: Args, output: object) -> None:
+        outputs.setdefault(path, _format_shapes(output))
+
+    return record
 
 
-def _shapes(output: Any) -> str:
+def _format_shapes(output: object) -> str:
     if isinstance(output, Tensor):
         return str(tuple(output.shape))
     if isinstance(output, dict):
-        return "{" + ", ".join(f"{key}: {_shapes(value)}" for key, value in output.items()) + "}"
+        return "{" + ", ".join(f"{key}: {_format_shapes(value)}" for key, value in output.items()) + "}"
     if isinstance(output, (tuple, list)):
-        return "(" + ", ".join(map(_shapes, output)) + ")"
+        return "(" + ", ".join(map(_format_shapes, output)) + ")"
     return type(output).__name__

@@ -1,8 +1,8 @@
-"""Smooth elementwise functions, counterparts of torch/nn/modules/activation.py; those made of straight pieces are in
+"""Smooth elementwise functions, counterparts of torch/nn/modules/activation.py. Piecewise linear ones are in
 ``_threshold``, softmaxes in ``_softmax``.
 
-None has params, buffers or draws, and the output has the shape of ``input``. ``inplace`` is kept for the twin and its
-``repr``; a pure call never writes to its input, and the result is the same.
+None has params, buffers or draws, and the output has the shape of ``input``. The field ``inplace`` exists for the twin
+and its ``repr``; a pure call never writes to its input, and its result is the same.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Softplus(Layer):
 
     Args:
         beta: sharpness of the bend.
-        threshold: where ``beta * x`` is above it, the result is ``x`` itself.
+        threshold: where ``beta * x`` is above the threshold, the result is ``x``.
 
     >>> Softplus()({}, torch.tensor([0.0, 30.0]))
     tensor([ 0.6931, 30.0000])
@@ -99,7 +99,7 @@ class GELU(Layer):
     """``x * Phi(x)``, the Gaussian error linear unit. Source: torch.nn.functional.gelu.
 
     Args:
-        approximate: "none", or "tanh" for the cheaper formula.
+        approximate: "none", or "tanh" for a cheaper formula.
 
     >>> GELU()({}, torch.tensor([0.0, 1.0]))
     tensor([0.0000, 0.8413])
@@ -149,8 +149,8 @@ class ELU(Layer):
     """``x`` where positive, else ``alpha * (exp(x) - 1)``. Source: torch.nn.functional.elu.
 
     Args:
-        alpha: minus the limit for very negative ``x``.
-        inplace: no effect on the output; torch's in-place form rounds its gradient another way, and so does this.
+        alpha: for very negative ``x`` the result tends to ``-alpha``.
+        inplace: no effect on the output, but torch's in-place form rounds its gradient differently, and so does this.
 
     >>> ELU()({}, torch.tensor([-1.0, 2.0]))
     tensor([-0.6321,  2.0000])
@@ -162,7 +162,7 @@ class ELU(Layer):
     @staticmethod
     def forward(p: View, input: Tensor) -> Tensor:
         if p.inplace and input.requires_grad:
-            return F.elu(_copy(input), p.alpha, True)
+            return F.elu(_copy_layout(input), p.alpha, True)
         return F.elu(input, p.alpha)
 
 
@@ -170,7 +170,7 @@ class CELU(Layer):
     """``x`` where positive, else ``alpha * (exp(x / alpha) - 1)``. Source: torch.nn.functional.celu.
 
     Args:
-        alpha: minus the limit for very negative ``x``; not 0.
+        alpha: for very negative ``x`` the result tends to ``-alpha``; not 0.
         inplace: as for :class:`ELU`.
 
     >>> CELU(2.0)({}, torch.tensor([-1.0, 2.0]))
@@ -188,7 +188,7 @@ class CELU(Layer):
     @staticmethod
     def forward(p: View, input: Tensor) -> Tensor:
         if p.inplace and input.requires_grad:
-            return F.celu(_copy(input), p.alpha, True)
+            return F.celu(_copy_layout(input), p.alpha, True)
         return F.celu(input, p.alpha)
 
 
@@ -207,7 +207,7 @@ class SELU(Layer):
     @staticmethod
     def forward(p: View, input: Tensor) -> Tensor:
         if p.inplace and input.requires_grad:
-            return F.selu(_copy(input), True)
+            return F.selu(_copy_layout(input), True)
         return F.selu(input)
 
 
@@ -229,13 +229,13 @@ class GLU(Layer):
     @staticmethod
     def forward(p: View, input: Tensor) -> Tensor:
         if under_vmap() and input.dim() and input.shape[p.dim] % 2 == 0:
-            value, gate = input.chunk(2, p.dim)  # the forward derivative of the kernel has no batching rule
+            value, gate = input.chunk(2, p.dim)  # the kernel's rule for jvp has no batching rule
             return value * torch.sigmoid(gate)
         return F.glu(input, p.dim)
 
 
-def _copy(input: Tensor) -> Tensor:
-    """A copy to write to, also with the gaps between the elements of a slice: kernels round by strides."""
+def _copy_layout(input: Tensor) -> Tensor:
+    """A copy to write to, with the same strides, even those of a slice: how kernels round depends on strides."""
     copy = input.clone()
     if copy.stride() == input.stride() or not plainly_eager():
         return copy

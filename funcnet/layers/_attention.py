@@ -16,7 +16,7 @@ from torch.types import Device
 
 from funcnet import init
 from funcnet._torch import canonical_mask, check_attention_shapes, none_or_dtype
-from funcnet.core import Param, Start, View, draws_at
+from funcnet.core import InitContext, Param, View, draw_source
 from funcnet.layers import _attention_math as steps
 from funcnet.layers._layer import Layer
 from funcnet.layers._linear import Linear
@@ -123,7 +123,7 @@ class MultiheadAttention(Layer):
             "out_proj": NonDynamicallyQuantizableLinear(size, size, self.bias, self.device, self.dtype),
         }
 
-    def first_values(self, start: Start, path: str) -> Iterator[tuple[str, Tensor]]:
+    def first_values(self, start: InitContext, path: str) -> Iterator[tuple[str, Tensor]]:
         for entry_path, value in super().first_values(start, path):
             yield entry_path, torch.zeros_like(value) if entry_path == join(path, "out_proj.bias") else value
 
@@ -170,7 +170,7 @@ class MultiheadAttention(Layer):
         if p.add_zero_attn:
             k, v, mask, padding = steps.append_zero_key(k, v, (mask, padding))
         mask = steps.merge_masks(mask, padding, p.num_heads)
-        rng = draws_at(p) if p.training and p.dropout > 0 else None
+        rng = draw_source(p) if p.training and p.dropout > 0 else None
         if need_weights:
             y, weights = steps.attention_with_weights(q, k, v, mask, p.dropout, rng)
             y = y.transpose(0, 1)

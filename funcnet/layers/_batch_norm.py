@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from funcnet.layers._layer import Layer
 
 
 class _BatchNorm(Layer):
-    """What the three have in common; each says which ranks it takes."""
+    """The base of BatchNorm1d to BatchNorm3d; the forward of each says which ranks of input it takes."""
 
     num_features: int
     eps: float = 1e-5
@@ -39,31 +39,44 @@ class _BatchNorm(Layer):
         return f"input with {self.num_features} channels in axis 1"
 
 
-def check_eps(layer: Any) -> None:
-    """Refuse what no call could use."""
+class ChannelNorm(Protocol):
+    """The fields of layers that normalise each channel: batch and instance normalisation."""
+
+    @property
+    def num_features(self) -> int: ...
+    @property
+    def affine(self) -> bool: ...
+    @property
+    def track_running_stats(self) -> bool: ...
+    @property
+    def bias(self) -> bool: ...
+
+
+def check_eps(layer: _BatchNorm | SyncBatchNorm) -> None:
+    """Refuse a negative eps, which the twin accepts."""
     if layer.eps < 0:
         raise ValueError(f"{type(layer).__name__}: eps is added to a variance and not negative, got {layer.eps}.")
 
 
-def norm_parts(layer: Any) -> dict[str, Any]:
-    """The params and buffers of a layer that may scale, shift and keep statistics of its channels."""
-    size, tracked = layer.num_features, layer.track_running_stats
+def norm_parts(layer: ChannelNorm) -> dict[str, Any]:
+    """The params and buffers of a layer that may scale and shift its channels and keep statistics of them."""
+    size, is_tracked = layer.num_features, layer.track_running_stats
     return {
         "weight": Param(size, 1.0) if layer.affine else None,
         "bias": Param(size, 0.0) if layer.affine and layer.bias else None,
-        "running_mean": Buffer(size, 0.0) if tracked else None,
-        "running_var": Buffer(size, 1.0) if tracked else None,
-        "num_batches_tracked": Buffer((), 0, dtype=torch.long) if tracked else None,
+        "running_mean": Buffer(size, 0.0) if is_tracked else None,
+        "running_var": Buffer(size, 1.0) if is_tracked else None,
+        "num_batches_tracked": Buffer((), 0, dtype=torch.long) if is_tracked else None,
     }
 
 
-def _batch_norm(p: View, input: Tensor, *ranks: int) -> Tensor:
+def _check_rank_and_normalise(p: View, input: Tensor, *ranks: int) -> Tensor:
     if input.dim() not in ranks:
         raise ValueError(f"expected {' or '.join(f'{rank}D' for rank in ranks)} input (got {input.dim()}D input)")
-    return _normalised(p, input)
+    return _batch_normalise(p, input)
 
 
-def _normalised(p: View, input: Tensor) -> Tensor:
+def _batch_normalise(p: View, input: Tensor) -> Tensor:
     momentum = p.momentum or 0.0
     if p.running_mean is None:
         return F.batch_norm(input, None, None, p.weight, p.bias, True, momentum, p.eps)
@@ -71,13 +84,13 @@ def _normalised(p: View, input: Tensor) -> Tensor:
         return F.batch_norm(input, p.running_mean, p.running_var, p.weight, p.bias, False, momentum, p.eps)
     p.num_batches_tracked = p.num_batches_tracked + 1
     if torch.compiler.is_compiling() or under_vmap():
-        return _traceable(p, input)
-    mean, var = p.running_mean.clone(), p.running_var.clone()  # the kernels write to them
+        return _normalise_traceable(p, input)
+    mean, var = p.running_mean.clone(), p.running_var.clone()  # copies, because the kernels write to them
     if p.momentum is None:
         momentum = 1.0 / float(p.num_batches_tracked)
     size = p.num_features
     if input.is_cpu and input.size(1) == size and input.numel() > size and p.eps > 0:
-        # what F.batch_norm comes down to here, which in a small call is half of its price
+        # F.batch_norm calls this kernel here; in a small call, the rest of it costs as much as the kernel.
         y = torch.native_batch_norm(input, p.weight, p.bias, mean, var, True, momentum, p.eps)[0]
     else:
         y = F.batch_norm(input, mean, var, p.weight, p.bias, True, momentum, p.eps)
@@ -85,11 +98,12 @@ def _normalised(p: View, input: Tensor) -> Tensor:
     return y
 
 
-def _traceable(p: View, input: Tensor) -> Tensor:
-    """The rest of a training call, for vmap and compilers."""
+def _normalise_traceable(p: View, input: Tensor) -> Tensor:
+    """The rest of a training call under vmap or a compiler."""
     mean, var = writable_copy(p.running_mean, input), writable_copy(p.running_var, input)
     if p.momentum is None:
-        # The factor is a tensor here and the kernel takes a float, so the averages are rounded once more than there.
+        # The kernel takes a float and the factor is a tensor here, so the averages are rounded once more than in eager
+        # mode.
         batch_mean, batch_var = torch.zeros_like(mean), torch.zeros_like(var)
         y = F.batch_norm(input, batch_mean, batch_var, p.weight, p.bias, True, 1.0, p.eps)
         factor = p.num_batches_tracked.to(mean.dtype).reciprocal()
@@ -101,8 +115,9 @@ def _traceable(p: View, input: Tensor) -> Tensor:
 
 
 def writable_copy(buffer: Tensor, input: Tensor) -> Tensor:
-    """A copy of a buffer for a kernel to write to."""
-    if under_vmap() or torch.compiler.is_compiling():  # batched wherever the input is, or vmap lets nothing be written
+    """A copy of a buffer that a kernel can write to."""
+    if under_vmap() or torch.compiler.is_compiling():
+        # vmap lets kernels write to a batched tensor only, so the copy is batched wherever the input is.
         return buffer + input.new_zeros((), dtype=buffer.dtype)
     return buffer.clone()
 
@@ -113,14 +128,14 @@ class BatchNorm1d(_BatchNorm):
     Args:
         num_features: size C.
         eps: added to the variance.
-        momentum: weight of the new batch value, ``new = (1 - m) * old + m * batch``; None for a plain average.
+        momentum: weight m of the batch in ``new = (1 - m) * old + m * batch``; None for a plain average.
         affine: when false, ``params`` has no entries.
-        track_running_stats: when false, ``buffers`` has no entries and eval normalises by the batch too.
+        track_running_stats: when false, ``buffers`` has no entries and eval mode also normalises by the batch.
         device, dtype: the defaults of :meth:`init`.
         bias: when false, ``params`` has no ``bias`` entry.
 
     Params: weight (C,), bias (C,).  Draws: none.
-    Buffers: running_mean (C,), running_var (C,), num_batches_tracked (); replaced by each training call.
+    Buffers: running_mean (C,), running_var (C,), num_batches_tracked (); each training call replaces them.
     Shape:  input (N, C) or (N, C, L) -> y of the same shape.
     Raises: ShapeError for another rank.
     Source: torch.nn.functional.batch_norm.
@@ -134,7 +149,7 @@ class BatchNorm1d(_BatchNorm):
 
     @staticmethod
     def forward(p: View, input: Tensor) -> Tensor:
-        return _batch_norm(p, input, 2, 3)
+        return _check_rank_and_normalise(p, input, 2, 3)
 
 
 class BatchNorm2d(_BatchNorm):
@@ -147,7 +162,7 @@ class BatchNorm2d(_BatchNorm):
 
     @staticmethod
     def forward(p: View, input: Tensor) -> Tensor:
-        return _batch_norm(p, input, 4)
+        return _check_rank_and_normalise(p, input, 4)
 
 
 class BatchNorm3d(_BatchNorm):
@@ -160,13 +175,13 @@ class BatchNorm3d(_BatchNorm):
 
     @staticmethod
     def forward(p: View, input: Tensor) -> Tensor:
-        return _batch_norm(p, input, 5)
+        return _check_rank_and_normalise(p, input, 5)
 
 
 class SyncBatchNorm(Layer):
-    """:class:`BatchNorm1d` of any rank, which in training normalises over the batches of all processes.
+    """Batch normalisation for inputs of any rank, which in training normalises over the batches of all processes.
 
-    It does so where ``torch.distributed`` is initialised, with inputs on a GPU; with one process, and in eval, it is
+    It does so if ``torch.distributed`` is initialised, for inputs on a GPU. With one process, and in eval mode, it is
     plain batch normalisation.
 
     Args:
@@ -174,8 +189,8 @@ class SyncBatchNorm(Layer):
         num_features, eps, momentum, affine, track_running_stats, device, dtype, bias: as for :class:`BatchNorm1d`.
 
     Shape:  input (N, C, *) -> y of the same shape.
-    Raises: ShapeError for fewer axes or no channels, and, between processes, for an input that is not on a GPU.
-    Source: torch.nn.functional.batch_norm; between processes the function beneath torch.nn.SyncBatchNorm.
+    Raises: ShapeError for fewer axes or no channels; with several processes, also for an input that is not on a GPU.
+    Source: torch.nn.functional.batch_norm; with several processes, the function that torch.nn.SyncBatchNorm calls.
 
     >>> bn = SyncBatchNorm(3)
     >>> bn.apply(*bn.init(0), torch.ones(4, 3, 2, 2), train=True)[1]["running_mean"]
@@ -209,21 +224,23 @@ class SyncBatchNorm(Layer):
         if input.size(1) == 0:
             raise ValueError("expected at least one channel")
         if not (p.training and torch.distributed.is_available() and torch.distributed.is_initialized()):
-            return _normalised(p, input)
+            return _batch_normalise(p, input)
         if input.device.type not in ("cuda", "hpu", "xpu", private_backend()):
             raise ValueError(f"between processes expected input on a GPU, got it on {input.device}")
         group = p.process_group or torch.distributed.group.WORLD
-        count = torch.distributed.get_world_size(group)
-        return _normalised(p, input) if count == 1 else _synchronised(p, input, group, count)
+        processes = torch.distributed.get_world_size(group)
+        return _batch_normalise(p, input) if processes == 1 else _normalise_across_processes(p, input, group, processes)
 
 
-def _synchronised(p: View, input: Tensor, group: Any, count: int) -> Tensor:
+def _normalise_across_processes(
+    p: View, input: Tensor, group: torch.distributed.ProcessGroup | None, processes: int
+) -> Tensor:
     mean, var, momentum = p.running_mean, p.running_var, p.momentum or 0.0
     if mean is not None:
         p.num_batches_tracked = p.num_batches_tracked + 1
         mean, var = mean.clone(), var.clone()
         momentum = 1.0 / float(p.num_batches_tracked) if p.momentum is None else momentum
-    y = sync_batch_norm(input, p.weight, p.bias, mean, var, p.eps, momentum, group, count)
+    y = sync_batch_norm(input, p.weight, p.bias, mean, var, p.eps, momentum, group, processes)
     if mean is not None:
         p.running_mean, p.running_var = mean, var
     return y

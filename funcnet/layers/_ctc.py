@@ -1,8 +1,9 @@
-"""Connectionist temporal classification, of torch/nn/modules/loss.py. Axes: T time, N batch, C class, S target."""
+"""Connectionist temporal classification, from torch/nn/modules/loss.py. Axes: T time, N batch, C class, S target."""
 
 from __future__ import annotations
 
 import math
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -12,28 +13,32 @@ from funcnet._context import beyond_backward, under_transform
 from funcnet.core import View
 from funcnet.layers._loss import Loss, reduce_loss
 
-_NEVER = -1e30  # log of the probability of what cannot be; minus infinity has no gradient
+Lengths: TypeAlias = "Tensor | tuple[int, ...]"
+"""One length for each example."""
+
+_LOG_ZERO = -1e30  # stands for the log of probability zero; minus infinity would have no gradient
 
 
 class CTCLoss(Loss):
-    """Minus the log probability of a sequence, over all ways to stretch it to the length of the input.
+    """Minus the log probability of a target sequence, summed over all its alignments with the input.
 
-    Between two classes, and only there if they are equal, the input may name the blank any number of times.
+    An alignment repeats each class any number of times, and may have blanks before, between and after the classes. Two
+    equal classes in a row must have a blank between them.
 
     Args:
-        blank: the class that stands for no class.
-        reduction: "none", "mean" (each over the length of its target, then over N) or "sum".
-        zero_infinity: let targets too long for their input count nothing; else they are infinite.
+        blank: the class that means "no class".
+        reduction: "none", "mean" (each loss is divided by the length of its target, then averaged over N) or "sum".
+        zero_infinity: whether the loss of a target that is too long for its input is zero; otherwise it is infinite.
 
     Params, Buffers, Draws: none.
     Shape:  log_probs (T, N, C) with targets (N, S), or (sum of target_lengths,), and lengths (N,); or log_probs (T, C)
-        with targets (S,) and lengths () or (1,). Lengths are all tensors or all tuples. -> y (), or (N,) not reduced.
-    Raises: ShapeError for lengths that do not fit; ValueError for a negative ``blank``. Classes are not looked at: for
-        one out of range torch's kernel reads memory that is not its own.
-    Source: torch.nn.functional.ctc_loss. Its kernel knows no vmap, jvp, second derivative, compile or export; under
-        them the recursion over T is run step by step, which takes longer, and to compile too, and gives NaN for lengths
-        or classes that do not fit. As with the kernel, the gradient has ``exp(log_probs)`` added: nothing, behind a
-        log_softmax.
+        with targets (S,) and lengths () or (1,). Lengths are all tensors or all tuples. -> y (), or (N,) unreduced.
+    Raises: ShapeError for lengths that do not fit; ValueError for a negative ``blank``. Classes are not checked: for a
+        class out of range, torch's kernel reads memory outside its tensors.
+    Source: torch.nn.functional.ctc_loss. Its kernel has no vmap, jvp, second derivative, compile or export. Under these
+        the recursion over T runs step by step: it takes longer to run and to compile, and gives NaN for lengths or
+        classes that do not fit. As with the kernel, ``exp(log_probs)`` is added to the gradient, which has no effect
+        after a log_softmax.
 
     >>> log_probs = torch.full((3, 1, 2), 0.5).log()
     >>> CTCLoss()({}, log_probs, torch.tensor([[1]]), (3,), (1,))
@@ -53,64 +58,75 @@ class CTCLoss(Loss):
         return "log_probs (T, N, C), targets (N, S) or (sum of lengths,), lengths (N,); or (T, C), (S,) and ()"
 
     @staticmethod
-    def forward(p: View, log_probs: Tensor, targets: Tensor, input_lengths: Tensor, target_lengths: Tensor) -> Tensor:
+    def forward(p: View, log_probs: Tensor, targets: Tensor, input_lengths: Lengths, target_lengths: Lengths) -> Tensor:
         if not beyond_backward():
-            if under_transform():  # the kernel for lengths in tuples makes tensors, and takes them for outsiders then
+            if under_transform():  # given tuples, the kernel makes tensors itself, which the transform does not know
                 input_lengths, target_lengths = torch.as_tensor(input_lengths), torch.as_tensor(target_lengths)
-            return F.ctc_loss(log_probs, targets, input_lengths, target_lengths, p.blank, p.reduction, p.zero_infinity)
-        single = log_probs.dim() == 2
-        if single:
+            return F.ctc_loss(
+                log_probs,
+                targets,
+                input_lengths,  # type: ignore[arg-type]  # F also takes tuples
+                target_lengths,  # type: ignore[arg-type]
+                p.blank,
+                p.reduction,
+                p.zero_infinity,
+            )
+        is_unbatched = log_probs.dim() == 2
+        if is_unbatched:
             log_probs, targets = log_probs[:, None], targets.reshape(1, -1)
-        spent, wanted = (
+        input_sizes, target_sizes = (
             torch.as_tensor(lengths, device=log_probs.device).reshape(-1) for lengths in (input_lengths, target_lengths)
         )
-        loss = _by_steps(p, log_probs, targets, spent, wanted)
+        loss = _ctc_by_steps(p, log_probs, targets, input_sizes, target_sizes)
         if p.reduction == "mean":
-            loss = loss / wanted.clamp(min=1)
-        return reduce_loss(loss.squeeze(0) if single else loss, p.reduction)
+            loss = loss / target_sizes.clamp(min=1)
+        return reduce_loss(loss.squeeze(0) if is_unbatched else loss, p.reduction)
 
 
-def _by_steps(p: View, log_probs: Tensor, targets: Tensor, spent: Tensor, wanted: Tensor) -> Tensor:
-    """Losses (N,) by operations that every transform knows; ``spent`` and ``wanted`` are the lengths (N,)."""
+def _ctc_by_steps(p: View, log_probs: Tensor, targets: Tensor, input_sizes: Tensor, target_sizes: Tensor) -> Tensor:
+    """Losses (N,) in operations that every transform supports; ``input_sizes`` and ``target_sizes`` are (N,)."""
     time, _, classes = log_probs.shape
     if targets.dim() == 1:
-        targets = _padded(targets, wanted)
+        targets = _pad_targets(targets, target_sizes)
     size = targets.shape[1]
-    known = ((targets >= 0) & (targets < classes)) | (torch.arange(size, device=targets.device) >= wanted[:, None])
-    fits = known.all(1) & (spent >= 0) & (spent <= time) & (wanted >= 0) & (wanted <= size)
-    targets = targets.clamp(0, classes - 1)  # what lies beyond a length may be anything
-    # states: blank, first class, blank, second class, ..., blank
+    is_padding = torch.arange(size, device=targets.device) >= target_sizes[:, None]
+    has_valid_classes = (((targets >= 0) & (targets < classes)) | is_padding).all(1)
+    is_valid = has_valid_classes & (input_sizes >= 0) & (input_sizes <= time)
+    is_valid = is_valid & (target_sizes >= 0) & (target_sizes <= size)
+    targets = targets.clamp(0, classes - 1)  # the padding may hold any number
+    # The states are blank, first class, blank, second class, ..., blank.
     states = torch.stack([torch.full_like(targets, p.blank), targets], 2).flatten(1)
     states = F.pad(states, (0, 1), value=p.blank)
-    # a class may follow another one without a blank in between
-    follows = (states[:, 2:] != states[:, :-2]) & (states[:, 2:] != p.blank)
-    seen = log_probs.clamp(min=_NEVER).gather(2, states.expand(time, *states.shape))
+    # A class can follow a different class without a blank between them.
+    can_skip_blank = (states[:, 2:] != states[:, :-2]) & (states[:, 2:] != p.blank)
+    emitted = log_probs.clamp(min=_LOG_ZERO).gather(2, states.expand(time, *states.shape))
 
-    start = torch.arange(states.shape[1], device=states.device) < 2
-    reached = torch.where(start, seen[0], _NEVER)
+    is_start = torch.arange(states.shape[1], device=states.device) < 2
+    log_alpha = torch.where(is_start, emitted[0], _LOG_ZERO)  # of all alignments that are in a state at this step
     for step in range(1, time):
-        from_before = F.pad(reached[:, :-1], (1, 0), value=_NEVER)
-        from_class = F.pad(torch.where(follows, reached[:, :-2], _NEVER), (2, 0), value=_NEVER)[:, : 2 * size + 1]
-        ahead = torch.stack([reached, from_before, from_class]).logsumexp(0) + seen[step]
-        reached = torch.where(step < spent[:, None], ahead, reached)
-    last = (2 * wanted.clamp(0, size))[:, None]
-    ends = torch.cat([reached.gather(1, last), reached.gather(1, (last - 1).clamp(min=0))], 1)
-    ends = torch.where(torch.cat([last < 0, last == 0], 1), _NEVER, ends)
+        from_previous = F.pad(log_alpha[:, :-1], (1, 0), value=_LOG_ZERO)
+        from_class = F.pad(torch.where(can_skip_blank, log_alpha[:, :-2], _LOG_ZERO), (2, 0), value=_LOG_ZERO)
+        sources = torch.stack([log_alpha, from_previous, from_class[:, : 2 * size + 1]])
+        log_alpha = torch.where(step < input_sizes[:, None], sources.logsumexp(0) + emitted[step], log_alpha)
+    last = (2 * target_sizes.clamp(0, size))[:, None]
+    ends = torch.cat([log_alpha.gather(1, last), log_alpha.gather(1, (last - 1).clamp(min=0))], 1)
+    ends = torch.where(torch.cat([last < 0, last == 0], 1), _LOG_ZERO, ends)
     loss = -ends.logsumexp(1)
 
-    # The kernel's gradient has exp(log_probs) in it: zero behind log_softmax, and its value is zero here.
-    heard = torch.arange(time, device=log_probs.device)[:, None] < spent
-    mass = torch.where(heard[:, :, None], log_probs.exp(), 0).sum((0, 2))
+    # The kernel adds exp(log_probs) to its gradient, so this adds a term with that gradient and the value zero. After a
+    # log_softmax the gradient of the term is zero too.
+    is_input = torch.arange(time, device=log_probs.device)[:, None] < input_sizes
+    mass = torch.where(is_input[:, :, None], log_probs.exp(), 0).sum((0, 2))
     mass = mass - mass.detach()
-    nothing = torch.where(wanted == 0, 0.0, math.inf)
-    loss = torch.where(spent == 0, nothing, loss + mass)
-    never = loss > -_NEVER / 2
-    loss = torch.where(never, 0.0 if p.zero_infinity else math.inf * (1 + torch.where(never, mass, 0.0)), loss)
-    return torch.where(fits, loss, math.nan)
+    loss_without_input = torch.where(target_sizes == 0, 0.0, math.inf)
+    loss = torch.where(input_sizes == 0, loss_without_input, loss + mass)
+    is_impossible = loss > -_LOG_ZERO / 2
+    infinite = 0.0 if p.zero_infinity else math.inf * (1 + torch.where(is_impossible, mass, 0.0))
+    return torch.where(is_valid, torch.where(is_impossible, infinite, loss), math.nan)
 
 
-def _padded(targets: Tensor, wanted: Tensor) -> Tensor:
-    """Targets put end to end, as rows as long as all of them: how long the longest is, is a value."""
-    starts = wanted.cumsum(0) - wanted
-    places = starts[:, None] + torch.arange(len(targets), device=targets.device)
-    return targets[places.clamp(max=len(targets) - 1)] if len(targets) else targets.new_zeros(len(wanted), 0)
+def _pad_targets(targets: Tensor, target_sizes: Tensor) -> Tensor:
+    """Concatenated targets as one row for each. A row is as long as all targets, as the longest size is not known."""
+    starts = target_sizes.cumsum(0) - target_sizes
+    positions = starts[:, None] + torch.arange(len(targets), device=targets.device)
+    return targets[positions.clamp(max=len(targets) - 1)] if len(targets) else targets.new_zeros(len(target_sizes), 0)

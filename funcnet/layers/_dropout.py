@@ -1,7 +1,7 @@
 """Dropout, the counterpart of torch/nn/modules/dropout.py. Axes: N batch, C channel, L D H W space.
 
-None has params or buffers. In eval mode ``y`` is ``input``; in training each needs ``rng``. ``inplace`` is kept for the
-twin and its ``repr``; a pure call never writes to its input, and the result is the same.
+None has params or buffers. In eval mode the output is the input; in training a call needs ``rng``. The field
+``inplace`` exists for the twin and its ``repr``; a pure call never writes to its input, and its result is the same.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from __future__ import annotations
 from torch import Tensor
 
 from funcnet._context import warn
-from funcnet.core import View, draws_at
+from funcnet.core import View, draw_source
 from funcnet.layers._layer import Layer
 from funcnet.random import alpha_dropout, dropout, feature_alpha_dropout, feature_dropout
 
 
 class _Dropout(Layer):
+    """The base of all kinds of dropout."""
+
     p: float = 0.5
     inplace: bool = False
 
@@ -23,7 +25,7 @@ class _Dropout(Layer):
 
 
 class Dropout(_Dropout):
-    """Zero each element with probability ``p`` and scale the rest by ``1 / (1 - p)``.
+    """Zero each element with probability ``p`` and scale the others by ``1 / (1 - p)``.
 
     Args:
         p: probability that an element is zeroed, in [0, 1].
@@ -42,11 +44,11 @@ class Dropout(_Dropout):
     def forward(p: View, input: Tensor) -> Tensor:
         if not p.training or p.p == 0:
             return input
-        return dropout(input, p.p, rng=draws_at(p))
+        return dropout(input, p.p, rng=draw_source(p))
 
 
 class Dropout1d(_Dropout):
-    """Zero whole channels with probability ``p``. Shape: input (N, C, L) or (C, L). Draws: in training.
+    """Zero each channel with probability ``p``. Shape: input (N, C, L) or (C, L). Draws: in training.
 
     >>> import torch
     >>> Dropout1d().apply({}, {}, torch.ones(2, 3, 4), train=True, rng=0)[0].shape
@@ -64,7 +66,7 @@ class Dropout1d(_Dropout):
 
 
 class Dropout2d(_Dropout):
-    """Zero whole channels with probability ``p``. Shape: input (N, C, H, W). Draws: in training.
+    """Zero each channel with probability ``p``. Shape: input (N, C, H, W). Draws: in training.
 
     As in torch, a 3-d input is read as (N, C, L), with a warning.
 
@@ -87,7 +89,7 @@ class Dropout2d(_Dropout):
 
 
 class Dropout3d(_Dropout):
-    """Zero whole channels with probability ``p``. Shape: input (N, C, D, H, W) or (C, D, H, W). Draws: in training.
+    """Zero each channel with probability ``p``. Shape: input (N, C, D, H, W) or (C, D, H, W). Draws: in training.
 
     As in torch, an input of another rank is read as (C, *), with a warning.
 
@@ -110,7 +112,7 @@ class Dropout3d(_Dropout):
 
 
 class AlphaDropout(_Dropout):
-    """Replace each element with probability ``p`` by SELU's lower limit, and keep mean and variance of the input.
+    """Replace each element with probability ``p`` by SELU's lower limit, and rescale to keep mean and variance.
 
     Args:
         p: probability that an element is replaced, in [0, 1].
@@ -129,11 +131,11 @@ class AlphaDropout(_Dropout):
     def forward(p: View, input: Tensor) -> Tensor:
         if not p.training or p.p == 0:
             return input
-        return alpha_dropout(input, p.p, rng=draws_at(p))
+        return alpha_dropout(input, p.p, rng=draw_source(p))
 
 
 class FeatureAlphaDropout(_Dropout):
-    """:class:`AlphaDropout` of whole channels. Shape: input (N, C, *). Draws: in training.
+    """:class:`AlphaDropout` of complete channels. Shape: input (N, C, *). Draws: in training.
 
     As in torch, the first two axes are batch and channels, whatever the rank.
 
@@ -149,12 +151,12 @@ class FeatureAlphaDropout(_Dropout):
     def forward(p: View, input: Tensor) -> Tensor:
         if not p.training or p.p == 0:
             return input
-        return feature_alpha_dropout(input, p.p, rng=draws_at(p))
+        return feature_alpha_dropout(input, p.p, rng=draw_source(p))
 
 
 def _drop_channels(p: View, input: Tensor, batched_rank: int) -> Tensor:
     if not p.training or p.p == 0:
         return input
     if input.dim() == batched_rank:
-        return feature_dropout(input, p.p, rng=draws_at(p))
-    return feature_dropout(input.unsqueeze(0), p.p, rng=draws_at(p)).squeeze(0)
+        return feature_dropout(input, p.p, rng=draw_source(p))
+    return feature_dropout(input.unsqueeze(0), p.p, rng=draw_source(p)).squeeze(0)

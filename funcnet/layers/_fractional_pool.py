@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from funcnet._context import under_vmap
 from funcnet._torch import fractional_max_pool2d, fractional_max_pool3d
-from funcnet.core import Buffer, View, draws_at
+from funcnet.core import Buffer, View, draw_source
 from funcnet.init.internals import nested_tuples
 from funcnet.layers._layer import Layer
 from funcnet.layers._sizes import Size, check_sizes, describe_spatial_input
@@ -84,7 +84,7 @@ def _pool_fractional(
         examples = 1 if input.dim() == axes + 1 else input.size(0)
         channels = input.size(-axes - 1)
         shape, stride = (examples, channels, axes), (channels * axes, axes, 1)
-        samples = draw_tensor(draws_at(p), shape, stride, "uniform", (0.0, 1.0), input.dtype, input.device)
+        samples = draw_tensor(draw_source(p), shape, stride, "uniform", (0.0, 1.0), input.dtype, input.device)
     if under_vmap():
         y, indices = _gather_windows(input, p.kernel_size, size, samples, sample_columns)
     else:

@@ -19,7 +19,7 @@ from funcnet.layers._sizes import describe_spatial_input
 
 
 class _InstanceNorm(Layer):
-    """What the three have in common; each says how many axes of space it has."""
+    """The base of InstanceNorm1d to InstanceNorm3d; each says how many axes of space it has."""
 
     axes: ClassVar[int]
 
@@ -39,7 +39,7 @@ class _InstanceNorm(Layer):
         return describe_spatial_input(self.num_features, self.axes)
 
 
-def _instance_norm(p: View, input: Tensor, axes: int) -> Tensor:
+def _check_shape_and_normalise(p: View, input: Tensor, axes: int) -> Tensor:
     rank = input.dim()
     if rank not in (axes + 1, axes + 2):
         raise ValueError(f"expected {axes + 1}D or {axes + 2}D input (got {rank}D input)")
@@ -53,11 +53,11 @@ def _instance_norm(p: View, input: Tensor, axes: int) -> Tensor:
             stacklevel=3,
         )
     if rank == axes + 1:
-        return _normalised(p, input.unsqueeze(0)).squeeze(0)
-    return _normalised(p, input)
+        return _instance_normalise(p, input.unsqueeze(0)).squeeze(0)
+    return _instance_normalise(p, input)
 
 
-def _normalised(p: View, input: Tensor) -> Tensor:
+def _instance_normalise(p: View, input: Tensor) -> Tensor:
     mean, var, momentum = p.running_mean, p.running_var, p.momentum or 0.0
     if mean is None or not p.training:
         return F.instance_norm(input, mean, var, p.weight, p.bias, mean is None, momentum, p.eps)
@@ -65,19 +65,21 @@ def _normalised(p: View, input: Tensor) -> Tensor:
         mean, var = writable_copy(mean, input), writable_copy(var, input)
         y = F.instance_norm(input, mean, var, p.weight, p.bias, True, momentum, p.eps)
     else:
-        y, mean, var = _tracked(p, input, mean, var, momentum)
-    p.running_mean, p.running_var = mean, var  # num_batches_tracked stays as it is, in the module too
+        y, mean, var = _normalise_and_track(p, input, mean, var, momentum)
+    p.running_mean, p.running_var = mean, var  # num_batches_tracked does not change, as in the module
     return y
 
 
-def _tracked(p: View, input: Tensor, mean: Tensor, var: Tensor, momentum: float) -> tuple[Tensor, Tensor, Tensor]:
-    """What F.instance_norm comes down to, without writing to statistics that would have to be copied first."""
+def _normalise_and_track(
+    p: View, input: Tensor, mean: Tensor, var: Tensor, momentum: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The result of F.instance_norm, and new statistics, which F would write to copies of the old ones."""
     examples, channels, *space = input.shape
     if math.prod(space) == 1:
         raise ValueError(f"expected more than 1 element of space in training, got input {tuple(input.shape)}")
-    # repeat() would do, at ten times the price
+    # row.repeat(examples) does the same at ten times the price.
     mean, var = (row.new_empty(examples, row.shape[0]).copy_(row).view(-1) for row in (mean, var))
-    weight, bias = (None if given is None else given.repeat(examples) for given in (p.weight, p.bias))
+    weight, bias = (None if param is None else param.repeat(examples) for param in (p.weight, p.bias))
     rows = input.contiguous().view(1, examples * channels, *space)
     y = torch.batch_norm(rows, weight, bias, mean, var, True, momentum, p.eps, torch.backends.cudnn.enabled)
     return y.view(input.shape), mean.view(examples, channels).mean(0), var.view(examples, channels).mean(0)
@@ -87,16 +89,16 @@ class InstanceNorm1d(_InstanceNorm):
     """Normalise each channel of each example over space, then scale and shift.
 
     Args:
-        num_features: size C; of no effect unless ``affine`` or ``track_running_stats``.
+        num_features: size C; it has no effect without ``affine`` or ``track_running_stats``.
         eps: added to the variance.
-        momentum: weight of the new value, ``new = (1 - m) * old + m * mean over the batch``; None for 0.
+        momentum: weight m of the batch in ``new = (1 - m) * old + m * mean over the batch``; None for 0.
         affine: whether ``params`` has ``weight`` and ``bias``.
-        track_running_stats: whether ``buffers`` has running statistics, which eval normalises by.
+        track_running_stats: whether ``buffers`` has running statistics, with which eval mode normalises.
         device, dtype: the defaults of :meth:`init`.
         bias: when false, ``params`` has no ``bias`` entry.
 
     Params: none, or weight (C,), bias (C,).  Draws: none.
-    Buffers: none, or running_mean (C,), running_var (C,), num_batches_tracked (); training replaces the first two.
+    Buffers: none, or running_mean (C,), running_var (C,), num_batches_tracked (); training calls replace the first two.
     Shape:  input (N, C, L) or (C, L) -> y of the same shape.
     Raises: ShapeError for another rank, for a single element of space in training, and with affine for other channels.
     Source: torch.nn.functional.instance_norm.
@@ -110,7 +112,7 @@ class InstanceNorm1d(_InstanceNorm):
 
     @staticmethod
     def forward(p: View, input: Tensor) -> Tensor:
-        return _instance_norm(p, input, 1)
+        return _check_shape_and_normalise(p, input, 1)
 
 
 class InstanceNorm2d(_InstanceNorm):
@@ -125,7 +127,7 @@ class InstanceNorm2d(_InstanceNorm):
 
     @staticmethod
     def forward(p: View, input: Tensor) -> Tensor:
-        return _instance_norm(p, input, 2)
+        return _check_shape_and_normalise(p, input, 2)
 
 
 class InstanceNorm3d(_InstanceNorm):
@@ -141,4 +143,4 @@ class InstanceNorm3d(_InstanceNorm):
 
     @staticmethod
     def forward(p: View, input: Tensor) -> Tensor:
-        return _instance_norm(p, input, 3)
+        return _check_shape_and_normalise(p, input, 3)

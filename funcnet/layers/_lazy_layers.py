@@ -1,7 +1,7 @@
-"""Layers whose input size is that of their first input, the counterparts of the Lazy classes of torch/nn/modules.
+"""Layers that take their input size from an example input, the counterparts of the Lazy classes of torch/nn/modules.
 
-``net.init(rng, example_inputs=...)`` makes each the layer it is named after. The arguments are those of that layer
-without the size that is left out.
+``net.init(rng, example_inputs=...)`` turns each into the layer that it is named after. It has the arguments of that
+layer without the size of the input.
 """
 
 from __future__ import annotations
@@ -15,19 +15,20 @@ from torch.types import Device
 from funcnet._torch import lazy_shapes
 from funcnet.core import Lazy, Net
 from funcnet.layers._layer import COUNTERPARTS, FACTORY_FIELDS, Layer
+from funcnet.layers._sizes import Size
 
 
 class _LazyLayer(Lazy, Layer, trusted=True):
-    """A layer that asks its twin for its size, by torch's own rules."""
+    """The base of lazy layers. The twin finds the size of the input, by torch's own rules."""
 
     def expects(self) -> str:
         return f"an input for {type(self).__name__.removeprefix('Lazy')}"
 
     def concrete(self, *inputs: Any, **kwargs: Any) -> Net:
         module = self.twin_module()
-        become = COUNTERPARTS[lazy_shapes(module, *inputs)]
-        given = {name: getattr(self, name) for name in FACTORY_FIELDS}
-        return become(**become.fields_from_module(module), **given)
+        layer_class = COUNTERPARTS[lazy_shapes(module, *inputs)]
+        factory_fields = {name: getattr(self, name) for name in FACTORY_FIELDS}
+        return layer_class(**layer_class.fields_from_module(module), **factory_fields)
 
 
 class LazyLinear(_LazyLayer):
@@ -46,10 +47,10 @@ class LazyLinear(_LazyLayer):
 
 class _LazyConv(_LazyLayer):
     out_channels: int
-    kernel_size: int | tuple[int, ...]
-    stride: int | tuple[int, ...] = 1
-    padding: int | tuple[int, ...] = 0
-    dilation: int | tuple[int, ...] = 1
+    kernel_size: Size
+    stride: Size = 1
+    padding: Size | str = 0
+    dilation: Size = 1
     groups: int = 1
     bias: bool = True
     padding_mode: str = "zeros"
@@ -117,13 +118,13 @@ class LazyBatchNorm3d(_LazyNorm):
 
 class _LazyConvTranspose(_LazyLayer):
     out_channels: int
-    kernel_size: int | tuple[int, ...]
-    stride: int | tuple[int, ...] = 1
-    padding: int | tuple[int, ...] = 0
-    output_padding: int | tuple[int, ...] = 0
+    kernel_size: Size
+    stride: Size = 1
+    padding: Size = 0
+    output_padding: Size = 0
     groups: int = 1
     bias: bool = True
-    dilation: int | tuple[int, ...] = 1
+    dilation: Size = 1
     padding_mode: str = "zeros"
     device: Device = None
     dtype: torch.dtype | None = None

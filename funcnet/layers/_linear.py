@@ -19,12 +19,12 @@ from funcnet.layers._layer import Layer
 class Linear(Layer):
     """Affine map over the last axis, ``y = x @ weight.T + bias``.
 
-    Names, layout and default initialisation match :class:`torch.nn.Linear`.
+    Names, layout and first values are those of :class:`torch.nn.Linear`.
 
     Args:
         in_features: size I of the last axis of ``input``.
         out_features: size O of the last axis of ``y``.
-        bias: when false, ``params`` has no ``bias`` entry at all.
+        bias: when false, ``params`` has no ``bias`` entry.
         device, dtype: the defaults of :meth:`init`.
 
     Params: weight (O, I), bias (O,).  Buffers: none.  Draws: none at apply.
@@ -96,13 +96,13 @@ class Bilinear(Layer):
     def forward(p: View, input1: Tensor, input2: Tensor) -> Tensor:
         if not under_vmap():
             return F.bilinear(input1, input2, p.weight, p.bias)
-        # the kernel has no batching rule: torch would loop over the examples
+        # The kernel has no batching rule, so torch would loop over the examples.
         y = torch.einsum("...i,oij,...j->...o", input1, p.weight, input2)
         return y if p.bias is None else y + p.bias
 
 
 class Identity(Layer, ignores_view=True):
-    """Returns its input. Takes any arguments and forgets them, as :class:`torch.nn.Identity` does.
+    """Return the input. As with :class:`torch.nn.Identity`, any arguments are accepted and ignored.
 
     >>> Identity(54, unused=0.1)({}, torch.ones(2))
     tensor([1., 1.])
@@ -117,6 +117,6 @@ class Identity(Layer, ignores_view=True):
 
 
 def fan_in_uniform(fan_in: int) -> init.Scheme:
-    """Uniform on plus or minus ``1 / sqrt(fan_in)``: torch's rule for biases."""
+    """Uniform draws between minus and plus ``1 / sqrt(fan_in)``: torch's rule for biases."""
     bound = 1 / math.sqrt(fan_in) if fan_in > 0 else 0
     return init.uniform(-bound, bound)

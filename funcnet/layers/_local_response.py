@@ -1,4 +1,4 @@
-"""Normalisation over neighbouring channels. No layer here has params or buffers, or draws. Axes: N batch, C channel."""
+"""Normalisation over neighbouring channels. These layers have no params or buffers. Axes: N batch, C channel."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class LocalResponseNorm(Layer):
     """Divide by a power of the mean square over neighbouring channels: ``x / (k + alpha * mean) ** beta``.
 
     Args:
-        size: number of channels that count as neighbours, the channel itself among them.
+        size: number of neighbouring channels in the mean, including the channel itself.
         alpha, beta, k: the numbers of the formula.
 
     Shape:  input (N, C, *) with at least one more axis -> y of the same shape.
@@ -51,16 +51,17 @@ class LocalResponseNorm(Layer):
 class CrossMapLRN2d(Layer):
     """:class:`LocalResponseNorm` as Lua Torch had it, for (N, C, H, W).
 
-    Two habits of torch's implementation are kept, since a net gives the module's numbers: channel 0 counts as a
-    neighbour of all, and the gradient is not quite the derivative (its neighbours are one channel off). Transforms use
-    that gradient too, jvp its transpose; a gradient of the gradient is refused. LocalResponseNorm has no such habits.
+    A net has the numbers of the module, so it repeats two quirks of torch's implementation: channel 0 is a neighbour of
+    every channel, and the gradient is not exactly the derivative (its neighbours are shifted by one channel).
+    Transforms use that gradient too, and jvp uses its transpose; a gradient of the gradient is refused.
+    LocalResponseNorm does not have these quirks.
 
     Args:
         size, alpha, beta, k: as for :class:`LocalResponseNorm`.
 
     Shape:  input (N, C, H, W) -> y of the same shape.
     Raises: ShapeError for another rank.
-    Source: the function beneath torch.nn.CrossMapLRN2d; under transforms the same in terms of matrix products.
+    Source: the function that torch.nn.CrossMapLRN2d calls; under transforms, matrix products with the same result.
 
     >>> CrossMapLRN2d(1, alpha=1.0, beta=0.5, k=0.0)({}, torch.tensor([[[[-2.0]]]]))
     tensor([[[[-1.]]]])
@@ -89,70 +90,74 @@ class CrossMapLRN2d(Layer):
         if input.dim() != 4:
             raise ValueError(f"expected 4D input (got {input.dim()}D input)")
         if torch.compiler.is_compiling():
-            return _Composed.apply(input, p.size, p.alpha, p.beta, p.k)
+            return _CrossMapNorm.apply(input, p.size, p.alpha, p.beta, p.k)
         if under_transform():
-            return _ForwardToo.apply(input, p.size, p.alpha, p.beta, p.k)
+            return _CrossMapNormWithJvp.apply(input, p.size, p.alpha, p.beta, p.k)
         return cross_map_lrn(input, p.size, p.alpha, p.beta, p.k)
 
 
-class _Composed(torch.autograd.Function):
-    """The same in terms that can be traced. The gradient is torch's formula, not the derivative of ``forward``."""
+class _CrossMapNorm(torch.autograd.Function):
+    """The normalisation in traceable operations. Its gradient is torch's formula, not the derivative of ``forward``."""
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(input: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
-        return input * _scale(input, size, alpha, k).pow(-beta)
+        return input * _channel_scale(input, size, alpha, k).pow(-beta)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         input, *ctx.numbers = inputs
         ctx.save_for_backward(input)
         ctx.save_for_forward(input)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
         (input,) = ctx.saved_tensors
         size, alpha, beta, k = ctx.numbers
-        scale = _scale(input, size, alpha, k)
+        scale = _channel_scale(input, size, alpha, k)
         ratio = grad * input * scale.pow(-beta - 1)
-        near = _over_channels(_near_in_gradient(input, size), ratio)
-        return grad * scale.pow(-beta) - (2 * alpha * beta / size) * input * near, None, None, None, None
+        mixed = _mix_channels(_gradient_neighbours(input, size), ratio)
+        return grad * scale.pow(-beta) - (2 * alpha * beta / size) * input * mixed, None, None, None, None
 
 
-class _ForwardToo(_Composed):
-    """The same with a rule for jvp, with which torch.compile takes no function."""
+class _CrossMapNormWithJvp(_CrossMapNorm):
+    """The normalisation with a rule for jvp. torch.compile refuses functions that have such a rule."""
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
         (input,) = ctx.saved_tensors
         size, alpha, beta, k = ctx.numbers
-        scale = _scale(input, size, alpha, k)
-        near = _over_channels(_near_in_gradient(input, size).T, input * tangent)
-        return tangent * scale.pow(-beta) - (2 * alpha * beta / size) * input * scale.pow(-beta - 1) * near
+        scale = _channel_scale(input, size, alpha, k)
+        mixed = _mix_channels(_gradient_neighbours(input, size).T, input * tangent)
+        return tangent * scale.pow(-beta) - (2 * alpha * beta / size) * input * scale.pow(-beta - 1) * mixed
 
 
-def _scale(input: Tensor, size: int, alpha: float, k: float) -> Tensor:
-    return k + (alpha / size) * _over_channels(_near(input, size), input * input)
+def _channel_scale(input: Tensor, size: int, alpha: float, k: float) -> Tensor:
+    return k + (alpha / size) * _mix_channels(_neighbours(input, size), input * input)
 
 
-def _over_channels(weights: Tensor, x: Tensor) -> Tensor:
+def _mix_channels(weights: Tensor, x: Tensor) -> Tensor:
     return torch.einsum("cj,njhw->nchw", weights, x)
 
 
-def _near(input: Tensor, size: int) -> Tensor:
-    """Which channels j add to the scale of channel c. The kernel keeps a running sum, which channel 0 never leaves."""
+def _neighbours(input: Tensor, size: int) -> Tensor:
+    """A matrix with 1 where channel j is part of the scale of channel c, else 0.
+
+    The kernel keeps a running sum over channels and never removes channel 0 from it.
+    """
     ahead = int((size - 1) / 2 + 1)
-    c, j = _channels(input)
+    c, j = _channel_indices(input)
     return ((j < c + ahead) & ((j > c - ahead) | (j == 0))).to(input.dtype)
 
 
-def _near_in_gradient(input: Tensor, size: int) -> Tensor:
+def _gradient_neighbours(input: Tensor, size: int) -> Tensor:
+    """The matrix that torch's formula of the gradient uses in place of :func:`_neighbours`."""
     behind = int(size - (size - 1) / 2)
-    c, j = _channels(input)
+    c, j = _channel_indices(input)
     return ((j >= c - behind) & (j < c - behind + size)).to(input.dtype)
 
 
-def _channels(input: Tensor) -> tuple[Tensor, Tensor]:
+def _channel_indices(input: Tensor) -> tuple[Tensor, Tensor]:
     channels = torch.arange(input.shape[1], device=input.device)
     return channels[:, None], channels

@@ -15,8 +15,8 @@ from funcnet.core import Param, View
 from funcnet.layers._layer import Layer
 
 
-def check_normalized_shape(layer: Any) -> None:
-    """Refuse no axes at all, which the twin takes and the kernel does not."""
+def check_normalized_shape(layer: LayerNorm | RMSNorm) -> None:
+    """Refuse an empty shape, which the twin accepts and the kernel refuses."""
     if layer.normalized_shape == ():
         raise ValueError(f"{type(layer).__name__}: normalized_shape names at least one axis, got ().")
 
@@ -25,7 +25,7 @@ class LayerNorm(Layer):
     """Normalise over the last axes, then scale and shift.
 
     Args:
-        normalized_shape: sizes S of the axes normalised over; an int for one.
+        normalized_shape: sizes S of the axes to normalise over; an int for one axis.
         eps: added to the variance.
         elementwise_affine: when false, ``params`` has no entries.
         bias: when false, ``params`` has no ``bias`` entry.
@@ -111,7 +111,7 @@ class GroupNorm(Layer):
     @staticmethod
     def forward(p: View, input: Tensor) -> Tensor:
         if forward_mode():
-            input = input.contiguous()  # torch's rule for tangents takes no other layout
+            input = input.contiguous()  # torch's rule for jvp does not support other layouts
         return F.group_norm(input, p.num_groups, p.weight, p.bias, p.eps)
 
 
@@ -119,8 +119,8 @@ class RMSNorm(Layer):
     """Divide by the root of the mean square over the last axes, then scale.
 
     Args:
-        normalized_shape: sizes S of the axes normalised over; an int for one.
-        eps: added to the mean square; None for the smallest step of the dtype.
+        normalized_shape: sizes S of the axes to normalise over; an int for one axis.
+        eps: added to the mean square; None for the machine epsilon of the dtype.
         elementwise_affine: when false, ``params`` has no entries.
         device, dtype: the defaults of :meth:`init`.
 

@@ -1,7 +1,7 @@
 """Padding, the counterpart of torch/nn/modules/padding.py. Axes: N batch, C channel, L D H W space, * any.
 
 None has params, buffers or draws. ``padding`` is an int, or (left, right) for the last axis, then for the axis before
-it, and so on; negative numbers cut off.
+it, and so on. A negative number cuts elements off.
 """
 
 from __future__ import annotations
@@ -13,18 +13,20 @@ from torch import Tensor
 
 from funcnet.core import View
 from funcnet.layers._layer import Layer
-
-Padding = Any  # an int or a tuple of ints
+from funcnet.layers._sizes import Size, size_per_axis
 
 
 class _Pad(Layer):
-    padding: Padding
+    """The base of all padding; each layer says which axes of space it pads."""
+
+    padding: Size
 
     space: ClassVar[str]
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if len(self.padding) % 2 or not all(isinstance(size, int) for size in self.padding):
+        amounts = size_per_axis(self.padding)
+        if len(amounts) % 2 or not all(isinstance(size, int) for size in amounts):
             raise ValueError(f"{type(self).__name__}: padding is an int or pairs of ints, got {self.padding}.")
 
     def expects(self) -> str:
@@ -46,8 +48,8 @@ class ConstantPad1d(_ConstantPad):
     """Surround the last axis with a value.
 
     Args:
-        padding: an int or (left, right), in elements; negative numbers cut off.
-        value: what stands there.
+        padding: an int or (left, right), in elements; negative numbers cut elements off.
+        value: the number to pad with.
 
     Shape:  input (*, L) -> y (*, left + L + right).
     Source: torch.nn.functional.pad.
@@ -132,7 +134,7 @@ class _ReflectionPad(_Pad):
 
 
 class ReflectionPad1d(_ReflectionPad):
-    """Continue the last axis as a mirror would, its edge element not repeated.
+    """Continue the last axis as its mirror image, without repeating the edge element.
 
     Args:
         padding: an int or (left, right), in elements, each smaller than the axis.
@@ -149,7 +151,7 @@ class ReflectionPad1d(_ReflectionPad):
 
 
 class ReflectionPad2d(_ReflectionPad):
-    """Continue the last two axes as a mirror would; see :class:`ReflectionPad1d`.
+    """Continue the last two axes as mirror images; see :class:`ReflectionPad1d`.
 
     >>> import torch
     >>> ReflectionPad2d(1)({}, torch.ones(1, 2, 3)).shape
@@ -160,7 +162,7 @@ class ReflectionPad2d(_ReflectionPad):
 
 
 class ReflectionPad3d(_ReflectionPad):
-    """Continue the last three axes as a mirror would; see :class:`ReflectionPad1d`.
+    """Continue the last three axes as mirror images; see :class:`ReflectionPad1d`.
 
     >>> import torch
     >>> ReflectionPad3d(1)({}, torch.ones(1, 2, 3, 4)).shape

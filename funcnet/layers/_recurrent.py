@@ -1,7 +1,7 @@
-"""Recurrent layers, the counterparts of torch/nn/modules/rnn.py; their cells are in a file of their own.
+"""Recurrent layers, the counterparts of torch/nn/modules/rnn.py. The cells are in ``_recurrent_cells``.
 
-Axes: L time, N batch, I input, H hidden, P what a layer passes on (``proj_size``, or H where that is 0), D directions
-(2 if ``bidirectional``), S layers times D, G gates times H (G = 1 for RNN, 3 for GRU, 4 for LSTM).
+Axes: L time, N batch, I input, H hidden, P output of a layer (``proj_size``, or H where that is 0), D directions (2 if
+``bidirectional``), S layers times D, G gates times H (one gate for RNN, 3 for GRU, 4 for LSTM).
 """
 
 from __future__ import annotations
@@ -13,34 +13,35 @@ from dataclasses import field
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 from torch.types import Device
 
 from funcnet.core import Param, View
 from funcnet.layers._layer import Layer
 from funcnet.layers._linear import fan_in_uniform
-from funcnet.layers._recurrent_call import NO_BATCHING, call
+from funcnet.layers._recurrent_call import NO_BATCHING, Hidden, call_recurrent
 
 _GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "GRU": 3, "LSTM": 4}
 
 
 class RNNBase(Layer, ignores_view=True):
-    """What RNN, LSTM and GRU have in common: hyperparameters and weights. It computes nothing, as in torch.
+    """The base of RNN, LSTM and GRU: their hyperparameters and weights. As in torch, it computes nothing.
 
     Args:
         mode: "RNN_TANH", "RNN_RELU", "GRU" or "LSTM".
         input_size: size I of the last axis of ``input``.
         hidden_size: size H.
-        num_layers: how many layers are stacked, each on the output of the one before.
+        num_layers: how many layers are stacked; the input of each is the output of the layer before.
         bias: when false, there are no ``bias_*`` entries.
         batch_first: whether ``input`` and output are (N, L, *) instead of (L, N, *); ``hx`` is the same in both.
         dropout: probability in [0, 1] that an element of the output of a layer but the last is zeroed in training.
-        bidirectional: whether each layer also runs from the end; the outputs of both are put side by side.
-        proj_size: size P of what an LSTM makes of its H before it is passed on; 0 for no projection.
+        bidirectional: whether each layer also runs from the end to the start; the two outputs are concatenated.
+        proj_size: size P to which an LSTM projects its output of size H; 0 for no projection.
         device, dtype: the defaults of :meth:`init`.
 
-    Params: for each layer k weight_ih_lk (G, I, later D * P), weight_hh_lk (G, P), bias_ih_lk (G,), bias_hh_lk (G,),
-    weight_hr_lk (P, H) if projected; and each with ``_reverse`` for the other direction.
+    Params: for each layer k weight_ih_lk (G, I) or, from the second layer on, (G, D * P), weight_hh_lk (G, P),
+    bias_ih_lk (G,), bias_hh_lk (G,), weight_hr_lk (P, H) if projected; with ``_reverse`` for the other direction.
 
     >>> list(RNNBase("LSTM", 3, 4, bias=False).init(0)[0])
     ['weight_ih_l0', 'weight_hh_l0']
@@ -60,48 +61,48 @@ class RNNBase(Layer, ignores_view=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self._idle_dropout():
+        if self._has_unused_dropout():
             warnings.warn(
                 f"dropout={self.dropout} has no effect with num_layers=1: it is applied after each layer but the last.",
                 stacklevel=3,
             )
 
-    def _idle_dropout(self) -> bool:
+    def _has_unused_dropout(self) -> bool:
         return self.num_layers == 1 and isinstance(self.dropout, float) and 0 < self.dropout <= 1
 
     def as_module(self) -> nn.Module:
-        if not self._idle_dropout():
+        if not self._has_unused_dropout():
             return super().as_module()
-        # the twin warns whenever it is built, be it for a repr
+        # The twin warns whenever it is built, even for a repr, so it is built without dropout.
         module: Any = dataclasses.replace(self, dropout=0.0).as_module()
         module.dropout = self.dropout
         return module
 
     @classmethod
     def fields_from_module(cls, module: nn.Module) -> dict[str, Any]:
-        names = [entry.name for entry in dataclasses.fields(cls) if entry.init]
+        names = [record_field.name for record_field in dataclasses.fields(cls) if record_field.init]
         fields = {name: getattr(module, name) for name in names if name not in ("device", "dtype", "impl")}
         return fields | ({"impl": getattr(module, "_funcnet_impl", "fused")} if "impl" in names else {})
 
     def parts(self) -> dict[str, Any]:
-        gates, passed = _GATES[self.mode] * self.hidden_size, self.proj_size or self.hidden_size
+        gates, output_size = _GATES[self.mode] * self.hidden_size, self.proj_size or self.hidden_size
         directions = ("", "_reverse") if self.bidirectional else ("",)
         scheme = fan_in_uniform(self.hidden_size)
         weights: dict[str, Param] = {}
         for layer in range(self.num_layers):
-            size = passed * len(directions) if layer else self.input_size
+            size = output_size * len(directions) if layer else self.input_size
             for direction in directions:
-                shapes = {"weight_ih": (gates, size), "weight_hh": (gates, passed)}
+                shapes: dict[str, tuple[int, ...]] = {"weight_ih": (gates, size), "weight_hh": (gates, output_size)}
                 if self.bias:
-                    shapes |= {"bias_ih": (gates,), "bias_hh": (gates,)}  # type: ignore[dict-item]
+                    shapes |= {"bias_ih": (gates,), "bias_hh": (gates,)}
                 if self.proj_size:
-                    shapes |= {"weight_hr": (passed, self.hidden_size)}
+                    shapes |= {"weight_hr": (output_size, self.hidden_size)}
                 weights |= {f"{name}_l{layer}{direction}": Param(shape, scheme) for name, shape in shapes.items()}
         return {
             **weights,
             "weight_names": tuple(weights),
             "state_front": self.num_layers * len(directions),
-            "state_sizes": (passed, self.hidden_size) if self.mode == "LSTM" else (self.hidden_size,),
+            "state_sizes": (output_size, self.hidden_size) if self.mode == "LSTM" else (self.hidden_size,),
         }
 
     @staticmethod
@@ -110,6 +111,8 @@ class RNNBase(Layer, ignores_view=True):
 
 
 class _Recurrent(RNNBase):
+    """The base of the layers that compute something."""
+
     impl: Literal["fused", "composed"] = field(default="fused", kw_only=True)
 
     def draws(self, training: bool) -> bool:
@@ -120,13 +123,15 @@ class _Recurrent(RNNBase):
 
     def expects(self) -> str:
         axes = "N, L" if self.batch_first else "L, N"
-        sizes = [f"({self.state_front}, N, {size})" for size in self.state_sizes]
+        sizes = [f"({self._parts['state_front']}, N, {size})" for size in self._parts["state_sizes"]]
         hx = f"a pair of {sizes[0]} and {sizes[1]}" if len(sizes) == 2 else sizes[0]
         return f"input ({axes}, {self.input_size}), (L, {self.input_size}) or packed, and as hx {hx}, or None"
 
     @staticmethod
-    def forward(p: View, input: Any, hx: Any = None) -> tuple[Any, Any]:
-        return call(p, input, hx)
+    def forward(
+        p: View, input: Tensor | PackedSequence, hx: Hidden | None = None
+    ) -> tuple[Tensor | PackedSequence, Hidden]:
+        return call_recurrent(p, input, hx)
 
 
 class RNN(_Recurrent):
@@ -136,15 +141,16 @@ class RNN(_Recurrent):
         input_size, hidden_size, num_layers: sizes I and H, and how many layers are stacked.
         nonlinearity: "tanh" or "relu".
         bias, batch_first, dropout, bidirectional, device, dtype: as for :class:`RNNBase`.
-        impl: "fused" runs torch's kernel, with the bits of the module; "composed" runs cell by cell, two to five times
-            as slow and close to it (the last bits differ), under every transform.
+        impl: "fused" runs torch's kernel, with the bits of the module. "composed" runs cell by cell: it supports every
+            transform, takes two to five times as long, and differs in the last bits.
 
     Params: see :class:`RNNBase`.  Buffers: none.  Draws: in training, with dropout between several layers.
     Shape:  input (L, N, I) or (L, I) without a batch, or a PackedSequence; hx (S, N, H) or (S, H), zeros if None
-        -> output (L, N, D * H), last state (S, N, H). The batch of ``hx`` is in the order before packing.
-    Raises: ShapeError if ``input`` or ``hx`` do not fit; TransformError if "fused" and under ``torch.vmap``.
-    Source: torch.rnn_tanh, torch.rnn_relu. With ``batch_first``, they and torch.gru and torch.lstm round by whether the
-        weights require gradients: the bits are those of a module whose weights do as ``params`` do.
+        -> output (L, N, D * H), last state (S, N, H). If packed, the batch of ``hx`` is in the order before packing.
+    Raises: ShapeError if ``input`` or ``hx`` do not fit; TransformError for "fused" under ``torch.vmap``.
+    Source: torch.rnn_tanh, torch.rnn_relu. With ``batch_first``, these kernels, torch.gru and torch.lstm round
+        differently when the weights require gradients. A net has the bits of a module whose weights require gradients
+        exactly where ``params`` do.
 
     >>> rnn = RNN(3, 4, num_layers=2, nonlinearity="relu")
     >>> output, last = rnn(rnn.init(0)[0], torch.ones(5, 1, 3))
@@ -171,9 +177,9 @@ class RNN(_Recurrent):
         *,
         impl: Literal["fused", "composed"] = "fused",
     ) -> None:
-        # by hand, because nonlinearity stands between arguments that RNNBase has
-        given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-        self.__dict__.update(given, mode="RNN_RELU" if nonlinearity == "relu" else "RNN_TANH")
+        # Written by hand, because nonlinearity is between arguments that RNNBase declares.
+        arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        self.__dict__.update(arguments, mode="RNN_RELU" if nonlinearity == "relu" else "RNN_TANH")
         self.__post_init__()
 
 
@@ -188,9 +194,9 @@ class LSTM(_Recurrent):
     Params: see :class:`RNNBase`.  Buffers: none.  Draws: in training, with dropout between several layers.
     Shape:  input as for :class:`RNN`; hx a pair (h, c) of (S, N, P) and (S, N, H), zeros if None
         -> output (L, N, D * P), (last h, last c).
-    Raises: ShapeError if ``input`` or ``hx`` do not fit; TransformError if "fused" and under ``torch.vmap``.
-    Source: torch.lstm. On CPU that is oneDNN's kernel for float32, which has no forward-mode derivative and no compiled
-        backward pass: "fused" runs cell by cell there.
+    Raises: ShapeError if ``input`` or ``hx`` do not fit; TransformError for "fused" under ``torch.vmap``.
+    Source: torch.lstm. On a CPU, for float32, that is oneDNN's kernel, which has no forward-mode derivative and no
+        compiled backward pass: where these are needed, "fused" runs cell by cell.
 
     >>> lstm = LSTM(3, 4, proj_size=2)
     >>> output, (h, c) = lstm(lstm.init(0)[0], torch.ones(5, 1, 3))
@@ -204,10 +210,10 @@ class LSTM(_Recurrent):
 class GRU(_Recurrent):
     """Gated recurrent units (Cho et al., 2014); gates in the order reset, update, new.
 
-    The reset gate is applied after ``weight_hh``, as cuDNN has it. Arguments and shapes are those of :class:`LSTM`,
+    The reset gate is applied after ``weight_hh``, as in cuDNN. Arguments and shapes are those of :class:`LSTM`,
     without ``proj_size``, and with one state ``h``.
 
-    Raises: ShapeError if ``input`` or ``hx`` do not fit; TransformError if "fused" and under ``torch.vmap``.
+    Raises: ShapeError if ``input`` or ``hx`` do not fit; TransformError for "fused" under ``torch.vmap``.
     Source: torch.gru.
 
     >>> gru = GRU(3, 4, batch_first=True, bidirectional=True)
@@ -215,7 +221,7 @@ class GRU(_Recurrent):
     >>> output.shape, h.shape
     (torch.Size([1, 5, 8]), torch.Size([2, 1, 4]))
 
-    Under ``torch.vmap`` the composed form takes the same params:
+    The composed form takes the same params, and runs under ``torch.vmap``:
 
     >>> composed = GRU(3, 4, impl="composed")
     >>> params, _ = composed.init(0)

@@ -1,4 +1,4 @@
-"""One step of a recurrent layer, the counterparts of the cells in torch/nn/modules/rnn.py.
+"""Cells, which compute one step of a recurrent layer; counterparts of those in torch/nn/modules/rnn.py.
 
 Axes: N batch, I input, H hidden, G gates times H.
 """
@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import field
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.types import Device
 
 from funcnet._context import under_vmap
@@ -22,13 +22,13 @@ from funcnet.layers._linear import fan_in_uniform
 
 
 class RNNCellBase(Layer, ignores_view=True):
-    """What the cells have in common: hyperparameters and weights. It computes nothing, as in torch.
+    """The base of the cells: their hyperparameters and weights. As in torch, it computes nothing.
 
     Args:
         input_size: size I of the last axis of ``input``.
         hidden_size: size H of the last axis of the state.
         bias: when false, there are no ``bias_*`` entries.
-        num_chunks: gates per hidden element: 1, 3 or 4.
+        num_chunks: how many gates there are for each hidden element: 1, 3 or 4.
         device, dtype: the defaults of :meth:`init`.
 
     Params: weight_ih (G, I), weight_hh (G, H), bias_ih (G,), bias_hh (G,).
@@ -45,10 +45,11 @@ class RNNCellBase(Layer, ignores_view=True):
     dtype: torch.dtype | None = None
 
     @classmethod
-    def fields_from_module(cls, module: Any) -> dict[str, Any]:
-        fields = {"input_size": module.input_size, "hidden_size": module.hidden_size, "bias": bool(module.bias)}
+    def fields_from_module(cls, module: nn.Module) -> dict[str, Any]:
+        cell = cast(nn.RNNCellBase, module)
+        fields = {"input_size": cell.input_size, "hidden_size": cell.hidden_size, "bias": bool(cell.bias)}
         if cls is RNNCellBase:
-            fields["num_chunks"] = module.weight_ih.shape[0] // max(module.hidden_size, 1)
+            fields["num_chunks"] = cell.weight_ih.shape[0] // max(cell.hidden_size, 1)
         return fields
 
     def parts(self) -> dict[str, Any]:
@@ -100,22 +101,22 @@ class RNNCell(RNNCellBase):
         device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        # by hand, because nonlinearity stands between arguments that RNNCellBase has
-        given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-        self.__dict__.update(given)
+        # Written by hand, because nonlinearity is between arguments that RNNCellBase declares.
+        arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        self.__dict__.update(arguments)
         if nonlinearity not in ("tanh", "relu"):
             raise ValueError(f"nonlinearity is 'tanh' or 'relu', got {nonlinearity!r}.")
         self.__post_init__()
 
     @classmethod
-    def fields_from_module(cls, module: Any) -> dict[str, Any]:
+    def fields_from_module(cls, module: nn.Module) -> dict[str, Any]:
         return {**super().fields_from_module(module), "nonlinearity": module.nonlinearity}
 
     @staticmethod
     def forward(p: View, input: Tensor, hx: Tensor | None = None) -> Tensor:
         if p.nonlinearity == "tanh":
-            return _one_state(p, input, hx, torch.rnn_tanh_cell, composed.rnn_tanh)
-        return _one_state(p, input, hx, torch.rnn_relu_cell, composed.rnn_relu)
+            return _step_one_state(p, input, hx, torch.rnn_tanh_cell, composed.step_rnn_tanh)
+        return _step_one_state(p, input, hx, torch.rnn_relu_cell, composed.step_rnn_relu)
 
 
 class GRUCell(RNNCellBase):
@@ -139,7 +140,7 @@ class GRUCell(RNNCellBase):
 
     @staticmethod
     def forward(p: View, input: Tensor, hx: Tensor | None = None) -> Tensor:
-        return _one_state(p, input, hx, torch.gru_cell, composed.gru)
+        return _step_one_state(p, input, hx, torch.gru_cell, composed.step_gru)
 
 
 class LSTMCell(RNNCellBase):
@@ -169,33 +170,34 @@ class LSTMCell(RNNCellBase):
     def forward(p: View, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         if hx is not None and (isinstance(hx, Tensor) or len(hx) != 2):
             raise ValueError("hx is a pair of tensors (h, c)")
-        return _next(p, input, hx, torch.lstm_cell, composed.lstm)  # type: ignore[return-value]
+        return _step_state(p, input, hx, torch.lstm_cell, composed.step_lstm)  # type: ignore[return-value]
 
 
-def _one_state(p: View, input: Tensor, hx: Tensor | None, kernel: Callable[..., Any], step: composed.Step) -> Tensor:
-    return _next(p, input, None if hx is None else (hx,), kernel, step)[0]
+def _step_one_state(
+    p: View, input: Tensor, hx: Tensor | None, kernel: Callable[..., Any], step: composed.CellStep
+) -> Tensor:
+    return _step_state(p, input, None if hx is None else (hx,), kernel, step)[0]
 
 
-def _next(
-    p: View, input: Tensor, hx: composed.State | None, kernel: Callable[..., Any], step: composed.Step
+def _step_state(
+    p: View, input: Tensor, hx: composed.State | None, kernel: Callable[..., Any], step: composed.CellStep
 ) -> composed.State:
-    """The state after ``input``, with the batch axis that it has."""
+    """The state after ``input``; it has a batch axis where ``input`` has one."""
     if input.dim() not in (1, 2):
         raise ValueError(f"input has 1 or 2 dimensions, got {input.dim()}")
     if hx is not None and any(part.dim() not in (1, 2) for part in hx):
         raise ValueError("hx has 1 or 2 dimensions")
-    batched, several = input.dim() == 2, p.num_chunks == 4
-    if not batched:
+    is_batched, is_lstm = input.dim() == 2, p.num_chunks == 4
+    if not is_batched:
         input = input.unsqueeze(0)
     if hx is None:
         zeros = torch.zeros(input.shape[0], p.hidden_size, dtype=input.dtype, device=input.device)
-        hx = (zeros, zeros) if several else (zeros,)
-    elif not batched:
+        hx = (zeros, zeros) if is_lstm else (zeros,)
+    elif not is_batched:
         hx = tuple(part.unsqueeze(0) for part in hx)
     if under_vmap():  # the kernels have no batching rule
         state = step(F.linear(input, p.weight_ih, p.bias_ih), hx, p.weight_hh, p.bias_hh)
     else:
-        given = hx if several else hx[0]
-        state = kernel(input, given, p.weight_ih, p.weight_hh, p.bias_ih, p.bias_hh)
-        state = state if several else (state,)
-    return state if batched else tuple(part.squeeze(0) for part in state)
+        state = kernel(input, hx if is_lstm else hx[0], p.weight_ih, p.weight_hh, p.bias_ih, p.bias_hh)
+        state = state if is_lstm else (state,)
+    return state if is_batched else tuple(part.squeeze(0) for part in state)

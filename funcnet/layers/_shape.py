@@ -1,4 +1,4 @@
-"""Layers that only move elements, counterparts of flatten.py, fold.py, pixelshuffle.py and channelshuffle.py of torch.
+"""Layers that only rearrange elements, counterparts of flatten.py, fold.py, pixelshuffle.py and channelshuffle.py.
 
 Axes: N batch, C channel, H W space, k kernel, * any. None has params, buffers or draws.
 """
@@ -13,8 +13,7 @@ from torch import Tensor
 
 from funcnet.core import View
 from funcnet.layers._layer import Layer
-
-Size = Any  # an int or a tuple of two
+from funcnet.layers._sizes import Size
 
 
 class Flatten(Layer):
@@ -45,7 +44,7 @@ class Unflatten(Layer):
     """
 
     dim: int | str
-    unflattened_size: tuple[Any, ...]
+    unflattened_size: tuple[Any, ...]  # ints, or pairs of a name and an int
 
     def expects(self) -> str:
         return f"input whose axis {self.dim} splits into {self.unflattened_size}"
@@ -56,7 +55,7 @@ class Unflatten(Layer):
 
 
 class PixelShuffle(Layer):
-    """Make one image of r * r times the pixels from r * r channels each.
+    """Turn every r * r channels into one channel with r * r times as many pixels.
 
     Args:
         upscale_factor: r, at least 1.
@@ -73,7 +72,7 @@ class PixelShuffle(Layer):
     upscale_factor: int
 
     def __post_init__(self) -> None:
-        _at_least(self, "upscale_factor")
+        _check_at_least(self, "upscale_factor")
         super().__post_init__()
 
     def expects(self) -> str:
@@ -85,7 +84,7 @@ class PixelShuffle(Layer):
 
 
 class PixelUnshuffle(Layer):
-    """What undoes :class:`PixelShuffle`.
+    """The inverse of :class:`PixelShuffle`.
 
     Args:
         downscale_factor: r, at least 1.
@@ -101,7 +100,7 @@ class PixelUnshuffle(Layer):
     downscale_factor: int
 
     def __post_init__(self) -> None:
-        _at_least(self, "downscale_factor")
+        _check_at_least(self, "downscale_factor")
         super().__post_init__()
 
     def expects(self) -> str:
@@ -113,7 +112,7 @@ class PixelUnshuffle(Layer):
 
 
 class ChannelShuffle(Layer):
-    """Deal out the channels like cards: the first of each group, then the second of each.
+    """Reorder the channels: the first channel of each group, then the second of each group, and so on.
 
     Args:
         groups: number of groups the channels are split into, at least 1.
@@ -129,7 +128,7 @@ class ChannelShuffle(Layer):
     groups: int
 
     def __post_init__(self) -> None:
-        _at_least(self, "groups")
+        _check_at_least(self, "groups")
         super().__post_init__()
 
     def expects(self) -> str:
@@ -141,12 +140,12 @@ class ChannelShuffle(Layer):
 
 
 class Unfold(Layer):
-    """Each window of an image as a column.
+    """The windows of an image as the columns of a matrix.
 
     Args:
         kernel_size: size of a window, in pixels.
         dilation: step between the pixels of a window.
-        padding: zeros on both sides.
+        padding: how many zeros to add on both sides.
         stride: step of the window.
 
     Shape:  input (N, C, H, W) or (C, H, W) -> y (N, C * k * k, number of windows).
@@ -175,14 +174,14 @@ class Unfold(Layer):
 
 
 class Fold(Layer):
-    """Add up windows, given as columns, to an image: the transpose of :class:`Unfold`.
+    """The sum of windows, given as columns, at their places in an image: the transpose of :class:`Unfold`.
 
     Args:
         output_size: (H, W) of the image, or an int for both.
         kernel_size, dilation, padding, stride: as for :class:`Unfold`.
 
     Shape:  input (N, C * k * k, number of windows), or without N -> y (N, C, H, W).
-    Raises: ShapeError if the number of windows is not that of such an image.
+    Raises: ShapeError if an image of this size does not have this number of windows.
     Source: torch.nn.functional.fold.
 
     >>> import torch
@@ -197,18 +196,18 @@ class Fold(Layer):
     stride: Size = 1
 
     def __post_init__(self) -> None:
-        _at_least(self, "output_size")
+        _check_at_least(self, "output_size")
         _check_window(self)
         super().__post_init__()
 
     def expects(self) -> str:
         kernel = _pair(self.kernel_size)
-        each = (self.output_size, kernel, self.dilation, self.padding, self.stride)
-        numbers = zip(*map(_pair, each), strict=True)
-        describe_spatial_input = math.prod(
-            (size + 2 * pad - step * (k - 1) - 1) // by + 1 for size, k, step, pad, by in numbers
+        options = (self.output_size, kernel, self.dilation, self.padding, self.stride)
+        by_axis = zip(*map(_pair, options), strict=True)
+        windows = math.prod(
+            (size + 2 * pad - dilation * (k - 1) - 1) // stride + 1 for size, k, dilation, pad, stride in by_axis
         )
-        columns = f"C, {describe_spatial_input}) with C a multiple of {math.prod(kernel)}"
+        columns = f"C, {windows}) with C a multiple of {math.prod(kernel)}"
         return f"input (N, {columns}, or without N"
 
     @staticmethod
@@ -216,8 +215,8 @@ class Fold(Layer):
         return F.fold(input, p.output_size, p.kernel_size, p.dilation, p.padding, p.stride)
 
 
-def _at_least(layer: Layer, *names: str, least: int = 1) -> None:
-    """Refuse sizes and factors that are too small, which torch notices when it is called."""
+def _check_at_least(layer: Layer, *names: str, least: int = 1) -> None:
+    """Refuse sizes and factors that are too small, which torch would only refuse in a call."""
     for name in names:
         value = getattr(layer, name)
         if any(not isinstance(size, int) or size < least for size in _pair(value)):
@@ -229,8 +228,8 @@ def _check_window(layer: Fold | Unfold) -> None:
         value = getattr(layer, name)
         if len(_pair(value)) != 2:
             raise ValueError(f"{type(layer).__name__}: {name} is an int or two, got {value!r}.")
-    _at_least(layer, "kernel_size", "dilation", "stride")
-    _at_least(layer, "padding", least=0)
+    _check_at_least(layer, "kernel_size", "dilation", "stride")
+    _check_at_least(layer, "padding", least=0)
 
 
 def _pair(value: Size) -> tuple[int, ...]:

@@ -1,7 +1,7 @@
 """Softmaxes, counterparts of torch/nn/modules/activation.py. None has params, buffers or draws.
 
-The output has the shape of ``input``. Without ``dim`` torch chooses the axis by the rank, 0 for ranks 0, 1 and 3 and
-else 1, and warns.
+The output has the shape of ``input``. Without ``dim`` torch warns and chooses the axis by the rank: 0 for ranks 0, 1
+and 3, and 1 for all others.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from torch import Tensor
 from funcnet.core import View
 from funcnet.layers._layer import Layer
 
-_STACKLEVEL = 5  # of torch's warning, as its modules have it
+_STACKLEVEL = 5  # the stack level of torch's warning, as in its modules
 
 
 class _Softmax(Layer):
+    """The base of softmaxes along an axis that is a field."""
+
     dim: int | None = None
 
     def expects(self) -> str:
@@ -50,14 +52,14 @@ class Softmax2d(Layer):
         return "input (N, C, H, W) or (C, H, W)"
 
     @staticmethod
-    def forward(p: View, input: Tensor) -> Tensor:  # p is not used, but tells an error where it is
+    def forward(p: View, input: Tensor) -> Tensor:  # p is not used, but an error message takes the path from it
         if input.dim() not in (3, 4):
             raise ValueError(f"expected 3D or 4D input, got {input.dim()}D.")
         return F.softmax(input, -3)
 
 
 class Softmin(_Softmax):
-    """:class:`Softmax` of ``-x``: the smallest get the most. Source: torch.nn.functional.softmin.
+    """:class:`Softmax` of ``-x``: the smallest numbers get the largest shares. Source: torch.nn.functional.softmin.
 
     >>> import torch
     >>> Softmin(dim=0)({}, torch.tensor([0.0, 1.0]))

@@ -1,7 +1,8 @@
-"""Elementwise functions made of straight pieces, counterparts of torch/nn/modules/activation.py.
+"""Piecewise linear elementwise functions, counterparts of torch/nn/modules/activation.py.
 
-Buffers: none. Only :class:`PReLU` has a param, only :class:`RReLU` draws. The output has the shape of ``input``.
-``inplace`` is kept for the twin and its ``repr``; a pure call never writes to its input, and the result is the same.
+None has buffers; only :class:`PReLU` has a param, and only :class:`RReLU` draws. The output has the shape of ``input``.
+The field ``inplace`` exists for the twin and its ``repr``; a pure call never writes to its input, and its result is the
+same.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.types import Device
 
 from funcnet._context import derivatives_of, under_vmap
-from funcnet.core import Net, Param, View, draws_at
+from funcnet.core import Net, Param, View, draw_source
 from funcnet.layers._layer import NO_CHILDREN, Layer
 from funcnet.random import rrelu
 
@@ -35,7 +36,7 @@ class ReLU(Layer, ignores_view=True):
 
 
 class ReLU6(Layer, ignores_view=True):
-    """``x`` cut off below 0 and above 6. Source: torch.nn.functional.relu6.
+    """``x`` clamped to [0, 6]. Source: torch.nn.functional.relu6.
 
     >>> ReLU6()({}, torch.tensor([-1.0, 2.0, 9.0]))
     tensor([0., 2., 6.])
@@ -68,7 +69,7 @@ class PReLU(Layer):
 
     Args:
         num_parameters: 1, or the number C of channels.
-        init: first value of the slopes, kept as ``slope``.
+        init: first value of the slopes; the record calls it ``slope``.
         device, dtype: the defaults of :meth:`init`.
 
     Params: weight (num_parameters,).  Draws: none.
@@ -82,7 +83,7 @@ class PReLU(Layer):
     """
 
     num_parameters: int = 1
-    slope: float = 0.25  # named init in torch, which is a method here
+    slope: float = 0.25  # torch calls it init, which is a method of a net
     device: Device = None
     dtype: torch.dtype | None = None
 
@@ -118,16 +119,16 @@ class PReLU(Layer):
 
     @staticmethod
     def forward(p: View, input: Tensor) -> Tensor:
-        if under_vmap():  # torch's rule for a batch of weights wants a batch of inputs too
+        if under_vmap():  # torch's batching rule needs a batch of inputs wherever there is a batch of weights
             input = input * p.weight.new_ones((), dtype=input.dtype)
         return F.prelu(input, p.weight)
 
 
 class RReLU(Layer):
-    """``x`` where positive, else ``x`` times a slope: drawn for each element in training, the mean of both in eval.
+    """``x`` where positive, else ``x`` times a slope, which is drawn for each element in training, and fixed in eval.
 
     Args:
-        lower, upper: slopes are drawn uniformly from [lower, upper).
+        lower, upper: slopes are drawn uniformly from [lower, upper); in eval the slope is the mean of both.
         inplace: no effect on the result.
 
     Shape:  any.  Draws: in training.
@@ -152,7 +153,7 @@ class RReLU(Layer):
     @staticmethod
     def forward(p: View, input: Tensor) -> Tensor:
         if p.training:
-            return rrelu(input, p.lower, p.upper, True, rng=draws_at(p))
+            return rrelu(input, p.lower, p.upper, True, rng=draw_source(p))
         return rrelu(input, p.lower, p.upper, rng=None)
 
 
@@ -160,8 +161,8 @@ class Threshold(Layer):
     """``x`` where it is above a threshold, else a fixed value. Source: torch.nn.functional.threshold.
 
     Args:
-        threshold: what ``x`` is compared with.
-        value: what stands in for the rest.
+        threshold: the number that ``x`` is compared with.
+        value: the result where ``x`` is not above it.
 
     >>> Threshold(0.5, 9.0)({}, torch.tensor([0.0, 1.0]))
     tensor([9., 1.])
@@ -177,12 +178,12 @@ class Threshold(Layer):
 
 
 class Hardtanh(Layer):
-    """``x`` cut off below ``min_val`` and above ``max_val``. Source: torch.nn.functional.hardtanh.
+    """``x`` clamped to [min_val, max_val]. Source: torch.nn.functional.hardtanh.
 
     Args:
-        min_val, max_val: the bounds; the second is the greater one.
+        min_val, max_val: the bounds; ``max_val`` is the greater one.
         inplace: no effect on the result.
-        min_value, max_value: old names of the two, with a FutureWarning; None afterwards.
+        min_value, max_value: old names of the bounds, which give a FutureWarning; None in the record.
 
     >>> Hardtanh(-2, 2)({}, torch.tensor([-5.0, 1.0, 5.0]))
     tensor([-2.,  1.,  2.])
@@ -205,10 +206,10 @@ class Hardtanh(Layer):
 
 
 class Hardsigmoid(Layer, ignores_view=True):
-    """``x / 6 + 1 / 2`` cut off below 0 and above 1. Source: torch.nn.functional.hardsigmoid.
+    """``x / 6 + 1 / 2``, clamped to [0, 1]. Source: torch.nn.functional.hardsigmoid.
 
-    The gradient of its gradient, which torch's kernel lacks, is there under nested transforms; a backward pass through
-    ``torch.autograd.grad(create_graph=True)`` outside of them fails as with the module.
+    Torch's kernel has no second derivative. Nested transforms of torch.func use another formula, which has one; outside
+    of them ``torch.autograd.grad(create_graph=True)`` fails as it does with the module.
 
     >>> Hardsigmoid()({}, torch.tensor([-3.0, 0.0, 3.0]))
     tensor([0.0000, 0.5000, 1.0000])
@@ -252,10 +253,10 @@ class Hardshrink(Layer):
 
 
 class Softshrink(Layer):
-    """``x`` moved towards zero by ``lambd``, which stops there. Source: torch.nn.functional.softshrink.
+    """``x`` moved towards zero by ``lambd``, but not beyond zero. Source: torch.nn.functional.softshrink.
 
     Args:
-        lambd: how far, at least 0.
+        lambd: how far to move, at least 0.
 
     >>> Softshrink()({}, torch.tensor([-1.0, 2.0]))
     tensor([-0.5000,  1.5000])

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.types import Device
 
 from funcnet import init
-from funcnet.core import Net, Param, Start, View
+from funcnet.core import InitContext, Net, Param, View
 from funcnet.core.internals import check_part
 from funcnet.layers._layer import FACTORY_FIELDS, NO_CHILDREN, Layer
 from funcnet.layers._norm import LayerNorm
@@ -75,14 +75,14 @@ class Transformer(Layer):
                 object.__setattr__(self, record_field.name, record_field.default)
         super().__post_init__()
         if not unused.issuperset(_LAYER_OPTIONS):
-            stack = self.decoder if self.custom_encoder else self.encoder  # building it refuses bad arguments
+            stack = self._parts["decoder" if self.custom_encoder else "encoder"]  # building it refuses bad arguments
             object.__setattr__(self, "activation", stack.layers[0].activation)
 
     def as_module(self) -> nn.Module:
         with ignore_nested_tensor_warning():
             module: Any = super().as_module()
             if self.impl != "fused":
-                module.encoder, module.decoder = self.encoder.as_module(), self.decoder.as_module()
+                module.encoder, module.decoder = (self._parts[name].as_module() for name in ("encoder", "decoder"))
         return module
 
     @classmethod
@@ -124,7 +124,7 @@ class Transformer(Layer):
         is_decoder_first = self.custom_decoder is not None and self.custom_encoder is None
         return ["decoder", "encoder"] if is_decoder_first else ["encoder", "decoder"]
 
-    def first_values(self, start: Start, path: str) -> Iterator[tuple[str, Tensor]]:
+    def first_values(self, start: InitContext, path: str) -> Iterator[tuple[str, Tensor]]:
         values = dict(super().first_values(start, path))
         for name, spec in self._all_entries.items():
             entry_path = join(path, name)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from funcnet._context import under_transform
 from funcnet._torch import canonical_mask, detect_causal, none_or_dtype
 from funcnet.combinators import ModuleList
-from funcnet.core import Net, Start, View
+from funcnet.core import InitContext, Net, View
 from funcnet.core.internals import check_part
 from funcnet.layers._layer import Layer
 from funcnet.random import Stream
@@ -56,22 +56,22 @@ class _Stack(Layer):
             "batch_first": layer.self_attn.batch_first,
         }
 
-    def first_values(self: Any, start: Start, path: str) -> Iterator[tuple[str, Tensor]]:
+    def first_values(self: Any, start: InitContext, path: str) -> Iterator[tuple[str, Tensor]]:
         """With a Key each layer has its own values; with a seed all have the first one's, as the module copies it."""
         if not isinstance(start.rng, Stream):
             yield from super().first_values(start, path)
             return
         layer, layers_path = getattr(self, fields(self)[0].name), join(path, "layers")
         if any(join(layers_path, name) not in start.aliases for name in self.layers._all_entries):
-            first = dict(start._replace(aliases={}).of_net(layer, ""))
+            first = dict(start._replace(aliases={}).init_net(layer, ""))
             for index, stacked in enumerate(self.layers):
                 layer_path = join(layers_path, str(index))
                 if stacked == layer:
                     yield from ((join(layer_path, name), value.clone()) for name, value in first.items())
                 else:
-                    yield from start.of_net(stacked, layer_path)
+                    yield from start.init_net(stacked, layer_path)
         if self.norm is not None:
-            yield from start.of_net(self.norm, join(path, "norm"))
+            yield from start.init_net(self.norm, join(path, "norm"))
 
     def as_module(self) -> nn.Module:
         with ignore_nested_tensor_warning():

@@ -11,21 +11,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from funcnet.core import View
 from funcnet.core.internals import StockNet
 from funcnet.layers import Dropout, Embedding, LayerNorm, Linear
-from funcnet.models._parts import ACTIVATIONS, Attention, Model, attention_mask, layers_of, tied
+from funcnet.models._self_attention import SelfAttention, expand_mask
+from funcnet.models._transformer_model import ACTIVATIONS, TransformerModel, make_layers, set_ties
 
 
-class Bert(Model):
+class Bert(TransformerModel):
     """An encoder of whole texts, with a head for masked words or for classes, or none.
 
     Its float32 bits are those of transformers with ``attn_implementation="sdpa"`` and ``use_cache=False``, in eval mode
-    and, for an int seed, in training. With an attention mask they are too where the mask hides something; transformers
-    drops one that does not, for a kernel that rounds otherwise.
+    and, for an int seed, in training. This holds with an attention mask too if the mask hides something; transformers
+    drops a mask that hides nothing, for a kernel that rounds differently.
 
     Args:
         vocab_size, max_position_embeddings, type_vocab_size, hidden_size, num_hidden_layers, num_attention_heads,
-            intermediate_size: sizes; BERT base.
+            intermediate_size: sizes; the defaults are those of BERT base.
         activation: one of "gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "tanh".
         layer_norm_eps: added to variances.
         hidden_dropout, attention_dropout: probabilities that an element is zeroed in training.
@@ -37,8 +39,8 @@ class Bert(Model):
         classifier_dropout: before the head for classes; default ``hidden_dropout``.
         tie_word_embeddings: whether ``head.decoder.weight`` is ``embed.token.weight``.
         fused_qkv: whether queries, keys and values have one tensor ``attn.qkv``, or ``attn.q``, ``attn.k``, ``attn.v``.
-        stacked: whether each tensor of the layers is one with the number of the layer in front, ``layers.norm1.weight``
-            (num_hidden_layers, D), or one for each, ``layers.0.norm1.weight`` (D,).
+        stacked: whether the layers share tensors with one more axis in front, as ``layers.norm1.weight``
+            (num_hidden_layers, D), or each layer has its own, as ``layers.0.norm1.weight`` (D,).
 
     Inputs: input_ids (N, L) of ints; ``attention_mask`` (N, L), 0 where there is padding; ``token_type_ids`` (N, L).
     Params: embed (token, kind, position, norm), layers (attn, norm1, mlp, norm2), pooler, head; weights are (out, in).
@@ -75,35 +77,37 @@ class Bert(Model):
         if self.head not in ("masked_lm", "classes", None) or (self.head == "classes") > self.pooler:
             raise ValueError(f"Bert: head is 'masked_lm', 'classes' (with pooler=True) or None, got {self.head!r}.")
         if self.head == "masked_lm" and self.tie_word_embeddings:
-            tied(self, {"head.decoder.weight": "embed.token.weight"})
+            set_ties(self, {"head.decoder.weight": "embed.token.weight"})
 
     def parts(self) -> Mapping[str, Any]:
         size, heads, eps = self.hidden_size, self.num_attention_heads, self.layer_norm_eps
         width = size // heads
-        attention = Attention(*(size, heads, heads, width, True, self.fused_qkv, self.attention_dropout, width**-0.5))
-        perceptron = _MLP(size, self.intermediate_size, self.activation)
-        layer = _Layer(attention, perceptron, eps, self.hidden_dropout)
-        dropped = self.hidden_dropout if self.classifier_dropout is None else self.classifier_dropout
-        heads_there = {
-            "masked_lm": lambda: _MaskedHead(size, self.vocab_size, self.activation, eps),
+        attention = SelfAttention(
+            *(size, heads, heads, width, True, self.fused_qkv, self.attention_dropout, width**-0.5)
+        )
+        perceptron = _BertMLP(size, self.intermediate_size, self.activation)
+        layer = _BertLayer(attention, perceptron, eps, self.hidden_dropout)
+        classifier_dropout = self.hidden_dropout if self.classifier_dropout is None else self.classifier_dropout
+        make_head = {
+            "masked_lm": lambda: _MaskedWordHead(size, self.vocab_size, self.activation, eps),
             "classes": lambda: Linear(size, self.num_labels),
             None: lambda: None,
         }
         return {
-            "embed": _Embed(self.vocab_size, self.max_position_embeddings, self.type_vocab_size, size,
+            "embed": _BertEmbeddings(self.vocab_size, self.max_position_embeddings, self.type_vocab_size, size,
                             self.padding_idx, eps, self.hidden_dropout),
-            "layers": layers_of(lambda _: layer, self.num_hidden_layers, self.stacked),
+            "layers": make_layers(lambda _: layer, self.num_hidden_layers, self.stacked),
             "pooler": Linear(size, size) if self.pooler else None,
-            "drop": Dropout(dropped) if self.head == "classes" else None,
-            "head": heads_there[self.head](),
+            "drop": Dropout(classifier_dropout) if self.head == "classes" else None,
+            "head": make_head[self.head](),
             "kind": self.head,
         }  # fmt: skip
 
     @staticmethod
     def forward(
-        p: Any, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
+        p: View, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
     ) -> Any:
-        mask = _mask(attention_mask)
+        mask = expand_mask(attention_mask, causal=False)
         x = p.embed(input_ids, token_type_ids)
         for layer in p.layers:
             x = layer(x, mask)
@@ -115,11 +119,7 @@ class Bert(Model):
         return x if pooled is None else (x, pooled)
 
 
-def _mask(given: Tensor | None) -> Tensor | None:
-    return attention_mask(given, causal=False)
-
-
-class _Embed(StockNet, fields_in_view=False):
+class _BertEmbeddings(StockNet, fields_in_view=False):
     vocab_size: int
     positions: int
     kinds: int
@@ -138,13 +138,13 @@ class _Embed(StockNet, fields_in_view=False):
         }
 
     @staticmethod
-    def forward(p: Any, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
+    def forward(p: View, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
         kinds = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
         positions = torch.arange(input_ids.shape[-1], device=input_ids.device).unsqueeze(0)
         return p.drop(p.norm(p.token(input_ids) + p.kind(kinds) + p.position(positions)))
 
 
-class _MLP(StockNet, fields_in_view=False):
+class _BertMLP(StockNet, fields_in_view=False):
     hidden_size: int
     intermediate_size: int
     activation: str
@@ -157,13 +157,13 @@ class _MLP(StockNet, fields_in_view=False):
         }
 
     @staticmethod
-    def forward(p: Any, x: Tensor) -> Tensor:
+    def forward(p: View, x: Tensor) -> Tensor:
         return p.down(p.act(p.up(x)))
 
 
-class _Layer(StockNet, fields_in_view=False):
-    attention: Attention
-    perceptron: _MLP
+class _BertLayer(StockNet, fields_in_view=False):
+    attention: SelfAttention
+    perceptron: _BertMLP
     eps: float
     dropout: float
 
@@ -178,12 +178,12 @@ class _Layer(StockNet, fields_in_view=False):
         }
 
     @staticmethod
-    def forward(p: Any, x: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(p: View, x: Tensor, mask: Tensor | None) -> Tensor:
         x = p.norm1(p.drop(p.attn(x, mask, False)) + x)
         return p.norm2(p.drop(p.mlp(x)) + x)
 
 
-class _MaskedHead(StockNet, fields_in_view=False):
+class _MaskedWordHead(StockNet, fields_in_view=False):
     hidden_size: int
     vocab_size: int
     activation: str
@@ -198,5 +198,5 @@ class _MaskedHead(StockNet, fields_in_view=False):
         }
 
     @staticmethod
-    def forward(p: Any, x: Tensor) -> Tensor:
+    def forward(p: View, x: Tensor) -> Tensor:
         return p.decoder(p.norm(p.act(p.transform(x))))

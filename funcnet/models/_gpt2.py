@@ -12,22 +12,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from funcnet.core import Net
+from funcnet.core import Net, View
 from funcnet.core.internals import StockNet
 from funcnet.layers import Dropout, Embedding, LayerNorm, Linear
-from funcnet.models._parts import ACTIVATIONS, Attention, Conv1D, Model, attention_mask, layers_of, tied
+from funcnet.models._self_attention import Conv1D, SelfAttention, expand_mask
+from funcnet.models._transformer_model import ACTIVATIONS, TransformerModel, make_layers, set_ties
 
 
-class GPT2(Model):
+class GPT2(TransformerModel):
     """Logits of the next token from the tokens so far; without a head, the hidden states.
 
     Its float32 bits are those of transformers with ``attn_implementation="sdpa"`` and ``use_cache=False``, in eval mode
-    and, for an int seed, in training. With an attention mask they are too where the mask hides something; transformers
-    drops one that does not, for a kernel that rounds otherwise.
+    and, for an int seed, in training. This holds with an attention mask too if the mask hides something; transformers
+    drops a mask that hides nothing, for a kernel that rounds differently.
 
     Args:
-        vocab_size, max_position_embeddings, hidden_size, num_hidden_layers, num_attention_heads: sizes; GPT-2 small.
-        intermediate_size: of the middle of the MLP; default four times ``hidden_size``.
+        vocab_size, max_position_embeddings, hidden_size, num_hidden_layers, num_attention_heads: sizes; the
+            defaults are those of GPT-2 small.
+        intermediate_size: size of the middle of the MLP; default four times ``hidden_size``.
         activation: one of "gelu_new", "gelu", "gelu_pytorch_tanh", "relu", "silu", "tanh".
         layer_norm_eps: added to variances.
         embedding_dropout, attention_dropout, residual_dropout: probabilities that an element is zeroed in training.
@@ -36,8 +38,8 @@ class GPT2(Model):
         head: whether there is a linear head.
         tie_word_embeddings: whether ``head.weight`` is ``embed.token.weight``.
         fused_qkv: whether queries, keys and values have one tensor ``attn.qkv``, or ``attn.q``, ``attn.k``, ``attn.v``.
-        stacked: whether each tensor of the layers is one with the number of the layer in front, ``layers.norm1.weight``
-            (num_hidden_layers, D), or one for each, ``layers.0.norm1.weight`` (D,).
+        stacked: whether the layers share tensors with one more axis in front, as ``layers.norm1.weight``
+            (num_hidden_layers, D), or each layer has its own, as ``layers.0.norm1.weight`` (D,).
 
     Inputs: input_ids (N, L) of ints; ``attention_mask`` (N, L), 0 where there is padding.
     Params: embed.token, embed.position, layers (norm1, attn, norm2, mlp), norm, head; weights are (out, in).
@@ -72,38 +74,38 @@ class GPT2(Model):
         if self.scale_by_layer and self.stacked:
             raise ValueError("GPT2: layers that are stacked are alike, and scale_by_layer makes them differ.")
         if self.head and self.tie_word_embeddings:
-            tied(self, {"head.weight": "embed.token.weight"})
+            set_ties(self, {"head.weight": "embed.token.weight"})
 
     def standard_deviation(self, path: str) -> float:
-        last = path.endswith(("attn.out.weight", "mlp.down.weight"))
-        return 0.02 / math.sqrt(2 * self.num_hidden_layers) if last else 0.02
+        adds_to_residual = path.endswith(("attn.out.weight", "mlp.down.weight"))
+        return 0.02 / math.sqrt(2 * self.num_hidden_layers) if adds_to_residual else 0.02
 
     def parts(self) -> Mapping[str, Any]:
         size = self.hidden_size
         return {
-            "embed": _Embed(self.vocab_size, self.max_position_embeddings, size, self.embedding_dropout),
-            "layers": layers_of(self._layer, self.num_hidden_layers, self.stacked),
+            "embed": _GPT2Embeddings(self.vocab_size, self.max_position_embeddings, size, self.embedding_dropout),
+            "layers": make_layers(self._make_layer, self.num_hidden_layers, self.stacked),
             "norm": LayerNorm(size, self.layer_norm_eps),
             "head": Linear(size, self.vocab_size, bias=False) if self.head else None,
         }
 
-    def _layer(self, number: int) -> Net:
+    def _make_layer(self, number: int) -> Net:
         size, heads = self.hidden_size, self.num_attention_heads
         scale = (size // heads) ** -0.5 if self.scale_attention else 1.0
         if self.scale_by_layer:
             scale /= float(number + 1)
-        return _Layer(
-            Attention(
+        return _GPT2Layer(
+            SelfAttention(
                 *(size, heads, heads, size // heads, True, self.fused_qkv, self.attention_dropout, scale), conv1d=True
             ),
-            _MLP(size, self.intermediate_size or 4 * size, self.activation),
+            _GPT2MLP(size, self.intermediate_size or 4 * size, self.activation),
             self.layer_norm_eps,
             self.residual_dropout,
         )
 
     @staticmethod
-    def forward(p: Any, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        mask = _mask(attention_mask)
+    def forward(p: View, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        mask = expand_mask(attention_mask, causal=True)
         x = p.embed(input_ids)
         for layer in p.layers:
             x = layer(x, mask)
@@ -111,11 +113,7 @@ class GPT2(Model):
         return x if p.head is None else p.head(x)
 
 
-def _mask(given: Tensor | None) -> Tensor | None:
-    return attention_mask(given, causal=True)
-
-
-class _Embed(StockNet, fields_in_view=False):
+class _GPT2Embeddings(StockNet, fields_in_view=False):
     vocab_size: int
     positions: int
     hidden_size: int
@@ -129,12 +127,12 @@ class _Embed(StockNet, fields_in_view=False):
         }
 
     @staticmethod
-    def forward(p: Any, input_ids: Tensor) -> Tensor:
+    def forward(p: View, input_ids: Tensor) -> Tensor:
         positions = torch.arange(input_ids.shape[-1], device=input_ids.device).unsqueeze(0)
         return p.drop(p.token(input_ids) + p.position(positions))
 
 
-class _MLP(StockNet, fields_in_view=False):
+class _GPT2MLP(StockNet, fields_in_view=False):
     hidden_size: int
     intermediate_size: int
     activation: str
@@ -147,13 +145,13 @@ class _MLP(StockNet, fields_in_view=False):
         }
 
     @staticmethod
-    def forward(p: Any, x: Tensor) -> Tensor:
+    def forward(p: View, x: Tensor) -> Tensor:
         return p.down(p.act(p.up(x)))
 
 
-class _Layer(StockNet, fields_in_view=False):
-    attention: Attention
-    perceptron: _MLP
+class _GPT2Layer(StockNet, fields_in_view=False):
+    attention: SelfAttention
+    perceptron: _GPT2MLP
     eps: float
     dropout: float
 
@@ -168,6 +166,6 @@ class _Layer(StockNet, fields_in_view=False):
         }
 
     @staticmethod
-    def forward(p: Any, x: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(p: View, x: Tensor, mask: Tensor | None) -> Tensor:
         x = p.drop(p.attn(p.norm1(x), mask, True)) + x
         return x + p.drop(p.mlp(p.norm2(x)))

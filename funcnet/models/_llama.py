@@ -12,22 +12,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from funcnet.core import Param
+from funcnet.core import Param, View
 from funcnet.core.internals import StockNet
 from funcnet.layers import Embedding, Linear
-from funcnet.models._parts import ACTIVATIONS, Attention, Model, attention_mask, layers_of, tied
-from funcnet.models._rotary import KINDS, angles, frequencies, rotated
+from funcnet.models._rotary import ROPE_TYPES, apply_rotary, rotary_angles, rotary_frequencies
+from funcnet.models._self_attention import SelfAttention, expand_mask
+from funcnet.models._transformer_model import ACTIVATIONS, TransformerModel, make_layers, set_ties
 
 
-class Llama(Model):
+class Llama(TransformerModel):
     """Logits of the next token from the tokens so far; without a head, the hidden states.
 
     Its float32 bits are those of transformers with ``attn_implementation="sdpa"`` and ``use_cache=False``, in eval mode
-    and, for an int seed, in training. With an attention mask they are too where the mask hides something; transformers
-    drops one that does not, for a kernel that rounds otherwise.
+    and, for an int seed, in training. This holds with an attention mask too if the mask hides something; transformers
+    drops a mask that hides nothing, for a kernel that rounds differently.
 
     Args:
-        vocab_size, hidden_size, intermediate_size, num_hidden_layers, num_attention_heads: sizes; Llama 7B.
+        vocab_size, hidden_size, intermediate_size, num_hidden_layers, num_attention_heads: sizes; the
+            defaults are those of Llama 7B.
         num_key_value_heads: heads of keys and values; default as many as of queries, fewer are shared by groups.
         head_dim: size of a head; default ``hidden_size // num_attention_heads``.
         activation: of the gate: "silu", "gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "tanh".
@@ -40,8 +42,8 @@ class Llama(Model):
         head: whether there is a linear head.
         tie_word_embeddings: whether ``head.weight`` is ``embed.token.weight``.
         fused_qkv: whether queries, keys and values have one tensor ``attn.qkv``, or ``attn.q``, ``attn.k``, ``attn.v``.
-        stacked: whether each tensor of the layers is one with the number of the layer in front, ``layers.norm1.weight``
-            (num_hidden_layers, D), or one for each, ``layers.0.norm1.weight`` (D,).
+        stacked: whether the layers share tensors with one more axis in front, as ``layers.norm1.weight``
+            (num_hidden_layers, D), or each layer has its own, as ``layers.0.norm1.weight`` (D,).
 
     Inputs: input_ids (N, L) of ints; ``attention_mask`` (N, L), 0 where there is padding.
     Params: embed.token, layers (norm1, attn, norm2, mlp with gate, up, down), norm, head; weights are (out, in).
@@ -78,17 +80,19 @@ class Llama(Model):
 
     def __post_init__(self) -> None:
         scaling = dict(self.rope_scaling)
-        kind = scaling.get("rope_type")
-        if kind not in KINDS or (missing := [name for name in KINDS[kind] if name not in scaling]):
-            lacks = f", without {', '.join(missing)}" if kind in KINDS else f"; it is one of {', '.join(KINDS)}"
-            raise ValueError(f"Llama: rope_scaling has rope_type {kind!r}{lacks}.")
+        rope_type = scaling.get("rope_type")
+        if rope_type not in ROPE_TYPES:
+            raise ValueError(f"Llama: rope_scaling has rope_type {rope_type!r}; it is one of {', '.join(ROPE_TYPES)}.")
+        missing = [name for name in ROPE_TYPES[rope_type] if name not in scaling]
+        if missing:
+            raise ValueError(f"Llama: rope_scaling has rope_type {rope_type!r}, without {', '.join(missing)}.")
         if self.head and self.tie_word_embeddings:
-            tied(self, {"head.weight": "embed.token.weight"})
+            set_ties(self, {"head.weight": "embed.token.weight"})
 
     def parts(self) -> Mapping[str, Any]:
         size, heads = self.hidden_size, self.num_attention_heads
         width = self.head_dim or size // heads
-        attention = Attention(
+        attention = SelfAttention(
             size,
             heads,
             self.num_key_value_heads or heads,
@@ -98,11 +102,13 @@ class Llama(Model):
             self.attention_dropout,
             width**-0.5,
         )
-        layer = _Layer(attention, _MLP(size, self.intermediate_size, self.mlp_bias, self.activation), self.rms_norm_eps)
+        layer = _LlamaLayer(
+            attention, _LlamaMLP(size, self.intermediate_size, self.mlp_bias, self.activation), self.rms_norm_eps
+        )
         return {
-            "embed": _Embed(self.vocab_size, size, self.padding_idx),
-            "layers": layers_of(lambda _: layer, self.num_hidden_layers, self.stacked),
-            "norm": RMSNorm(size, self.rms_norm_eps),
+            "embed": _LlamaEmbeddings(self.vocab_size, size, self.padding_idx),
+            "layers": make_layers(lambda _: layer, self.num_hidden_layers, self.stacked),
+            "norm": LlamaRMSNorm(size, self.rms_norm_eps),
             "head": Linear(size, self.vocab_size, bias=False) if self.head else None,
             "width": width,
             "theta": self.rope_theta,
@@ -110,24 +116,21 @@ class Llama(Model):
         }
 
     @staticmethod
-    def forward(p: Any, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        mask = _mask(attention_mask)
+    def forward(p: View, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        mask = expand_mask(attention_mask, causal=True)
         x = p.embed(input_ids)
-        cos, sin = angles(x.shape[-2], frequencies(p.width, p.theta, dict(p.scaling), x.device), x.dtype)
+        frequencies = rotary_frequencies(p.width, p.theta, dict(p.scaling), x.device)
+        cos, sin = rotary_angles(x.shape[-2], frequencies, x.dtype)
         for layer in p.layers:
             x = layer(x, mask, cos, sin)
         x = p.norm(x)
         return x if p.head is None else p.head(x)
 
 
-def _mask(given: Tensor | None) -> Tensor | None:
-    return attention_mask(given, causal=True)
+class LlamaRMSNorm(StockNet):
+    """Division by the root of the mean square over the last axis, computed in float32, then a scale.
 
-
-class RMSNorm(StockNet):
-    """Division by the root of the mean square over the last axis, taken in float32, then a scale.
-
-    It multiplies in Llama's order, which rounds otherwise than torch.nn.functional.rms_norm.
+    It multiplies in Llama's order, which rounds differently from torch.nn.functional.rms_norm.
 
     Params: weight (D,).  Shape: any (*, D).
     """
@@ -139,12 +142,12 @@ class RMSNorm(StockNet):
         return {"weight": Param(self.features, 1.0)}
 
     @staticmethod
-    def forward(p: Any, x: Tensor) -> Tensor:
-        wide = x.to(torch.float32)
-        return p.weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + p.eps)).to(x.dtype)
+    def forward(p: View, x: Tensor) -> Tensor:
+        x32 = x.to(torch.float32)
+        return p.weight * (x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + p.eps)).to(x.dtype)
 
 
-class _Embed(StockNet, fields_in_view=False):
+class _LlamaEmbeddings(StockNet, fields_in_view=False):
     vocab_size: int
     hidden_size: int
     padding_idx: int | None
@@ -153,11 +156,11 @@ class _Embed(StockNet, fields_in_view=False):
         return {"token": Embedding(self.vocab_size, self.hidden_size, self.padding_idx)}
 
     @staticmethod
-    def forward(p: Any, input_ids: Tensor) -> Tensor:
+    def forward(p: View, input_ids: Tensor) -> Tensor:
         return p.token(input_ids)
 
 
-class _MLP(StockNet, fields_in_view=False):
+class _LlamaMLP(StockNet, fields_in_view=False):
     hidden_size: int
     intermediate_size: int
     bias: bool
@@ -172,25 +175,25 @@ class _MLP(StockNet, fields_in_view=False):
         }
 
     @staticmethod
-    def forward(p: Any, x: Tensor) -> Tensor:
+    def forward(p: View, x: Tensor) -> Tensor:
         return p.down(p.act(p.gate(x)) * p.up(x))
 
 
-class _Layer(StockNet, fields_in_view=False):
-    attention: Attention
-    perceptron: _MLP
+class _LlamaLayer(StockNet, fields_in_view=False):
+    attention: SelfAttention
+    perceptron: _LlamaMLP
     eps: float
 
     def parts(self) -> Mapping[str, Any]:
         size = self.attention.hidden_size
         return {
-            "norm1": RMSNorm(size, self.eps),
+            "norm1": LlamaRMSNorm(size, self.eps),
             "attn": self.attention,
-            "norm2": RMSNorm(size, self.eps),
+            "norm2": LlamaRMSNorm(size, self.eps),
             "mlp": self.perceptron,
         }
 
     @staticmethod
-    def forward(p: Any, x: Tensor, mask: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
-        x = x + p.attn(p.norm1(x), mask, True, partial(rotated, cos=cos, sin=sin))
+    def forward(p: View, x: Tensor, mask: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
+        x = x + p.attn(p.norm1(x), mask, True, partial(apply_rotary, cos=cos, sin=sin))
         return x + p.mlp(p.norm2(x))

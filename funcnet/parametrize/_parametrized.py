@@ -1,30 +1,31 @@
-"""A net with tensors computed from others: the record, and what its body sees."""
+"""A net some of whose tensors are computed from others: the record, and the view that its body gets."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList as TorchList
 
 from funcnet._errors import TreeError
 from funcnet._typing import Flat
 from funcnet.combinators import ModuleDict
-from funcnet.combinators._views import SequenceView
+from funcnet.combinators.internals import SequenceView
 from funcnet.core import Buffer, Net, Param, View
-from funcnet.core.internals import Start, StockNet, exact_dtype, has
+from funcnet.core.internals import InitContext, StockNet, dtype_to_declare, has_entries
 from funcnet.layers import Layer
-from funcnet.parametrize._first_values import Registered, right_inverse
-from funcnet.parametrize._twins import attach, list_module
+from funcnet.parametrize._first_values import Registration, right_inverse_of
+from funcnet.parametrize._parametrized_modules import attach_computed_tensor, build_list_module
 from funcnet.tree import join
 
 
 class ParametrizationList(StockNet):
-    """The original tensors of one computed tensor, and the nets that compute it, one after the other.
+    """The original tensors of one computed tensor, and the nets that compute it in sequence.
 
-    Called without inputs it gives the computed tensor. Its twin is torch.nn.utils.parametrize.ParametrizationList.
+    Called without inputs it returns the computed tensor. Its twin is torch.nn.utils.parametrize.ParametrizationList.
     """
 
     items: tuple[Net, ...]
@@ -32,13 +33,17 @@ class ParametrizationList(StockNet):
     unsafe: bool = False
 
     @classmethod
-    def of(cls, module: Any, nets: Iterable[Net]) -> ParametrizationList | None:
-        """The net for torch's list, with nets for its parametrizations; None if an original is no tensor."""
-        kind, held = (Param, module._parameters) if module._parameters else (Buffer, module._buffers)
+    def from_list_module(cls, module: nn.Module, nets: Iterable[Net]) -> ParametrizationList | None:
+        """The net of torch's list, given the nets of its parametrizations; None if an original is not a tensor."""
+        module = cast(TorchList, module)
+        tensors: Mapping[str, Any] = module._parameters or module._buffers
+        kind = Param if module._parameters else Buffer
         names = ["original"] if module.is_tensor else [f"original{index}" for index in range(module.ntensors)]
-        if list(held) != names:
+        if list(tensors) != names:
             return None
-        originals = ((name, kind(tuple(tensor.shape), dtype=exact_dtype(tensor))) for name, tensor in held.items())
+        originals = (
+            (name, kind(tuple(tensor.shape), dtype=dtype_to_declare(tensor))) for name, tensor in tensors.items()
+        )
         return cls(tuple(nets), tuple(originals), module.unsafe)
 
     def parts(self) -> Mapping[str, Any]:
@@ -51,14 +56,14 @@ class ParametrizationList(StockNet):
         return SequenceView
 
     def as_module(self) -> nn.Module:
-        return list_module(list(map(_twin, self.items)), self.originals, self.unsafe)
+        return build_list_module(list(map(_twin_of_step, self.items)), self.originals, self.unsafe)
 
     def _with_children(self, nets: Mapping[str, Net]) -> Net:
         items = tuple(nets.get(str(index), net) for index, net in enumerate(self.items))
         return ParametrizationList(items, self.originals, self.unsafe)
 
-    def _shapes(self, dtype: torch.dtype, path: str) -> Flat:
-        """The tensors of the list at a path, without content."""
+    def _meta_tensors(self, dtype: torch.dtype, path: str) -> Flat:
+        """The tensors of the list at a path, as tensors on the meta device."""
         specs = self._all_entries.items()
         return {
             join(path, key): torch.empty(spec.shape, dtype=spec.dtype or dtype, device="meta") for key, spec in specs
@@ -72,21 +77,21 @@ class ParametrizationList(StockNet):
         return tensor
 
 
-def _twin(net: Net) -> nn.Module:
-    """The module of a parametrization, with the inverse that assigning to the computed tensor takes."""
+def _twin_of_step(net: Net) -> nn.Module:
+    """The module of a parametrization, with the inverse that torch needs for assignments to the computed tensor."""
     module: Any = net.as_module()
-    inverse = right_inverse(net)
+    inverse = right_inverse_of(net)
     if inverse is not None and not hasattr(module, "right_inverse"):
         module.right_inverse = partial(inverse, module)
     return module
 
 
 READ_SEVERAL_TIMES = {nn.MultiheadAttention}
-"""Modules that read a tensor several times in a call, which counts if a read leaves something behind in buffers."""
+"""Modules that read a tensor several times in a call. This matters if each read writes to buffers."""
 
 
-def parametrized(base: Net, lists: Mapping[str, Net]) -> Parametrized | None:
-    """The net whose tensors of these names are computed; None if that would not be what a module does."""
+def parametrize_net(base: Net, lists: Mapping[str, Net]) -> Parametrized | None:
+    """The net whose tensors of these names are computed; None if it would not compute what the module computes."""
     if base._facts.reads_trees or not set(lists) <= set(base._own_entries):
         return None
     for name, computed in lists.items():
@@ -94,16 +99,17 @@ def parametrized(base: Net, lists: Mapping[str, Net]) -> Parametrized | None:
             return None
         kind = type(computed.originals[0][1])
         if type(base._own_entries[name]) is not kind or (kind is Buffer and isinstance(base, Layer)):
-            return None  # a layer replaces its buffers, which cannot be done to one that is computed
-        if has(computed, Buffer) and getattr(base, "twin", nn.Module) in READ_SEVERAL_TIMES:
+            return None  # a layer replaces its buffers, and a computed buffer cannot be replaced
+        if has_entries(computed, Buffer) and getattr(base, "twin", nn.Module) in READ_SEVERAL_TIMES:
             return None
     return Parametrized(base, tuple(lists.items()))  # type: ignore[arg-type]
 
 
 class Parametrized(StockNet):
-    """A net some of whose tensors are computed from others by every read of them; made by the functions of this room.
+    """A net some of whose tensors are computed from others each time they are read.
 
-    Its body is that of ``base``, and runs on a view on which the computed tensors are properties.
+    The functions of ``funcnet.parametrize`` build it. Its body is that of ``base``, and runs on a view on which the
+    computed tensors are properties.
     """
 
     base: Net
@@ -119,8 +125,8 @@ class Parametrized(StockNet):
 
     def parts(self) -> Mapping[str, Any]:
         computed = dict(self.lists)
-        kept = {name: part for name, part in self.base._parts.items() if name not in computed}
-        return {**kept, "parametrizations": ModuleDict(computed)}
+        other_parts = {name: part for name, part in self.base._parts.items() if name not in computed}
+        return {**other_parts, "parametrizations": ModuleDict(computed)}
 
     def constants(self) -> Mapping[str, Any]:
         computed = dict(self.lists)
@@ -139,60 +145,68 @@ class Parametrized(StockNet):
         return self.base.expects()
 
     def view_base(self) -> type[View]:
-        computed = {name: property(_reader(name, self._looks(name)), _refusal(name)) for name, _ in self.lists}
+        computed = {
+            name: property(_read_computed(name, self._reads_per_call(name)), _refuse_assignment(name))
+            for name, _ in self.lists
+        }
         return type("ParametrizedView", (self.base.view_base(),), {"__slots__": (), **computed})
 
-    def _looks(self, name: str) -> int:
-        """How often the module looks at a computed tensor in a call; told only where that leaves traces in buffers."""
+    def _reads_per_call(self, name: str) -> int:
+        """How often the module reads a computed tensor in a call. It is 1 where reads do not write to buffers."""
         computed = dict(self.lists)
-        if getattr(self.base, "twin", None) not in _RECURRENT or not has(computed[name], Buffer):
+        if getattr(self.base, "twin", None) not in _RECURRENT or not has_entries(computed[name], Buffer):
             return 1
-        # It looks whether a weight is there and whether it is another one than before, until the first that is; as
-        # then one is, it gathers all, and again looks first whether each is there.
+        # In each call nn.RNNBase first checks for each weight whether it exists, then whether it is the same tensor as
+        # before, up to the first one that is not. A computed weight is a new tensor, so it then collects all weights
+        # again: it checks whether each exists, and reads it.
         return 4 if name == next(name for name in self.base._own_entries if name in computed) else 2
 
     def as_module(self) -> nn.Module:
         module = self.base.as_module()
         for name, computed in self.lists:
-            attach(module, name, computed.as_module())
+            attach_computed_tensor(module, name, computed.as_module())
         return module
 
     def _with_children(self, nets: Mapping[str, Net]) -> Net:
-        kept = {name: net for name, net in nets.items() if name != "parametrizations"}
+        base_nets = {name: net for name, net in nets.items() if name != "parametrizations"}
         lists: Any = nets.get("parametrizations", self._children["parametrizations"])
-        return Parametrized(self.base._with_children(kept) if kept else self.base, lists.items_)
+        return Parametrized(self.base._with_children(base_nets) if base_nets else self.base, lists.items_)
 
-    def first_values(self, start: Start, path: str) -> Iterator[tuple[str, Tensor]]:
+    def first_values(self, start: InitContext, path: str) -> Iterator[tuple[str, Tensor]]:
         if all(join(path, name) in start.aliases for name in self._all_entries):
-            return  # the same net at a second place
-        made = dict(start.of_net(self.base, path))
+            return  # the same net, used at a second path
+        values = dict(start.init_net(self.base, path))
         for name, computed in self.lists:
-            value, where = made.pop(join(path, name)), join(path, f"parametrizations.{name}")
-            made.update(
-                computed._shapes(value.dtype, where)
+            value, list_path = values.pop(join(path, name)), join(path, f"parametrizations.{name}")
+            values.update(
+                computed._meta_tensors(value.dtype, list_path)
                 if value.is_meta
-                else Registered(computed.items, computed.unsafe, value, start, where).tensors()
+                else Registration(computed.items, computed.unsafe, value, start, list_path).first_values()
             )
-        yield from made.items()
+        yield from values.items()
 
 
 _RECURRENT = (nn.RNN, nn.LSTM, nn.GRU)
 
 
-def _reader(name: str, looks: int) -> Callable[[View], Tensor]:
-    def _read(view: View) -> Tensor:
-        for _ in range(looks - 1):
+def _read_computed(name: str, reads_per_call: int) -> Callable[[View], Tensor]:
+    """The getter of a computed tensor. It repeats the reads of the module, as each may change buffers."""
+
+    def read_tensor(view: View) -> Tensor:
+        for _ in range(reads_per_call - 1):
             getattr(view.parametrizations, name)()
         return getattr(view.parametrizations, name)()
 
-    return _read
+    return read_tensor
 
 
-def _refusal(name: str) -> Callable[[View, Tensor], None]:
-    def _refuse(view: View, value: Tensor) -> None:
+def _refuse_assignment(name: str) -> Callable[[View, Tensor], None]:
+    """The setter of a computed tensor."""
+
+    def refuse(view: View, value: Tensor) -> None:
         raise TreeError(
             f"{name!r} is computed by its parametrizations and cannot be assigned in a call: assign its originals, "
             f"or leave a buffer that the body replaces unparametrized."
         )
 
-    return _refuse
+    return refuse

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_map_only
 
 from funcnet._errors import ConversionError, bullet_list
 from funcnet._typing import Tree
-from funcnet.adapters._from_module import from_module
+from funcnet.adapters import from_module
 from funcnet.core import Buffer, Net
 from funcnet.foreign.internals import unwrap_module
 from funcnet.program._capture import FROM_MODULE, Captured, capture

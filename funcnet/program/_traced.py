@@ -15,8 +15,8 @@ from torch.utils._pytree import tree_leaves
 from funcnet._context import beyond_one_gradient, under_vmap
 from funcnet._errors import ConversionError, ShapeError, bullet_list
 from funcnet._typing import Tree
-from funcnet.core import Net, View, draws_at
-from funcnet.core.internals import Call, StockNet, described, origin, where
+from funcnet.core import Net, View, draw_source
+from funcnet.core.internals import Call, StockNet, call_and_path, describe_place, describe_value
 from funcnet.program._code import Check, Code
 from funcnet.random.internals import DrawInterceptor
 from funcnet.tree import get, join
@@ -88,7 +88,7 @@ class Traced(StockNet, reads_trees=True, one_piece=True, fields_in_view=False):
             "_mode_of": mode_of,
             "_paths": paths,
             "_partial": partial,
-            "_draws_at": draws_at,
+            "_draws_at": draw_source,
             "_Intercept": DrawInterceptor,
             "_batched": batched,
             "_vmapped": vmapped,
@@ -118,7 +118,8 @@ class Traced(StockNet, reads_trees=True, one_piece=True, fields_in_view=False):
         called = {True: "in training mode", False: "in eval mode"}.get(train, "with some parts in training mode only")
         way = "Trace it with train='both'" if train is not None else "A trace has one mode for all of its parts"
         raise ConversionError(
-            f"{where(p)} was traced in {modes} mode and is called {called}. {way}, or use funcnet.from_module(module)."
+            f"{describe_place(p)} was traced in {modes} mode and is called {called}. {way}, "
+            f"or use funcnet.from_module(module)."
         )
 
     def _refuse_inputs(self, p: View, train: bool, given: dict[str, Any]) -> None:
@@ -129,7 +130,7 @@ class Traced(StockNet, reads_trees=True, one_piece=True, fields_in_view=False):
             f"{check.place}: expected {check.expected}, got {_got(check, space)}" for check in min(misfits, key=len)
         ]
         raise ShapeError(
-            f"{where(p)} was traced for other inputs:{bullet_list(lines)}\n"
+            f"{describe_place(p)} was traced for other inputs:{bullet_list(lines)}\n"
             f"Trace it again with inputs like these (dynamic= keeps more sizes free), or use from_module(module)."
         )
 
@@ -199,13 +200,13 @@ def mode_of(p: View, paths: tuple[str, ...]) -> bool | None:
         up = up._up
     if isinstance(up.train, bool):
         return up.train
-    flags = {bool(up.train(join(origin(p)[1], path))) for path in paths}
+    flags = {bool(up.train(join(call_and_path(p)[1], path))) for path in paths}
     return flags.pop() if len(flags) == 1 else None
 
 
 def record(p: View, paths: tuple[tuple[str, ...], ...], new: Mapping[str, Any]) -> None:
     """Put new buffers in the call's own tree."""
-    call, _ = origin(p)
+    call, _ = call_and_path(p)
     if call.closed:
         return
     for path in paths:
@@ -232,6 +233,6 @@ def _holds(check: Check, space: dict[str, Any]) -> bool:
 
 def _got(check: Check, space: dict[str, Any]) -> str:
     try:
-        return described(eval(check.place, space))
+        return describe_value(eval(check.place, space))
     except (AttributeError, KeyError, IndexError, TypeError, NameError):
         return "nothing"

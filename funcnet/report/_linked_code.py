@@ -1,4 +1,4 @@
-"""Programs as HTML: words of Python in their colours, and parts of the model as links to their rows."""
+"""Programs as HTML: Python in colours, where names of parts of the model link to their rows in the params tree."""
 
 from __future__ import annotations
 
@@ -9,116 +9,121 @@ import token
 import tokenize
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from tokenize import TokenInfo
 from typing import NamedTuple
 
 from markupsafe import Markup, escape
 
-Place = tuple[int, int]
+Position = tuple[int, int]
+"""A line number, counted from 1, and a column, counted from 0."""
 
 
-class Link(NamedTuple):
-    """Where a program speaks of a part: from, to, the path, and whether that is relative to some block."""
+class PartLink(NamedTuple):
+    """A piece of a program that names a part or a tensor of the model.
 
-    start: Place
-    end: Place
+    The path is relative if it starts at some block, and not at the root of the model.
+    """
+
+    start: Position
+    end: Position
     path: str
-    relative: bool
+    is_relative: bool
 
 
 @dataclass(frozen=True)
-class Names:
-    """What a program may speak of: paths of parts with their classes, and paths of tensors."""
+class KnownPaths:
+    """What a program may name: the paths of parts with their classes, the paths of tensors, and the root's class."""
 
     parts: Mapping[str, str]
     tensors: frozenset[str]
-    root: str
+    root_class: str
 
-    def known(self, path: str, relative: bool) -> bool:
-        """Whether this is a part or a tensor; of some block, if ``relative``."""
-        if not relative:
+    def includes(self, path: str, is_relative: bool) -> bool:
+        """Whether a path is that of a part or tensor; a relative path may start at any block."""
+        if not is_relative:
             return path in self.parts or path in self.tensors
-        inside = f".{path}."
-        return any(inside in f".{known}." for known in (*self.parts, *self.tensors))
+        return any(f".{path}." in f".{known}." for known in (*self.parts, *self.tensors))
 
 
-def marked(code: str, names: Names, rows: Mapping[str, str]) -> Markup:
-    """A program with links.
+def link_parts(code: str, known: KnownPaths, row_ids: Mapping[str, str]) -> Markup:
+    """A program as HTML, with a link at every part and tensor that it names.
 
     Args:
-        code: Python; other text comes out plain.
-        names: what it may speak of.
-        rows: the id of the row of the params tree for each path that has one.
+        code: Python; text that is not Python is returned without links and colours.
+        known: what the program may name.
+        row_ids: the id of the row in the params tree, for each path that has one.
 
-    >>> names = Names({"fc": "Linear"}, frozenset({"fc.weight"}), "Net")
-    >>> print(marked("y = self.fc(x)", names, {"fc": "r0"}))
+    >>> known = KnownPaths({"fc": "Linear"}, frozenset({"fc.weight"}), "Net")
+    >>> print(link_parts("y = self.fc(x)", known, {"fc": "r0"}))
     y <span class="o">=</span> <a class="part" href="#r0" data-path="fc" title="fc: Linear">self.fc</a>(x)
     """
     try:
         tokens = list(tokenize.generate_tokens(io.StringIO(code).readline))
-        links = sorted(_links(code, tokens, names))
+        links = sorted([*_find_links(tokens, known), *_find_sequential_links(code, known)])
     except (tokenize.TokenError, SyntaxError, IndentationError):
         return escape(code)
-    return Markup("").join(_pieces(code.splitlines(keepends=True), tokens, links, names, rows))
+    return _LinkedCodeWriter(code, known, row_ids).write(tokens, links)
 
 
-def _links(code: str, tokens: list[tokenize.TokenInfo], names: Names) -> Iterator[Link]:
-    seen: list[Link] = []
-    inside, column = "", 0
-    for index, one in enumerate(tokens):
-        if one.type != token.NAME:
+# --- finding links ---
+
+
+def _find_links(tokens: list[TokenInfo], known: KnownPaths) -> Iterator[PartLink]:
+    """The links at attributes of ``self`` and ``p``, at keys of params, and at keyword arguments named like a part."""
+    scope, scope_column = "", 0  # the class or function at module level, or the class within it, that a token is in
+    for index, current in enumerate(tokens):
+        if current.type != token.NAME:
             continue
-        if one.string in ("class", "def") and (one.start[1] == 0 or (one.string == "class" and one.start[1] <= column)):
-            inside, column = tokens[index + 1].string, one.start[1]
-        before = tokens[index - 1].string if index else ""
-        if before == ".":
+        text, (_, column) = current.string, current.start
+        if (text in ("class", "def") and column == 0) or (text == "class" and column <= scope_column):
+            scope, scope_column = tokens[index + 1].string, column
+        previous = tokens[index - 1].string if index else ""
+        if previous == ".":
             continue
-        if one.string in ("self", "p"):
-            relative = one.string == "self" and inside not in ("", names.root)
-            found = _dotted(tokens, index, names, relative)
-        elif one.string.endswith(("params", "buffers")):
-            found = _indexed(tokens, index, names, relative=inside not in ("", "forward"))
-        elif tokens[index + 1].string == "=" and before in ("(", ",") and one.string in names.parts:
-            found = Link(one.start, one.end, one.string, False)
-        else:
-            found = None
-        if found:
-            seen.append(found)
-    yield from seen
-    yield from _positional(code, names)
+        link = None
+        if text in ("self", "p"):
+            is_relative = text == "self" and scope not in ("", known.root_class)
+            link = _find_attribute_link(tokens, index, known, is_relative)
+        elif text.endswith(("params", "buffers")):
+            link = _find_key_link(tokens, index, known, is_relative=scope not in ("", "forward"))
+        elif tokens[index + 1].string == "=" and previous in ("(", ",") and text in known.parts:
+            link = PartLink(current.start, current.end, text, False)
+        if link:
+            yield link
 
 
-def _dotted(tokens: list[tokenize.TokenInfo], index: int, names: Names, relative: bool) -> Link | None:
-    """``self.a.b`` as far as it names a part or a tensor."""
+def _find_attribute_link(tokens: list[TokenInfo], index: int, known: KnownPaths, is_relative: bool) -> PartLink | None:
+    """The link at ``self.a.b``, which ends with the last attribute that names a part or a tensor."""
     keys: list[str] = []
-    best: Link | None = None
-    at = index + 1
-    while tokens[at].string == "." and tokens[at + 1].type == token.NAME:
-        keys.append(tokens[at + 1].string)
+    link: PartLink | None = None
+    position = index + 1
+    while tokens[position].string == "." and tokens[position + 1].type == token.NAME:
+        keys.append(tokens[position + 1].string)
         path = ".".join(keys)
-        if names.known(path, relative):
-            best = Link(tokens[index].start, tokens[at + 1].end, path, relative)
-        at += 2
-    return best
+        if known.includes(path, is_relative):
+            link = PartLink(tokens[index].start, tokens[position + 1].end, path, is_relative)
+        position += 2
+    return link
 
 
-def _indexed(tokens: list[tokenize.TokenInfo], index: int, names: Names, relative: bool) -> Link | None:
-    """``params["a"]["b"]`` as far as the keys are written out and name a part or a tensor."""
+def _find_key_link(tokens: list[TokenInfo], index: int, known: KnownPaths, is_relative: bool) -> PartLink | None:
+    """The link at ``params["a"]["b"]``, which ends with the last literal key that names a part or a tensor."""
     keys: list[str] = []
-    best: Link | None = None
-    at = index + 1
-    while tokens[at].string == "[" and tokens[at + 1].type in (token.STRING, token.NUMBER):
-        keys.append(str(ast.literal_eval(tokens[at + 1].string)))
+    link: PartLink | None = None
+    position = index + 1
+    while tokens[position].string == "[" and tokens[position + 1].type in (token.STRING, token.NUMBER):
+        keys.append(str(ast.literal_eval(tokens[position + 1].string)))
         path = ".".join(keys)
-        if tokens[at + 2].string != "]":
+        if tokens[position + 2].string != "]":
             break
-        if names.known(path, relative):
-            best = Link(tokens[index].start, tokens[at + 2].end, path, relative)
-        at += 3
-    return best
+        if known.includes(path, is_relative):
+            link = PartLink(tokens[index].start, tokens[position + 2].end, path, is_relative)
+        position += 3
+    return link
 
 
-def _positional(code: str, names: Names) -> Iterator[Link]:
-    """The layers given one after the other to ``self.x = nn.Sequential(...)`` or ``x=fn.Sequential(...)``."""
+def _find_sequential_links(code: str, known: KnownPaths) -> Iterator[PartLink]:
+    """The links at the layers in ``self.x = nn.Sequential(...)`` and ``x=fn.Sequential(...)``, which have numbers."""
     lines = code.splitlines()
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Attribute):
@@ -130,82 +135,96 @@ def _positional(code: str, names: Names) -> Iterator[Link]:
         if not isinstance(call, ast.Call) or not ast.unparse(call.func).endswith(("Sequential", "ModuleList")):
             continue
         for number, layer in enumerate(call.args):
+            if isinstance(layer, ast.Starred):
+                break  # the layers after it have unknown numbers
             path = f"{name}.{number}"
-            if isinstance(layer, ast.Call) and path in names.parts:
-                head = layer.func
-                start, end = (_column(lines, head.lineno, head.col_offset), (head.end_lineno, head.end_col_offset))
-                yield Link((head.lineno, start), (end[0] or 0, _column(lines, end[0] or 0, end[1] or 0)), path, False)
-            elif isinstance(layer, ast.Starred):
-                break
+            if isinstance(layer, ast.Call) and path in known.parts:
+                yield PartLink(*_node_range(layer.func, lines), path, False)
 
 
-def _column(lines: list[str], line: int, offset: int) -> int:
-    """Ast counts bytes, tokenize counts characters."""
-    return len(lines[line - 1].encode()[:offset].decode())
+def _node_range(node: ast.expr, lines: list[str]) -> tuple[Position, Position]:
+    """Where an expression starts and ends. The syntax tree counts columns in bytes, and tokens count characters."""
+
+    def to_position(line: int, byte_offset: int) -> Position:
+        return line, len(lines[line - 1].encode()[:byte_offset].decode())
+
+    return to_position(node.lineno, node.col_offset), to_position(node.end_lineno or 0, node.end_col_offset or 0)
 
 
-def _pieces(
-    lines: list[str],
-    tokens: list[tokenize.TokenInfo],
-    links: list[Link],
-    names: Names,
-    rows: Mapping[str, str],
-) -> Iterator[Markup]:
-    place: Place = (1, 0)
-    waiting = list(links)
-    ends: Place | None = None
-    for one in tokens:
-        if one.type in (token.INDENT, token.DEDENT, token.ENDMARKER, token.NEWLINE, tokenize.NL):
-            continue
-        if ends and one.start >= ends:
+# --- writing HTML ---
+
+_UNPRINTED = (token.INDENT, token.DEDENT, token.ENDMARKER, token.NEWLINE, tokenize.NL)
+_OPERATORS = ("=", "+", "-", "*", "/", "@", "->", "**", "%", "==", "<", ">")
+
+
+class _LinkedCodeWriter:
+    """Writes one program as HTML."""
+
+    def __init__(self, code: str, known: KnownPaths, row_ids: Mapping[str, str]) -> None:
+        self.lines = code.splitlines(keepends=True)
+        self.known, self.row_ids = known, row_ids
+
+    def write(self, tokens: list[TokenInfo], links: list[PartLink]) -> Markup:
+        return Markup("").join(self._iter_pieces(tokens, links))
+
+    def _iter_pieces(self, tokens: list[TokenInfo], links: list[PartLink]) -> Iterator[Markup]:
+        position: Position = (1, 0)
+        remaining_links = list(links)
+        link_end: Position | None = None  # of the link that is open
+        for current in tokens:
+            if current.type in _UNPRINTED:
+                continue
+            if link_end and current.start >= link_end:
+                yield Markup("</a>")
+                link_end = None
+            yield escape(self._text_between(position, current.start))
+            while remaining_links and remaining_links[0].start < current.start:
+                remaining_links.pop(0)
+            if remaining_links and remaining_links[0].start == current.start and link_end is None:
+                link = remaining_links.pop(0)
+                yield self._opening_tag(link)
+                link_end = link.end
+            yield _colour_token(current, is_linked=link_end is not None)
+            position = current.end
+        if link_end:
             yield Markup("</a>")
-            ends = None
-        yield escape(_between(lines, place, one.start))
-        while waiting and waiting[0].start < one.start:
-            waiting.pop(0)
-        if waiting and waiting[0].start == one.start and ends is None:
-            link = waiting.pop(0)
-            yield _opening(link, names, rows)
-            ends = link.end
-        yield _coloured(one, ends is not None)
-        place = one.end
-    if ends:
-        yield Markup("</a>")
-    yield escape(_between(lines, place, (len(lines) + 1, 0)).rstrip())
+        yield escape(self._text_between(position, (len(self.lines) + 1, 0)).rstrip())
+
+    def _opening_tag(self, link: PartLink) -> Markup:
+        title = self.known.parts.get(link.path) or ("part of a repeated block" if link.is_relative else "tensor")
+        row_id = self.row_ids.get(link.path)
+        href = Markup(' href="#{}"').format(row_id) if row_id else Markup(' tabindex="0"')
+        relative = Markup(" data-relative") if link.is_relative else Markup("")
+        return Markup('<a class="part"{} data-path="{}"{} title="{}: {}">').format(
+            href, link.path, relative, link.path, title
+        )
+
+    def _text_between(self, start: Position, end: Position) -> str:
+        """The text between two positions, which may lie behind the last line."""
+        (first, first_column), (last, last_column) = start, end
+        if first > len(self.lines):
+            return ""
+        if first == last:
+            return self.lines[first - 1][first_column:last_column]
+        pieces = [self.lines[first - 1][first_column:], *self.lines[first : last - 1]]
+        if last <= len(self.lines):
+            pieces.append(self.lines[last - 1][:last_column])
+        return "".join(pieces)
 
 
-def _opening(link: Link, names: Names, rows: Mapping[str, str]) -> Markup:
-    owner = names.parts.get(link.path) or ("part of a repeated block" if link.relative else "tensor")
-    row = rows.get(link.path)
-    href = Markup(' href="#{}"').format(row) if row else Markup(' tabindex="0"')
-    relative = Markup(" data-relative") if link.relative else Markup("")
-    return Markup('<a class="part"{} data-path="{}"{} title="{}: {}">').format(
-        href, link.path, relative, link.path, owner
-    )
-
-
-def _between(lines: list[str], start: Place, end: Place) -> str:
-    if start[0] == end[0]:
-        return lines[start[0] - 1][start[1] : end[1]] if start[0] <= len(lines) else ""
-    parts = [lines[start[0] - 1][start[1] :] if start[0] <= len(lines) else ""]
-    parts += lines[start[0] : end[0] - 1]
-    if end[0] <= len(lines):
-        parts.append(lines[end[0] - 1][: end[1]])
-    return "".join(parts)
-
-
-def _coloured(one: tokenize.TokenInfo, linked: bool) -> Markup:
-    kind = ""
-    if one.type == token.COMMENT:
-        kind = "c"
-    elif one.type == token.STRING or token.tok_name[one.type].startswith("FSTRING"):
-        kind = "s"
-    elif one.type == token.NUMBER:
-        kind = "n"
-    elif one.type == token.NAME and keyword.iskeyword(one.string):
-        kind = "k"
-    elif one.type == token.OP and one.string in ("=", "+", "-", "*", "/", "@", "->", "**", "%", "==", "<", ">"):
-        kind = "o"
-    if not kind or (linked and kind != "s"):
-        return escape(one.string)
-    return Markup('<span class="{}">{}</span>').format(kind, one.string)
+def _colour_token(current: TokenInfo, is_linked: bool) -> Markup:
+    """A token in the colour of its kind; a link has its own colour, except for strings in it."""
+    css_class = ""
+    if current.type == token.COMMENT:
+        css_class = "c"
+    elif current.type == token.STRING or token.tok_name[current.type].startswith("FSTRING"):
+        css_class = "s"
+    elif current.type == token.NUMBER:
+        css_class = "n"
+    elif current.type == token.NAME and keyword.iskeyword(current.string):
+        css_class = "k"
+    elif current.type == token.OP and current.string in _OPERATORS:
+        css_class = "o"
+    if not css_class or (is_linked and css_class != "s"):
+        return escape(current.string)
+    return Markup('<span class="{}">{}</span>').format(css_class, current.string)

@@ -1,72 +1,72 @@
-"""The page itself: what a template needs, and the template filled in."""
+"""The page itself: the values that its template needs, and the template filled in with them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from markupsafe import Markup
 
+from funcnet._format import format_bytes, format_count, format_ratio, join_words
 from funcnet.compare import Articles, Curve, Laboratory, Listing, NotPossible, Spread, Study
-from funcnet.compare.internals import shorten_code
-from funcnet.report._figures import FORMS, figure, form_index
-from funcnet.report._linked_code import Names, marked
-from funcnet.report._spread_text import ended, listed, middle_half, missing, number, plural, quantity, rounds, times
-from funcnet.report._verdict import COMPILED, LOOP, NATIVE, Ratio, Verdict, in_short, ratios, verdicts
+from funcnet.compare.internals import COMPILED, LOOP, MODULE, NATIVE, shorten_code
+from funcnet.report._figures import draw_curve, form_index, form_of_series
+from funcnet.report._linked_code import KnownPaths, link_parts
+from funcnet.report._spread_text import capitalize_first, describe_rounds, end_sentence, format_spread, list_missing
+from funcnet.report._verdict import Ratio, Verdict, compute_ratios, judge_forms, summarize_study
 
-LONGEST = 220
+MOST_LINES = 220
 
 
 def page(laboratory: Laboratory) -> str:
     """One HTML page about a laboratory, complete in itself.
 
-    Source: the template ``page.html``, one stylesheet and one script, all put into the page.
+    The page consists of the template ``page.html``, one stylesheet and one script.
     """
     from jinja2 import Environment, StrictUndefined
 
-    room = files("funcnet.report")
+    folder = files("funcnet.report")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(ended=ended, quantity=quantity, number=number, plural=plural, listed=listed)
-    template = environment.from_string((room / "page.html").read_text(encoding="utf-8"))
+    environment.filters.update(end_sentence=end_sentence, format_bytes=format_bytes, format_count=format_count)
+    template = environment.from_string((folder / "page.html").read_text(encoding="utf-8"))
     text = template.render(
         laboratory=laboratory,
-        stamp=_stamp(laboratory),
+        stamp=_summarize_equality(laboratory),
         trained=laboratory.comparison if isinstance(laboratory.comparison, Articles) else None,
-        models=[Model(study, f"m{index}") for index, study in enumerate(laboratory.studies)],
-        forms=list(enumerate(FORMS)),
-        style=Markup((room / "page.css").read_text(encoding="utf-8")),
-        script=Markup((room / "page.js").read_text(encoding="utf-8")),
-        title=_title(laboratory),
+        models=[StudyView(study, f"m{index}") for index, study in enumerate(laboratory.studies)],
+        style=Markup((folder / "page.css").read_text(encoding="utf-8")),
+        script=Markup((folder / "page.js").read_text(encoding="utf-8")),
+        title=_make_title(laboratory),
     )
     return text.lstrip() + "\n"
 
 
-def _stamp(laboratory: Laboratory) -> str:
+def _summarize_equality(laboratory: Laboratory) -> str:
     """Whether the forms are the same, in a sentence that claims no more than was compared."""
     if not laboratory.passes:
         return "The forms are NOT the same. See the tables of equality below."
     gaps = [
         gap
         for study in laboratory.studies
-        if not isinstance(found := study.largest_difference[COMPILED], NotPossible)
-        for gap in found.values()
+        if not isinstance(differences := study.largest_difference[COMPILED], NotPossible)
+        for gap in differences.values()
         if gap
     ]
-    same = "Every number compared is the same, bit for bit: the form changes nothing in what a model computes"
-    return f"{same}, but for compiled code, which differs by up to {max(gaps):.1g}." if gaps else f"{same}."
+    claim = "Every number compared is the same, bit for bit: the form changes nothing in what a model computes"
+    return f"{claim}, but for compiled code, which differs by up to {max(gaps):.1g}." if gaps else f"{claim}."
 
 
-def _title(laboratory: Laboratory) -> str:
+def _make_title(laboratory: Laboratory) -> str:
     names = [study.title for study in laboratory.studies]
-    counted = {3: "Three models", 4: "Four models"}.get(len(names)) or listed(names)
-    return f"{counted}, stateful and stateless"
+    models = {3: "Three models", 4: "Four models"}.get(len(names)) or join_words(names)
+    return f"{models}, stateful and stateless"
 
 
-class Row(NamedTuple):
-    """One row of the params tree: a part with the sum of its bytes, or a tensor."""
+class TreeRow(NamedTuple):
+    """One row of the table of the params tree: a part with the sum of its bytes, or a tensor."""
 
     id: str
     path: str
@@ -79,8 +79,11 @@ class Row(NamedTuple):
     bytes: int
 
 
-class Panel(NamedTuple):
-    """A figure with its numbers as a table, or why there is none."""
+class CurvePanel(NamedTuple):
+    """A figure with its numbers as a table, or the reason why there is none.
+
+    ``rows`` holds for each series the index of its form, its title, and a cell for each column of ``head``.
+    """
 
     title: str
     caption: str
@@ -91,77 +94,89 @@ class Panel(NamedTuple):
     rounds: str = ""
 
 
-class Model:
-    """One study, as the template wants it."""
+class DifferenceRow(NamedTuple):
+    """One row of the table of equality: a form with a state and a text for each cell, or the reason for none."""
+
+    form: str
+    cells: list[tuple[str, str]]
+    reason: str
+
+
+class StudyView:
+    """One study as the template shows it."""
 
     def __init__(self, study: Study, id: str) -> None:
         self.study, self.id = study, id
-        self.rows = tuple(_rows(study, id))
+        self.rows = tuple(_make_tree_rows(study, id))
         self.bytes = sum(entry.bytes for entry in study.entries)
-        self.names = Names(study.parts, frozenset(entry.path for entry in study.entries), study.title)
-        self.row_ids = {row.path: row.id for row in self.rows}
+        self._row_ids = {row.path: row.id for row in self.rows}
+        self._known = KnownPaths(study.parts, frozenset(entry.path for entry in study.entries), study.title)
 
     @property
-    def in_short(self) -> str:
-        return in_short(self.study)
+    def summary(self) -> str:
+        return summarize_study(self.study)
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
-        return verdicts(self.study)
+        return judge_forms(self.study)
 
-    def code(self, listing: Listing) -> Markup:
-        """A program with its parts linked to the rows of the tree."""
-        return marked(shorten_code(listing.code, LONGEST), self._names_in(listing), self.row_ids)
-
-    def _names_in(self, listing: Listing) -> Names:
-        # the class as it is called in the listing: a pair is titled in words, and its class has a name
+    def linked_code(self, listing: Listing) -> Markup:
+        """A program whose parts link to the rows of the tree."""
+        known = self._known
+        # A listing may call the class by another name than the title, which is in words for the four models.
         for line in listing.code.splitlines():
             if line.startswith("class "):
-                return replace(self.names, root=line[6:].partition("(")[0].partition(":")[0])
-        return self.names
+                known = replace(known, root_class=line[6:].partition("(")[0].partition(":")[0])
+                break
+        return link_parts(shorten_code(listing.code, MOST_LINES), known, self._row_ids)
 
-    def differences(self) -> Iterator[tuple[int, str, list[tuple[str, str]], str]]:
-        """Rows of the table of equality: form, cells with their state, or a reason."""
-        for form, found in self.study.largest_difference.items():
-            if isinstance(found, NotPossible):
-                yield form_index(form), form, [], found.reason
+    def difference_rows(self) -> Iterator[DifferenceRow]:
+        """The rows of the table of equality."""
+        for form, differences in self.study.largest_difference.items():
+            if isinstance(differences, NotPossible):
+                yield DifferenceRow(form, [], differences.reason)
             else:
-                yield form_index(form), form, [_gap(form, gap) for gap in found.values()], ""
+                yield DifferenceRow(form, [_make_gap_cell(form, gap) for gap in differences.values()], "")
 
-    def quantities(self) -> list[str]:
-        """What was compared."""
-        for found in self.study.largest_difference.values():
-            if not isinstance(found, NotPossible):
-                return list(found)
+    def compared_quantities(self) -> list[str]:
+        """The columns of the table of equality."""
+        for differences in self.study.largest_difference.values():
+            if not isinstance(differences, NotPossible):
+                return list(differences)
         return []
 
-    def panels(self, *keys: str) -> Iterator[Panel]:
-        """Figures, in order."""
+    def curve_panels(self, *keys: str) -> Iterator[CurvePanel]:
+        """The figures of these curves, in order."""
         for key in keys:
-            yield _panel(self.study.curves[key], key, f"{self.id}-{key}")
+            yield _make_panel(self.study.curves[key], key, f"{self.id}-{key}")
 
-    def shown(self, key: str) -> list[tuple[int, str]]:
-        """The forms a legend has to name."""
-        found: Mapping[str, Any] = getattr(self.study.curves[key], "forms", {})
-        return [(form_index(name), name.partition(",")[0]) for name in found]
+    def legend_forms(self, key: str) -> list[tuple[int, str]]:
+        """The forms in the legend of a curve: their indices and names."""
+        curve = self.study.curves[key]
+        if isinstance(curve, NotPossible):
+            return []
+        return [(form_index(title), form_of_series(title)) for title in curve.forms]
 
-    def ratio(self, key: str, suffix: str = "", base: str = "nn.Module", end: int = -1) -> str:
-        """The native net beside the module, at the last size (or another)."""
-        found = ratios(self.study.curves[key], f"{NATIVE}{suffix}", base)
-        return _clear(times(found[end].ratio), found[end]) if found else "none"
+    def format_native_ratio(self, key: str) -> str:
+        """The ratio of the native net to the module, at the largest size."""
+        ratios = compute_ratios(self.study.curves[key], NATIVE, MODULE)
+        return _mark_unclear(format_ratio(ratios[-1].ratio), ratios[-1]) if ratios else "none"
 
-    def speed(self, key: str, suffix: str) -> str:
-        """How many times as fast as a loop, at the largest size."""
-        found = ratios(self.study.curves[key], f"{NATIVE}{suffix}", LOOP)
-        return _clear(f"{times(1 / found[-1].ratio)} ({found[-1].at})", found[-1]) if found else "none"
-
-
-def _clear(text: str, one: Ratio) -> str:
-    """A ratio, marked where the middle halves overlap: it may be chance."""
-    return text if one.clear or one.ratio == 1 else f"{text}, unclear"
+    def format_vmap_speed(self, key: str, transform: str) -> str:
+        """How many times as fast as a loop the native net under vmap is, at the largest size."""
+        ratios = compute_ratios(self.study.curves[key], f"{NATIVE}, {transform}", LOOP)
+        if not ratios:
+            return "none"
+        return _mark_unclear(f"{format_ratio(1 / ratios[-1].ratio)} ({ratios[-1].at})", ratios[-1])
 
 
-def _gap(form: str, gap: float | None) -> tuple[str, str]:
+def _mark_unclear(text: str, ratio: Ratio) -> str:
+    """The text of a ratio, with a remark if it may be chance."""
+    return text if ratio.is_clear or ratio.ratio == 1 else f"{text}, unclear"
+
+
+def _make_gap_cell(form: str, gap: float | None) -> tuple[str, str]:
+    """The state of a difference, which is a class of the stylesheet, and its text."""
     if gap is None:
         return "none", "nothing to compare"
     if gap == 0:
@@ -169,28 +184,28 @@ def _gap(form: str, gap: float | None) -> tuple[str, str]:
     return ("near" if form == COMPILED and gap != math.inf else "no"), f"{gap:.1e}"
 
 
-def _rows(study: Study, id: str) -> Iterator[Row]:
-    """Parts that hold tensors, and their tensors, in order."""
-    given: set[str] = set()
-    number_of = 0
+def _make_tree_rows(study: Study, id: str) -> Iterator[TreeRow]:
+    """The parts that contain tensors, and their tensors, in order."""
+    listed_parts: set[str] = set()
+    row_count = 0
     for entry in study.entries:
         keys = entry.path.split(".")
         for depth in range(1, len(keys)):
             part = ".".join(keys[:depth])
-            if part in given:
+            if part in listed_parts:
                 continue
-            given.add(part)
-            below = [other for other in study.entries if other.path.startswith(f"{part}.")]
-            yield Row(
-                f"{id}-r{number_of}", part, keys[depth - 1], depth - 1, study.parts.get(part, ""), "part",
-                plural(len(below), "tensor"), "", sum(other.bytes for other in below),
+            listed_parts.add(part)
+            sizes = [inner.bytes for inner in study.entries if inner.path.startswith(f"{part}.")]
+            yield TreeRow(
+                f"{id}-r{row_count}", part, keys[depth - 1], depth - 1, study.parts.get(part, ""), "part",
+                format_count(len(sizes), "tensor"), "", sum(sizes),
             )  # fmt: skip
-            number_of += 1
-        yield Row(
-            f"{id}-r{number_of}", entry.path, keys[-1], len(keys) - 1, entry.owner, entry.kind,
+            row_count += 1
+        yield TreeRow(
+            f"{id}-r{row_count}", entry.path, keys[-1], len(keys) - 1, entry.owner, entry.kind,
             str(entry.shape), entry.dtype, entry.bytes,
         )  # fmt: skip
-        number_of += 1
+        row_count += 1
 
 
 TITLES = {
@@ -205,25 +220,30 @@ TITLES = {
 }
 
 
-def _panel(curve: Curve | NotPossible, key: str, salt: str) -> Panel:
+def _make_panel(curve: Curve | NotPossible, key: str, salt: str) -> CurvePanel:
     title = TITLES[key]
     if isinstance(curve, NotPossible):
-        return Panel(title, "", None, (), (), (f"Not measured: {ended(curve.reason)}",))
-    measured = any(isinstance(value, Spread) for values in curve.forms.values() for value in values)
-    rows = tuple(
-        (
-            form_index(form),
-            form,
-            tuple(middle_half(v, curve.unit) if isinstance(v, Spread) else "not measured" for v in values),
-        )
-        for form, values in curve.forms.items()
+        return CurvePanel(title, "", None, (), (), (f"Not measured: {end_sentence(curve.reason)}",))
+    is_measured = any(isinstance(value, Spread) for values in curve.forms.values() for value in values)
+    rows = []
+    for series, values in curve.forms.items():
+        cells = [format_spread(v, curve.unit) if isinstance(v, Spread) else "not measured" for v in values]
+        rows.append((form_index(series), series, tuple(cells)))
+    return CurvePanel(
+        title=title,
+        caption=_make_caption(curve),
+        figure=draw_curve(curve, salt) if is_measured else None,
+        head=tuple(f"{size}" if size else "as given" for size in curve.at),
+        rows=tuple(rows),
+        missing=tuple(list_missing(curve)),
+        rounds=describe_rounds(curve),
     )
-    caption = f"{curve.call[0].upper()}{curve.call[1:]}."
+
+
+def _make_caption(curve: Curve) -> str:
+    caption = f"{capitalize_first(curve.call)}."
     if curve.axis.startswith("depth"):
-        caption += f" {curve.axis[0].upper()}{curve.axis[1:]}."
-    elif len(curve.at) == 1 and curve.at[0]:
-        caption += f" Batch of {curve.at[0]}."
-    head = tuple(f"{at}" if at else "as given" for at in curve.at)
-    return Panel(
-        title, caption, figure(curve, salt) if measured else None, head, rows, tuple(missing(curve)), rounds(curve)
-    )
+        return f"{caption} {capitalize_first(curve.axis)}."
+    if len(curve.at) == 1 and curve.at[0]:
+        return f"{caption} Batch of {curve.at[0]}."
+    return caption

@@ -1,21 +1,20 @@
-"""What the numbers of this run say, in plain words: what each form gains, and what it costs."""
+"""What the numbers of a run say, in plain words: what a user gains with each form, and what it costs."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from funcnet._format import format_bytes, format_count, format_ratio, format_seconds, join_words
 from funcnet.compare import Curve, NotPossible, Spread, Study
-from funcnet.report._figures import FORMS
-from funcnet.report._spread_text import ended, listed, quantity, times
-
-MODULE, CALL, NATIVE, TRACED, COMPILED = FORMS
-LOOP = "nn.Module, a loop"
+from funcnet.compare.internals import CALL, COMPILED, FORM_NAMES, LOOP, MODULE, NATIVE, TRACED
+from funcnet.report._spread_text import capitalize_first, end_sentence
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a form gains over nn.Module and what it costs, or why nothing can be said."""
+    """What a user gains with a form, compared with nn.Module, and what it costs."""
 
     form: str
     summary: str
@@ -25,182 +24,205 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Ratio:
-    """A form beside another at one size: the ratio of medians, and whether the middle halves lie apart."""
+    """The ratio of the medians of two forms at one size.
+
+    It is clear if the middle halves of the measurements do not overlap; otherwise it may be chance.
+    """
 
     at: int
     ratio: float
-    clear: bool
+    is_clear: bool
 
 
-def ratios(curve: Curve | NotPossible, form: str, base: str = MODULE) -> list[Ratio]:
-    """A form beside another, at every size where both were measured."""
+def compute_ratios(curve: Curve | NotPossible, form: str, base: str = MODULE) -> list[Ratio]:
+    """The ratios of a form to a base form, at every size at which both were measured."""
     if isinstance(curve, NotPossible) or form not in curve.forms or base not in curve.forms:
         return []
-    found = []
-    for at, value, other in zip(curve.at, curve.forms[form], curve.forms[base], strict=True):
-        if isinstance(value, Spread) and isinstance(other, Spread) and other.median:
-            apart = value.lower > other.upper or value.upper < other.lower
-            found.append(Ratio(at, value.median / other.median, apart))
-    return found
+    ratios = []
+    for at, value, base_value in zip(curve.at, curve.forms[form], curve.forms[base], strict=True):
+        if isinstance(value, Spread) and isinstance(base_value, Spread) and base_value.median:
+            is_clear = value.lower > base_value.upper or value.upper < base_value.lower
+            ratios.append(Ratio(at, value.median / base_value.median, is_clear))
+    return ratios
 
 
-def verdicts(study: Study) -> tuple[Verdict, ...]:
-    """One verdict for each form that could be had."""
-    return tuple(_of_form(study, form) for form in FORMS)
+def _clear_ratios(curve: Curve | NotPossible, form: str, base: str = MODULE) -> list[Ratio]:
+    return [ratio for ratio in compute_ratios(curve, form, base) if ratio.is_clear]
 
 
-def _of_form(study: Study, form: str) -> Verdict:
-    gains: list[str] = []
-    costs: list[str] = []
-    alike: list[str] = []
-    if form != MODULE:
-        for key, what in (("overhead", "a call on the smallest batch"), ("step_batch", "a step")):
-            _speed(study, key, what, form, gains, costs, alike)
-        if form in (TRACED, COMPILED):
-            _speed(study, "forward_batch", "a forward", form, gains, costs, alike)
-        _bytes(study, form, gains, costs)
-    for key, what, forms in (
-        ("per_sample", "vmap(grad)", (CALL, NATIVE, TRACED)),
-        ("ensemble", "vmap", (CALL, NATIVE, TRACED)),
-    ):
-        if form in forms:
-            _many(study, key, form, what, gains, costs)
-    _able(study, form, gains, costs)
-    if form == COMPILED:
-        _compiling(study, gains, costs)
-    return Verdict(form, " ".join([_same_numbers(study, form), *alike]), tuple(gains), tuple(costs))
+def judge_forms(study: Study) -> tuple[Verdict, ...]:
+    """The verdict on every form."""
+    return tuple(_Judge(study, form).judge() for form in FORM_NAMES)
 
 
-def _same_numbers(study: Study, form: str) -> str:
+class _Judge:
+    """Collects the gains and costs of one form."""
+
+    def __init__(self, study: Study, form: str) -> None:
+        self.study, self.form = study, form
+        self.gains: list[str] = []
+        self.costs: list[str] = []
+        self.summary = [_describe_differences(study, form)]
+
+    def judge(self) -> Verdict:
+        if self.form != MODULE:
+            self._judge_speed("overhead", "a call on the smallest batch")
+            self._judge_speed("step_batch", "a step")
+            if self.form in (TRACED, COMPILED):
+                self._judge_speed("forward_batch", "a forward")
+            self._judge_memory()
+        if self.form in (CALL, NATIVE, TRACED):
+            self._judge_vmap("per_sample", "vmap(grad)", "gradients of single samples", "come")
+            self._judge_vmap("ensemble", "vmap", "models of an ensemble", "run")
+        if self.form == COMPILED:
+            self._judge_compiling()
+        else:
+            self._judge_capabilities()
+        return Verdict(self.form, " ".join(self.summary), tuple(self.gains), tuple(self.costs))
+
+    def _judge_speed(self, key: str, action: str) -> None:
+        ratios = compute_ratios(self.study.curves[key], self.form)
+        if not ratios:
+            return
+        action = capitalize_first(action)
+        if not any(ratio.is_clear for ratio in ratios):
+            self.summary.append(f"{action} takes the time it takes in nn.Module, as far as this run can tell.")
+        quicker, slower = _split_by_speed(ratios)
+        for subset, lines in ((quicker, self.gains), (slower, self.costs)):
+            if subset:
+                sizes = _describe_sizes(subset, ratios)
+                lines.append(f"{action} takes {_format_range(subset)} the time of nn.Module{sizes}.")
+
+    def _judge_memory(self) -> None:
+        curve = self.study.curves["memory"]
+        if isinstance(curve, NotPossible):
+            return
+        for ratio in _clear_ratios(curve, self.form):
+            index = curve.at.index(ratio.at)
+            size, module_size = curve.forms[self.form][index], curve.forms[MODULE][index]
+            if isinstance(size, Spread) and isinstance(module_size, Spread):
+                sizes = f"{format_bytes(size.median)}, where nn.Module has {format_bytes(module_size.median)}"
+                lines = self.costs if ratio.ratio > 1 else self.gains
+                lines.append(f"A step has at most {sizes} of tensors alive at one time.")
+
+    def _judge_vmap(self, key: str, transform: str, items: str, verb: str) -> None:
+        ratios = compute_ratios(self.study.curves[key], f"{self.form}, {transform}", LOOP)
+        quicker, slower = _split_by_speed(ratios)
+        if quicker:
+            best = min(quicker, key=lambda ratio: ratio.ratio)
+            self.gains.append(f"{best.at} {items} {verb} {format_ratio(1 / best.ratio)} as fast as by a loop.")
+        if slower:
+            sizes = join_words((str(ratio.at) for ratio in slower), "or")
+            self.costs.append(
+                f"For {sizes} {items} the loop is quicker: {transform} takes {_format_range(slower)} its time."
+            )
+
+    def _judge_capabilities(self) -> None:
+        alternative = NATIVE if self.form == MODULE else MODULE
+        if names := _find_exclusive(self.study, self.form, alternative):
+            self.gains.append(f"Works here, and not with {alternative}: {_join_capabilities(names)}.")
+        failed = [c.name for c in self.study.capabilities if c.forms[self.form].worked is False]
+        if failed:
+            self.costs.append(f"Did not work: {_join_capabilities(failed)}.")
+
+    def _judge_compiling(self) -> None:
+        compile_seconds = self.study.compile_seconds
+        if not compile_seconds:
+            return
+        self.costs.append(f"Compiling what was compiled took {compile_seconds:.1f} s.")
+        curve = self.study.curves["step_batch"]
+        if isinstance(curve, NotPossible):
+            return
+        compiled, module = curve.forms[COMPILED][-1], curve.forms[MODULE][-1]
+        if isinstance(compiled, Spread) and isinstance(module, Spread) and compiled.upper < module.lower:
+            saved = module.median - compiled.median
+            steps = format_count(math.ceil(compile_seconds / saved), "step")
+            self.gains.append(f"At batch {curve.at[-1]} a step saves {format_seconds(saved)}: paid back after {steps}.")
+
+
+def _describe_differences(study: Study, form: str) -> str:
+    """Whether a form computes the numbers of the module."""
     if form == MODULE:
         return "The model as its author wrote it; the others stand beside it."
-    found = study.largest_difference[form]
-    if isinstance(found, NotPossible):
-        return f"Its numbers were not compared with those of nn.Module: {ended(found.reason)}"
-    gaps = {what: gap for what, gap in found.items() if gap}
+    differences = study.largest_difference[form]
+    if isinstance(differences, NotPossible):
+        return f"Its numbers were not compared with those of nn.Module: {end_sentence(differences.reason)}"
+    gaps = [f"{quantity} by up to {gap:.1g}" for quantity, gap in differences.items() if gap]
     if not gaps:
         return "Every number compared is that of the module, bit for bit."
-    return f"Differs from the module: {listed(f'{what} by up to {gap:.1g}' for what, gap in gaps.items())}."
+    return f"Differs from the module: {join_words(gaps)}."
 
 
-def _speed(study: Study, key: str, what: str, form: str, gains: list[str], costs: list[str], alike: list[str]) -> None:
-    found = ratios(study.curves[key], form)
-    clear = [one for one in found if one.clear]
-    if not found:
-        return
-    if not clear:
-        alike.append(f"{what[0].upper()}{what[1:]} takes the time it takes in nn.Module, as far as this run can tell.")
-        return
-    slow = [one for one in clear if one.ratio > 1]
-    quick = [one for one in clear if one.ratio < 1]
-    for some, into in ((quick, gains), (slow, costs)):
-        if some:
-            into.append(f"{what[0].upper()}{what[1:]} takes {_span(some)} the time of nn.Module{_where(some, found)}.")
+def _split_by_speed(ratios: Iterable[Ratio]) -> tuple[list[Ratio], list[Ratio]]:
+    """The clear ratios below 1, and those above 1."""
+    clear = [ratio for ratio in ratios if ratio.is_clear]
+    return [ratio for ratio in clear if ratio.ratio < 1], [ratio for ratio in clear if ratio.ratio > 1]
 
 
-def _bytes(study: Study, form: str, gains: list[str], costs: list[str]) -> None:
-    curve = study.curves["memory"]
-    for one in ratios(curve, form):
-        held, by_module = (curve.forms[name][curve.at.index(one.at)] for name in (form, MODULE))  # type: ignore[union-attr]
-        if one.clear and isinstance(held, Spread) and isinstance(by_module, Spread):
-            most = f"{quantity(held.median, 'bytes')}, where nn.Module has {quantity(by_module.median, 'bytes')}"
-            (costs if one.ratio > 1 else gains).append(f"A step has at most {most} of tensors alive at one time.")
+def _format_range(ratios: Sequence[Ratio]) -> str:
+    values = [ratio.ratio for ratio in ratios]
+    lowest, highest = format_ratio(min(values)), format_ratio(max(values))
+    return lowest if lowest == highest else f"{lowest} to {highest}"
 
 
-def _span(found: list[Ratio]) -> str:
-    low, high = min(one.ratio for one in found), max(one.ratio for one in found)
-    return times(low) if times(low) == times(high) else f"{times(low)} to {times(high)}"
-
-
-def _where(some: list[Ratio], all_of: list[Ratio]) -> str:
-    if len(all_of) == 1:
+def _describe_sizes(subset: Sequence[Ratio], ratios: Sequence[Ratio]) -> str:
+    """The batch sizes of some of the ratios, as the end of a sentence; empty if there is only one size."""
+    if len(ratios) == 1:
         return ""
-    if len(some) == len(all_of):
+    if len(subset) == len(ratios):
         return ", at every batch size"
-    return f", at batch {listed(str(one.at) for one in some)}"
+    return f", at batch {join_words(str(ratio.at) for ratio in subset)}"
 
 
-def _many(study: Study, key: str, form: str, what: str, gains: list[str], costs: list[str]) -> None:
-    found = [one for one in ratios(study.curves[key], f"{form}, {what}", LOOP) if one.clear]
-    thing = "gradients of single samples" if key == "per_sample" else "models of an ensemble"
-    verb = "come" if key == "per_sample" else "run"
-    quick = [one for one in found if one.ratio < 1]
-    slow = [one for one in found if one.ratio > 1]
-    if quick:
-        best = min(quick, key=lambda one: one.ratio)
-        gains.append(f"{best.at} {thing} {verb} {times(1 / best.ratio)} as fast as by a loop.")
-    if slow:
-        sizes = listed((str(one.at) for one in slow), "or")
-        costs.append(f"For {sizes} {thing} the loop is quicker: {what} takes {_span(slow)} its time.")
-
-
-def _able(study: Study, form: str, gains: list[str], costs: list[str]) -> None:
-    """What this form did that another could not, and what it could not."""
-    if form == COMPILED:
-        return
-    other = NATIVE if form == MODULE else MODULE
-    only = [c.name for c in study.capabilities if c.forms[form].worked and c.forms[other].worked is False]
-    cannot = [c.name for c in study.capabilities if c.forms[form].worked is False]
-    if only:
-        gains.append(f"Works here, and not with {other}: {listed(_lower(only))}.")
-    if cannot:
-        costs.append(f"Did not work: {listed(_lower(cannot))}.")
-
-
-def _compiling(study: Study, gains: list[str], costs: list[str]) -> None:
-    if not study.compile_seconds:
-        return
-    costs.append(f"Compiling what was compiled took {study.compile_seconds:.1f} s.")
-    curve = study.curves["step_batch"]
-    if isinstance(curve, NotPossible):
-        return
-    for at, quick, slow in zip(curve.at, curve.forms[COMPILED], curve.forms[MODULE], strict=True):
-        last = at == curve.at[-1]
-        if last and isinstance(quick, Spread) and isinstance(slow, Spread) and quick.upper < slow.lower:
-            saved = slow.median - quick.median
-            steps = f"{math.ceil(study.compile_seconds / saved):,}"
-            word = "step" if steps == "1" else "steps"
-            gains.append(f"At batch {at} a step saves {quantity(saved, 'seconds')}: paid back after {steps} {word}.")
-
-
-def in_short(study: Study) -> str:
+def summarize_study(study: Study) -> str:
     """The verdict on a model in a few sentences."""
-    parts = []
-    compared = [form for form in (CALL, NATIVE, TRACED) if not isinstance(study.largest_difference[form], NotPossible)]
-    wrong = [
-        form
-        for form in compared
-        if not isinstance(gaps := study.largest_difference[form], NotPossible) and any(gaps.values())
-    ]
-    if same := [form for form in compared if form not in wrong]:
-        parts.append(f"{listed(same)} {'gives' if len(same) == 1 else 'give'} the bits of nn.Module.")
-    if wrong:
-        parts.append(f"{listed(wrong)} did NOT give the bits of nn.Module.")
-    if not compared:
-        parts.append("The numbers of no other form could be compared with those of nn.Module.")
-    if step := ratios(study.curves["step_batch"], NATIVE):
-        parts.append(_step_in_short(step))
-    gradients = [one for one in ratios(study.curves["per_sample"], f"{NATIVE}, vmap(grad)", LOOP) if one.clear]
-    if gradients:
-        last = gradients[-1]
-        word = f"{times(1 / last.ratio)} as fast as" if last.ratio < 1 else f"in {times(last.ratio)} the time of"
-        parts.append(f"{last.at} per-sample gradients came {word} a loop.")
-    here = [c.name for c in study.capabilities if c.forms[MODULE].worked and c.forms[NATIVE].worked is False]
-    there = [c.name for c in study.capabilities if c.forms[NATIVE].worked and c.forms[MODULE].worked is False]
-    if here:
-        parts.append(f"Take nn.Module for {listed(_lower(here))}.")
-    if there:
-        parts.append(f"Take the pure function for {listed(_lower(there))}.")
-    return " ".join(parts)
+    sentences = _summarize_bits(study)
+    if ratios := compute_ratios(study.curves["step_batch"], NATIVE):
+        sentences.append(_summarize_step(ratios))
+    if gradient_ratios := _clear_ratios(study.curves["per_sample"], f"{NATIVE}, vmap(grad)", LOOP):
+        at, ratio = gradient_ratios[-1].at, gradient_ratios[-1].ratio
+        speed = f"{format_ratio(1 / ratio)} as fast as" if ratio < 1 else f"in {format_ratio(ratio)} the time of"
+        sentences.append(f"{at} per-sample gradients came {speed} a loop.")
+    if names := _find_exclusive(study, MODULE, NATIVE):
+        sentences.append(f"Take nn.Module for {_join_capabilities(names)}.")
+    if names := _find_exclusive(study, NATIVE, MODULE):
+        sentences.append(f"Take the pure function for {_join_capabilities(names)}.")
+    return " ".join(sentences)
 
 
-def _step_in_short(found: list[Ratio]) -> str:
-    clear = [one for one in found if one.clear]
+def _summarize_bits(study: Study) -> list[str]:
+    """Which forms have the bits of the module, and which do not."""
+    equal: list[str] = []
+    different: list[str] = []
+    for form in (CALL, NATIVE, TRACED):
+        differences = study.largest_difference[form]
+        if not isinstance(differences, NotPossible):
+            (different if any(differences.values()) else equal).append(form)
+    sentences = []
+    if equal:
+        sentences.append(f"{join_words(equal)} {'gives' if len(equal) == 1 else 'give'} the bits of nn.Module.")
+    if different:
+        sentences.append(f"{join_words(different)} did NOT give the bits of nn.Module.")
+    if not equal and not different:
+        sentences.append("The numbers of no other form could be compared with those of nn.Module.")
+    return sentences
+
+
+def _summarize_step(ratios: Sequence[Ratio]) -> str:
+    clear = [ratio for ratio in ratios if ratio.is_clear]
     if not clear:
         return "A step of the native net took the time of the module, as far as this run can tell."
-    return f"A step of the native net took {_span(clear)} the time of the module{_where(clear, found)}."
+    return (
+        f"A step of the native net took {_format_range(clear)} the time of the module{_describe_sizes(clear, ratios)}."
+    )
 
 
-def _lower(names: list[str]) -> list[str]:
+def _find_exclusive(study: Study, form: str, alternative: str) -> list[str]:
+    """The names of the capabilities that worked with one form, and did not work with another."""
+    return [c.name for c in study.capabilities if c.forms[form].worked and c.forms[alternative].worked is False]
+
+
+def _join_capabilities(names: Iterable[str]) -> str:
+    """Capabilities within a sentence: in lower case, unless they begin with a name."""
     proper = ("DistributedDataParallel", "Hessian")
-    return [name if name.startswith(proper) else name[0].lower() + name[1:] for name in names]
+    return join_words(name if name.startswith(proper) else name[0].lower() + name[1:] for name in names)

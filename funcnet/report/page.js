@@ -1,37 +1,36 @@
-// Lights up, within one model, everything that speaks of the part that is pointed at or has the focus.
+// Lights up, within one model, all links and rows of the part that is pointed at or has the focus.
 (() => {
-  const spoken = document.getElementById("spoken");
-  const inside = (path, part) => `.${path}.`.includes(`.${part}.`);
-  const below = (path, part) => path === part || path.startsWith(part + ".");
-
+  const announcement = document.getElementById("spoken");
+  const containsPath = (path, inner) => `.${path}.`.includes(`.${inner}.`);
+  const startsWithPath = (path, prefix) => path === prefix || path.startsWith(prefix + ".");
 
   for (const study of document.querySelectorAll(".study")) {
-    const marked = [...study.querySelectorAll("[data-path]")];
-    const rows = marked.filter((one) => one.matches("tr")).map((one) => one.dataset.path);
+    const elements = [...study.querySelectorAll("[data-path]")];
+    const rowPaths = elements.filter((element) => element.matches("tr")).map((row) => row.dataset.path);
 
-    // A path within a repeated block stands for every row in which its keys follow each other.
-    const related = (one, other) => {
-      const a = one.dataset.path, b = other.dataset.path;
-      const free = "relative" in one.dataset, bound = "relative" in other.dataset;
-      if (free && bound) return inside(a, b) || inside(b, a);
-      if (free || bound) {
-        const [within, whole] = free ? [a, b] : [b, a];
-        return rows.some((row) => inside(row, within) && below(row, whole));
+    // A relative path, which starts at some block, stands for every row whose path contains its keys in sequence.
+    const areRelated = (left, right) => {
+      const leftPath = left.dataset.path, rightPath = right.dataset.path;
+      const leftIsRelative = "relative" in left.dataset, rightIsRelative = "relative" in right.dataset;
+      if (leftIsRelative && rightIsRelative) return containsPath(leftPath, rightPath) || containsPath(rightPath, leftPath);
+      if (leftIsRelative || rightIsRelative) {
+        const [relativePath, fullPath] = leftIsRelative ? [leftPath, rightPath] : [rightPath, leftPath];
+        return rowPaths.some((row) => containsPath(row, relativePath) && startsWithPath(row, fullPath));
       }
-      return below(a, b) || below(b, a);
+      return startsWithPath(leftPath, rightPath) || startsWithPath(rightPath, leftPath);
     };
 
-    const clear = () => marked.forEach((one) => one.classList.remove("lit"));
+    const clear = () => elements.forEach((element) => element.classList.remove("lit"));
     const light = (event) => {
       const source = event.target.closest("[data-path]");
       clear();
       if (!source || !study.contains(source)) return;
-      const found = marked.filter((one) => related(source, one));
-      found.forEach((one) => one.classList.add("lit"));
+      const related = elements.filter((element) => areRelated(source, element));
+      related.forEach((element) => element.classList.add("lit"));
       if (event.type === "focusin") {
-        const places = found.filter((one) => one.matches("a")).length;
-        const rows = found.filter((one) => one.matches("tr")).length;
-        spoken.textContent = `${source.dataset.path}: ${places} places in the programs, ${rows} rows in the tree`;
+        const links = related.filter((element) => element.matches("a")).length;
+        const rows = related.filter((element) => element.matches("tr")).length;
+        announcement.textContent = `${source.dataset.path}: ${links} places in the programs, ${rows} rows in the tree`;
       }
     };
     study.addEventListener("mouseover", light);

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias, TypeVar
 
 from funcnet._errors import TreeError, bullet_list
 from funcnet._typing import Selector, Tree, TreeLike
@@ -11,16 +11,18 @@ from funcnet.tree._absent import ABSENT, Absent
 from funcnet.tree._paths import flatten, get, join
 from funcnet.tree._select import select
 
+T = TypeVar("T")
+
 
 def partition(tree: TreeLike, selector: Selector) -> tuple[Tree, Tree]:
-    """The leaves that are meant, and the others: two trees with the keys of the first, and ``ABSENT`` in the gaps.
+    """The selected leaves, and all other leaves: two trees with the keys of ``tree``, and ``ABSENT`` in the gaps.
 
     Args:
         tree: nested dicts.
-        selector: which leaves are meant, see :func:`select`.
+        selector: which leaves are selected, see :func:`select`.
 
     Raises:
-        TreeError: if a pattern means no leaf.
+        TreeError: if a pattern selects no leaf.
 
     >>> params = {"body": {"weight": 1}, "head": {"weight": 2}}
     >>> trainable, frozen = partition(params, "head")
@@ -29,8 +31,11 @@ def partition(tree: TreeLike, selector: Selector) -> tuple[Tree, Tree]:
     >>> combine(trainable, frozen) == params
     True
     """
-    meant = chosen(tree, selector)
-    return _kept(tree, meant, _absent, _same), _kept(tree, meant, _same, _absent)
+    selected = select_paths(tree, selector)
+    return (
+        _map_by_membership(tree, selected, inside=_keep, outside=_take_out),
+        _map_by_membership(tree, selected, inside=_take_out, outside=_keep),
+    )
 
 
 def combine(*trees: TreeLike) -> Tree:
@@ -39,24 +44,26 @@ def combine(*trees: TreeLike) -> Tree:
     Raises:
         TreeError: if a path is a leaf in several trees or in none; names all of them.
     """
-    paths = list(dict.fromkeys(path for tree in trees for path in _places(tree)))
-    flat = [_places(tree) for tree in trees]
-    held = {path: [leaves[path] for leaves in flat if leaves.get(path, ABSENT) is not ABSENT] for path in paths}
-    wrong = [
-        f"{path!r} is in {len(found) or 'none'} of the {len(trees)} trees"
-        for path, found in held.items()
-        if len(found) != 1
+    flat_trees = [_flatten_with_absent(tree) for tree in trees]
+    paths = list(dict.fromkeys(path for flat in flat_trees for path in flat))
+    leaves_by_path = {
+        path: [flat[path] for flat in flat_trees if flat.get(path, ABSENT) is not ABSENT] for path in paths
+    }
+    problems = [
+        f"{path!r} is in {len(leaves) or 'none'} of the {len(trees)} trees"
+        for path, leaves in leaves_by_path.items()
+        if len(leaves) != 1
     ]
-    if wrong:
-        raise TreeError(f"combine needs each leaf in exactly one tree:{bullet_list(wrong)}")
-    return _merged(trees, "", held)
+    if problems:
+        raise TreeError(f"combine needs each leaf in exactly one tree:{bullet_list(problems)}")
+    return _merge_nodes(trees, "", {path: leaves[0] for path, leaves in leaves_by_path.items()})
 
 
-def chosen(tree: TreeLike, selector: Selector) -> set[str]:
-    """Paths of the leaves that a selector means.
+def select_paths(tree: TreeLike, selector: Selector) -> set[str]:
+    """Paths of the leaves that a selector selects.
 
     Raises:
-        TreeError: if a pattern means none of them: then it is misspelt.
+        TreeError: if a pattern selects none of them: then it is misspelt.
     """
     paths = list(flatten(tree))
     patterns = [selector] if isinstance(selector, str) else selector if isinstance(selector, (list, tuple)) else []
@@ -64,57 +71,65 @@ def chosen(tree: TreeLike, selector: Selector) -> set[str]:
         if not any(map(select(pattern.removeprefix("!")), paths)):
             more = " ..." if len(paths) > 8 else ""
             raise TreeError(f"{pattern!r} means no leaf of the tree. Its paths are {', '.join(paths[:8])}{more}.")
-    test = select(selector)
-    return {path for path in paths if test(path)}
+    is_selected = select(selector)
+    return {path for path in paths if is_selected(path)}
 
 
-def _same(leaf: Any) -> Any:
+LeafFunction: TypeAlias = Callable[[Any], Any]
+
+
+def _keep(leaf: T) -> T:
     return leaf
 
 
-def _absent(leaf: Any) -> Absent:
+def _take_out(leaf: object) -> Absent:
     return ABSENT
 
 
-def _kept(tree: TreeLike, meant: set[str], outside: Any, inside: Any, at: str = "") -> Tree:
-    """The tree with one function applied to the leaves that are not meant, and another to those that are."""
-    kept: Tree = {}
+def _map_by_membership(
+    tree: TreeLike, paths: set[str], *, inside: LeafFunction, outside: LeafFunction, prefix: str = ""
+) -> Tree:
+    """The tree with one function applied to the leaves at these paths, and another to all other leaves."""
+    result: Tree = {}
     for key, value in tree.items():
-        path = join(at, key)
+        path = join(prefix, key)
         if isinstance(value, Mapping):
-            kept[key] = _kept(value, meant, outside, inside, path)
+            result[key] = _map_by_membership(value, paths, inside=inside, outside=outside, prefix=path)
         else:
-            kept[key] = (inside if path in meant else outside)(value)
-    return kept
+            result[key] = (inside if path in paths else outside)(value)
+    return result
 
 
-def _places(tree: TreeLike, at: str = "") -> dict[str, Any]:
-    """Leaves by path, the absent ones too."""
-    places: dict[str, Any] = {}
+def _flatten_with_absent(tree: TreeLike, prefix: str = "") -> dict[str, Any]:
+    """Leaves by path, the absent ones too, which :func:`flatten` leaves out."""
+    flat: dict[str, Any] = {}
     for key, value in tree.items():
-        places.update(_places(value, join(at, key)) if isinstance(value, Mapping) else {join(at, key): value})
-    return places
+        path = join(prefix, key)
+        flat.update(_flatten_with_absent(value, path) if isinstance(value, Mapping) else {path: value})
+    return flat
 
 
-def _merged(trees: tuple[TreeLike, ...], at: str, held: Mapping[str, list[Any]]) -> Tree:
-    merged: Tree = {}
-    for key in dict.fromkeys(key for tree in trees for key in tree):
-        nodes = tuple(tree[key] for tree in trees if isinstance(tree.get(key), Mapping))
-        merged[key] = _merged(nodes, join(at, key), held) if nodes else held[join(at, key)][0]
-    return merged
+def _merge_nodes(nodes: tuple[TreeLike, ...], prefix: str, leaves: Mapping[str, Any]) -> Tree:
+    """One node with the keys of several nodes at the same path, filled with the leaves by path."""
+    result: Tree = {}
+    for key in dict.fromkeys(key for node in nodes for key in node):
+        path = join(prefix, key)
+        children = tuple(node[key] for node in nodes if isinstance(node.get(key), Mapping))
+        result[key] = _merge_nodes(children, path, leaves) if children else leaves[path]
+    return result
 
 
 def replace(tree: TreeLike, selector: Selector, value: Any) -> Tree:
-    """The tree with another value at some places; the given one stays as it is, and the rest is shared.
+    """The tree with other values at some paths; ``tree`` stays as it is, and all other leaves are shared with it.
 
     Args:
         tree: nested dicts.
         selector: the path of a leaf or of a subtree, or any other selector of leaves.
         value: what is put there: a leaf, or a subtree where ``selector`` is the path of one; or a function of each leaf
-            that is meant.
+            that is selected.
 
     Raises:
-        TreeError: if a pattern means no leaf.
+        TreeError: if a pattern selects no leaf.
 
     >>> params = {"fc": {"weight": 1, "bias": 2}, "head": {"weight": 3}}
     >>> replace(params, "head", {"weight": 4})
@@ -122,16 +137,16 @@ def replace(tree: TreeLike, selector: Selector, value: Any) -> Tree:
     >>> replace(params, "*.weight", lambda leaf: leaf * 10)
     {'fc': {'weight': 10, 'bias': 2}, 'head': {'weight': 30}}
     """
-    paths = chosen(tree, selector)
+    paths = select_paths(tree, selector)
     if isinstance(value, Mapping):
         if not isinstance(selector, str) or "*" in selector or not isinstance(get(tree, selector), Mapping):
             raise TreeError(f"a subtree is put in the place of one subtree, and {selector!r} is not the path of one.")
-        return _put(tree, selector.split(".") if selector else [], value)
-    replaced = value if callable(value) else lambda _: value
-    return _kept(tree, paths, _same, replaced)
+        return _replace_node(tree, selector.split(".") if selector else [], value)
+    function = value if callable(value) else lambda leaf: value
+    return _map_by_membership(tree, paths, inside=function, outside=_keep)
 
 
-def _put(tree: TreeLike, keys: list[str], value: TreeLike) -> Tree:
+def _replace_node(tree: TreeLike, keys: list[str], value: TreeLike) -> Tree:
     if not keys:
         return dict(value)
-    return {**tree, keys[0]: _put(tree[keys[0]], keys[1:], value)}
+    return {**tree, keys[0]: _replace_node(tree[keys[0]], keys[1:], value)}

@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import optree
+from torch import Tensor
 
 from funcnet._errors import TreeError
+from funcnet._tensors import is_inexact
 from funcnet._torch import parse_to
 from funcnet._typing import Tree, TreeLike
 from funcnet.tree._absent import ABSENT
@@ -26,7 +28,7 @@ def flatten(tree: TreeLike, prefix: str = "") -> dict[str, Any]:
     """Leaves by joined path, in the tree's own order; empty dicts and absent leaves leave no trace.
 
     Args:
-        tree: nested dicts; whatever is not a dict is a leaf.
+        tree: nested dicts; any value that is not a dict is a leaf.
         prefix: path to put before every key.
 
     >>> flatten({"fc": {"weight": 1, "bias": 2}, "act": {}})
@@ -84,17 +86,17 @@ def get(tree: TreeLike, path: str) -> Any:
     1
     """
     node: Any = tree
-    walked = ""
+    prefix = ""
     for key in path.split(".") if path else ():
         if not isinstance(node, Mapping) or key not in node:
-            held = f"holds {list(node)}" if isinstance(node, Mapping) else "is a leaf"
-            raise TreeError(f"nothing at {path!r}: {walked or 'the root'!r} {held}, not {key!r}.")
-        node, walked = node[key], join(walked, key)
+            content = f"holds {list(node)}" if isinstance(node, Mapping) else "is a leaf"
+            raise TreeError(f"nothing at {path!r}: {prefix or 'the root'!r} {content}, not {key!r}.")
+        node, prefix = node[key], join(prefix, key)
     return node
 
 
-def map(function: Callable[..., Any], tree: TreeLike, *rest: TreeLike) -> Tree:
-    """Apply ``function`` to every leaf (and to the leaves at the same paths of ``rest``).
+def map(function: Callable[..., Any], tree: TreeLike, *trees: TreeLike) -> Tree:
+    """Apply ``function`` to every leaf (and to the leaves at the same paths of ``trees``).
 
     Keys keep the order of ``tree``.
 
@@ -105,14 +107,14 @@ def map(function: Callable[..., Any], tree: TreeLike, *rest: TreeLike) -> Tree:
     {'b': 0.0, 'a': 1.0}
     """
     try:
-        return optree.tree_map(function, tree, *rest)  # type: ignore[arg-type, return-value]
+        return optree.tree_map(function, tree, *trees)  # type: ignore[arg-type, return-value]
     except ValueError:
         paths = set(flatten(tree))
-        different = sorted({path for other in rest for path in paths ^ set(flatten(other))})
-        if not different:
+        unmatched = sorted({path for tree in trees for path in paths ^ set(flatten(tree))})
+        if not unmatched:
             raise
         raise TreeError(
-            f"map needs trees of one structure; these paths are not in all of them: {', '.join(different)}."
+            f"map needs trees of one structure; these paths are not in all of them: {', '.join(unmatched)}."
         ) from None
 
 
@@ -131,8 +133,7 @@ def to(tree: TreeLike, *args: Any, **kwargs: Any) -> Tree:
     if memory_format is not None:
         raise TypeError("funcnet.tree.to takes no memory_format: map tensor.to(memory_format=...) over 4-d leaves.")
 
-    def move(leaf: Any) -> Any:
-        inexact = leaf.is_floating_point() or leaf.is_complex()
-        return leaf.to(device, dtype if inexact else None, non_blocking)
+    def move(leaf: Tensor) -> Tensor:
+        return leaf.to(device, dtype if is_inexact(leaf) else None, non_blocking)
 
     return map(move, tree)

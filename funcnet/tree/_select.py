@@ -1,4 +1,4 @@
-"""One way to say which paths are meant."""
+"""Selectors: one way to say which paths to take."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def select(selector: Selector) -> Callable[[str], bool]:
     Args:
         selector: ``True`` or ``False`` for all or none; a pattern; a list of patterns, the last that matches wins; or a
             predicate of one path, used as it is. In a pattern ``*`` stands for one key, ``**`` for any number of keys
-            (none too), other characters for themselves. A pattern means what it matches and everything below; a
-            leading ``!`` takes that out again. The empty pattern is the root, so it means everything.
+            (none too), other characters for themselves. A pattern selects what it matches and everything
+            under it; a leading ``!`` takes that out again. The empty pattern is the root, so it selects everything.
 
     Raises:
         TypeError: if ``selector`` is none of these.
@@ -29,9 +29,9 @@ def select(selector: Selector) -> Callable[[str], bool]:
     if isinstance(selector, bool):
         return lambda path: selector
     if isinstance(selector, str):
-        return _patterns((selector,))
+        return _match_patterns((selector,))
     if isinstance(selector, (list, tuple)) and all(isinstance(pattern, str) for pattern in selector):
-        return _patterns(tuple(selector))
+        return _match_patterns(tuple(selector))
     if callable(selector):
         return selector
     raise TypeError(
@@ -39,20 +39,21 @@ def select(selector: Selector) -> Callable[[str], bool]:
     )
 
 
-def _patterns(patterns: tuple[str, ...]) -> Callable[[str], bool]:
-    rules = [(not pattern.startswith("!"), _regex(pattern.removeprefix("!"))) for pattern in patterns]
+def _match_patterns(patterns: tuple[str, ...]) -> Callable[[str], bool]:
+    """A test of paths, in which the last pattern that matches decides."""
+    rules = [(not pattern.startswith("!"), _compile_pattern(pattern.removeprefix("!"))) for pattern in patterns]
 
-    def test(path: str) -> bool:
-        meant = False
-        for positive, regex in rules:
+    def is_selected(path: str) -> bool:
+        selected = False
+        for selects, regex in rules:
             if regex.match(f".{path}" if path else ""):
-                meant = positive
-        return meant
+                selected = selects
+        return selected
 
-    return test
+    return is_selected
 
 
-def _regex(pattern: str) -> re.Pattern[str]:
+def _compile_pattern(pattern: str) -> re.Pattern[str]:
     keys = pattern.split(".") if pattern else []
     body = "".join(r"(?:\.[^.]+)*" if key == "**" else r"\." + re.escape(key).replace(r"\*", r"[^.]*") for key in keys)
     return re.compile(body + r"(?:\..*)?\Z")

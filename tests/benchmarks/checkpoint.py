@@ -21,7 +21,7 @@ import torch
 
 from funcnet.checkpoint._checkpoint import Spec
 from funcnet.checkpoint._content import Content
-from funcnet.checkpoint._save import write
+from funcnet.checkpoint._save import write_content
 
 ROUNDS = 3
 ROWS = 4096
@@ -74,7 +74,7 @@ def synthetic(path: Path, size: int) -> dict[str, Spec]:
             yield memoryview(block)[: min(left, len(block))]
             left -= min(left, len(block))
 
-    write(path, Content(specs, chunks))
+    write_content(path, Content(specs, chunks))
     return specs
 
 

@@ -17,18 +17,18 @@ from pathlib import Path
 import torch
 
 from funcnet.checkpoint import Transpose, convert, load, save
-from tests.checkpoint.trees import raws
+from tests.checkpoint.trees import bits_by_name
 
 ROUNDS = 50
 TARGETS = {"m.safetensors": {}, "m.pt": {}, "m.npz": {}, "shards": {"shard_size": "4MB"}, "dcp": {"format": "dcp"}}
 
 
-def digest(path):
+def checkpoint_digest(path):
     """A hash of all that a checkpoint holds; an error if it is not whole."""
-    return hashlib.sha256(repr(sorted(raws(load(path)).items())).encode()).hexdigest()
+    return hashlib.sha256(repr(sorted(bits_by_name(load(path)).items())).encode()).hexdigest()
 
 
-def start(src, dst, options):
+def fork_conversion(src, dst, options):
     child = os.fork()
     if child == 0:
         convert(src, dst, [Transpose("layers.{i}.w")], **options)
@@ -46,23 +46,25 @@ def main():
         dst = folder / target
         if number < len(TARGETS) or rng.random() < 0.3:
             began = time.perf_counter()
-            os.waitpid(start(folder / "src.safetensors", folder / f"timed-{target}", options), 0)
+            os.waitpid(fork_conversion(folder / "src.safetensors", folder / f"timed-{target}", options), 0)
             seconds = time.perf_counter() - began
-            new = digest(folder / f"timed-{target}")
-        there = rng.random() < 0.7
-        if there:
+            new = checkpoint_digest(folder / f"timed-{target}")
+        target_exists = rng.random() < 0.7
+        if target_exists:
             save(dst, {"old": torch.ones(3)}, **options)
-        old = digest(dst) if dst.exists() else None
-        child = start(folder / "src.safetensors", dst, options)
+        old = checkpoint_digest(dst) if dst.exists() else None
+        child = fork_conversion(folder / "src.safetensors", dst, options)
         time.sleep(rng.uniform(0, 1.1 * seconds))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        found = digest(dst) if dst.exists() else None
-        rows.append({"target": target, "old": found == old, "new": found == new, "absent": found is None})
+        digest_after = checkpoint_digest(dst) if dst.exists() else None
+        rows.append(
+            {"target": target, "old": digest_after == old, "new": digest_after == new, "absent": digest_after is None}
+        )
     for target, options in TARGETS.items():
         convert(folder / "src.safetensors", folder / target, [Transpose("layers.{i}.w")], **options)
-    left = [str(path) for path in folder.rglob("*.partial")]
-    print(json.dumps({"rows": rows, "left": left}))
+    leftovers = [str(path) for path in folder.rglob("*.partial")]
+    print(json.dumps({"rows": rows, "left": leftovers}))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from funcnet.checkpoint._checkpoint import Spec
 from funcnet.checkpoint._dtypes import DTYPES, dtype_name
 from funcnet.checkpoint._nodes import ConstantNode
 from funcnet.checkpoint.rules import State
-from tests.checkpoint.trees import random_tensor, raw
+from tests.checkpoint.trees import random_tensor, tensor_bits
 
 SIZES = [1, 1, 2, 3, 4, 6, 8, 12]
 
@@ -139,17 +139,17 @@ def _fuse(rng, state, flat, number, name, spec, layered):
     if not spec.shape:
         return None
     dim = rng.randrange(len(spec.shape))
-    rest = [*spec.shape[:dim], *spec.shape[dim + 1 :]]
+    other_sizes = [*spec.shape[:dim], *spec.shape[dim + 1 :]]
 
-    def fits(other):
-        same = other.dtype == spec.dtype and len(other.shape) == len(spec.shape)
-        return same and [*other.shape[:dim], *other.shape[dim + 1 :]] == rest
+    def fits(candidate):
+        has_same_kind = candidate.dtype == spec.dtype and len(candidate.shape) == len(spec.shape)
+        return has_same_kind and [*candidate.shape[:dim], *candidate.shape[dim + 1 :]] == other_sizes
 
-    others = [o for o, node in state.tensors.items() if o != name and fits(node.spec) and node.shape[dim]]
-    if not others or not spec.shape[dim]:
+    candidates = [key for key, node in state.tensors.items() if key != name and fits(node.spec) and node.shape[dim]]
+    if not candidates or not spec.shape[dim]:
         return None
-    chosen = [name, *rng.sample(others, rng.randint(1, min(3, len(others))))]
-    return Fuse(chosen, f"f{number}.w", [state.tensors[other].shape[dim] for other in chosen], dim)
+    sources = [name, *rng.sample(candidates, rng.randint(1, min(3, len(candidates))))]
+    return Fuse(sources, f"f{number}.w", [state.tensors[candidate].shape[dim] for candidate in sources], dim)
 
 
 def _stack(rng, state, flat, number, name, spec, layered):
@@ -172,8 +172,12 @@ def _tie(rng, state, flat, number, name, spec, layered):
     copy = flat.get("copy.weight")
     if number or copy is None:
         return None
-    same = [other for other, tensor in flat.items() if other != "copy.weight" and raw(tensor) == raw(copy)]
-    return Tie("copy.weight", same[0]) if same[0] in state.tensors else None
+    equal_names = [
+        candidate
+        for candidate, tensor in flat.items()
+        if candidate != "copy.weight" and tensor_bits(tensor) == tensor_bits(copy)
+    ]
+    return Tie("copy.weight", equal_names[0]) if equal_names[0] in state.tensors else None
 
 
 def _cast(rng, state, flat, number, name, spec, layered):

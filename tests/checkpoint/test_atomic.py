@@ -10,7 +10,7 @@ import torch
 
 from funcnet.checkpoint import CheckpointError, load, save
 from funcnet.checkpoint import _atomic as atomic
-from tests.checkpoint.trees import raws
+from tests.checkpoint.trees import bits_by_name
 from tests.helpers import parametrize
 
 OLD = {"a": torch.arange(10.0), "b": torch.ones(3)}
@@ -25,12 +25,12 @@ TARGETS = {
 }
 
 
-def listing(folder):
+def list_files(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
-@parametrize(target=list(TARGETS), there=[False, True])
-def test_a_failure_at_any_system_call_leaves_the_old_state(target, there, tmp_path, monkeypatch):
+@parametrize(target=list(TARGETS), target_exists=[False, True])
+def test_a_failure_at_any_system_call_leaves_the_old_state(target, target_exists, tmp_path, monkeypatch):
     """The n-th fsync or rename fails, for every n there is. Only a folder's own fsync may fail without harm."""
     failures = 0
     for count in range(1, 60):
@@ -38,15 +38,15 @@ def test_a_failure_at_any_system_call_leaves_the_old_state(target, there, tmp_pa
         folder.mkdir()
         (folder / "other").write_text("stays")
         path, options = folder / target, TARGETS[target]
-        if there:
+        if target_exists:
             save(path, OLD, **options)
-        before = listing(folder)
-        left = [count]
+        before = list_files(folder)
+        calls_left = [count]
 
-        def failing(function, left=left):
+        def failing(function, calls_left=calls_left):
             def call(*args, **kwargs):
-                left[0] -= 1
-                if left[0] == 0:
+                calls_left[0] -= 1
+                if calls_left[0] == 0:
                     raise OSError(errno.ENOSPC, "No space left on device")
                 return function(*args, **kwargs)
 
@@ -62,20 +62,20 @@ def test_a_failure_at_any_system_call_leaves_the_old_state(target, there, tmp_pa
                 failed = error.errno == errno.ENOSPC
         if failed:
             failures += 1
-            assert listing(folder) == before
+            assert list_files(folder) == before
         if path.exists():
-            assert raws(load(path)) == raws(OLD if failed else NEW)
-        if left[0] > 0:
+            assert bits_by_name(load(path)) == bits_by_name(OLD if failed else NEW)
+        if calls_left[0] > 0:
             break
     assert failures >= 2
-    assert left[0] > 0
+    assert calls_left[0] > 0
 
 
 @parametrize(target=list(TARGETS))
 def test_a_disk_that_fills_up_while_bytes_are_written(target, tmp_path, monkeypatch):
     path, options = tmp_path / target, TARGETS[target]
     save(path, OLD, **options)
-    before = listing(tmp_path)
+    before = list_files(tmp_path)
 
     def full(view):
         yield view[:4]
@@ -85,8 +85,8 @@ def test_a_disk_that_fills_up_while_bytes_are_written(target, tmp_path, monkeypa
         patch.setattr("funcnet.checkpoint._save.iter_chunks", full)
         with pytest.raises(OSError, match="No space left"):
             save(path, NEW, **options)
-    assert listing(tmp_path) == before
-    assert raws(load(path)) == raws(OLD)
+    assert list_files(tmp_path) == before
+    assert bits_by_name(load(path)) == bits_by_name(OLD)
 
 
 def test_new_shards_replace_the_old_ones_and_only_them(tmp_path):
@@ -94,8 +94,8 @@ def test_new_shards_replace_the_old_ones_and_only_them(tmp_path):
     (tmp_path / "m/config.json").write_text("{}")
     for size in (100, 50, 50):
         save(tmp_path / "m", OLD | NEW, shard_size=size)
-        assert raws(load(tmp_path / "m")) == raws(OLD | NEW)
-        names = listing(tmp_path / "m")
+        assert bits_by_name(load(tmp_path / "m")) == bits_by_name(OLD | NEW)
+        names = list_files(tmp_path / "m")
         assert len([name for name in names if name.endswith(".safetensors")]) == len(load(tmp_path / "m").files) - 1
     assert "config.json" in names
 
@@ -104,15 +104,15 @@ def test_a_folder_with_another_checkpoint_is_left_alone(tmp_path):
     save(tmp_path / "m", OLD, format="pt")
     with pytest.raises(CheckpointError, match=r"holds another checkpoint, 'pytorch_model\.bin'"):
         save(tmp_path / "m", NEW)
-    assert raws(load(tmp_path / "m")) == raws(OLD)
+    assert bits_by_name(load(tmp_path / "m")) == bits_by_name(OLD)
 
 
 def test_what_a_dead_writer_left_is_removed_and_a_living_one_is_not(tmp_path):
-    dead = tmp_path / f".m.pt.0123{atomic._MARK}"
+    dead = tmp_path / f".m.pt.0123{atomic._PARTIAL_SUFFIX}"
     dead.write_bytes(b"half")
-    living = tmp_path / f".m.pt.4567{atomic._MARK}"
-    with open(living, "wb") as held:
-        atomic._lock(held.fileno())
+    living = tmp_path / f".m.pt.4567{atomic._PARTIAL_SUFFIX}"
+    with open(living, "wb") as living_file:
+        atomic._try_to_lock(living_file.fileno())
         save(tmp_path / "m.pt", NEW)
     assert not dead.exists()
     assert living.exists()
@@ -122,8 +122,8 @@ def test_a_link_is_replaced_and_its_target_is_not_written(tmp_path):
     save(tmp_path / "blob.pt", OLD)
     (tmp_path / "m.pt").symlink_to(tmp_path / "blob.pt")
     save(tmp_path / "m.pt", NEW)
-    assert raws(load(tmp_path / "blob.pt")) == raws(OLD)
-    assert raws(load(tmp_path / "m.pt")) == raws(NEW)
+    assert bits_by_name(load(tmp_path / "blob.pt")) == bits_by_name(OLD)
+    assert bits_by_name(load(tmp_path / "m.pt")) == bits_by_name(NEW)
 
 
 @parametrize(target=["shards", "dcp", "folder"])
@@ -133,13 +133,13 @@ def test_an_interruption_at_any_system_call_leaves_the_old_checkpoint_or_the_new
     for count in range(1, 60):
         path, options = tmp_path / str(count), TARGETS[target]
         save(path, OLD, **options)
-        left = [count]
+        calls_left = [count]
 
-        def interrupted(function, left=left):
+        def interrupted(function, calls_left=calls_left):
             def call(*args, **kwargs):
                 result = function(*args, **kwargs)
-                left[0] -= 1
-                if left[0] == 0:
+                calls_left[0] -= 1
+                if calls_left[0] == 0:
                     raise KeyboardInterrupt
                 return result
 
@@ -152,22 +152,22 @@ def test_an_interruption_at_any_system_call_leaves_the_old_checkpoint_or_the_new
                 save(path, NEW, **options)
             except KeyboardInterrupt:
                 interruptions += 1
-        assert raws(load(path)) in (raws(OLD), raws(NEW))
+        assert bits_by_name(load(path)) in (bits_by_name(OLD), bits_by_name(NEW))
         assert not list(path.glob("*.partial")) + list(path.glob(".*.partial"))
-        if left[0] > 0:
+        if calls_left[0] > 0:
             break
     assert interruptions >= 3
-    assert raws(load(path)) == raws(NEW)
+    assert bits_by_name(load(path)) == bits_by_name(NEW)
 
 
 def test_one_shard_of_several_is_not_written_over(tmp_path):
     save(tmp_path / "m", {f"x{i}": torch.full((10,), float(i)) for i in range(4)}, shard_size=50)
-    before = listing(tmp_path)
+    before = list_files(tmp_path)
     shard = load(tmp_path / "m").files[1]
     with pytest.raises(CheckpointError, match=r"is a shard of 'model\.safetensors\.index\.json'"):
         save(shard, NEW)
     assert len(load(tmp_path / "m")) == 4
-    assert listing(tmp_path) == before
+    assert list_files(tmp_path) == before
 
 
 def test_a_full_disk_is_said_to_be_one_by_every_writer(tmp_path):
@@ -185,4 +185,4 @@ def test_a_full_disk_is_said_to_be_one_by_every_writer(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, handler)
-    assert listing(tmp_path) == []
+    assert list_files(tmp_path) == []

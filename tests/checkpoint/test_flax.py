@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 import funcnet as fn
 from funcnet.checkpoint import RuleError, Spec, convert, flax_rules, from_toml, load, plan, save, to_toml
-from tests.checkpoint.trees import raws
+from tests.checkpoint.trees import bits_by_name
 
 
 def flax_tree():
@@ -67,7 +67,7 @@ def test_a_model_of_flax_is_the_same_in_torch_and_comes_back(sign, tmp_path):
     output, _ = in_torch.apply(params, buffers, x.permute(0, 3, 1, 2))
     torch.testing.assert_close(output, in_flax(tree, x), rtol=1e-4, atol=1e-5)
     convert(tmp_path / "torch.safetensors", tmp_path / "back.npz", rules, inverse=True)
-    assert raws(load(tmp_path / "back.npz")) == raws(load(tmp_path / "flax.npz"))
+    assert bits_by_name(load(tmp_path / "back.npz")) == bits_by_name(load(tmp_path / "flax.npz"))
 
 
 def test_numbered_layers_are_one_rule():

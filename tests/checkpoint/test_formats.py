@@ -12,7 +12,7 @@ from torch import nn
 
 import funcnet as fn
 from funcnet.checkpoint import CheckpointError, load, save
-from tests.checkpoint.trees import every_dtype, random_tensor, raw, raws
+from tests.checkpoint.trees import bits_by_name, random_tensor, tensor_bits, tensors_of_all_dtypes
 from tests.helpers import assert_identical, parametrize
 
 TARGETS = {
@@ -30,10 +30,10 @@ TARGETS = {
 @parametrize(target=list(TARGETS))
 def test_every_dtype_scalars_and_empty_tensors(target, tmp_path):
     name, options = TARGETS[target]
-    flat = every_dtype()
+    flat = tensors_of_all_dtypes()
     save(tmp_path / name, fn.tree.unflatten(flat), **options)
     ckpt = load(tmp_path / name)
-    assert raws(ckpt) == raws(flat)
+    assert bits_by_name(ckpt) == bits_by_name(flat)
     assert list(ckpt) == list(flat)
     assert {name: (spec.shape, spec.dtype) for name, spec in ckpt.specs.items()} == {
         name: (tuple(tensor.shape), tensor.dtype) for name, tensor in flat.items()
@@ -51,18 +51,18 @@ def test_ties_have_one_owner_on_disk_and_come_back(target, tmp_path):
     ckpt = load(tmp_path / name)
     assert ckpt.aliases == {"head.weight": "wte.weight", "other": "wte.weight"}
     assert list(ckpt.entries) == ["wte.weight", "h.w"]
-    again = ckpt.tree()
-    assert again["wte"]["weight"] is again["head"]["weight"] is again["other"]
-    assert_identical(again["head"]["weight"], wte)
+    restored = ckpt.tree()
+    assert restored["wte"]["weight"] is restored["head"]["weight"] is restored["other"]
+    assert_identical(restored["head"]["weight"], wte)
 
 
 def test_a_checkpoint_is_saved_as_it_is(tmp_path):
     tree = {"w": random_tensor((5, 2), torch.float32), "epoch": 3}
     save(tmp_path / "a.pt", tree | {"tied": tree["w"]})
     save(tmp_path / "b.npz", load(tmp_path / "a.pt"), aliases={"more": "tied"})
-    again = load(tmp_path / "b.npz")
-    assert (again.aliases, again.extras) == ({"tied": "w", "more": "w"}, {"epoch": 3})
-    assert raw(again["more"]) == raw(tree["w"])
+    restored = load(tmp_path / "b.npz")
+    assert (restored.aliases, restored.extras) == ({"tied": "w", "more": "w"}, {"epoch": 3})
+    assert tensor_bits(restored["more"]) == tensor_bits(tree["w"])
 
 
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
@@ -75,7 +75,7 @@ def test_ties_of_a_distributed_checkpoint_are_read_by_torch(tmp_path):
     assert (tmp_path / "m/__0_0.distcp").stat().st_size < 3 * wte.nbytes
     target = {name: torch.zeros_like(wte) for name in "abc"}
     dcp.load(target, checkpoint_id=tmp_path / "m", no_dist=True)
-    assert raws(target) == raws({"a": wte, "b": wte, "c": wte})
+    assert bits_by_name(target) == bits_by_name({"a": wte, "b": wte, "c": wte})
 
 
 @parametrize(target=list(TARGETS))
@@ -104,9 +104,9 @@ def test_the_part_of_a_training_checkpoint(tmp_path):
     ckpt = load(tmp_path / "last.pt")
     assert ckpt.extras["epoch"] == 4
     assert ckpt.extras["optimizer.param_groups"] == state["optimizer"]["param_groups"]
-    assert raw(ckpt["optimizer.state.1.exp_avg"]) == raw(state["optimizer"]["state"][1]["exp_avg"])
+    assert tensor_bits(ckpt["optimizer.state.1.exp_avg"]) == tensor_bits(state["optimizer"]["state"][1]["exp_avg"])
     part = load(tmp_path / "last.pt", part="model")
-    assert raws(part) == raws(model.state_dict())
+    assert bits_by_name(part) == bits_by_name(model.state_dict())
     with pytest.raises(CheckpointError, match=r"has no part 'ema'. There are: 'model', 'optimizer'"):
         load(tmp_path / "last.pt", part="ema")
     save(tmp_path / "last.safetensors", dict(ckpt) | ckpt.extras)
@@ -125,12 +125,14 @@ def test_a_part_that_holds_only_the_alias_of_a_tie_owns_it(tmp_path):
 
 
 def test_safetensors_files_are_those_of_the_reference(tmp_path):
-    flat = {name: tensor for name, tensor in every_dtype().items() if tensor.dtype is not torch.complex128}
+    flat = {name: tensor for name, tensor in tensors_of_all_dtypes().items() if tensor.dtype is not torch.complex128}
     save(tmp_path / "ours.safetensors", flat)
-    assert raws(safetensors.torch.load_file(tmp_path / "ours.safetensors")) == raws(flat)
+    assert bits_by_name(safetensors.torch.load_file(tmp_path / "ours.safetensors")) == bits_by_name(flat)
     safetensors.torch.save_file(flat, tmp_path / "theirs.safetensors", metadata={"format": "pt", "note": "x"})
     ckpt = load(tmp_path / "theirs.safetensors")
-    assert {name: raw(ckpt[name]) for name in sorted(ckpt)} == {name: raw(flat[name]) for name in sorted(flat)}
+    assert {name: tensor_bits(ckpt[name]) for name in sorted(ckpt)} == {
+        name: tensor_bits(flat[name]) for name in sorted(flat)
+    }
     assert ckpt.metadata == {"format": "pt", "note": "x"}
 
 
@@ -145,20 +147,20 @@ def test_ties_are_written_and_read_as_save_model_does(tmp_path):
     module = Tied()
     safetensors.torch.save_model(module, tmp_path / "theirs.safetensors")
     assert len(load(tmp_path / "theirs.safetensors").aliases) == 1
-    assert raws(load(tmp_path / "theirs.safetensors")) == raws(module.state_dict())
+    assert bits_by_name(load(tmp_path / "theirs.safetensors")) == bits_by_name(module.state_dict())
     save(tmp_path / "ours.safetensors", module.state_dict())
-    other = Tied()
-    assert safetensors.torch.load_model(other, tmp_path / "ours.safetensors") == (set(), [])
-    assert raws(other.state_dict()) == raws(module.state_dict())
+    loaded = Tied()
+    assert safetensors.torch.load_model(loaded, tmp_path / "ours.safetensors") == (set(), [])
+    assert bits_by_name(loaded.state_dict()) == bits_by_name(module.state_dict())
 
 
 def test_torch_loads_what_we_save_and_the_other_way_round(tmp_path):
-    flat = every_dtype() | {"big.offset": random_tensor((40,), torch.float32)[7:]}
+    flat = tensors_of_all_dtypes() | {"big.offset": random_tensor((40,), torch.float32)[7:]}
     flat["tied"] = flat["t.float32"]
     save(tmp_path / "ours.pt", flat)
     for mmap in (False, True):
         theirs = torch.load(tmp_path / "ours.pt", weights_only=True, mmap=mmap)
-        assert raws(theirs) == raws(flat)
+        assert bits_by_name(theirs) == bits_by_name(flat)
         assert theirs["tied"] is theirs["t.float32"]
         assert all(tensor.data_ptr() % 64 == 0 for tensor in theirs.values() if mmap and tensor.numel())
     base = random_tensor((6, 4), torch.complex64)
@@ -173,7 +175,7 @@ def test_torch_loads_what_we_save_and_the_other_way_round(tmp_path):
     }
     torch.save(flat | views, tmp_path / "theirs.pt")
     ckpt = load(tmp_path / "theirs.pt")
-    assert {name: raw(ckpt[name]) for name in flat | views} == raws(flat | views)
+    assert {name: tensor_bits(ckpt[name]) for name in flat | views} == bits_by_name(flat | views)
     assert ckpt.aliases == {"tied": "t.float32"}
 
 
@@ -182,7 +184,7 @@ def test_files_of_torch_before_1_6(tmp_path):
     flat["c"] = flat["a"]
     torch.save({"model": flat, "epoch": 1}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     ckpt = load(tmp_path / "old.pt", part="model")
-    assert raws(ckpt) == raws(flat)
+    assert bits_by_name(ckpt) == bits_by_name(flat)
     assert ckpt.aliases == {"c": "a"}
 
 
@@ -218,22 +220,22 @@ def test_bfloat16_as_jax_writes_it(tmp_path):
     tensor = random_tensor((4,), torch.bfloat16)
     array = tensor.view(torch.uint16).numpy().view("V2")
     np.savez(tmp_path / "a.npz", w=array)
-    assert raw(load(tmp_path / "a.npz")["w"]) == raw(tensor)
+    assert tensor_bits(load(tmp_path / "a.npz")["w"]) == tensor_bits(tensor)
 
 
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 def test_distributed_checkpoints_of_torch(tmp_path):
     from torch.distributed import checkpoint as dcp
 
-    flat = {name: tensor for name, tensor in every_dtype().items() if tensor.numel()}
+    flat = {name: tensor for name, tensor in tensors_of_all_dtypes().items() if tensor.numel()}
     dcp.save({"model": dict(flat), "epoch": 3}, checkpoint_id=tmp_path / "theirs", no_dist=True)
     ckpt = load(tmp_path / "theirs")
-    assert {name.removeprefix("model."): value for name, value in raws(ckpt).items()} == raws(flat)
+    assert {name.removeprefix("model."): value for name, value in bits_by_name(ckpt).items()} == bits_by_name(flat)
     assert ckpt.extras == {"epoch": 3}
     save(tmp_path / "ours", flat, format="dcp")
     target = {name: torch.zeros_like(tensor) for name, tensor in flat.items()}
     dcp.load(target, checkpoint_id=tmp_path / "ours", no_dist=True)
-    assert raws(target) == raws(flat)
+    assert bits_by_name(target) == bits_by_name(flat)
 
 
 def test_indexes_are_those_of_transformers(tmp_path):
@@ -242,7 +244,7 @@ def test_indexes_are_those_of_transformers(tmp_path):
     index = json.loads((tmp_path / "m/model.safetensors.index.json").read_text())
     assert index["metadata"] == {"total_size": 80}
     assert index["weight_map"] == {f"l{i}": f"model-{i // 2 + 1:05}-of-00003.safetensors" for i in range(5)}
-    assert raws(load(tmp_path / "m/model.safetensors.index.json")) == raws(tree)
+    assert bits_by_name(load(tmp_path / "m/model.safetensors.index.json")) == bits_by_name(tree)
 
 
 # --- detection ---
@@ -252,10 +254,10 @@ def test_the_content_says_the_format_and_not_the_name(tmp_path):
     tree = {"w": torch.arange(3.0)}
     for name in ("a.safetensors", "a.pt", "a.npz"):
         save(tmp_path / name, tree)
-        for other in (".safetensors", ".pt", ".npz", ".bin", ".weights", ""):
-            moved = tmp_path / f"moved{other}"
+        for suffix in (".safetensors", ".pt", ".npz", ".bin", ".weights", ""):
+            moved = tmp_path / f"moved{suffix}"
             moved.write_bytes((tmp_path / name).read_bytes())
-            assert raws(load(moved)) == raws(tree)
+            assert bits_by_name(load(moved)) == bits_by_name(tree)
 
 
 @pytest.mark.parametrize(
@@ -351,8 +353,8 @@ def test_params_and_buffers_are_saved_as_a_state_dict_and_come_back(tmp_path):
     save(tmp_path / "b.safetensors", module.state_dict())
     ckpt = load(tmp_path / "a.safetensors")
     assert set(ckpt) == set(module.state_dict())
-    assert raws(load(tmp_path / "b.safetensors")) == {
-        name: raws(ckpt)[name] for name in load(tmp_path / "b.safetensors")
+    assert bits_by_name(load(tmp_path / "b.safetensors")) == {
+        name: bits_by_name(ckpt)[name] for name in load(tmp_path / "b.safetensors")
     }
     assert_identical(fn.from_state_dict(net, ckpt), trees)
     module.load_state_dict(ckpt)
@@ -368,9 +370,9 @@ def test_a_name_too_long_for_an_archive_is_refused(tmp_path):
 def test_one_list_under_several_names_is_read_under_each(tmp_path):
     betas, tensors = [0.9, 0.95], [torch.ones(2), torch.zeros(3)]
     torch.save({"groups": [{"betas": betas}, {"betas": betas}], "a": tensors, "b": tensors}, tmp_path / "a.pt")
-    found = load(tmp_path / "a.pt")
-    assert found.extras == {"groups": [{"betas": betas}, {"betas": betas}]}
-    assert found.aliases == {"b.0": "a.0", "b.1": "a.1"}
+    ckpt = load(tmp_path / "a.pt")
+    assert ckpt.extras == {"groups": [{"betas": betas}, {"betas": betas}]}
+    assert ckpt.aliases == {"b.0": "a.0", "b.1": "a.1"}
 
 
 def test_a_tree_that_holds_itself_is_refused(tmp_path):

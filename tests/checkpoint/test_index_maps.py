@@ -24,19 +24,19 @@ from funcnet.checkpoint._nodes import (
 SIZES = [1, 2, 3, 4, 6, 8]
 
 
-def in_torch(node, env):
+def run_with_torch(node, env):
     """The node carried out by torch on plain tensors."""
     if isinstance(node, SourceNode):
         return env[node.name]
     if isinstance(node, CatNode):
-        return torch.cat([in_torch(piece, env) for piece in node.pieces], node.dim)
-    given = in_torch(node.operand, env)
+        return torch.cat([run_with_torch(piece, env) for piece in node.pieces], node.dim)
+    tensor = run_with_torch(node.operand, env)
     if isinstance(node, PermuteNode):
-        return given.permute(*node.dims)
+        return tensor.permute(*node.dims)
     if isinstance(node, ReshapeNode):
-        return given.reshape(node.shape)
+        return tensor.reshape(node.shape)
     assert isinstance(node, NarrowNode)
-    return given.narrow(node.dim, node.start, node.shape[node.dim])
+    return tensor.narrow(node.dim, node.start, node.shape[node.dim])
 
 
 def random_shape_of(rng, count):
@@ -72,8 +72,12 @@ def random_node(rng):
                 start = rng.randint(0, node.shape[dim])
                 pool.append(narrow_node(node, dim, start, rng.randint(0, node.shape[dim] - start)))
             else:
-                rest = [*node.shape[:dim], *node.shape[dim + 1 :]]
-                fits = [o for o in pool if len(o.shape) == len(dims) and [*o.shape[:dim], *o.shape[dim + 1 :]] == rest]
+                other_sizes = [*node.shape[:dim], *node.shape[dim + 1 :]]
+                fits = [
+                    o
+                    for o in pool
+                    if len(o.shape) == len(dims) and [*o.shape[:dim], *o.shape[dim + 1 :]] == other_sizes
+                ]
                 pool.append(cat_nodes([rng.choice(fits) for _ in range(rng.randint(1, 3))], dim))
     return env, offsets, pool
 
@@ -87,7 +91,7 @@ def test_maps_are_the_index_tensors_and_equal_when_they_are():
             return identity_map(node.shape, at[node.name]) if isinstance(node, SourceNode) else None
 
         maps = [compute_index_map(node, leaf) for node in pool[-4:]]
-        tensors = [in_torch(node, env) for node in pool[-4:]]
+        tensors = [run_with_torch(node, env) for node in pool[-4:]]
         for index, tensor in zip(maps, tensors, strict=True):
             assert torch.equal(index.to_tensor(), tensor), seed
             blocks += index.base.numel()
@@ -100,14 +104,14 @@ def test_maps_are_the_index_tensors_and_equal_when_they_are():
 def test_large_tensors_take_few_blocks():
     size = 1 << 20
     node = SourceNode(Spec((size, 4096), torch.bfloat16), "w")
-    whole = identity_map(node.shape)
+    source_map = identity_map(node.shape)
 
     def leaf(node):
-        return whole if isinstance(node, SourceNode) else None
+        return source_map if isinstance(node, SourceNode) else None
 
     assert compute_index_map(permute_node(node, (1, 0)), leaf).base.numel() == 1
     halves = reshape_node(permute_node(reshape_node(node, (size // 128, 2, 64, 4096)), (0, 2, 1, 3)), node.shape)
     assert compute_index_map(halves, leaf).base.numel() == size // 2  # neighbours come from one stride
     parts = [narrow_node(node, 0, 0, size // 4), narrow_node(node, 0, size // 4, 3 * size // 4)]
-    again = cat_nodes([permute_node(permute_node(part, (1, 0)), (1, 0)) for part in parts], 0)
-    assert again is node
+    joined = cat_nodes([permute_node(permute_node(part, (1, 0)), (1, 0)) for part in parts], 0)
+    assert joined is node

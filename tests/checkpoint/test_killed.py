@@ -21,9 +21,9 @@ def test_fifty_conversions_killed_at_random(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(root)}
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert len(found["rows"]) == 50
-    assert all(row["old"] or row["new"] for row in found["rows"])
-    assert any(row["new"] and not row["old"] for row in found["rows"])
-    assert any(row["old"] and not row["new"] for row in found["rows"])
-    assert found["left"] == []  # the next conversion to the same name has removed them
+    report = json.loads(done.stdout)
+    assert len(report["rows"]) == 50
+    assert all(row["old"] or row["new"] for row in report["rows"])
+    assert any(row["new"] and not row["old"] for row in report["rows"])
+    assert any(row["old"] and not row["new"] for row in report["rows"])
+    assert report["left"] == []  # the next conversion to the same name has removed them

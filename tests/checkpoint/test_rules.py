@@ -34,7 +34,7 @@ from funcnet.checkpoint import (
     save,
     to_toml,
 )
-from tests.checkpoint.trees import raws
+from tests.checkpoint.trees import bits_by_name
 from tests.helpers import assert_identical
 
 
@@ -48,7 +48,7 @@ def carried_out(tmp_path, tree, rules, aliases=None):
     convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors", rules)
     convert(tmp_path / "b.safetensors", tmp_path / "c.safetensors", rules, inverse=True)
     source, again = load(tmp_path / "a.safetensors"), load(tmp_path / "c.safetensors")
-    assert {name: raws(again)[name] for name in source} == raws(source)
+    assert {name: bits_by_name(again)[name] for name in source} == bits_by_name(source)
     assert again.aliases == source.aliases
     target = load(tmp_path / "b.safetensors")
     return {name: target[name] for name in target}

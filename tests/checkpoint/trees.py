@@ -15,23 +15,23 @@ def random_tensor(shape, dtype, seed=0):
     generator = torch.Generator().manual_seed(seed)
     tensor = torch.empty(shape, dtype=dtype)
     count = tensor.numel() * tensor.itemsize
-    raw = torch.randint(0, 2 if dtype is torch.bool else 256, (count,), dtype=torch.uint8, generator=generator)
-    view_as_bytes(tensor)[:] = bytes(raw.tolist())
+    tensor_bits = torch.randint(0, 2 if dtype is torch.bool else 256, (count,), dtype=torch.uint8, generator=generator)
+    view_as_bytes(tensor)[:] = bytes(tensor_bits.tolist())
     return tensor
 
 
-def raw(tensor):
+def tensor_bits(tensor):
     """Shape, dtype and bytes."""
     plain = tensor.detach().resolve_conj().resolve_neg().contiguous()
     return tuple(tensor.shape), tensor.dtype, bytes(view_as_bytes(plain))
 
 
-def raws(tensors):
+def bits_by_name(tensors):
     """The same for every tensor of a mapping, in its order."""
-    return {name: raw(tensor) for name, tensor in tensors.items()}
+    return {name: tensor_bits(tensor) for name, tensor in tensors.items()}
 
 
-def every_dtype():
+def tensors_of_all_dtypes():
     """One tensor of each dtype, scalars and empty ones among them."""
     flat = {f"t.{name}": random_tensor((3, 2), dtype, 1) for name, dtype in DTYPES.items()}
     flat |= {f"scalar.{name}": random_tensor((), dtype, 2) for name, dtype in DTYPES.items()}

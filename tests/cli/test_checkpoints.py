@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import funcnet
 from funcnet.checkpoint import load, save
 from funcnet.cli._app import app
-from tests.checkpoint.trees import raws
+from tests.checkpoint.trees import bits_by_name
 
 RULES = """
 [[rule]]
@@ -83,9 +83,9 @@ def test_convert_shows_the_plan_and_writes_nothing(src, tmp_path):
 
 
 def test_convert_in_place_in_shards_and_a_part_of_it(src, tmp_path):
-    before = raws(load(src))
+    before = bits_by_name(load(src))
     assert run("convert", src, src).exit_code == 0
-    assert raws(load(src)) == before
+    assert bits_by_name(load(src)) == before
     assert run("convert", src, tmp_path / "shards", "--shard-size", "60", "-s", "h.*", "-s", "!**.k").exit_code == 0
     assert list(load(tmp_path / "shards")) == ["h.0.q", "h.1.q"]
     assert len(load(tmp_path / "shards").files) == 3

@@ -27,9 +27,11 @@ def _little_time(monkeypatch):
     monkeypatch.setattr(sys, "path", sys.path.copy())
     for name in ("compare_articles", "compare_module"):
         function = getattr(funcnet.compare, name)
-        monkeypatch.setattr(f"funcnet.cli._compare.{name}", lambda *a, f=function, **k: f(*a, **{**k, "budget": 0.01}))
+        monkeypatch.setattr(
+            f"funcnet.cli._compare_command.{name}", lambda *a, f=function, **k: f(*a, **{**k, "budget": 0.01})
+        )
     quick = partial(funcnet.compare.study, budget=0.001, compiling=0.0)
-    monkeypatch.setattr("funcnet.cli._compare.study", quick)
+    monkeypatch.setattr("funcnet.cli._compare_command.study", quick)
 
 
 def run(*arguments, columns=120):
@@ -285,7 +287,7 @@ def test_a_report_of_a_training_and_its_json(tmp_path):
 
 
 def test_a_report_that_cannot_be_written_says_so_before_anything_is_measured(tmp_path, monkeypatch):
-    monkeypatch.setattr("funcnet.cli._compare.compare_module", lambda *a, **k: pytest.fail("it was measured"))
+    monkeypatch.setattr("funcnet.cli._compare_command.compare_module", lambda *a, **k: pytest.fail("it was measured"))
     (tmp_path / "file").write_text("")
     result = run("compare", "torch.nn:ReLU", "-i", "f32[2]", "--report", str(tmp_path / "file" / "out.html"))
     assert result.exit_code == 2

@@ -9,7 +9,7 @@ import torch
 
 import funcnet as fn
 from funcnet.checkpoint import from_toml, load, save
-from tests.checkpoint.trees import raws
+from tests.checkpoint.trees import bits_by_name
 from tests.cli.test_checkpoints import run, words
 from tests.models.published import IDS, PUBLISHED
 
@@ -64,7 +64,7 @@ def test_match_shows_a_table_and_writes_what_convert_refuses_until_it_is_reviewe
     assert run("convert", src, dst, "--rules", rules).exit_code == 0
     assert list(load(dst)) == ["fc.weight", "eins", "zwei", "more"]
     assert run("convert", dst, tmp_path / "c.npz", "--rules", rules, "--inverse").exit_code == 0
-    assert raws(load(tmp_path / "c.npz")) == raws(load(src))
+    assert bits_by_name(load(tmp_path / "c.npz")) == bits_by_name(load(src))
 
 
 def test_match_with_a_net_or_a_module(tmp_path):

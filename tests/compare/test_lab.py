@@ -12,15 +12,16 @@ from torch import nn
 from funcnet.compare import NotPossible, Spread, compare_module, study, to_json
 from funcnet.compare._digits import load_digits
 from funcnet.compare._input_specs import parse_input_spec
-from funcnet.compare._lab._capabilities import ROWS
-from funcnet.compare._lab._costs import once_each
+from funcnet.compare._lab._capabilities import CAPABILITY_TRIALS
+from funcnet.compare._lab._compiled_form import CompileAllowance, CompiledForm, start_compiler
 from funcnet.compare._lab._depth import Depths, depths_of_module, depths_of_pair
-from funcnet.compare._lab._differences import differences
-from funcnet.compare._lab._forms import Allowance, Compiled, make_forms, start_compiler
-from funcnet.compare._lab._listings import entries_of
-from funcnet.compare._lab._subject import subject_of_module, subject_of_pair
-from funcnet.compare._lab._tries import Bench, FailedError, NothingToTryError, attempt, close, first_line, same
-from funcnet.compare._lab._turns import SkippedError, curve, in_turns, spread
+from funcnet.compare._lab._form_differences import compare_forms
+from funcnet.compare._lab._form_makers import cache_forms, make_forms
+from funcnet.compare._lab._listings import list_tensors
+from funcnet.compare._lab._reasons import FailedError, NothingToTryError, SkippedError, first_line
+from funcnet.compare._lab._subject import subject_from_module, subject_from_pair
+from funcnet.compare._lab._trial_bench import Bench, require_agreement, require_same_bits, run_trial
+from funcnet.compare._lab._turns import measure_curve, measure_in_turns, summarize_times
 from funcnet.compare._measure import largest_difference
 from funcnet.compare._models import PAIRS
 from tests.compare import zoo
@@ -31,7 +32,7 @@ FORMS = ["nn.Module", "functional_call", "native", "traced", "compiled"]
 
 def subject(module, *specs, seed=0):
     torch.manual_seed(seed)
-    return subject_of_module(module, [parse_input_spec(text) for text in specs], seed)
+    return subject_from_module(module, [parse_input_spec(text) for text in specs], seed)
 
 
 # --- turns ---
@@ -47,7 +48,7 @@ def test_programs_take_turns_and_the_first_turn_moves_on():
 
         return lambda: call
 
-    found = in_turns({name: make(name) for name in "abc"}, budget=0.0)
+    found = measure_in_turns({name: make(name) for name in "abc"}, budget=0.0)
     assert [value.rounds for value in found.values()] == [5, 5, 5]
     rounds = ["".join(calls[start : start + 3]) for start in range(9, len(calls), 3)]  # after three calls to warm up
     assert rounds == ["abc", "bca", "cab", "abc", "bca"]
@@ -55,24 +56,24 @@ def test_programs_take_turns_and_the_first_turn_moves_on():
 
 def test_short_calls_are_repeated_until_a_clock_can_tell():
     count = itertools.count()
-    (value,) = in_turns({"short": lambda: lambda: next(count)}, budget=0.0).values()
+    (value,) = measure_in_turns({"short": lambda: lambda: next(count)}, budget=0.0).values()
     assert next(count) > 5 * 100
     assert value.lower <= value.median <= value.upper
 
 
 def test_slow_calls_make_fewer_rounds_and_those_that_are_too_slow_none(monkeypatch):
-    monkeypatch.setattr("funcnet.compare._lab._turns.SLOW", 0.001)
-    monkeypatch.setattr("funcnet.compare._lab._turns.TOO_LONG", 0.1)
+    monkeypatch.setattr("funcnet.compare._lab._turns.SLOW_SECONDS", 0.001)
+    monkeypatch.setattr("funcnet.compare._lab._turns.LONGEST_CALL_SECONDS", 0.1)
     made = {"slow": lambda: lambda: time.sleep(0.002), "slower": lambda: lambda: time.sleep(0.11)}
-    found = in_turns(made, 0.0)
+    found = measure_in_turns(made, 0.0)
     assert found["slow"].rounds == 3
     assert found["slower"] == NotPossible("a call took 0.1 s, and one of more than 0.1 s is not timed")
 
 
 def test_a_curve_stops_at_the_sizes_it_has_time_for(monkeypatch):
-    monkeypatch.setattr("funcnet.compare._lab._turns.A_CURVE", 0.005)
+    monkeypatch.setattr("funcnet.compare._lab._turns.CURVE_SECONDS", 0.005)
     row = {"slow": lambda: lambda: time.sleep(0.002)}
-    found = curve("T", "c", "batch", {2: row, 4: row, 8: row}, 0.0)
+    found = measure_curve("T", "c", "batch", {2: row, 4: row, 8: row}, 0.0)
     first, *others = found.forms["slow"]
     assert isinstance(first, Spread)
     assert [other.reason for other in others] == ["the smaller sizes took 0 s, and there are 0 s for a curve"] * 2
@@ -85,15 +86,15 @@ def test_what_cannot_be_built_or_called_says_why_and_the_rest_is_measured():
     def raises():
         raise ValueError("no such size")
 
-    found = in_turns({"unbuilt": unbuilt, "raises": lambda: raises, "fine": lambda: lambda: None}, budget=0.0)
+    found = measure_in_turns({"unbuilt": unbuilt, "raises": lambda: raises, "fine": lambda: lambda: None}, budget=0.0)
     assert found["unbuilt"] == NotPossible("there is no time for it")
     assert found["raises"] == NotPossible("ValueError: no such size")
     assert isinstance(found["fine"], Spread)
 
 
 def test_a_spread_is_the_median_and_the_quartiles():
-    assert spread([5.0, 1.0, 3.0, 2.0, 4.0]) == Spread(3.0, 2.0, 4.0, 5)
-    assert spread([2.0]) == Spread(2.0, 2.0, 2.0, 1)
+    assert summarize_times([5.0, 1.0, 3.0, 2.0, 4.0]) == Spread(3.0, 2.0, 4.0, 5)
+    assert summarize_times([2.0]) == Spread(2.0, 2.0, 2.0, 1)
 
 
 # --- forms ---
@@ -101,9 +102,9 @@ def test_a_spread_is_the_median_and_the_quartiles():
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_every_form_of_the_four_models_has_the_bits_of_the_module(name):
-    model = subject_of_pair(PAIRS[name], load_digits(), 0)
-    makers = once_each({k: v for k, v in make_forms(model, Allowance(0)).items() if k != "compiled"})
-    found, _ = differences(makers, model)
+    model = subject_from_pair(PAIRS[name], load_digits(), 0)
+    makers = cache_forms({k: v for k, v in make_forms(model, CompileAllowance(0)).items() if k != "compiled"})
+    found, _ = compare_forms(makers, model)
     assert list(found) == ["functional_call", "native", "traced"]
     for gaps in found.values():
         assert not any(gaps.values())
@@ -112,8 +113,8 @@ def test_every_form_of_the_four_models_has_the_bits_of_the_module(name):
 
 
 def test_a_compiled_form_with_draws_stands_beside_the_same_key():
-    model = subject_of_pair(PAIRS["batchnorm"], load_digits(), 0)
-    found, notes = differences(once_each(make_forms(model, Allowance(600))), model)
+    model = subject_from_pair(PAIRS["batchnorm"], load_digits(), 0)
+    found, notes = compare_forms(cache_forms(make_forms(model, CompileAllowance(600))), model)
     assert max(found["compiled"].values()) < 1e-5  # dropout of other elements would differ by 1
     assert any("draws from a Key" in note for note in notes)
 
@@ -132,9 +133,9 @@ class Foreign(nn.Module):
 @pytest.mark.parametrize("always", [False, True])
 def test_a_compiled_form_of_a_foreign_forward_that_draws_does_too(always):
     model = subject(Foreign(always), "f32[8,4]")
-    assert model.draws
+    assert model.draws_in_training
     assert model.draws_in_eval == always
-    found, notes = differences(once_each(make_forms(model, Allowance(600))), model)
+    found, notes = compare_forms(cache_forms(make_forms(model, CompileAllowance(600))), model)
     assert max(gap for gap in found["compiled"].values() if gap is not None) < 1e-5
     assert any("draws from a Key" in note for note in notes)
 
@@ -142,10 +143,10 @@ def test_a_compiled_form_of_a_foreign_forward_that_draws_does_too(always):
 def test_when_compile_time_has_run_out_old_graphs_run_and_new_ones_say_so():
     start_compiler()
     model = subject(nn.Linear(3, 4), "f32[2,3]")
-    allowance = Allowance(0.0)
+    allowance = CompileAllowance(0.0)
     with pytest.raises(SkippedError, match="nothing was left of the time for compiling"):
-        Compiled(model, allowance).forward(model.batch(4))
-    form = Compiled(model, Allowance(600))
+        CompiledForm(model, allowance).forward(model.batch(4))
+    form = CompiledForm(model, CompileAllowance(600))
     form.forward(model.batch(4))
     form.allowance = allowance
     allowance.spent = 3.0
@@ -158,9 +159,9 @@ def test_measuring_moves_neither_the_module_nor_the_generator():
     module = zoo.Mixed()
     before = {name: leaf.clone() for name, leaf in module.state_dict().items()}
     model = subject(module, "f32[4,3,8,8]")
-    for make in make_forms(model, Allowance(0)).values():
+    for make in make_forms(model, CompileAllowance(0)).values():
         form = make()
-        if not isinstance(form, Compiled):
+        if not isinstance(form, CompiledForm):
             form.forward(model.batch(4))()
             form.step(model.batch(4))()
     assert largest_difference(before, dict(module.state_dict())) == 0.0
@@ -171,11 +172,11 @@ def test_measuring_moves_neither_the_module_nor_the_generator():
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_a_deeper_model_is_the_same_in_both_forms(name):
-    model = subject_of_pair(PAIRS[name], load_digits(), 0)
+    model = subject_from_pair(PAIRS[name], load_digits(), 0)
     depths = depths_of_pair(PAIRS[name], model)
     sizes = []
-    for depth in depths.at:
-        deep = depths.make(depth)
+    for depth in depths.values:
+        deep = depths.make_subject(depth)
         sizes.append(len(deep.module.state_dict()))
         batch = deep.batch(4)
         with torch.no_grad():
@@ -188,9 +189,9 @@ def test_a_deeper_model_is_the_same_in_both_forms(name):
 def test_blocks_that_repeat_are_found_and_taken_away():
     depths = depths_of_module(subject(zoo.bert(layers=3), "input_ids=int64[2,8]<50"))
     assert isinstance(depths, Depths)
-    assert depths.at == (1, 2, 3)
+    assert depths.values == (1, 2, 3)
     assert depths.block == "first blocks of encoder.layer, of the 3 BertLayer it has"
-    assert len(depths.make(2).module.encoder.layer) == 2
+    assert len(depths.make_subject(2).module.encoder.layer) == 2
 
 
 class NeedsBoth(nn.Module):
@@ -219,17 +220,17 @@ def test_a_model_without_depth_says_why(module, reason):
 # --- what each form can do ---
 
 
-def test_an_attempt_is_a_success_a_failure_or_nothing():
-    bench = Bench(model := subject(nn.Linear(3, 4), "f32[2,3]"), make_forms(model, Allowance(0)))
+def test_a_trial_is_a_success_a_failure_or_nothing():
+    bench = Bench(model := subject(nn.Linear(3, 4), "f32[2,3]"), make_forms(model, CompileAllowance(0)))
 
     def raises(error):
-        def attempted(bench, form):
+        def failing_trial(bench, form):
             raise error
 
-        return attempted
+        return failing_trial
 
-    def outcome(tried):
-        found = attempt(bench, "nn.Module", tried, tried)
+    def outcome(trial):
+        found = run_trial(bench, "nn.Module", trial)
         return found.worked, found.evidence
 
     assert outcome(lambda bench, form: "seen") == (True, "seen")
@@ -240,12 +241,12 @@ def test_an_attempt_is_a_success_a_failure_or_nothing():
 
 def test_agreement_is_bits_or_rounding():
     one = torch.ones(3)
-    assert same("outputs", one, one.clone()) == "outputs are equal, bit for bit"
+    assert require_same_bits("outputs", one, one.clone()) == "outputs are equal, bit for bit"
     with pytest.raises(FailedError, match=r"outputs differ by up to 1\.2e-07"):
-        same("outputs", one, torch.nextafter(one, 2 * one))
-    assert "agree to rounding" in close("outputs", one, torch.nextafter(one, 2 * one))
+        require_same_bits("outputs", one, torch.nextafter(one, 2 * one))
+    assert "agree to rounding" in require_agreement("outputs", one, torch.nextafter(one, 2 * one))
     with pytest.raises(FailedError, match=r"differ by up to 0\.01"):
-        close("outputs", one, one + 0.01)
+        require_agreement("outputs", one, one + 0.01)
     assert first_line(ValueError()) == "ValueError"
 
 
@@ -287,7 +288,7 @@ def test_nets_are_safe_in_threads(laboratory):
 
 def test_every_row_was_tried_with_every_form_and_has_evidence(laboratory):
     rows = laboratory.studies[0].capabilities
-    assert [row.name for row in rows] == [row.name for row in ROWS]
+    assert [row.name for row in rows] == [row.name for row in CAPABILITY_TRIALS]
     assert all(list(row.forms) == FORMS[:4] for row in rows)
     assert all(outcome.evidence for row in rows for outcome in row.forms.values())
 
@@ -330,7 +331,7 @@ def test_the_tree_lists_every_tensor_in_the_order_of_the_state_dict(laboratory):
 def test_a_buffer_that_is_not_saved_is_listed_as_one():
     module = nn.Linear(3, 4)
     module.register_buffer("seen", torch.zeros(2), persistent=False)
-    kinds = {entry.path: entry.kind for entry in entries_of(subject(module, "f32[2,3]"))}
+    kinds = {entry.path: entry.kind for entry in list_tensors(subject(module, "f32[2,3]"))}
     assert kinds == {"weight": "param", "bias": "param", "seen": "unsaved"}
 
 

@@ -3,7 +3,7 @@ import gc
 import pytest
 import torch
 
-from funcnet.compare._measure import LiveBytes, largest_difference, one_thread, seconds
+from funcnet.compare._measure import LiveBytes, largest_difference, measure_seconds, single_threaded
 from funcnet.compare._results import Sides, to_json
 
 NAN, INF = float("nan"), float("inf")
@@ -58,7 +58,7 @@ def test_leaves_that_are_no_tensors_are_compared_too():
 def test_live_bytes_counts_what_is_alive():
     held = torch.ones(10)
     with LiveBytes() as memory:
-        memory.count([held, held])
+        memory.count_tensors([held, held])
         assert memory.live == 40
         x = torch.zeros(100)
         view = x.view(10, 10)
@@ -80,17 +80,17 @@ def test_live_bytes_sees_the_backward_pass():
     assert memory.peak > 400
 
 
-def test_seconds_tells_slow_from_quick():
+def test_measure_seconds_tells_slow_from_quick():
     small, large = torch.ones(4, 4), torch.ones(400, 400)
-    found = seconds(lambda: small @ small, lambda: large @ large, budget=0.05)
+    found = measure_seconds(lambda: small @ small, lambda: large @ large, budget=0.05)
     assert found.ratio > 2
 
 
-def test_one_thread_is_put_back():
+def test_single_threaded_is_put_back():
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        with one_thread():
+        with single_threaded():
             assert torch.get_num_threads() == 1
         assert torch.get_num_threads() == 2
     finally:

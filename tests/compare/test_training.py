@@ -8,7 +8,7 @@ from funcnet.compare import _training as training_file
 from funcnet.compare import _training_steps as steps_file
 from funcnet.compare._digits import TEST_SIZE, load_digits
 from funcnet.compare._models import PAIRS
-from funcnet.compare._training import InStep, Stateful, Stateless
+from funcnet.compare._training import LockstepTraining, ModuleTrainee, NetTrainee
 from funcnet.tree import flatten, map, unflatten
 
 STEPS = 6
@@ -41,18 +41,18 @@ def test_both_trainings_give_the_same_bits(articles, name):
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_what_is_compared_has_moved(digits, name):
-    stateful, stateless = Stateful(PAIRS[name], 0), Stateless(PAIRS[name], 0)
-    both = InStep(stateful, stateless)
-    first = [map(torch.clone, trainee.tensors()) for trainee in both.trainees]
-    for seed, (x, labels) in enumerate(digits.batches(64, 40, seed=0)):
+    stateful, stateless = ModuleTrainee(PAIRS[name], 0), NetTrainee(PAIRS[name], 0)
+    both = LockstepTraining(stateful, stateless)
+    first = [map(torch.clone, trainee.state_tensors()) for trainee in both.trainees]
+    for seed, (x, labels) in enumerate(digits.iter_batches(64, 40, seed=0)):
         both.step(x, labels, seed)
     for before, trainee in zip(first, both.trainees, strict=True):
-        after = trainee.tensors()
+        after = trainee.state_tensors()
         assert all(not torch.equal(before["weights"][key], after["weights"][key]) for key in before["weights"])
         assert all(not torch.equal(before["buffers"][key], after["buffers"][key]) for key in before["buffers"])
         assert all(gradient.abs().max() > 0 for gradient in after["gradients"].values())
     assert both.accuracy(digits.test_x, digits.test_labels).stateful > 0.4
-    assert not any(both.largest.values())
+    assert not any(both.largest_difference.values())
 
 
 def nudged(tree):
@@ -66,32 +66,32 @@ def nudged(tree):
 
 
 def test_one_weight_off_by_one_bit_is_seen(digits):
-    stateless = Stateless(PAIRS["conv"], 0)
+    stateless = NetTrainee(PAIRS["conv"], 0)
     params, buffers, velocity = stateless.state
     stateless.state = (nudged(params), buffers, velocity)
-    both = InStep(Stateful(PAIRS["conv"], 0), stateless)
-    assert 0 < both.largest["weights"] < 1e-6
+    both = LockstepTraining(ModuleTrainee(PAIRS["conv"], 0), stateless)
+    assert 0 < both.largest_difference["weights"] < 1e-6
 
 
 def test_other_buffers_are_seen(digits):
-    stateless = Stateless(PAIRS["batchnorm"], 0)
-    both = InStep(Stateful(PAIRS["batchnorm"], 0), stateless)
+    stateless = NetTrainee(PAIRS["batchnorm"], 0)
+    both = LockstepTraining(ModuleTrainee(PAIRS["batchnorm"], 0), stateless)
     params, buffers, velocity = stateless.state
     stateless.state = (params, map(lambda leaf: leaf + 1, buffers), velocity)
-    both.step(*next(digits.batches(64, 1, seed=0)), 0)
-    assert both.largest == {"outputs": 0, "gradients": 0, "buffers": 1, "weights": 0}
+    both.step(*next(digits.iter_batches(64, 1, seed=0)), 0)
+    assert both.largest_difference == {"outputs": 0, "gradients": 0, "buffers": 1, "weights": 0}
 
 
 def test_another_dropout_seed_is_seen(digits):
-    class OtherSeed(Stateless):
+    class OtherSeed(NetTrainee):
         def step(self, x, labels, seed):
             return super().step(x, labels, seed + 1)
 
-    both = InStep(Stateful(PAIRS["batchnorm"], 0), OtherSeed(PAIRS["batchnorm"], 0))
-    both.step(*next(digits.batches(64, 1, seed=0)), 0)
-    assert both.largest["outputs"] > 0.01
-    assert both.largest["gradients"] > 0
-    assert both.largest["buffers"] == 0
+    both = LockstepTraining(ModuleTrainee(PAIRS["batchnorm"], 0), OtherSeed(PAIRS["batchnorm"], 0))
+    both.step(*next(digits.iter_batches(64, 1, seed=0)), 0)
+    assert both.largest_difference["outputs"] > 0.01
+    assert both.largest_difference["gradients"] > 0
+    assert both.largest_difference["buffers"] == 0
 
 
 @pytest.mark.parametrize("where", ["gradients", "weights"])
@@ -122,8 +122,8 @@ def test_the_programs_shown_are_those_that_ran(articles):
 
 
 def test_the_stateless_step_writes_nothing(digits):
-    x, labels = next(digits.batches(64, 1, seed=0))
-    stateless = Stateless(PAIRS["batchnorm"], 0)
+    x, labels = next(digits.iter_batches(64, 1, seed=0))
+    stateless = NetTrainee(PAIRS["batchnorm"], 0)
     state = stateless.state
     copies = [map(torch.clone, tree) for tree in state]
     stateless.step(x, labels, 0)
@@ -172,7 +172,7 @@ def test_the_digits_are_split_once(digits):
     assert digits.train_x.max() == 1
     again = load_digits()
     assert torch.equal(again.test_labels, digits.test_labels)
-    batches = list(digits.batches(64, 30, seed=1))
+    batches = list(digits.iter_batches(64, 30, seed=1))
     assert len(batches) == 30
     assert all(x.shape == (64, 1, 8, 8) and labels.shape == (64,) for x, labels in batches)
 

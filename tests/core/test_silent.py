@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import funcnet as fn
-from funcnet.core._silent import silent
+from funcnet.core._silent import never_draws_globally
 from tests.cases.models import Branches, Branches_net, two_convs
 
 
@@ -67,19 +67,19 @@ CALLABLE = type("Callable", (), {"__call__": lambda self, x: x + torch.rand(3)})
 
 @pytest.mark.parametrize("name", SILENT)
 def test_what_is_known_not_to_draw(name):
-    assert silent(fn.compose()(SILENT[name]))
+    assert never_draws_globally(fn.compose()(SILENT[name]))
 
 
 @pytest.mark.parametrize("name", DRAWING)
 def test_what_draws_or_may_draw(name):
-    assert not silent(fn.compose()(DRAWING[name]))
+    assert not never_draws_globally(fn.compose()(DRAWING[name]))
 
 
 def test_functions_as_parts_count():
     body = SILENT["parts and F"]
-    assert silent(fn.compose(act=F.relu, n=3, nothing=None)(body))
-    assert not silent(fn.compose(act=F.dropout)(body))
-    assert not silent(fn.compose(act=lambda x: torch.rand_like(x))(body))
-    assert silent(fn.Sequential(F.relu)[0])
-    assert not silent(fn.Sequential(F.dropout)[0])
-    assert not silent(WRAPPED)
+    assert never_draws_globally(fn.compose(act=F.relu, n=3, nothing=None)(body))
+    assert not never_draws_globally(fn.compose(act=F.dropout)(body))
+    assert not never_draws_globally(fn.compose(act=lambda x: torch.rand_like(x))(body))
+    assert never_draws_globally(fn.Sequential(F.relu)[0])
+    assert not never_draws_globally(fn.Sequential(F.dropout)[0])
+    assert not never_draws_globally(WRAPPED)

@@ -12,12 +12,12 @@ from funcnet.checkpoint import convert, load
 from tests.hostile.files import CASES, MARK
 
 
-def peak():
+def peak_memory():
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
 
 
-def attempt(action):
+def error_of(action):
     try:
         action()
     except Exception as error:
@@ -31,7 +31,7 @@ def read_all(path):
         ckpt[name]
 
 
-def listing(folder):
+def list_files(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
@@ -44,20 +44,20 @@ def main():
         path = build(folder)
         mark = root / f"{name}.mark"
         os.environ[MARK] = str(mark)
-        before = listing(folder)
+        before = list_files(folder)
         Path("/proc/self/clear_refs").write_text("5")
-        base, start = peak(), time.perf_counter()
-        reading = attempt(lambda path=path: read_all(path))
+        base, start = peak_memory(), time.perf_counter()
+        reading = error_of(lambda path=path: read_all(path))
         converting = [
-            attempt(lambda path=path, dst=dst: convert(path, folder / dst))  # noqa: B023
+            error_of(lambda path=path, dst=dst: convert(path, folder / dst))  # noqa: B023
             for dst in ("out.safetensors", "out.pt", "out")
         ]
         rows[name] = {
             "reading": reading,
             "converting": converting,
             "seconds": time.perf_counter() - start,
-            "memory": peak() - base,
-            "left": sorted(set(listing(folder)) ^ set(before)),
+            "memory": peak_memory() - base,
+            "left": sorted(set(list_files(folder)) ^ set(before)),
             "called": mark.exists(),
         }
     print(json.dumps(rows))

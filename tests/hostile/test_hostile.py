@@ -13,7 +13,7 @@ import torch
 
 import funcnet
 from funcnet.checkpoint import CheckpointError, load, save
-from tests.checkpoint.trees import raws
+from tests.checkpoint.trees import bits_by_name
 from tests.hostile.files import CASES
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="needs Linux to measure memory")
@@ -46,7 +46,7 @@ def test_a_hostile_file(name, outcomes):
     assert outcome["memory"] < MEMORY
 
 
-def sound_files(folder):
+def write_sound_files(folder):
     """One small sound checkpoint of each format."""
     tree = {"a": {"w": torch.arange(6.0).view(2, 3), "b": torch.ones(2, dtype=torch.bfloat16)}, "epoch": 1}
     for name in ("a.safetensors", "a.pt", "a.npz"):
@@ -56,20 +56,20 @@ def sound_files(folder):
     return [folder / name for name in ("a.safetensors", "a.pt", "a.npz", "theirs.pt", "old.pt")]
 
 
-def read(path):
+def read_everything(path):
     ckpt = load(path)
-    return raws(ckpt), ckpt.extras
+    return bits_by_name(ckpt), ckpt.extras
 
 
 def test_a_file_cut_off_anywhere_is_refused(tmp_path):
-    for path in sound_files(tmp_path):
+    for path in write_sound_files(tmp_path):
         data = path.read_bytes()
         cut = tmp_path / f"cut{path.suffix}"
         step = 1 if path.suffix == ".safetensors" else 13
         for count in range(0, len(data), step):
             cut.write_bytes(data[:count])
             with pytest.raises(CheckpointError):
-                read(cut)
+                read_everything(cut)
 
 
 def test_a_distributed_checkpoint_cut_off_anywhere_is_refused(tmp_path):
@@ -79,12 +79,12 @@ def test_a_distributed_checkpoint_cut_off_anywhere_is_refused(tmp_path):
         for count in range(0, len(data), 17):
             path.write_bytes(data[:count])
             with pytest.raises(CheckpointError):
-                read(tmp_path / "m")
+                read_everything(tmp_path / "m")
         path.write_bytes(data)
 
 
 def test_a_byte_changed_anywhere_is_refused_or_only_changes_values(tmp_path):
-    for path in sound_files(tmp_path):
+    for path in write_sound_files(tmp_path):
         data = bytearray(path.read_bytes())
         changed = tmp_path / f"changed{path.suffix}"
         for place in range(0, len(data), 1 if path.suffix == ".safetensors" else 7):
@@ -93,6 +93,6 @@ def test_a_byte_changed_anywhere_is_refused_or_only_changes_values(tmp_path):
                 changed.write_bytes(data)
                 data[place] ^= flip
                 try:
-                    read(changed)
+                    read_everything(changed)
                 except CheckpointError:
                     continue

@@ -7,7 +7,7 @@ import torch
 
 import funcnet as fn
 from funcnet.checkpoint import Checkpoint, convert, load, save
-from tests.checkpoint.trees import raws
+from tests.checkpoint.trees import bits_by_name
 from tests.helpers import assert_identical
 from tests.models.published import FORMS, IDS, PADDED, PUBLISHED
 
@@ -67,10 +67,10 @@ def test_the_way_back_is_loaded_and_has_the_same_bytes(one, fused_qkv, stacked, 
     convert(folder, tmp_path / "plain", rules, shard_size="10kB")
     module.config.save_pretrained(tmp_path / "back")
     convert(tmp_path / "plain", tmp_path / "back", rules, inverse=True)
-    assert raws(load(tmp_path / "back")) == raws(load(folder))
+    assert bits_by_name(load(tmp_path / "back")) == bits_by_name(load(folder))
     again, wrong = one.load(tmp_path / "back")
     assert wrong == {}
-    assert raws(again.state_dict()) == raws(module.state_dict())
+    assert bits_by_name(again.state_dict()) == bits_by_name(module.state_dict())
     assert_identical(tensors(again(IDS)), tensors(module(IDS)))
 
 
@@ -114,8 +114,8 @@ def test_heads_that_are_stored_otherwise(one, format, saved, tmp_path):
     params, _ = fn.from_state_dict(net, load(tmp_path / "plain.safetensors"))
     assert_identical(net(params, IDS, PADDED), tensors(module(IDS, attention_mask=PADDED)))
     convert(tmp_path / "plain.safetensors", tmp_path / "back.pt", rules, inverse=True)
-    assert raws(load(tmp_path / "back.pt")).keys() == raws(source).keys()
-    assert all(raws(load(tmp_path / "back.pt"))[name] == raw for name, raw in raws(source).items())
+    assert bits_by_name(load(tmp_path / "back.pt")).keys() == bits_by_name(source).keys()
+    assert all(bits_by_name(load(tmp_path / "back.pt"))[name] == raw for name, raw in bits_by_name(source).items())
 
 
 def test_what_older_versions_saved_beside_weights(tmp_path):
@@ -133,4 +133,4 @@ def test_what_older_versions_saved_beside_weights(tmp_path):
     params, _ = fn.from_state_dict(fn.models.from_config(module.config), load(tmp_path / "plain.safetensors"))
     assert_identical(fn.models.from_config(module.config)(params, IDS), module(IDS, use_cache=False).logits)
     convert(tmp_path / "plain.safetensors", tmp_path / "back.safetensors", rules, inverse=True)
-    assert raws(load(tmp_path / "back.safetensors")) == raws(source)
+    assert bits_by_name(load(tmp_path / "back.safetensors")) == bits_by_name(source)

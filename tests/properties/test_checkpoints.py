@@ -25,10 +25,10 @@ from funcnet.checkpoint import (
 from funcnet.checkpoint._checkpoint import Spec
 from funcnet.checkpoint._dtypes import DTYPES
 from funcnet.checkpoint._index_maps import compute_index_map, identity_map
+from funcnet.checkpoint._node_reader import NodeReader, make_constant_tensor
 from funcnet.checkpoint._nodes import ConstantNode, SourceNode
-from funcnet.checkpoint._stream import NodeReader, constant_tensor
 from tests.checkpoint.random_rules import random_checkpoint, random_rules
-from tests.checkpoint.trees import random_tensor, raws
+from tests.checkpoint.trees import bits_by_name, random_tensor
 
 KEYS = st.text(
     st.characters(codec="utf-8", exclude_characters="./\\\0", exclude_categories=["Cs"]), min_size=1, max_size=6
@@ -62,8 +62,8 @@ def test_random_trees_come_back_from_every_format(tree, target):
     with tempfile.TemporaryDirectory() as folder:
         save(f"{folder}/{name}", tree, **options)
         ckpt = load(f"{folder}/{name}")
-        assert raws(ckpt) == raws(fn.tree.flatten(tree))
-        assert raws(fn.tree.flatten(ckpt.tree())) == raws(fn.tree.flatten(tree))
+        assert bits_by_name(ckpt) == bits_by_name(fn.tree.flatten(tree))
+        assert bits_by_name(fn.tree.flatten(ckpt.tree())) == bits_by_name(fn.tree.flatten(tree))
 
 
 @settings(settings.get_profile("files"), max_examples=200)
@@ -85,10 +85,10 @@ def test_random_rules_go_there_and_back(seed):
             return
         assert verify(Path(folder, "c.json")) == []
         convert(second, third, rules, inverse=True)
-        again = load(third)
-        assert raws(again) == {name: raws(source)[name] for name in again}
-        assert set(again) == set(source)
-        assert again.aliases == source.aliases
+        restored = load(third)
+        assert bits_by_name(restored) == {name: bits_by_name(source)[name] for name in restored}
+        assert set(restored) == set(source)
+        assert restored.aliases == source.aliases
 
 
 @settings(settings.get_profile("files"), max_examples=200)
@@ -105,7 +105,7 @@ def test_bytes_go_where_the_index_maps_say(seed):
         offset += tensor.numel()
         parts.append(tensor.reshape(-1))
     specs = {name: Spec(tuple(tensor.shape), tensor.dtype) for name, tensor in flat.items()}
-    made = plan(specs, rules)
+    proved = plan(specs, rules)
 
     def leaf(node):
         nonlocal offset
@@ -114,19 +114,19 @@ def test_bytes_go_where_the_index_maps_say(seed):
         if isinstance(node, ConstantNode):
             if id(node) not in numbered:
                 numbered[id(node)] = identity_map(node.shape, offset)
-                offset += constant_tensor(node).numel()
-                parts.append(constant_tensor(node).reshape(-1).to(torch.int64))
+                offset += make_constant_tensor(node).numel()
+                parts.append(make_constant_tensor(node).reshape(-1).to(torch.int64))
             return numbered[id(node)]
         return None
 
     with tempfile.TemporaryDirectory() as folder:
         save(f"{folder}/a.safetensors", flat)
-        stream = NodeReader(load(f"{folder}/a.safetensors").entries)
-        for name, node in made.targets.items():
+        reader = NodeReader(load(f"{folder}/a.safetensors").entries)
+        for name, node in proved.targets.items():
             if node.spec.dtype is not torch.int64:
                 continue
             index = compute_index_map(node, leaf).to_tensor()
             expected = torch.cat(parts)[index]
-            stream.forget(node)
-            assert b"".join(map(bytes, stream.bytes(node))) == bytes(expected.contiguous().numpy().tobytes()), name
-            assert torch.equal(stream.tensor(node), expected)
+            reader.release_sources(except_for=node)
+            assert b"".join(map(bytes, reader.iter_bytes(node))) == bytes(expected.contiguous().numpy().tobytes()), name
+            assert torch.equal(reader.compute_tensor(node), expected)

@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 
 from funcnet.compare import Capability, Curve, NotPossible, Outcome, Spread
-from funcnet.report._verdict import FORMS, LOOP, in_short, ratios, verdicts
+from funcnet.compare.internals import FORM_NAMES, LOOP
+from funcnet.report._verdict import compute_ratios, judge_forms, summarize_study
 
 
 def spreads(medians, width=0.01):
@@ -22,7 +23,8 @@ def study(laboratory):
         Capability("Threads", "tried", {"nn.Module": Outcome(False, "no"), "native": Outcome(True, "yes")}),
     )
     rows = tuple(
-        dataclasses.replace(row, forms={**{form: Outcome(True, "") for form in FORMS[:4]}, **row.forms}) for row in rows
+        dataclasses.replace(row, forms={**{form: Outcome(True, "") for form in FORM_NAMES[:4]}, **row.forms})
+        for row in rows
     )
     curves = {
         "overhead": Curve("O", "c", "b", "seconds", (2,), {"nn.Module": spreads([1]), "native": spreads([0.5])}),
@@ -36,14 +38,14 @@ def study(laboratory):
 
 
 def of(study, form):
-    return next(verdict for verdict in verdicts(study) if verdict.form == form)
+    return next(verdict for verdict in judge_forms(study) if verdict.form == form)
 
 
 def test_a_difference_counts_where_the_middle_halves_lie_apart():
     one = Curve("T", "c", "b", "seconds", (2, 16), {"nn.Module": spreads([1, 1]), "native": spreads([1.01, 1.5])})
-    assert [(ratio.at, ratio.clear) for ratio in ratios(one, "native")] == [(2, False), (16, True)]
-    assert ratios(NotPossible("no"), "native") == []
-    assert ratios(one, "traced") == []
+    assert [(ratio.at, ratio.is_clear) for ratio in compute_ratios(one, "native")] == [(2, False), (16, True)]
+    assert compute_ratios(NotPossible("no"), "native") == []
+    assert compute_ratios(one, "traced") == []
 
 
 def test_the_net_is_judged_by_its_numbers(study):
@@ -63,7 +65,7 @@ def test_compiling_is_weighed_against_what_it_saves(study):
 
 
 def test_the_short_verdict_says_when_to_take_which(study):
-    text = in_short(study)
+    text = summarize_study(study)
     assert "Take nn.Module for hooks." in text
     assert "Take the pure function for threads." in text
     assert "16 per-sample gradients came 5.00x as fast as a loop." in text
@@ -73,13 +75,13 @@ def test_the_short_verdict_says_when_to_take_which(study):
 def test_the_short_verdict_claims_no_difference_that_may_be_chance(study):
     steps = {"nn.Module": spreads([1, 2], 0.5), "native": spreads([1.5, 2.1], 0.5)}
     curve = Curve("S", "c", "b", "seconds", (2, 16), steps)
-    text = in_short(dataclasses.replace(study, curves={**study.curves, "step_batch": curve}))
+    text = summarize_study(dataclasses.replace(study, curves={**study.curves, "step_batch": curve}))
     assert "A step of the native net took the time of the module, as far as this run can tell." in text
 
 
 def test_where_no_form_could_be_compared_none_is_praised(study):
-    nothing = dict.fromkeys(FORMS[1:], NotPossible("it cannot be called ..."))
-    text = in_short(dataclasses.replace(study, largest_difference=nothing))
+    nothing = dict.fromkeys(FORM_NAMES[1:], NotPossible("it cannot be called ..."))
+    text = summarize_study(dataclasses.replace(study, largest_difference=nothing))
     assert text.startswith("The numbers of no other form could be compared with those of nn.Module.")
     assert "give the bits" not in text
     summary = of(dataclasses.replace(study, largest_difference=nothing), "traced").summary
@@ -98,7 +100,7 @@ def test_a_form_that_differs_is_named(study):
     gaps = {**study.largest_difference, "traced": {"gradients": 0.5}}
     wrong = dataclasses.replace(study, largest_difference=gaps)
     assert not wrong.identical
-    assert in_short(wrong).startswith(
+    assert summarize_study(wrong).startswith(
         "functional_call and native give the bits of nn.Module. traced did NOT give the bits of nn.Module."
     )
     assert of(wrong, "traced").summary.startswith("Differs from the module: gradients by up to 0.5.")

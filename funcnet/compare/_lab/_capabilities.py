@@ -1,4 +1,4 @@
-"""What each form can do: everything is tried, and what was seen is the evidence."""
+"""What each form can do: everything is tried, and the observations are the evidence."""
 
 from __future__ import annotations
 
@@ -6,109 +6,95 @@ import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
-from funcnet.compare._lab import _try_calls as calls
-from funcnet.compare._lab import _try_state as state
-from funcnet.compare._lab import _try_transforms as transforms
-from funcnet.compare._lab._costs import Makers
-from funcnet.compare._lab._differences import without_fast_path
+from funcnet.compare._lab import _try_calls, _try_state, _try_transforms
+from funcnet.compare._lab._form_differences import fast_path_disabled
+from funcnet.compare._lab._form_makers import FormMakers
 from funcnet.compare._lab._forms import CALL, MODULE, NATIVE, TRACED
 from funcnet.compare._lab._records import Capability
 from funcnet.compare._lab._subject import Subject
-from funcnet.compare._lab._tries import Bench, Try, TryPure, attempt
+from funcnet.compare._lab._trial_bench import Bench, Trial, run_trial
 
 
-class Row(NamedTuple):
+class CapabilityTrial(NamedTuple):
+    """One thing to try with every form: its name, what is tried in words, and the trial."""
+
     name: str
-    tried: str
-    of_module: Try
-    of_pure: TryPure
+    description: str
+    trial: Trial
 
 
-ROWS = (
-    Row(
+CAPABILITY_TRIALS = (
+    CapabilityTrial(
         "Per-sample gradients in one call",
         "vmap(grad(loss)) over a batch, beside a loop over the module",
-        transforms.per_sample_of_module,
-        transforms.per_sample_of_pure,
+        _try_transforms.try_sample_gradients,
     ),
-    Row(
+    CapabilityTrial(
         "An ensemble in one call",
         "vmap over 3 sets of weights, beside 3 modules",
-        transforms.ensemble_of_module,
-        transforms.ensemble_of_pure,
+        _try_transforms.try_ensemble,
     ),
-    Row(
+    CapabilityTrial(
         "Derivative along weights",
         "jvp of the outputs, in the direction of the weights",
-        transforms.forward_mode_of_module,
-        transforms.forward_mode_of_pure,
+        _try_transforms.try_forward_mode,
     ),
-    Row(
+    CapabilityTrial(
         "Hessian-vector product",
         "of the loss in the direction of the weights, beside two backward passes",
-        transforms.hvp_of_module,
-        transforms.hvp_of_pure,
+        _try_transforms.try_hessian_vector_product,
     ),
-    Row(
+    CapabilityTrial(
         "torch.compile",
         'fullgraph=True with backend "aot_eager", beside the module',
-        transforms.compiled_module,
-        transforms.compiled_pure,
+        _try_transforms.try_compile,
     ),
-    Row(
+    CapabilityTrial(
         "Save and load weights",
         "torch.save, torch.load(weights_only=True), into a form whose weights were others",
-        state.saved_module,
-        state.saved_pure,
+        _try_state.try_save,
     ),
-    Row(
-        "Pickle the model",
-        "pickle.dumps of the form itself, loaded and called",
-        state.pickled_module,
-        state.pickled_pure,
-    ),
-    Row("Hooks", "a forward hook on every leaf, and a call", state.hooked_module, state.hooked_pure),
-    Row(
+    CapabilityTrial("Pickle the model", "pickle.dumps of the form itself, loaded and called", _try_state.try_pickle),
+    CapabilityTrial("Hooks", "a forward hook on every leaf, and a call", _try_state.try_hooks),
+    CapabilityTrial(
         "DistributedDataParallel",
         "wrapped, with a process group of one (gloo), and a backward",
-        state.ddp_of_module,
-        state.ddp_of_pure,
+        _try_state.try_ddp,
     ),
-    Row(
+    CapabilityTrial(
         "Data parallel by all_reduce",
         "all_reduce over the gradients of a step, in a process group of one (gloo)",
-        state.reduced_of_module,
-        state.reduced_of_pure,
+        _try_state.try_all_reduce,
     ),
-    Row(
+    CapabilityTrial(
         "Thread-safety",
-        f"one model object, {calls.THREADS} threads with weights of their own, up to {calls.CALLS} calls each",
-        calls.threads_of_module,
-        calls.threads_of_pure,
+        f"one model object, {_try_calls.THREADS} threads with weights of their own, "
+        f"up to {_try_calls.MOST_CALLS} calls each",
+        _try_calls.try_threads,
     ),
-    Row(
+    CapabilityTrial(
         "Partial freezing",
         "a step that trains the second half of the tensors, beside one that trains all",
-        calls.frozen_module,
-        calls.frozen_pure,
+        _try_calls.try_freezing,
     ),
-    Row(
+    CapabilityTrial(
         "A call that leaves nothing behind",
         "a step in training mode; buffers and torch's global generator before and after",
-        calls.untouched_by_module,
-        calls.untouched_by_pure,
+        _try_calls.try_call_without_effects,
     ),
 )
 
 
-def capabilities(makers: Makers, subject: Subject, progress: Callable[[float], None]) -> tuple[Capability, ...]:
-    """Try everything with every form."""
+def try_capabilities(
+    makers: FormMakers, subject: Subject, report_share: Callable[[float], object]
+) -> tuple[Capability, ...]:
+    """Try everything with every form; ``report_share`` is called with the share that is done."""
     bench = Bench(subject, makers)
-    found = []
-    with warnings.catch_warnings(), without_fast_path():
-        warnings.simplefilter("ignore")  # a try may warn as it likes; what counts is what came of it
-        for index, row in enumerate(ROWS):
-            progress(index / len(ROWS))
-            forms = {name: attempt(bench, name, row.of_module, row.of_pure) for name in (MODULE, CALL, NATIVE, TRACED)}
-            found.append(Capability(row.name, row.tried, forms))
-    return tuple(found)
+    capabilities = []
+    with warnings.catch_warnings(), fast_path_disabled():
+        warnings.simplefilter("ignore")  # a trial may warn, but only its outcome counts
+        for index, (name, description, trial) in enumerate(CAPABILITY_TRIALS):
+            report_share(index / len(CAPABILITY_TRIALS))
+            outcomes = {form: run_trial(bench, form, trial) for form in (MODULE, CALL, NATIVE, TRACED)}
+            capabilities.append(Capability(name, description, outcomes))
+    return tuple(capabilities)

@@ -4,121 +4,101 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Literal
 
 import torch
 
+from funcnet.compare._lab._compiled_form import CompileAllowance
 from funcnet.compare._lab._depth import Depths
-from funcnet.compare._lab._forms import COMPILED, Allowance, Compiled, Form, make_forms
+from funcnet.compare._lab._form_makers import FormMakers, cache_forms, make_forms
+from funcnet.compare._lab._forms import Form
+from funcnet.compare._lab._reasons import describe_reason
 from funcnet.compare._lab._records import Curve, Spread
 from funcnet.compare._lab._subject import Subject
-from funcnet.compare._lab._turns import Call, Make, curve, in_turns, reason_of
+from funcnet.compare._lab._turns import CallMaker, TimedCall, measure_curve, measure_in_turns
 from funcnet.compare._measure import LiveBytes
 from funcnet.compare._results import NotPossible
 
 FORWARD = "a forward in eval mode under no_grad"
 STEP = "a forward and backward in training mode, to the gradients of all params; without an optimizer"
 
-Makers = Mapping[str, Callable[[], Form]]
+Action = Literal["forward", "step"]
 
 
-def once_each(makers: Makers) -> Makers:
-    """Makers that make their form when first asked, and give the same one, or the same error, ever after."""
-    made: dict[str, Form | Exception] = {}
+def _call_makers(makers: FormMakers, subject: Subject, size: int, action: Action) -> dict[str, CallMaker]:
+    def make_call(name: str) -> TimedCall:
+        form, batch = makers[name](), subject.batch(size)
+        return form.forward(batch) if action == "forward" else form.step(batch)
 
-    def get(name: str) -> Form:
-        if name not in made:
-            try:
-                made[name] = makers[name]()
-            except Exception as error:  # whatever a tracer may raise
-                made[name] = error
-        found = made[name]
-        if isinstance(found, Exception):
-            raise found
-        return found
-
-    return {name: partial(get, name) for name in makers}
+    return {name: partial(make_call, name) for name in makers}
 
 
-def _calls(makers: Makers, subject: Subject, size: int, verb: str) -> dict[str, Make]:
-    def make(name: str) -> Call:
-        form = makers[name]()
-        return form.forward(subject.batch(size)) if verb == "forward" else form.step(subject.batch(size))
+def measure_batch_curves(makers: FormMakers, subject: Subject, budget: float) -> dict[str, Curve | NotPossible]:
+    """Times of a forward and of a step at every batch size."""
+    axis = "batch size (axis 0)" if subject.no_batch_axis is None else "the inputs as given"
 
-    return {name: partial(make, name) for name in makers}
-
-
-def against_batch(makers: Makers, subject: Subject, budget: float) -> dict[str, Curve | NotPossible]:
-    """Forward and step at every batch size."""
-    if subject.whole_batch is not None:
-        axis, sizes = "the inputs as given", subject.sizes
-    else:
-        axis, sizes = "batch size (axis 0)", subject.sizes
-
-    def rows(verb: str) -> Mapping[int, Mapping[str, Make]]:
-        return {size: _calls(makers, subject, size, verb) for size in sizes}
+    def rows(action: Action) -> Mapping[int, Mapping[str, CallMaker]]:
+        return {size: _call_makers(makers, subject, size, action) for size in subject.sizes}
 
     with torch.no_grad():
-        forward = curve("Forward", FORWARD, axis, rows("forward"), budget)
-    return {"forward_batch": forward, "step_batch": curve("Step", STEP, axis, rows("step"), budget)}
+        forward = measure_curve("Forward", FORWARD, axis, rows("forward"), budget)
+    return {"forward_batch": forward, "step_batch": measure_curve("Step", STEP, axis, rows("step"), budget)}
 
 
-def against_depth(
-    depths: Depths | NotPossible, subject: Subject, allowance: Allowance, budget: float
+def measure_depth_curves(
+    depths: Depths | NotPossible, subject: Subject, allowance: CompileAllowance, budget: float
 ) -> dict[str, Curve | NotPossible]:
-    """Forward and step of models with more and fewer blocks, at the middle batch size."""
+    """Times of a forward and of a step with more and fewer blocks, at the middle batch size."""
     if isinstance(depths, NotPossible):
         return {"forward_depth": depths, "step_depth": depths}
-    size = subject.middle
+    size = subject.middle_size
     try:
-        deep = {depth: depths.make(depth) for depth in depths.at}
-    except Exception as error:  # a net may need what was taken away
-        why = NotPossible(f"a model of another depth cannot be built: {reason_of(error)}")
-        return {"forward_depth": why, "step_depth": why}
-    forms = {depth: once_each(make_forms(at, allowance)) for depth, at in deep.items()}
+        subjects = {depth: depths.make_subject(depth) for depth in depths.values}
+    except Exception as error:  # a net may need the blocks that were removed
+        reason = NotPossible(f"a model of another depth cannot be built: {describe_reason(error)}")
+        return {"forward_depth": reason, "step_depth": reason}
+    makers = {depth: cache_forms(make_forms(deeper, allowance)) for depth, deeper in subjects.items()}
 
-    def rows(verb: str) -> Mapping[int, Mapping[str, Make]]:
-        return {depth: _calls(forms[depth], at, size, verb) for depth, at in deep.items()}
+    def rows(action: Action) -> Mapping[int, Mapping[str, CallMaker]]:
+        return {depth: _call_makers(makers[depth], deeper, size, action) for depth, deeper in subjects.items()}
 
     axis = f"depth: {depths.block}"
     with torch.no_grad():
-        forward = curve("Forward", f"{FORWARD}, batch of {size}", axis, rows("forward"), budget)
-    step = curve("Step", f"{STEP}; batch of {size}", axis, rows("step"), budget)
+        forward = measure_curve("Forward", f"{FORWARD}, batch of {size}", axis, rows("forward"), budget)
+    step = measure_curve("Step", f"{STEP}; batch of {size}", axis, rows("step"), budget)
     return {"forward_depth": forward, "step_depth": step}
 
 
-def overhead(makers: Makers, subject: Subject, budget: float) -> Curve:
-    """A forward on the smallest batch, where what is left of the time is mostly Python."""
+def measure_overhead(makers: FormMakers, subject: Subject, budget: float) -> Curve:
+    """The time of a forward on the smallest batch, most of which is spent in Python."""
     size = subject.sizes[0]
     with torch.no_grad():
-        found = in_turns(_calls(makers, subject, size, "forward"), budget)
-    forms = {name: (value,) for name, value in found.items()}
+        values = measure_in_turns(_call_makers(makers, subject, size, "forward"), budget)
+    forms = {name: (value,) for name, value in values.items()}
     return Curve("Python overhead", f"{FORWARD}, on the smallest batch", "batch size", "seconds", (size,), forms)
 
 
-def memory(makers: Makers, subject: Subject) -> Curve:
+def measure_memory(makers: FormMakers, subject: Subject) -> Curve:
     """The most bytes of tensors alive at one time in a step: weights, gradients, batch, activations."""
     size = subject.sizes[-1]
-    forms = {name: (_peak(make, name, subject, size),) for name, make in makers.items()}
+    forms = {name: (_measure_peak(make_form, subject, size),) for name, make_form in makers.items()}
     return Curve("Peak memory", f"{STEP}. Tensors alive at one time", "batch size", "bytes", (size,), forms)
 
 
-def _peak(make: Callable[[], Form], name: str, subject: Subject, size: int) -> Spread | NotPossible:
-    if name == COMPILED:
-        return NotPossible("compiled code takes its buffers from C++, where tensors alive cannot be counted")
+def _measure_peak(make_form: Callable[[], Form], subject: Subject, size: int) -> Spread | NotPossible:
     try:
-        form = make()
-        assert not isinstance(form, Compiled)
+        form = make_form()
+        own_weights = form.own_weights()
         batch = subject.batch(size)
         step = form.step(batch)
         step()
-        with LiveBytes() as counted:
-            counted.count((subject.params, subject.buffers, batch.args, dict(batch.kwargs)))
-            counted.count(list(form.module.parameters()) if hasattr(form, "module") else [])
+        with LiveBytes() as memory:
+            memory.count_tensors((subject.params, subject.buffers, batch.args, dict(batch.kwargs), own_weights))
             peaks = []
             for _ in range(3):
-                counted.peak = counted.live
+                memory.reset_peak()
                 step()
-                peaks.append(float(counted.peak))
-    except Exception as error:  # what a foreign forward does need not work within a dispatch mode
-        return NotPossible(reason_of(error))
+                peaks.append(float(memory.peak))
+    except Exception as error:  # some foreign forwards do not work within a dispatch mode
+        return NotPossible(describe_reason(error))
     return Spread(sorted(peaks)[1], min(peaks), max(peaks), len(peaks))

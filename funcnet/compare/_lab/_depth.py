@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,123 +11,114 @@ import torch
 from torch import nn
 
 import funcnet as fn
+from funcnet._typing import Shape
+from funcnet.compare._lab._reasons import describe_reason
 from funcnet.compare._lab._subject import Subject
-from funcnet.compare._lab._turns import SkippedError, reason_of
 from funcnet.compare._models import Pair
 from funcnet.compare._results import NotPossible
 
 
 @dataclass(frozen=True)
 class Depths:
-    """Which depths there are, what one more of them is, and the model at each."""
+    """The depths at which a model is measured, what one more block is, and what makes the model of a depth."""
 
-    at: tuple[int, ...]
+    values: tuple[int, ...]
     block: str
-    make: Callable[[int], Subject]
+    make_subject: Callable[[int], Subject]
 
 
-# One part of each of the four models, so deep. ``layers`` is torch.nn or funcnet: both have the same names.
+# One part of each of the four models, with a given depth. ``layers`` is torch.nn or funcnet: both have the same names.
 
 
-def _hidden(layers: Any, depth: int) -> Any:
-    more = (layer for _ in range(depth - 1) for layer in (layers.Linear(128, 128), layers.ReLU()))
+def _hidden_layers(layers: Any, depth: int) -> Any:
     first = (layers.Flatten(), layers.Linear(64, 128), layers.ReLU())
-    return layers.Sequential(*first, *more, layers.Linear(128, 10))
+    hidden = _repeat(lambda: (layers.Linear(128, 128), layers.ReLU()), depth - 1)
+    return layers.Sequential(*first, *hidden, layers.Linear(128, 10))
 
 
-def _listed(layers: Any, depth: int) -> Any:
+def _linear_layers(layers: Any, depth: int) -> Any:
     return layers.ModuleList(layers.Linear(64, 64) for _ in range(depth))
 
 
 def _convolutions(layers: Any, depth: int) -> Any:
-    more = (layer for _ in range(depth - 1) for layer in (layers.ReLU(), layers.Conv2d(20, 20, 3, padding=1)))
-    return layers.Sequential(layers.Conv2d(20, 20, 3), *more)
+    padded = _repeat(lambda: (layers.ReLU(), layers.Conv2d(20, 20, 3, padding=1)), depth - 1)
+    return layers.Sequential(layers.Conv2d(20, 20, 3), *padded)
 
 
-def _normed(layers: Any, depth: int) -> Any:
-    more = (
-        layer
-        for _ in range(depth - 1)
-        for layer in (layers.BatchNorm2d(20), layers.ReLU(), layers.Conv2d(20, 20, 3, padding=1))
-    )
-    return layers.Sequential(layers.Conv2d(1, 20, 3), *more)
+def _normed_convolutions(layers: Any, depth: int) -> Any:
+    blocks = _repeat(lambda: (layers.BatchNorm2d(20), layers.ReLU(), layers.Conv2d(20, 20, 3, padding=1)), depth - 1)
+    return layers.Sequential(layers.Conv2d(1, 20, 3), *blocks)
 
 
-_OF_PAIRS = {
-    "sequential": ("layers", _hidden, "Linear(128, 128) and ReLU, once for each hidden layer"),
-    "modulelist": ("layers", _listed, "Linear(64, 64) in the ModuleList"),
+def _repeat(make_block: Callable[[], tuple[Any, ...]], count: int) -> Iterator[Any]:
+    return (layer for _ in range(count) for layer in make_block())
+
+
+# For each of the four models: the part that gets deeper, what makes it, and what one more block is.
+_DEEPER_PARTS = {
+    "sequential": ("layers", _hidden_layers, "Linear(128, 128) and ReLU, once for each hidden layer"),
+    "modulelist": ("layers", _linear_layers, "Linear(64, 64) in the ModuleList"),
     "conv": ("conv2", _convolutions, "convolution of 20 channels (padded from the third on)"),
-    "batchnorm": ("conv", _normed, "convolution of 20 channels, with BatchNorm and ReLU between them"),
+    "batchnorm": ("conv", _normed_convolutions, "convolution of 20 channels, with BatchNorm and ReLU between them"),
 }
 
 
 def depths_of_pair(pair: Pair, subject: Subject) -> Depths:
-    """One of the four models, with one of its parts repeated."""
-    part, layers, block = _OF_PAIRS[pair.name]
+    """The depths of one of the four models, where one of its parts is repeated."""
+    part, make_part, block = _DEEPER_PARTS[pair.name]
 
-    def make(depth: int) -> Subject:
+    def make_subject(depth: int) -> Subject:
         torch.manual_seed(subject.seed)
         module = pair.module()
-        setattr(module, part, layers(nn, depth))
-        return subject.with_module(module, pair.net.replaced({part: layers(fn, depth)}))
+        setattr(module, part, make_part(nn, depth))
+        return subject.with_model(module, pair.net.replaced({part: make_part(fn, depth)}))
 
-    return Depths((1, 4, 16), block, make)
+    return Depths((1, 4, 16), block, make_subject)
 
 
 def depths_of_module(subject: Subject) -> Depths | NotPossible:
-    """The first blocks of the longest Sequential or ModuleList of equal blocks, if the module runs with fewer.
+    """The depths of a module with a Sequential or ModuleList of equal blocks, if it runs with fewer of them.
 
-    Only blocks that a deep copy can go without are taken away: nothing is added, and the times are those of the
-    module's own forward over what is left.
+    Blocks are removed from the end of the longest such container, in a deep copy. None are added, so that the times
+    are those of the module's own forward over the blocks that remain.
     """
-    found = _repeated(subject.module)
-    if found is None:
+    container = _find_repeated_blocks(subject.module)
+    if container is None:
         return NotPossible(
             f"{subject.title} has no obvious depth: no Sequential or ModuleList in it holds two or more equal blocks"
         )
-    path, count = found
-    name = type(next(subject.module.get_submodule(path).children())).__name__
+    path, count = container
+    block_class = type(next(subject.module.get_submodule(path).children())).__name__
 
-    def make(depth: int) -> Subject:
+    def make_subject(depth: int) -> Subject:
         module = copy.deepcopy(subject.module)
         blocks: Any = module.get_submodule(path)
         del blocks[depth:]
-        return subject.with_module(module, fn.from_module(module)[0])
+        return subject.with_model(module, fn.from_module(module)[0])
 
     depths = tuple(sorted({1, -(-count // 2), count}))
     try:
         for depth in depths[:-1]:
             with torch.no_grad():
-                subject.batch(subject.sizes[0]).call(make(depth).module.eval())
-    except Exception as error:  # a forward may count on all of its blocks
-        return NotPossible(f"{subject.title} does not run with the first blocks of {path} alone: {reason_of(error)}")
-    where = path or "the module itself"
-    return Depths(depths, f"first blocks of {where}, of the {count} {name} it has", make)
+                subject.batch(subject.sizes[0]).call(make_subject(depth).module.eval())
+    except Exception as error:  # a forward may rely on all of its blocks
+        reason = describe_reason(error)
+        return NotPossible(f"{subject.title} does not run with the first blocks of {path} alone: {reason}")
+    location = path or "the module itself"
+    return Depths(depths, f"first blocks of {location}, of the {count} {block_class} it has", make_subject)
 
 
-def _repeated(module: nn.Module) -> tuple[str, int] | None:
-    """Path and length of the container with the most equal blocks; the outermost, if several have as many."""
-    best: tuple[str, int] | None = None
+def _find_repeated_blocks(module: nn.Module) -> tuple[str, int] | None:
+    """The path and length of the container with the most equal blocks; the outermost, if several have as many."""
+    longest: tuple[str, int] | None = None
     for path, part in module.named_modules():
         if not isinstance(part, (nn.Sequential, nn.ModuleList)) or len(part) < 2:
             continue
-        blocks = {(type(block), repr(block), _shapes(block)) for block in part}
-        if len(blocks) == 1 and (best is None or len(part) > best[1]):
-            best = path, len(part)
-    return best
+        distinct_blocks = {(type(block), repr(block), _state_shapes(block)) for block in part}
+        if len(distinct_blocks) == 1 and (longest is None or len(part) > longest[1]):
+            longest = path, len(part)
+    return longest
 
 
-def _shapes(module: nn.Module) -> tuple[Any, ...]:
+def _state_shapes(module: nn.Module) -> tuple[tuple[str, Shape], ...]:
     return tuple((name, tuple(tensor.shape)) for name, tensor in module.state_dict().items())
-
-
-def at_depth(depths: Depths, depth: int) -> Subject:
-    """The model at one depth.
-
-    Raises:
-        SkippedError: if it cannot be built; says why.
-    """
-    try:
-        return depths.make(depth)
-    except Exception as error:
-        raise SkippedError(f"the model of depth {depth} cannot be built: {reason_of(error)}") from error

@@ -1,250 +1,183 @@
-"""The forms of one model that are measured beside each other, each used as its users use it."""
+"""A form is one way to use a model. The laboratory asks the same questions of every form."""
 
 from __future__ import annotations
 
-import copy
-import time
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+import pickle
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
-from torch.func import functional_call
+from torch import Tensor, nn
 
 import funcnet as fn
-from funcnet._torch import graphs_allowed, keep_size_free
+from funcnet._tensors import is_inexact, iter_tensors
+from funcnet._torch import pytree
 from funcnet._typing import Flat, Tree
-from funcnet.compare._lab._subject import Batch, Subject
-from funcnet.compare._lab._turns import Call, SkippedError
-from funcnet.tree import flatten
+from funcnet.compare._lab._subject import Batch, BatchTree, Subject
+from funcnet.compare._lab._turns import TimedCall
 
-MODULE, CALL, NATIVE, TRACED, COMPILED = "nn.Module", "functional_call", "native", "traced", "compiled"
+FORM_NAMES = ("nn.Module", "functional_call", "native", "traced", "compiled")
+MODULE, CALL, NATIVE, TRACED, COMPILED = FORM_NAMES
 
 
-class Step(NamedTuple):
-    """What a forward and backward in training mode gives."""
+class StepResult(NamedTuple):
+    """The result of a forward and backward in training mode."""
 
-    output: Any
+    output: object
     gradients: Flat
     buffers: Flat
 
 
-def _learns(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() or tensor.is_complex()
+class Form(ABC):
+    """One way to use a model, written as its users write it.
 
+    To add a form, write a subclass and add it to ``make_forms``. Methods that prepare a call do everything that is not
+    to be measured, and return the call.
 
-class ModuleForm:
-    """A copy of the module; its calls change its buffers, its ``grad`` fields and torch's global generator."""
-
-    name = MODULE
-
-    def __init__(self, subject: Subject) -> None:
-        self.subject = subject
-        self.module = copy.deepcopy(subject.module)
-        for weight in self.module.parameters():
-            weight.requires_grad_(_learns(weight))
-
-    def forward(self, batch: Batch) -> Call:
-        module = self.module.eval()
-        return lambda: batch.call(module)
-
-    def step(self, batch: Batch) -> Call:
-        module, loss = self.module.train(), self.subject.loss
-
-        def step() -> Step:
-            module.zero_grad()
-            output = batch.call(module)
-            value = loss(output, batch.labels)
-            if value.requires_grad:
-                value.backward()
-            grads = {name: weight.grad for name, weight in module.named_parameters() if weight.grad is not None}
-            return Step(output, grads, dict(module.named_buffers()))
-
-        return step
-
-
-class PureForm:
-    """A form whose call takes params and buffers, and returns the output and new buffers."""
+    Attributes:
+        name: the title of the form in all results.
+        subject: the model and its inputs.
+        model: the module or net that a user of the form holds.
+        params: the weights, as the first argument of :meth:`output`.
+        saved_state_title: what the tensors of :meth:`saved_state` are, for the evidence of a trial.
+        pickle_title: what a pickle of the model contains.
+        product_title: how :meth:`hessian_vector_product` computes its result.
+    """
 
     name: str
+    subject: Subject
+    model: nn.Module | fn.Net
+    params: Tree
+    saved_state_title: str
+    pickle_title: str
+    product_title: str
 
-    def __init__(self, subject: Subject) -> None:
-        self.subject = subject
-        self.rng: Any = subject.seed
-        # torch chooses some kernels by whether weights require grad, even under no_grad: here they do, as in a module
-        self.params = fn.tree.map(lambda leaf: leaf.detach().requires_grad_(_learns(leaf)), subject.params)
-        self.buffers = subject.buffers
+    @abstractmethod
+    def isolated(self) -> Form:
+        """A copy for one trial: changes to it, and to its model, are not seen by other trials."""
 
-    def apply(self, params: Any, buffers: Any, batch: Batch, train: bool = False, rng: Any = None) -> tuple[Any, Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def forward(self, batch: Batch) -> TimedCall:
+        """Prepare a forward in eval mode."""
 
-    def output(self, params: Any, batch: Batch) -> Any:
-        """The output in eval mode as a function of the params: what transforms are given."""
-        return self.apply(params, self.buffers, batch)[0]
+    @abstractmethod
+    def step(self, batch: Batch) -> Callable[[], StepResult]:
+        """Prepare a forward and backward in training mode, up to the gradients of all weights."""
 
-    def forward(self, batch: Batch) -> Call:
-        return lambda: self.apply(self.params, self.buffers, batch)[0]
+    @abstractmethod
+    def output(self, params: Tree, batch: Batch) -> object:
+        """The output in eval mode as a function of the params, which is what transforms are applied to."""
 
-    def step(self, batch: Batch) -> Call:
-        def loss(params: Tree) -> tuple[Tensor, Any]:
-            output, new = self.apply(params, self.buffers, batch, True, self.rng)
-            return self.subject.loss(output, batch.labels), (output, new)
+    @abstractmethod
+    def sample_gradients(self, batch: Batch) -> TimedCall:
+        """Prepare the gradients of every sample of a batch in eval mode, in the best way that the form has."""
 
-        both = fn.value_and_grad(loss, has_aux=True)
-        plain = fn.tree.map(torch.Tensor.detach, self.params)
+    @abstractmethod
+    def ensemble_outputs(self, batch: Batch, count: int) -> TimedCall:
+        """Prepare the outputs of ``count`` models in eval mode, in the best way that the form has."""
 
-        def step() -> Step:
-            (_, (output, new)), grads = both(plain)
-            return Step(output, {name: g for name, g in flatten(grads).items() if _learns(g)}, flatten(new))
+    def same_draws_form(self) -> Form | None:
+        """The form to compare this one with if its draws are not those of the module; None if they are."""
+        return None
 
-        return step
+    def own_weights(self) -> list[Tensor]:
+        """The weights that this form holds besides those of the subject; needed to count the bytes alive in a step.
 
+        Raises:
+            SkippedError: if the bytes of this form cannot be counted.
+        """
+        return []
 
-class FunctionalCall(PureForm):
-    """``torch.func.functional_call`` on the module. Buffers are written in place, into copies it is given."""
+    # --- questions of single trials ---
 
-    name = CALL
+    def sample_loss(self, params: Tree, sample: BatchTree) -> Tensor:
+        """The loss in eval mode of one sample, which is the tree of a batch without the batch axis."""
+        batch = Batch.from_sample(sample)
+        return self.subject.loss(self.output(params, batch), batch.labels)
 
-    def __init__(self, subject: Subject) -> None:
-        super().__init__(subject)
-        self.module = copy.deepcopy(subject.module)
-        self.params, self.buffers = flatten(self.params), flatten(self.buffers)
+    def vmap_sample_gradients(self, batch: Batch) -> Callable[[], Tree]:
+        """Prepare ``vmap(grad(loss))`` over a batch in eval mode: a tree whose samples lie in axis 0."""
+        tree = batch.to_tree()
+        params = self.detached_params()
+        return lambda: torch.vmap(torch.func.grad(self.sample_loss), in_dims=(None, 0))(params, tree)
 
-    def apply(self, params: Any, buffers: Any, batch: Batch, train: bool = False, rng: Any = None) -> tuple[Any, Any]:
-        if self.module.training != train:
-            self.module.train(train)
-        return functional_call(self.module, {**params, **buffers}, batch.args, dict(batch.kwargs)), buffers
+    def vmap_ensemble_outputs(self, batch: Batch, count: int) -> Callable[[], list[Tensor]]:
+        """Prepare the outputs of ``count`` models in eval mode by one call under vmap, with the models in axis 0."""
+        stacked = stack_weights(self.params, count)
+        return lambda: torch.vmap(lambda params: list(iter_tensors(self.output(params, batch))))(stacked)
 
-    def step(self, batch: Batch) -> Call:
-        held = {name: buffer.clone() for name, buffer in self.buffers.items()}
-        weights = {name: leaf for name, leaf in self.params.items() if leaf.requires_grad}
+    def detached_params(self) -> Tree:
+        """The params without any history or ``requires_grad``."""
+        params: Tree = pytree.tree_map(Tensor.detach, self.params)
+        return params
 
-        def step() -> Step:
-            output, new = self.apply(self.params, held, batch, True)
-            value = self.subject.loss(output, batch.labels)
-            if not value.requires_grad:
-                return Step(output, {}, new)
-            found = torch.autograd.grad(value, list(weights.values()), allow_unused=True, materialize_grads=True)
-            return Step(output, dict(zip(weights, found, strict=True)), new)
+    @abstractmethod
+    def hessian_vector_product(self, batch: Batch) -> list[Tensor]:
+        """The Hessian of the loss in eval mode, times the weights, for each weight."""
 
-        return step
+    @abstractmethod
+    def compile_forward(self, batch: Batch) -> TimedCall:
+        """Prepare a forward in eval mode that is compiled into a single graph without generating code."""
 
+    @abstractmethod
+    def saved_state(self) -> Mapping[str, object]:
+        """The tensors that a user saves, by path."""
 
-class NetForm(PureForm):
-    """A net of funcnet."""
+    @abstractmethod
+    def forward_from_state(self, state: Flat, batch: Batch) -> TimedCall:
+        """Prepare a forward in eval mode with the tensors of a saved state, in a form that had other weights."""
 
-    def __init__(self, subject: Subject, net: fn.Net, name: str) -> None:
-        super().__init__(subject)
-        self.net, self.name = net, name
-        self.draws: Any = subject.seed if subject.draws_in_eval else None
-        self.key = fn.random.key(subject.seed) if subject.draws_in_eval else None
+    def pickle_model(self) -> bytes:
+        """Pickle the model, and replace it by what the pickle contains; returns the pickle."""
+        data = pickle.dumps(self.model)
+        self.model = pickle.loads(data)
+        return data
 
-    def apply(self, params: Any, buffers: Any, batch: Batch, train: bool = False, rng: Any = None) -> tuple[Any, Any]:
-        rng = self.draws if rng is None else rng
-        return self.net.apply(params, buffers, *batch.args, train=train, rng=rng, **batch.kwargs)
+    @abstractmethod
+    def count_hook_calls(self, batch: Batch) -> int:
+        """Register a forward hook on every leaf of the model; returns how many fire in one call.
 
-    def output(self, params: Any, batch: Batch) -> Any:
-        return self.apply(params, self.buffers, batch, rng=self.key)[0]  # an int seed is refused by transforms
+        Raises:
+            FailedError: if no hook fires, or if the model has no hooks.
+        """
 
+    @abstractmethod
+    def backward_in_ddp(self, batch: Batch, wrap: Callable[[nn.Module | fn.Net], nn.Module]) -> None:
+        """Run a forward and backward in training mode with the model in DistributedDataParallel, by ``wrap``.
 
-class TracedForm(NetForm):
-    """The module's trace. Where that is for other sizes, the module is traced again, as one would do."""
+        Raises:
+            FailedError: if the model cannot be used in it.
+        """
 
-    def __init__(self, subject: Subject) -> None:
-        super().__init__(subject, _trace(subject, subject.batch(subject.middle)), TRACED)
+    @abstractmethod
+    def call_with_weights(self, weights: Flat, batch: Batch) -> TimedCall:
+        """Prepare a forward in eval mode with these weights, by the one model that all such calls share."""
 
-    def forward(self, batch: Batch) -> Call:
-        return NetForm.forward(self._for(batch), batch)
+    @abstractmethod
+    def gradients_with_frozen(self, frozen: set[str], batch: Batch) -> Flat:
+        """The gradients of a step in which the weights with these paths are frozen."""
 
-    def step(self, batch: Batch) -> Call:
-        return NetForm.step(self._for(batch), batch)
-
-    def _for(self, batch: Batch) -> TracedForm:
-        fitting = copy.copy(self)
-        try:
-            with torch.no_grad():
-                self.output(self.params, batch)
-        except fn.ShapeError:
-            fitting.net = _trace(self.subject, batch)
-        return fitting
-
-
-def _trace(subject: Subject, example: Batch) -> fn.Net:
-    free = ("batch",) if subject.whole_batch is None else ()
-    return fn.trace(subject.module, *example.args, train="both", dynamic=free, **example.kwargs)[0]
-
-
-class Allowance:
-    """Seconds that may go into compiling; what comes when they are spent says so."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds, self.spent, self.last = seconds, 0.0, 0.0
-
-    def first(self, call: Call) -> Call:
-        """Make the first call of something compiled, on the clock. When that has run out, old graphs are run still."""
-        if self.spent + self.last >= self.seconds:
-            try:
-                with torch.compiler.set_stance("fail_on_recompile"):
-                    call()
-            except RuntimeError as error:
-                if not self.spent:
-                    raise SkippedError("nothing was left of the time for compiling") from error
-                raise SkippedError(
-                    f"this needs another graph, and compiling took {self.spent:.0f} s already, where this model is "
-                    f"given {self.seconds:.0f} s"
-                ) from error
-            return call
-        start = time.perf_counter()
-        try:
-            with graphs_allowed():
-                call()
-        finally:
-            self.last = time.perf_counter() - start
-            self.spent += self.last
-        return call
+    @abstractmethod
+    def call_in_training(self, batch: Batch) -> tuple[Flat, TimedCall]:
+        """The buffers that a call in training mode receives or holds, and the call."""
 
 
-class Compiled(NetForm):
-    """``torch.compile(fullgraph=True)`` of the native net. Draws come from a Key, as an int seed is eager only."""
-
-    def __init__(self, subject: Subject, allowance: Allowance) -> None:
-        super().__init__(subject, subject.net, COMPILED)
-        self.rng, self.allowance = fn.random.key(subject.seed), allowance
-        self.draws = self.rng if subject.draws_in_eval else None
-        self.eager = super().apply
-        self.compiled: Callable[..., Any] = torch.compile(self.eager, fullgraph=True)
-
-    def apply(self, params: Any, buffers: Any, batch: Batch, train: bool = False, rng: Any = None) -> tuple[Any, Any]:
-        return self.compiled(params, buffers, batch, train, rng)
-
-    def forward(self, batch: Batch) -> Call:
-        self._free(batch)
-        return self.allowance.first(super().forward(batch))
-
-    def step(self, batch: Batch) -> Call:
-        self._free(batch)
-        return self.allowance.first(super().step(batch))
-
-    def _free(self, batch: Batch) -> None:
-        if self.subject.whole_batch is None:
-            for value in (*batch.args, *batch.kwargs.values()):
-                keep_size_free(value, 0)
+def iter_leaf_modules(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The modules without submodules, with their paths."""
+    return ((path, part) for path, part in module.named_modules() if not any(True for _ in part.children()))
 
 
-def start_compiler() -> None:
-    """Compile next to nothing, so that what the first use of torch.compile costs is no part of what is measured."""
-    torch.compile(torch.sin)(torch.ones(2))
+def stack_weights(params: Tree, count: int) -> Tree:
+    """``count`` sets of weights, stacked along axis 0. Set ``i`` is the weights times ``1 + i / 100``."""
+    scales = 1 + 0.01 * torch.arange(count)
 
+    def stack(leaf: Tensor) -> Tensor:
+        leaf = leaf.detach()
+        rows = leaf[None].expand(count, *leaf.shape)
+        if not is_inexact(leaf):
+            return rows.clone()
+        return (rows * scales.view(-1, *[1] * leaf.dim())).to(leaf.dtype)
 
-Form = ModuleForm | PureForm
-
-
-def make_forms(subject: Subject, allowance: Allowance) -> Mapping[str, Callable[[], Form]]:
-    """What makes each form. A maker may raise: then the form cannot be had, and the error says why."""
-    return {
-        MODULE: lambda: ModuleForm(subject),
-        CALL: lambda: FunctionalCall(subject),
-        NATIVE: lambda: NetForm(subject, subject.net, NATIVE),
-        TRACED: lambda: TracedForm(subject),
-        COMPILED: lambda: Compiled(subject, allowance),
-    }
+    stacked: Tree = pytree.tree_map(stack, params)
+    return stacked

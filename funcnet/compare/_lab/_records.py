@@ -1,4 +1,4 @@
-"""What the laboratory found, as plain values; ``funcnet.report`` draws them and ``to_json`` writes them out."""
+"""The results of the laboratory, as plain values. ``funcnet.report`` draws them, and ``to_json`` writes them out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from funcnet.compare._results import Articles, NotPossible, Untrained
 
 @dataclass(frozen=True)
 class Spread:
-    """One quantity measured several times: the median of the rounds and its quartiles, in seconds or bytes."""
+    """One quantity measured several times: the median of the rounds and the quartiles, in seconds or bytes."""
 
     median: float
     lower: float
@@ -36,7 +36,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of trying something: it worked, it did not, or there was nothing to try it on; and what was seen."""
+    """The outcome of a trial: ``worked`` is None if there was nothing to try; ``evidence`` says what was observed."""
 
     worked: bool | None
     evidence: str
@@ -44,7 +44,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Capability:
-    """One thing that one wants to do with a model, tried with each form in this run."""
+    """One thing that users do with a model, tried with each form in this run."""
 
     name: str
     tried: str
@@ -52,10 +52,10 @@ class Capability:
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One tensor of the params and buffers: its path, the class that holds it, what it is, and its bytes.
+class TensorEntry:
+    """One tensor of the params and buffers: its path, its kind, the class of the part that holds it, and its bytes.
 
-    An ``unsaved`` one is a buffer that is no part of the ``state_dict``.
+    The kind ``unsaved`` is a buffer that does not belong to the ``state_dict``.
     """
 
     path: str
@@ -68,7 +68,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Listing:
-    """A program that a reader reads."""
+    """A program, as readers see it."""
 
     title: str
     code: str
@@ -79,10 +79,10 @@ class Study:
     """One model in all its forms.
 
     ``parts`` maps the path of each part to its class. ``largest_difference`` compares each form with ``nn.Module``;
-    None stands where there is nothing to compare, a string beside a form says how it was compared.
+    a quantity has the value None if there is nothing to compare.
     """
 
-    also: ClassVar = ("identical",)
+    json_properties: ClassVar = ("identical",)
 
     name: str
     title: str
@@ -92,7 +92,7 @@ class Study:
     stateless: Listing | NotPossible
     net: Listing
     parts: Mapping[str, str]
-    entries: tuple[Entry, ...]
+    entries: tuple[TensorEntry, ...]
     largest_difference: Mapping[str, Mapping[str, float | None] | NotPossible]
     curves: Mapping[str, Curve | NotPossible]
     capabilities: tuple[Capability, ...]
@@ -101,16 +101,16 @@ class Study:
 
     @property
     def identical(self) -> bool:
-        """Whether every form but the compiled one, whose kernels round differently, has the bits of the module."""
-        compared = (found for form, found in self.largest_difference.items() if form != "compiled")
-        return not any(any(found.values()) for found in compared if not isinstance(found, NotPossible))
+        """Whether every form has the bits of the module, except the compiled one, whose kernels round differently."""
+        compared = (gaps for form, gaps in self.largest_difference.items() if form != "compiled")
+        return not any(any(gaps.values()) for gaps in compared if not isinstance(gaps, NotPossible))
 
 
 @dataclass(frozen=True)
 class Laboratory:
-    """A comparison, and its models in all their forms."""
+    """A comparison, and a study of each of its models."""
 
-    also: ClassVar = ("identical", "passes")
+    json_properties: ClassVar = ("identical", "passes")
 
     comparison: Articles | Untrained
     studies: tuple[Study, ...]
@@ -123,7 +123,7 @@ class Laboratory:
 
     @property
     def identical(self) -> bool:
-        """Whether every form of every model has the bits of the module, compiled ones excepted."""
+        """Whether every form of every model has the bits of the module, except the compiled ones."""
         return all(study.identical for study in self.studies)
 
     @property

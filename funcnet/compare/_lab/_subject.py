@@ -7,42 +7,70 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import funcnet as fn
+from funcnet._torch import pytree
 from funcnet._typing import Tree
 from funcnet.compare._digits import Digits
 from funcnet.compare._errors import summarize_error
 from funcnet.compare._input_specs import InputSpec, make_inputs
 from funcnet.compare._models import Pair
 from funcnet.compare._results import NotPossible
-from funcnet.compare._sides import total
+from funcnet.compare._sides import sum_outputs
 from funcnet.compare._training_steps import logits
+
+Output = TypeVar("Output")
+BatchTree = tuple[tuple[Tensor, ...], dict[str, Any], tuple[Tensor, ...]]
+"""A batch as a tree that vmap can map over: args, kwargs, and the labels if there are any."""
 
 
 class Batch(NamedTuple):
-    """What a model is called with, and what its loss needs besides."""
+    """The inputs of a call, and the labels that its loss needs, if any."""
 
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
+    args: tuple[Tensor, ...]
+    kwargs: Mapping[str, Any]  # tensors; mypy cannot tell them from the options of functions called with them
     labels: Tensor | None
 
-    def call(self, function: Callable[..., Any]) -> Any:
+    def call(self, function: Callable[..., Output]) -> Output:
+        """Call a function with these inputs."""
         return function(*self.args, **self.kwargs)
+
+    def to_tree(self) -> BatchTree:
+        """The same tensors as a tree that vmap can map over."""
+        return self.args, dict(self.kwargs), () if self.labels is None else (self.labels,)
+
+    @staticmethod
+    def from_tree(tree: BatchTree) -> Batch:
+        """The batch that :meth:`to_tree` made the tree from."""
+        args, kwargs, labels = tree
+        return Batch(args, kwargs, *(labels or (None,)))
+
+    @staticmethod
+    def from_sample(sample: BatchTree) -> Batch:
+        """A batch of one sample, from a tree without batch axis."""
+        return Batch.from_tree(pytree.tree_map(lambda leaf: leaf[None], sample))
+
+    def split_samples(self) -> list[Batch]:
+        """The samples, each as a batch of one, in tensors of its own."""
+        tree = self.to_tree()
+        count = pytree.tree_leaves(tree)[0].shape[0]
+        return [Batch.from_tree(pytree.tree_map(lambda leaf, i=i: leaf[i : i + 1].clone(), tree)) for i in range(count)]
 
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A module, its net with params and buffers, and how to call and judge both.
+    """A module, its net with params and buffers, and how to call both and compute a loss.
 
     Args:
-        sizes: batch sizes to measure at; one, if the inputs have no batch axis.
-        batch: inputs for a batch size.
-        loss: of an output and labels.
+        sizes: the batch sizes to measure at; only one if the inputs have no batch axis.
+        batch: makes the inputs for a batch size.
+        loss: a function of an output and labels.
+        no_batch_axis: the reason why the batch size cannot be changed, or None if it can.
     """
 
     title: str
@@ -54,30 +82,30 @@ class Subject:
     sizes: tuple[int, ...]
     batch: Callable[[int], Batch]
     loss: Callable[[Any, Tensor | None], Tensor]
-    whole_batch: NotPossible | None = None
+    no_batch_axis: NotPossible | None = None
 
     @cached_property
-    def native(self) -> bool:
-        """Whether no part of the net runs a forward of somebody else's."""
+    def is_native(self) -> bool:
+        """Whether no part of the net runs a forward that funcnet did not write."""
         return not any(isinstance(part, fn.Wrapped) for _, part in self.net.named_nets())
 
     @property
-    def middle(self) -> int:
-        """The batch size for everything that is measured at one size."""
+    def middle_size(self) -> int:
+        """The batch size for everything that is measured at one size only."""
         return self.sizes[min(1, len(self.sizes) - 1)]
 
     @cached_property
-    def draws(self) -> bool:
-        """Whether a part of the net draws in training mode."""
-        return any(part.draws(True) for _, part in self.net.named_nets()) or self._asks_for_draws(train=True)
+    def draws_in_training(self) -> bool:
+        """Whether a part of the net draws random numbers in training mode."""
+        return any(part.draws(True) for _, part in self.net.named_nets()) or self._needs_rng(train=True)
 
     @cached_property
     def draws_in_eval(self) -> bool:
-        """Whether the net asks for draws in eval mode too."""
-        return self._asks_for_draws(train=False)
+        """Whether the net draws random numbers in eval mode too."""
+        return self._needs_rng(train=False)
 
-    def _asks_for_draws(self, train: bool) -> bool:
-        """Whether a call without an rng is refused: only the call knows what a foreign forward draws."""
+    def _needs_rng(self, train: bool) -> bool:
+        """Whether a call without an rng is refused: only a call shows what a foreign forward draws."""
         batch = self.batch(self.sizes[0])
         try:
             with torch.no_grad():
@@ -86,68 +114,70 @@ class Subject:
             return True
         return False
 
-    def with_module(self, module: nn.Module, net: fn.Net) -> Subject:
+    def with_model(self, module: nn.Module, net: fn.Net) -> Subject:
         """The same inputs and loss for another module and net, which share one ``state_dict``."""
         params, buffers = fn.from_state_dict(net, module.state_dict())
         return dataclasses.replace(self, module=module, net=net, params=params, buffers=buffers)
 
 
-def subject_of_pair(pair: Pair, digits: Digits, seed: int) -> Subject:
-    """One of the four models, on the digits."""
+def subject_from_pair(pair: Pair, digits: Digits, seed: int) -> Subject:
+    """One of the four models of the comparison, on the digits."""
     torch.manual_seed(seed)
     module = pair.module()
     params, buffers = pair.net.init(seed)
 
-    def batch(size: int) -> Batch:
+    def make_batch(size: int) -> Batch:
         x, labels = digits.train_x[:size].clone(), digits.train_labels[:size].clone()
         return Batch((x,), {}, labels)
 
-    return Subject(pair.title, module, pair.net, params, buffers, seed, (2, 16, 64, 256), batch, cross_entropy)
+    return Subject(pair.title, module, pair.net, params, buffers, seed, (2, 16, 64, 256), make_batch, _cross_entropy)
 
 
-def cross_entropy(output: Any, labels: Tensor | None) -> Tensor:
+def _cross_entropy(output: object, labels: Tensor | None) -> Tensor:
     assert labels is not None
     return F.cross_entropy(logits(output), labels)
 
 
-def subject_of_module(module: nn.Module, specs: Sequence[InputSpec], seed: int) -> Subject:
-    """A module of the user's, on random inputs; the sum of its outputs stands for a loss."""
+def subject_from_module(module: nn.Module, specs: Sequence[InputSpec], seed: int) -> Subject:
+    """A module of the user, on random inputs; the sum of its outputs takes the place of a loss."""
     net, params, buffers = fn.from_module(module)
-    first = {spec.shape[0] if spec.shape else 0 for spec in specs}
-    given = max(first)
-    if len(first) == 1 and given > 0:
-        whole = None
-        sizes = tuple(sorted({max(2, given * factor // 2) for factor in (1, 2, 4, 8)}))
-    else:
-        whole = NotPossible("the inputs have no batch axis: a first size that all of them share")
-        sizes = (0,)
-    held = next((tensor.device for tensor in (*module.parameters(), *module.buffers())), torch.device("cpu"))
+    tensors = (*module.parameters(), *module.buffers())
+    device = next((tensor.device for tensor in tensors), torch.device("cpu"))
 
-    def batch(size: int) -> Batch:
+    def make_batch(size: int) -> Batch:
         resized = [dataclasses.replace(spec, shape=(size, *spec.shape[1:])) if size else spec for spec in specs]
         args, kwargs = make_inputs(resized, seed)
-        return Batch(
-            tuple(value.to(held) for value in args), {name: value.to(held) for name, value in kwargs.items()}, None
-        )
+        moved_kwargs = {name: tensor.to(device) for name, tensor in kwargs.items()}
+        return Batch(tuple(tensor.to(device) for tensor in args), moved_kwargs, None)
 
-    if whole is None and (error := _refused(module, batch, sizes)):
-        whole = NotPossible(f"the first size of the inputs is no batch: with another the module raises {error}")
-        sizes = (0,)
+    sizes: tuple[int, ...] = (0,)  # the inputs keep the sizes that they have
+    no_batch_axis = None
+    first_sizes = {spec.shape[0] if spec.shape else 0 for spec in specs}
+    batch_size = max(first_sizes)
+    if len(first_sizes) > 1 or batch_size == 0:
+        no_batch_axis = NotPossible("the inputs have no batch axis: a first size that all of them share")
+    else:
+        sizes = tuple(sorted({max(2, batch_size * factor // 2) for factor in (1, 2, 4, 8)}))
+        if error := _find_size_error(module, make_batch, sizes):
+            no_batch_axis = NotPossible(
+                f"the first size of the inputs is no batch: with another the module raises {error}"
+            )
+            sizes = (0,)
     title = type(module).__name__
-    return Subject(title, module, net, params, buffers, seed, sizes, batch, _total, whole)
+    return Subject(title, module, net, params, buffers, seed, sizes, make_batch, _sum_loss, no_batch_axis)
 
 
-def _refused(module: nn.Module, batch: Callable[[int], Batch], sizes: tuple[int, ...]) -> str:
-    """What a copy of the module says to other sizes; nothing, if it takes them all."""
-    copied = copy.deepcopy(module).eval()
+def _find_size_error(module: nn.Module, make_batch: Callable[[int], Batch], sizes: tuple[int, ...]) -> str:
+    """The error that a copy of the module raises for one of the sizes; an empty text if it accepts them all."""
+    module_copy = copy.deepcopy(module).eval()
     try:
         with torch.no_grad():
             for size in sizes:
-                batch(size).call(copied)
-    except Exception as error:  # whatever a forward may raise
+                make_batch(size).call(module_copy)
+    except Exception as error:  # a forward may raise anything
         return summarize_error(error, 160)
     return ""
 
 
-def _total(output: Any, labels: Tensor | None) -> Tensor:
-    return total(output)
+def _sum_loss(output: object, labels: Tensor | None) -> Tensor:
+    return sum_outputs(output)

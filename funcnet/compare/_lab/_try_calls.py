@@ -1,191 +1,126 @@
-"""Can a form be called from several threads, trained in part, and called without a trace?"""
+"""Trials of single calls: from several threads, with a part of the weights frozen, and without lasting effects."""
 
 from __future__ import annotations
 
-import copy
 import threading
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
-import funcnet as fn
-from funcnet.compare._lab._forms import FunctionalCall, ModuleForm, NetForm, PureForm
-from funcnet.compare._lab._many import members
-from funcnet.compare._lab._tries import (
+from funcnet._typing import Flat
+from funcnet.compare._lab._forms import Form, stack_weights
+from funcnet.compare._lab._reasons import FailedError, NothingToTryError, first_line
+from funcnet.compare._lab._trial_bench import (
     Bench,
-    FailedError,
-    NothingToTryError,
-    close,
-    first_line,
-    need_determinism,
-    need_weights,
-    tensors,
+    list_outputs,
+    require_agreement,
+    require_determinism,
+    require_weights,
 )
-from funcnet.compare._measure import clock, largest_difference
-from funcnet.tree import flatten, unflatten
+from funcnet.compare._lab._turns import TimedCall
+from funcnet.compare._measure import largest_difference, read_clock
 
-THREADS, CALLS = 4, 25
-LONGEST = 5.0
-"""Seconds for the calls of all threads; slow models make fewer, and two each at least."""
+THREADS, MOST_CALLS = 4, 25
+MOST_SECONDS = 5.0
+"""Seconds for the calls of all threads. With slow models each thread makes fewer calls, but at least two."""
 
 
 # --- threads ---
 
 
-def _in_threads(work: Callable[[int], Callable[[], Any]], expected: list[list[Tensor]]) -> str:
-    """``THREADS`` threads, each with its own program and numbers it should give."""
-    programs = [work(index) for index in range(THREADS)]
-    wrong, errors, start = [0] * THREADS, [""] * THREADS, threading.Barrier(THREADS)
-    each = _calls_each(programs[0])
+def try_threads(bench: Bench, form: Form) -> str:
+    """Call one model object from several threads, each with weights of its own."""
+    require_weights(bench)
+    require_determinism(bench)
+    weight_sets, expected = _thread_weights(bench)
+    calls = [form.call_with_weights(weights, bench.batch) for weights in weight_sets]
+    calls_per_thread = _choose_call_count(calls[0])
+    failures, errors, barrier = [0] * THREADS, [""] * THREADS, threading.Barrier(THREADS)
 
-    def run(index: int) -> None:
-        start.wait()
-        for _ in range(each):
+    def run_thread(index: int) -> None:
+        barrier.wait()
+        for _ in range(calls_per_thread):
             try:
                 with torch.no_grad():
-                    found = tensors(programs[index]())
-                wrong[index] += bool(largest_difference(expected[index], found))
+                    outputs = list_outputs(calls[index]())
+                failures[index] += bool(largest_difference(expected[index], outputs))
             except Exception as error:  # noqa: PERF203  # each call counts by itself
-                wrong[index] += 1
+                failures[index] += 1
                 errors[index] = first_line(error)
 
-    threads = [threading.Thread(target=run, args=(index,)) for index in range(THREADS)]
+    threads = [threading.Thread(target=run_thread, args=(index,)) for index in range(THREADS)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    total = THREADS * each
-    if bad := sum(wrong):
+    total = THREADS * calls_per_thread
+    if failure_count := sum(failures):
         raised = next((f"; one raised {error}" for error in errors if error), "")
-        raise FailedError(f"{bad} of {total} calls gave the numbers of other weights, or none{raised}")
+        raise FailedError(f"{failure_count} of {total} calls gave the numbers of other weights, or none{raised}")
     return f"{total} of {total} calls gave the numbers of their own weights"
 
 
-def _calls_each(program: Callable[[], Any]) -> int:
-    """How many calls each thread has time for."""
-    begin = clock()
-    try:
-        with torch.no_grad():
-            program()
-    except Exception:  # which each thread will see for itself
-        return CALLS
-    return max(2, min(CALLS, int(LONGEST / THREADS / (clock() - begin))))
-
-
-def _own_weights(bench: Bench) -> tuple[list[Any], list[list[Tensor]]]:
-    """A set of weights for each thread, and the outputs they give in the module, called alone."""
-    need_weights(bench)
-    need_determinism(bench)
-    module = bench.module_form().module.eval()
-    stacked = members(dict(module.named_parameters()), THREADS)
-    sets = [{name: leaf[index].clone() for name, leaf in stacked.items()} for index in range(THREADS)]
+def _thread_weights(bench: Bench) -> tuple[list[Flat], list[list[Tensor]]]:
+    """A set of weights for each thread, and the outputs that the module gives with them when it is called alone."""
+    module = bench.make_module_form().model.eval()
+    stacked = stack_weights(dict(module.named_parameters()), THREADS)
+    weight_sets = [{name: leaf[index].clone() for name, leaf in stacked.items()} for index in range(THREADS)]
     expected = []
     with torch.no_grad():
-        for weights in sets:
+        for weights in weight_sets:
             module.load_state_dict(weights, strict=False)
-            expected.append(tensors(bench.batch.call(module)))
-    return sets, [[leaf.clone() for leaf in leaves] for leaves in expected]
+            expected.append([tensor.clone() for tensor in list_outputs(bench.batch.call(module))])
+    return weight_sets, expected
 
 
-def threads_of_module(bench: Bench, form: ModuleForm) -> str:
-    sets, expected = _own_weights(bench)
-    module = form.module.eval()
-
-    def program(index: int) -> Callable[[], Any]:
-        def call() -> Any:
-            module.load_state_dict(sets[index], strict=False)
-            return bench.batch.call(module)
-
-        return call
-
-    return _in_threads(program, expected)
+def _choose_call_count(call: TimedCall) -> int:
+    """How many calls each thread has time for."""
+    start = read_clock()
+    try:
+        with torch.no_grad():
+            call()
+    except Exception:  # every thread will raise it again
+        return MOST_CALLS
+    return max(2, min(MOST_CALLS, int(MOST_SECONDS / THREADS / (read_clock() - start))))
 
 
-def threads_of_pure(bench: Bench, form: PureForm) -> str:
-    sets, expected = _own_weights(bench)
-    if isinstance(form, FunctionalCall):
-        form.module = copy.deepcopy(form.module)
-    given = []
-    for weights in sets:
-        # those of the form, by which it also knows ties
-        flat = {name: weights[name].requires_grad_(leaf.requires_grad) for name, leaf in flatten(form.params).items()}
-        given.append(unflatten(flat) if isinstance(form, NetForm) else flat)
-    return _in_threads(lambda index: lambda: form.output(given[index], bench.batch), expected)
+# --- freezing ---
 
 
-# --- freezing, and traces of a call ---
+def try_freezing(bench: Bench, form: Form) -> str:
+    frozen = _choose_frozen_names(bench)
+    torch.manual_seed(bench.subject.seed)
+    all_gradients = form.isolated().step(bench.batch)().gradients
+    torch.manual_seed(bench.subject.seed)
+    gradients = form.gradients_with_frozen(frozen, bench.batch)
+    if frozen_gradients := sorted(frozen & set(gradients)):
+        raise FailedError(f"{len(frozen_gradients)} frozen tensors got a gradient, {frozen_gradients[0]!r} among them")
+    expected = {name: gradient for name, gradient in all_gradients.items() if name not in frozen}
+    agreement = require_agreement("their gradients, beside those without freezing,", expected, gradients)
+    return f"{len(frozen)} tensors frozen, {len(expected)} trained; {agreement}"
 
 
-def _half(bench: Bench) -> set[str]:
+def _choose_frozen_names(bench: Bench) -> set[str]:
+    """The first half of the floating weights."""
     names = [name for name, weight in bench.subject.module.named_parameters() if weight.is_floating_point()]
     if len(names) < 2:
         raise NothingToTryError("the model has fewer than two tensors to freeze some of")
     return set(names[: len(names) // 2])
 
 
-def frozen_module(bench: Bench, form: ModuleForm) -> str:
-    frozen, whole = _half(bench), bench.module_form()
-    for name, weight in form.module.named_parameters():
-        weight.requires_grad_(name not in frozen)
-    torch.manual_seed(form.subject.seed)
-    expected = whole.step(bench.batch)().gradients
-    torch.manual_seed(form.subject.seed)
-    found = form.step(bench.batch)().gradients
-    return _only_the_rest(frozen, expected, found)
+# --- effects ---
 
 
-def frozen_pure(bench: Bench, form: PureForm) -> str:
-    frozen, whole = _half(bench), form
-    torch.manual_seed(form.subject.seed)
-    expected = whole.step(bench.batch)().gradients
-    torch.manual_seed(form.subject.seed)
-    if isinstance(form, NetForm):
-        net = form
-        trainable, rest = fn.tree.partition(net.subject.params, [name for name in expected if name not in frozen])
-
-        def loss(trainable: Any) -> Tensor:
-            params = fn.tree.combine(trainable, rest)
-            output, _ = net.apply(params, net.buffers, bench.batch, True, net.rng)
-            return net.subject.loss(output, bench.batch.labels)
-
-        found = flatten(fn.value_and_grad(loss)(trainable)[1])
-    else:
-        form.params = {name: leaf.detach() if name in frozen else leaf for name, leaf in form.params.items()}
-        found = form.step(bench.batch)().gradients
-    return _only_the_rest(frozen, expected, {name: leaf for name, leaf in found.items() if isinstance(leaf, Tensor)})
-
-
-def _only_the_rest(frozen: set[str], expected: dict[str, Tensor], found: dict[str, Tensor]) -> str:
-    if extra := sorted(frozen & set(found)):
-        raise FailedError(f"{len(extra)} frozen tensors got a gradient, {extra[0]!r} among them")
-    rest = {name: gradient for name, gradient in expected.items() if name not in frozen}
-    kept = close("their gradients, beside those without freezing,", rest, found)
-    return f"{len(frozen)} tensors frozen, {len(rest)} trained; {kept}"
-
-
-def untouched_by_module(bench: Bench, form: ModuleForm) -> str:
-    held = dict(form.module.named_buffers())
-    return _untouched(held, form.step(bench.batch))
-
-
-def untouched_by_pure(bench: Bench, form: PureForm) -> str:
-    if isinstance(form, NetForm):
-        return _untouched(flatten(form.buffers), form.step(bench.batch))
-    held = {name: buffer.clone() for name, buffer in form.buffers.items()}
-    form.params = {name: leaf.detach().requires_grad_(leaf.requires_grad) for name, leaf in form.params.items()}
-    return _untouched(held, lambda: form.apply(form.params, held, bench.batch, True))
-
-
-def _untouched(held: dict[str, Tensor], call: Callable[[], Any]) -> str:
-    before = {name: buffer.clone() for name, buffer in held.items()}
-    state = torch.get_rng_state()
+def try_call_without_effects(bench: Bench, form: Form) -> str:
+    """Check that a call in training mode changes neither buffers nor torch's global generator."""
+    buffers, call = form.call_in_training(bench.batch)
+    before = {name: buffer.clone() for name, buffer in buffers.items()}
+    generator_state = torch.get_rng_state()
     call()
-    moved = [name for name in held if largest_difference(before[name], held[name])]
-    left = [f"{len(moved)} buffers were written in place, {moved[0]!r} among them"] if moved else []
-    if not torch.equal(state, torch.get_rng_state()):
-        left.append("torch's global generator moved")
-    if left:
-        raise FailedError(" and ".join(left))
-    return f"{len(held)} buffers and torch's global generator are as before"
+    changed = [name for name in buffers if largest_difference(before[name], buffers[name])]
+    effects = [f"{len(changed)} buffers were written in place, {changed[0]!r} among them"] if changed else []
+    if not torch.equal(generator_state, torch.get_rng_state()):
+        effects.append("torch's global generator moved")
+    if effects:
+        raise FailedError(" and ".join(effects))
+    return f"{len(buffers)} buffers and torch's global generator are as before"

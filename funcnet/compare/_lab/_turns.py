@@ -4,108 +4,107 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
-from funcnet.compare._errors import summarize_error
+from funcnet.compare._lab._reasons import SkippedError, describe_reason
 from funcnet.compare._lab._records import Curve, Spread
-from funcnet.compare._measure import clock
+from funcnet.compare._measure import time_calls
 from funcnet.compare._results import NotPossible
 
-Call = Callable[[], Any]
-Make = Callable[[], Call]
-"""Builds what is called; it may raise, and then its reason is what is measured."""
+TimedCall = Callable[[], object]
+CallMaker = Callable[[], TimedCall]
+"""Prepares the call to measure. It may raise; then the reason is recorded in place of a time."""
 
-BLOCK = 0.001
-LEAST, MOST = 5, 101
-SLOW, LEAST_SLOW = 0.25, 3
-"""Calls of more than so many seconds are warmed up once, and make fewer rounds at least."""
-TOO_LONG = 5.0
-"""A call of more seconds is not timed: a report should not take hours."""
-A_CURVE = 12.0
-"""Seconds for a curve; sizes that are left when they are spent are left out, and say so."""
+BLOCK_SECONDS = 0.001
+LEAST_ROUNDS, MOST_ROUNDS = 5, 101
+SLOW_SECONDS, LEAST_SLOW_ROUNDS = 0.25, 3
+"""Calls that take longer than this are warmed up only once, and make fewer rounds."""
+LONGEST_CALL_SECONDS = 5.0
+"""Calls that take longer than this are not timed: a report should not take hours."""
+CURVE_SECONDS = 12.0
+"""The time for a curve. When it is spent, the sizes that are left are not measured, and say so."""
 
 
-def spread(values: Sequence[float]) -> Spread:
-    """Median and quartiles.
+def summarize_times(times: Sequence[float]) -> Spread:
+    """The median and the quartiles.
 
-    >>> spread([1.0, 2.0, 3.0, 4.0, 50.0])
+    >>> summarize_times([1.0, 2.0, 3.0, 4.0, 50.0])
     Spread(median=3.0, lower=2.0, upper=4.0, rounds=5)
     """
-    if len(values) == 1:
-        return Spread(values[0], values[0], values[0], 1)
-    lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")
-    return Spread(median, lower, upper, len(values))
+    if len(times) == 1:
+        return Spread(times[0], times[0], times[0], 1)
+    lower, median, upper = statistics.quantiles(times, n=4, method="inclusive")
+    return Spread(median, lower, upper, len(times))
 
 
-def in_turns(makers: Mapping[str, Make], budget: float) -> dict[str, Spread | NotPossible]:
+def measure_in_turns(makers: Mapping[str, CallMaker], budget: float) -> dict[str, Spread | NotPossible]:
     """Seconds per call of several programs. In each round every program has a turn, and the first turn moves on.
 
-    A machine that slows down thus slows all of them. Each is called three times before anything counts. Calls shorter
-    than a millisecond are repeated until they fill one, and a round holds their mean. Slow ones make do with less, and
-    those that take longer than ``TOO_LONG`` are left out.
+    A machine that slows down therefore slows all of them. Each program is called three times before anything counts.
+    Calls shorter than a millisecond are repeated until they fill one, and a round records their mean. Slow calls are
+    warmed up less and make fewer rounds; calls that take longer than ``LONGEST_CALL_SECONDS`` are left out.
 
     Args:
-        makers: what builds each program; one that cannot be built, or raises, says why in place of a time.
-        budget: seconds to spend on all of them together; five rounds are made in any case, or three if
-            the calls are slow.
+        makers: prepares each program; one that cannot be prepared, or raises, gets the reason in place of a time.
+        budget: seconds to spend on all programs together; at least five rounds are made, or three if the calls are
+            slow.
     """
-    calls: dict[str, tuple[Call, int]] = {}
-    found: dict[str, Spread | NotPossible] = {}
-    lap = 0.0
-    for name, make in makers.items():
+    calls: dict[str, tuple[TimedCall, int]] = {}
+    failures: dict[str, NotPossible] = {}
+    round_seconds = 0.0
+    for name, make_call in makers.items():
         try:
-            call = make()
-            once = _timed(call, 1)
-            if once > TOO_LONG:
-                raise SkippedError(f"a call took {once:.1f} s, and one of more than {TOO_LONG:.1f} s is not timed")
-            if once <= SLOW:
-                once = min(_timed(call, 1) for _ in range(2))
-        except Exception as error:  # whatever a model or a compiler may raise
-            found[name] = NotPossible(reason_of(error))
+            call = make_call()
+            call_seconds = _warm_up(call)
+        except Exception as error:  # a model or a compiler may raise anything
+            failures[name] = NotPossible(describe_reason(error))
             continue
-        repeat = max(1, min(1000, round(BLOCK / once)))
+        repeat = max(1, min(1000, round(BLOCK_SECONDS / call_seconds)))
         calls[name] = (call, repeat)
-        lap += once * repeat
+        round_seconds += call_seconds * repeat
     names = list(calls)
     times: dict[str, list[float]] = {name: [] for name in names}
-    least = LEAST_SLOW if lap > SLOW * len(names) else LEAST
-    for turn in range(max(least, min(MOST, int(budget / lap))) if names else 0):
+    for turn in range(_round_count(budget, round_seconds, len(names))):
         first = turn % len(names)
         for name in (*names[first:], *names[:first]):
-            times[name].append(_timed(*calls[name]))
-    return {name: found[name] if name in found else spread(times[name]) for name in makers}
+            times[name].append(time_calls(*calls[name]))
+    return {name: failures[name] if name in failures else summarize_times(times[name]) for name in makers}
 
 
-def _timed(call: Call, repeat: int) -> float:
-    start = clock()
-    for _ in range(repeat):
-        call()
-    return (clock() - start) / repeat
+def _warm_up(call: TimedCall) -> float:
+    """Call a program until its caches are warm; returns the seconds of a call."""
+    seconds = time_calls(call, 1)
+    if seconds > LONGEST_CALL_SECONDS:
+        raise SkippedError(
+            f"a call took {seconds:.1f} s, and one of more than {LONGEST_CALL_SECONDS:.1f} s is not timed"
+        )
+    if seconds <= SLOW_SECONDS:
+        seconds = min(time_calls(call, 1) for _ in range(2))
+    return seconds
 
 
-class SkippedError(Exception):
-    """Raised instead of measuring something; its message is the reason, and is shown as it is."""
+def _round_count(budget: float, round_seconds: float, call_count: int) -> int:
+    if not call_count:
+        return 0
+    least = LEAST_SLOW_ROUNDS if round_seconds > SLOW_SECONDS * call_count else LEAST_ROUNDS
+    return max(least, min(MOST_ROUNDS, int(budget / round_seconds)))
 
 
-def reason_of(error: BaseException) -> str:
-    """Why something could not be measured, in one line."""
-    return str(error) if isinstance(error, SkippedError) else summarize_error(error, 220)
-
-
-def curve(title: str, call: str, axis: str, rows: Mapping[int, Mapping[str, Make]], budget: float) -> Curve:
-    """Times at several sizes, ``budget`` seconds for each; slow ones at as many sizes as there is time for."""
-    at = tuple(rows)
-    found: dict[int, Mapping[str, Spread | NotPossible]] = {}
+def measure_curve(
+    title: str, call: str, axis: str, makers_by_size: Mapping[int, Mapping[str, CallMaker]], budget: float
+) -> Curve:
+    """Times at several sizes, with ``budget`` seconds for each size, until ``CURVE_SECONDS`` are spent."""
+    sizes = tuple(makers_by_size)
+    values: dict[int, Mapping[str, Spread | NotPossible]] = {}
     spent = 0.0
-    for size, makers in rows.items():
-        if spent > A_CURVE:
-            why = NotPossible(f"the smaller sizes took {spent:.0f} s, and there are {A_CURVE:.0f} s for a curve")
-            found[size] = dict.fromkeys(makers, why)
+    for size, makers in makers_by_size.items():
+        if spent > CURVE_SECONDS:
+            reason = f"the smaller sizes took {spent:.0f} s, and there are {CURVE_SECONDS:.0f} s for a curve"
+            values[size] = dict.fromkeys(makers, NotPossible(reason))
             continue
-        found[size] = in_turns(makers, budget)
-        times = [value for value in found[size].values() if isinstance(value, Spread)]
-        spent += sum(value.median * value.rounds for value in times)
-    names = dict.fromkeys(name for row in found.values() for name in row)
+        values[size] = measure_in_turns(makers, budget)
+        spreads = [value for value in values[size].values() if isinstance(value, Spread)]
+        spent += sum(spread.median * spread.rounds for spread in spreads)
+    names = dict.fromkeys(name for row in values.values() for name in row)
     missing = NotPossible("not tried at this size")
-    forms = {name: tuple(found[size].get(name, missing) for size in at) for name in names}
-    return Curve(title, call, axis, "seconds", at, forms)
+    forms = {name: tuple(values[size].get(name, missing) for size in sizes) for name in names}
+    return Curve(title, call, axis, "seconds", sizes, forms)

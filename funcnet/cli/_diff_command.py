@@ -1,0 +1,65 @@
+"""``funcnet diff``: whether two checkpoints are equal."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from funcnet._errors import FuncnetError
+from funcnet._format import format_count
+from funcnet.checkpoint import Difference, differences, load
+from funcnet.checkpoint.internals import select_part
+from funcnet.cli._options import AsJson, Part, Select, make_selector
+from funcnet.cli._terminal import (
+    exit_on_error,
+    make_table,
+    plain_text,
+    print_json,
+    show_byte_progress,
+    stdout_console,
+)
+
+
+def diff_command(
+    first: Annotated[str, typer.Argument(metavar="A", help="A checkpoint.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="Another.")],
+    part: Part = None,
+    select: Select = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two checkpoints of any formats: names, shapes, dtypes, ties, and values bit by bit.
+
+    The exit code is 0 if they hold the same, 1 if they differ, 2 if they cannot be compared.
+    """
+    selector = make_selector(select)
+    with exit_on_error("diff", FuncnetError, OSError):
+        checkpoints = [load(path) for path in (first, second)]
+        left, right = (select_part(ckpt, part, selector, allow_empty=True) for ckpt in checkpoints)
+        if not len(left) and not len(right):
+            select_part(checkpoints[0], part, selector)  # raises, because nothing is selected
+        with show_byte_progress("comparing") as progress:
+            results = differences(left, right, progress)
+    if as_json:
+        print_json({"same": not results, "differences": [dataclasses.asdict(difference) for difference in results]})
+    elif results:
+        console = stdout_console()
+        console.print(_make_difference_table(results))
+        console.print(Text(f"{format_count(len(results), 'difference')}.", "bold red"))
+    else:
+        stdout_console().print(Text(f"{len(left)} tensors, every bit the same.", "green"))
+    raise typer.Exit(1 if results else 0)
+
+
+def _make_difference_table(results: Sequence[Difference]) -> Table:
+    table = make_table()
+    table.add_column("path", overflow="fold")
+    table.add_column("differs in", no_wrap=True)
+    table.add_column("")
+    for difference in results:
+        table.add_row(plain_text(difference.name), difference.kind, plain_text(difference.text))
+    return table

@@ -1,0 +1,45 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        "-i",
+        metavar="SPEC",
+        help='An input of TARGET: "float32[2,3,64,64]", or "input_ids=int64[2,12]<100" for one given by name with '
+        "integers below 100. Once per input.",
+        show_default=False,
+    ),
+]
+Part = Annotated[
+    str | None,
+    typer.Option("--part", metavar="PATH", help='The part of a training checkpoint, as "model".', show_default=False),
+]
+Select = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--select",
+        "-s",
+        metavar="PATTERN",
+        help='Only these tensors: "layers.*.attn", "**.bias", "!head". May be repeated; the last that matches counts.',
+        show_default=False,
+    ),
+]
+
+
+def make_selector(patterns: list[str] | None) -> list[str] | None:
+    """The selector of ``--select``; if the first pattern excludes names, they are excluded from all names.
+
+    >>> make_selector(["!head"]), make_selector([])
+    (['**', '!head'], None)
+    """
+    if not patterns:
+        return None
+    return ["**", *patterns] if patterns[0].startswith("!") else list(patterns)

@@ -1,0 +1,46 @@
+"""What first values are made from, and the rule by which nets and specs are asked for theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from funcnet.core._entries import Buffer, Param
+from funcnet.random import Stream
+from funcnet.random.internals import rng_at_path
+from funcnet.tree import join
+
+if TYPE_CHECKING:
+    from funcnet.core._net import Net
+
+Device: TypeAlias = "torch.device | str | None"
+
+
+class InitContext(NamedTuple):
+    """What one ``init`` knows: its source of draws, where tensors go, and the paths that are aliases of others."""
+
+    rng: Tensor | Stream
+    device: Device
+    dtype: torch.dtype | None
+    aliases: Mapping[str, str]
+
+    def init_net(self, net: Net, path: str) -> Iterator[tuple[str, Tensor]]:
+        """Paths and first values of a net at ``path``, parts included."""
+        net.check_init(path)
+        names = net._own_entries
+        if names and all(join(path, name) in self.aliases for name in names):
+            return  # the same layer at a second place: its module was built, and drew, once
+        yield from net.first_values(self, path)
+
+    def init_tensor(self, spec: Param | Buffer, path: str, net: Net) -> Tensor:
+        """The first value of a tensor that ``net`` declares."""
+        tensor: Tensor = spec.init(
+            rng_at_path(self.rng, path),
+            spec.shape,
+            dtype=spec.dtype or self.dtype or getattr(net, "dtype", None),
+            device=self.device or getattr(net, "device", None),
+        )
+        return tensor

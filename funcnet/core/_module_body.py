@@ -1,0 +1,69 @@
+"""The same body as an ``nn.Module``: ``p`` is then the module itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from funcnet.core._entries import Buffer, Param
+from funcnet.core._net import Net
+from funcnet.random import Stream
+
+
+class Body(nn.Module):
+    """An ``nn.Module`` with the parts of a net as its own parameters, buffers and children, and the net's body.
+
+    ``p.training`` is the module's flag and ``p.rng`` stands for torch's global generator, so what a body does with
+    explicit params it does here with its own.
+    """
+
+    def __init__(self, net: Net) -> None:
+        super().__init__()
+        self._funcnet_net = net
+        for name, value in net._named_constants.items():
+            setattr(self, name, value)
+        for name, part in net._parts.items():
+            if isinstance(part, Net):
+                self.add_module(name, part.as_module())
+            elif isinstance(part, Param):
+                self.register_parameter(name, nn.Parameter(torch.empty(part.shape, dtype=part.dtype)))
+            elif isinstance(part, Buffer):
+                self.register_buffer(name, torch.empty(part.shape, dtype=part.dtype), persistent=part.persistent)
+
+    @property
+    def rng(self) -> Stream:
+        return Stream(None)
+
+    def forward(self, *inputs: Any, **kwargs: Any) -> Any:
+        return self._funcnet_net.forward(self, *inputs, **kwargs)
+
+    def _get_name(self) -> str:
+        return type(self).__name__.replace("Body", self._funcnet_net.title())  # torch names one ParametrizedBody
+
+
+class FunctionModule(nn.Module):
+    """An ``nn.Module`` that calls a plain function."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *inputs: Any, **kwargs: Any) -> Any:
+        return self.function(*inputs, **kwargs)
+
+    def extra_repr(self) -> str:
+        return getattr(self.function, "__name__", repr(self.function))
+
+
+class TextModule(nn.Module):
+    """An ``nn.Module`` that stands in a ``repr`` for a module of which only the text is known."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text

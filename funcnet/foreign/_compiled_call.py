@@ -1,0 +1,79 @@
+"""A foreign forward while torch.compile or torch.export traces it.
+
+The compiler knows ``torch.func.functional_call``, and neither frames nor reference counts. So here the forward runs on
+one copy per mode, which is never put back: what it leaves behind is part of the compiled code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from funcnet._torch import constant_result
+from funcnet._typing import Tree, TreeLike
+from funcnet.core import View
+from funcnet.core.internals import Call
+from funcnet.foreign._draws_by_path import place_in_compiled_call
+from funcnet.tree import flatten
+
+if TYPE_CHECKING:
+    from funcnet.foreign._leased_copies import CopyPool, TrainFlags
+
+
+def run_while_compiling(
+    pool: CopyPool,
+    flags: TrainFlags,
+    method: str | None,
+    view: View,
+    call: Call,
+    params: TreeLike,
+    buffers: Tree,
+    inputs: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> Any:
+    """Run the forward of the pool's module, or another method, and record new buffers in ``buffers``."""
+    _prepare_copy(pool, flags)
+    module = pool.compiled[flags]
+    flat_buffers = flatten(buffers)
+    # Each attribute of a module has one name here, and functional_call is told of no ties: it fails on some of them.
+    tensors: dict[str, Tensor] = {
+        pool.first_names[path]: tensor for path, tensor in {**flatten(params), **flat_buffers}.items()
+    }
+    for path in pool.renormed_weights:
+        tensors[path] = tensors[path].clone()
+    outer_within, call.find_place = call.find_place, partial(place_in_compiled_call, view)
+    prefix = ""
+    if method is not None:
+        module, prefix = _MethodAsForward(module, method), "module."
+        tensors = {prefix + path: tensor for path, tensor in tensors.items()}
+    output = functional_call(module, tensors, inputs, dict(kwargs), tie_weights=False)
+    call.find_place = outer_within
+    for path in flat_buffers:
+        *parents, name = path.split(".")
+        node: Any = buffers
+        for key in parents:
+            node = node[key]
+        node[name] = tensors[prefix + pool.first_names[path]]
+    return output
+
+
+class _MethodAsForward(nn.Module):
+    """A method of a module as the forward of another module, because functional_call runs a forward."""
+
+    def __init__(self, module: nn.Module, method: str) -> None:
+        super().__init__()
+        self.module, self.method = module, method
+
+    def forward(self, *inputs: Any, **kwargs: Any) -> Any:
+        return getattr(self.module, self.method)(*inputs, **kwargs)
+
+
+@constant_result
+def _prepare_copy(pool: CopyPool, flags: TrainFlags) -> bool:
+    # The compiler does not trace a function whose result is a constant; the copy itself is found in the pool.
+    pool.prepare_compiled(flags)
+    return True

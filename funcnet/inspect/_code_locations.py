@@ -1,0 +1,144 @@
+"""Where a call is: the path of the module that runs, and the line of user code."""
+
+from __future__ import annotations
+
+import linecache
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from funcnet._torch import Memory
+
+
+class Location(NamedTuple):
+    """The path of a module, and a line of user code."""
+
+    path: str
+    file: str
+    line: int
+
+    @property
+    def code(self) -> str:
+        """The text of the line."""
+        return linecache.getline(self.file, self.line).strip()
+
+
+@dataclass
+class ModuleVisit:
+    """One call of one module, from its start to its end.
+
+    Attributes:
+        path: the path of the module.
+        module: the module.
+        error: the exception that was being handled when the call started.
+        handed: the memory of tensors that the module was handed by its caller or by its parts. It need not account for
+            them, because whoever handed them over did.
+    """
+
+    path: str
+    module: nn.Module
+    error: BaseException | None
+    handed: set[Memory] = field(default_factory=set)
+
+
+class CallStack:
+    """The modules that are running, the innermost last.
+
+    Attributes:
+        visits: the calls that have started and not ended.
+        failure: the last error that left a module, and where it was raised; None if there was none.
+        order: the paths of all modules, in the order of ``named_modules``.
+    """
+
+    def __init__(self, root: nn.Module) -> None:
+        self.visits: list[ModuleVisit] = []
+        self.failure: tuple[BaseException, Location] | None = None
+        self._paths: dict[int, list[str]] = {}
+        for path, module in root.named_modules(remove_duplicate=False):
+            self._paths.setdefault(id(module), []).append(path)
+        self.order = [path for path, _ in root.named_modules(remove_duplicate=False)]
+
+    @property
+    def path(self) -> str:
+        """The path of the innermost module that is running."""
+        return self.visits[-1].path if self.visits else ""
+
+    def enter(self, module: nn.Module) -> ModuleVisit:
+        """Note that a module starts. A shared module has the path that lies below the module that calls it."""
+        paths = self._paths[id(module)]
+        prefix = f"{self.path}." if self.path else ""
+        path = next((path for path in paths if path.startswith(prefix)), paths[0])
+        self.visits.append(ModuleVisit(path, module, sys.exc_info()[1]))
+        return self.visits[-1]
+
+    def leave(self, module: nn.Module) -> ModuleVisit:
+        """Note that a module ended, perhaps by an error."""
+        while self.visits[-1].module is not module:
+            self.visits.pop()
+        visit = self.visits[-1]
+        error = sys.exc_info()[1]
+        if error is not None and error is not visit.error and (self.failure is None or self.failure[0] is not error):
+            self.failure = (error, self.locate())
+        return self.visits.pop()
+
+    def locate(self) -> Location:
+        """The path of the module that is running, and the innermost line of user code."""
+        frame = find_user_frame()
+        if frame is None:
+            return Location(self.path, "", 0)
+        return Location(self.path, frame.f_code.co_filename, frame.f_lineno)
+
+    def name_in_user_code(self, tensor: Tensor) -> str:
+        """What user code calls a tensor: an attribute of the module that runs, a global or a free variable."""
+        memory = Memory(tensor.untyped_storage())
+        if self.visits:
+            for name, value in vars(self.visits[-1].module).items():
+                if _contains_memory(value, memory):
+                    return f"self.{name}"
+        frame = find_user_frame()
+        if frame is not None:
+            scopes = ((frame.f_globals, frame.f_code.co_names), (frame.f_locals, frame.f_code.co_freevars))
+            for scope, names in scopes:
+                for name in names:
+                    if _contains_memory(scope.get(name), memory):
+                        return name
+        return "a tensor"
+
+
+def describe_path(path: str) -> str:
+    """A path in words."""
+    return repr(path) if path else "the root"
+
+
+def find_user_frame() -> FrameType | None:
+    """The innermost frame of the caller that is neither torch's, nor funcnet's, nor the standard library's."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        package = str(frame.f_globals.get("__name__", "")).split(".")[0]
+        if frame.f_code.co_filename.startswith("<doctest") or package not in _NOT_OF_USERS:
+            return frame
+        frame = frame.f_back
+    return None
+
+
+_NOT_OF_USERS = frozenset({"torch", "funcnet"}) | sys.stdlib_module_names
+
+
+def _contains_memory(value: object, memory: Memory) -> bool:
+    return any(Memory(tensor.untyped_storage()) == memory for tensor in _iter_shallow_tensors(value))
+
+
+def _iter_shallow_tensors(value: object) -> Iterator[Tensor]:
+    """A tensor, or the tensors directly in a list, tuple or dict.
+
+    It goes no deeper than that, as ``iter_tensors`` does: a global of a user may be large, or contain itself.
+    """
+    if isinstance(value, dict):
+        value = list(value.values())
+    for item in value if isinstance(value, (list, tuple)) else (value,):
+        if isinstance(item, Tensor):
+            yield item

@@ -1,0 +1,170 @@
+"""The effects of a call as records, with what each kind of effect means, and the table that is printed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple, overload
+
+from funcnet.inspect._text_table import rich_table, text_table
+from funcnet.tree import select
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+
+class Meaning(NamedTuple):
+    """What a kind of effect means for someone who transforms a call: one clause for each transform, and a remedy."""
+
+    vmap: str
+    compile: str
+    purity: str
+    instead: str
+
+
+MEANINGS = {
+    "draws": Meaning(
+        "raises unless randomness= is given",
+        "draws other numbers than eager code",
+        "the output depends on a hidden generator",
+        "net.apply(..., rng=key) draws from an argument; train=False draws nothing where only dropout draws",
+    ),
+    "writes buffer": Meaning(
+        "raises, or mixes what each example would write",
+        "works, and writes too",
+        "a second call gives something else",
+        "new_buffers of net.apply are returned, not written; train=False",
+    ),
+    "mixes examples": Meaning(
+        "gives another result: each example is alone",
+        "no matter",
+        "no matter",
+        "a norm without the batch (GroupNorm, LayerNorm), train=False, dim=1 for dim=0, batch_first=True",
+    ),
+    "reads outside tensor": Meaning(
+        "uses one value for all; an ensemble does too",
+        "holds the value fixed, or compiles anew for another",
+        "the output depends on what is no argument",
+        "make it a buffer or a parameter, or pass it as an input",
+    ),
+    "mutates input": Meaning(
+        "raises where one value serves all examples, else writes to the caller's tensor",
+        "works, and writes too",
+        "the caller's tensor is changed",
+        "x = x + 1 for x += 1, inplace=False, or a clone()",
+    ),
+    "branches on data": Meaning(
+        "raises: an example has no single value or shape",
+        "breaks the graph; fullgraph=True raises",
+        "no matter",
+        "torch.where, a mask that is multiplied, torch.cond, or sizes given as numbers",
+    ),
+}
+"""Every kind of effect, in the order in which they are listed."""
+
+
+@dataclass(frozen=True)
+class Effect:
+    """One thing that a call does besides computing its output.
+
+    Attributes:
+        kind: one of "draws", "writes buffer", "mixes examples", "reads outside tensor", "mutates input" and "branches
+            on data".
+        path: joined path of the module that has the effect; empty for the root.
+        file, line: the innermost line that is neither torch's nor funcnet's: for a stock layer, the line that calls it.
+        code: the text of that line.
+        detail: the operation, and what it reads or writes.
+    """
+
+    kind: str
+    path: str
+    file: str
+    line: int
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Effects(Sequence[Effect]):
+    """The effects of one call, by path and line: empty, and false, if there are none. Print it for a table.
+
+    Attributes:
+        found: the effects.
+        notes: what could not be looked at.
+    """
+
+    found: tuple[Effect, ...]
+    notes: tuple[str, ...] = ()
+
+    @overload
+    def __getitem__(self, index: int) -> Effect: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Effect, ...]: ...
+    def __getitem__(self, index: int | slice) -> Effect | tuple[Effect, ...]:
+        return self.found[index]
+
+    def __len__(self) -> int:
+        return len(self.found)
+
+    def __iter__(self) -> Iterator[Effect]:
+        return iter(self.found)
+
+    def of(self, *kinds: str) -> Effects:
+        """The effects of these kinds.
+
+        Raises:
+            ValueError: for a name that is no kind of effect.
+        """
+        unknown = [kind for kind in kinds if kind not in MEANINGS]
+        if unknown:
+            raise ValueError(f"{unknown} are no kinds of effects; those are {', '.join(map(repr, MEANINGS))}.")
+        return replace(self, found=tuple(effect for effect in self.found if effect.kind in kinds))
+
+    def at(self, path: str) -> Effects:
+        """The effects at a path and below it; ``*`` and ``**`` as in :func:`funcnet.tree.select`."""
+        is_selected = select(path)
+        return replace(self, found=tuple(effect for effect in self.found if is_selected(effect.path)))
+
+    def _format_cells(self) -> list[tuple[str, ...]]:
+        return [
+            (
+                effect.path or "(root)",
+                effect.kind,
+                f"{_shorten_path(effect.file)}:{effect.line}",
+                effect.code,
+                effect.detail,
+            )
+            for effect in self.found
+        ]
+
+    def _explain_kinds(self) -> list[str]:
+        kinds = {effect.kind for effect in self.found}
+        lines = [
+            f"{kind}: vmap {meaning.vmap}; compile: {meaning.compile}; purity: {meaning.purity}. "
+            f"Instead: {meaning.instead}."
+            for kind, meaning in MEANINGS.items()
+            if kind in kinds
+        ]
+        return [*lines, *(f"not looked at: {note}" for note in self.notes)]
+
+    def __rich__(self) -> Group:
+        from rich.console import Group
+        from rich.text import Text
+
+        table = rich_table(_COLUMNS, self._format_cells()) if self.found else Text(_NO_EFFECTS)
+        return Group(table, *map(Text, self._explain_kinds()))
+
+    def __str__(self) -> str:
+        table = text_table(_COLUMNS, self._format_cells()) if self.found else _NO_EFFECTS
+        return "\n".join([table, *self._explain_kinds()])
+
+
+_COLUMNS = ("path", "effect", "line", "code", "what")
+_NO_EFFECTS = "no effects"
+
+
+def _shorten_path(file: str) -> str:
+    """A file relative to the working directory, where it lies inside of it; otherwise its whole path."""
+    relative = os.path.relpath(file) if os.path.isabs(file) else file
+    return file if relative.startswith(os.pardir) else relative

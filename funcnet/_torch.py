@@ -317,6 +317,7 @@ sample_gamma = torch._standard_gamma
 sample_dirichlet = torch._sample_dirichlet
 """What torch.distributions draws by."""
 
+
 def is_operator(function: object) -> bool:
     """Whether a function is an operator under ``torch.ops``, or one of its overloads."""
     return isinstance(function, (torch._ops.OpOverload, torch._ops.OpOverloadPacket))
@@ -325,6 +326,7 @@ def is_operator(function: object) -> bool:
 def native_functions() -> dict[str, object]:
     """The modules in which torch keeps functions that have no public name, by the names of the modules."""
     return {"torch._C._nn": torch._C._nn, "torch._C": torch._C}
+
 
 FakeTensor = torch._subclasses.FakeTensor
 """A tensor without numbers, by which torch's tracer follows shapes and memory."""
@@ -338,9 +340,7 @@ ENTERING_CALLS: dict[object, str] = {
 }
 """What stands in a captured graph where a context is entered -> the public name of the context."""
 
-EXITING_CALLS = frozenset(
-    {torch.amp.autocast_mode._exit_autocast, torch.autograd.grad_mode._exit_inference_mode}
-)
+EXITING_CALLS = frozenset({torch.amp.autocast_mode._exit_autocast, torch.autograd.grad_mode._exit_inference_mode})
 """What stands in a captured graph where such a context is left."""
 
 IGNORED_CALLS = frozenset({torch._C._log_api_usage_once})

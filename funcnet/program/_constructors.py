@@ -134,10 +134,10 @@ def tensor_literal(tensor: Tensor, path: str) -> ast.expr:
     if flat.numel() > 1 and bool((flat == flat[0]).all()):
         sizes = ast.Tuple([ast.Constant(size) for size in shape])
         return call_of("torch.full", [sizes, number(flat[0].item())], dtype=dtype)
-    if not tensor.dtype.is_floating_point and tensor.dtype != torch.bool and shape and flat.numel() > 1:
-        if bool((tensor.reshape(-1, shape[-1]) == torch.arange(shape[-1])).all()):
-            row = call_of("torch.arange", [shape[-1]], dtype=dtype)
-            return row if len(shape) == 1 else _method_call(row, "expand", shape)
+    holds_ints = not tensor.dtype.is_floating_point and tensor.dtype != torch.bool
+    if holds_ints and shape and flat.numel() > 1 and bool((tensor == torch.arange(shape[-1])).all()):
+        row = call_of("torch.arange", [shape[-1]], dtype=dtype)
+        return row if len(shape) == 1 else _method_call(row, "expand", shape)
     if flat.numel() > _MOST_NUMBERS:
         raise ConversionError(
             f"buffer {path!r} is in no state_dict (persistent=False) and holds {flat.numel()} numbers, more than a "

@@ -20,7 +20,7 @@ from torch.fx.immutable_collections import immutable_dict, immutable_list
 
 from funcnet._torch import is_operator, native_functions
 
-INFIX: dict[object, type[ast.operator] | type[ast.cmpop]] = {
+INFIX: dict[object, type[ast.operator | ast.cmpop]] = {
     operator.add: ast.Add,
     operator.sub: ast.Sub,
     operator.mul: ast.Mult,
@@ -195,9 +195,7 @@ class Vocabulary:
             pairs = ast.Dict(keys, items)
             return self.call(OrderedDict, [pairs], {}) if kind is OrderedDict else pairs
         if isinstance(value, slice):
-            return ast.Call(
-                ast.Name("slice"), [self.expression(part, leaf, where) for part in _slice_parts(value)], []
-            )
+            return ast.Call(ast.Name("slice"), [self.expression(part, leaf, where) for part in _slice_parts(value)], [])
         if isinstance(value, tuple) and kind.__module__ == "torch.return_types":
             self.add_import("import torch")
             function = dotted_name(f"torch.return_types.{kind.__name__}")
@@ -206,9 +204,7 @@ class Vocabulary:
             dataclasses.is_dataclass(value) and not isinstance(value, type)
         ):
             fields = fields_of(value).items()
-            return self.call(
-                kind, [], {name: self.expression(item, leaf, f"{where}.{name}") for name, item in fields}
-            )
+            return self.call(kind, [], {name: self.expression(item, leaf, f"{where}.{name}") for name, item in fields})
         return self.constant(value, where)
 
     def _items(self, value: Sequence[object], leaf: LeafExpression, where: str) -> list[ast.expr]:
@@ -219,9 +215,7 @@ class Vocabulary:
         if isinstance(value, tuple) and value:
             return ast.Tuple([self.index(item, leaf) for item in value])
         if isinstance(value, slice):
-            return ast.Slice(
-                *(None if part is None else self.expression(part, leaf) for part in _slice_parts(value))
-            )
+            return ast.Slice(*(None if part is None else self.expression(part, leaf) for part in _slice_parts(value)))
         return self.expression(value, leaf)
 
     def constant(self, value: object, where: str = "") -> ast.expr:

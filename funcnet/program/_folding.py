@@ -19,7 +19,6 @@ from funcnet.program._statements import (
     Level,
     Loop,
     Program,
-    Statement,
     Step,
     Use,
     assigned_names,
@@ -154,9 +153,9 @@ class Folding:
                 rest = relative_path(new[value], path)
                 lines.append(f"{new[value] if rest is None else rest} = {numbered[value]}")
         lines.append(str([_rank_and_dtype(self.program.example(name)) for name in call.free]))
-        for name in call.free:
-            if name in self.program.sizes and (axis := self._find_axis(name, call.free)) is not None:
-                lines.append(f"{call.free.index(axis[0])} {axis[1]}")
+        sizes = [name for name in call.free if name in self.program.sizes]
+        axes = [axis for size in sizes if (axis := self._find_axis(size, call.free)) is not None]
+        lines += [f"{call.free.index(value)} {axis}" for value, axis in axes]
         call.text = "\n".join(lines)
         self._register(call)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 from collections import Counter
 from collections.abc import Sequence
 
@@ -17,7 +18,6 @@ from funcnet.program._statements import (
     iter_items,
     read_names,
     relative_path,
-    rename_values,
     replace_names,
     split_place,
 )
@@ -25,7 +25,7 @@ from funcnet.program._text import WIDTH, text_of
 
 
 def inline_statements(program: Program, function: Function) -> list[Item]:
-    """The items of a function, with values that the author has no name for written where the next statement uses them."""
+    """The items of a function; a value that the author has no name for is written where the next statement uses it."""
     counts: Counter[str] = Counter(name for _, reads in iter_items(function.items) for name in reads)
     counts.update(function.outputs)
     counts.update(name for value in function.new_buffers.values() for name in expression_names(value))
@@ -65,7 +65,7 @@ def _merge(program: Program, before: Item, item: Statement, counts: Counter[str]
     if item.written is not None and item.operator is None:
         return None
     # of a copy: the statement stays as it is if the merged one turns out too long
-    expression = replace_names(rename_values(item.value, str), {value: before.value})
+    expression = replace_names(copy.deepcopy(item.value), {value: before.value})
     text = text_of(expression, lambda name: _estimated_name(program, name, path))
     targets = item.targets if item.written is None else []
     head = sum(len(_estimated_name(program, name, path)) + 2 for name in targets) + 4

@@ -135,9 +135,7 @@ class _InputReader:
         for tensor in self.tensors:
             owner = first.setdefault(id(tensor.value), tensor)
             if owner is not tensor:
-                self.add_check(
-                    tensor.place, f"the tensor given as {owner.place}", f"{tensor.place} is {owner.place}"
-                )
+                self.add_check(tensor.place, f"the tensor given as {owner.place}", f"{tensor.place} is {owner.place}")
         places = [tensor.place for tensor in first.values()]
         if len(places) == 2:
             self.add_check(", ".join(places), "different tensors", f"{places[0]} is not {places[1]}")

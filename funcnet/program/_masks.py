@@ -45,7 +45,9 @@ def shorten_masks(program: Program) -> None:
 
 def _statements_from_sizes(program: Program) -> dict[int, Statement]:
     """The statements whose values depend on nothing but sizes, by id, in order."""
-    levels_of: dict[str, object] = {}  # value -> the part it belongs to: a part that is given one does not make it again
+    levels_of: dict[
+        str, object
+    ] = {}  # value -> the part it belongs to: a part that is given one does not make it again
     result: dict[int, Statement] = {}
     for step in program.statements:
         if not isinstance(step, Statement) or step.written is not None or len(step.targets) != 1 or step.node is None:

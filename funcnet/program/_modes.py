@@ -10,14 +10,7 @@ from torch.fx import Node
 from funcnet._torch_functions import RECURRENT, recurrent_mode_position
 from funcnet.program._expressions import dotted_name, name_of_function
 from funcnet.program._short_calls import constant_value
-from funcnet.program._statements import (
-    Block,
-    Program,
-    Statement,
-    expression_names,
-    iter_statements,
-    read_names,
-)
+from funcnet.program._statements import Block, Program, Statement, expression_names, iter_statements, read_names
 
 _TRAINING = "self.training"
 
@@ -77,9 +70,10 @@ def _count_in_training(program: Program, averaged: set[str]) -> None:
         and f"buffers:{path.rpartition('.')[0]}" in averaged
     }
     for step in program.statements:
-        if isinstance(step, Statement) and isinstance(step.value, ast.BinOp):
-            if counters & {*step.targets, *expression_names(step.value)}:
-                step.value.right = dotted_name(_TRAINING)
+        if not isinstance(step, Statement) or not isinstance(step.value, ast.BinOp):
+            continue
+        if counters & {*step.targets, *expression_names(step.value)}:
+            step.value.right = dotted_name(_TRAINING)
 
 
 def _copies_of_buffers(program: Program) -> dict[str, str]:

@@ -30,17 +30,7 @@ from funcnet.program._expressions import (
 )
 from funcnet.program._inputs import Inputs
 from funcnet.program._short_calls import shorten_calls
-from funcnet.program._statements import (
-    Block,
-    Level,
-    Program,
-    Statement,
-    Step,
-    expression_names,
-    join_path,
-    map_expressions,
-    replace_names,
-)
+from funcnet.program._statements import Block, Level, Program, Statement, Step, expression_names, map_expressions
 from funcnet.program._text import text_of
 
 _ARITHMETIC = {
@@ -94,7 +84,7 @@ class _Recorder:
         self.program, self.captured, self.inputs, self.vocabulary = program, program.captured, inputs, vocabulary
         self.nodes: list[Node] = list(self.captured.graph.nodes)
         self.writers = {} if self.captured.writes is None else self.captured.writes.writers
-        self.arithmetic_owners = self._find_arithmetic_owners()
+        self.arithmetic_owners: dict[object, Node] = self._find_arithmetic_owners()
         self.values: dict[Node, ast.expr] = {}
         self.current: dict[GraphInput, str] = {}  # the present value of an input that is written to in place
         self.arguments: dict[str, str] = {}  # text of an expression over the forward's arguments -> value
@@ -262,9 +252,11 @@ class _Recorder:
         for node in reversed(self.nodes):
             if node.op not in ("call_function", "call_method"):
                 continue
-            if node.target in IGNORED_CALLS or _asserts_size(node):
-                unread.add(node)
-            elif is_pure(node.target) and unread.issuperset(node.users):
+            if (
+                node.target in IGNORED_CALLS
+                or _asserts_size(node)
+                or (is_pure(node.target) and unread.issuperset(node.users))
+            ):
                 unread.add(node)
         return unread
 
@@ -421,9 +413,9 @@ class _Recorder:
         self._add(Statement(copy, [value], levels=self._levels(node)))
         self.current[graph_input] = value
 
-    def _find_arithmetic_owners(self) -> dict[Node, Node]:
+    def _find_arithmetic_owners(self) -> dict[object, Node]:
         """The placeholders of buffers whose in-place changes read as new values: by themselves and by the changes."""
-        owners: dict[Node, Node] = {}
+        owners: dict[object, Node] = {}
         for owner, nodes in self.writers.items():
             assert self.captured.writes is not None
             is_buffer = self.captured.inputs[owner].kind == "buffers"
@@ -438,7 +430,7 @@ class _Recorder:
         operands = [self._expression(left), self._expression(right)]
         value = self._new_value(graph_input.name.rpartition(".")[2], named=True)
         self.program.nodes[value] = node
-        expression = operator_expression(_ARITHMETIC[node.target], operands)  # type: ignore[index]
+        expression = operator_expression(_ARITHMETIC[node.target], operands)
         self._add(Statement(expression, [value], levels=self._levels(node), node=node))
         self.current[graph_input] = value
 

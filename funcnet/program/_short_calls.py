@@ -81,7 +81,9 @@ def _drop_defaults(node: ast.Call, name: str) -> None:
     defaults = _defaults_of(name) if name.startswith("F.") else {}
     if not defaults or any(isinstance(arg, ast.Starred) for arg in node.args):
         return
-    node.keywords = [key for key in node.keywords if not (key.arg in defaults and _equals(key.value, defaults[key.arg]))]
+    node.keywords = [
+        key for key in node.keywords if not (key.arg in defaults and _equals(key.value, defaults[key.arg]))
+    ]
     names = list(defaults)
     while node.args and not node.keywords and len(node.args) <= len(names):
         if not _equals(node.args[-1], defaults[names[len(node.args) - 1]]):

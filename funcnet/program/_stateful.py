@@ -34,9 +34,7 @@ _LISTS = (nn.Sequential, nn.ModuleList, nn.ParameterList)
 _DICTS = (nn.ModuleDict, nn.ParameterDict)
 
 
-def write_classes(
-    program: Program, ties: Mapping[str, str], imports: Sequence[str], skip_in_eval: bool = False
-) -> str:
+def write_classes(program: Program, ties: Mapping[str, str], imports: Sequence[str], skip_in_eval: bool = False) -> str:
     """The module that defines a class for a program, which builds its parts and has its forward.
 
     Args:
@@ -200,7 +198,9 @@ class _ClassWriter(Folding):
                 count += 1
                 name = f"{base}{count}"
             self.classes[text] = name
-            self.class_texts.append(f"class {name}({'nn.Sequential' if _is_numbered(module) else 'nn.Module'}):\n{text}")
+            self.class_texts.append(
+                f"class {name}({'nn.Sequential' if _is_numbered(module) else 'nn.Module'}):\n{text}"
+            )
         return self.classes[text]
 
     def _init_lines(self, path: str, module: nn.Module) -> list[str]:
@@ -224,11 +224,13 @@ class _ClassWriter(Folding):
         lines: list[str] = []
         for name, param in module._parameters.items():
             if param is None:
-                lines += lines_of("", call_of("self.register_parameter", [ast.Constant(name), ast.Constant(None)]), indent=8)
-            else:
-                is_frozen = not param.requires_grad and join_path(path, name) not in self.ties
-                options = {"requires_grad": False} if is_frozen else {}
-                lines += lines_of(f"self.{name} = ", call_of("nn.Parameter", [empty_tensor(param)], **options), indent=8)
+                lines.append(f'        self.register_parameter("{name}", None)')
+                continue
+            is_frozen = not param.requires_grad and join_path(path, name) not in self.ties
+            value: ast.expr = call_of(
+                "nn.Parameter", [empty_tensor(param)], **({"requires_grad": False} if is_frozen else {})
+            )
+            lines += lines_of(f"self.{name} = ", value, indent=8)
         for name, buffer in module._buffers.items():
             options, value = {}, ast.Constant(None) if buffer is None else empty_tensor(buffer)
             if buffer is not None and name in module._non_persistent_buffers_set:
@@ -277,8 +279,8 @@ class _ClassWriter(Folding):
         if path in self.skipped and function.free:
             lines += ["        if not self.training:", f"            return {writer.spell(function.free[0])}"]
         lines += writer.body(inline_statements(self.program, function))
-        for name, value in function.new_buffers.items():
-            lines += lines_of(f"{self._access(name, writer.path)} = ", value, writer.spell, 8)
+        for buffer, expression in function.new_buffers.items():
+            lines += lines_of(f"{self._access(buffer, writer.path)} = ", expression, writer.spell, 8)
         if not path:
             return [*lines, *lines_of("return ", self.program.returned, writer.spell, 8)]
         if function.outputs:
@@ -313,7 +315,9 @@ class _MethodWriter(Writer):
         self.access = access
 
     def spell_place(self, kind: str, path: str) -> str:
-        return self.access(path, self.path) if kind in ("params", "buffers", "self") else super().spell_place(kind, path)
+        return (
+            self.access(path, self.path) if kind in ("params", "buffers", "self") else super().spell_place(kind, path)
+        )
 
     def add_comment(self, path: str, title: str) -> None:
         """A method needs no comments: its calls say what runs."""

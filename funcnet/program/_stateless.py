@@ -11,7 +11,7 @@ from funcnet.program._imports import import_lines, import_names
 from funcnet.program._inline import inline_statements
 from funcnet.program._statements import Function, Program
 from funcnet.program._text import lines_of
-from funcnet.program._writer import Writer, buffer_tree, definition_lines
+from funcnet.program._writer import Writer, buffer_tree, definition_lines, return_lines
 
 
 def write_functions(program: Program, mode: str, input_lines: Sequence[str], imports: Sequence[str]) -> str:
@@ -35,16 +35,16 @@ def write_functions(program: Program, mode: str, input_lines: Sequence[str], imp
 
 def _function_lines(program: Program, function: Function, reserved: set[str]) -> list[str]:
     writer = Writer(program, function, reserved)
-    arguments = [kind for kind in ("params", "buffers") if kind in function.kinds]
+    arguments: list[str] = [kind for kind in ("params", "buffers") if kind in function.kinds]
     arguments += [writer.names.name_argument(value) for value in function.free]
     arguments += ["rng", "path"] if "rng" in function.kinds else []
     path = re.sub(r"(?<=\.)\d+(?=\.|$)", "N", function.level.path)
     head = [*definition_lines(function.name, arguments), f'    """{function.level.title}, as at {path}."""']
     body = writer.body(inline_statements(program, function))
-    return [*head, *body, *_return_lines(program, function, writer)]
+    return [*head, *body, *_result_lines(program, function, writer)]
 
 
-def _return_lines(program: Program, function: Function, writer: Writer) -> list[str]:
+def _result_lines(program: Program, function: Function, writer: Writer) -> list[str]:
     """The last lines of a function: its outputs, and the tree of its buffers if it makes any of them new."""
     results: list[ast.expr] = [ast.Name(name) for name in function.outputs]
     lines: list[str] = []
@@ -77,17 +77,4 @@ def _forward_lines(
     if "rng" in main.kinds:
         lines.append("    rng = fn.random.ByPath(rng)")
     lines += writer.body(inline_statements(program, main))
-    return [*lines, *final_lines(program, writer, "buffers")]
-
-
-def final_lines(program: Program, writer: Writer, old_buffers: str) -> list[str]:
-    """The last lines of a forward: its output, and with it all buffers."""
-    output, buffers = program.returned, old_buffers
-    lines: list[str] = []
-    if writer.function.new_buffers:
-        tree = buffer_tree(program, writer.function.new_buffers, "")
-        lines, buffers = lines_of("new_buffers = ", tree, writer.spell, 4), "new_buffers"
-    shown = lines_of("", ast.Tuple([output, ast.Name(buffers)]), writer.spell, 11)
-    if len(shown) == 1 and isinstance(output, ast.Name):
-        return [*lines, f"    return {shown[0].strip()[1:-1]}"]
-    return [*lines, *lines_of("output = ", output, writer.spell, 4), f"    return output, {buffers}"]
+    return [*lines, *return_lines(program, writer, unchanged="buffers")]

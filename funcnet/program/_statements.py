@@ -313,22 +313,6 @@ def replace_names(expression: ast.expr, expressions: Mapping[str, ast.expr]) -> 
     return result
 
 
-def rename_values(expression: ast.expr, spell: Callable[[str], str]) -> ast.expr:
-    """A copy of an expression in which values and places have other names."""
-    if isinstance(expression, ast.Name):
-        return ast.Name(spell(expression.id)) if is_value(expression.id) else expression
-    fields = {name: _rename_field(value, spell) for name, value in ast.iter_fields(expression)}
-    return type(expression)(**fields)
-
-
-def _rename_field(value: object, spell: Callable[[str], str]) -> object:
-    if isinstance(value, list):
-        return [_rename_field(item, spell) for item in value]
-    if isinstance(value, (ast.expr, ast.keyword)):
-        return rename_values(value, spell)  # type: ignore[arg-type]  # a keyword is copied like an expression
-    return value
-
-
 def map_expressions(program: Program, change: Callable[[ast.expr], ast.expr]) -> None:
     """Replace every expression of a program by another one."""
     _map_steps(program.statements, change)

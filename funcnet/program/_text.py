@@ -95,7 +95,9 @@ class _OneLine:
     def arguments(self, node: ast.Call) -> list[str]:
         if len(node.args) == 1 and not node.keywords and isinstance(node.args[0], ast.GeneratorExp):
             return [self.text(node.args[0])[1:-1]]
-        named = [f"{key.arg}={self.text(key.value)}" if key.arg else f"**{self.text(key.value)}" for key in node.keywords]
+        named = [
+            f"{key.arg}={self.text(key.value)}" if key.arg else f"**{self.text(key.value)}" for key in node.keywords
+        ]
         return [*map(self.text, node.args), *named]
 
     def of_Starred(self, node: ast.Starred) -> tuple[str, int]:  # noqa: N802
@@ -198,7 +200,11 @@ class _Breaker:
             return self._call_lines(head, node, indent, tail)
         if isinstance(node, ast.Dict) and node.keys:
             pairs = zip(node.keys, node.values, strict=True)
-            return [f"{head}{{", *self._item_lines([(flat.key(key), value) for key, value in pairs], indent), f"}}{tail}"]
+            return [
+                f"{head}{{",
+                *self._item_lines([(flat.key(key), value) for key, value in pairs], indent),
+                f"}}{tail}",
+            ]
         if isinstance(node, (ast.Tuple, ast.List)) and node.elts:
             left, right = "()" if isinstance(node, ast.Tuple) else "[]"
             return [f"{head}{left}", *self._item_lines([("", item) for item in node.elts], indent), f"{right}{tail}"]

@@ -213,4 +213,3 @@ class ValueNames:
                 yield user, node
             else:
                 yield from self._iter_readers(user)
-

@@ -194,9 +194,7 @@ class Writer:
             if result in carried:
                 names.fix_name(value, carried[result])
         targets = [
-            carried[result]
-            if result in carried
-            else (names.name_value(value) if value in names.last_reads else "_")
+            carried[result] if result in carried else (names.name_value(value) if value in names.last_reads else "_")
             for result, value in enumerate(final.results)
         ]
         if loop.state is not None:
@@ -235,12 +233,33 @@ def definition_lines(name: str, arguments: Sequence[str], indent: int = 0) -> li
     return lines_of("def ", call, indent=indent, tail=":")
 
 
+def return_lines(program: Program, writer: Writer, unchanged: str | None = None) -> list[str]:
+    """The last lines of a forward: they return its output, and with it all buffers if any of them is new.
+
+    Args:
+        program: the program.
+        writer: has written the lines before.
+        unchanged: what is returned as buffers if none is new; nothing at all where it is None.
+    """
+    output, buffers = program.returned, unchanged
+    lines: list[str] = []
+    if writer.function.new_buffers:
+        tree = buffer_tree(program, writer.function.new_buffers, "")
+        lines, buffers = lines_of("new_buffers = ", tree, writer.spell, 4), "new_buffers"
+    result = output if buffers is None else ast.Tuple([output, ast.Name(buffers)])
+    shown = lines_of("", result, writer.spell, 11)
+    if buffers is None and len(shown) == 1:
+        return [*lines, f"    return {shown[0].strip()}"]
+    if buffers is not None and len(shown) == 1 and isinstance(output, ast.Name):
+        return [*lines, f"    return {shown[0].strip()[1:-1]}"]
+    tail = "" if buffers is None else f", {buffers}"
+    return [*lines, *lines_of("output = ", output, writer.spell, 4), f"    return output{tail}"]
+
+
 def buffer_tree(program: Program, new_buffers: Mapping[str, ast.expr], base: str) -> ast.expr:
     """The expression for all buffers below a path, with the new ones in their places."""
     inside = f"{base}." if base else ""
-    names = dict.fromkeys(
-        path[len(inside) :].split(".")[0] for path in program.buffer_paths if path.startswith(inside)
-    )
+    names = dict.fromkeys(path[len(inside) :].split(".")[0] for path in program.buffer_paths if path.startswith(inside))
     keys: list[ast.expr | None] = []
     values: list[ast.expr] = []
     state_of_loop = new_buffers.get(f"{base}.*")

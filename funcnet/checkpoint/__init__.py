@@ -22,7 +22,7 @@ Rules are small, typed, invertible operations: ``Rename``, ``Prefix``, ``Tie``, 
 
 from funcnet.checkpoint._certificate import Certificate, verify
 from funcnet.checkpoint._checkpoint import Checkpoint, Spec
-from funcnet.checkpoint._checkpoint import TensorEntry as Entry
+from funcnet.checkpoint._checkpoint import StoredTensor as Entry
 from funcnet.checkpoint._conversion import convert, plan_conversion
 from funcnet.checkpoint._differences import Difference, differences
 from funcnet.checkpoint._errors import CheckpointError, RuleError

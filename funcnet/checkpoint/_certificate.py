@@ -52,7 +52,7 @@ class Certificate:
     """The record of a conversion. Made by :func:`funcnet.checkpoint.convert`, checked by :func:`verify`.
 
     Attributes:
-        plan: the rules and what they come to, proved.
+        plan: the rules and their result, proved.
         source, target: both sides.
         hashes: returns the hashes. They are known if ``convert`` was asked for a certificate. If not, they are computed
             now, from the files that were read, which are still open, though other files may have taken their names.
@@ -101,8 +101,8 @@ class Certificate:
         """Read one, and prove its plan again.
 
         Raises:
-            CheckpointError: if it is no certificate.
-            RuleError: if its rules are no bijection of the tensors it lists.
+            CheckpointError: if it is not a certificate.
+            RuleError: if its rules are not a bijection of the tensors it lists.
         """
         try:
             file = File(path)
@@ -155,7 +155,7 @@ def _side_from_json(values: Mapping[str, Any]) -> tuple[ConversionSide, dict[str
     digests = {name: str(tensor["sha256"]) for name, tensor in tensors.items()}
     aliases = dict(values["aliases"])
     if not all(isinstance(name, str) for pair in aliases.items() for name in pair):
-        raise ValueError("ties of what are no names")
+        raise ValueError("ties between values that are not names")
     return ConversionSide(str(values["path"]), str(values["format"]), specs, aliases), digests
 
 
@@ -193,7 +193,7 @@ def verify(
         progress: called with the bytes done and the bytes to do.
 
     Returns:
-        What is different from what the certificate says; nothing if all is as it says.
+        The differences from what the certificate says; an empty list if it holds.
 
     Raises:
         CheckpointError: if the certificate or a side cannot be read.
@@ -223,13 +223,13 @@ def verify(
             problems.append(str(error))
     total, done = record.plan.target_bytes, 0
 
-    def advance(count: int) -> None:
+    def report_bytes(count: int) -> None:
         nonlocal done
         done += count
         if progress is not None:
             progress(done, total)
 
-    expected, computed = record.hashes(), compute_digests(source_ckpt, record.plan, advance)
+    expected, computed = record.hashes(), compute_digests(source_ckpt, record.plan, report_bytes)
     written = NodeReader(target_ckpt.entries, hashing=True).source_digests()
     for what, digests, recorded in (
         ("source", computed.source, expected.source),

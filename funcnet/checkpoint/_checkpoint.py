@@ -36,8 +36,8 @@ class Spec:
 
 
 @dataclass(frozen=True)
-class TensorEntry:
-    """A tensor of a file: its shape and dtype, and where it is.
+class StoredTensor:
+    """A tensor of a file that is not read yet: its shape and dtype, and where it is.
 
     Attributes:
         spec: shape and dtype.
@@ -76,7 +76,7 @@ class Checkpoint(Mapping[str, Tensor]):
 
     path: Path
     format: str
-    entries: dict[str, TensorEntry]
+    entries: dict[str, StoredTensor]
     aliases: dict[str, str] = field(default_factory=dict)
     extras: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)

@@ -56,7 +56,7 @@ def convert(
         select: which tensors to take, by their names in the source; see :func:`funcnet.tree.select`.
         dtype: cast floating tensors, after the rules.
         lossy: whether that cast may change values.
-        shard_size, format: as of ``save``.
+        shard_size, format: as those of :func:`funcnet.checkpoint.save`.
         certificate: where to write the certificate as JSON.
         progress: called with the bytes done and the bytes to do.
 
@@ -91,7 +91,7 @@ def plan_conversion(
     """What :func:`convert` would do: the source, opened, and the proved plan. Nothing is read or written.
 
     Args:
-        src, dst, rules: as of :func:`convert`.
+        src, dst, rules: as those of :func:`convert`.
         options: the keyword arguments of :func:`convert` that say what to convert to what: ``inverse``, ``part``,
             ``select``, ``dtype``, ``lossy``, ``shard_size`` and ``format``.
 

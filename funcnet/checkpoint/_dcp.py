@@ -19,7 +19,7 @@ from torch import Tensor
 from funcnet._torch import dcp_storage_info
 from funcnet._typing import Shape
 from funcnet.checkpoint._atomic import open_for_writing, replace_folder
-from funcnet.checkpoint._checkpoint import Checkpoint, Spec, TensorEntry, check_shape
+from funcnet.checkpoint._checkpoint import Checkpoint, Spec, StoredTensor, check_shape
 from funcnet.checkpoint._content import Content
 from funcnet.checkpoint._dtypes import DTYPES
 from funcnet.checkpoint._errors import CheckpointError, file_error, summarize_error, truncated_list
@@ -103,7 +103,7 @@ def read_dcp(path: Path) -> Checkpoint:
     """
     metadata = _read_metadata(path)
     files: dict[str, File] = {}
-    entries: dict[str, TensorEntry] = {}
+    entries: dict[str, StoredTensor] = {}
     aliases: dict[str, str] = {}
     owners: dict[object, str] = {}
     extras: dict[str, Any] = {}
@@ -120,7 +120,7 @@ def read_dcp(path: Path) -> Checkpoint:
                 raise ValueError("is not a name")
             if not hasattr(description, "size"):
                 (info,) = storage_infos.get(name, {}).values()
-                extras[name] = _read_value(_locate(path, files, info), name)
+                extras[name] = _read_value(_locate_bytes(path, files, info), name)
             else:
                 spec, chunks = _read_chunks(path, files, storage_infos.get(name, {}), description)
                 owner = owners.setdefault((spec, tuple(chunks)) if chunks else name, name)
@@ -138,6 +138,7 @@ def read_dcp(path: Path) -> Checkpoint:
 
 
 def _read_metadata(path: Path) -> Any:
+    """The metadata record of a folder."""
     file = File(path / METADATA_FILE)
     if file.size > _MAX_METADATA:
         raise file_error(file.path, f"has {file.size:,} bytes, which no metadata have")
@@ -157,7 +158,7 @@ def _group_storage_infos(metadata: Any) -> dict[str, dict[Shape | None, Any]]:
     return infos_by_name
 
 
-def _locate(path: Path, files: dict[str, File], info: Any) -> _FileRange:
+def _locate_bytes(path: Path, files: dict[str, File], info: Any) -> _FileRange:
     """The place that a record of the metadata names, checked; its file is added to ``files``."""
     relative = info.relative_path
     if not isinstance(relative, str) or not is_plain_file_name(relative):
@@ -177,6 +178,7 @@ def _locate(path: Path, files: dict[str, File], info: Any) -> _FileRange:
 
 
 def _read_value(stored: _FileRange, name: str) -> Any:
+    """A value that is not a tensor."""
     tensors, values = flatten_checkpoint({name: load_archive(*stored)})
     if tensors:
         raise ValueError("is a value that holds tensors")
@@ -196,16 +198,16 @@ def _read_chunks(
         offsets = check_shape(tuple(chunk.offsets))
         if offsets not in infos:
             raise ValueError(f"has no stored chunk at {offsets}")
-        chunks.append(_Chunk(offsets, check_shape(tuple(chunk.sizes)), _locate(path, files, infos[offsets])))
+        chunks.append(_Chunk(offsets, check_shape(tuple(chunk.sizes)), _locate_bytes(path, files, infos[offsets])))
     _check_cover(spec, chunks)
     if spec.nbytes > sum(chunk.stored.length for chunk in chunks):
         raise ValueError(f"has fewer bytes than {dtype} of shape {list(spec.shape)} takes")
     return spec, chunks
 
 
-def _make_entry(spec: Spec, chunks: list[_Chunk]) -> TensorEntry:
+def _make_entry(spec: Spec, chunks: list[_Chunk]) -> StoredTensor:
     if len(chunks) == 1:
-        return TensorEntry(spec, reader=lambda: _read_chunk(chunks[0], spec.dtype))
+        return StoredTensor(spec, reader=lambda: _read_chunk(chunks[0], spec.dtype))
 
     def read_chunks() -> Tensor:
         tensor = torch.empty(spec.shape, dtype=spec.dtype)
@@ -214,10 +216,11 @@ def _make_entry(spec: Spec, chunks: list[_Chunk]) -> TensorEntry:
             tensor[box] = _read_chunk(chunk, spec.dtype)
         return tensor
 
-    return TensorEntry(spec, reader=read_chunks)
+    return StoredTensor(spec, reader=read_chunks)
 
 
 def _read_chunk(chunk: _Chunk, dtype: torch.dtype) -> Tensor:
+    """The tensor in one chunk, checked against its description."""
     file, offset, length = chunk.stored
     tensor = load_archive(file, offset, length)
     if not isinstance(tensor, Tensor) or tuple(tensor.shape) != chunk.sizes or tensor.dtype is not dtype:
@@ -301,6 +304,7 @@ def _write_archive(value: object, out: BinaryIO) -> None:
 
 
 def _assemble_tensor(spec: Spec, content: Content, name: str) -> Tensor:
+    """A tensor of the content, in memory."""
     tensor = torch.empty(spec.shape, dtype=spec.dtype)
     memory, done = view_as_bytes(tensor), 0
     for chunk in content.chunks(name):

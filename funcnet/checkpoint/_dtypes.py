@@ -25,7 +25,7 @@ SAFETENSORS_DTYPES = {
     "F64": torch.float64,
     "C64": torch.complex64,
 }
-"""The names of dtypes in a safetensors header. complex128 has none; see ``_safetensors`` for what is done with it."""
+"""The names of dtypes in a safetensors header. complex128 has none; ``_safetensors`` says how it is stored."""
 
 NUMPY_DTYPES = {
     "b1": torch.bool,

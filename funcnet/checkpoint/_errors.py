@@ -33,7 +33,7 @@ def summarize_error(error: BaseException, after: str = "") -> str:
     """The type and message of another library's error, shortened to one line.
 
     Args:
-        error: what was raised.
+        error: the exception.
         after: a mark in the message; where it occurs, the text up to it is left out.
 
     >>> summarize_error(ValueError("first line\\n   second line."))

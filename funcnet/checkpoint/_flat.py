@@ -91,12 +91,12 @@ class _ContainerSurvey:
             if key in self._contents:
                 stack.pop()
             elif key in self._opened:
-                self._close(stack.pop())
+                self._close_container(stack.pop())
             else:
-                stack += self._open(stack[-1])
+                stack += self._open_container(stack[-1])
         return self._contents[id(node)].has_tensors
 
-    def _open(self, node: _Container) -> list[_Container]:
+    def _open_container(self, node: _Container) -> list[_Container]:
         """Note the children of a container; returns those that have to be surveyed before it."""
         children = list(node.values()) if isinstance(node, Mapping) else list(node)
         self._references += len(children)
@@ -106,7 +106,7 @@ class _ContainerSurvey:
             raise CheckpointError("a list or dict in it holds itself.")
         return [child for child in containers if id(child) not in self._contents]
 
-    def _close(self, node: _Container) -> None:
+    def _close_container(self, node: _Container) -> None:
         """Compute the contents of a container from those of its children."""
         size, depth, has_tensors = 1, 0, False
         for child in self._opened[id(node)][1]:

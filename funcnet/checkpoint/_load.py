@@ -1,4 +1,4 @@
-"""Opening a checkpoint: its format follows from what is in the file or folder."""
+"""Opens checkpoints. The format of a file or folder follows from its contents."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def select_part(
 
     Args:
         ckpt: the whole checkpoint.
-        part, selector: as of :func:`funcnet.checkpoint.convert`.
+        part, selector: as ``part`` and ``select`` of :func:`funcnet.checkpoint.convert`.
         allow_empty: whether a selector may select no tensor at all; if not, that counts as a mistake in the selector.
 
     Raises:
@@ -83,6 +83,7 @@ def select_part(
 
 
 def _read_path(path: Path) -> Checkpoint:
+    """The checkpoint in a file or folder."""
     if path.is_dir():
         main_file = find_main_file(path)
         return read_dcp(path) if main_file == METADATA_FILE else _read_path(path / main_file)

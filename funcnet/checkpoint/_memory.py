@@ -23,8 +23,8 @@ class BufferPool:
     """Memory that is lent and given back.
 
     Args:
-        budget: bytes that may be allocated at a time, lent or free. What is needed at one time is never refused; the
-            budget only bounds how much is stored for later use.
+        budget: bytes that may be allocated at a time, lent or free. Loans are never refused; the budget only bounds how
+            much free memory is stored for later use.
     """
 
     def __init__(self, budget: int) -> None:

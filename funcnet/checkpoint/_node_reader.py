@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from funcnet._tensors import is_inexact
-from funcnet.checkpoint._checkpoint import TensorEntry
+from funcnet.checkpoint._checkpoint import StoredTensor
 from funcnet.checkpoint._errors import CheckpointError
 from funcnet.checkpoint._files import CHUNK, iter_chunks, view_as_bytes
 from funcnet.checkpoint._memory import COPY_ELEMENTS, BufferPool, make_contiguous
@@ -42,11 +42,11 @@ class NodeReader:
 
     Args:
         entries: the source tensors by name.
-        hashing: whether to hash on the way what is read, on a second thread.
+        hashing: whether to hash the bytes while they are read, on a second thread.
         budget: bytes of memory to store for later use; more are allocated only if one target needs them.
     """
 
-    def __init__(self, entries: Mapping[str, TensorEntry], hashing: bool = False, budget: int = 0) -> None:
+    def __init__(self, entries: Mapping[str, StoredTensor], hashing: bool = False, budget: int = 0) -> None:
         self.entries = entries
         self.hashing = hashing
         self._loaded: dict[str, Tensor] = {}
@@ -153,7 +153,8 @@ class NodeReader:
                 self._source_hashes[name].update(0, view_as_bytes(self._loaded[name]))
         return self._loaded[name]
 
-    def _read_entry(self, entry: TensorEntry) -> Tensor:
+    def _read_entry(self, entry: StoredTensor) -> Tensor:
+        """A source tensor, read into memory that is used again later."""
         if entry.span is None:
             return entry.read().contiguous()
         tensor = self._memory.borrow(entry.spec.shape, entry.spec.dtype)

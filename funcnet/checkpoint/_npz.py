@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from funcnet.checkpoint._checkpoint import Checkpoint, Spec, TensorEntry, check_shape
+from funcnet.checkpoint._checkpoint import Checkpoint, Spec, StoredTensor, check_shape
 from funcnet.checkpoint._content import Content
 from funcnet.checkpoint._dtypes import NUMPY_DTYPES, dtype_from_name, dtype_name
 from funcnet.checkpoint._errors import CheckpointError, file_error, summarize_error, truncated_list
@@ -40,7 +40,7 @@ def read_npz(file: File) -> Checkpoint:
     """
     members = read_members(file)
     notes = _read_notes(file, members.pop(_NOTES_MEMBER, None))
-    entries: dict[str, TensorEntry] = {}
+    entries: dict[str, StoredTensor] = {}
     problems: list[str] = []
     for member_name, member in members.items():
         if not member_name.endswith(".npy"):
@@ -85,7 +85,7 @@ def _unpack_start(file: File, member: ZipMember, count: int) -> bytes:
         return packed.read(count)
 
 
-def _read_entry(file: File, member: ZipMember, noted_dtype: str | None) -> TensorEntry:
+def _read_entry(file: File, member: ZipMember, noted_dtype: str | None) -> StoredTensor:
     """The tensor of one array, from the header of its .npy file."""
     start = _unpack_start(file, member, 12)
     if start[:6] != _MAGIC or len(start) < 12 or start[6] not in (1, 2, 3):
@@ -108,8 +108,10 @@ def _read_entry(file: File, member: ZipMember, noted_dtype: str | None) -> Tenso
         raise ValueError(f"has {member.size - data_begin:,} bytes, and its header says {spec.nbytes:,}")
     is_column_major = description["fortran_order"] is True and len(spec.shape) > 1
     if member.is_stored and not is_big_endian and not is_column_major:
-        return TensorEntry(spec, Span(file, member.offset + data_begin))
-    return TensorEntry(spec, reader=lambda: _read_array(file, member, data_begin, spec, is_big_endian, is_column_major))
+        return StoredTensor(spec, Span(file, member.offset + data_begin))
+    return StoredTensor(
+        spec, reader=lambda: _read_array(file, member, data_begin, spec, is_big_endian, is_column_major)
+    )
 
 
 def _parse_dtype(description: object, noted_dtype: str | None) -> tuple[torch.dtype, bool]:
@@ -179,7 +181,7 @@ def write_npz(out: BinaryIO, content: Content) -> None:
         for name, spec in content.specs.items():
             header = _make_header(spec)
             size = len(header) + spec.nbytes
-            write_member(archive, members[name], size, _prepend(header, content.chunks(name)))
+            write_member(archive, members[name], size, _prepend_header(header, content.chunks(name)))
         if any(notes.values()):
             data = json.dumps(notes).encode()
             write_member(archive, _NOTES_MEMBER, len(data), iter([memoryview(data)]))
@@ -194,6 +196,6 @@ def _make_header(spec: Spec) -> bytes:
     return _MAGIC + b"\x01\x00" + len(body).to_bytes(2, "little") + body
 
 
-def _prepend(header: bytes, chunks: Iterator[memoryview]) -> Iterator[memoryview]:
+def _prepend_header(header: bytes, chunks: Iterator[memoryview]) -> Iterator[memoryview]:
     yield memoryview(header)
     yield from chunks

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from funcnet._torch import checkpoint_offset, rebuild_tensor_v2, rebuild_tensor_v3, storage_class
 from funcnet._typing import Shape
-from funcnet.checkpoint._checkpoint import Checkpoint, Spec, TensorEntry
+from funcnet.checkpoint._checkpoint import Checkpoint, Spec, StoredTensor
 from funcnet.checkpoint._content import Content
 from funcnet.checkpoint._dtypes import DTYPES
 from funcnet.checkpoint._errors import CheckpointError, file_error, summarize_error, truncated_list
@@ -113,7 +113,7 @@ def _torch_load(file: File, device: str, offset: int = 0, length: int | None = N
 
 def make_entries(
     file: File, tensors: dict[str, Tensor], members: dict[str, ZipMember] | None, base: int = 0
-) -> tuple[dict[str, TensorEntry], dict[str, str]]:
+) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     """Entries of tensors, and ties: tensors that view the same elements of one storage in the same way.
 
     Args:
@@ -126,7 +126,7 @@ def make_entries(
         CheckpointError: lists the tensors that funcnet cannot read.
     """
     storage_sizes = None if members is None else {member.offset: member.size for member in members.values()}
-    entries: dict[str, TensorEntry] = {}
+    entries: dict[str, StoredTensor] = {}
     aliases: dict[str, str] = {}
     owner_of_view: dict[object, str] = {}
     problems: list[str] = []
@@ -150,7 +150,7 @@ def make_entries(
 
 def _make_entry(
     file: File, tensor: Tensor, storage_sizes: dict[int, int] | None, base: int
-) -> tuple[TensorEntry, object]:
+) -> tuple[StoredTensor, object]:
     """The entry of one tensor, and a key that is equal for tensors that view the same elements in the same way."""
     if tensor.layout is not torch.strided or tensor.is_nested or tensor.is_quantized:
         raise ValueError(f"is {tensor.layout}, nested or quantized: only plain dense tensors are read")
@@ -160,7 +160,7 @@ def _make_entry(
     flags = (tensor.stride(), spec, tensor.is_conj(), tensor.is_neg())
     if storage_sizes is None:
         view: object = (tensor.data_ptr(), *flags)
-        return TensorEntry(spec, reader=lambda: tensor.resolve_conj().resolve_neg().contiguous().clone()), view
+        return StoredTensor(spec, reader=lambda: tensor.resolve_conj().resolve_neg().contiguous().clone()), view
     if not tensor.is_meta:
         raise ValueError("is stored without a storage of its own")
     itemsize = tensor.dtype.itemsize
@@ -180,7 +180,7 @@ def _make_entry(
     view = (storage_begin, skipped_bytes, *flags)
     span = Span(file, storage_begin + skipped_bytes)
     if not tensor.numel() or (tensor.is_contiguous() and not tensor.is_conj() and not tensor.is_neg()):
-        return TensorEntry(spec, span), view
+        return StoredTensor(spec, span), view
 
     def read_view() -> Tensor:
         elements = read_span(span, (extent,), tensor.dtype)
@@ -188,14 +188,14 @@ def _make_entry(
         strided = strided.conj() if tensor.is_conj() else strided
         return (strided.neg() if tensor.is_neg() else strided).resolve_conj().contiguous()
 
-    return TensorEntry(spec, reader=read_view), view
+    return StoredTensor(spec, reader=read_view), view
 
 
 # --- writing ---
 
 
 @dataclass(frozen=True, eq=False)
-class _StoredStorage:
+class _PickledStorage:
     """A storage of the file that is written: its key in the archive, and how many elements it has."""
 
     key: str
@@ -204,25 +204,25 @@ class _StoredStorage:
 
 
 @dataclass(frozen=True, eq=False)
-class _StoredTensor:
+class _PickledTensor:
     """A tensor of the file that is written: it views all of a storage, row-major."""
 
-    storage: _StoredStorage
+    storage: _PickledStorage
     shape: Shape
 
 
 class _TensorPickler(pickle.Pickler):
-    """A pickler that writes stored tensors as the calls that torch.save writes for tensors."""
+    """A pickler that writes a ``_PickledTensor`` as the call that torch.save writes for a tensor."""
 
     def persistent_id(self, value: object) -> object:
-        if not isinstance(value, _StoredStorage):
+        if not isinstance(value, _PickledStorage):
             return None
         kind = storage_class(value.dtype)
         count = value.count if kind else value.count * value.dtype.itemsize
         return ("storage", kind or torch.UntypedStorage, value.key, "cpu", count)
 
     def reducer_override(self, value: object) -> Any:
-        if not isinstance(value, _StoredTensor):
+        if not isinstance(value, _PickledTensor):
             return NotImplemented
         stride = torch.empty(value.shape, device="meta").stride()
         args: Any = (value.storage, 0, value.shape, stride, False, OrderedDict())
@@ -240,7 +240,7 @@ def write_pickle(out: BinaryIO, content: Content) -> None:
     state: dict[str, Any] = {}
     for number, (name, spec) in enumerate(content.specs.items()):
         count = spec.nbytes // spec.dtype.itemsize
-        state[name] = _StoredTensor(_StoredStorage(str(number), spec.dtype, count), spec.shape)
+        state[name] = _PickledTensor(_PickledStorage(str(number), spec.dtype, count), spec.shape)
     state |= {alias: state[owner] for alias, owner in content.aliases.items()}
     state |= content.extras
     pickled = io.BytesIO()

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, NoReturn
 
 import torch
 
-from funcnet.checkpoint._checkpoint import Checkpoint, Spec, TensorEntry, check_shape
+from funcnet.checkpoint._checkpoint import Checkpoint, Spec, StoredTensor, check_shape
 from funcnet.checkpoint._content import Content
 from funcnet.checkpoint._dtypes import SAFETENSORS_DTYPES
 from funcnet.checkpoint._errors import CheckpointError, file_error, summarize_error, truncated_list
@@ -37,7 +37,7 @@ def read_safetensors(file: File) -> Checkpoint:
     """
     header, start = _read_header(file)
     metadata = _check_metadata(file, header.pop("__metadata__", {}))
-    entries: dict[str, TensorEntry] = {}
+    entries: dict[str, StoredTensor] = {}
     spans: list[tuple[int, int, str]] = []
     problems: list[str] = []
     for name, description in header.items():
@@ -47,7 +47,7 @@ def read_safetensors(file: File) -> Checkpoint:
             problems.append(f"{name!r}: {error}")
             continue
         spans.append((begin, end, name))
-        entries[name] = TensorEntry(spec, Span(file, start + begin))
+        entries[name] = StoredTensor(spec, Span(file, start + begin))
     problems = problems or _layout_problems(spans, file.size - start)
     if problems:
         raise CheckpointError(f"{str(file.path)!r} is not a sound safetensors file:{truncated_list(problems)}")
@@ -134,7 +134,7 @@ def _layout_problems(spans: list[tuple[int, int, str]], available: int) -> list[
     return problems
 
 
-def _apply_notes(file: File, text: str, entries: dict[str, TensorEntry]) -> dict[str, Any]:
+def _apply_notes(file: File, text: str, entries: dict[str, StoredTensor]) -> dict[str, Any]:
     """Read funcnet's own notes: change the entries that are complex128, and return the values that are not tensors."""
     try:
         notes = json.loads(text, object_pairs_hook=dict_of_unique_keys)
@@ -144,7 +144,7 @@ def _apply_notes(file: File, text: str, entries: dict[str, TensorEntry]) -> dict
             spec = entries[name].spec
             if spec.dtype is not torch.float64 or spec.shape[-1:] != (2,):
                 raise ValueError(f"{name!r} cannot be complex128")
-            entries[name] = TensorEntry(Spec(spec.shape[:-1], torch.complex128), entries[name].span)
+            entries[name] = StoredTensor(Spec(spec.shape[:-1], torch.complex128), entries[name].span)
         return {name: decode_value(value) for name, value in notes.get("values", {}).items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = f"has a remark {_NOTES_KEY!r} that funcnet did not write: {summarize_error(error)}"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from funcnet.checkpoint._atomic import open_for_writing, replace_folder
-from funcnet.checkpoint._checkpoint import Checkpoint, Spec, TensorEntry
+from funcnet.checkpoint._checkpoint import Checkpoint, Spec, StoredTensor
 from funcnet.checkpoint._content import Content
 from funcnet.checkpoint._errors import CheckpointError, file_error, summarize_error, truncated_list
 from funcnet.checkpoint._files import File
@@ -97,7 +97,7 @@ def read_sharded(path: Path, read_shard: Callable[[File], Checkpoint]) -> Checkp
     """
     shard_of = read_weight_map(path)
     shards = {shard: read_shard(File(path.parent / shard)) for shard in dict.fromkeys(shard_of.values())}
-    entries: dict[str, TensorEntry] = {}
+    entries: dict[str, StoredTensor] = {}
     aliases: dict[str, str] = {}
     extras: dict[str, Any] = {}
     metadata: dict[str, str] = {}

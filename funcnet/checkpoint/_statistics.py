@@ -18,7 +18,7 @@ from funcnet.checkpoint._nodes import SourceNode
 class Stats:
     """Numbers about the values of a tensor: of those that are finite, and how many are not.
 
-    None where there are no finite values, or no order among them (complex numbers).
+    ``min``, ``max`` and ``mean`` are None for complex numbers, which have no order, and where no value is finite.
     """
 
     min: float | None

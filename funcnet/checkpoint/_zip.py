@@ -41,8 +41,8 @@ def read_members(file: File, offset: int = 0, length: int | None = None) -> dict
         offset, length: the part of the file that is the archive.
 
     Raises:
-        CheckpointError: if it is no archive, or members are encrypted, come twice, overlap, lie outside the archive or
-            unpack to more than a checkpoint would.
+        CheckpointError: if it is not an archive, or members are encrypted, come twice, overlap, lie outside the archive
+            or unpack to more than a checkpoint would.
     """
     window = FileWindow(file, offset, length)
     try:

@@ -8,3 +8,9 @@ from funcnet.combinators._containers import ModuleList as ModuleList
 from funcnet.combinators._containers import Sequential as Sequential
 from funcnet.combinators._parameters import ParameterDict as ParameterDict
 from funcnet.combinators._parameters import ParameterList as ParameterList
+
+__all__ = ["ModuleDict", "ModuleList", "ParameterDict", "ParameterList", "Sequential"]
+
+
+def __dir__() -> list[str]:
+    return [*__all__]

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeAlias, overload
 
 from torch import nn
+from typing_extensions import Self
 
 from funcnet.combinators._views import MappingView, SequenceView, SequentialView
 from funcnet.core import Net, View, as_net
 from funcnet.core.internals import StockNet
 
-Items = tuple[tuple[str, Net], ...]
+Items: TypeAlias = tuple[tuple[str, Net], ...]
+
+Part: TypeAlias = Net | Callable[..., Any]
+"""What a container is built of: a net, or a plain function."""
 
 
 class _Container(StockNet, fields_in_view=False):
@@ -20,7 +24,7 @@ class _Container(StockNet, fields_in_view=False):
 
     items_: Items
 
-    def parts(self) -> Mapping[str, Any]:
+    def parts(self) -> Mapping[str, Net]:
         return dict(self.items_)
 
     def __len__(self) -> int:
@@ -29,28 +33,28 @@ class _Container(StockNet, fields_in_view=False):
     def __bool__(self) -> bool:
         return True  # a net, even an empty one; nn.Sequential() is falsy, which only hides mistakes
 
-    def _set(self, items: Iterable[tuple[str, Any]]) -> None:
-        named = tuple((str(name), as_net(str(name), part)) for name, part in items)
+    def _set_items(self, parts: Iterable[tuple[str, Part]]) -> None:
+        items = tuple((str(name), as_net(str(name), part)) for name, part in parts)
         twin = getattr(nn, type(self).__name__, nn.Module)
-        bad = [name for name, _ in named if not name or "." in name or name == "rng" or hasattr(twin, name)]
-        if bad:
+        bad_names = [name for name, _ in items if not name or "." in name or name == "rng" or hasattr(twin, name)]
+        if bad_names:
             raise ValueError(
-                f"parts of {type(self).__name__} cannot be named {bad}: its twin or a view uses such names."
+                f"parts of {type(self).__name__} cannot be named {bad_names}: its twin or a view uses such names."
             )
-        object.__setattr__(self, "items_", named)
+        object.__setattr__(self, "items_", items)
 
     def _with_children(self, nets: Mapping[str, Net]) -> Net:
-        return self._of(tuple((name, nets.get(name, net)) for name, net in self.items_))
+        return self._from_items(tuple((name, nets.get(name, net)) for name, net in self.items_))
 
     @classmethod
-    def _of(cls, items: Items) -> Any:
-        made = object.__new__(cls)
-        object.__setattr__(made, "items_", items)
-        return made
+    def _from_items(cls, items: Items) -> Self:
+        container = object.__new__(cls)
+        object.__setattr__(container, "items_", items)
+        return container
 
 
 class _Sequence(_Container):
-    """What Sequential and ModuleList share: positions."""
+    """A container whose parts have positions."""
 
     def __iter__(self) -> Iterator[Net]:
         return (net for _, net in self.items_)
@@ -82,14 +86,14 @@ class Sequential(_Sequence):
     (['0', '2'], torch.Size([1, 2]))
     """
 
-    def __init__(self, *args: Any) -> None:
+    def __init__(self, *args: Part | Mapping[str, Part]) -> None:
         if len(args) == 1 and isinstance(args[0], Mapping):
-            self._set(args[0].items())
+            self._set_items(args[0].items())
         else:
-            self._set((str(index), part) for index, part in enumerate(args))
+            self._set_items((str(index), part) for index, part in enumerate(args))  # type: ignore[misc]
 
     @staticmethod
-    def forward(p: Any, input: Any) -> Any:
+    def forward(p: View, input: Any) -> Any:
         for step in p._steps:
             input = step(p, input)
         return input
@@ -100,12 +104,16 @@ class Sequential(_Sequence):
     def as_module(self) -> nn.Module:
         return nn.Sequential(OrderedDict((name, net.as_module()) for name, net in self.items_))
 
-    def __getitem__(self, index: int | slice) -> Any:
+    @overload
+    def __getitem__(self, index: int) -> Net: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequential: ...
+    def __getitem__(self, index: int | slice) -> Net:
         if isinstance(index, slice):
-            return Sequential._of(self.items_[index])
+            return Sequential._from_items(self.items_[index])
         return self.items_[index][1]
 
-    def __add__(self, other: Any) -> Sequential:
+    def __add__(self, other: Sequential) -> Sequential:
         if not isinstance(other, Sequential):
             return NotImplemented
         return Sequential(*self, *other)
@@ -124,21 +132,25 @@ class ModuleList(_Sequence):
     )
     """
 
-    def __init__(self, modules: Iterable[Any] | None = None) -> None:
-        self._set((str(index), part) for index, part in enumerate(modules or ()))
+    def __init__(self, modules: Iterable[Part] | None = None) -> None:
+        self._set_items((str(index), part) for index, part in enumerate(modules or ()))
 
-    def forward(self, p: Any, *inputs: Any, **kwargs: Any) -> Any:
+    def forward(self, p: View, *inputs: Any, **kwargs: Any) -> Any:
         raise TypeError("ModuleList has no forward of its own: loop over its parts in a body (funcnet.compose).")
 
     def as_module(self) -> nn.Module:
         return nn.ModuleList([net.as_module() for net in self])
 
-    def __getitem__(self, index: int | slice) -> Any:
+    @overload
+    def __getitem__(self, index: int) -> Net: ...
+    @overload
+    def __getitem__(self, index: slice) -> ModuleList: ...
+    def __getitem__(self, index: int | slice) -> Net:
         if isinstance(index, slice):
             return ModuleList(list(self)[index])
         return self.items_[index][1]
 
-    def __add__(self, other: Iterable[Any]) -> ModuleList:
+    def __add__(self, other: Iterable[Part]) -> ModuleList:
         return ModuleList([*self, *other])
 
 
@@ -154,10 +166,10 @@ class ModuleDict(_Container):
     (['age', 'kind'], True)
     """
 
-    def __init__(self, modules: Mapping[str, Any] | Iterable[tuple[str, Any]] | None = None) -> None:
-        self._set(modules.items() if isinstance(modules, Mapping) else modules or ())
+    def __init__(self, modules: Mapping[str, Part] | Iterable[tuple[str, Part]] | None = None) -> None:
+        self._set_items(modules.items() if isinstance(modules, Mapping) else modules or ())
 
-    def forward(self, p: Any, *inputs: Any, **kwargs: Any) -> Any:
+    def forward(self, p: View, *inputs: Any, **kwargs: Any) -> Any:
         raise TypeError("ModuleDict has no forward of its own: choose one of its parts in a body (funcnet.compose).")
 
     def as_module(self) -> nn.Module:

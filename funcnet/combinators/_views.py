@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from funcnet.core import View
 
+T = TypeVar("T")
+
 
 class SequenceView(View):
-    """What ``p.layers`` is for a ModuleList: a sequence of parts."""
+    """The view of a ModuleList: a sequence of parts."""
 
     __slots__ = ()
 
@@ -28,17 +30,17 @@ class SequenceView(View):
 
 
 class SequentialView(SequenceView):
-    """What ``p.layers`` is for a Sequential: a sequence of parts whose slices can be called, as nn.Sequential's."""
+    """The view of a Sequential: a sequence of parts whose slices can be called, as nn.Sequential's."""
 
     __slots__ = ()
 
     def __getitem__(self, index: int | slice) -> Any:
-        found = super().__getitem__(index)
-        return Slice(found) if isinstance(index, slice) else found
+        part = super().__getitem__(index)
+        return CallableSlice(part) if isinstance(index, slice) else part
 
 
-class Slice(list[Any]):
-    """Some parts of a container, in order; called, it applies them one after the other."""
+class CallableSlice(list[Any]):
+    """The views of some parts of a Sequential, in order; called, it applies them one after the other."""
 
     def __call__(self, x: Any) -> Any:
         for part in self:
@@ -47,7 +49,7 @@ class Slice(list[Any]):
 
 
 class MappingView(View):
-    """What ``p.heads`` is for a ModuleDict: a mapping of names to parts."""
+    """The view of a ModuleDict: a mapping of names to parts."""
 
     __slots__ = ()
 
@@ -61,7 +63,9 @@ class MappingView(View):
         return name in self._names
 
     def __getitem__(self, name: str) -> Any:
-        return self._getters[self._names.index(name)](self) if name in self._names else _no_key(name, self._names)
+        if name not in self._names:
+            raise _missing_key_error(name, self._names)
+        return self._getters[self._names.index(name)](self)
 
     def keys(self) -> tuple[str, ...]:
         """Names of the parts."""
@@ -77,7 +81,7 @@ class MappingView(View):
 
 
 class ParamSequenceView(View):
-    """What ``p.weights`` is for a ParameterList: a sequence of tensors."""
+    """The view of a ParameterList: a sequence of tensors."""
 
     __slots__ = ()
 
@@ -88,12 +92,13 @@ class ParamSequenceView(View):
         return iter([self._params[name] for name in self._tensors])
 
     def __getitem__(self, index: int | slice) -> Any:
-        found = self._tensors[index]
-        return self._params[found] if isinstance(found, str) else [self._params[name] for name in found]
+        if isinstance(index, slice):
+            return [self._params[name] for name in self._tensors[index]]
+        return self._params[self._tensors[index]]
 
 
 class ParamMappingView(View):
-    """What ``p.table`` is for a ParameterDict: a mapping of names to tensors."""
+    """The view of a ParameterDict: a mapping of names to tensors."""
 
     __slots__ = ()
 
@@ -110,9 +115,12 @@ class ParamMappingView(View):
         return name in self._tensors
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._params[name] if name in self._tensors else _no_key(name, self._tensors)
+        if name not in self._tensors:
+            raise _missing_key_error(name, self._tensors)
+        tensor: Tensor = self._params[name]
+        return tensor
 
-    def get(self, name: str, default: Any = None) -> Any:
+    def get(self, name: str, default: T | None = None) -> Tensor | T | None:
         """The tensor of this name, or ``default`` if there is none."""
         return self._params[name] if name in self._tensors else default
 
@@ -129,5 +137,5 @@ class ParamMappingView(View):
         return [(name, self._params[name]) for name in self._tensors]
 
 
-def _no_key(name: str, names: tuple[str, ...]) -> Any:
-    raise KeyError(f"{name!r}; the parts are {list(names)}")
+def _missing_key_error(name: str, names: tuple[str, ...]) -> KeyError:
+    return KeyError(f"{name!r}; the parts are {list(names)}")

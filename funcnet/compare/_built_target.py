@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from funcnet.compare._errors import CompareError
 from funcnet.compare._input_specs import SYNTAX, make_inputs, parse_input_spec
 from funcnet.compare._target import build_target, parse_target
+from funcnet.random.internals import preserve_torch_state
 
 
 def built_target(
@@ -35,6 +36,6 @@ def built_target(
     specs = [parse_input_spec(text) for text in inputs]
     if not specs:
         raise CompareError(f"{target!r} needs an input. {SYNTAX}: --input SPEC, once for each.")
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    with preserve_torch_state():
         torch.manual_seed(seed)
         return build_target(parsed_target).module, *make_inputs(specs, seed)

@@ -22,6 +22,7 @@ from funcnet.compare._progress import Progress, ignore_progress, subtask_progres
 from funcnet.compare._results import Articles, PerSample, Programs, Sides, Trained
 from funcnet.compare._training import LockstepTraining, ModuleTrainee, NetTrainee, measure_step_memory
 from funcnet.compare._training_steps import MOMENTUM, RATE, function_step, logits, module_step
+from funcnet.random.internals import preserve_torch_state
 
 BATCH = 64
 
@@ -52,7 +53,7 @@ def compare_articles(
     if steps < 1:
         raise CompareError(f"steps is {steps}, and a training takes at least 1.")
     digits = load_digits()
-    with torch.random.fork_rng(devices=()), single_threaded():
+    with preserve_torch_state(), single_threaded():
         results = [
             compare_training(
                 pair, digits, steps, seed, budget, subtask_progress(progress, pair.title, index, len(pairs))

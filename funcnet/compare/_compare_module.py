@@ -29,6 +29,7 @@ from funcnet.compare._target import (
     format_signature,
     parse_target,
 )
+from funcnet.random.internals import preserve_torch_state
 
 LARGEST_SAMPLE_BATCH = 32
 
@@ -59,7 +60,7 @@ def compare_module(
     """
     parsed_target = parse_target(target)
     specs = [parse_input_spec(text) for text in inputs]
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), single_threaded():
+    with preserve_torch_state(), single_threaded():
         progress("building", 0.0)
         torch.manual_seed(seed)
         return ModuleComparison(parsed_target, build_target(parsed_target), specs, seed, budget, progress).run()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from funcnet._errors import TreeError, bullet_list
 from funcnet._tensors import is_inexact
-from funcnet._torch import constant_result
+from funcnet._torch import assume_constant_result
 from funcnet._typing import Shape, TreeLike
 from funcnet.tree import flatten, unflatten
 
@@ -88,7 +88,7 @@ def _fits_structure(structure: Structure, tree: object) -> bool:
     return True
 
 
-@constant_result
+@assume_constant_result
 def expected_structure(net: Net, name: str) -> Structure:
     """The declarations of one tree of a net, nested as the tree is: (key, shape, dtype, structure under the key)."""
 

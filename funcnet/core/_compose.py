@@ -6,19 +6,22 @@ import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pickle import PicklingError
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from funcnet.core._edits import Edits
 from funcnet.core._net import Net
 from funcnet.core._part_check import check_part
 from funcnet.core._view import RESERVED
 
+P = ParamSpec("P")
+R = TypeVar("R")
 
-class Composed(Net, fields_in_view=False):
+
+class Composed(Net, Generic[P, R], fields_in_view=False):
     """A net made by :func:`compose`: named parts and the function that uses them."""
 
     name: str
-    body: Callable[..., Any]
+    body: Callable[Concatenate[Any, P], R]
     items: tuple[tuple[str, Any], ...]
 
     if TYPE_CHECKING:
@@ -27,7 +30,7 @@ class Composed(Net, fields_in_view=False):
             """A part by name: a net, a ``Param`` or ``Buffer``, a function or a constant."""
 
     @property
-    def forward(self) -> Callable[..., Any]:
+    def forward(self) -> Callable[Concatenate[Any, P], R]:
         """The body itself, ``body(p, *inputs)``."""
         return self.body
 
@@ -53,26 +56,30 @@ class Composed(Net, fields_in_view=False):
         )
 
 
-def _is_same_but_for_ties(net: Composed, named: Composed) -> bool:
+def _is_same_but_for_ties(net: Composed[..., Any], named: Composed[..., Any]) -> bool:
     return net._record()[:-1] == named._record()[:-1]
 
 
-def _load_composed(module: str, name: str, edits: Edits) -> Composed:
+def _load_composed(module: str, name: str, edits: Edits) -> Composed[..., Any]:
     """The net of this name in a module, with the ties and the frozen params of the one that was pickled."""
     value: Any = import_module(module)
     for key in name.split("."):
         value = getattr(value, key)
-    net: Composed = value
+    net: Composed[..., Any] = value
     return net if net._edits == edits else net._with_edits(edits)
 
 
+class Decorator(Protocol):
+    """The decorator that :func:`compose` returns: it keeps the inputs and the output of the body."""
+
+    def __call__(self, body: Callable[Concatenate[Any, P], R], /) -> Composed[P, R]: ...
+
+
 @overload
-def compose(function: None = None, /, **parts: Any) -> Callable[[Callable[..., Any]], Composed]: ...
+def compose(function: None = None, /, **parts: Any) -> Decorator: ...
 @overload
-def compose(function: Callable[..., Any], /, **parts: Any) -> Composed: ...
-def compose(
-    function: Callable[..., Any] | None = None, /, **parts: Any
-) -> Composed | Callable[[Callable[..., Any]], Composed]:
+def compose(function: Callable[Concatenate[Any, P], R], /, **parts: Any) -> Composed[P, R]: ...
+def compose(function: Callable[..., Any] | None = None, /, **parts: Any) -> Composed[..., Any] | Decorator:
     """Make a net of named parts and the function below.
 
     Args:
@@ -105,7 +112,7 @@ def compose(
             )
         check_part(name, part)
 
-    def decorate(body: Callable[..., Any]) -> Composed:
+    def decorate(body: Callable[Concatenate[Any, P], R]) -> Composed[P, R]:
         if not callable(body) or isinstance(body, Net):
             got = body.title() if isinstance(body, Net) else repr(body)
             raise TypeError(

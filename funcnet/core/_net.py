@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property, partial
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, ClassVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from typing_extensions import Self, dataclass_transform
 
 from funcnet._context import outside_transforms
 from funcnet._errors import InitError, TreeError
-from funcnet._torch import constant_result, register_constant
+from funcnet._torch import assume_constant_result, register_constant
 from funcnet._typing import Selector, Tree, TreeLike
 from funcnet.core._edits import Edits
 from funcnet.core._entries import Buffer, Entry, Param
@@ -35,6 +35,24 @@ from funcnet.tree.internals import select_paths
 if TYPE_CHECKING:
     from funcnet.core._call import Program
     from funcnet.core._facts import BodyFacts
+
+
+P = ParamSpec("P")
+R = TypeVar("R", covariant=True)
+
+
+class HasBody(Protocol[P, R]):
+    """A net as a type checker sees it whose body has typed inputs and a typed output."""
+
+    @property
+    def forward(self) -> Callable[Concatenate[Any, P], R]: ...
+
+
+class HasOutput(Protocol[R]):
+    """A net as a type checker sees it whose body has a typed output."""
+
+    @property
+    def forward(self) -> Callable[..., R]: ...
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
@@ -144,7 +162,15 @@ class Net:
             )
         return partial(getattr(self, name), view)
 
-    def __call__(self, params: TreeLike, /, *inputs: Any, method: str = "forward", **kwargs: Any) -> Any:
+    # Overloads: without ``method``, the inputs and the output have the types that the body declares.
+
+    @overload
+    def __call__(self: HasBody[P, R], params: TreeLike, /, *inputs: P.args, **kwargs: P.kwargs) -> R: ...
+    @overload
+    def __call__(self, params: TreeLike, /, *inputs: Any, method: str, **kwargs: Any) -> Any: ...
+    def __call__(  # type: ignore[misc]  # a body with an input called "method" would lose it to this one
+        self, params: TreeLike, /, *inputs: Any, method: str = "forward", **kwargs: Any
+    ) -> Any:
         """The output for ``params``, in eval mode: a pure function of its arguments.
 
         Args:
@@ -158,6 +184,29 @@ class Net:
         """
         return self._program().evaluate(params, inputs, kwargs, method)
 
+    @overload
+    def apply(
+        self: HasOutput[R],
+        params: TreeLike,
+        buffers: TreeLike,
+        /,
+        *inputs: Any,
+        train: Selector = False,
+        rng: RngArgument = None,
+        **kwargs: Any,
+    ) -> tuple[R, Tree]: ...
+    @overload
+    def apply(
+        self,
+        params: TreeLike,
+        buffers: TreeLike,
+        /,
+        *inputs: Any,
+        train: Selector = False,
+        rng: RngArgument = None,
+        method: str,
+        **kwargs: Any,
+    ) -> tuple[Any, Tree]: ...
     def apply(
         self,
         params: TreeLike,
@@ -458,7 +507,7 @@ class Net:
         return self
 
 
-@constant_result
+@assume_constant_result
 def _build_program(net: Net) -> bool:
     # torch.compile cannot trace how view classes are made, so it is told to call this and believe the result. What it
     # can take for a constant is a bool, not a Program; that it finds on the net afterwards.

@@ -3,15 +3,24 @@
 A scheme is a small hashable record, so a net that holds one stays a value. Names, arguments and defaults are those of
 ``torch.nn.init`` without the trailing underscore. With an int seed the numbers are torch's too.
 
-- ``zeros()``, ``ones()``, ``constant(val)``: one number everywhere.
-- ``values(nested)``: the numbers that nested lists or a tensor spell out.
-- ``uniform(a, b)``, ``normal(mean, std)``, ``trunc_normal(mean, std, a, b)``: draws from one distribution.
-- ``xavier_uniform(gain)``, ``xavier_normal(gain)``: draws with a variance by fan_in and fan_out (Glorot and Bengio).
-- ``kaiming_uniform(a, mode, nonlinearity)``, ``kaiming_normal(...)``: draws with a variance by one fan (He et al.).
-- ``orthogonal(gain)``: orthogonal rows or columns.
-- ``eye()``, ``dirac(groups)``: the identity as a matrix, or as a convolution.
-- ``as_scheme(init)``: a scheme from a number, nested lists, a function of torch.nn.init, or a function of your own.
-- ``Scheme``: the class of all these.
+zeros              zero everywhere.
+ones               one everywhere.
+constant           one number everywhere.
+values             the numbers that nested lists or a tensor spell out.
+eye                the identity as a matrix.
+dirac              the identity as a convolution.
+uniform            draws from a uniform distribution.
+normal             draws from a normal distribution.
+trunc_normal       draws from a normal distribution that is cut off at both ends.
+xavier_uniform     uniform draws with a variance by fan_in and fan_out (Glorot and Bengio).
+xavier_normal      normal draws with a variance by fan_in and fan_out.
+kaiming_uniform    uniform draws with a variance by one fan (He et al.).
+kaiming_normal     normal draws with a variance by one fan.
+orthogonal         draws with orthogonal rows or columns.
+
+as_scheme          makes a scheme of a number, nested lists, a function of torch.nn.init, or a function of your own.
+
+``Scheme`` is the class of all schemes.
 """
 
 from funcnet.init._schemes import Scheme as Scheme

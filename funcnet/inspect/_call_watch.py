@@ -22,10 +22,10 @@ from funcnet.inspect._operator_effects import (
     GeneratorWatch,
     Kwargs,
     iter_written_tensors,
-    python_generator_states,
     without_work_space,
 )
 from funcnet.inspect._tensor_origins import DRAWN, GivenMemory, Names, TensorOrigins, memory_of, tensor_leaves
+from funcnet.random.internals import PythonGenerators
 from funcnet.tree import join
 
 _PASSED_ON = ("hands on", "returns")
@@ -41,7 +41,7 @@ class CallWatch(DispatchMode):
     """
 
     def __init__(self, module: nn.Module, origins: TensorOrigins, versions: ExampleVersions) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.stack = CallStack(module)
         self.origins = origins
         self.versions = versions
@@ -51,7 +51,7 @@ class CallWatch(DispatchMode):
         self._reported_memory: set[tuple[str, Memory | None]] = set()
         self._suspects: list[tuple[Location, str]] = []
         self._overwritten: list[tuple[Tensor, Tensor]] = []
-        self._generator_states: dict[str, object] = {}
+        self._generator_states: Mapping[str, object] = {}
         for path, submodule in module.named_modules():
             submodule.register_forward_pre_hook(self._on_start, prepend=True, with_kwargs=True)
             submodule.register_forward_hook(self._on_end, with_kwargs=True, always_call=True)
@@ -122,7 +122,7 @@ class CallWatch(DispatchMode):
 
     def _check_python_draws(self) -> None:
         """Report draws of Python's and NumPy's generators, of which the module is known, but not the line."""
-        states = python_generator_states()
+        states = PythonGenerators().fingerprints()
         for name, state in states.items() if self.stack.visits else ():
             if self._generator_states.get(name) not in (None, state):
                 code = type(self.stack.visits[-1].module).forward.__code__

@@ -20,7 +20,13 @@ from funcnet.inspect._effect_report import Effects
 from funcnet.inspect._example_versions import ExampleVersions
 from funcnet.inspect._tensor_origins import GivenMemory, TensorOrigins, tensor_leaves
 from funcnet.random import Stream
-from funcnet.random.internals import GLOBAL_GENERATORS_LOCK, RngArgument, as_rng, lend_python_generators
+from funcnet.random.internals import (
+    GLOBAL_GENERATORS_LOCK,
+    RngArgument,
+    as_rng,
+    lend_python_generators,
+    preserve_torch_state,
+)
 
 Axes: TypeAlias = "int | tuple[int | None, ...] | None"
 
@@ -170,7 +176,7 @@ def lend_global_generators(rng: RngArgument, tensors: Sequence[Tensor]) -> Itera
     source = as_rng(rng)
     seed = 0 if source is None else source.seed if isinstance(source, Stream) else int(source)
     devices = sorted({tensor.device.index for tensor in tensors if tensor.device.type == "cuda"})
-    with GLOBAL_GENERATORS_LOCK, torch.random.fork_rng(devices), lend_python_generators(source):
+    with GLOBAL_GENERATORS_LOCK, preserve_torch_state(), lend_python_generators(source):
         for generator in (torch.default_generator, *(torch.cuda.default_generators[index] for index in devices)):
             generator.manual_seed(seed or 0)
         yield

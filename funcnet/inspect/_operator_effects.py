@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +11,7 @@ from torch import Tensor
 from funcnet._tensors import iter_tensors
 from funcnet._torch import operator_name, written_arguments
 from funcnet._torch_functions import HAS_WORK_SPACE, WRITES_AVERAGES_UNDECLARED
+from funcnet.random.internals import GeneratorStates
 
 Operator = Callable[..., object]
 Args = tuple[Any, ...]
@@ -43,45 +42,29 @@ class GeneratorWatch:
     def __init__(self, tensors: Sequence[Tensor], kwargs: Kwargs) -> None:
         argument = kwargs.get("generator")
         indices = {tensor.device.index for tensor in tensors if tensor.device.type == "cuda"}
-        self._generators = [torch.default_generator, *(torch.cuda.default_generators[index] for index in indices)]
-        self._generators += [argument] if argument is not None else []
-        self._before = self._get_states()
+        generators = [torch.default_generator, *(torch.cuda.default_generators[index] for index in indices)]
+        generators += [argument] if argument is not None else []
+        self._before = GeneratorStates(generators)
         self._after = self._before
-
-    def _get_states(self) -> list[Tensor]:
-        return [generator.get_state() for generator in self._generators]
-
-    def _has_moved(self) -> bool:
-        return not all(map(torch.equal, self._before, self._after))
-
-    def _set_states(self, states: list[Tensor]) -> None:
-        if self._has_moved():
-            for generator, state in zip(self._generators, states, strict=True):
-                generator.set_state(state)
 
     def check_drawn(self) -> bool:
         """Whether the operator, which has just run, drew from one of the generators."""
-        self._after = self._get_states()
-        return self._has_moved()
+        self._after = GeneratorStates(self._before.generators)
+        return self._before != self._after
 
     def with_same_draws(self, operator: Operator) -> Callable[[Args, Kwargs], object]:
         """A function that runs the operator, and draws in each call what it drew in the first."""
 
         def run_operator(args: Args, kwargs: Kwargs) -> object:
-            self._set_states(self._before)
+            self._restore_if_moved(self._before)
             return operator(*args, **kwargs)
 
         return run_operator
 
     def restore(self) -> None:
         """Put the generators back to where the first run of the operator left them."""
-        self._set_states(self._after)
+        self._restore_if_moved(self._after)
 
-
-def python_generator_states() -> dict[str, object]:
-    """The states of Python's generator, and of NumPy's where it is loaded."""
-    states: dict[str, object] = {"random": random.getstate()}
-    if "numpy" in sys.modules:
-        _, keys, *position = sys.modules["numpy"].random.get_state()
-        states["numpy.random"] = (keys.tobytes(), *position)
-    return states
+    def _restore_if_moved(self, states: GeneratorStates) -> None:
+        if self._before != self._after:
+            states.restore()

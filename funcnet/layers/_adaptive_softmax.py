@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.types import Device
 
 from funcnet._context import under_vmap
-from funcnet._torch import AdaptiveSoftmaxOutput, constant_result
+from funcnet._torch import AdaptiveSoftmaxOutput, assume_constant_result
 from funcnet._typing import TreeLike
 from funcnet.combinators import ModuleList, Sequential
 from funcnet.core import Net, View
@@ -71,16 +71,16 @@ class AdaptiveLogSoftmaxWithLoss(Layer):
         return super().fields_from_module(module) | {"cutoffs": tuple(cutoffs[:-1])}
 
     def parts(self) -> dict[str, Any]:
-        def linear(in_features: int, out_features: int, bias: bool = False) -> Linear:
+        def build_linear(in_features: int, out_features: int, bias: bool = False) -> Linear:
             return Linear(in_features, out_features, bias, self.device, self.dtype)
 
         ranges = tuple(itertools.pairwise((*self.cutoffs, self.n_classes)))
         tail = []
         for index, (low, high) in enumerate(ranges):
             hidden = int(self.in_features // (self.div_value ** (index + 1)))
-            tail.append(Sequential(linear(self.in_features, hidden), linear(hidden, high - low)))
+            tail.append(Sequential(build_linear(self.in_features, hidden), build_linear(hidden, high - low)))
         return {
-            "head": linear(self.in_features, self.cutoffs[0] + len(ranges), self.head_bias),
+            "head": build_linear(self.in_features, self.cutoffs[0] + len(ranges), self.head_bias),
             "tail": ModuleList(tail),
             "shortlist": self.cutoffs[0],
             "ranges": ranges,
@@ -168,7 +168,7 @@ def _method_net(net: Net, name: str) -> Net:
     return net.__dict__["_methods"][name]
 
 
-@constant_result
+@assume_constant_result
 def _build_method_nets(net: Net) -> bool:
     # torch.compile cannot trace this, so it is told to call it and believe the result, as for the program of a net.
     net.__dict__.setdefault("_methods", {name: _MethodNet(net, name).tie(net.aliases) for name in _METHODS})

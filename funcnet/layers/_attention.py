@@ -108,15 +108,15 @@ class MultiheadAttention(Layer):
         size = self.embed_dim
         is_packed = self.kdim == self.vdim == size
 
-        def weight(rows: int, columns: int | None, is_used: bool) -> Param | None:
+        def build_weight(rows: int, columns: int | None, is_used: bool) -> Param | None:
             return Param((rows, columns or size), init.xavier_uniform()) if is_used else None
 
         learned_key = Param((1, 1, size), init.xavier_normal()) if self.add_bias_kv else None
         return {
-            "in_proj_weight": weight(3 * size, size, is_packed),
-            "q_proj_weight": weight(size, size, not is_packed),
-            "k_proj_weight": weight(size, self.kdim, not is_packed),
-            "v_proj_weight": weight(size, self.vdim, not is_packed),
+            "in_proj_weight": build_weight(3 * size, size, is_packed),
+            "q_proj_weight": build_weight(size, size, not is_packed),
+            "k_proj_weight": build_weight(size, self.kdim, not is_packed),
+            "v_proj_weight": build_weight(size, self.vdim, not is_packed),
             "in_proj_bias": Param(3 * size, 0.0) if self.bias else None,
             "bias_k": learned_key,
             "bias_v": learned_key,

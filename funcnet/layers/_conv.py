@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +42,11 @@ class _Conv(Layer):
         if self.padding_mode == "zeros":  # in the other modes a negative padding crops
             check_sizes(self, self.axes, "padding", least=0)
 
+    if TYPE_CHECKING:
+
+        @property
+        def weight(self) -> Param: ...
+
     def parts(self) -> dict[str, Any]:
         shape = (self.out_channels, self.in_channels // self.groups, *size_per_axis(self.kernel_size))
         return {
@@ -70,7 +75,7 @@ def _pad_amounts(conv: _Conv) -> tuple[int, ...]:
     return tuple(amounts)
 
 
-def _convolve(conv: Callable[..., Tensor], p: View, input: Tensor) -> Tensor:
+def _pad_and_convolve(conv: Callable[..., Tensor], p: View, input: Tensor) -> Tensor:
     if p.padding_mode == "zeros":
         return conv(input, p.weight, p.bias, p.stride, p.padding, p.dilation, p.groups)
     input = F.pad(input, p.pad, mode=p.padding_mode)
@@ -102,7 +107,7 @@ class Conv1d(_Conv):
 
     @staticmethod
     def forward(p: View, input: Tensor) -> Tensor:
-        return _convolve(F.conv1d, p, input)
+        return _pad_and_convolve(F.conv1d, p, input)
 
 
 class Conv2d(_Conv):
@@ -121,7 +126,7 @@ class Conv2d(_Conv):
 
     @staticmethod
     def forward(p: View, input: Tensor) -> Tensor:
-        return _convolve(F.conv2d, p, input)
+        return _pad_and_convolve(F.conv2d, p, input)
 
 
 class Conv3d(_Conv):
@@ -140,4 +145,4 @@ class Conv3d(_Conv):
 
     @staticmethod
     def forward(p: View, input: Tensor) -> Tensor:
-        return _convolve(F.conv3d, p, input)
+        return _pad_and_convolve(F.conv3d, p, input)

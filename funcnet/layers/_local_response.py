@@ -90,9 +90,9 @@ class CrossMapLRN2d(Layer):
         if input.dim() != 4:
             raise ValueError(f"expected 4D input (got {input.dim()}D input)")
         if torch.compiler.is_compiling():
-            return _CrossMapNorm.apply(input, p.size, p.alpha, p.beta, p.k)
+            return _CrossMapNorm.apply(input, p.size, p.alpha, p.beta, p.k)  # type: ignore[no-untyped-call]
         if under_transform():
-            return _CrossMapNormWithJvp.apply(input, p.size, p.alpha, p.beta, p.k)
+            return _CrossMapNormWithJvp.apply(input, p.size, p.alpha, p.beta, p.k)  # type: ignore[no-untyped-call]
         return cross_map_lrn(input, p.size, p.alpha, p.beta, p.k)
 
 
@@ -117,7 +117,7 @@ class _CrossMapNorm(torch.autograd.Function):
         size, alpha, beta, k = ctx.numbers
         scale = _channel_scale(input, size, alpha, k)
         ratio = grad * input * scale.pow(-beta - 1)
-        mixed = _mix_channels(_gradient_neighbours(input, size), ratio)
+        mixed = _mix_channels(_gradient_neighbour_matrix(input, size), ratio)
         return grad * scale.pow(-beta) - (2 * alpha * beta / size) * input * mixed, None, None, None, None
 
 
@@ -129,19 +129,19 @@ class _CrossMapNormWithJvp(_CrossMapNorm):
         (input,) = ctx.saved_tensors
         size, alpha, beta, k = ctx.numbers
         scale = _channel_scale(input, size, alpha, k)
-        mixed = _mix_channels(_gradient_neighbours(input, size).T, input * tangent)
+        mixed = _mix_channels(_gradient_neighbour_matrix(input, size).T, input * tangent)
         return tangent * scale.pow(-beta) - (2 * alpha * beta / size) * input * scale.pow(-beta - 1) * mixed
 
 
 def _channel_scale(input: Tensor, size: int, alpha: float, k: float) -> Tensor:
-    return k + (alpha / size) * _mix_channels(_neighbours(input, size), input * input)
+    return k + (alpha / size) * _mix_channels(_neighbour_matrix(input, size), input * input)
 
 
 def _mix_channels(weights: Tensor, x: Tensor) -> Tensor:
     return torch.einsum("cj,njhw->nchw", weights, x)
 
 
-def _neighbours(input: Tensor, size: int) -> Tensor:
+def _neighbour_matrix(input: Tensor, size: int) -> Tensor:
     """A matrix with 1 where channel j is part of the scale of channel c, else 0.
 
     The kernel keeps a running sum over channels and never removes channel 0 from it.
@@ -151,8 +151,8 @@ def _neighbours(input: Tensor, size: int) -> Tensor:
     return ((j < c + ahead) & ((j > c - ahead) | (j == 0))).to(input.dtype)
 
 
-def _gradient_neighbours(input: Tensor, size: int) -> Tensor:
-    """The matrix that torch's formula of the gradient uses in place of :func:`_neighbours`."""
+def _gradient_neighbour_matrix(input: Tensor, size: int) -> Tensor:
+    """The matrix that torch's formula of the gradient uses in place of :func:`_neighbour_matrix`."""
     behind = int(size - (size - 1) / 2)
     c, j = _channel_indices(input)
     return ((j >= c - behind) & (j < c - behind + size)).to(input.dtype)

@@ -201,9 +201,9 @@ class Fold(Layer):
         super().__post_init__()
 
     def expects(self) -> str:
-        kernel = _pair(self.kernel_size)
+        kernel = _as_pair(self.kernel_size)
         options = (self.output_size, kernel, self.dilation, self.padding, self.stride)
-        by_axis = zip(*map(_pair, options), strict=True)
+        by_axis = zip(*map(_as_pair, options), strict=True)
         windows = math.prod(
             (size + 2 * pad - dilation * (k - 1) - 1) // stride + 1 for size, k, dilation, pad, stride in by_axis
         )
@@ -219,18 +219,18 @@ def _check_at_least(layer: Layer, *names: str, least: int = 1) -> None:
     """Refuse sizes and factors that are too small, which torch would only refuse in a call."""
     for name in names:
         value = getattr(layer, name)
-        if any(not isinstance(size, int) or size < least for size in _pair(value)):
+        if any(not isinstance(size, int) or size < least for size in _as_pair(value)):
             raise ValueError(f"{type(layer).__name__}: {name} is at least {least}, got {value!r}.")
 
 
 def _check_window(layer: Fold | Unfold) -> None:
     for name in ("kernel_size", "dilation", "padding", "stride"):
         value = getattr(layer, name)
-        if len(_pair(value)) != 2:
+        if len(_as_pair(value)) != 2:
             raise ValueError(f"{type(layer).__name__}: {name} is an int or two, got {value!r}.")
     _check_at_least(layer, "kernel_size", "dilation", "stride")
     _check_at_least(layer, "padding", least=0)
 
 
-def _pair(value: Size) -> tuple[int, ...]:
+def _as_pair(value: Size) -> tuple[int, ...]:
     return tuple(value) if isinstance(value, (tuple, list)) else (value, value)

@@ -109,15 +109,17 @@ class Transformer(Layer):
     def parts(self) -> dict[str, Any]:
         options = {name: getattr(self, name) for name in ("batch_first", *_LAYER_OPTIONS, *FACTORY_FIELDS)}
 
-        def stack(stack_class: Callable[[Net, int, Net], Net], layer_class: Callable[..., Net], num_layers: int) -> Net:
+        def build_stack(
+            stack_class: Callable[[Net, int, Net], Net], layer_class: Callable[..., Net], num_layers: int
+        ) -> Net:
             norm = LayerNorm(self.d_model, self.layer_norm_eps, True, self.bias, self.device, self.dtype)
             return stack_class(layer_class(self.d_model, self.nhead, **options), num_layers, norm)
 
         return {
             "encoder": self.custom_encoder
-            or stack(TransformerEncoder, TransformerEncoderLayer, self.num_encoder_layers),
+            or build_stack(TransformerEncoder, TransformerEncoderLayer, self.num_encoder_layers),
             "decoder": self.custom_decoder
-            or stack(TransformerDecoder, TransformerDecoderLayer, self.num_decoder_layers),
+            or build_stack(TransformerDecoder, TransformerDecoderLayer, self.num_decoder_layers),
         }
 
     def drawing_order(self) -> list[str]:

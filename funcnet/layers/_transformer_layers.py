@@ -150,10 +150,10 @@ class TransformerEncoderLayer(_TransformerLayer):
         masks = (src_mask, src_key_padding_mask, is_causal)
         if p.norm_first:
             x = p.norm1(src)
-            x = src + p.dropout1(_attend(p.self_attn, x, x, masks))
-            return x + p.dropout2(_feed_forward(p, p.norm2(x)))
-        x = p.norm1(src + p.dropout1(_attend(p.self_attn, src, src, masks)))
-        return p.norm2(x + p.dropout2(_feed_forward(p, x)))
+            x = src + p.dropout1(_run_attention(p.self_attn, x, x, masks))
+            return x + p.dropout2(_run_feed_forward(p, p.norm2(x)))
+        x = p.norm1(src + p.dropout1(_run_attention(p.self_attn, src, src, masks)))
+        return p.norm2(x + p.dropout2(_run_feed_forward(p, x)))
 
 
 class TransformerDecoderLayer(_TransformerLayer):
@@ -194,15 +194,15 @@ class TransformerDecoderLayer(_TransformerLayer):
         memory_masks = (memory_mask, memory_key_padding_mask, memory_is_causal)
         if p.norm_first:
             x = p.norm1(tgt)
-            x = tgt + p.dropout1(_attend(p.self_attn, x, x, self_masks))
-            x = x + p.dropout2(_attend(p.multihead_attn, p.norm2(x), memory, memory_masks))
-            return x + p.dropout3(_feed_forward(p, p.norm3(x)))
-        x = p.norm1(tgt + p.dropout1(_attend(p.self_attn, tgt, tgt, self_masks)))
-        x = p.norm2(x + p.dropout2(_attend(p.multihead_attn, x, memory, memory_masks)))
-        return p.norm3(x + p.dropout3(_feed_forward(p, x)))
+            x = tgt + p.dropout1(_run_attention(p.self_attn, x, x, self_masks))
+            x = x + p.dropout2(_run_attention(p.multihead_attn, p.norm2(x), memory, memory_masks))
+            return x + p.dropout3(_run_feed_forward(p, p.norm3(x)))
+        x = p.norm1(tgt + p.dropout1(_run_attention(p.self_attn, tgt, tgt, self_masks)))
+        x = p.norm2(x + p.dropout2(_run_attention(p.multihead_attn, x, memory, memory_masks)))
+        return p.norm3(x + p.dropout3(_run_feed_forward(p, x)))
 
 
-def _attend(
+def _run_attention(
     attention: Callable[..., tuple[Tensor, None]],
     x: Tensor,
     memory: Tensor,
@@ -214,5 +214,5 @@ def _attend(
     )[0]
 
 
-def _feed_forward(p: View, x: Tensor) -> Tensor:
+def _run_feed_forward(p: View, x: Tensor) -> Tensor:
     return p.linear2(p.dropout(p.activation(p.linear1(x))))

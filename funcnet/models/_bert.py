@@ -5,13 +5,13 @@ Axes: N batch, L sequence, D hidden, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from funcnet.core import View
+from funcnet.core import Net, View
 from funcnet.core.internals import StockNet
 from funcnet.layers import Dropout, Embedding, LayerNorm, Linear
 from funcnet.models._self_attention import SelfAttention, expand_mask
@@ -35,12 +35,12 @@ class Bert(TransformerModel):
         head: "masked_lm" gives logits of words (N, L, V), "classes" logits of classes (N, num_labels), and None
             the hidden states (N, L, D), or with a pooler the pair of these and (N, D).
         pooler: whether the first token goes through one more layer; "classes" needs it.
-        num_labels: classes.
-        classifier_dropout: before the head for classes; default ``hidden_dropout``.
+        num_labels: the number of classes.
+        classifier_dropout: probability before the head for classes; default ``hidden_dropout``.
         tie_word_embeddings: whether ``head.decoder.weight`` is ``embed.token.weight``.
         fused_qkv: whether queries, keys and values have one tensor ``attn.qkv``, or ``attn.q``, ``attn.k``, ``attn.v``.
-        stacked: whether the layers share tensors with one more axis in front, as ``layers.norm1.weight``
-            (num_hidden_layers, D), or each layer has its own, as ``layers.0.norm1.weight`` (D,).
+        stacked: whether the tensors of all layers are stacked along a new first axis, as ``layers.norm1.weight``
+            (num_hidden_layers, D), or each layer has its own tensors, as ``layers.0.norm1.weight`` (D,).
 
     Inputs: input_ids (N, L) of ints; ``attention_mask`` (N, L), 0 where there is padding; ``token_type_ids`` (N, L).
     Params: embed (token, kind, position, norm), layers (attn, norm1, mlp, norm2), pooler, head; weights are (out, in).
@@ -88,20 +88,22 @@ class Bert(TransformerModel):
         perceptron = _BertMLP(size, self.intermediate_size, self.activation)
         layer = _BertLayer(attention, perceptron, eps, self.hidden_dropout)
         classifier_dropout = self.hidden_dropout if self.classifier_dropout is None else self.classifier_dropout
-        make_head = {
+        head_makers: dict[str | None, Callable[[], Net | None]] = {
             "masked_lm": lambda: _MaskedWordHead(size, self.vocab_size, self.activation, eps),
             "classes": lambda: Linear(size, self.num_labels),
             None: lambda: None,
         }
         return {
-            "embed": _BertEmbeddings(self.vocab_size, self.max_position_embeddings, self.type_vocab_size, size,
-                            self.padding_idx, eps, self.hidden_dropout),
+            "embed": _BertEmbeddings(
+                *(self.vocab_size, self.max_position_embeddings, self.type_vocab_size, size),
+                *(self.padding_idx, eps, self.hidden_dropout),
+            ),
             "layers": make_layers(lambda _: layer, self.num_hidden_layers, self.stacked),
             "pooler": Linear(size, size) if self.pooler else None,
             "drop": Dropout(classifier_dropout) if self.head == "classes" else None,
-            "head": make_head[self.head](),
+            "head": head_makers[self.head](),
             "kind": self.head,
-        }  # fmt: skip
+        }
 
     @staticmethod
     def forward(
@@ -120,6 +122,8 @@ class Bert(TransformerModel):
 
 
 class _BertEmbeddings(StockNet, fields_in_view=False):
+    """The sum of three embeddings, of tokens, kinds and positions, then a norm and dropout."""
+
     vocab_size: int
     positions: int
     kinds: int
@@ -145,6 +149,8 @@ class _BertEmbeddings(StockNet, fields_in_view=False):
 
 
 class _BertMLP(StockNet, fields_in_view=False):
+    """Two affine maps with an activation between them."""
+
     hidden_size: int
     intermediate_size: int
     activation: str
@@ -162,6 +168,8 @@ class _BertMLP(StockNet, fields_in_view=False):
 
 
 class _BertLayer(StockNet, fields_in_view=False):
+    """Attention and an MLP; each is added to its input, and a norm follows the sum."""
+
     attention: SelfAttention
     perceptron: _BertMLP
     eps: float
@@ -184,6 +192,8 @@ class _BertLayer(StockNet, fields_in_view=False):
 
 
 class _MaskedWordHead(StockNet, fields_in_view=False):
+    """Logits of words from hidden states."""
+
     hidden_size: int
     vocab_size: int
     activation: str

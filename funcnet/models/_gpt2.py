@@ -38,8 +38,8 @@ class GPT2(TransformerModel):
         head: whether there is a linear head.
         tie_word_embeddings: whether ``head.weight`` is ``embed.token.weight``.
         fused_qkv: whether queries, keys and values have one tensor ``attn.qkv``, or ``attn.q``, ``attn.k``, ``attn.v``.
-        stacked: whether the layers share tensors with one more axis in front, as ``layers.norm1.weight``
-            (num_hidden_layers, D), or each layer has its own, as ``layers.0.norm1.weight`` (D,).
+        stacked: whether the tensors of all layers are stacked along a new first axis, as ``layers.norm1.weight``
+            (num_hidden_layers, D), or each layer has its own tensors, as ``layers.0.norm1.weight`` (D,).
 
     Inputs: input_ids (N, L) of ints; ``attention_mask`` (N, L), 0 where there is padding.
     Params: embed.token, embed.position, layers (norm1, attn, norm2, mlp), norm, head; weights are (out, in).
@@ -114,6 +114,8 @@ class GPT2(TransformerModel):
 
 
 class _GPT2Embeddings(StockNet, fields_in_view=False):
+    """The sum of the embeddings of tokens and positions, then dropout."""
+
     vocab_size: int
     positions: int
     hidden_size: int
@@ -133,6 +135,8 @@ class _GPT2Embeddings(StockNet, fields_in_view=False):
 
 
 class _GPT2MLP(StockNet, fields_in_view=False):
+    """Two affine maps with an activation between them."""
+
     hidden_size: int
     intermediate_size: int
     activation: str
@@ -150,6 +154,8 @@ class _GPT2MLP(StockNet, fields_in_view=False):
 
 
 class _GPT2Layer(StockNet, fields_in_view=False):
+    """Attention and an MLP, each after a norm; each is added to its input."""
+
     attention: SelfAttention
     perceptron: _GPT2MLP
     eps: float

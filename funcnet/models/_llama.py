@@ -42,8 +42,8 @@ class Llama(TransformerModel):
         head: whether there is a linear head.
         tie_word_embeddings: whether ``head.weight`` is ``embed.token.weight``.
         fused_qkv: whether queries, keys and values have one tensor ``attn.qkv``, or ``attn.q``, ``attn.k``, ``attn.v``.
-        stacked: whether the layers share tensors with one more axis in front, as ``layers.norm1.weight``
-            (num_hidden_layers, D), or each layer has its own, as ``layers.0.norm1.weight`` (D,).
+        stacked: whether the tensors of all layers are stacked along a new first axis, as ``layers.norm1.weight``
+            (num_hidden_layers, D), or each layer has its own tensors, as ``layers.0.norm1.weight`` (D,).
 
     Inputs: input_ids (N, L) of ints; ``attention_mask`` (N, L), 0 where there is padding.
     Params: embed.token, layers (norm1, attn, norm2, mlp with gate, up, down), norm, head; weights are (out, in).
@@ -148,6 +148,8 @@ class LlamaRMSNorm(StockNet):
 
 
 class _LlamaEmbeddings(StockNet, fields_in_view=False):
+    """The embeddings of tokens."""
+
     vocab_size: int
     hidden_size: int
     padding_idx: int | None
@@ -161,6 +163,8 @@ class _LlamaEmbeddings(StockNet, fields_in_view=False):
 
 
 class _LlamaMLP(StockNet, fields_in_view=False):
+    """An affine map whose inner features are multiplied by an activated gate."""
+
     hidden_size: int
     intermediate_size: int
     bias: bool
@@ -180,6 +184,8 @@ class _LlamaMLP(StockNet, fields_in_view=False):
 
 
 class _LlamaLayer(StockNet, fields_in_view=False):
+    """Attention and an MLP, each after a norm; each is added to its input."""
+
     attention: SelfAttention
     perceptron: _LlamaMLP
     eps: float

@@ -95,7 +95,7 @@ def read_config(config: ConfigLike, architecture: str | None = None) -> ModelCon
             f"the config is of the model type {model_type!r}; there are nets for {', '.join(readers)}."
         )
     name = architecture or next(iter(settings.get("architectures") or ()), None) or _DEFAULT_ARCHITECTURES[model_type]
-    supported = [candidate for candidate, (its_type, _) in ARCHITECTURES.items() if its_type == model_type]
+    supported = [class_name for class_name, (net_type, _) in ARCHITECTURES.items() if net_type == model_type]
     if name not in supported:
         raise ConversionError(
             f"there is no net for {name!r}; of this type there are {', '.join(supported)}. "
@@ -137,6 +137,7 @@ def _rename_settings(settings: Mapping[str, Any], **setting_of_field: str) -> di
 
 
 def _read_gpt2(settings: Mapping[str, Any], head: str | None) -> tuple[dict[str, Any], list[str]]:
+    """The fields of a GPT2, and the settings that it does not support."""
     problems = _find_unsupported(settings, add_cross_attention=False)
     fields = _rename_settings(
         settings,
@@ -158,7 +159,8 @@ def _read_gpt2(settings: Mapping[str, Any], head: str | None) -> tuple[dict[str,
 
 
 def _read_llama(settings: Mapping[str, Any], head: str | None) -> tuple[dict[str, Any], list[str]]:
-    # older versions call it rope_scaling, and its type just type, and keep theta apart
+    """The fields of a Llama, and the settings that it does not support."""
+    # older versions say rope_scaling, call its type just type, and have theta beside it
     rope: dict[str, Any] = dict(settings.get("rope_parameters") or settings.get("rope_scaling") or {})
     theta = rope.pop("rope_theta", settings.get("rope_theta", 10000.0))
     old_type = rope.pop("type", None)
@@ -192,6 +194,7 @@ def _read_llama(settings: Mapping[str, Any], head: str | None) -> tuple[dict[str
 
 
 def _read_bert(settings: Mapping[str, Any], head: str | None) -> tuple[dict[str, Any], list[str]]:
+    """The fields of a Bert, and the settings that it does not support."""
     problems = _find_unsupported(
         settings,
         is_decoder=False,

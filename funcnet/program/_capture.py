@@ -20,7 +20,7 @@ from torch.fx import Graph, GraphModule, Node
 from funcnet._context import outside_transforms
 from funcnet._errors import ConversionError
 from funcnet._tensors import is_inexact
-from funcnet._torch import capture_settings, keep_size_free, tracers_shapes
+from funcnet._torch import capture_settings, keep_size_free, tracer_shape_env
 from funcnet.foreign.internals import copy_with_tensors
 from funcnet.program._inputs import Inputs
 from funcnet.program._writes import Writes
@@ -166,7 +166,7 @@ def _capture(module: nn.Module, train: bool, inputs: Inputs, free: Sequence[Sequ
     with _LOCK, _tracer_silenced(), outside_transforms(), torch.enable_grad(), capture_settings(eager):
         _active.append(captured)
         try:
-            captured.result = torch.compile(namespace["call"], backend=_take_graph, fullgraph=True)(copy, *examples)
+            captured.result = torch.compile(namespace["call"], backend=_take_graph, fullgraph=True)(copy, *examples)  # type: ignore[no-untyped-call]
         except Exception as error:
             raise _capture_error(module, error) from error
         finally:
@@ -279,7 +279,7 @@ def _read_graph(captured: Captured, module: GraphModule) -> None:
 
 def _read_sizes(captured: Captured) -> None:
     """Read the sizes of the tensor inputs, and what the tracer asked of them."""
-    shapes = tracers_shapes()
+    shapes = tracer_shape_env()
     fakes = {_name_of(tracked.source): tracked.fake for tracked in shapes.tracked_fakes}
     count = len([place for place in captured.input_of_object.values() if place.kind == "input"])
     for index in range(count):

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from torch import nn
 
 from funcnet.core import Net
 from funcnet.program._traced import Dynamic
 
+Style: TypeAlias = Literal["stateless", "stateful"]
+
 
 def source(
     module_or_net: nn.Module | Net,
     *example_inputs: object,
     train: bool = False,
-    style: Literal["stateless", "stateful"] = "stateless",
+    style: Style = "stateless",
     dynamic: Dynamic = ("batch",),
     **example_kwargs: object,
 ) -> str:

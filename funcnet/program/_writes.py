@@ -11,7 +11,7 @@ import torch
 from torch.fx import GraphModule, Interpreter, Node
 
 from funcnet._tensors import iter_tensors
-from funcnet._torch import FakeTensor, as_traced
+from funcnet._torch import FakeTensor, tracer_operator_rules
 from funcnet._torch_functions import written_averages
 
 
@@ -32,7 +32,7 @@ class Writes(Interpreter):
             for storage in _iter_storages(fakes[node]):
                 self._owners[storage].append(node)
         modes = (fakes[node].fake_mode for node in placeholders if isinstance(fakes[node], FakeTensor))
-        with next(modes, nullcontext()), as_traced(), torch.set_grad_enabled(True):
+        with next(modes, nullcontext()), tracer_operator_rules(), torch.set_grad_enabled(True):
             self.run(*(fakes[node] for node in placeholders))
 
     def run_node(self, n: Node) -> Any:

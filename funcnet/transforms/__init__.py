@@ -1,3 +1,3 @@
-"""The transforms that torch.func leaves to be desired; all others (vmap, jvp, hessian) are torch.func's."""
+"""Transforms that torch.func does not have in this form; all others (vmap, jvp, hessian) are those of torch.func."""
 
 from funcnet.transforms._grad import value_and_grad as value_and_grad

@@ -5,16 +5,31 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from functools import wraps
-from typing import Any
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, overload
 
 import optree
 import torch
 from torch import Tensor
 
 from funcnet._context import under_transform
+from funcnet._tensors import is_inexact
 from funcnet._torch import AccumulateGrad
 
+A = TypeVar("A")
+P = ParamSpec("P")
+R = TypeVar("R")
 
+
+@overload
+def value_and_grad(  # type: ignore[overload-overlap]  # the gradient by argument 0 has the type of that argument
+    function: Callable[Concatenate[A, P], R], argnums: Literal[0] = 0, has_aux: bool = False
+) -> Callable[Concatenate[A, P], tuple[R, A]]: ...
+@overload
+def value_and_grad(function: Callable[P, R], argnums: int, has_aux: bool = False) -> Callable[P, tuple[R, Any]]: ...
+@overload
+def value_and_grad(
+    function: Callable[P, R], argnums: tuple[int, ...], has_aux: bool = False
+) -> Callable[P, tuple[R, tuple[Any, ...]]]: ...
 def value_and_grad(
     function: Callable[..., Any], argnums: int | tuple[int, ...] = 0, has_aux: bool = False
 ) -> Callable[..., Any]:
@@ -43,78 +58,90 @@ def value_and_grad(
     numbers = (argnums,) if isinstance(argnums, int) else tuple(argnums)
 
     @wraps(function)
-    def both(*args: Any, **kwargs: Any) -> Any:
+    def compute_value_and_grad(*args: Any, **kwargs: Any) -> Any:
         if any(not -len(args) <= number < len(args) for number in numbers):
             raise TypeError(f"argnums={argnums} needs {max(numbers) + 1} positional arguments, got {len(args)}.")
-        if torch.compiler.is_compiling() or under_transform() or _differentiated(args):
+        if torch.compiler.is_compiling() or under_transform() or _is_differentiated(args):
             grads, value = torch.func.grad_and_value(function, argnums, has_aux)(*args, **kwargs)
             return value, grads
-        keeps = torch.is_grad_enabled()
-        chosen: Any = tuple(args[number] for number in numbers)
-        leaves: list[Any]
-        leaves, treedef = optree.tree_flatten(chosen)
+        keeps_graph = torch.is_grad_enabled()
+        leaves, treedef = _flatten(tuple(args[number] for number in numbers))
         with torch.enable_grad():
-            inputs = [leaf.detach().requires_grad_(_differentiable(leaf)) for leaf in leaves]
-            given = list(args)
+            inputs = [leaf.detach().requires_grad_(is_inexact(leaf)) for leaf in leaves]
+            traced_args = list(args)
             for number, tree in zip(numbers, optree.tree_unflatten(treedef, inputs), strict=True):
-                given[number] = tree
-            _inside.depth = 1
+                traced_args[number] = tree
+            _running.depth = 1
             try:
-                result = function(*given, **kwargs)
+                result = function(*traced_args, **kwargs)
             finally:
-                _inside.depth = 0
+                _running.depth = 0
         value = result[0] if has_aux else result
-        if not isinstance(value, Tensor) or value.numel() != 1:
-            got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-            hint = " Of (value, more) it takes has_aux=True." if isinstance(value, tuple) and not has_aux else ""
-            raise ValueError(f"value_and_grad needs a scalar tensor from {function!r}, got {got}.{hint}")
+        _check_scalar(function, value, has_aux)
         # A graph that reaches other leaves belongs to somebody else too, who may differentiate the gradient.
-        keeps = keeps and _reaches_others(value, inputs)
-        wanted = [leaf for leaf in inputs if leaf.requires_grad]
-        found: dict[int, Tensor] = {}
-        if value.requires_grad:
-            each = torch.autograd.grad(value, wanted, create_graph=keeps, allow_unused=True, materialize_grads=True)
-            found = dict(zip(map(id, wanted), each, strict=True))
-        filled = [found[id(x)] if id(x) in found else torch.zeros_like(x) for x in inputs]
-        grads = optree.tree_unflatten(treedef, filled)
-        if not keeps:
-            result = optree.tree_map(_detached, result)
+        keeps_graph = keeps_graph and _reaches_other_leaves(value, inputs)
+        grads = optree.tree_unflatten(treedef, _compute_grads(value, inputs, keeps_graph))
+        if not keeps_graph:
+            result = optree.tree_map(_detach, result)
         return result, grads[0] if isinstance(argnums, int) else grads
 
-    return both
+    return compute_value_and_grad
 
 
-def _reaches_others(value: Tensor, inputs: list[Tensor]) -> bool:
+def _flatten(trees: Any) -> tuple[list[Any], Any]:
+    """The leaves and the structure of nested data; optree's own types do not cover tuples of dicts."""
+    leaves: list[Any]
+    leaves, treedef = optree.tree_flatten(trees)
+    return leaves, treedef
+
+
+def _check_scalar(function: Callable[..., Any], value: object, has_aux: bool) -> None:
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        hint = " Of (value, more) it takes has_aux=True." if isinstance(value, tuple) and not has_aux else ""
+        raise ValueError(f"value_and_grad needs a scalar tensor from {function!r}, got {got}.{hint}")
+
+
+def _compute_grads(value: Tensor, inputs: list[Tensor], keeps_graph: bool) -> list[Tensor]:
+    """The gradient by each input; zeros where the value does not depend on it, or it has none."""
+    differentiable = [leaf for leaf in inputs if leaf.requires_grad]
+    grads_by_id: dict[int, Tensor] = {}
+    if value.requires_grad:
+        grads = torch.autograd.grad(
+            value, differentiable, create_graph=keeps_graph, allow_unused=True, materialize_grads=True
+        )
+        grads_by_id = dict(zip(map(id, differentiable), grads, strict=True))
+    return [grads_by_id[id(leaf)] if id(leaf) in grads_by_id else torch.zeros_like(leaf) for leaf in inputs]
+
+
+def _reaches_other_leaves(value: Tensor, inputs: list[Tensor]) -> bool:
     """Whether the graph of a value ends in leaves other than these."""
-    own = {id(leaf) for leaf in inputs}
-    todo = [node for node in (value.grad_fn,) if node is not None]
-    seen = set(todo)
-    while todo:
-        for node, _ in todo.pop().next_functions:
-            if node is None or node in seen:
+    input_ids = {id(leaf) for leaf in inputs}
+    waiting = [] if value.grad_fn is None else [value.grad_fn]
+    visited = set(waiting)
+    while waiting:
+        for node, _ in waiting.pop().next_functions:
+            if node is None or node in visited:
                 continue
-            seen.add(node)
+            visited.add(node)
             if type(node) is not AccumulateGrad:
-                todo.append(node)
-            elif id(node.variable) not in own:  # type: ignore[attr-defined]
+                waiting.append(node)
+            elif id(node.variable) not in input_ids:  # type: ignore[attr-defined]
                 return True
     return False
 
 
-_inside = threading.local()
+_running = threading.local()
+"""Its ``depth`` is 1 in a thread that runs the function of a ``value_and_grad``."""
 
 
-def _differentiated(args: Any) -> bool:
+def _is_differentiated(args: tuple[Any, ...]) -> bool:
     """Whether someone differentiates through this call: an outer value_and_grad, or autograd by an argument."""
-    if getattr(_inside, "depth", 0):
+    if getattr(_running, "depth", 0):
         return True
-    leaves: list[Any] = optree.tree_leaves(args)
+    leaves, _ = _flatten(args)
     return torch.is_grad_enabled() and any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in leaves)
 
 
-def _differentiable(leaf: Tensor) -> bool:
-    return leaf.is_floating_point() or leaf.is_complex()
-
-
-def _detached(leaf: Any) -> Any:
+def _detach(leaf: Any) -> Any:
     return leaf.detach() if isinstance(leaf, Tensor) else leaf

@@ -1,8 +1,21 @@
 """Nested dicts of tensors: paths, selectors and maps.
 
+paths        lists the joined paths of all leaves.
+flatten      returns the leaves by joined path, as in a state_dict.
+unflatten    makes nested dicts of such leaves again.
+get          returns the leaf or subtree at a path.
+join         joins keys to a path.
+map          applies a function to every leaf of one or more trees.
+to           moves or casts every tensor, as ``nn.Module.to`` does.
+select       returns a test of paths: by exact path, by pattern, by function, or by any of several.
+partition    divides a tree into the leaves that are selected and the others.
+combine      puts the two trees of a partition together again.
+replace      returns a tree with other leaves at some paths.
+
 Params and buffers are plain nested dicts whose keys and order are the module's own. optree, torch's pytrees and JAX's
-each read such dicts, but they disagree about key order (optree sorts) and about ``None``; so everything here goes by
-path, and this folder is the one place that says what a path is: keys joined with dots, as in a ``state_dict``.
+each read such dicts, but they disagree about the order of keys (optree sorts) and about ``None``. So all functions here
+go by path, and this folder alone says what a path is: keys joined with dots, as in a ``state_dict``. ``ABSENT`` stands
+in a tree where a leaf was taken out.
 """
 
 from funcnet.tree._absent import ABSENT as ABSENT
@@ -18,3 +31,23 @@ from funcnet.tree._paths import paths as paths
 from funcnet.tree._paths import to as to
 from funcnet.tree._paths import unflatten as unflatten
 from funcnet.tree._select import select as select
+
+__all__ = [
+    "ABSENT",
+    "Absent",
+    "combine",
+    "flatten",
+    "get",
+    "join",
+    "map",
+    "partition",
+    "paths",
+    "replace",
+    "select",
+    "to",
+    "unflatten",
+]
+
+
+def __dir__() -> list[str]:
+    return [*__all__]

@@ -78,8 +78,11 @@ def test_numbered_layers_are_one_rule():
 
 def test_convolutions_of_one_and_three_axes():
     specs = {"a.kernel": Spec((5, 2, 3), torch.float32), "b.kernel": Spec((5, 6, 7, 2, 3), torch.float32)}
-    made = plan(specs, flax_rules(specs)).specs
-    assert {name: spec.shape for name, spec in made.items()} == {"a.weight": (3, 2, 5), "b.weight": (3, 2, 5, 6, 7)}
+    target_specs = plan(specs, flax_rules(specs)).specs
+    assert {name: spec.shape for name, spec in target_specs.items()} == {
+        "a.weight": (3, 2, 5),
+        "b.weight": (3, 2, 5, 6, 7),
+    }
 
 
 def test_projections_by_heads_become_matrices(tmp_path):

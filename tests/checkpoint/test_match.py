@@ -27,9 +27,9 @@ from funcnet.checkpoint._matching._families import group_families
 from tests.models.published import FORMS, PUBLISHED
 
 
-def reviewed(found):
+def reviewed(result):
     """The rules, after a person has agreed to every guess."""
-    return from_toml(found.to_toml().replace("guess = true\n", ""))
+    return from_toml(result.to_toml().replace("guess = true\n", ""))
 
 
 def shapes_after(before, rules):
@@ -38,9 +38,9 @@ def shapes_after(before, rules):
 
 
 def test_equal_layouts_need_no_rules():
-    found = match({"a": (2,), "b.c": ()}, {"b.c": (), "a": (2,)})
-    assert (found.proposals, found.same, found.certain, found.rules) == ((), 2, True, ())
-    assert found.to_toml() == ""
+    result = match({"a": (2,), "b.c": ()}, {"b.c": (), "a": (2,)})
+    assert (result.proposals, result.same, result.certain, result.rules) == ((), 2, True, ())
+    assert result.to_toml() == ""
 
 
 @pytest.mark.parametrize(
@@ -54,10 +54,10 @@ def test_equal_layouts_need_no_rules():
     ],
 )
 def test_what_leaves_no_choice_is_certain(before, after, rule):
-    found = match(before, after)
-    assert found.certain
-    assert found.rules == (rule,)
-    assert shapes_after(before, found.rules) == after
+    result = match(before, after)
+    assert result.certain
+    assert result.rules == (rule,)
+    assert shapes_after(before, result.rules) == after
 
 
 @pytest.mark.parametrize(
@@ -97,8 +97,8 @@ def test_what_leaves_no_choice_is_certain(before, after, rule):
     ],
 )
 def test_fused_split_stacked_unstacked_and_turned(before, after, rules):
-    found = match(before, after)
-    assert list(reviewed(found)) == rules
+    result = match(before, after)
+    assert list(reviewed(result)) == rules
     assert shapes_after(before, rules) == after
 
 
@@ -115,30 +115,30 @@ def test_patterns_mean_no_tensor_that_has_its_name_already():
 
 def test_a_square_matrix_is_turned_as_the_others_are():
     before = {"a.kernel": (2, 3), "b.kernel": (4, 4), "c.kernel": (5, 5)}
-    found = match(before, {"a.weight": (3, 2), "b.weight": (4, 4), "c.weight": (5, 5)})
-    assert [proposal.certain for proposal in found.proposals] == [True, False, False]
-    assert sum(isinstance(rule, Transpose) for rule in reviewed(found)) == 3
+    result = match(before, {"a.weight": (3, 2), "b.weight": (4, 4), "c.weight": (5, 5)})
+    assert [proposal.certain for proposal in result.proposals] == [True, False, False]
+    assert sum(isinstance(rule, Transpose) for rule in reviewed(result)) == 3
 
 
 def test_what_is_left_and_what_is_missing_is_said():
-    found = match({"a": (2,), "old.mask": (7, 7)}, {"a": (2,), "bn.num_batches_tracked": (), "new": (9,)})
-    assert found.left == ("old.mask",)
-    assert found.missing == ("new",)
-    assert "# left over, with no place in the target: old.mask\n" in found.to_toml()
-    assert "# missing, with nothing in the source that fits: new\n" in found.to_toml()
-    assert "LEFT" in str(found)
-    assert "MISSING" in str(found)
-    assert reviewed(found)[0].value == 0  # what other frameworks do not count
+    result = match({"a": (2,), "old.mask": (7, 7)}, {"a": (2,), "bn.num_batches_tracked": (), "new": (9,)})
+    assert result.left == ("old.mask",)
+    assert result.missing == ("new",)
+    assert "# left over, with no place in the target: old.mask\n" in result.to_toml()
+    assert "# missing, with nothing in the source that fits: new\n" in result.to_toml()
+    assert "LEFT" in str(result)
+    assert "MISSING" in str(result)
+    assert reviewed(result)[0].value == 0  # what other frameworks do not count
 
 
 def test_no_guess_is_applied_until_a_person_has_looked(tmp_path):
     save(tmp_path / "a.npz", {"one": torch.ones(2), "two": torch.zeros(2)})
-    found = match(tmp_path / "a.npz", {"eins": (2,), "zwei": (2,)})
-    assert not found.certain
+    result = match(tmp_path / "a.npz", {"eins": (2,), "zwei": (2,)})
+    assert not result.certain
     with pytest.raises(RuleError, match=r"guesses.*\n.*one -> eins"):
-        found.rules  # noqa: B018
+        result.rules  # noqa: B018
     path = tmp_path / "rules.toml"
-    path.write_text(found.to_toml())
+    path.write_text(result.to_toml())
     for call in (lambda: from_toml(path.read_text()), lambda: convert(tmp_path / "a.npz", tmp_path / "b.npz", path)):
         with pytest.raises(RuleError, match=r"(?s)nobody has looked.*rule 1.*rule 2.*take its line guess = true out"):
             call()
@@ -153,22 +153,22 @@ def test_guess_is_a_mark_and_nothing_else():
         from_toml('[[rule]]\nop = "rename"\nsource = "a"\ntarget = "b"\nguess = "yes"\n')
 
 
-@pytest.mark.parametrize("one", [pytest.param(one, id=one.name) for one in PUBLISHED])
-def test_well_known_models_are_matched_as_their_ready_rules_do(one, tmp_path):
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in PUBLISHED])
+def test_well_known_models_are_matched_as_their_ready_rules_do(case, tmp_path):
     pytest.importorskip("transformers")
-    one.module().save_pretrained(tmp_path)
+    case.module().save_pretrained(tmp_path)
     source = load(tmp_path)
     for fused_qkv, stacked in FORMS:
         form = {"fused_qkv": fused_qkv, "stacked": stacked}
-        found = match(source, fn.models.from_config(tmp_path, **form))
-        assert not found.missing
-        made = plan(source.specs, reviewed(found), source.aliases)
+        result = match(source, fn.models.from_config(tmp_path, **form))
+        assert not result.missing
+        proved = plan(source.specs, reviewed(result), source.aliases)
         ready = plan(source.specs, fn.models.rules(tmp_path, **form, source=source), source.aliases)
-        steps = {step.target: step for step in made.steps()}
+        steps = {step.target: step for step in proved.steps()}
         assert {step.target: step for step in ready.steps()}.items() <= steps.items()
-        assert made.aliases == ready.aliases
-        certain = [proposal for proposal in found.proposals if proposal.certain]
-        assert 0 < len(certain) < len(found.proposals)
+        assert proved.aliases == ready.aliases
+        certain = [proposal for proposal in result.proposals if proposal.certain]
+        assert 0 < len(certain) < len(result.proposals)
 
 
 def test_a_net_a_module_and_a_checkpoint_are_layouts(tmp_path):
@@ -178,12 +178,12 @@ def test_a_net_a_module_and_a_checkpoint_are_layouts(tmp_path):
     state = {name: tensor for name, tensor in module.state_dict().items() if name != "2.weight"}
     save(tmp_path / "a.safetensors", {f"wrapped.{name}": tensor for name, tensor in state.items()})
     save(tmp_path / "b.safetensors", fn.to_state_dict(net, params, buffers))
-    founds = [match(tmp_path / "a.safetensors", target) for target in (net, module, tmp_path / "b.safetensors")]
-    for found in founds:
-        assert found.rules == (Prefix(remove="wrapped."), Tie("2.weight", "0.weight", stored=False))
-    convert(tmp_path / "a.safetensors", tmp_path / "c.safetensors", founds[0].rules)
-    again, _ = fn.from_state_dict(net, load(tmp_path / "c.safetensors"))
-    assert torch.equal(again["0"]["weight"], params["0"]["weight"])
+    results = [match(tmp_path / "a.safetensors", target) for target in (net, module, tmp_path / "b.safetensors")]
+    for result in results:
+        assert result.rules == (Prefix(remove="wrapped."), Tie("2.weight", "0.weight", stored=False))
+    convert(tmp_path / "a.safetensors", tmp_path / "c.safetensors", results[0].rules)
+    restored_params, _ = fn.from_state_dict(net, load(tmp_path / "c.safetensors"))
+    assert torch.equal(restored_params["0"]["weight"], params["0"]["weight"])
     with pytest.raises(TypeError, match="not int"):
         match(tmp_path / "a.safetensors", 3)
 
@@ -191,8 +191,8 @@ def test_a_net_a_module_and_a_checkpoint_are_layouts(tmp_path):
 def test_a_tied_tensor_that_the_source_stores_twice_is_checked(tmp_path):
     net = fn.Sequential(fn.Linear(3, 2, bias=False), fn.Linear(3, 2, bias=False)).tie({"1.weight": "0.weight"})
     weight = torch.ones(2, 3)
-    for other, fits in ((weight.clone(), True), (weight + 1, False)):
-        save(tmp_path / "a.npz", {"0.weight": weight, "1.weight": other})
+    for second_weight, fits in ((weight.clone(), True), (weight + 1, False)):
+        save(tmp_path / "a.npz", {"0.weight": weight, "1.weight": second_weight})
         rules = match(tmp_path / "a.npz", net).rules
         assert rules == (Tie("1.weight", "0.weight"),)
         if fits:
@@ -227,7 +227,7 @@ def test_families_are_what_one_pattern_means_and_no_more():
 
 
 def test_toml_of_a_match_keeps_what_is_certain():
-    found = match({"a": (2, 3), "b": (2,), "c": (2,)}, {"d": (2, 3), "e": (2,), "f": (2,)})
-    assert found.to_toml().count("guess = true") == 2
-    assert "# certain: the only ones of their shape\n[[rule]]" in found.to_toml()
-    assert [proposal.certain for proposal in found.proposals] == [True, False, False]
+    result = match({"a": (2, 3), "b": (2,), "c": (2,)}, {"d": (2, 3), "e": (2,), "f": (2,)})
+    assert result.to_toml().count("guess = true") == 2
+    assert "# certain: the only ones of their shape\n[[rule]]" in result.to_toml()
+    assert [proposal.certain for proposal in result.proposals] == [True, False, False]

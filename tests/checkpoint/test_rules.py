@@ -42,14 +42,14 @@ def specs(**shapes):
     return {name.replace("__", "."): Spec(tuple(shape), torch.float32) for name, shape in shapes.items()}
 
 
-def carried_out(tmp_path, tree, rules, aliases=None):
+def convert_tree(tmp_path, tree, rules, aliases=None):
     """The tree that rules make of a tree, after the way back has been checked."""
     save(tmp_path / "a.safetensors", tree, aliases=aliases)
     convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors", rules)
     convert(tmp_path / "b.safetensors", tmp_path / "c.safetensors", rules, inverse=True)
-    source, again = load(tmp_path / "a.safetensors"), load(tmp_path / "c.safetensors")
-    assert {name: bits_by_name(again)[name] for name in source} == bits_by_name(source)
-    assert again.aliases == source.aliases
+    source, restored = load(tmp_path / "a.safetensors"), load(tmp_path / "c.safetensors")
+    assert {name: bits_by_name(restored)[name] for name in source} == bits_by_name(source)
+    assert restored.aliases == source.aliases
     target = load(tmp_path / "b.safetensors")
     return {name: target[name] for name in target}
 
@@ -57,47 +57,47 @@ def carried_out(tmp_path, tree, rules, aliases=None):
 def test_grouped_query_attention_fused_and_split(tmp_path):
     q, k, v = torch.randn(8, 4), torch.randn(2, 4), torch.randn(2, 4)
     rules = [Fuse([f"l.{{i}}.{x}" for x in "qkv"], "l.{i}.qkv", [8, 2, 2])]
-    found = carried_out(tmp_path, {"l": {"0": {"q": q, "k": k, "v": v}}}, rules)
-    assert_identical(found["l.0.qkv"], torch.cat([q, k, v]))
+    converted = convert_tree(tmp_path, {"l": {"0": {"q": q, "k": k, "v": v}}}, rules)
+    assert_identical(converted["l.0.qkv"], torch.cat([q, k, v]))
     rules = [
         Fuse(["q", "k", "v"], "qkv", [8, 2, 2]),
         Reshape("qkv", ["heads*dim", "in"], ["heads", "dim", "in"], {"dim": 2}),
     ]
-    assert_identical(carried_out(tmp_path, {"q": q, "k": k, "v": v}, rules)["qkv"], torch.cat([q, k, v]).view(6, 2, 4))
+    assert_identical(convert_tree(tmp_path, {"q": q, "k": k, "v": v}, rules)["qkv"], torch.cat([q, k, v]).view(6, 2, 4))
 
 
 def test_rotary_halves_interleaved(tmp_path):
     w = torch.arange(16.0).view(16, 1)  # two heads of eight: x0 x1 x2 x3 y0 y1 y2 y3
-    found = carried_out(tmp_path, {"q": w}, [Interleave("q", size=8)])
-    assert found["q"].flatten().tolist() == [0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15]
+    converted = convert_tree(tmp_path, {"q": w}, [Interleave("q", size=8)])
+    assert converted["q"].flatten().tolist() == [0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15]
 
 
 def test_layers_stacked_in_the_order_of_their_numbers(tmp_path):
     tree = {"l": {str(i): {"w": torch.full((2, 3), float(i)), "b": torch.full((2,), float(i))} for i in range(11)}}
-    found = carried_out(tmp_path, tree, [Stack("l.{i}.{x}", "l.{x}"), Transpose("l.w", (1, 2))])
-    assert found["l.w"][:, 0, 0].tolist() == list(map(float, range(11)))
-    assert found["l.w"].shape == (11, 3, 2)
-    found = carried_out(tmp_path, tree, [Stack("l.{i}.b", "b", dim=-1)])
-    assert_identical(found["b"], torch.arange(11.0).expand(2, 11).contiguous())
+    converted = convert_tree(tmp_path, tree, [Stack("l.{i}.{x}", "l.{x}"), Transpose("l.w", (1, 2))])
+    assert converted["l.w"][:, 0, 0].tolist() == list(map(float, range(11)))
+    assert converted["l.w"].shape == (11, 3, 2)
+    converted = convert_tree(tmp_path, tree, [Stack("l.{i}.b", "b", dim=-1)])
+    assert_identical(converted["b"], torch.arange(11.0).expand(2, 11).contiguous())
 
 
 def test_conv_kernels_from_jax(tmp_path):
     kernel = torch.randn(3, 5, 2, 4)  # H W I O
     rules = [Rename("{m**}.kernel", "{m**}.weight"), Permute("{m**}.weight", (3, 2, 0, 1))]
     assert_identical(
-        carried_out(tmp_path, {"conv": {"kernel": kernel}}, rules)["conv.weight"],
+        convert_tree(tmp_path, {"conv": {"kernel": kernel}}, rules)["conv.weight"],
         kernel.permute(3, 2, 0, 1).contiguous(),
     )
 
 
 def test_ties_made_and_undone(tmp_path):
     w = torch.randn(3, 2)
-    found = carried_out(tmp_path, {"embed": w, "head": w.clone()}, [Tie("head", "embed"), Transpose("embed")])
-    assert_identical(found["head"], w.t().contiguous())
+    converted = convert_tree(tmp_path, {"embed": w, "head": w.clone()}, [Tie("head", "embed"), Transpose("embed")])
+    assert_identical(converted["head"], w.t().contiguous())
     assert load(tmp_path / "b.safetensors").aliases == {"head": "embed"}
-    carried_out(tmp_path, {"embed": w}, [Untie("head", "embed")], aliases={"head": "embed"})
+    convert_tree(tmp_path, {"embed": w}, [Untie("head", "embed")], aliases={"head": "embed"})
     assert load(tmp_path / "b.safetensors").aliases == {}
-    carried_out(tmp_path, {"embed": w}, [Tie("head", "embed", stored=False), Prefix(add="m.")])
+    convert_tree(tmp_path, {"embed": w}, [Tie("head", "embed", stored=False), Prefix(add="m.")])
     assert load(tmp_path / "b.safetensors").aliases == {"m.head": "m.embed"}
 
 
@@ -116,9 +116,9 @@ def test_a_mask_dropped_and_filled_in_again(tmp_path):
         Drop("ids", "arange", [1, 5], "int64"),
         Fill("scale", 2.5, [2], "float16"),
     ]
-    found = carried_out(tmp_path, tree, rules)
-    assert list(found) == ["h.0.w", "h.1.w", "scale"]
-    assert_identical(found["scale"], torch.full((2,), 2.5, dtype=torch.float16))
+    converted = convert_tree(tmp_path, tree, rules)
+    assert list(converted) == ["h.0.w", "h.1.w", "scale"]
+    assert_identical(converted["scale"], torch.full((2,), 2.5, dtype=torch.float16))
     tree["h"]["1"]["mask"][0, 0, 3] = True
     save(tmp_path / "a.safetensors", tree)
     with pytest.raises(CheckpointError, match=r"'h\.1\.mask', which is dropped, holds tril: the bytes differ"):
@@ -390,7 +390,7 @@ def test_a_filled_number_has_every_digit(tmp_path):
     save(tmp_path / "a.pt", {"w": torch.ones(2)})
     rules = [Fill("x", 2**53 + 1, [2], "int64"), Fill("y", 2**64 - 1, [], "uint64"), Fill("z", 0.1, [1], "bfloat16")]
     convert(tmp_path / "a.pt", tmp_path / "b.pt", rules)
-    found = load(tmp_path / "b.pt")
-    assert found["x"].tolist() == [2**53 + 1] * 2
-    assert found["y"].item() == 2**64 - 1
-    assert_identical(found["z"], torch.tensor([0.1], dtype=torch.float64).bfloat16())
+    converted = load(tmp_path / "b.pt")
+    assert converted["x"].tolist() == [2**53 + 1] * 2
+    assert converted["y"].item() == 2**64 - 1
+    assert_identical(converted["z"], torch.tensor([0.1], dtype=torch.float64).bfloat16())

@@ -1,4 +1,4 @@
-"""The laboratory: every form measured, every capability tried, and every gap with its reason."""
+"""The laboratory: every form is measured, every capability is tried, and every missing number has its reason."""
 
 import dataclasses
 import itertools
@@ -48,8 +48,8 @@ def test_programs_take_turns_and_the_first_turn_moves_on():
 
         return lambda: call
 
-    found = measure_in_turns({name: make(name) for name in "abc"}, budget=0.0)
-    assert [value.rounds for value in found.values()] == [5, 5, 5]
+    spreads = measure_in_turns({name: make(name) for name in "abc"}, budget=0.0)
+    assert [value.rounds for value in spreads.values()] == [5, 5, 5]
     rounds = ["".join(calls[start : start + 3]) for start in range(9, len(calls), 3)]  # after three calls to warm up
     assert rounds == ["abc", "bca", "cab", "abc", "bca"]
 
@@ -64,32 +64,32 @@ def test_short_calls_are_repeated_until_a_clock_can_tell():
 def test_slow_calls_make_fewer_rounds_and_those_that_are_too_slow_none(monkeypatch):
     monkeypatch.setattr("funcnet.compare._lab._turns.SLOW_SECONDS", 0.001)
     monkeypatch.setattr("funcnet.compare._lab._turns.LONGEST_CALL_SECONDS", 0.1)
-    made = {"slow": lambda: lambda: time.sleep(0.002), "slower": lambda: lambda: time.sleep(0.11)}
-    found = measure_in_turns(made, 0.0)
-    assert found["slow"].rounds == 3
-    assert found["slower"] == NotPossible("a call took 0.1 s, and one of more than 0.1 s is not timed")
+    makers = {"slow": lambda: lambda: time.sleep(0.002), "slower": lambda: lambda: time.sleep(0.11)}
+    values = measure_in_turns(makers, 0.0)
+    assert values["slow"].rounds == 3
+    assert values["slower"] == NotPossible("a call took 0.1 s, and one of more than 0.1 s is not timed")
 
 
 def test_a_curve_stops_at_the_sizes_it_has_time_for(monkeypatch):
     monkeypatch.setattr("funcnet.compare._lab._turns.CURVE_SECONDS", 0.005)
     row = {"slow": lambda: lambda: time.sleep(0.002)}
-    found = measure_curve("T", "c", "batch", {2: row, 4: row, 8: row}, 0.0)
-    first, *others = found.forms["slow"]
+    result = measure_curve("T", "c", "batch", {2: row, 4: row, 8: row}, 0.0)
+    first, *later = result.forms["slow"]
     assert isinstance(first, Spread)
-    assert [other.reason for other in others] == ["the smaller sizes took 0 s, and there are 0 s for a curve"] * 2
+    assert [value.reason for value in later] == ["the smaller sizes took 0 s, and there are 0 s for a curve"] * 2
 
 
-def test_what_cannot_be_built_or_called_says_why_and_the_rest_is_measured():
+def test_a_program_that_cannot_run_gives_its_reason_and_the_others_are_measured():
     def unbuilt():
         raise SkippedError("there is no time for it")
 
     def raises():
         raise ValueError("no such size")
 
-    found = measure_in_turns({"unbuilt": unbuilt, "raises": lambda: raises, "fine": lambda: lambda: None}, budget=0.0)
-    assert found["unbuilt"] == NotPossible("there is no time for it")
-    assert found["raises"] == NotPossible("ValueError: no such size")
-    assert isinstance(found["fine"], Spread)
+    values = measure_in_turns({"unbuilt": unbuilt, "raises": lambda: raises, "fine": lambda: lambda: None}, budget=0.0)
+    assert values["unbuilt"] == NotPossible("there is no time for it")
+    assert values["raises"] == NotPossible("ValueError: no such size")
+    assert isinstance(values["fine"], Spread)
 
 
 def test_a_spread_is_the_median_and_the_quartiles():
@@ -104,9 +104,9 @@ def test_a_spread_is_the_median_and_the_quartiles():
 def test_every_form_of_the_four_models_has_the_bits_of_the_module(name):
     model = subject_from_pair(PAIRS[name], load_digits(), 0)
     makers = cache_forms({k: v for k, v in make_forms(model, CompileAllowance(0)).items() if k != "compiled"})
-    found, _ = compare_forms(makers, model)
-    assert list(found) == ["functional_call", "native", "traced"]
-    for gaps in found.values():
+    differences, _ = compare_forms(makers, model)
+    assert list(differences) == ["functional_call", "native", "traced"]
+    for gaps in differences.values():
         assert not any(gaps.values())
         assert gaps["outputs, eval"] == gaps["gradients"] == 0.0
         assert (gaps["new buffers"] == 0.0) == bool(model.buffers)
@@ -114,13 +114,13 @@ def test_every_form_of_the_four_models_has_the_bits_of_the_module(name):
 
 def test_a_compiled_form_with_draws_stands_beside_the_same_key():
     model = subject_from_pair(PAIRS["batchnorm"], load_digits(), 0)
-    found, notes = compare_forms(cache_forms(make_forms(model, CompileAllowance(600))), model)
-    assert max(found["compiled"].values()) < 1e-5  # dropout of other elements would differ by 1
+    differences, notes = compare_forms(cache_forms(make_forms(model, CompileAllowance(600))), model)
+    assert max(differences["compiled"].values()) < 1e-5  # dropout of other elements would differ by 1
     assert any("draws from a Key" in note for note in notes)
 
 
 class Foreign(nn.Module):
-    """Draws in a forward of its own, in training or always."""
+    """Draws random numbers in its own forward, in training mode or always."""
 
     def __init__(self, always):
         super().__init__()
@@ -135,8 +135,8 @@ def test_a_compiled_form_of_a_foreign_forward_that_draws_does_too(always):
     model = subject(Foreign(always), "f32[8,4]")
     assert model.draws_in_training
     assert model.draws_in_eval == always
-    found, notes = compare_forms(cache_forms(make_forms(model, CompileAllowance(600))), model)
-    assert max(gap for gap in found["compiled"].values() if gap is not None) < 1e-5
+    differences, notes = compare_forms(cache_forms(make_forms(model, CompileAllowance(600))), model)
+    assert max(gap for gap in differences["compiled"].values() if gap is not None) < 1e-5
     assert any("draws from a Key" in note for note in notes)
 
 
@@ -181,8 +181,8 @@ def test_a_deeper_model_is_the_same_in_both_forms(name):
         batch = deep.batch(4)
         with torch.no_grad():
             expected = deep.module.eval()(*batch.args)
-            found, _ = deep.net.apply(deep.params, deep.buffers, *batch.args)
-        assert largest_difference(expected, found) == 0.0
+            actual, _ = deep.net.apply(deep.params, deep.buffers, *batch.args)
+        assert largest_difference(expected, actual) == 0.0
     assert sizes == sorted(set(sizes))
 
 
@@ -212,9 +212,9 @@ class NeedsBoth(nn.Module):
     ],
 )
 def test_a_model_without_depth_says_why(module, reason):
-    found = depths_of_module(subject(module, "f32[2,4]"))
-    assert isinstance(found, NotPossible)
-    assert reason in found.reason
+    depths = depths_of_module(subject(module, "f32[2,4]"))
+    assert isinstance(depths, NotPossible)
+    assert reason in depths.reason
 
 
 # --- what each form can do ---
@@ -230,8 +230,8 @@ def test_a_trial_is_a_success_a_failure_or_nothing():
         return failing_trial
 
     def outcome(trial):
-        found = run_trial(bench, "nn.Module", trial)
-        return found.worked, found.evidence
+        result = run_trial(bench, "nn.Module", trial)
+        return result.worked, result.evidence
 
     assert outcome(lambda bench, form: "seen") == (True, "seen")
     assert outcome(raises(FailedError("not so"))) == (False, "not so")
@@ -240,13 +240,13 @@ def test_a_trial_is_a_success_a_failure_or_nothing():
 
 
 def test_agreement_is_bits_or_rounding():
-    one = torch.ones(3)
-    assert require_same_bits("outputs", one, one.clone()) == "outputs are equal, bit for bit"
+    tensor = torch.ones(3)
+    assert require_same_bits("outputs", tensor, tensor.clone()) == "outputs are equal, bit for bit"
     with pytest.raises(FailedError, match=r"outputs differ by up to 1\.2e-07"):
-        require_same_bits("outputs", one, torch.nextafter(one, 2 * one))
-    assert "agree to rounding" in require_agreement("outputs", one, torch.nextafter(one, 2 * one))
+        require_same_bits("outputs", tensor, torch.nextafter(tensor, 2 * tensor))
+    assert "agree to rounding" in require_agreement("outputs", tensor, torch.nextafter(tensor, 2 * tensor))
     with pytest.raises(FailedError, match=r"differ by up to 0\.01"):
-        require_agreement("outputs", one, one + 0.01)
+        require_agreement("outputs", tensor, tensor + 0.01)
     assert first_line(ValueError()) == "ValueError"
 
 
@@ -297,35 +297,35 @@ def test_every_row_was_tried_with_every_form_and_has_evidence(laboratory):
 
 
 def test_a_study_measures_every_form_at_every_size(laboratory):
-    (found,) = laboratory.studies
+    (result,) = laboratory.studies
     assert laboratory.passes
-    assert found.identical
-    assert list(found.curves) == [
+    assert result.identical
+    assert list(result.curves) == [
         "forward_batch", "step_batch", "overhead", "memory", "per_sample", "ensemble", "forward_depth", "step_depth",
     ]  # fmt: skip
     for key in ("forward_batch", "step_batch"):
-        curve = found.curves[key]
+        curve = result.curves[key]
         assert curve.at == (2, 4, 8, 16)
         assert list(curve.forms) == FORMS
         for form in FORMS[:4]:
             assert all(isinstance(value, Spread) and value.rounds >= 5 for value in curve.forms[form])
         assert all("nothing was left of the time" in value.reason for value in curve.forms["compiled"])
-    assert isinstance(found.curves["forward_depth"], NotPossible)
-    memory = found.curves["memory"].forms
+    assert isinstance(result.curves["forward_depth"], NotPossible)
+    memory = result.curves["memory"].forms
     assert 0 < memory["native"][0].median <= 1.5 * memory["nn.Module"][0].median
     assert "cannot be counted" in memory["compiled"][0].reason
 
 
 def test_the_tree_lists_every_tensor_in_the_order_of_the_state_dict(laboratory):
-    (found,) = laboratory.studies
+    (result,) = laboratory.studies
     module = zoo.Mixed()
-    assert [entry.path for entry in found.entries] == list(module.state_dict())
-    by_path = {entry.path: entry for entry in found.entries}
+    assert [entry.path for entry in result.entries] == list(module.state_dict())
+    by_path = {entry.path: entry for entry in result.entries}
     weight = by_path["conv.weight"]
     assert dataclasses.astuple(weight) == ("conv.weight", "param", "Conv2d", (8, 3, 3, 3), "float32", 864)
     assert by_path["bn.num_batches_tracked"].kind == "buffer"
     assert by_path["bn.num_batches_tracked"].bytes == 8
-    assert found.parts == {"conv": "Conv2d", "bn": "BatchNorm2d", "drop": "Dropout"}
+    assert result.parts == {"conv": "Conv2d", "bn": "BatchNorm2d", "drop": "Dropout"}
 
 
 def test_a_buffer_that_is_not_saved_is_listed_as_one():
@@ -336,53 +336,53 @@ def test_a_buffer_that_is_not_saved_is_listed_as_one():
 
 
 def test_ties_have_no_bytes_of_their_own():
-    found = study(compare_module(f"{ZOO}:Tied", ["int64[2,3]<5"], budget=0.01), budget=0.001, compiling=0.0)
-    ties = [entry for entry in found.studies[0].entries if entry.kind == "tie"]
+    result = study(compare_module(f"{ZOO}:Tied", ["int64[2,3]<5"], budget=0.01), budget=0.001, compiling=0.0)
+    ties = [entry for entry in result.studies[0].entries if entry.kind == "tie"]
     assert [(entry.path, entry.bytes) for entry in ties] == [("head.weight", 0)]
-    assert found.passes
+    assert result.passes
 
 
 def test_inputs_without_a_batch_axis_are_measured_as_they_are():
-    found = study(
+    result = study(
         compare_module("torch.nn:Bilinear(3, 3, 2)", ["f32[3]", "f32[3]"], budget=0.01), budget=0.001, compiling=0
     )
-    curves = found.studies[0].curves
-    assert found.passes
+    curves = result.studies[0].curves
+    assert result.passes
     assert len(curves["forward_batch"].at) == 1
 
 
 def test_a_model_that_branches_on_numbers_is_studied_without_its_trace():
-    found = study(compare_module(f"{ZOO}:Branches", ["f32[3,4]"], budget=0.01), budget=0.001, compiling=0.0).studies[0]
-    assert isinstance(found.stateless, NotPossible)
-    assert isinstance(found.largest_difference["traced"], NotPossible)
-    assert found.largest_difference["native"]["outputs, eval"] == 0.0
-    traced = [row.forms["traced"] for row in found.capabilities]
+    result = study(compare_module(f"{ZOO}:Branches", ["f32[3,4]"], budget=0.01), budget=0.001, compiling=0.0).studies[0]
+    assert isinstance(result.stateless, NotPossible)
+    assert isinstance(result.largest_difference["traced"], NotPossible)
+    assert result.largest_difference["native"]["outputs, eval"] == 0.0
+    traced = [row.forms["traced"] for row in result.capabilities]
     assert all(outcome.worked is None and "could not be made" in outcome.evidence for outcome in traced)
 
 
 def test_a_laboratory_is_json(laboratory):
     text = json.dumps(to_json(laboratory), allow_nan=False)
-    found = json.loads(text)
-    assert found["passes"] is True
-    assert found["threads"] == 1
-    assert {"processor", "cores", "system"} <= set(found["machine"])
-    assert found["studies"][0]["curves"]["forward_depth"]["reason"].startswith("Mixed has no obvious depth")
+    loaded = json.loads(text)
+    assert loaded["passes"] is True
+    assert loaded["threads"] == 1
+    assert {"processor", "cores", "system"} <= set(loaded["machine"])
+    assert loaded["studies"][0]["curves"]["forward_depth"]["reason"].startswith("Mixed has no obvious depth")
 
 
 def test_torch_s_fused_attention_is_no_difference_between_forms():
     layer = "torch.nn:TransformerEncoderLayer(16, 2, batch_first=True)"
-    found = study(compare_module(layer, ["f32[2,5,16]"], budget=0.01), budget=0.001, compiling=0.0)
-    assert found.passes
+    result = study(compare_module(layer, ["f32[2,5,16]"], budget=0.01), budget=0.001, compiling=0.0)
+    assert result.passes
     for name in ("Save and load weights", "Pickle the model"):
-        assert worked(found, name) == [True, True, True, True]
-    assert worked(found, "Thread-safety")[2:] == [True, True]
+        assert worked(result, name) == [True, True, True, True]
+    assert worked(result, "Thread-safety")[2:] == [True, True]
     assert torch.backends.mha.get_fastpath_enabled()
 
 
 def test_a_model_that_draws_in_eval_mode_is_not_blamed_for_its_draws():
-    found = study(compare_module(f"{ZOO}:AlwaysDraws", ["f32[3,4]"], budget=0.01), budget=0.001, compiling=0.0)
-    assert found.passes
-    assert worked(found, "Save and load weights") == worked(found, "Pickle the model") == [True, True, True, True]
-    assert worked(found, "Thread-safety") == worked(found, "torch.compile") == [None] * 4
-    native = found.studies[0].curves["ensemble"].forms["native, vmap"]
+    result = study(compare_module(f"{ZOO}:AlwaysDraws", ["f32[3,4]"], budget=0.01), budget=0.001, compiling=0.0)
+    assert result.passes
+    assert worked(result, "Save and load weights") == worked(result, "Pickle the model") == [True, True, True, True]
+    assert worked(result, "Thread-safety") == worked(result, "torch.compile") == [None] * 4
+    native = result.studies[0].curves["ensemble"].forms["native, vmap"]
     assert all(isinstance(value, Spread) for value in native)

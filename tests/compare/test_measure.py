@@ -27,8 +27,8 @@ def test_largest_difference_of_values(left, right, expected):
 
 
 def test_the_smallest_difference_is_not_lost():
-    one = torch.ones(3)
-    assert largest_difference(one, torch.nextafter(one, one + 1)) == torch.finfo(torch.float32).eps
+    tensor = torch.ones(3)
+    assert largest_difference(tensor, torch.nextafter(tensor, tensor + 1)) == torch.finfo(torch.float32).eps
     tiny = torch.tensor([5e-324], dtype=torch.float64)
     assert largest_difference(tiny, torch.zeros(1, dtype=torch.float64)) == 5e-324
     large = torch.tensor([2**62])
@@ -36,7 +36,7 @@ def test_the_smallest_difference_is_not_lost():
 
 
 @pytest.mark.parametrize(
-    "other",
+    "tree",
     [
         {"w": torch.ones(3)},
         {"w": torch.ones(2, dtype=torch.float64)},
@@ -46,8 +46,8 @@ def test_the_smallest_difference_is_not_lost():
         {},
     ],
 )
-def test_other_shapes_dtypes_and_keys_are_infinitely_far(other):
-    assert largest_difference({"w": torch.ones(2)}, other) == INF
+def test_other_shapes_dtypes_and_keys_are_infinitely_far(tree):
+    assert largest_difference({"w": torch.ones(2)}, tree) == INF
 
 
 def test_leaves_that_are_no_tensors_are_compared_too():
@@ -56,9 +56,9 @@ def test_leaves_that_are_no_tensors_are_compared_too():
 
 
 def test_live_bytes_counts_what_is_alive():
-    held = torch.ones(10)
+    counted_twice = torch.ones(10)
     with LiveBytes() as memory:
-        memory.count_tensors([held, held])
+        memory.count_tensors([counted_twice, counted_twice])
         assert memory.live == 40
         x = torch.zeros(100)
         view = x.view(10, 10)
@@ -82,8 +82,8 @@ def test_live_bytes_sees_the_backward_pass():
 
 def test_measure_seconds_tells_slow_from_quick():
     small, large = torch.ones(4, 4), torch.ones(400, 400)
-    found = measure_seconds(lambda: small @ small, lambda: large @ large, budget=0.05)
-    assert found.ratio > 2
+    sides = measure_seconds(lambda: small @ small, lambda: large @ large, budget=0.05)
+    assert sides.ratio > 2
 
 
 def test_single_threaded_is_put_back():

@@ -1,4 +1,4 @@
-"""Targets and inputs in words."""
+"""Targets and inputs that are described by texts."""
 
 import re
 
@@ -46,7 +46,7 @@ def test_specs_are_read(text, spec):
         ("", "is not understood"),
     ],
 )
-def test_specs_that_are_not(text, message):
+def test_texts_that_are_no_specs(text, message):
     with pytest.raises(CompareError, match=re.escape(message)):
         parse_input_spec(text)
 
@@ -64,11 +64,11 @@ def test_inputs_come_from_the_seed_alone():
     specs = [parse_input_spec("f32[3]"), parse_input_spec("ids=i64[200]<5"), parse_input_spec("f32[3]")]
     state = torch.get_rng_state()
     (x, y), named = make_inputs(specs, seed=1)
-    (again, _), _ = make_inputs(specs, seed=1)
-    (other, _), _ = make_inputs(specs, seed=2)
+    (x_repeated, _), _ = make_inputs(specs, seed=1)
+    (x_other_seed, _), _ = make_inputs(specs, seed=2)
     assert torch.equal(torch.get_rng_state(), state)
-    assert torch.equal(x, again)
-    assert not torch.equal(x, other)
+    assert torch.equal(x, x_repeated)
+    assert not torch.equal(x, x_other_seed)
     assert not torch.equal(x, y)
     assert set(named["ids"].tolist()) == {0, 1, 2, 3, 4}
 
@@ -116,7 +116,7 @@ def test_targets_are_read(text, target):
         ("a:b\0", "is not a name with arguments"),
     ],
 )
-def test_targets_that_are_not(text, message):
+def test_texts_that_are_no_targets(text, message):
     with pytest.raises(CompareError, match=re.escape(message)):
         parse_target(text)
 

@@ -127,14 +127,14 @@ def test_the_stateless_step_writes_nothing(digits):
     state = stateless.state
     copies = [map(torch.clone, tree) for tree in state]
     stateless.step(x, labels, 0)
-    for given, copy in zip(state, copies, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(leaves(given), leaves(copy), strict=True))
+    for tree, copy in zip(state, copies, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(leaves(tree), leaves(copy), strict=True))
 
 
 def leaves(tree):
-    found = []
-    map(found.append, tree)
-    return found
+    result = []
+    map(result.append, tree)
+    return result
 
 
 def test_gradients_per_sample_agree_and_count(articles):
@@ -170,21 +170,23 @@ def test_the_digits_are_split_once(digits):
     assert len(digits.train_x) + TEST_SIZE == 1797
     assert digits.train_x.min() == 0
     assert digits.train_x.max() == 1
-    again = load_digits()
-    assert torch.equal(again.test_labels, digits.test_labels)
+    reloaded = load_digits()
+    assert torch.equal(reloaded.test_labels, digits.test_labels)
     batches = list(digits.iter_batches(64, 30, seed=1))
     assert len(batches) == 30
     assert all(x.shape == (64, 1, 8, 8) and labels.shape == (64,) for x, labels in batches)
 
 
 def test_progress_goes_from_start_to_end():
-    told = []
-    compare_articles(["sequential"], steps=1, budget=0.01, progress=lambda doing, share: told.append((doing, share)))
-    shares = [share for _, share in told]
+    reports = []
+    compare_articles(
+        ["sequential"], steps=1, budget=0.01, progress=lambda activity, share: reports.append((activity, share))
+    )
+    shares = [share for _, share in reports]
     assert shares == sorted(shares)
     assert shares[0] == 0
-    assert told[-1] == ("done", 1.0)
-    assert all(doing for doing, _ in told)
+    assert reports[-1] == ("done", 1.0)
+    assert all(activity for activity, _ in reports)
 
 
 @pytest.mark.parametrize(

@@ -59,14 +59,14 @@ def test_there_is_something_to_compare():
 
 
 @pytest.mark.parametrize(
-    ("path", "seen"),
+    ("path", "affected"),
     [
         ("conv.weight", {"outputs in eval mode", "outputs in training mode", "gradients", "new buffers"}),
         ("bn.bias", {"outputs in eval mode", "outputs in training mode", "gradients"}),
         ("bn.running_mean", {"outputs in eval mode", "new buffers"}),
     ],
 )
-def test_another_number_is_seen_where_it_matters(monkeypatch, path, seen):
+def test_another_number_is_seen_where_it_matters(monkeypatch, path, affected):
     original = fn.from_module
 
     def nudged(module):
@@ -76,7 +76,7 @@ def test_another_number_is_seen_where_it_matters(monkeypatch, path, seen):
 
     monkeypatch.setattr(untrained_file.fn, "from_module", nudged)
     result = compare("mixed")
-    assert {quantity for quantity, gap in result.largest_difference.items() if gap} == seen
+    assert {quantity for quantity, gap in result.largest_difference.items() if gap} == affected
     assert not result.identical
     assert not result.passes
 
@@ -161,11 +161,11 @@ def test_costs_are_measured():
     ],
 )
 def test_why_there_are_no_gradients_per_sample(target, spec, reason):
-    found = compare_module(target, [spec], budget=0.01)
-    assert found.identical
-    assert isinstance(found.per_sample, NotPossible)
-    assert found.per_sample.reason.startswith(reason)
-    assert "\n" not in found.per_sample.reason
+    result = compare_module(target, [spec], budget=0.01)
+    assert result.identical
+    assert isinstance(result.per_sample, NotPossible)
+    assert result.per_sample.reason.startswith(reason)
+    assert "\n" not in result.per_sample.reason
 
 
 def test_outputs_that_are_no_tensors_are_named():

@@ -1,4 +1,4 @@
-"""Modules that somebody else might have written, for the comparison to import."""
+"""Modules that a user might have written, for the comparison to import."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import nn
 
 
 class Scale(nn.Module):
-    """A forward of its own, and an input written in place."""
+    """Has a forward that writes to its input in place."""
 
     def __init__(self, features: int = 4) -> None:
         super().__init__()
@@ -19,7 +19,7 @@ class Scale(nn.Module):
 
 
 class Mixed(nn.Module):
-    """BatchNorm, dropout, and outputs in a dict, one of them no tensor."""
+    """Has BatchNorm and dropout, and returns a dict in which one value is not a tensor."""
 
     def __init__(self, p: float = 0.5) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Mixed(nn.Module):
 
 
 class Branches(nn.Module):
-    """Looks at numbers, which vmap cannot."""
+    """Branches on the numbers in a tensor, which vmap does not support."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Branches(nn.Module):
 
 
 class AlwaysDraws(nn.Module):
-    """Dropout in eval mode too."""
+    """Applies dropout in eval mode too."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class AlwaysDraws(nn.Module):
 
 
 class Opaque(nn.Module):
-    """Returns something beside its tensor that is no tree of tensors."""
+    """Returns, beside a tensor, an object that is not a tree of tensors."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class Opaque(nn.Module):
 
 
 class Raises(nn.Module):
-    """Raises, at length."""
+    """Raises an error with a long message."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class Raises(nn.Module):
 
 
 class Stack(nn.Module):
-    """BatchNorm, dropout, and blocks that repeat."""
+    """Has BatchNorm, dropout, and blocks that repeat."""
 
     def __init__(self, depth: int = 2) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class Stack(nn.Module):
 
 
 class Tied(nn.Module):
-    """Two names for one weight."""
+    """Has one weight under two names."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""First values: every scheme is its in-place function of torch.nn.init."""
+"""First values: every scheme equals its in-place function of torch.nn.init."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ IDS = [f"{name}{options or ''}" for name, options in SCHEMES]
 @pytest.mark.parametrize(("name", "options"), SCHEMES, ids=IDS)
 @parametrize(shape=[(6, 4), (4, 3, 2, 2)], dtype=[torch.float32, torch.float64])
 def test_a_seed_gives_the_numbers_of_torch(name, options, shape, dtype):
-    made = getattr(fn.init, name)(**options)(5, shape, dtype=dtype)
+    values = getattr(fn.init, name)(**options)(5, shape, dtype=dtype)
     torch.manual_seed(5)
-    assert_identical(made, getattr(nn.init, f"{name}_")(torch.empty(shape, dtype=dtype), **options))
+    assert_identical(values, getattr(nn.init, f"{name}_")(torch.empty(shape, dtype=dtype), **options))
 
 
 @pytest.mark.parametrize(("name", "options"), SCHEMES, ids=IDS)
@@ -59,7 +59,7 @@ def test_eye_dirac_and_given_values():
         fn.init.values(kernel)(0, (4,))
 
 
-def test_a_param_takes_whatever_says_its_first_values():
+def test_a_param_accepts_every_form_of_first_values():
     def thirds(rng, shape, *, dtype, device):
         return fn.random.uniform(rng, shape, dtype=dtype, device=device) / 3
 
@@ -75,10 +75,10 @@ def test_a_param_takes_whatever_says_its_first_values():
         assert_identical(net.init(0), ({"w": expected}, {}))
 
 
-@pytest.mark.parametrize("wrong", ["zeros", None, torch.Tensor, nn.init.calculate_gain])
-def test_what_says_nothing_about_values_is_refused(wrong):
+@pytest.mark.parametrize("init", ["zeros", None, torch.Tensor, nn.init.calculate_gain])
+def test_an_init_that_is_not_a_scheme_is_refused(init):
     with pytest.raises(fn.InitError, match="cannot initialise from"):
-        fn.Param((2, 2), wrong)
+        fn.Param((2, 2), init)
 
 
 def test_a_function_that_makes_another_shape_is_refused():

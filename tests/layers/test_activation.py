@@ -41,7 +41,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_arguments_that_would_fail_later_are_refused_at_once(name):
+def test_arguments_that_would_fail_in_a_call_are_refused_at_construction(name):
     with pytest.raises((ValueError, AssertionError), match=r"0|none|lower|greater|between"):
         REFUSED[name]()
 
@@ -59,9 +59,9 @@ WRONG = [
 
 @pytest.mark.parametrize(("net", "shape", "words"), WRONG, ids=[str(net) for net, _, _ in WRONG])
 def test_wrong_inputs_are_refused_with_path_expected_and_got(net, shape, words):
-    whole = fn.Sequential(fn.Identity(), fn.Sequential(fn.Identity(), net))
+    model = fn.Sequential(fn.Identity(), fn.Sequential(fn.Identity(), net))
     with pytest.raises(fn.ShapeError, match=rf"{type(net).__name__} at '1\.1': {words}"):
-        whole(whole.init(0)[0], torch.ones(shape))
+        model(model.init(0)[0], torch.ones(shape))
 
 
 def test_a_wrong_rank_for_feature_alpha_dropout_is_refused():
@@ -76,7 +76,7 @@ def test_a_softmax_without_an_axis_warns_and_chooses_as_the_module_does(name, ra
         y = getattr(fn, name)()({}, x)
     with pytest.warns(UserWarning, match="Implicit dimension choice") as theirs:
         assert_identical(y, getattr(nn, name)()(x))
-    assert [str(one.message) for one in ours] == [str(one.message) for one in theirs]
+    assert [str(warning.message) for warning in ours] == [str(warning.message) for warning in theirs]
 
 
 # --- derivatives ---

@@ -26,7 +26,7 @@ LENGTH, SOURCE, BATCH, SIZE, HEADS = 3, 4, 2, 8, 2
 def inputs(options, kind, dtype, requires_grad=True):
     """Query, key and value: three tensors, one and two, or one for all."""
     if kind != "three" and (options.keys() & {"kdim", "vdim"}):
-        pytest.skip("keys and values have sizes of their own")
+        pytest.skip("keys and values have other sizes")
     generator = torch.Generator().manual_seed(0)
 
     def make(length, size):
@@ -62,32 +62,32 @@ def pair(options, dtype, requires_grad=True, dropout=0.3, size=SIZE, heads=HEADS
     return module, net, fn.tree.map(lambda leaf: leaf.requires_grad_(requires_grad), params)
 
 
-def both(module, net, params, given, train, **call):
-    """(output, weights) of the module and of the net, by the same seed."""
+def run_both(module, net, params, qkv, train, **call):
+    """The pairs (output, weights) of the module and of the net, with the same seed."""
     torch.manual_seed(5)
-    expected = module.train(train)(*given, **call)
+    expected = module.train(train)(*qkv, **call)
     with global_generator_untouched():
-        found, _ = net.apply(params, {}, *given, **call, train=train, rng=5)
-    return expected, found
+        result, _ = net.apply(params, {}, *qkv, **call, train=train, rng=5)
+    return expected, result
 
 
-def leaves_of(given):
-    return list({id(x): x for x in given}.values())
+def distinct(tensors):
+    return list({id(x): x for x in tensors}.values())
 
 
 @parametrize(index=range(len(OPTIONS)), kind=["three", "memory", "self"], dtype=[torch.float32, torch.float64])
 @pytest.mark.parametrize("train", [False, True])
 def test_outputs_weights_and_gradients_are_those_of_the_module(index, kind, dtype, train):
     module, net, params = pair(OPTIONS[index], dtype)
-    given = inputs(OPTIONS[index], kind, dtype)
+    qkv = inputs(OPTIONS[index], kind, dtype)
     flat = fn.tree.flatten(params)
     for call in masks(SOURCE if kind == "self" else LENGTH, dtype):
-        for wanted in ({}, {"average_attn_weights": False}, {"need_weights": False}):
-            expected, found = both(module, net, params, given, train, **call, **wanted)
-            assert_identical(found, expected)
-            theirs = torch.autograd.grad(total(expected), [*module.parameters(), *leaves_of(given)])
+        for request in ({}, {"average_attn_weights": False}, {"need_weights": False}):
+            expected, result = run_both(module, net, params, qkv, train, **call, **request)
+            assert_identical(result, expected)
+            theirs = torch.autograd.grad(total(expected), [*module.parameters(), *distinct(qkv)])
             ours = torch.autograd.grad(
-                total(found), [*(flat[n] for n, _ in module.named_parameters()), *leaves_of(given)]
+                total(result), [*(flat[n] for n, _ in module.named_parameters()), *distinct(qkv)]
             )
             assert_identical(ours, theirs)
 
@@ -96,26 +96,26 @@ def test_outputs_weights_and_gradients_are_those_of_the_module(index, kind, dtyp
 def test_without_gradients_the_bits_are_those_of_the_module_off_its_fast_path(need_weights, kind):
     options = {"batch_first": True}
     module, net, params = pair(options, torch.float32, requires_grad=False)
-    given = inputs(options, kind, torch.float32, requires_grad=False)
+    qkv = inputs(options, kind, torch.float32, requires_grad=False)
     enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        expected, found = both(module, net, params, given, False, need_weights=need_weights)
+        expected, result = run_both(module, net, params, qkv, False, need_weights=need_weights)
     finally:
         torch.backends.mha.set_fastpath_enabled(enabled)
-    assert_identical(found, expected)
-    expected, found = both(module, net, params, given, False, need_weights=need_weights)
-    torch.testing.assert_close(found, expected, rtol=0, atol=4e-7)
+    assert_identical(result, expected)
+    expected, result = run_both(module, net, params, qkv, False, need_weights=need_weights)
+    torch.testing.assert_close(result, expected, rtol=0, atol=4e-7)
 
 
 @parametrize(need_weights=[False, True], dtype=[torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("train", [False, True])
 def test_half_precision_gives_the_bits_of_the_module(need_weights, dtype, train):
     module, net, params = pair({}, dtype)
-    given = inputs({}, "self", dtype)
+    qkv = inputs({}, "self", dtype)
     for call in masks(SOURCE, dtype):
-        expected, found = both(module, net, params, given, train, **call, need_weights=need_weights)
-        assert_identical(found, expected)
+        expected, result = run_both(module, net, params, qkv, train, **call, need_weights=need_weights)
+        assert_identical(result, expected)
 
 
 @parametrize(need_weights=[False, True])
@@ -125,9 +125,9 @@ def test_unbatched_and_empty_inputs_give_what_the_module_gives(need_weights, tra
         module, net, params = pair(options, torch.float32)
         x, heads_mask = torch.randn(SOURCE, SIZE), torch.randn(HEADS, SOURCE, SOURCE)
         for call in ({}, {"attn_mask": heads_mask}, {"key_padding_mask": torch.tensor([0, 1, 0, 0]).bool()}):
-            assert_identical(*both(module, net, params, (x, x, x), train, need_weights=need_weights, **call))
+            assert_identical(*run_both(module, net, params, (x, x, x), train, need_weights=need_weights, **call))
         empty = torch.randn(0, SOURCE, SIZE) if options else torch.randn(SOURCE, 0, SIZE)
-        assert_identical(*both(module, net, params, (empty, empty, empty), train, need_weights=need_weights))
+        assert_identical(*run_both(module, net, params, (empty, empty, empty), train, need_weights=need_weights))
 
 
 def test_a_query_whose_keys_are_all_hidden_gets_what_the_module_gives():
@@ -135,7 +135,7 @@ def test_a_query_whose_keys_are_all_hidden_gets_what_the_module_gives():
     x, hidden = torch.randn(SOURCE, BATCH, SIZE), torch.zeros(SOURCE, SOURCE).bool()
     hidden[1] = True
     for train, need_weights in itertools.product([False, True], repeat=2):
-        assert_identical(*both(module, net, params, (x, x, x), train, need_weights=need_weights, attn_mask=hidden))
+        assert_identical(*run_both(module, net, params, (x, x, x), train, need_weights=need_weights, attn_mask=hidden))
 
 
 # --- impl ---
@@ -145,11 +145,11 @@ def test_a_query_whose_keys_are_all_hidden_gets_what_the_module_gives():
 def test_the_composed_form_is_close_and_has_second_derivatives(need_weights):
     _, net, params = pair({}, torch.float64)
     composed = fn.MultiheadAttention(SIZE, HEADS, 0.3, impl="composed")
-    given = inputs({}, "self", torch.float64)
-    y = composed(params, *given, need_weights=need_weights)[0]
-    torch.testing.assert_close(y, net(params, *given, need_weights=need_weights)[0])
-    (grad,) = torch.autograd.grad(y.square().sum(), given[:1], create_graph=True)
-    (second,) = torch.autograd.grad(grad.sum(), given[:1])
+    qkv = inputs({}, "self", torch.float64)
+    y = composed(params, *qkv, need_weights=need_weights)[0]
+    torch.testing.assert_close(y, net(params, *qkv, need_weights=need_weights)[0])
+    (grad,) = torch.autograd.grad(y.square().sum(), qkv[:1], create_graph=True)
+    (second,) = torch.autograd.grad(grad.sum(), qkv[:1])
     assert second.isfinite().all()
 
 
@@ -175,9 +175,9 @@ def test_without_weights_every_transform_works_in_the_fused_form(train):
 
     keys = fn.random.split(key, 3)
     mapped = torch.vmap(lambda x, key: f(x, key=key))(x, keys)
-    torch.testing.assert_close(mapped, torch.stack([f(one, key=k) for one, k in zip(x, keys, strict=True)]))
+    torch.testing.assert_close(mapped, torch.stack([f(example, key=k) for example, k in zip(x, keys, strict=True)]))
     grads = torch.vmap(torch.func.grad(loss))(x)
-    torch.testing.assert_close(grads, torch.stack([torch.func.grad(loss)(one) for one in x]))
+    torch.testing.assert_close(grads, torch.stack([torch.func.grad(loss)(example) for example in x]))
     tangent = torch.func.jvp(loss, (x[0],), (x[1],))[1]
     torch.testing.assert_close(tangent, (torch.func.grad(loss)(x[0]) * x[1]).sum())
     small = x[0, :2, :1, :]
@@ -203,7 +203,7 @@ def test_a_mask_for_each_example_maps():
 
 
 class Foreign(nn.Module):
-    """Attention by hand, with dropout inside of torch's function."""
+    """Hand-written attention, with dropout inside torch's function."""
 
     def __init__(self):
         super().__init__()
@@ -224,16 +224,16 @@ def test_attention_in_a_foreign_forward_draws_from_rng_under_every_transform():
         assert_identical(net.apply(params, buffers, x, train=train, rng=5)[0], expected)
     keys = fn.random.split(fn.random.key(0), 3)
 
-    def one(x, key):
+    def train_call(x, key):
         return net.apply(params, buffers, x, train=True, rng=key)[0]
 
-    alone = torch.stack([one(*pair) for pair in zip(x, keys, strict=True)])
-    torch.testing.assert_close(torch.vmap(one)(x, keys), alone)
-    torch.testing.assert_close(torch.compile(one, fullgraph=True, backend="aot_eager")(x[0], keys[0]), alone[0])
+    alone = torch.stack([train_call(*pair) for pair in zip(x, keys, strict=True)])
+    torch.testing.assert_close(torch.vmap(train_call)(x, keys), alone)
+    torch.testing.assert_close(torch.compile(train_call, fullgraph=True, backend="aot_eager")(x[0], keys[0]), alone[0])
 
 
 class Enclosed(nn.Module):
-    """torch's own layer in a foreign forward."""
+    """A module whose foreign forward calls torch's own layer."""
 
     def __init__(self, need_weights):
         super().__init__()
@@ -261,7 +261,7 @@ def test_the_module_in_a_foreign_forward_draws_from_rng_under_vmap_and_grad(need
             return net.apply(params, buffers, x, train=train, rng=key)[0].square().sum()
 
         grads = torch.vmap(torch.func.grad(loss))(x, keys)
-        alone = torch.stack([torch.func.grad(loss)(one, key) for one, key in zip(x, keys, strict=True)])
+        alone = torch.stack([torch.func.grad(loss)(example, key) for example, key in zip(x, keys, strict=True)])
         torch.testing.assert_close(grads, alone)
     compiled = torch.compile(lambda x: net(params, x), fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(x[0]), net(params, x[0]))
@@ -276,8 +276,8 @@ def test_attention_with_explicit_draws_has_the_bits_of_the_kernel_with_dropout(h
         torch.manual_seed(3)
         expected = F.scaled_dot_product_attention(q, k, v, mask, 0.3, causal, **options)
         rng = fn.random.Stream(3)
-        found = fn.random.scaled_dot_product_attention(q, k, v, mask, 0.3, causal, **options, rng=rng)
-        assert_identical(found, expected)
+        result = fn.random.scaled_dot_product_attention(q, k, v, mask, 0.3, causal, **options, rng=rng)
+        assert_identical(result, expected)
 
 
 # --- conversion and errors ---
@@ -311,7 +311,7 @@ def test_one_name_for_two_layers_of_a_net_has_one_first_value():
     ],
     ids=lambda value: "",
 )
-def test_what_makes_no_attention_is_refused_at_construction(options, message):
+def test_bad_arguments_are_refused_at_construction(options, message):
     with pytest.raises((ValueError, AssertionError), match=message):
         fn.MultiheadAttention(**{"embed_dim": SIZE, "num_heads": HEADS, **options})
 

@@ -1,4 +1,4 @@
-"""Every layer of torch.nn has its counterpart, also those that a future torch adds."""
+"""Every layer of torch.nn has a counterpart, including layers that a future torch adds."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_class_of_torch_has_a_net_of_its_name(name):
 
 def test_every_layer_has_a_case():
     covered = {type(module) for case in CASES for module in case.module().modules()}
-    base = {twin for twin in COUNTERPARTS if twin.forward is nn.Module.forward}  # which compute nothing
+    base = {twin for twin in COUNTERPARTS if twin.forward is nn.Module.forward}  # they compute nothing
     lazy = {twin for twin, net in COUNTERPARTS.items() if issubclass(net, Lazy)}
     missing = [twin.__name__ for twin in COUNTERPARTS if twin not in covered | base | lazy]
     assert not missing

@@ -1,4 +1,4 @@
-"""What the table of cases does not say of convolutions: other dtypes, sizes of output, errors, refusals."""
+"""Convolutions beyond the table of cases: other dtypes, sizes of output, errors, refusals."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ def test_other_dtypes_give_the_bits_of_the_module(name, axes, dtype):
 
 
 @parametrize(axes=[1, 2, 3])
-def test_every_size_a_convolution_could_have_come_from_can_be_asked_for(axes):
+def test_output_size_may_be_any_size_that_a_convolution_maps_to_the_input(axes):
     torch.manual_seed(0)
     module = getattr(nn, f"ConvTranspose{axes}d")(4, 2, 3, stride=3, padding=1, dilation=2)
     net, params, _ = fn.from_module(module)
     x = torch.randn(SHAPES[axes])
-    least = list(net(params, x).shape[2:])
-    for more in (0, 1, 2):
-        size = [length + more for length in least]
+    smallest = list(net(params, x).shape[2:])
+    for extra in (0, 1, 2):
+        size = [length + extra for length in smallest]
         assert_identical(net(params, x, output_size=size), module(x, output_size=size))
         assert_identical(net(params, x[0], [2, *size]), module(x[0], [2, *size]))
         assert_identical(net(params, x, torch.Size([2, 2, *size])), module(x, torch.Size([2, 2, *size])))
-    for wrong in ([length + 3 for length in least], [length - 1 for length in least], [1, 1, 1, 1, 1, 1]):
+    for size in ([length + 3 for length in smallest], [length - 1 for length in smallest], [1, 1, 1, 1, 1, 1]):
         with pytest.raises(ValueError, match="output"):
-            module(x, wrong)
+            module(x, size)
         with pytest.raises(fn.ShapeError, match="output_size"):
-            net(params, x, wrong)
+            net(params, x, size)
 
 
 @parametrize(
@@ -57,7 +57,7 @@ def test_every_size_a_convolution_could_have_come_from_can_be_asked_for(axes):
         {"padding": "same", "dilation": (2, 1), "padding_mode": "replicate"},
     ]
 )
-def test_odd_arguments_that_torch_takes_are_taken_as_torch_takes_them(arguments):
+def test_unusual_arguments_are_accepted_where_torch_accepts_them(arguments):
     torch.manual_seed(0)
     module = nn.Conv2d(4, 2, (3, 2), **arguments)
     net, params, _ = fn.from_module(module)

@@ -1,4 +1,4 @@
-"""What the table of cases does not say of look-up tables: sparse gradients, counts, norms, errors, refusals."""
+"""Look-up tables beyond the table of cases: sparse gradients, counts, norms, errors, refusals."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.helpers import assert_identical, clone, parametrize
 IDS = torch.tensor([[6, 6, 6, 1], [1, 2, 6, 0]])
 
 
-def stacked(tree):
+def stack_two(tree):
     return fn.tree.map(lambda leaf: torch.stack([leaf, leaf + 1]), tree)
 
 
@@ -44,15 +44,15 @@ def test_gradients_by_frequency_are_the_kernel_s_under_vmap(mode):
 
 
 @parametrize(mode=["sum", "mean", "max"], last=[False, True], padding=[None, 1])
-def test_bags_of_any_length_are_composed_as_the_kernel_makes_them(mode, last, padding):
+def test_bags_of_any_length_under_vmap_equal_those_of_the_kernel(mode, last, padding):
     net = fn.EmbeddingBag(7, 3, mode=mode, include_last_offset=last, padding_idx=padding)
     params, _ = net.init(0, dtype=torch.float64)
     ids = torch.tensor([[1, 1, 3, 5, 1, 6, 0, 2], [1, 2, 2, 1, 4, 1, 1, 1]])
     offsets = torch.tensor([0, 2, 2, 5, 8]) if last else torch.tensor([0, 2, 2, 5])
     mapped = torch.vmap(lambda ids: net(params, ids, offsets))(ids)
-    for one, y in zip(ids, mapped, strict=True):
-        torch.testing.assert_close(y, net(params, one, offsets))
-    both = torch.vmap(lambda params: net(params, ids[0], offsets))(stacked(params))
+    for row, y in zip(ids, mapped, strict=True):
+        torch.testing.assert_close(y, net(params, row, offsets))
+    both = torch.vmap(lambda params: net(params, ids[0], offsets))(stack_two(params))
     torch.testing.assert_close(both[0], net(params, ids[0], offsets))
 
 
@@ -120,7 +120,7 @@ def test_an_input_that_does_not_fit_is_refused_by_module_and_net(case):
         net(params, *inputs)
 
 
-def test_bags_without_offsets_are_refused_where_torch_s_kernel_ends_the_process():
+def test_empty_offsets_with_which_torch_s_kernel_crashes_are_refused():
     with pytest.raises(fn.ShapeError, match="Offsets say where bags begin"):
         BAG(BAG.init(0)[0], IDS[0], torch.tensor([], dtype=torch.int64))
 

@@ -1,4 +1,4 @@
-"""Lazy layers get their sizes from example inputs, and are then the layers they stand for."""
+"""Lazy layers get their sizes from example inputs, and become the layers they are named after."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ LAZY = {
 NAMES = sorted(LAZY)
 
 
-def make(name: str, where: Any) -> Any:
+def make(name: str, library: Any) -> Any:
     args, kwargs, _ = LAZY[name]
-    return getattr(where, name)(*args, **kwargs)
+    return getattr(library, name)(*args, **kwargs)
 
 
 def test_every_lazy_layer_is_in_the_table():
@@ -51,14 +51,14 @@ def test_a_lazy_layer_becomes_the_layer_the_module_becomes(name):
         net, params, buffers = make(name, fn).init(3, example_inputs=(x,))
     assert net == fn.from_module(module)[0]
     torch.manual_seed(3)
-    again = make(name, nn)
-    again(x)
-    assert_identical(params, params_of(again))
+    seeded = make(name, nn)
+    seeded(x)
+    assert_identical(params, params_of(seeded))
     if not buffers:
         assert_identical(net(params, x), expected)
     else:
-        fresh = type(module).cls_to_become if hasattr(type(module), "cls_to_become") else type(module)
-        assert_identical(buffers, buffers_of(fresh(3, track_running_stats=True)))
+        concrete_class = type(module).cls_to_become if hasattr(type(module), "cls_to_become") else type(module)
+        assert_identical(buffers, buffers_of(concrete_class(3, track_running_stats=True)))
 
 
 @parametrize(name=NAMES)
@@ -137,10 +137,10 @@ def test_lazy_parts_of_composed_nets_and_of_classes():
     assert fn.from_module(module)[0] == net
 
 
-def test_a_net_without_lazy_layers_is_given_back_as_it_is():
+def test_init_returns_a_net_without_lazy_layers_unchanged():
     net = fn.Linear(2, 3)
-    same, params, buffers = net.init(0, example_inputs=torch.ones(1, 2))
-    assert same is net
+    returned, params, buffers = net.init(0, example_inputs=torch.ones(1, 2))
+    assert returned is net
     assert_identical((params, buffers), net.init(0))
 
 
@@ -149,7 +149,7 @@ def test_only_the_shapes_of_the_inputs_matter():
     assert net == fn.Linear(3, 2)
 
 
-def test_what_is_missing_is_said():
+def test_missing_example_inputs_are_reported_with_paths():
     lazy = lazy_model(fn)
     with pytest.raises(fn.InitError, match=r"'0', '1', '6\.0', '6\.1' have no shape yet.*example_inputs"):
         lazy.init(0)
@@ -170,12 +170,12 @@ def test_what_is_missing_is_said():
 
 def test_shapes_are_found_in_the_dtype_that_params_will_have():
     x = torch.randn(2, 3, 6, dtype=torch.float64)
-    given = fn.Sequential(fn.Conv1d(3, 4, 1), fn.LazyConv1d(4, 1))
-    net, params, _ = given.init(0, example_inputs=x, dtype=torch.float64)
+    lazy_net = fn.Sequential(fn.Conv1d(3, 4, 1), fn.LazyConv1d(4, 1))
+    net, params, _ = lazy_net.init(0, example_inputs=x, dtype=torch.float64)
     assert net(params, x).dtype == torch.float64
     assert fn.LazyConv1d(3, 2, dtype=torch.float64).init(0, example_inputs=x)[1]["weight"].dtype == torch.float64
 
 
-def test_an_input_of_another_rank_is_told_with_the_path():
+def test_an_input_of_another_rank_is_an_error_with_the_path():
     with pytest.raises(fn.ShapeError, match=r"LazyConv2d at '1': expected .* got input 0 \(2, 3\) float32"):
         fn.Sequential(fn.Identity(), fn.LazyConv2d(3, 3)).init(0, example_inputs=torch.ones(2, 3))

@@ -75,16 +75,16 @@ def test_a_weight_without_numbers_leaves_the_loss_wrapped():
 
 @parametrize(size_average=[None, True, False], reduce=[None, True, False])
 def test_old_arguments_become_the_reduction_and_warn_once(size_average, reduce):
-    given = {"size_average": size_average, "reduce": reduce}
+    arguments = {"size_average": size_average, "reduce": reduce}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        net = fn.SmoothL1Loss(**given)
+        net = fn.SmoothL1Loss(**arguments)
         assert repr(net) == "SmoothL1Loss()"
         assert pickle.loads(pickle.dumps(net)) == net
-    assert len(caught) == (given != {"size_average": None, "reduce": None})
+    assert len(caught) == (arguments != {"size_average": None, "reduce": None})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        module = nn.SmoothL1Loss(**given)
+        module = nn.SmoothL1Loss(**arguments)
     assert net.reduction == module.reduction
     assert net.size_average is net.reduce is None
     assert fn.from_module(module)[0] == net == fn.SmoothL1Loss(reduction=module.reduction)
@@ -110,7 +110,7 @@ def test_shapes_that_are_broadcast_warn_as_in_torch(name):
         expected = getattr(nn, name)()(x, y)
     with pytest.warns(UserWarning, match="different to the input size") as ours:
         assert_identical(getattr(fn, name)()({}, x, y), expected)
-    assert [str(one.message) for one in ours] == [str(one.message) for one in theirs]
+    assert [str(warning.message) for warning in ours] == [str(warning.message) for warning in theirs]
 
 
 def test_the_mean_of_a_divergence_warns_as_in_torch():
@@ -124,10 +124,10 @@ def test_the_mean_of_a_divergence_warns_as_in_torch():
 def test_inputs_that_the_module_refuses_are_refused_and_others_give_its_bits(case):
     for index, x in enumerate(case.inputs()):
         if not isinstance(x, torch.Tensor) or (type(case.module()) is nn.CTCLoss and index == 1):
-            continue  # ctc_loss reads foreign memory for a class out of range
-        odd = [x[..., None], x[:0] if x.dim() else x, x.flatten(), x.flatten()[:1], x.flatten()[:2], x.sum()]
-        for other in (*odd, x.double(), x.long(), x.half(), x.bfloat16(), x * 100, -100 * x):
-            inputs = [*case.inputs()[:index], other, *case.inputs()[index + 1 :]]
+            continue  # for a class out of range, ctc_loss reads memory outside its tensors
+        unusual = [x[..., None], x[:0] if x.dim() else x, x.flatten(), x.flatten()[:1], x.flatten()[:2], x.sum()]
+        for variant in (*unusual, x.double(), x.long(), x.half(), x.bfloat16(), x * 100, -100 * x):
+            inputs = [*case.inputs()[:index], variant, *case.inputs()[index + 1 :]]
             module, net = case.module(), case.net()
             try:
                 expected = module(*clone(inputs))
@@ -178,7 +178,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("make", "kind", "words"), REFUSED, ids=[words for _, _, words in REFUSED])
-def test_arguments_that_mean_nothing_are_refused(make, kind, words):
+def test_arguments_without_a_meaning_are_refused(make, kind, words):
     with pytest.raises(kind, match=words):
         make()
 
@@ -194,8 +194,8 @@ def test_compiled_margin_losses_count_no_class_after_the_end():
 
 
 def test_a_class_out_of_range_is_never_silent():
-    x, far = torch.randn(2, 4, 3), torch.tensor([[0, 1, 3, 2]] * 2)
-    assert torch.vmap(lambda x, y: fn.MultiMarginLoss(reduction="none")({}, x, y))(x, far)[:, 2].isnan().all()
+    x, out_of_range = torch.randn(2, 4, 3), torch.tensor([[0, 1, 3, 2]] * 2)
+    assert torch.vmap(lambda x, y: fn.MultiMarginLoss(reduction="none")({}, x, y))(x, out_of_range)[:, 2].isnan().all()
     spread = torch.tensor([[[0, 3, -1], [1, -1, 7], [0, 1, 2], [-1, 0, 0]]] * 2)
     losses = torch.vmap(lambda x, y: fn.MultiLabelMarginLoss(reduction="none")({}, x, y))(x, spread)
     assert losses[:, 0].isnan().all()
@@ -238,7 +238,7 @@ CTC_CASES = {
 
 
 @parametrize(name=list(CTC_CASES), reduction=["none", "mean", "sum"], zero_infinity=[False, True])
-def test_ctc_step_by_step_is_the_kernel(name, reduction, zero_infinity):
+def test_ctc_by_steps_equals_the_kernel(name, reduction, zero_infinity):
     shape, targets, *lengths = CTC_CASES[name]
     x = torch.randn(shape, dtype=torch.float64)  # not normalised, so that all of the kernel's gradient counts
     net = fn.CTCLoss(reduction=reduction, zero_infinity=zero_infinity)
@@ -257,23 +257,23 @@ def test_ctc_step_by_step_is_the_kernel(name, reduction, zero_infinity):
 
 def test_ctc_by_lengths_that_do_not_fit_is_never_silent():
     x, targets = torch.randn(3, 6, 1, 4).log_softmax(-1), torch.tensor([[[1, 2]], [[1, 2]], [[1, 7]]])
-    spent, wanted = torch.tensor([[6], [7], [6]]), torch.tensor([[2], [2], [2]])
+    input_sizes, target_sizes = torch.tensor([[6], [7], [6]]), torch.tensor([[2], [2], [2]])
     with pytest.raises(fn.ShapeError, match="input_lengths"):
-        fn.CTCLoss()({}, x[1], targets[1], spent[1], wanted[1])
-    losses = torch.vmap(lambda *inputs: fn.CTCLoss()({}, *inputs))(x, targets, spent, wanted)
+        fn.CTCLoss()({}, x[1], targets[1], input_sizes[1], target_sizes[1])
+    losses = torch.vmap(lambda *inputs: fn.CTCLoss()({}, *inputs))(x, targets, input_sizes, target_sizes)
     assert losses.isnan().tolist() == [False, True, True]
 
 
 # --- adaptive softmax ---
 
 
-def adaptive(**options):
+def adaptive_softmax(**options):
     module = nn.AdaptiveLogSoftmaxWithLoss(16, 12, [3, 6], **options)
     return module, *fn.from_module(module)
 
 
 def test_log_prob_and_predict_give_the_bits_of_the_module():
-    module, net, params, _ = adaptive(div_value=2.0, head_bias=True)
+    module, net, params, _ = adaptive_softmax(div_value=2.0, head_bias=True)
     x = torch.randn(50, 16)
     assert_identical(net.log_prob(params, x), module.log_prob(x))
     for scale, rows in ((5, slice(None)), (1, slice(0, 1)), (0, slice(0, 3))):
@@ -284,8 +284,8 @@ def test_log_prob_and_predict_give_the_bits_of_the_module():
     assert isinstance(net(params, x, best), type(module(x, best)))
 
 
-def test_log_prob_and_predict_are_there_in_a_body_and_under_transforms():
-    module, net, params, _ = adaptive(head_bias=True)
+def test_log_prob_and_predict_work_in_a_body_and_under_transforms():
+    module, net, params, _ = adaptive_softmax(head_bias=True)
 
     @fn.compose(out=net)
     def classify(p, x):
@@ -312,13 +312,13 @@ def test_log_prob_knows_tied_tensors():
 
 @parametrize(classes=[[0], [5], [11], [0, 1], [3, 11], [0, 5, 11], []])
 def test_adaptive_softmax_gives_the_bits_of_the_module_whichever_clusters_are_empty(classes):
-    module, net, params, _ = adaptive()
+    module, net, params, _ = adaptive_softmax()
     x, y = torch.randn(len(classes), 16), torch.tensor(classes, dtype=torch.long)
     assert_identical(net(params, x, y), module(x, y))
 
 
 def test_adaptive_softmax_refuses_a_class_out_of_range():
-    _, net, params, _ = adaptive()
+    _, net, params, _ = adaptive_softmax()
     x, y = torch.randn(3, 2, 16), torch.tensor([[0, 11], [12, 5], [3, -1]])
     for index in (1, 2):
         with pytest.raises(fn.ShapeError, match=r"ints in \[0, 12\)"):

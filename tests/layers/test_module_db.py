@@ -26,27 +26,27 @@ def samples(info: Any, train: bool) -> Any:
     return info.module_inputs_func(info, device="cpu", dtype=torch.float32, requires_grad=True, training=train)
 
 
-def fresh(given: Any) -> Any:
-    """Copies that are leaves, with the gradients wanted that were wanted."""
+def copy_as_leaves(tree: Any) -> Any:
+    """Copies of the tensors that are leaves and require gradients where the originals do."""
 
     def leaf(value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
         return value.detach().clone().requires_grad_(value.requires_grad)
 
-    return tree_map(leaf, given)
+    return tree_map(leaf, tree)
 
 
 def backward(output: Any) -> None:
-    """Gradients of a scalar that tells outputs apart."""
+    """Run a backward pass whose result depends on each element of the output."""
     leaves = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.requires_grad]
     grads = [torch.linspace(0.5, 1.5, leaf.numel(), dtype=leaf.dtype).view(leaf.shape) for leaf in leaves]
     if leaves:
         torch.autograd.backward(leaves, grads)
 
 
-def gradients(given: Any) -> list[Any]:
-    return [leaf.grad for leaf in tree_leaves(given) if isinstance(leaf, Tensor) and leaf.requires_grad]
+def gradients(tree: Any) -> list[Any]:
+    return [leaf.grad for leaf in tree_leaves(tree) if isinstance(leaf, Tensor) and leaf.requires_grad]
 
 
 @pytest.mark.filterwarnings("ignore")  # torch's samples use what torch warns about
@@ -63,12 +63,12 @@ def test_a_net_gives_the_bits_of_the_module(info, train):
         module = module.to(torch.float32).train(train)  # some samples hold doubles
         if isinstance(module, LazyModuleMixin):
             with torch.no_grad():
-                module(*fresh(args), **fresh(kwargs))  # which gives it its shapes
+                module(*copy_as_leaves(args), **copy_as_leaves(kwargs))  # this call gives the module its shapes
         net, params, buffers = fn.from_module(module)
-        wrapped = [path for path, below in net.named_nets() if isinstance(below, fn.Wrapped)]
+        wrapped = [path for path, child in net.named_nets() if isinstance(child, fn.Wrapped)]
         assert not wrapped, f"{info.name}: no native net at {wrapped}"
         params = tree_map(lambda leaf: leaf.requires_grad_(leaf.is_floating_point() or leaf.is_complex()), params)
-        ours, theirs, before = fresh((args, kwargs)), fresh((args, kwargs)), clone((params, buffers))
+        ours, theirs, before = copy_as_leaves((args, kwargs)), copy_as_leaves((args, kwargs)), clone((params, buffers))
         with global_generator_untouched():
             output, new = net.apply(params, buffers, *ours[0], **ours[1], train=train, rng=SEED)
         assert_identical((params, buffers), before)
@@ -79,6 +79,6 @@ def test_a_net_gives_the_bits_of_the_module(info, train):
         backward(output)
         backward(expected)
         assert_identical(gradients(ours), gradients(theirs))
-        held = {path: param.grad for path, param in module.named_parameters()}
-        assert_identical({path: param.grad for path, param in fn.tree.flatten(params).items()}, held)
+        expected_grads = {path: param.grad for path, param in module.named_parameters()}
+        assert_identical({path: param.grad for path, param in fn.tree.flatten(params).items()}, expected_grads)
     assert count, f"{info.name} has no samples"

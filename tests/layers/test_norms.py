@@ -26,28 +26,28 @@ LAYOUTS = {
 }
 
 
-def outcome(run):
-    """Outputs, gradients and buffers; or the fact that it raised."""
+def result_or_raises(run):
+    """Outputs, gradients and buffers, or the word that it raised."""
     try:
         return run()
     except (RuntimeError, ValueError, IndexError):
         return "raised"
 
 
-def as_module(module, x):
-    given = x.clone(memory_format=torch.preserve_format).requires_grad_()
-    y = module(given)
+def run_module(module, x):
+    leaf = x.clone(memory_format=torch.preserve_format).requires_grad_()
+    y = module(leaf)
     y.backward(torch.linspace(0.5, 1.5, y.numel(), dtype=y.dtype).view(y.shape))
-    return y, given.grad, {n: p.grad for n, p in module.named_parameters()}, buffers_of(module), y.stride()
+    return y, leaf.grad, {n: p.grad for n, p in module.named_parameters()}, buffers_of(module), y.stride()
 
 
-def as_net(module, x):
+def run_net(module, x):
     net, params, buffers = fn.from_module(module)
     params = {name: param.requires_grad_() for name, param in params.items()}
-    given = x.clone(memory_format=torch.preserve_format).requires_grad_()
-    y, new = net.apply(params, buffers, given, train=module.training)
+    leaf = x.clone(memory_format=torch.preserve_format).requires_grad_()
+    y, new = net.apply(params, buffers, leaf, train=module.training)
     y.backward(torch.linspace(0.5, 1.5, y.numel(), dtype=y.dtype).view(y.shape))
-    return y, given.grad, {n: p.grad for n, p in params.items()}, new, y.stride()
+    return y, leaf.grad, {n: p.grad for n, p in params.items()}, new, y.stride()
 
 
 MODULES = {
@@ -66,12 +66,12 @@ MODULES = {
 
 @pytest.mark.filterwarnings("ignore:Mismatch dtype")  # RMSNorm's
 @parametrize(name=list(MODULES), layout=list(LAYOUTS), train=[False, True])
-def test_any_layout_and_dtype_gives_the_bits_of_the_module_or_raises_where_it_raises(name, layout, train):
+def test_any_layout_and_dtype_gives_the_bits_or_the_error_of_the_module(name, layout, train):
     make = MODULES[name]
     for of_params, of_inputs in DTYPES:
         x = LAYOUTS[layout](torch.randn(2, 3, 5, 4, generator=torch.Generator().manual_seed(0)).to(of_inputs))
-        net = outcome(lambda x=x, d=of_params: as_net(make().to(d).train(train), x))
-        module = outcome(lambda x=x, d=of_params: as_module(make().to(d).train(train), x))
+        net = result_or_raises(lambda x=x, d=of_params: run_net(make().to(d).train(train), x))
+        module = result_or_raises(lambda x=x, d=of_params: run_module(make().to(d).train(train), x))
         assert_identical(net, module)
 
 
@@ -82,8 +82,8 @@ def test_training_maps_over_any_axis_of_inputs_with_shared_buffers(net):
     for axis in (0, 2, -1):
         y, new = torch.vmap(lambda x: net.apply(params, buffers, x, train=True), in_dims=axis)(x.movedim(0, axis))
         for index in range(2):
-            one = net.apply(params, buffers, x[index].contiguous(), train=True)
-            torch.testing.assert_close((y[index], {k: v[index] for k, v in new.items()}), one)
+            alone = net.apply(params, buffers, x[index].contiguous(), train=True)
+            torch.testing.assert_close((y[index], {k: v[index] for k, v in new.items()}), alone)
 
 
 @parametrize(net=[fn.BatchNorm2d(3, momentum=None), fn.InstanceNorm2d(3, track_running_stats=True)])
@@ -92,15 +92,15 @@ def test_training_maps_over_buffers_too_and_within_another_map(net):
     stacked = fn.tree.map(lambda leaf: torch.stack([leaf, leaf + 2]), buffers)
     x = torch.randn(2, 4, 4, 3, 5, 5)
 
-    def one(buffers, x):
+    def train_call(buffers, x):
         return net.apply(params, buffers, x, train=True)
 
-    y, new = torch.vmap(torch.vmap(one, in_dims=(None, 0)))(stacked, x)
+    y, new = torch.vmap(torch.vmap(train_call, in_dims=(None, 0)))(stacked, x)
     for outer, inner in itertools.product(range(2), range(4)):
-        alone = one(fn.tree.map(lambda leaf, outer=outer: leaf[outer], stacked), x[outer, inner])
+        alone = train_call(fn.tree.map(lambda leaf, outer=outer: leaf[outer], stacked), x[outer, inner])
         torch.testing.assert_close((y[outer, inner], {k: v[outer, inner] for k, v in new.items()}), alone)
-    _, shared = torch.vmap(one, in_dims=(0, None))(stacked, x[0, 0])
-    _, alone = one({name: leaf[1] for name, leaf in stacked.items()}, x[0, 0])
+    _, shared = torch.vmap(train_call, in_dims=(0, None))(stacked, x[0, 0])
+    _, alone = train_call({name: leaf[1] for name, leaf in stacked.items()}, x[0, 0])
     torch.testing.assert_close(shared["running_var"][1], alone["running_var"])
 
 
@@ -155,17 +155,17 @@ def test_arguments_that_no_call_could_use_are_refused(make):
 def test_cross_map_lrn_has_the_module_s_gradient_under_transforms_and_no_hessian():
     net = fn.CrossMapLRN2d(4, 0.5)
     x = torch.randn(2, 7, 3, 3, dtype=torch.float64)
-    given = x.clone().requires_grad_()
-    nn.CrossMapLRN2d(4, 0.5)(given).square().sum().backward()
-    torch.testing.assert_close(torch.func.grad(lambda x: net({}, x).square().sum())(x), given.grad)
+    leaf = x.clone().requires_grad_()
+    nn.CrossMapLRN2d(4, 0.5)(leaf).square().sum().backward()
+    torch.testing.assert_close(torch.func.grad(lambda x: net({}, x).square().sum())(x), leaf.grad)
     compiled = x.clone().requires_grad_()
     torch.compile(lambda x: net({}, x), fullgraph=True, backend="aot_eager")(compiled).square().sum().backward()
-    torch.testing.assert_close(compiled.grad, given.grad)
+    torch.testing.assert_close(compiled.grad, leaf.grad)
     with pytest.raises(fn.TransformError, match="LocalResponseNorm"):
         torch.func.hessian(lambda x: net({}, x).sum())(x)
 
 
-def test_between_processes_synchronised_batch_norm_wants_a_gpu(tmp_path):
+def test_between_processes_synchronised_batch_norm_needs_a_gpu(tmp_path):
     net = fn.SyncBatchNorm(3)
     params, buffers = net.init(0)
     x = torch.randn(4, 3)
@@ -188,7 +188,7 @@ def test_process_group_is_part_of_the_record():
     assert fn.SyncBatchNorm(3, process_group=group) != fn.SyncBatchNorm(3)
 
 
-def test_nothing_of_a_training_call_is_written_to():
+def test_a_training_call_writes_to_none_of_its_inputs():
     net = fn.InstanceNorm2d(3, track_running_stats=True, affine=True)
     params, buffers = net.init(0)
     before = clone((params, buffers))

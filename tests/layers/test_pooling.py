@@ -1,4 +1,4 @@
-"""What the table of cases does not say of pooling: given samples, indices, dtypes, errors, refusals."""
+"""Pooling beyond the table of cases: given samples, indices, dtypes, errors, refusals."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ def test_given_samples_are_numbers_in_the_record_and_a_buffer_in_the_tree():
     assert_identical(net.apply(params, buffers, x)[0], module(x))
     mapped = torch.vmap(lambda x: net.apply(params, buffers, x)[0])(x[None])
     assert_identical(mapped[0], module(x))
-    assert hash(net) == hash(fn.FractionalMaxPool2d(2, output_size=3, _random_samples=[[[*two] for two in SAMPLES[0]]]))
+    assert hash(net) == hash(
+        fn.FractionalMaxPool2d(2, output_size=3, _random_samples=[[[*pair] for pair in SAMPLES[0]]])
+    )
     with pytest.raises(TypeError, match="holds no tensor"):
         fn.FractionalMaxPool2d(2, output_size=3, _random_samples=torch.tensor(SAMPLES))
 
@@ -38,7 +40,7 @@ def test_fractional_pooling_draws_in_eval_mode_too_and_says_so():
 
 
 @parametrize(count=[1, 2, 5], dtype=[torch.float32, torch.float64])
-def test_windows_are_gathered_where_the_kernel_takes_them(count, dtype):
+def test_windows_under_vmap_are_those_of_the_kernel(count, dtype):
     for net in (
         fn.FractionalMaxPool2d((2, 3), (count, 3), return_indices=True),
         fn.FractionalMaxPool3d((2, 1, 3), (count, 4, 3), return_indices=True),
@@ -79,7 +81,7 @@ def test_half_precision_gives_the_bits_of_the_module(name, dtype):
         assert_identical((y, ours.grad), (expected, theirs.grad))
 
 
-def test_whole_numbers_are_pooled_where_the_module_pools_them():
+def test_ints_are_pooled_where_the_module_pools_them():
     x = torch.arange(36).view(1, 6, 6)
     assert_identical(fn.MaxPool2d(2)({}, x), nn.MaxPool2d(2)(x))
 
@@ -147,7 +149,7 @@ def test_sizes_that_no_call_could_use_are_refused(make):
         make()
 
 
-def test_sizes_that_torch_takes_are_taken():
+def test_sizes_that_torch_accepts_are_accepted():
     x = torch.randn(1, 3, 6, 6)
     for module in (
         nn.MaxPool2d((2,), stride=(1,)),

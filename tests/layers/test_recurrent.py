@@ -1,4 +1,4 @@
-"""Recurrent layers beyond the table: packed sequences, both forms, what modules keep about their weights."""
+"""Recurrent layers beyond the table: packed sequences, both forms, and the lists of weights in modules."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ OPTIONS = [
 INPUTS = ["batch", "unbatched", "sorted", "unsorted", "empty batch"]
 
 
-def words(options: dict[str, Any]) -> str:
+def options_id(options: dict[str, Any]) -> str:
     return ",".join(f"{name}={value}" for name, value in options.items() if value)
 
 
@@ -51,43 +51,43 @@ def inputs(module: Any, kind: str, with_hx: bool, dtype: torch.dtype) -> list[An
     return [x, *([tuple(hx) if module.mode == "LSTM" else hx[0]] if with_hx else [])]
 
 
-def wanted(given: Any) -> tuple[Any, list[Tensor]]:
-    """Copies of inputs as leaves, and those leaves."""
+def copy_as_leaves(values: Any) -> tuple[Any, list[Tensor]]:
+    """Copies of inputs whose tensors are leaves, and a list of these leaves."""
     leaves: list[Tensor] = []
 
     def leaf(value: Any) -> Any:
         if isinstance(value, PackedSequence):
             return PackedSequence(leaf(value.data), *value[1:])
         if isinstance(value, (list, tuple)):
-            return type(value)([leaf(one) for one in value])
+            return type(value)([leaf(item) for item in value])
         leaves.append(value.detach().clone().requires_grad_())
         return leaves[-1]
 
-    return leaf(given), leaves
+    return leaf(values), leaves
 
 
 def gradients(output: Any, leaves: list[Tensor]) -> list[Tensor]:
     return list(torch.autograd.grad(total(output), leaves))
 
 
-def made(name: str, **options: Any) -> tuple[Any, dict[str, Tensor]]:
-    """A module, and its tensors as params that require gradients, as its own do: kernels choose by that."""
+def build_module(name: str, **options: Any) -> tuple[Any, dict[str, Tensor]]:
+    """A module, and its tensors as params that require gradients like those of the module, as kernels depend on it."""
     torch.manual_seed(0)
     module = getattr(nn, name)(3, 4, **options)
     return module, {path: leaf.clone().requires_grad_() for path, leaf in params_of(module).items()}
 
 
 @pytest.mark.parametrize("with_hx", MODES, ids=["zeros", "hx"])
-@pytest.mark.parametrize("options", OPTIONS, ids=words)
+@pytest.mark.parametrize("options", OPTIONS, ids=options_id)
 @pytest.mark.parametrize("name", [*NAMES, "RNN-relu", "LSTM-proj"])
 def test_outputs_and_gradients_are_the_modules_in_every_form_of_input(name, options, with_hx):
     name, _, special = name.partition("-")
     extra = {"relu": {"nonlinearity": "relu"}, "proj": {"proj_size": 2}}.get(special, {})
     for dtype, train, kind in itertools.product((torch.float32, torch.float64), MODES, INPUTS):
-        module, params = made(name, **options, **extra, dtype=dtype)
+        module, params = build_module(name, **options, **extra, dtype=dtype)
         net = getattr(fn, name)(3, 4, **options, **extra)
-        given = inputs(module.train(train), kind, with_hx, dtype)
-        (ours, our_leaves), (theirs, their_leaves) = wanted(given), wanted(given)
+        arguments = inputs(module.train(train), kind, with_hx, dtype)
+        (ours, our_leaves), (theirs, their_leaves) = copy_as_leaves(arguments), copy_as_leaves(arguments)
         with global_generator_untouched():
             output, _ = net.apply(params, {}, *ours, train=train, rng=7)
         torch.manual_seed(7)
@@ -101,25 +101,25 @@ def test_outputs_and_gradients_are_the_modules_in_every_form_of_input(name, opti
             )
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=words)
+@pytest.mark.parametrize("options", OPTIONS, ids=options_id)
 @pytest.mark.parametrize("name", [*NAMES, "RNN-relu", "LSTM-proj"])
 def test_the_composed_form_is_close_to_the_fused_one_draws_included(name, options):
     name, _, special = name.partition("-")
     extra = {"relu": {"nonlinearity": "relu"}, "proj": {"proj_size": 2}}.get(special, {})
-    module, params = made(name, **options, **extra)
+    module, params = build_module(name, **options, **extra)
     fused = getattr(fn, name)(3, 4, **options, **extra)
     composed = getattr(fn, name)(3, 4, **options, **extra, impl="composed")
     for rng, kind, with_hx in itertools.product((None, 7, fn.random.key(7)), INPUTS, MODES):
-        given = inputs(module, kind, with_hx, torch.float32)
-        (ours, our_leaves), (theirs, their_leaves) = wanted(given), wanted(given)
+        arguments = inputs(module, kind, with_hx, torch.float32)
+        (ours, our_leaves), (theirs, their_leaves) = copy_as_leaves(arguments), copy_as_leaves(arguments)
         output = composed.apply(params, {}, *ours, train=rng is not None, rng=rng)[0]
         expected = fused.apply(params, {}, *theirs, train=rng is not None, rng=rng)[0]
         assert type(output[0]) is type(expected[0])
         torch.testing.assert_close(tree_leaves(output), tree_leaves(expected))
         if kind != "empty batch":
             grads = gradients(output, [*params.values(), *our_leaves])
-            others = gradients(expected, [*params.values(), *their_leaves])
-            torch.testing.assert_close(grads, others)
+            expected_grads = gradients(expected, [*params.values(), *their_leaves])
+            torch.testing.assert_close(grads, expected_grads)
 
 
 def test_the_composed_form_declares_no_limit():
@@ -143,17 +143,17 @@ def test_the_fused_form_under_vmap_names_the_way_out(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_vmap_over_keys_alone_is_told_before_the_kernel_fails(name):
+def test_a_vmap_over_keys_alone_is_refused_before_the_kernel_fails(name):
     x, keys = torch.ones(5, 1, 3), fn.random.split(fn.random.key(0), 2)
 
-    def drawn(impl):
+    def map_over_keys(impl):
         net = getattr(fn, name)(3, 4, num_layers=2, dropout=0.5, impl=impl)
         params, _ = net.init(0)
         return torch.vmap(lambda key: net.apply(params, {}, x, train=True, rng=key)[0][0])(keys)
 
     with pytest.raises(fn.TransformError, match='impl="composed"'):
-        drawn("fused")
-    first, second = drawn("composed")
+        map_over_keys("fused")
+    first, second = map_over_keys("composed")
     assert not torch.equal(first, second)
 
 
@@ -177,7 +177,7 @@ def test_forward_and_second_derivatives_in_float32(name, impl):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "dropout": 0.4, "bidirectional": True}], ids=words)
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "dropout": 0.4, "bidirectional": True}], ids=options_id)
 def test_training_compiles(name, options):
     # Regression: torch.compile cannot save what the backward pass of oneDNN's LSTM needs
     net = getattr(fn, name)(3, 4, **options)
@@ -189,10 +189,10 @@ def test_training_compiles(name, options):
 
     torch._dynamo.reset()
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
-    given = {path: leaf.clone().requires_grad_() for path, leaf in params.items()}
-    compiled(given).backward()
+    leaves = {path: leaf.clone().requires_grad_() for path, leaf in params.items()}
+    compiled(leaves).backward()
     expected = torch.func.grad(loss)(params)
-    torch.testing.assert_close({path: leaf.grad for path, leaf in given.items()}, expected)
+    torch.testing.assert_close({path: leaf.grad for path, leaf in leaves.items()}, expected)
 
 
 def test_compiled_inference_keeps_the_fused_lstm():
@@ -276,9 +276,9 @@ def test_dropout_after_the_only_layer_warns_once():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         module = nn.GRU(3, 4, dropout=0.5)
-        again = fn.GRU(3, 4, dropout=0.5)
+        second = fn.GRU(3, 4, dropout=0.5)
     assert repr(net) == repr(module)
-    assert net == again
+    assert net == second
     assert fn.to_module(net, *net.init(0)).dropout == 0.5
 
 
@@ -303,7 +303,7 @@ H = (2, 3, 4)
     ],
 )
 @pytest.mark.parametrize("impl", ["fused", "composed"])
-def test_inputs_that_do_not_fit_are_told_with_what_would(name, x, hx, impl):
+def test_inputs_that_do_not_fit_are_errors_that_say_what_would(name, x, hx, impl):
     def tensors(sizes: Any) -> Any:
         if sizes is None:
             return None
@@ -329,7 +329,7 @@ def test_a_state_that_does_not_fit_a_packed_sequence_is_refused(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_autocast_is_the_modules(name):
-    module, params = made(name)
+    module, params = build_module(name)
     x = torch.randn(5, 2, 3)
     with torch.autocast("cpu", torch.bfloat16):
         assert_identical(getattr(fn, name)(3, 4)(params, x), module(x))
@@ -338,7 +338,7 @@ def test_autocast_is_the_modules(name):
 # --- base classes ---
 
 
-def test_the_base_classes_hold_what_torchs_hold_and_compute_nothing():
+def test_the_base_classes_have_the_weights_of_torchs_and_compute_nothing():
     for name, args in {"RNNBase": ("LSTM", 3, 4, 2, True, True, 0.1, True, 2), "RNNCellBase": (3, 4, True, 3)}.items():
         net = getattr(fn, name)(*args)
         torch.manual_seed(0)
@@ -354,12 +354,12 @@ def test_the_base_classes_hold_what_torchs_hold_and_compute_nothing():
     assert all(issubclass(getattr(fn, f"{name}Cell"), fn.RNNCellBase) for name in NAMES)
 
 
-# --- what modules keep about their weights ---
+# --- lists of weights in modules ---
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_from_module_reads_the_weights_that_the_module_computes_with(name):
-    module, _ = made(name, num_layers=2)
+    module, _ = build_module(name, num_layers=2)
     x = torch.randn(5, 2, 3)
     module.weight_hh_l1 = nn.Parameter(torch.randn_like(module.weight_hh_l1))
     module.flatten_parameters()
@@ -370,16 +370,19 @@ def test_from_module_reads_the_weights_that_the_module_computes_with(name):
         assert_identical(net.apply(params, buffers, x)[0], changed(x))
 
 
-@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True, "bias": False}], ids=words)
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True, "bias": False}], ids=options_id)
 @pytest.mark.parametrize("name", NAMES)
-def test_to_module_gives_a_module_whose_lists_of_weights_are_its_own(name, options):
+def test_to_module_gives_a_module_whose_lists_hold_its_own_weights(name, options):
     net = getattr(fn, name)(3, 4, **options)
     params, _ = net.init(0)
     module, x = fn.to_module(net, params), torch.randn(5, 2, 3)
-    held = dict(module.named_parameters())
-    assert all(one is held[path] for one, path in zip(module._flat_weights, module._flat_weights_names, strict=True))
+    parameters = dict(module.named_parameters())
+    assert all(
+        weight is parameters[path]
+        for weight, path in zip(module._flat_weights, module._flat_weights_names, strict=True)
+    )
     expected = net(params, x)
-    assert_identical(torch.jit.script(nn.Sequential(module))(x), expected)  # which reads the list as it stands
+    assert_identical(torch.jit.script(nn.Sequential(module))(x), expected)  # a script reads the list as it is
     assert_identical(module(x), expected)
     assert_identical(copy.deepcopy(module)(x), expected)
     assert_identical(pickle.loads(pickle.dumps(module))(x), expected)
@@ -408,9 +411,9 @@ def test_tied_weights_of_layers_are_one_in_net_and_module():
     module, x = fn.to_module(net, params), torch.randn(5, 2, 4)
     assert module.weight_ih_l0 is module.weight_ih_l1
     assert_identical(module(x), net(params, x))
-    back, again, _ = fn.from_module(module)
+    back, params_back, _ = fn.from_module(module)
     assert back == net
-    assert_identical(again, params)
+    assert_identical(params_back, params)
     module(x)[0].sum().backward()
     _, grads = fn.value_and_grad(lambda params: net(params, x)[0].sum())(params)
     assert_identical({path: param.grad for path, param in module.named_parameters()}, grads)

@@ -33,7 +33,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_arguments_that_would_fail_later_are_refused_at_once(name):
+def test_arguments_that_would_fail_in_a_call_are_refused_at_construction(name):
     make, words = REFUSED[name]
     with pytest.raises(ValueError, match=words):
         make()
@@ -58,24 +58,24 @@ WRONG = [
 
 @pytest.mark.parametrize(("net", "shape", "words"), WRONG, ids=[str(net) for net, _, _ in WRONG])
 def test_wrong_inputs_are_refused_with_path_expected_and_got(net, shape, words):
-    whole = fn.Sequential(fn.Identity(), net)
+    model = fn.Sequential(fn.Identity(), net)
     with pytest.raises(fn.ShapeError, match=rf"{type(net).__name__} at '1': .*{words}"):
-        whole({}, torch.ones(shape))
+        model({}, torch.ones(shape))
 
 
 @parametrize(size=[1, 3, 4, 7, 64, 1000], length=[1, 2, 3, 17, 300], recompute=[None, True])
-def test_nearest_exact_under_vmap_takes_the_elements_that_the_kernel_takes(size, length, recompute):
+def test_nearest_exact_under_vmap_selects_the_elements_of_the_kernel(size, length, recompute):
     x = torch.randn(2, 1, 1, length)
     by_factor = fn.Upsample(scale_factor=size / length, mode="nearest-exact", recompute_scale_factor=recompute)
     for net in (fn.Upsample(size, mode="nearest-exact"), by_factor):
         try:
-            expected = torch.stack([net({}, one) for one in x])
-        except fn.ShapeError:  # a factor that leaves nothing
+            expected = torch.stack([net({}, example) for example in x])
+        except fn.ShapeError:  # the factor gives an empty output
             continue
-        assert_identical(torch.vmap(lambda one, net=net: net({}, one))(x), expected)
+        assert_identical(torch.vmap(lambda example, net=net: net({}, example))(x), expected)
 
 
-def test_paddings_of_other_forms_are_equal_records():
+def test_records_are_equal_whatever_the_form_of_their_sizes():
     assert fn.ZeroPad2d(1) == fn.ZeroPad2d((1, 1, 1, 1)) == fn.ZeroPad2d([1, 1, 1, 1])
     assert fn.Upsample(scale_factor=(2, 3)) == fn.Upsample(scale_factor=(2.0, 3.0))
     assert fn.Upsample([3, 4]) == fn.from_module(nn.Upsample((3, 4)))[0]

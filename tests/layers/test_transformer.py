@@ -50,19 +50,19 @@ def transformer(make: Any, **options: Any) -> Any:
 LATER, LATER_T = (nn.Transformer.generate_square_subsequent_mask(size) for size in (S, T))
 PADDED = torch.tensor([[False, False, True, True], [False, False, False, True]])
 PADDED_T = torch.tensor([[False, False, True], [False, False, False]])
-SOME = torch.randn(T, S, generator=torch.Generator().manual_seed(0))
-OF_ENCODER: list[dict[str, Any]] = [{}, {"mask": LATER}, {"mask": LATER < 0, "is_causal": True}]
-OF_ENCODER += [{"src_key_padding_mask": PADDED}, {"src_key_padding_mask": PADDED, "mask": LATER < 0}]
-OF_DECODER: list[dict[str, Any]] = [{}, {"tgt_mask": LATER_T, "memory_key_padding_mask": PADDED}]
-OF_DECODER += [{"tgt_mask": LATER_T < 0, "tgt_is_causal": True, "memory_mask": SOME}]
-OF_DECODER += [{"tgt_key_padding_mask": PADDED_T, "memory_mask": SOME > 0.7, "tgt_mask": LATER_T < 0}]
-OF_BOTH = [{**call, "src_mask": LATER} for call in OF_DECODER]
+MEMORY_SCORES = torch.randn(T, S, generator=torch.Generator().manual_seed(0))
+ENCODER_CALLS: list[dict[str, Any]] = [{}, {"mask": LATER}, {"mask": LATER < 0, "is_causal": True}]
+ENCODER_CALLS += [{"src_key_padding_mask": PADDED}, {"src_key_padding_mask": PADDED, "mask": LATER < 0}]
+DECODER_CALLS: list[dict[str, Any]] = [{}, {"tgt_mask": LATER_T, "memory_key_padding_mask": PADDED}]
+DECODER_CALLS += [{"tgt_mask": LATER_T < 0, "tgt_is_causal": True, "memory_mask": MEMORY_SCORES}]
+DECODER_CALLS += [{"tgt_key_padding_mask": PADDED_T, "memory_mask": MEMORY_SCORES > 0.7, "tgt_mask": LATER_T < 0}]
+TRANSFORMER_CALLS = [{**call, "src_mask": LATER} for call in DECODER_CALLS]
 CALLS = {
-    encoder_layer: [{{"mask": "src_mask"}.get(name, name): v for name, v in call.items()} for call in OF_ENCODER],
-    encoder: OF_ENCODER,
-    decoder_layer: OF_DECODER,
-    decoder: OF_DECODER,
-    transformer: OF_BOTH,
+    encoder_layer: [{{"mask": "src_mask"}.get(name, name): v for name, v in call.items()} for call in ENCODER_CALLS],
+    encoder: ENCODER_CALLS,
+    decoder_layer: DECODER_CALLS,
+    decoder: DECODER_CALLS,
+    transformer: TRANSFORMER_CALLS,
 }
 
 
@@ -77,7 +77,7 @@ def pair(make: Any, requires_grad: bool = True, dtype: torch.dtype = torch.float
     torch.manual_seed(0)
     module = make(nn, **options).to(dtype).requires_grad_(requires_grad)
     net, params, buffers = fn.from_module(module)
-    assert not [path for path, below in net.named_nets() if isinstance(below, fn.Wrapped)]
+    assert not [path for path, child in net.named_nets() if isinstance(child, fn.Wrapped)]
     assert net == make(fn, **options)
     assert buffers == {}
     return module, net, fn.tree.map(lambda leaf: leaf.requires_grad_(requires_grad), params)
@@ -93,10 +93,10 @@ def test_outputs_and_gradients_are_those_of_the_module(make, index, train):
         torch.manual_seed(5)
         expected = module.train(train)(*xs, **call)
         with global_generator_untouched():
-            found, _ = net.apply(params, {}, *xs, **call, train=train, rng=5)
-        assert_identical(found, expected)
+            output, _ = net.apply(params, {}, *xs, **call, train=train, rng=5)
+        assert_identical(output, expected)
         theirs = torch.autograd.grad(total(expected), [*module.parameters(), *xs])
-        ours = torch.autograd.grad(total(found), [*(flat[name] for name, _ in module.named_parameters()), *xs])
+        ours = torch.autograd.grad(total(output), [*(flat[name] for name, _ in module.named_parameters()), *xs])
         assert_identical(ours, theirs)
 
 
@@ -105,10 +105,10 @@ def test_outputs_and_gradients_are_those_of_the_module(make, index, train):
 def test_other_dtypes_and_unbatched_inputs_give_the_bits_of_the_module(make, dtype, train):
     module, net, params = pair(make, dtype=dtype)
     xs = inputs(make, False, dtype)
-    for given in (xs, [x[:, 0] for x in xs]):
+    for tensors in (xs, [x[:, 0] for x in xs]):
         torch.manual_seed(5)
-        expected = module.train(train)(*given)
-        assert_identical(net.apply(params, {}, *given, train=train, rng=5)[0], expected)
+        expected = module.train(train)(*tensors)
+        assert_identical(net.apply(params, {}, *tensors, train=train, rng=5)[0], expected)
 
 
 # --- the module's fast paths ---
@@ -119,29 +119,29 @@ def test_without_gradients_the_bits_are_those_of_the_module_off_its_fast_path(ma
     module, net, params = pair(make, requires_grad=False, batch_first=True)
     xs = inputs(make, True)
     for call in CALLS[make]:
-        found = net(params, *xs, **call)
+        output = net(params, *xs, **call)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            torch.testing.assert_close(found, module.eval()(*xs, **call), rtol=0, atol=2e-6)
+            torch.testing.assert_close(output, module.eval()(*xs, **call), rtol=0, atol=2e-6)
         enabled = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)
         try:
-            assert_identical(found, module(*xs, **call))
+            assert_identical(output, module(*xs, **call))
         finally:
             torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
-def test_padded_places_are_computed_where_the_module_may_zero_them():
+def test_padded_positions_are_computed_where_the_module_may_zero_them():
     layer = nn.TransformerEncoderLayer(SIZE, HEADS, HIDDEN, batch_first=True)
     module = nn.TransformerEncoder(layer, 2).eval().requires_grad_(False)
     net, params, _ = fn.from_module(module)
     (x,) = inputs(encoder, True)
-    found, fast = net(params, x, src_key_padding_mask=PADDED), module(x, src_key_padding_mask=PADDED)
-    seen = ~PADDED
-    torch.testing.assert_close(found[:, :3][seen[:, :3]], fast[:, :3][seen[:, :3]], rtol=0, atol=2e-6)
+    output, fast = net(params, x, src_key_padding_mask=PADDED), module(x, src_key_padding_mask=PADDED)
+    is_visible = ~PADDED[:, :3]
+    torch.testing.assert_close(output[:, :3][is_visible], fast[:, :3][is_visible], rtol=0, atol=2e-6)
     assert bool((fast[0, 2] == 0).all())
-    assert bool((found[0, 2] != 0).any())
+    assert bool((output[0, 2] != 0).any())
 
 
 # --- first values ---
@@ -159,10 +159,10 @@ def test_first_values_by_seed_are_those_of_the_module(make, index):
 @parametrize(kind=["custom_encoder", "custom_decoder"])
 def test_first_values_with_a_custom_part_are_those_of_the_module(kind):
     def build(make):
-        own = encoder(make) if kind == "custom_encoder" else decoder(make)
+        stack = encoder(make) if kind == "custom_encoder" else decoder(make)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return make.Transformer(SIZE, HEADS, 1, 1, HIDDEN, **{kind: own})
+            return make.Transformer(SIZE, HEADS, 1, 1, HIDDEN, **{kind: stack})
 
     torch.manual_seed(3)
     module, net = build(nn), build(fn)
@@ -199,18 +199,18 @@ def test_a_shared_stack_draws_once():
 # --- causal masks ---
 
 
-def test_a_causal_mask_is_recognised_and_a_hint_believed():
+def test_a_causal_mask_is_recognised_and_a_hint_is_not_checked():
     module, net, params = pair(decoder)
     xs = inputs(decoder, False)
     plain = net(params, *xs)
     torch.testing.assert_close(net(params, *xs, tgt_mask=LATER_T), net(params, *xs, tgt_mask=LATER_T + 0.0))
     assert not torch.equal(net(params, *xs, tgt_mask=LATER_T), plain)
-    wrong = torch.zeros(T, T)  # not causal, whatever is said
-    expected = module.eval()(*xs, tgt_mask=wrong, tgt_is_causal=True)
-    assert_identical(net(params, *xs, tgt_mask=wrong, tgt_is_causal=True), expected)
+    not_causal = torch.zeros(T, T)  # although the hint says that it is
+    expected = module.eval()(*xs, tgt_mask=not_causal, tgt_is_causal=True)
+    assert_identical(net(params, *xs, tgt_mask=not_causal, tgt_is_causal=True), expected)
 
 
-def test_masks_compile_and_map_without_being_looked_at():
+def test_masks_compile_and_map_without_a_branch_on_their_values():
     _, net, params = pair(encoder, requires_grad=False)
     (x,) = inputs(encoder, False)
     torch._dynamo.reset()
@@ -221,7 +221,7 @@ def test_masks_compile_and_map_without_being_looked_at():
     torch.testing.assert_close(mapped, torch.stack([net(params, x, mask=mask) for mask in masks]))
 
 
-def test_the_mask_of_torch_is_at_hand():
+def test_transformer_has_the_static_method_of_torch_for_masks():
     assert_identical(fn.Transformer.generate_square_subsequent_mask(S), LATER)
 
 
@@ -246,10 +246,10 @@ def test_draws_of_a_given_activation_come_from_rng():
     params, _ = layer.init(0)
     (x,) = inputs(encoder, False)
     with global_generator_untouched():
-        one, other = (layer.apply(params, {}, x, rng=fn.random.key(seed))[0] for seed in (0, 1))
-        again = layer.apply(params, {}, x, rng=fn.random.key(0))[0]
-    assert torch.equal(one, again)
-    assert not torch.equal(one, other)
+        first, second = (layer.apply(params, {}, x, rng=fn.random.key(seed))[0] for seed in (0, 1))
+        repeated = layer.apply(params, {}, x, rng=fn.random.key(0))[0]
+    assert torch.equal(first, repeated)
+    assert not torch.equal(first, second)
 
 
 # --- nets as values, and modules changed after they were built ---
@@ -275,33 +275,33 @@ def test_the_composed_form_has_second_derivatives_by_autograd():
     assert torch.autograd.grad(grad.sum(), x)[0].isfinite().all()
 
 
-def changed_rate(module):
+def change_rate(module):
     module.layers[1].dropout1.p = 0.9
 
 
-def changed_part(module):
+def change_part(module):
     module.layers[0].linear2 = nn.Sequential(nn.Linear(HIDDEN, 2), nn.Linear(2, SIZE))
 
 
-def changed_count(module):
+def change_count(module):
     module.layers.append(copy.deepcopy(module.layers[0]))
 
 
-def changed_activation(module):
+def change_activation(module):
     module.layers[1].activation = F.silu
 
 
-def changed_norm(module):
+def change_norm(module):
     module.norm = nn.Identity()
 
 
-@parametrize(change=[changed_rate, changed_part, changed_count, changed_activation, changed_norm])
+@parametrize(change=[change_rate, change_part, change_count, change_activation, change_norm])
 def test_a_module_changed_after_building_is_still_native_and_exact(change):
     torch.manual_seed(0)
     module = encoder(nn)
     change(module)
     net, params, _ = fn.from_module(module)
-    assert not [path for path, below in net.named_nets() if isinstance(below, fn.Wrapped)]
+    assert not [path for path, child in net.named_nets() if isinstance(child, fn.Wrapped)]
     assert repr(net) == repr(module)
     fn.tree.map(lambda leaf: leaf.requires_grad_(), params)
     (x,) = inputs(encoder, False)
@@ -309,10 +309,10 @@ def test_a_module_changed_after_building_is_still_native_and_exact(change):
         torch.manual_seed(5)
         expected = module.train(train)(x)
         assert_identical(net.apply(params, {}, x, train=train, rng=5)[0], expected)
-    again = fn.to_module(net, params)
-    assert repr(again) == repr(module)
-    assert_identical(dict(again.state_dict()), dict(module.state_dict()))
-    assert fn.from_module(again)[0] == net
+    module_back = fn.to_module(net, params)
+    assert repr(module_back) == repr(module)
+    assert_identical(dict(module_back.state_dict()), dict(module.state_dict()))
+    assert fn.from_module(module_back)[0] == net
 
 
 def test_a_foreign_part_stays_foreign_in_a_native_layer():
@@ -323,7 +323,7 @@ def test_a_foreign_part_stays_foreign_in_a_native_layer():
     module = encoder_layer(nn)
     module.linear1 = Doubled(SIZE, HIDDEN)
     net, params, _ = fn.from_module(module)
-    assert [path for path, below in net.named_nets() if isinstance(below, fn.Wrapped)] == ["linear1"]
+    assert [path for path, child in net.named_nets() if isinstance(child, fn.Wrapped)] == ["linear1"]
     (x,) = inputs(encoder, False)
     torch.testing.assert_close(net(params, x), module.eval()(x))
 
@@ -367,7 +367,7 @@ def test_layers_of_an_emptied_stack_stay_foreign():
     ],
     ids=lambda value: "",
 )
-def test_what_makes_no_transformer_is_refused_at_construction(build, error, message):
+def test_bad_arguments_are_refused_at_construction(build, error, message):
     with pytest.raises(error, match=message):
         build()
 
@@ -375,11 +375,11 @@ def test_what_makes_no_transformer_is_refused_at_construction(build, error, mess
 def test_sources_and_targets_that_do_not_fit_are_refused():
     module, net, params = pair(transformer)
     src, tgt = inputs(transformer, False)
-    for wrong, message in (((src[:, :1], tgt), "batches of one size"), ((src[..., :4], tgt), "d_model=8")):
+    for tensors, message in (((src[:, :1], tgt), "batches of one size"), ((src[..., :4], tgt), "d_model=8")):
         with pytest.raises(fn.ShapeError, match=rf"Transformer: expected src \(S, N, 8\).*(?i:{message})"):
-            net(params, *wrong)
+            net(params, *tensors)
         with pytest.raises(RuntimeError):
-            module(*wrong)
+            module(*tensors)
 
 
 def test_an_error_inside_names_the_layer_and_its_path():
@@ -389,7 +389,7 @@ def test_an_error_inside_names_the_layer_and_its_path():
         net(params, torch.ones(S, BATCH, SIZE + 1))
 
 
-def test_no_advice_about_fast_paths_is_given():
+def test_no_warning_about_fast_paths_is_given():
     net = fn.TransformerEncoder(fn.TransformerEncoderLayer(SIZE, 1), 1)  # nn.TransformerEncoder warns of this
     assert "TransformerEncoder" in repr(net)
     module = fn.to_module(net, *net.init(0))

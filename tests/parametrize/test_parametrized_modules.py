@@ -1,4 +1,4 @@
-"""Parametrized modules to nets and back: looked at without a call, and really parametrized again."""
+"""Parametrized modules to nets and back: converted without a call, and really parametrized afterwards."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ X = torch.linspace(-1, 1, 20).view(4, 5)
 NORMS = ["weight_norm", "spectral_norm", "orthogonal"]
 
 
-class Read(nn.Module):
-    """A parametrization nobody knows, which counts how often it is looked at."""
+class CountReads(nn.Module):
+    """A foreign parametrization that counts how often it is read."""
 
     def __init__(self):
         super().__init__()
@@ -45,19 +45,19 @@ class Foreign(nn.Module):
 
 
 def assert_equal_both_ways(module, *xs):
-    """The net of a module gives its bits in both modes, and the module made of it is like it."""
+    """The net of a module has its bits in both modes, and a module of that net equals the module."""
     state, modes = clone(dict(module.state_dict())), (False, True)
     net, params, buffers = fn.from_module(module)
     assert_identical(dict(module.state_dict()), state)
-    again = fn.to_module(net, params, buffers)
-    assert repr(again) == repr(module)
-    assert_identical(dict(again.state_dict()), state)
+    module_back = fn.to_module(net, params, buffers)
+    assert repr(module_back) == repr(module)
+    assert_identical(dict(module_back.state_dict()), state)
     for train in modes:
         y, new = net.apply(params, buffers, *xs, train=train, rng=3)
-        for each in (module, again):
+        for copy_of_module in (module, module_back):
             torch.manual_seed(3)
-            assert_identical(each.train(train)(*xs), y)
-            assert_identical(buffers_of(each), new)
+            assert_identical(copy_of_module.train(train)(*xs), y)
+            assert_identical(buffers_of(copy_of_module), new)
         buffers = new
     return net
 
@@ -84,14 +84,14 @@ def test_a_net_becomes_a_module_that_is_really_parametrized(name):
     twin = getattr(parametrizations, name)(nn.Linear(5, 3))
     assert parametrize.is_parametrized(module, "weight")
     assert type(module).__name__ == type(twin).__name__ == "ParametrizedLinear" and isinstance(module, nn.Linear)
-    assert [type(below) for below in module.modules()][1:] == [type(below) for below in twin.modules()][1:]
+    assert [type(child) for child in module.modules()][1:] == [type(child) for child in twin.modules()][1:]
     twin.load_state_dict(module.state_dict())
     assert_identical(module.eval()(X), twin.eval()(X))
-    for each in (module, twin):
-        optimizer = torch.optim.SGD(each.train().parameters(), 0.1)
+    for trained in (module, twin):
+        optimizer = torch.optim.SGD(trained.train().parameters(), 0.1)
         for _ in range(2):
             optimizer.zero_grad()
-            each(X).square().sum().backward()
+            trained(X).square().sum().backward()
             optimizer.step()
     assert_identical(dict(module.state_dict()), dict(twin.state_dict()))
     assert_identical(copy.deepcopy(module).eval()(X), module.eval()(X))
@@ -120,7 +120,7 @@ def test_a_module_made_of_a_net_reads_the_keys_of_the_older_weight_norm():
     ],
     ids=["weight_norm", "spectral_norm", "prune"],
 )
-def test_the_older_norms_made_of_hooks_run_as_they_are(build, called):
+def test_the_older_norms_that_use_hooks_are_wrapped(build, called):
     module = nn.Sequential(build(), nn.ReLU())
     if called:
         module(X)
@@ -128,10 +128,10 @@ def test_the_older_norms_made_of_hooks_run_as_they_are(build, called):
     assert isinstance(net[0], fn.Wrapped)
 
 
-def test_a_parametrization_nobody_knows_is_wrapped_inside_a_native_net():
-    module = parametrize.register_parametrization(nn.Linear(5, 3), "weight", Read())
+def test_a_foreign_parametrization_is_wrapped_inside_a_native_net():
+    module = parametrize.register_parametrization(nn.Linear(5, 3), "weight", CountReads())
     net = assert_equal_both_ways(module, X)
-    assert [type(below).__name__ for _, below in net.named_nets()] == [
+    assert [type(child).__name__ for _, child in net.named_nets()] == [
         "Parametrized",
         "ModuleDict",
         "ParametrizationList",
@@ -141,7 +141,7 @@ def test_a_parametrization_nobody_knows_is_wrapped_inside_a_native_net():
 
 def test_modules_with_a_forward_of_their_own_are_wrapped_as_a_whole():
     module = parametrizations.spectral_norm(Foreign(), "mix")
-    parametrize.register_parametrization(module, "table", Read())
+    parametrize.register_parametrization(module, "table", CountReads())
     net = assert_equal_both_ways(nn.Sequential(module, parametrizations.orthogonal(nn.Linear(3, 3))), X)
     assert isinstance(net[0], fn.Wrapped) and not isinstance(net[1], fn.Wrapped)
 
@@ -153,23 +153,23 @@ def test_a_hook_on_a_parametrized_module_is_kept():
 
 
 def test_a_layer_whose_buffers_are_computed_is_wrapped():
-    module = parametrize.register_parametrization(nn.BatchNorm1d(5), "running_mean", Read())
+    module = parametrize.register_parametrization(nn.BatchNorm1d(5), "running_mean", CountReads())
     assert isinstance(assert_equal_both_ways(module, X), fn.Wrapped)
 
 
 @pytest.mark.parametrize("name", NORMS)
-def test_recurrent_weights_are_looked_at_as_often_as_by_the_module(name):
+def test_recurrent_weights_are_read_as_often_as_by_the_module(name):
     module = getattr(parametrizations, name)(nn.LSTM(5, 4), "weight_hh_l0")
     assert not isinstance(
         assert_equal_both_ways(getattr(parametrizations, name)(module, "weight_ih_l0"), X), fn.Wrapped
     )
 
 
-def test_shared_and_tied_modules_stay_so():
+def test_shared_and_tied_modules_stay_shared_and_tied():
     layer = parametrizations.spectral_norm(nn.Linear(5, 5))
-    other = parametrizations.weight_norm(nn.Linear(5, 5))
-    other.parametrizations.weight.original1 = layer.parametrizations.weight.original
-    net = assert_equal_both_ways(nn.Sequential(layer, layer, other), X)
+    tied_layer = parametrizations.weight_norm(nn.Linear(5, 5))
+    tied_layer.parametrizations.weight.original1 = layer.parametrizations.weight.original
+    net = assert_equal_both_ways(nn.Sequential(layer, layer, tied_layer), X)
     assert net.aliases["2.parametrizations.weight.original1"] == "0.parametrizations.weight.original"
 
 
@@ -182,16 +182,16 @@ def test_module_and_net_of_double_precision_and_of_complex_numbers():
             assert_identical(y, module.eval()(X.to(dtype)))
             torch.manual_seed(3)
             twin = getattr(parametrizations, name)(nn.Linear(5, 5, dtype=dtype))
-            made = getattr(fn.parametrize, name)(fn.Linear(5, 5, dtype=dtype)).init(3)
-            assert_identical(made, (params_of(twin), buffers_of(twin)))
+            trees = getattr(fn.parametrize, name)(fn.Linear(5, 5, dtype=dtype)).init(3)
+            assert_identical(trees, (params_of(twin), buffers_of(twin)))
 
 
 @axes(case=LAYER_CASES)
-def test_a_body_looks_at_each_tensor_as_often_as_the_module(case):
+def test_a_body_reads_each_tensor_as_often_as_the_module(case):
     module = case.module()
-    for below in list(module.modules()):
-        for name in [name for name, param in below._parameters.items() if param is not None]:
-            parametrize.register_parametrization(below, name, Read())
+    for child in list(module.modules()):
+        for name in [name for name, param in child._parameters.items() if param is not None]:
+            parametrize.register_parametrization(child, name, CountReads())
     if list(module.parameters()):
         net, params, buffers = fn.from_module(module)
         xs = case.inputs()

@@ -1,4 +1,4 @@
-"""Parametrized nets as values and functions: what is registered, what it starts from, and how it is taken away."""
+"""Parametrized nets as values and functions: registering, first values, and removing."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
 import funcnet as fn
+from funcnet.parametrize import remove_parametrizations
 from tests.helpers import assert_identical, buffers_of, global_generator_untouched, params_of
 
 X = torch.linspace(-1, 1, 20).view(4, 5)
@@ -22,7 +23,7 @@ def upper(weight):
 
 
 class Exp:
-    """A function with an inverse, as a plain object."""
+    """A callable object with an inverse."""
 
     def __call__(self, log):
         return log.exp()
@@ -35,7 +36,7 @@ EXP = Exp()
 
 
 class RankOne(fn.Net):
-    """Computed from two tensors, found by a kernel that has no meta form."""
+    """A matrix computed from two vectors, which are found by a kernel without a meta form."""
 
     @staticmethod
     def forward(_, left, right):
@@ -50,7 +51,7 @@ class RankOne(fn.Net):
 
 
 class Shifted(fn.Net):
-    """With a param and a buffer of its own, and an inverse that draws and records."""
+    """A parametrization with a param, a buffer, and an inverse that draws and records."""
 
     def parts(self):
         return {"gain": fn.Param((), 2.0), "shift": fn.Buffer((3, 5))}
@@ -97,26 +98,26 @@ def test_an_inverse_may_give_several_tensors():
 @pytest.mark.parametrize("name", ["weight_norm", "spectral_norm", "orthogonal"])
 def test_the_meta_device_gives_shapes(name):
     net = getattr(fn.parametrize, name)(fn.parametrize.register_parametrization(fn.Linear(5, 3), "bias", EXP))
-    for made, real in zip(net.init(0, device="meta"), net.init(0), strict=True):
-        made, real = fn.tree.flatten(made), fn.tree.flatten(real)
-        assert [(key, t.shape, t.dtype) for key, t in made.items()] == [(k, t.shape, t.dtype) for k, t in real.items()]
-        assert all(tensor.is_meta for tensor in made.values())
+    for meta, real in zip(net.init(0, device="meta"), net.init(0), strict=True):
+        meta, real = fn.tree.flatten(meta), fn.tree.flatten(real)
+        assert [(key, t.shape, t.dtype) for key, t in meta.items()] == [(k, t.shape, t.dtype) for k, t in real.items()]
+        assert all(tensor.is_meta for tensor in meta.values())
 
 
 def test_a_parametrization_may_hold_tensors_and_its_inverse_may_draw_and_record():
     net = fn.parametrize.register_parametrization(fn.Linear(5, 3), "weight", Shifted())
     with global_generator_untouched():
         params, buffers = net.init(0)
-        other, _ = torch.vmap(net.init)(fn.random.split(fn.random.key(0), 2))
-    held = params["parametrizations"]["weight"]
+        ensemble, _ = torch.vmap(net.init)(fn.random.split(fn.random.key(0), 2))
+    entries = params["parametrizations"]["weight"]
     shift = buffers["parametrizations"]["weight"]["0"]["shift"]
-    assert_identical(held["0"]["gain"], torch.tensor(2.0))
+    assert_identical(entries["0"]["gain"], torch.tensor(2.0))
     assert shift.abs().min() > 0
-    torch.testing.assert_close(held["original"] * 2 + shift, fn.Linear(5, 3).init(0)[0]["weight"])
-    assert other["parametrizations"]["weight"]["original"].shape == (2, 3, 5)
-    again = fn.to_module(net, params, buffers)
-    again.weight = torch.ones(3, 5)
-    torch.testing.assert_close(again.weight, torch.ones(3, 5))
+    torch.testing.assert_close(entries["original"] * 2 + shift, fn.Linear(5, 3).init(0)[0]["weight"])
+    assert ensemble["parametrizations"]["weight"]["original"].shape == (2, 3, 5)
+    module = fn.to_module(net, params, buffers)
+    module.weight = torch.ones(3, 5)
+    torch.testing.assert_close(module.weight, torch.ones(3, 5))
 
 
 def test_each_call_of_the_body_reads_anew_and_gradients_reach_the_originals():
@@ -135,7 +136,7 @@ def test_each_call_of_the_body_reads_anew_and_gradients_reach_the_originals():
     assert repr(net).startswith("Parametrizedbody(")
 
 
-def test_parts_of_containers_are_parametrized_where_they_stand():
+def test_parts_of_containers_are_parametrized_in_place():
     norm = fn.parametrize.spectral_norm(fn.Linear(5, 5))
     net = fn.Sequential(fn.Linear(5, 5), fn.ModuleList([norm])[0], fn.ReLU())
     torch.manual_seed(0)
@@ -155,13 +156,13 @@ def test_draws_depend_on_the_key_and_the_path_only():
 
 def test_parametrized_nets_are_values():
     net = fn.parametrize.register_parametrization(fn.parametrize.spectral_norm(fn.Linear(5, 5)), "weight", upper)
-    again = fn.parametrize.register_parametrization(fn.parametrize.spectral_norm(fn.Linear(5, 5)), "weight", upper)
-    assert net == again and hash(net) == hash(again)
+    equal = fn.parametrize.register_parametrization(fn.parametrize.spectral_norm(fn.Linear(5, 5)), "weight", upper)
+    assert net == equal and hash(net) == hash(equal)
     assert net != fn.parametrize.spectral_norm(fn.Linear(5, 5))
     assert pickle.loads(pickle.dumps(net)) == copy.deepcopy(net) == net
 
 
-def test_what_is_parametrized_is_known():
+def test_is_parametrized_knows_each_tensor():
     net = fn.parametrize.weight_norm(fn.Linear(5, 3))
     assert fn.parametrize.is_parametrized(net) and fn.parametrize.is_parametrized(net, "weight")
     assert not fn.parametrize.is_parametrized(net, "bias") and not fn.parametrize.is_parametrized(fn.Linear(5, 3))
@@ -185,21 +186,23 @@ def test_a_net_in_two_places_is_drawn_once():
 def test_originals_have_gradients_tangents_and_second_derivatives(name, shape, train):
     net = getattr(fn.parametrize, name)(fn.Linear(*shape))
     params, buffers = net.init(0, dtype=torch.float64)
-    others, _ = net.init(1, dtype=torch.float64)
+    tangents, _ = net.init(1, dtype=torch.float64)
     x = torch.linspace(-1, 1, 2 * shape[0], dtype=torch.float64).view(2, -1)
 
     def loss(params, x=x):
         return net.apply(params, buffers, x, train=train)[0].square().sum()
 
     grads = torch.func.grad(loss)(params)
-    _, along = torch.func.jvp(loss, (params,), (others,))
-    dot = sum((a * b).sum() for a, b in zip(*(fn.tree.flatten(tree).values() for tree in (grads, others)), strict=True))
+    _, along = torch.func.jvp(loss, (params,), (tangents,))
+    dot = sum(
+        (a * b).sum() for a, b in zip(*(fn.tree.flatten(tree).values() for tree in (grads, tangents)), strict=True)
+    )
     torch.testing.assert_close(along, dot)
-    each = torch.vmap(torch.func.grad(loss), in_dims=(None, 0))(params, x[:, None])
-    torch.testing.assert_close(fn.tree.map(lambda leaf: leaf.sum(0), each), grads)
-    forward = torch.func.jvp(torch.func.grad(loss), (params,), (others,))[1]
+    per_sample = torch.vmap(torch.func.grad(loss), in_dims=(None, 0))(params, x[:, None])
+    torch.testing.assert_close(fn.tree.map(lambda leaf: leaf.sum(0), per_sample), grads)
+    forward = torch.func.jvp(torch.func.grad(loss), (params,), (tangents,))[1]
     backward = torch.func.grad(
-        lambda params: torch.func.jvp(loss, (params,), (others,))[1],
+        lambda params: torch.func.jvp(loss, (params,), (tangents,))[1],
     )(params)
     torch.testing.assert_close(forward, backward)
 
@@ -211,23 +214,23 @@ def test_originals_have_gradients_tangents_and_second_derivatives(name, shape, t
 def test_removing_leaves_the_computed_tensor(name):
     net = fn.parametrize.weight_norm(getattr(fn.parametrize, name)(fn.Linear(5, 3)), "bias")
     params, buffers = net.init(0)
-    plain, own, rest = fn.parametrize.remove_parametrizations(net, params, buffers, "weight")
+    plain, plain_params, plain_buffers = remove_parametrizations(net, params, buffers, "weight")
     assert plain == fn.parametrize.weight_norm(fn.Linear(5, 3), "bias")
-    assert_identical(plain.apply(own, rest, X)[0], net.apply(params, buffers, X)[0])
-    plain, own, rest = fn.parametrize.remove_parametrizations(plain, own, rest, "bias")
-    assert (plain, list(own), rest) == (fn.Linear(5, 3), ["weight", "bias"], {})
+    assert_identical(plain.apply(plain_params, plain_buffers, X)[0], net.apply(params, buffers, X)[0])
+    plain, plain_params, plain_buffers = remove_parametrizations(plain, plain_params, plain_buffers, "bias")
+    assert (plain, list(plain_params), plain_buffers) == (fn.Linear(5, 3), ["weight", "bias"], {})
     module = fn.to_module(net, params, buffers).eval()
     for tensor in ("weight", "bias"):
         parametrize.remove_parametrizations(module, tensor)
-    assert_identical(own, {key: params_of(module)[key] for key in own})
+    assert_identical(plain_params, {key: params_of(module)[key] for key in plain_params})
 
 
 def test_removing_may_leave_the_original():
     net = fn.parametrize.spectral_norm(fn.Linear(5, 3))
     params, buffers = net.init(0)
-    _, own, rest = fn.parametrize.remove_parametrizations(net, params, buffers, "weight", leave_parametrized=False)
-    assert_identical(own["weight"], params["parametrizations"]["weight"]["original"])
-    assert rest == {}
+    _, plain_params, plain_buffers = remove_parametrizations(net, params, buffers, "weight", leave_parametrized=False)
+    assert_identical(plain_params["weight"], params["parametrizations"]["weight"]["original"])
+    assert plain_buffers == {}
 
 
 # --- refusals ---
@@ -285,7 +288,7 @@ def test_removing_may_leave_the_original():
         ),
     ],
 )
-def test_what_cannot_be_is_refused_at_once(build, error, message):
+def test_what_cannot_be_parametrized_is_refused_at_once(build, error, message):
     with pytest.raises(error) as caught:
         build(fn.parametrize)
     assert message in str(caught.value)
@@ -329,7 +332,7 @@ def test_a_computed_buffer_is_read_and_not_assigned():
         net.apply(params, buffers, X[0], True)
 
 
-def test_an_error_in_a_parametrization_names_its_place():
+def test_an_error_in_a_parametrization_names_its_path():
     @fn.compose(gain=fn.Param((4,), 1.0))
     def broken(p, weight):
         return weight @ p.gain
@@ -350,7 +353,7 @@ def test_ties_stay_and_a_tied_tensor_is_not_parametrized():
     params, buffers = net.init(0)
     assert net.aliases == {"c": "a"} and list(params) == ["a", "parametrizations"]
     assert_identical(net(params, X), X @ params["a"] @ torch.full((5, 5), 2.0).triu() @ params["a"])
-    plain, own, _ = fn.parametrize.remove_parametrizations(net, params, buffers, "b")
-    assert plain == tied and list(own) == ["a", "b"]
+    plain, plain_params, _ = remove_parametrizations(net, params, buffers, "b")
+    assert plain == tied and list(plain_params) == ["a", "b"]
     with pytest.raises(ValueError, match="'c' is tied: parametrize first"):
         fn.parametrize.register_parametrization(tied, "c", upper)

@@ -1,4 +1,4 @@
-"""A headless Chromium, and what can be asked of a page in it."""
+"""A headless Chromium, and scripts that check a page in it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ needs_chromium = pytest.mark.skipif(
 
 
 def start():
-    """A browser that logs what its console and its network do."""
+    """Start a browser that logs its console messages and its network requests."""
     from selenium.webdriver import Chrome
     from selenium.webdriver.chrome.options import Options
     from selenium.webdriver.chrome.service import Service

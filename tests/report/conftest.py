@@ -1,4 +1,4 @@
-"""One small laboratory for all tests of the page: a model with every kind of tensor, measured as little as possible."""
+"""One small laboratory for all tests of the page: a model with all kinds of tensors, measured as little as possible."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def laboratory():
 
 @pytest.fixture(scope="session")
 def hostile(laboratory):
-    """The same, with text in every place that somebody else may write to."""
+    """The same laboratory, with hostile text in every place that a stranger may write to."""
     text = "</code><script>document.title='taken'</script><b onload=\"x\">&amp;'"
-    (found,) = laboratory.studies
+    (study,) = laboratory.studies
     changed = dataclasses.replace(
-        found,
+        study,
         title=f"Title {text}",
         notes=(f"note {text}",),
-        stateful=dataclasses.replace(found.stateful, title=text, code=f"x = '''{text}'''\n"),
-        entries=tuple(dataclasses.replace(entry, path=f"{text}.{entry.path}") for entry in found.entries),
+        stateful=dataclasses.replace(study.stateful, title=text, code=f"x = '''{text}'''\n"),
+        entries=tuple(dataclasses.replace(entry, path=f"{text}.{entry.path}") for entry in study.entries),
     )
     return dataclasses.replace(laboratory, studies=(changed,), machine={text: text})

@@ -1,4 +1,4 @@
-"""The page in a real browser: it fits, it is quiet, its links light up, and everyone can read it."""
+"""The page in a real browser: it fits, it makes no requests, its links light up, and everyone can read it."""
 
 import itertools
 import json
@@ -35,7 +35,7 @@ def hostile_file(hostile, tmp_path_factory):
 
 
 def lit(driver):
-    """Paths of what is lit, by kind of element."""
+    """The elements that are lit: tag and path of each."""
     script = "return [...document.querySelectorAll('.lit')].map((e) => `${e.tagName} ${e.dataset.path}`)"
     return set(driver.execute_script(script))
 
@@ -55,9 +55,9 @@ def test_the_checks_see_what_they_look_for(driver, file):
     driver.execute_script("document.querySelector('.stamp').style.marginTop = '-3rem'")
     driver.execute_script("document.querySelector('.lead').style.whiteSpace = 'nowrap'")
     driver.execute_script("document.querySelector('.kind').style.color = '#aaa'")
-    found = driver.execute_script(OVERLAPS)
-    assert any("P.stamp" in line and "|" in line for line in found)
-    assert any(line.startswith("leaves its box: P.lead") for line in found)
+    problems = driver.execute_script(OVERLAPS)
+    assert any("P.stamp" in line and "|" in line for line in problems)
+    assert any(line.startswith("leaves its box: P.lead") for line in problems)
     assert [line for line in driver.execute_script(LOW_CONTRAST) if "funcnet compare" in line]
 
 
@@ -172,10 +172,10 @@ def test_structure_for_those_who_do_not_see_it(driver, file):
         "scrollers out of reach": ".scroll:not([tabindex='0'][role=region][aria-label])",
         "links to nowhere": "a[href='#']",
     }
-    found = driver.execute_script(
+    problems = driver.execute_script(
         "return Object.entries(arguments[0]).filter(([, s]) => document.querySelector(s)).map(([n]) => n)", asked
     )
-    assert found == []
+    assert problems == []
     missing = "(e) => !document.getElementById(e.hash.slice(1))"
     links = "[...document.querySelectorAll('a[href^=\"#\"]')]"
     assert driver.execute_script(f"return {links}.filter({missing}).length") == 0

@@ -48,10 +48,10 @@ def test_a_figure_can_be_read_aloud():
 
 
 def test_what_is_missing_says_where_and_why():
-    found = curve(compiled=NotPossible("there is no compiler"))
-    assert list_missing(found) == ["compiled: not measured, as there is no compiler."]
-    values = (*found.forms["native"][:2], NotPossible("it is too large"))
-    partly = Curve("F", "f", "batch", "seconds", found.at, {"native": values})
+    complete = curve(compiled=NotPossible("there is no compiler"))
+    assert list_missing(complete) == ["compiled: not measured, as there is no compiler."]
+    values = (*complete.forms["native"][:2], NotPossible("it is too large"))
+    partly = Curve("F", "f", "batch", "seconds", complete.at, {"native": values})
     assert list_missing(partly) == ["native at 64: not measured, as it is too large."]
 
 

@@ -1,4 +1,4 @@
-"""Programs as HTML: text unchanged, foreign text escaped, parts linked to their rows."""
+"""Programs as HTML: the text is unchanged and escaped, and parts link to their rows."""
 
 import html
 import inspect
@@ -19,19 +19,19 @@ ROW_IDS = {"conv1": "r1", "conv1.weight": "r2"}
 
 
 def links(code):
-    """Text, path, and whether relative, of every link."""
+    """The text of every link, its path, and whether the path is relative."""
     pattern = r'<a class="part"[^>]* data-path="([^"]*)"( data-relative)?[^>]*>(.*?)</a>'
-    found = re.findall(pattern, link_parts(code, KNOWN, ROW_IDS))
-    return [(text_of(text), path, bool(relative)) for path, relative, text in found]
+    matches = re.findall(pattern, link_parts(code, KNOWN, ROW_IDS))
+    return [(text_of(text), path, bool(relative)) for path, relative, text in matches]
 
 
 def text_of(markup):
     return html.unescape(re.sub("<[^>]*>", "", str(markup)))
 
 
-@pytest.mark.parametrize("thing", [_models, zoo, zoo.Stack, inspect], ids=lambda thing: thing.__name__)
-def test_nothing_of_a_program_is_lost(thing):
-    code = inspect.getsource(thing)
+@pytest.mark.parametrize("source", [_models, zoo, zoo.Stack, inspect], ids=lambda source: source.__name__)
+def test_nothing_of_a_program_is_lost(source):
+    code = inspect.getsource(source)
     assert text_of(link_parts(code, KNOWN, ROW_IDS)) == code.rstrip("\n").rstrip()
 
 

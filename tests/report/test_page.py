@@ -1,4 +1,4 @@
-"""The page as text: complete in itself, made of this run, foreign text escaped."""
+"""The page as text: it is complete in itself, shows the numbers of the run, and escapes foreign text."""
 
 import dataclasses
 import re
@@ -13,11 +13,11 @@ VOID = {"meta", "link", "br", "img", "input", "path", "use", "circle", "rect"}
 
 
 class Tags(HTMLParser):
-    """Checks that what opens closes, and collects attributes."""
+    """Collects attributes, and tags that are closed without being open."""
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.attributes, self.wrong = [], [], []
+        self.open, self.attributes, self.unbalanced = [], [], []
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
@@ -32,7 +32,7 @@ class Tags(HTMLParser):
         if tag in VOID:
             return
         if not self.open or self.open.pop() != tag:
-            self.wrong.append((tag, self.getpos()))
+            self.unbalanced.append((tag, self.getpos()))
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def text(laboratory):
 def test_it_is_one_well_formed_page(text):
     assert text.startswith("<!doctype html>")
     tags = Tags(text)
-    assert tags.wrong == []
+    assert tags.unbalanced == []
     assert tags.open == []
 
 
@@ -75,14 +75,14 @@ def test_foreign_text_is_escaped_everywhere(hostile):
     text = page(hostile)
     assert "<script>document" not in text
     assert "<b onload" not in text
-    assert Tags(text).wrong == []
+    assert Tags(text).unbalanced == []
 
 
 def test_a_difference_is_no_small_print(laboratory):
     (study,) = laboratory.studies
     gaps = {**study.largest_difference, "native": {"outputs, eval": 0.25, "gradients": None}}
-    wrong = dataclasses.replace(laboratory, studies=(dataclasses.replace(study, largest_difference=gaps),))
-    text = page(wrong)
+    changed = dataclasses.replace(laboratory, studies=(dataclasses.replace(study, largest_difference=gaps),))
+    text = page(changed)
     assert "The forms are NOT the same" in text
     assert '<td class="no">2.5e-01</td>' in text
     assert "bit for bit: the form changes nothing" not in text

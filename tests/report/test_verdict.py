@@ -1,4 +1,4 @@
-"""The verdict follows from the numbers: others would give another one."""
+"""The verdict follows from the numbers: other numbers give another verdict."""
 
 import dataclasses
 
@@ -15,7 +15,7 @@ def spreads(medians, width=0.01):
 
 @pytest.fixture
 def study(laboratory):
-    found = laboratory.studies[0]
+    result = laboratory.studies[0]
     steps = {"nn.Module": spreads([1, 2]), "native": spreads([1.5, 2.0]), "compiled": spreads([2.0, 1.0])}
     many = {LOOP: spreads([1, 10]), "native, vmap(grad)": spreads([2, 2])}
     rows = (
@@ -34,22 +34,22 @@ def study(laboratory):
         "ensemble": NotPossible("no params"),
         "memory": NotPossible("not counted"),
     }
-    return dataclasses.replace(found, curves=curves, capabilities=rows, compile_seconds=5.0)
+    return dataclasses.replace(result, curves=curves, capabilities=rows, compile_seconds=5.0)
 
 
-def of(study, form):
+def verdict_of(study, form):
     return next(verdict for verdict in judge_forms(study) if verdict.form == form)
 
 
 def test_a_difference_counts_where_the_middle_halves_lie_apart():
-    one = Curve("T", "c", "b", "seconds", (2, 16), {"nn.Module": spreads([1, 1]), "native": spreads([1.01, 1.5])})
-    assert [(ratio.at, ratio.is_clear) for ratio in compute_ratios(one, "native")] == [(2, False), (16, True)]
+    curve = Curve("T", "c", "b", "seconds", (2, 16), {"nn.Module": spreads([1, 1]), "native": spreads([1.01, 1.5])})
+    assert [(ratio.at, ratio.is_clear) for ratio in compute_ratios(curve, "native")] == [(2, False), (16, True)]
     assert compute_ratios(NotPossible("no"), "native") == []
-    assert compute_ratios(one, "traced") == []
+    assert compute_ratios(curve, "traced") == []
 
 
 def test_the_net_is_judged_by_its_numbers(study):
-    native = of(study, "native")
+    native = verdict_of(study, "native")
     assert "A call on the smallest batch takes 0.50x the time of nn.Module." in native.gains
     assert "16 gradients of single samples come 5.00x as fast as by a loop." in native.gains
     assert "Works here, and not with nn.Module: threads." in native.gains
@@ -59,7 +59,7 @@ def test_the_net_is_judged_by_its_numbers(study):
 
 
 def test_compiling_is_weighed_against_what_it_saves(study):
-    compiled = of(study, "compiled")
+    compiled = verdict_of(study, "compiled")
     assert "Compiling what was compiled took 5.0 s." in compiled.costs
     assert "At batch 16 a step saves 1 s: paid back after 5 steps." in compiled.gains
 
@@ -84,23 +84,25 @@ def test_where_no_form_could_be_compared_none_is_praised(study):
     text = summarize_study(dataclasses.replace(study, largest_difference=nothing))
     assert text.startswith("The numbers of no other form could be compared with those of nn.Module.")
     assert "give the bits" not in text
-    summary = of(dataclasses.replace(study, largest_difference=nothing), "traced").summary
+    summary = verdict_of(dataclasses.replace(study, largest_difference=nothing), "traced").summary
     assert summary == "Its numbers were not compared with those of nn.Module: it cannot be called ..."
 
 
 def test_memory_is_weighed(study):
     sizes = {"nn.Module": spreads([1000], 0), "native": spreads([4000], 0), "traced": spreads([1000], 0)}
-    held = dataclasses.replace(study, curves={**study.curves, "memory": Curve("M", "c", "b", "bytes", (2,), sizes)})
+    changed = dataclasses.replace(study, curves={**study.curves, "memory": Curve("M", "c", "b", "bytes", (2,), sizes)})
     line = "A step has at most 4 kB, where nn.Module has 1 kB of tensors alive at one time."
-    assert line in of(held, "native").costs
-    assert not any("alive" in text for text in of(held, "traced").costs + of(held, "traced").gains)
+    assert line in verdict_of(changed, "native").costs
+    assert not any(
+        "alive" in text for text in verdict_of(changed, "traced").costs + verdict_of(changed, "traced").gains
+    )
 
 
 def test_a_form_that_differs_is_named(study):
     gaps = {**study.largest_difference, "traced": {"gradients": 0.5}}
-    wrong = dataclasses.replace(study, largest_difference=gaps)
-    assert not wrong.identical
-    assert summarize_study(wrong).startswith(
+    changed = dataclasses.replace(study, largest_difference=gaps)
+    assert not changed.identical
+    assert summarize_study(changed).startswith(
         "functional_call and native give the bits of nn.Module. traced did NOT give the bits of nn.Module."
     )
-    assert of(wrong, "traced").summary.startswith("Differs from the module: gradients by up to 0.5.")
+    assert verdict_of(changed, "traced").summary.startswith("Differs from the module: gradients by up to 0.5.")

@@ -136,30 +136,30 @@ def match(
     (Prefix(add='', remove='module.', optional=False), Rename(source='b', target='c', optional=False))
     """
     source_layout, target_layout = read_layout(source), read_layout(target)
-    proposed = _propose(source_layout, target_layout, numbered=True)
+    proposed = _propose_rules(source_layout, target_layout, numbered=True)
     if _gives_target(proposed, source_layout, target_layout):
         return proposed
     # The pattern of one rule may match a tensor that another rule made, or one that already has its name.
-    return _propose(source_layout, target_layout, numbered=False)
+    return _propose_rules(source_layout, target_layout, numbered=False)
 
 
-def _propose(source: Layout, target: Layout, numbered: bool) -> Match:
+def _propose_rules(source: Layout, target: Layout, numbered: bool) -> Match:
     proposals: list[Proposal] = []
     prefix = _find_prefix(source, target)
     if prefix is not None:
         proposals.append(_prefix_proposal(prefix))
         source = source.with_prefix(prefix)
     proposals += [_untie_proposal(alias, owner) for alias, owner in source.ties.items() if alias not in target.ties]
-    same = {name for name, shape in source.shapes.items() if target.shapes.get(name) == shape}
+    unchanged = {name for name, shape in source.shapes.items() if target.shapes.get(name) == shape}
     families = (
-        group_families({name: shape for name, shape in layout.shapes.items() if name not in same}, numbered)
+        group_families({name: shape for name, shape in layout.shapes.items() if name not in unchanged}, numbered)
         for layout in (source, target)
     )
     detours, choices = _avoid_collisions(choose_candidates(*families))
     proposals += detours
     proposals += [_choice_proposal(choice) for choice in choices]
-    used = same | {name for choice in choices for family in choice.candidate.sources for name in family.names}
-    reached = same | {name for choice in choices for family in choice.candidate.targets for name in family.names}
+    used = unchanged | {name for choice in choices for family in choice.candidate.sources for name in family.names}
+    reached = unchanged | {name for choice in choices for family in choice.candidate.targets for name in family.names}
     left = [name for name in source.shapes if name not in used]
     missing = [name for name in target.shapes if name not in reached]
     for alias, owner in target.ties.items():
@@ -170,7 +170,7 @@ def _propose(source: Layout, target: Layout, numbered: bool) -> Match:
     counters = [name for name in missing if name.endswith("num_batches_tracked") and target.shapes[name] == ()]
     proposals += [Proposal((Fill(name, 0, (), "int64"),), False, "filled with 0", (), (name,)) for name in counters]
     missing = [name for name in missing if name not in counters]
-    return Match(tuple(proposals), len(same), tuple(left), tuple(missing))
+    return Match(tuple(proposals), len(unchanged), tuple(left), tuple(missing))
 
 
 def _gives_target(proposed: Match, source: Layout, target: Layout) -> bool:
@@ -224,13 +224,13 @@ def _untie_proposal(alias: str, owner: str) -> Proposal:
 
 def _choice_proposal(choice: Choice) -> Proposal:
     candidate = choice.candidate
-    sources, targets = _patterns(candidate.sources), _patterns(candidate.targets)
+    sources, targets = _family_patterns(candidate.sources), _family_patterns(candidate.targets)
     same_name = all(source == target for source, target in zip(sources, targets, strict=False))
-    guess = "by its name" if same_name else f"{candidate.describe()}, by names, shapes and order"
+    guess = "by its name" if same_name else f"{candidate.describe_change()}, by names, shapes and order"
     return Proposal(tuple(candidate.make_rules()), bool(choice.reason), choice.reason or guess, sources, targets)
 
 
-def _patterns(families: Sequence[Family]) -> tuple[str, ...]:
+def _family_patterns(families: Sequence[Family]) -> tuple[str, ...]:
     return tuple(family.pattern for family in families)
 
 

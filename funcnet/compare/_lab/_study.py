@@ -9,7 +9,7 @@ import torch
 
 from funcnet.compare._digits import load_digits
 from funcnet.compare._environment import describe_machine, installed_versions
-from funcnet.compare._input_specs import parse_input_spec
+from funcnet.compare._input_specs import dtype_name, parse_input_spec
 from funcnet.compare._lab._capabilities import try_capabilities
 from funcnet.compare._lab._compiled_form import CompileAllowance, start_compiler
 from funcnet.compare._lab._costs import measure_batch_curves, measure_depth_curves, measure_memory, measure_overhead
@@ -26,6 +26,7 @@ from funcnet.compare._models import PAIRS
 from funcnet.compare._progress import Progress, ignore_progress, subtask_progress
 from funcnet.compare._results import Articles, Compared, NotPossible, Untrained
 from funcnet.compare._target import build_target, parse_target
+from funcnet.random.internals import preserve_torch_state
 
 COMPILE_SECONDS = 40.0
 """Seconds of torch.compile for all models together. Graphs beyond it are not compiled, and the results say so."""
@@ -68,7 +69,7 @@ def study(
     progress("starting the compiler", 0.0)
     if compiling:
         start_compiler()
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), single_threaded():
+    with preserve_torch_state(), single_threaded():
         tasks = _list_tasks(comparison)
         for index, (compared, make_subject) in enumerate(tasks):
             report = subtask_progress(progress, compared.title, index, len(tasks))
@@ -172,6 +173,5 @@ def _describe_inputs(subject: Subject) -> list[str]:
     batch = subject.batch(subject.middle_size)
     named_tensors = [*((None, tensor) for tensor in batch.args), *batch.kwargs.items()]
     return [
-        f"{f'{name}=' if name else ''}{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
-        for name, tensor in named_tensors
+        f"{f'{name}=' if name else ''}{dtype_name(tensor.dtype)}{list(tensor.shape)}" for name, tensor in named_tensors
     ]

@@ -17,8 +17,9 @@ from funcnet.compare._lab._trial_bench import (
     require_determinism,
     require_weights,
 )
-from funcnet.compare._lab._turns import TimedCall
+from funcnet.compare._lab._turns import PreparedCall
 from funcnet.compare._measure import largest_difference, read_clock
+from funcnet.random.internals import read_torch_state
 
 THREADS, MOST_CALLS = 4, 25
 MOST_SECONDS = 5.0
@@ -73,7 +74,7 @@ def _thread_weights(bench: Bench) -> tuple[list[Flat], list[list[Tensor]]]:
     return weight_sets, expected
 
 
-def _choose_call_count(call: TimedCall) -> int:
+def _choose_call_count(call: PreparedCall) -> int:
     """How many calls each thread has time for."""
     start = read_clock()
     try:
@@ -88,9 +89,10 @@ def _choose_call_count(call: TimedCall) -> int:
 
 
 def try_freezing(bench: Bench, form: Form) -> str:
+    """Freeze half of the weights, and compare the other gradients with those of a step without freezing."""
     frozen = _choose_frozen_names(bench)
     torch.manual_seed(bench.subject.seed)
-    all_gradients = form.isolated().step(bench.batch)().gradients
+    all_gradients = form.isolated_copy().step(bench.batch)().gradients
     torch.manual_seed(bench.subject.seed)
     gradients = form.gradients_with_frozen(frozen, bench.batch)
     if frozen_gradients := sorted(frozen & set(gradients)):
@@ -115,11 +117,11 @@ def try_call_without_effects(bench: Bench, form: Form) -> str:
     """Check that a call in training mode changes neither buffers nor torch's global generator."""
     buffers, call = form.call_in_training(bench.batch)
     before = {name: buffer.clone() for name, buffer in buffers.items()}
-    generator_state = torch.get_rng_state()
+    generator_state = read_torch_state()
     call()
     changed = [name for name in buffers if largest_difference(before[name], buffers[name])]
     effects = [f"{len(changed)} buffers were written in place, {changed[0]!r} among them"] if changed else []
-    if not torch.equal(generator_state, torch.get_rng_state()):
+    if not torch.equal(generator_state, read_torch_state()):
         effects.append("torch's global generator moved")
     if effects:
         raise FailedError(" and ".join(effects))

@@ -70,23 +70,22 @@ class _Ranking:
         if self._heap:
             neighbours = (*self._from_module[candidate.source_module], *self._to_module[candidate.target_module])
             for neighbour in neighbours:
-                heapq.heappush(self._heap, self._make_heap_entry(neighbour))
+                heapq.heappush(self._heap, self._heap_entry(neighbour))
 
     def iter_best(self, candidates: Iterable[Candidate]) -> Iterator[Candidate]:
         """The candidates, the likeliest first, by what is known when each is asked for."""
-        self._heap = [self._make_heap_entry(candidate) for candidate in candidates]
+        self._heap = [self._heap_entry(candidate) for candidate in candidates]
         remaining = {candidate for _, _, candidate in self._heap}
         heapq.heapify(self._heap)
         while self._heap:
             entry = heapq.heappop(self._heap)
             candidate = entry[2]
-            if candidate in remaining and entry == self._make_heap_entry(
-                candidate
-            ):  # a rank may be older than what is known
+            is_current = entry == self._heap_entry(candidate)  # a module may have become known since it was pushed
+            if candidate in remaining and is_current:
                 remaining.discard(candidate)
                 yield candidate
 
-    def _make_heap_entry(self, candidate: Candidate) -> tuple[float, int, Candidate]:
+    def _heap_entry(self, candidate: Candidate) -> tuple[float, int, Candidate]:
         return -self._scores[candidate] - 0.4 * self._module_agreement(candidate), self._order[candidate], candidate
 
     def _module_agreement(self, candidate: Candidate) -> int:

@@ -19,7 +19,7 @@ from funcnet._torch import (
     wrapping_level,
 )
 from funcnet._torch import (
-    forward_mode as forward_mode,
+    under_forward_mode as under_forward_mode,
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from functools import partial
@@ -15,7 +16,7 @@ from funcnet._errors import PurityError, RandomnessError, TreeError
 from funcnet._tensors import iter_named_tensors
 from funcnet._torch import lazy_clone
 from funcnet._typing import Selector, Tree, TreeLike
-from funcnet.core._check import CheckedTrees, find_tree_misfits, fits_when_compiled, misfit_error, specs_by_tree
+from funcnet.core._check import Specs, find_tree_misfits, fits_when_compiled, misfit_error, specs_by_tree
 from funcnet.core._entries import Buffer, Param, has_entries
 from funcnet.core._explain import explain_error
 from funcnet.core._facts import iter_bodies
@@ -296,3 +297,37 @@ def _copy_buffers(tree: TreeLike, writable: TreeLike) -> Tree:
 def _read_version(tensor: Tensor) -> int:
     """How often a tensor was written to; constant for inference tensors, which do not count."""
     return -1 if tensor.is_inference() else tensor._version
+
+
+class CheckedTrees:
+    """The params and buffers that were last found to fit a net.
+
+    They are recognised by identity and by their outermost leaves, and not kept alive.
+    """
+
+    __slots__ = ("_ids", "_leaves", "_sizes")
+
+    def __init__(self, specs: Mapping[str, Specs], params: TreeLike, buffers: TreeLike) -> None:
+        names = list(specs["params"])
+        paths = [tuple(path.split(".")) for path in dict.fromkeys(names[:1] + names[-1:])]
+        self._ids = (id(params), id(buffers))
+        self._sizes = (len(params), len(buffers))
+        self._leaves = [(path, weakref.ref(_leaf_at(params, path))) for path in paths]
+
+    def matches(self, params: TreeLike, buffers: TreeLike) -> bool:
+        """Whether these dicts are the ones that were checked."""
+        if self._ids != (id(params), id(buffers)) or self._sizes != (len(params), len(buffers)):
+            return False
+        try:
+            for path, ref in self._leaves:
+                if ref() is not _leaf_at(params, path):
+                    return False
+        except (KeyError, TypeError):
+            return False
+        return True
+
+
+def _leaf_at(tree: TreeLike, keys: tuple[str, ...]) -> Any:
+    for key in keys:
+        tree = tree[key]
+    return tree

@@ -18,7 +18,7 @@ from typing_extensions import Self, dataclass_transform
 
 from funcnet._context import outside_transforms
 from funcnet._errors import InitError, TreeError
-from funcnet._torch import constant_result, register_constant
+from funcnet._torch import assume_constant_result, register_constant
 from funcnet._typing import Selector, Tree, TreeLike
 from funcnet.core._edits import Edits
 from funcnet.core._entries import Buffer, Entry, Param
@@ -507,7 +507,7 @@ class Net:
         return self
 
 
-@constant_result
+@assume_constant_result
 def _build_program(net: Net) -> bool:
     # torch.compile cannot trace how view classes are made, so it is told to call this and believe the result. What it
     # can take for a constant is a bool, not a Program; that it finds on the net afterwards.

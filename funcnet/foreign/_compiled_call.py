@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from funcnet._torch import constant_result
+from funcnet._torch import assume_constant_result
 from funcnet._typing import Tree, TreeLike
 from funcnet.core import View
 from funcnet.core.internals import Call
@@ -72,7 +72,7 @@ class _MethodAsForward(nn.Module):
         return getattr(self.module, self.method)(*inputs, **kwargs)
 
 
-@constant_result
+@assume_constant_result
 def _prepare_copy(pool: CopyPool, flags: TrainFlags) -> bool:
     # The compiler does not trace a function whose result is a constant; the copy itself is found in the pool.
     pool.prepare_compiled(flags)

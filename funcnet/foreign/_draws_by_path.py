@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from funcnet._errors import RandomnessError
-from funcnet._torch import call_impl
+from funcnet._torch import MODULE_CALL_CODE
 from funcnet.core import View
 from funcnet.core.internals import call_and_path, draw_source
 from funcnet.foreign._module_walk import named_modules
@@ -57,7 +57,7 @@ def find_drawing_submodule(
     """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code is not outermost:
-        if frame.f_code is call_impl:
+        if frame.f_code is MODULE_CALL_CODE:
             path = leased.path_by_id.get(id(frame.f_locals["self"]))
             if path is not None:
                 if learn_path(path) and leased.call is not None and leased.call.intercept is not None:

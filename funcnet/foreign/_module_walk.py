@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
-from funcnet._torch import inside_wrapper
+from funcnet._torch import module_inside_wrapper
 from funcnet._typing import Selector
 from funcnet.tree import join
 
 
 def unwrap_module(module: nn.Module) -> nn.Module:
     """The module that torch.compile, DataParallel or DistributedDataParallel wraps; any other module as it is."""
-    inner = inside_wrapper(module)
+    inner = module_inside_wrapper(module)
     return module if inner is None else unwrap_module(inner)
 
 

@@ -20,11 +20,11 @@ from funcnet._errors import InitError
 from funcnet._typing import Tree
 from funcnet.core import Buffer, Net, Param, View
 from funcnet.core.internals import EMPTY_TREE, ForeignNet, call_and_path, dtype_to_declare
+from funcnet.foreign._carried_values import UNKNOWN_VALUE, carried_value
 from funcnet.foreign._compiled_call import run_while_compiling
 from funcnet.foreign._draws_by_path import find_drawing_submodule
 from funcnet.foreign._isolated_copies import CopiesById, collect_reachable, deepcopy_isolated
 from funcnet.foreign._leased_copies import CopyPool, TrainFlags
-from funcnet.foreign._unknown_values import UNKNOWN_VALUE, carried_value
 from funcnet.random import Stream
 from funcnet.tree import join
 

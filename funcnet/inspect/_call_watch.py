@@ -41,7 +41,7 @@ class CallWatch(DispatchMode):
     """
 
     def __init__(self, module: nn.Module, origins: TensorOrigins, versions: ExampleVersions) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.stack = CallStack(module)
         self.origins = origins
         self.versions = versions

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.types import Device
 
 from funcnet._context import under_vmap, warn
-from funcnet.core import View
+from funcnet.core import Buffer, Param, View
 from funcnet.layers._batch_norm import norm_parts, writable_copy
 from funcnet.layers._layer import Layer
 from funcnet.layers._sizes import describe_spatial_input
@@ -31,6 +31,20 @@ class _InstanceNorm(Layer):
     device: Device = None
     dtype: torch.dtype | None = None
     bias: bool = field(default=True, kw_only=True)
+
+    if TYPE_CHECKING:
+
+        @property
+        def weight(self) -> Param | None: ...
+
+        @property
+        def running_mean(self) -> Buffer | None: ...
+
+        @property
+        def running_var(self) -> Buffer | None: ...
+
+        @property
+        def num_batches_tracked(self) -> Buffer | None: ...
 
     def parts(self) -> dict[str, Any]:
         return norm_parts(self)

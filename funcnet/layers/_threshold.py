@@ -8,7 +8,7 @@ same.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -98,6 +98,11 @@ class PReLU(Layer):
         for name, value in fields.items():
             object.__setattr__(self, name, value)
         self.__post_init__()
+
+    if TYPE_CHECKING:
+
+        @property
+        def weight(self) -> Param: ...
 
     def parts(self) -> dict[str, Any]:
         return {"weight": Param(self.num_parameters, self.slope)}

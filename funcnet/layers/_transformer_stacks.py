@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from funcnet._context import under_transform
-from funcnet._torch import canonical_mask, detect_causal, none_or_dtype
+from funcnet._torch import canonical_mask, detect_causal_mask, none_or_dtype
 from funcnet.combinators import ModuleList
 from funcnet.core import InitContext, Net, View
 from funcnet.core.internals import check_part
@@ -201,4 +201,4 @@ def _is_causal(mask: Tensor | None, hint: bool | None, x: Tensor, batch_first: b
         return hint is True
     if torch.compiler.is_compiling() or under_transform():
         return False  # the values of the mask may be unknown here; attention adds it to the scores instead
-    return detect_causal(mask, None, x.shape[1 if batch_first and x.dim() == 3 else 0])
+    return detect_causal_mask(mask, None, x.shape[1 if batch_first and x.dim() == 3 else 0])

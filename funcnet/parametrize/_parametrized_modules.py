@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.parametrize import ParametrizationList
 
-from funcnet._torch import WeightNormModule, parametrized_class, parametrized_property
+from funcnet._torch import WeightNormModule, inject_parametrized_class, inject_parametrized_property
 from funcnet.core import Buffer, Param
 
 
@@ -41,9 +41,9 @@ def attach_computed_tensor(module: Any, name: str, computed: Any) -> None:
         return
     delattr(module, name)
     if "parametrizations" not in module._modules:
-        parametrized_class(module)
+        inject_parametrized_class(module)
         module.parametrizations = nn.ModuleDict()
-    parametrized_property(module, name)
+    inject_parametrized_property(module, name)
     module.parametrizations[name] = computed
 
 

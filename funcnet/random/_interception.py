@@ -25,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 
 from funcnet._context import beyond_one_gradient, under_vmap
 from funcnet._errors import RandomnessError
-from funcnet._torch import constant_result, show_to_modes
+from funcnet._torch import assume_constant_result, show_functions_to_modes
 from funcnet._torch_functions import DRAWS_INSIDE, TAKES_GENERATOR
 from funcnet.random._attention_function import scaled_dot_product_attention
 from funcnet.random._dropout_functions import (
@@ -98,9 +98,9 @@ def drawn(func: Callable[..., Any], *args: Any, rng: Rng, **kwargs: Any) -> Any:
     return DrawInterceptor(lambda: rng).__torch_function__(func, (), args, kwargs)
 
 
-@constant_result
+@assume_constant_result
 def _show_draws_to_compiler() -> bool:
-    show_to_modes(_INTERCEPTED)
+    show_functions_to_modes(_INTERCEPTED)
     return True
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from funcnet._errors import TreeError
 from funcnet._tensors import is_inexact
-from funcnet._torch import parse_to
+from funcnet._torch import parse_to_arguments
 from funcnet._typing import Tree, TreeLike
 from funcnet.tree._absent import ABSENT
 
@@ -129,7 +129,7 @@ def to(tree: TreeLike, *args: Any, **kwargs: Any) -> Tree:
     >>> moved["weight"].dtype, moved["steps"].dtype
     (torch.float64, torch.int64)
     """
-    device, dtype, non_blocking, memory_format = parse_to(*args, **kwargs)
+    device, dtype, non_blocking, memory_format = parse_to_arguments(*args, **kwargs)
     if memory_format is not None:
         raise TypeError("funcnet.tree.to takes no memory_format: map tensor.to(memory_format=...) over 4-d leaves.")
 

@@ -326,3 +326,39 @@ rebuild_tensor_v3 = torch._utils._rebuild_tensor_v3
 sample_gamma = torch._standard_gamma
 sample_dirichlet = torch._sample_dirichlet
 """The functions by which torch.distributions draws."""
+
+
+def is_operator(function: object) -> bool:
+    """Whether a function is an operator under ``torch.ops``, or one of its overloads."""
+    return isinstance(function, (torch._ops.OpOverload, torch._ops.OpOverloadPacket))
+
+
+def native_functions() -> dict[str, object]:
+    """The modules in which torch keeps functions that have no public name, by the names of the modules."""
+    return {"torch._C._nn": torch._C._nn, "torch._C": torch._C}
+
+
+FakeTensor = torch._subclasses.FakeTensor
+"""A tensor without numbers, by which torch's tracer follows shapes and memory."""
+
+set_grad_enabled = torch._C._set_grad_enabled
+"""What stands in a captured graph where gradients are switched on or off."""
+
+ENTERING_CALLS: dict[object, str] = {
+    torch.amp.autocast_mode._enter_autocast: "torch.amp.autocast",
+    torch.autograd.grad_mode._enter_inference_mode: "torch.inference_mode",
+}
+"""What stands in a captured graph where a context is entered -> the public name of the context."""
+
+EXITING_CALLS = frozenset({torch.amp.autocast_mode._exit_autocast, torch.autograd.grad_mode._exit_inference_mode})
+"""What stands in a captured graph where such a context is left."""
+
+IGNORED_CALLS = frozenset({torch._C._log_api_usage_once})
+"""What stands in a captured graph and computes nothing."""
+
+
+def is_internal_function(function: object) -> bool:
+    """Whether a function of a captured graph belongs to the machinery of torch, and cannot be called from outside."""
+    module = getattr(function, "__module__", None) or ""
+    internals = ("torch._functorch", "torch._C._functorch", "torch._dynamo", "torch._higher_order_ops")
+    return module.startswith(internals) or isinstance(function, torch._ops.HigherOrderOperator)

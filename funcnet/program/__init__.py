@@ -1,5 +1,22 @@
-"""Models as programs: ``trace`` captures a forward as a net of ``F.*`` code, ``source`` as text that runs alone."""
+"""A captured forward as a program: ``trace`` gives a net of plain ``F.*`` code, ``source`` text that runs by itself.
 
-from funcnet.program._source_source import source as source
-from funcnet.program._trace import trace as trace
+Both capture the forward once, write it down as statements, and hand out only text that was run beside the module and
+gave its bits. What happens in between, and where:
+
+* **capture**: ``_inputs`` (example inputs by their parts), ``_capture`` (torch's tracer and what it says), ``_writes``
+  (which operations write in place to what belongs to the caller), ``_size_checks`` (what a call must fulfil);
+* **statements**: ``_statements`` (the one representation), ``_record`` (a graph as statements), ``_expressions``
+  (values and functions in them), ``_author_names`` (what the lines of the author's code call values);
+* **passes**: ``_short_calls``, ``_simplify``, ``_masks``, ``_modes``, ``_folding``, ``_loops``, ``_inline``;
+* **writing**: ``_writer`` (the lines of a function), ``_value_names`` (which value has which name), ``_text``
+  (expressions as formatted text), ``_stateless`` and ``_stateful`` (whole modules), ``_imports``, ``_constructors``;
+* **doors**: ``_traced`` and ``_build_traced``, ``_source`` and ``_build_source``, ``_comparison``.
+
+Only ``_traced`` and ``_source`` are imported before the first use: torch's tracer costs seconds.
+"""
+
+from funcnet.program._source import source as source
 from funcnet.program._traced import Traced as Traced
+from funcnet.program._traced import trace as trace
+
+__all__ = ["Traced", "source", "trace"]

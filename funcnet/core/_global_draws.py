@@ -28,8 +28,13 @@ lent to Python and NumPy   the first call of each mode; and every       under a 
                            a foreign class names one in its code        (``lend_python_generators``)
 =========================  ===========================================  ===============================================
 
-The last road goes along with any of those above it. A draw by none of torch's functions that are known to draw (one by
-a C++ extension, say) still moves the generator when it is intercepted: that call raises, and the generator is put back.
+The last road goes along with any of those above it. Where a foreign class may seed torch's generator itself (its code
+names ``manual_seed`` or ``seed``), watching proves nothing, because a seed may put the generator just where it was.
+Such a body runs as the global generator even beside other threads, or intercepted, from a seed that no body will use;
+if it seeds the generator there, that call raises.
+
+A draw by none of torch's functions that are known to draw (one by a C++ extension, say) still moves the generator when
+the body is intercepted: that call raises too, and the generator is put back.
 """
 
 from __future__ import annotations

@@ -105,14 +105,14 @@ class Wrapped(ForeignNet):
             output = run(*inputs, **kwargs)
         else:
             leased.call = call
-            outer_within, call.find_place = (
+            outer_find_place, call.find_place = (
                 call.find_place,
                 partial(find_drawing_submodule, view, leased, self.copy_pool.learn_drawing_path, _RUN_CODE),
             )
             try:
                 output = run(*inputs, **kwargs)
             finally:
-                leased.call, call.find_place = None, outer_within
+                leased.call, call.find_place = None, outer_find_place
         if not call.closed:
             leased.record_buffers(buffers)
         del module, run  # because all references to the copy are counted

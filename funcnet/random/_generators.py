@@ -19,7 +19,7 @@ from typing import Any, TypeAlias, TypeVar
 import torch
 from torch import Tensor
 
-from funcnet._context import outside_transforms, plainly_eager, under_transform, under_vmap
+from funcnet._context import is_plainly_eager, outside_transforms, under_transform, under_vmap
 from funcnet._errors import RandomnessError
 from funcnet.random._keys import KeyAtPath, check_key, path_salt, seeded_generator
 
@@ -134,7 +134,7 @@ def private_generator(rng: Rng, device: torch.device) -> torch.Generator | None:
 def can_fill_in_place(rng: Rng, like: Tensor) -> bool:
     """Whether a draw for this tensor may be made by filling one in place: in plain eager code, not in a trace."""
     key = rng.key if isinstance(rng, KeyAtPath) else rng
-    return plainly_eager() and (type(key) is Stream or type(key) is Tensor) and not like.is_meta
+    return is_plainly_eager() and (type(key) is Stream or type(key) is Tensor) and not like.is_meta
 
 
 # --- the global generators of torch ---

@@ -17,6 +17,7 @@ from torch._functorch import pyfunctorch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.modules import _functions as functions
 from torch.nn.utils import parametrizations, parametrize
+from torch.utils._sympy import printers
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -297,6 +298,13 @@ def show_functions_to_modes(functions: Iterable[Any]) -> None:
     from torch._dynamo.variables.torch import get_overridable_functions
 
     get_overridable_functions().update(functions)
+
+
+ConditionPrinter = printers.PythonPrinter
+"""Prints a condition on free sizes, which torch's tracer holds as an expression of sympy, as Python."""
+
+assert_scalar = torch.ops.aten._assert_scalar.default
+"""What the tracer calls with a condition on free sizes that code relies on."""
 
 
 def checkpoint_offset(tensor: torch.Tensor) -> int | None:

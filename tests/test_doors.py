@@ -26,10 +26,7 @@ PACKAGES = [
         if info.ispkg and "._" not in info.name and info.name != "funcnet.cli"
     ),
 ]
-NOT_CLEAN_YET = {
-    f"funcnet.{room}"
-    for room in ("adapters", "checkpoint.rules", "compare", "core", "foreign", "program", "random", "report")
-}
+NOT_CLEAN_YET = {f"funcnet.{room}" for room in ("checkpoint.rules", "compare", "core", "program", "report")}
 
 
 @pytest.fixture(params=PACKAGES)

@@ -28,7 +28,8 @@ Select = Annotated[
         "--select",
         "-s",
         metavar="PATTERN",
-        help='Only these tensors: "layers.*.attn", "**.bias", "!head". May be repeated; the last that matches counts, and "!" alone takes out of all.',
+        help='Only these tensors: "layers.*.attn", "**.bias"; "!head" for all others. May be repeated; the last that '
+        "matches counts.",
         show_default=False,
     ),
 ]

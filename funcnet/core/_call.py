@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from funcnet._context import numbers_known
+from funcnet._context import can_read_numbers
 from funcnet._errors import PurityError, RandomnessError, TreeError, bullet_list
 from funcnet._tensors import iter_named_tensors
 from funcnet._torch import lazy_clone
@@ -157,7 +157,7 @@ class Program:
 
     def _compares_params(self, call: Call) -> bool:
         """Whether a call is the first of its mode, which looks for writes to params; there may be thousands of them."""
-        return not self.is_trusted and _mode_key(call) not in self.compared_modes and numbers_known()
+        return not self.is_trusted and _mode_key(call) not in self.compared_modes and can_read_numbers()
 
     def _with_copies(self, params: TreeLike, copies_all: bool) -> Tree:
         """The params with lazy copies of those that the body writes to, or of all while it is not known to which."""

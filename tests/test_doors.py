@@ -26,13 +26,10 @@ PACKAGES = [
         if info.ispkg and "._" not in info.name and info.name != "funcnet.cli"
     ),
 ]
-NOT_CLEAN_YET = {f"funcnet.{room}" for room in ("checkpoint.rules", "compare", "core", "program", "report")}
 
 
 @pytest.fixture(params=PACKAGES)
 def package(request):
-    if request.param in NOT_CLEAN_YET:
-        request.applymarker(pytest.mark.xfail(strict=False))
     return importlib.import_module(request.param)
 
 

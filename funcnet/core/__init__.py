@@ -4,6 +4,10 @@
 tensor and has no mode. ``View`` is the ``p`` of one call: the params, buffers, mode and rng at the body's place. A body
 may equally be handed an ``nn.Module`` with the same names: that is how one body runs both ways.
 
+compose     makes a net from a function and its parts.
+supports    says whether a net can be put through a transform, one of ``TRANSFORMS``.
+as_net      makes a net of a function, and returns a net as it is.
+
 Reading order: ``_entries`` (what a net declares), ``_net`` (the record and its verbs), ``_init_context`` (first
 values), ``_view`` and ``_view_classes`` (what a body sees), ``_call`` (one call from start to end), ``_check`` (trees
 against declarations), ``_explain`` (errors on the way), ``_traits`` and ``_facts`` (what is known of a body before it
@@ -28,3 +32,22 @@ from funcnet.core._module_body import FunctionModule as FunctionModule
 from funcnet.core._net import Net as Net
 from funcnet.core._view import View as View
 from funcnet.core._view import draw_source as draw_source
+
+# Body, FunctionModule, InitContext, Lazy and draw_source are for other rooms, not for users.
+__all__ = [
+    "Buffer",
+    "Composed",
+    "Entry",
+    "Function",
+    "Net",
+    "Param",
+    "TRANSFORMS",
+    "View",
+    "as_net",
+    "compose",
+    "supports",
+]
+
+
+def __dir__() -> list[str]:
+    return [*__all__]

@@ -4,9 +4,12 @@
 tensor and has no mode. ``View`` is the ``p`` of one call: the params, buffers, mode and rng at the body's place. A body
 may equally be handed an ``nn.Module`` with the same names: that is how one body runs both ways.
 
-compose     makes a net from a function and its parts.
-supports    says whether a net can be put through a transform, one of ``TRANSFORMS``.
-as_net      makes a net of a function, and returns a net as it is.
+The functions:
+
+* :func:`compose`: a net from named parts and the function below it;
+* :func:`supports`: whether a net works under a transform;
+* :func:`as_net`: a net, or a plain function as one;
+* :func:`draw_source`: where the next draw at the place of a view comes from.
 
 Reading order: ``_entries`` (what a net declares), ``_net`` (the record and its verbs), ``_init_context`` (first
 values), ``_view`` and ``_view_classes`` (what a body sees), ``_call`` (one call from start to end), ``_check`` (trees
@@ -33,19 +36,28 @@ from funcnet.core._net import Net as Net
 from funcnet.core._view import View as View
 from funcnet.core._view import draw_source as draw_source
 
-# Body, FunctionModule, InitContext, Lazy and draw_source are for other rooms, not for users.
 __all__ = [
-    "Buffer",
-    "Composed",
-    "Entry",
-    "Function",
+    # nets
     "Net",
-    "Param",
-    "TRANSFORMS",
-    "View",
-    "as_net",
+    "Composed",
+    "Function",
+    "Lazy",
     "compose",
+    "as_net",
+    # what they declare, and what a call sees of it
+    "Param",
+    "Buffer",
+    "Entry",
+    "View",
+    "draw_source",
+    # first values
+    "InitContext",
+    # transforms
+    "TRANSFORMS",
     "supports",
+    # their modules
+    "Body",
+    "FunctionModule",
 ]
 
 

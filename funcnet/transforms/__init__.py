@@ -1,4 +1,4 @@
-"""Transforms that torch.func does not have in this form; all others (vmap, jvp, hessian) are those of torch.func.
+"""The one transform that torch.func does not have; vmap, jvp, hessian and all others are torch.func's.
 
 value_and_grad    returns the value of a function and its gradients by one plain backward pass.
 """

@@ -64,7 +64,7 @@ def test_dir_lists_public_names_only(package):
 def test_help_has_a_line_for_each_function(package):
     functions = {name for name in package.__all__ if inspect.isfunction(getattr(package, name))}
     lines = package.__doc__.splitlines()
-    missing = {name for name in functions if not any(re.match(rf"\W*{name}\b.* \w", line) for line in lines)}
+    missing = {name for name in functions if not any(re.match(rf"\W*(:func:`)?{name}\b.* \w", line) for line in lines)}
     assert not missing, f"the docstring of {package.__name__} has no line that starts with one of these"
 
 

@@ -27,7 +27,8 @@ class RecordValue:
 
     def _record(self) -> tuple[Any, ...]:
         """The values that make two records of one class equal; what is frozen is not among them."""
-        return (*self._field_values().values(), self._edits.replaced, self._edits.aliases)
+        edits = self._edits
+        return (*self._field_values().values(), edits.replaced, edits.order, edits.dtypes, edits.aliases)
 
     @cached_property
     def _hash(self) -> int:

@@ -44,7 +44,7 @@ class Layer(StockNet):
             COUNTERPARTS[twin] = cls
 
     def __post_init__(self) -> None:
-        for name, value in self.fields_from_module(self.twin_module()).items():
+        for name, value in self.fields_from_module(self._build_twin()).items():
             object.__setattr__(self, name, value)
 
     def as_module(self) -> nn.Module:
@@ -77,7 +77,7 @@ class Layer(StockNet):
             children: the nets of the module's children, by name.
         """
         net = cls(**{**cls.fields_from_module(module), **cls.fields_from_children(children)})
-        if list(net._children) != list(children):
+        if set(net._children) != set(children):
             return None
         changed = {name: child for name, child in children.items() if child != net._children[name]}
         return net.replaced(changed) if not changed or cls.calls_parts else None

@@ -32,6 +32,8 @@ class Edits:
         order: names of the net's own tensors and nets in the order of the module, where that is not the order of
             ``parts()``: somebody took a tensor off the module and put it back.
         dtypes: names of the net's own tensors whose declared dtype is not that of ``parts()``, with the dtype.
+        sequences: names of fields that were given as a list or a ``torch.Size``, and which of the two. The record
+            holds tuples, which are hashable. They change no result, so nets that differ in this alone are equal.
     """
 
     aliases: tuple[tuple[str, str], ...] = ()
@@ -39,6 +41,7 @@ class Edits:
     replaced: tuple[tuple[str, Net], ...] = ()
     order: tuple[str, ...] = ()
     dtypes: tuple[tuple[str, torch.dtype | None], ...] = ()
+    sequences: tuple[tuple[str, type], ...] = ()
 
     def edit_parts(self, parts: Mapping[str, Any]) -> dict[str, Any]:
         """Named parts with the nets and the dtypes that were put in the place of others."""

@@ -17,7 +17,6 @@ from torch._functorch import pyfunctorch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.modules import _functions as functions
 from torch.nn.utils import parametrizations, parametrize
-from torch.utils._sympy import printers
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -300,11 +299,15 @@ def show_functions_to_modes(functions: Iterable[Any]) -> None:
     get_overridable_functions().update(functions)
 
 
-ConditionPrinter = printers.PythonPrinter
-"""Prints a condition on free sizes, which torch's tracer holds as an expression of sympy, as Python."""
-
 assert_scalar = torch.ops.aten._assert_scalar.default
 """What the tracer calls with a condition on free sizes that code relies on."""
+
+
+def print_condition(expression: Any) -> str:
+    """A condition on free sizes, which torch's tracer holds as an expression of sympy, as Python code."""
+    from torch.utils._sympy.printers import PythonPrinter  # imports sympy, which import torch does not
+
+    return str(PythonPrinter().doprint(expression))
 
 
 def checkpoint_offset(tensor: torch.Tensor) -> int | None:

@@ -139,7 +139,7 @@ class Program:
             if interceptor is not None:
                 interceptor.next_rng = lambda: draw_source(view if call.find_place is None else call.find_place())
                 if call is not _EVAL:
-                    call.intercept = interceptor
+                    call.interceptor = interceptor
                 with interceptor:
                     output = self._run_watched(body, call, full_params if compares else None, inputs, kwargs)
             elif not self.is_trusted or method != "forward":

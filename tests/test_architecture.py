@@ -140,7 +140,6 @@ def test_a_class_name_means_one_thing():
     assert several.keys() == CLASSES_OF_MANY_FILES.keys(), several
 
 
-@pytest.mark.xfail
 def test_files_stay_short():
     paths = [*FILES, *sorted(TESTS.rglob("*.py"))]
     assert not {str(path): count for path in paths if (count := len(path.read_text().splitlines())) > 500}

@@ -36,21 +36,13 @@ SHORTEST = 3
 
 @dataclass
 class ModuleCall:
-    """One call of a module: its statements, and the calls of modules within.
-
-    Args:
-        level: the call.
-        items: its own statements and the calls within, in order.
-        text: what it does, with names for its values that do not depend on where it is; equal calls have equal texts.
-        free: the values that it reads from outside, first read first.
-        made: the values that it assigns, in order.
-    """
+    """One call of a module, with its own statements and the calls within."""
 
     level: Level
     items: list[Step | ModuleCall] = field(default_factory=list)
-    text: str = ""
-    free: list[str] = field(default_factory=list)
-    made: list[str] = field(default_factory=list)
+    text: str = ""  # what it does, whatever its values are called: equal calls have equal texts
+    free: list[str] = field(default_factory=list)  # the values that it reads from outside, first read first
+    made: list[str] = field(default_factory=list)  # the values that it assigns, in order
 
     def steps(self) -> Iterator[Step]:
         """All its statements, those of the calls within included."""
@@ -121,8 +113,6 @@ class Folding:
         make_loops(main)
         main.kinds = frozenset(_place_kinds(main.items, main.new_buffers, ""))
         return main
-
-    # --- which calls are equal ---
 
     def _describe(self, call: ModuleCall) -> None:
         """Set the text of a call and of those within it, and what each of them reads and makes."""
@@ -230,8 +220,6 @@ class Folding:
                     if is_read or is_other_buffer or name in returned:
                         outputs[text].add(position)
         return {text: sorted(positions) for text, positions in outputs.items()}
-
-    # --- functions ---
 
     def _function_for(self, call: ModuleCall) -> Function:
         """The function for a call and its equals, which is made of the first of them that is asked for."""

@@ -8,8 +8,7 @@ from collections import Counter
 from torch.fx import Node
 
 from funcnet._torch_functions import RECURRENT, recurrent_mode_position
-from funcnet.program._expressions import dotted_name, name_of_function
-from funcnet.program._short_calls import constant_value
+from funcnet.program._expressions import constant_value, dotted_name, name_of_function
 from funcnet.program._statements import Block, Program, Statement, expression_names, iter_statements, read_names
 
 _TRAINING = "self.training"
@@ -30,9 +29,6 @@ def use_module_mode(program: Program) -> dict[str, Node | None]:
             path = statement.levels[-1].path if statement.levels else ""
             always_drawing[path] = statement.node
     return always_drawing
-
-
-# --- running averages ---
 
 
 def _use_running_averages(program: Program) -> None:
@@ -101,9 +97,6 @@ def _training_norm(statement: Statement) -> ast.Call | None:
         return None
     modes = [key.value for key in call.keywords if key.arg == "training"]
     return call if modes and constant_value(modes[0]) is True else None
-
-
-# --- draws ---
 
 
 class _DrawingCalls(ast.NodeTransformer):

@@ -7,26 +7,26 @@ import re
 from collections.abc import Sequence
 
 from funcnet.program._folding import Folding
-from funcnet.program._imports import import_lines, import_names
-from funcnet.program._inline import inline_statements
 from funcnet.program._statements import Function, Program
 from funcnet.program._text import lines_of
-from funcnet.program._writer import Writer, buffer_tree, definition_lines, return_lines
+from funcnet.program._vocabulary import Vocabulary, import_lines, import_names
+from funcnet.program._writer import Writer, buffer_tree, definition_lines, inline_statements, return_lines
 
 
-def write_functions(program: Program, mode: str, input_lines: Sequence[str], imports: Sequence[str]) -> str:
+def write_functions(program: Program, mode: str, input_lines: Sequence[str], vocabulary: Vocabulary) -> str:
     """The module that defines ``forward(params, buffers, *inputs, rng=None)``.
 
     Args:
         program: the forward.
         mode: "eval" or "training".
         input_lines: what each input is, one line each.
-        imports: lines that the statements may need.
+        vocabulary: what the statements may need to import.
     """
+    imports = list(vocabulary.imports)
     imported = import_names(program, imports)
     folding = Folding(program)
     main = folding.fold()
-    reserved = {*folding.function_names, *imported.values(), *(line.split()[-1].split(".")[0] for line in imports)}
+    reserved = {*folding.function_names, *imported.values(), *vocabulary.global_names}
     parts = [_function_lines(program, function, reserved) for function in folding.order]
     parts.append(_forward_lines(program, main, reserved, mode, input_lines))
     text = "\n\n\n".join("\n".join(part) for part in parts)
@@ -65,8 +65,7 @@ def _forward_lines(
     program: Program, main: Function, reserved: set[str], mode: str, input_lines: Sequence[str]
 ) -> list[str]:
     writer = Writer(program, main, reserved)
-    for name, value in program.arguments.items():
-        writer.names.fix_name(value, name)
+    writer.fix_arguments()
     lines = definition_lines("forward", ["params", "buffers", *program.arguments, "*", "rng=None"])
     about = [f"{program.title} in {mode} mode: (output, new buffers)."]
     if input_lines:

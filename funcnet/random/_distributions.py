@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from funcnet._context import plainly_eager
+from funcnet._context import is_plainly_eager
 from funcnet._typing import Shape
 from funcnet.random._draw_operator import FILL_METHODS, draw_operator
 from funcnet.random._generators import Rng, Stream, private_generator
@@ -120,7 +120,7 @@ def draw_tensor(
     if not isinstance(rng, KeyAtPath):
         check_key(rng)
         rng = KeyAtPath(rng, 0)
-    if plainly_eager() and type(rng.key) is Tensor:  # the operator below costs more than a small draw itself
+    if is_plainly_eager() and type(rng.key) is Tensor:  # the operator below costs more than a small draw itself
         out = torch.empty_strided(size, stride, dtype=dtype, device=device)
         return FILL_METHODS[kind](out, *numbers, generator=private_generator(rng, device))
     return draw_operator(rng.key, rng.salt, size, stride, kind, [float(number) for number in numbers], dtype, device)

@@ -26,7 +26,7 @@ from funcnet.program._simplify import simplify
 from funcnet.program._size_checks import FreeAxes, dtype_checks, size_checks
 from funcnet.program._stateful import write_classes
 from funcnet.program._stateless import write_functions
-from funcnet.program._statements import Function, Level, Program, expression_names
+from funcnet.program._statements import ForwardProgram, Level, Routine, expression_names
 from funcnet.program._text import UNLIMITED, text_of
 from funcnet.program._traced import Check, Code, Dynamic, Traced, run_text
 from funcnet.program._vocabulary import Vocabulary
@@ -51,8 +51,8 @@ class _Subject:
 
     def record(
         self, captured: Captured, inputs: Inputs, arguments: Mapping[str, ast.expr], vocabulary: Vocabulary
-    ) -> Program:
-        program = Program(captured, self.module, self.net.title(), self.buffer_paths)
+    ) -> ForwardProgram:
+        program = ForwardProgram(captured, self.module, self.net.title(), self.buffer_paths)
         record_program(program, inputs, arguments, vocabulary)
         return program
 
@@ -124,9 +124,9 @@ def _write_codes(subject: _Subject, train: bool, inputs: Inputs, free: FreeAxes)
     return code(relaxed=False), code(relaxed=True)
 
 
-def _body_lines(program: Program, reserved: set[str]) -> list[str]:
+def _body_lines(program: ForwardProgram, reserved: set[str]) -> list[str]:
     """The lines of a captured function behind its head; a statement is one line, which a traceback shows whole."""
-    main = Function("forward", Level("", "", program.title), list(program.arguments.values()), [])
+    main = Routine("forward", Level("", "", program.title), list(program.arguments.values()), [])
     main.items, main.new_buffers = [*program.statements], program.new_buffers
     main.outputs = list(expression_names(program.returned))
     writer = Writer(program, main, reserved, UNLIMITED)
@@ -134,7 +134,7 @@ def _body_lines(program: Program, reserved: set[str]) -> list[str]:
     return [*writer.body(main.items), *return_lines(program, writer)]
 
 
-def _head_lines(program: Program, train: bool, checks: Sequence[Check]) -> list[str]:
+def _head_lines(program: ForwardProgram, train: bool, checks: Sequence[Check]) -> list[str]:
     """The head of a captured function: what it takes and gives, and what it was captured for."""
     arguments = ["params", *(["buffers"] if program.buffer_paths else []), *program.arguments]
     returns = "(output, new buffers)" if program.new_buffers else "the output"
@@ -216,7 +216,7 @@ def build_source(
     values = {name: value for name, (_, value) in named.items()}
     vocabulary = inputs.vocabulary.copy()
 
-    def record() -> Program:
+    def record() -> ForwardProgram:
         program = subject.record(captured, inputs, arguments, vocabulary)
         simplify(program)
         return program
@@ -255,7 +255,12 @@ def _run_source(text: str) -> dict[str, Any]:
 
 
 def _write_classes(
-    subject: _Subject, record: Callable[[], Program], vocabulary: Vocabulary, values: Kwargs, args: Args, kwargs: Kwargs
+    subject: _Subject,
+    record: Callable[[], ForwardProgram],
+    vocabulary: Vocabulary,
+    values: Kwargs,
+    args: Args,
+    kwargs: Kwargs,
 ) -> tuple[str, list[str]]:
     """The text of classes, and what they do otherwise than the module in either mode."""
     modes = (False, True)

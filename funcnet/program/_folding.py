@@ -14,11 +14,11 @@ from funcnet.program._capture import size_expression
 from funcnet.program._loops import make_loops
 from funcnet.program._statements import (
     Block,
-    Function,
+    ForwardProgram,
     Item,
     Level,
     Loop,
-    Program,
+    Routine,
     Step,
     Use,
     assigned_names,
@@ -53,7 +53,7 @@ class ModuleCall:
                 yield item
 
 
-def call_tree(program: Program) -> ModuleCall:
+def call_tree(program: ForwardProgram) -> ModuleCall:
     """The statements of a program, by the calls of modules they come from."""
     root = ModuleCall(Level("", "", program.title))
     open_calls = [root]
@@ -89,25 +89,25 @@ def calls_from_elsewhere(call: ModuleCall, paths: tuple[str, ...] = ()) -> Itera
 class Folding:
     """Makes functions of the calls of modules in a program that occur more than once."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: ForwardProgram) -> None:
         self.program = program
-        self.functions: dict[str, Function] = {}  # text of a call -> the function that is made of it
-        self.order: list[Function] = []  # each behind those that it calls itself
+        self.functions: dict[str, Routine] = {}  # text of a call -> the function that is made of it
+        self.order: list[Routine] = []  # each behind those that it calls itself
         self.function_names: set[str] = {"forward"}
         self.calls: dict[str, list[ModuleCall]] = {}  # text -> all calls that have it
         self.chosen: set[str] = set()  # texts of the calls that become functions
         self.outputs: dict[str, list[int]] = {}
 
-    def fold(self) -> Function:
+    def fold(self) -> Routine:
         """The main function of a program; ``order`` has those that it calls."""
         root = call_tree(self.program)
         self._describe(root)
         self.chosen = self._choose_calls(root)
         return self._main_function(root)
 
-    def _main_function(self, root: ModuleCall) -> Function:
+    def _main_function(self, root: ModuleCall) -> Routine:
         self.outputs = self._find_outputs()
-        main = Function("forward", root.level, list(self.program.arguments.values()), [])
+        main = Routine("forward", root.level, list(self.program.arguments.values()), [])
         main.items, main.new_buffers = self._lower(root.items, "")
         main.outputs = list(expression_names(self.program.returned))
         make_loops(main)
@@ -221,12 +221,12 @@ class Folding:
                         outputs[text].add(position)
         return {text: sorted(positions) for text, positions in outputs.items()}
 
-    def _function_for(self, call: ModuleCall) -> Function:
+    def _function_for(self, call: ModuleCall) -> Routine:
         """The function for a call and its equals, which is made of the first of them that is asked for."""
         if call.text in self.functions:
             return self.functions[call.text]
         outputs = [call.made[position] for position in self.outputs[call.text]]
-        function = Function("", call.level, list(call.free), outputs)
+        function = Routine("", call.level, list(call.free), outputs)
         function.items, function.new_buffers = self._lower(call.items, call.level.path)
         make_loops(function)
         for size in call.free:

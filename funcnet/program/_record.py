@@ -33,9 +33,9 @@ from funcnet.program._expressions import (
     shorten_calls,
 )
 from funcnet.program._inputs import Inputs
-from funcnet.program._names import name_around, name_at_caller, name_of_variable
-from funcnet.program._statements import Block, Level, Program, Statement, Step, expression_names, map_expressions
+from funcnet.program._statements import Block, ForwardProgram, Level, Statement, Step, expression_names, map_expressions
 from funcnet.program._text import text_of
+from funcnet.program._value_names import name_around, name_at_caller, name_of_variable
 from funcnet.program._vocabulary import UnwritableError, Vocabulary
 
 _ARITHMETIC = dict(
@@ -50,7 +50,9 @@ _CHECKS = ("_check", "_assert")  # private names of functions that are called fo
 _MODULE = "L['module']."  # what torch's tracer calls the module
 
 
-def record_program(program: Program, inputs: Inputs, arguments: Mapping[str, ast.expr], vocabulary: Vocabulary) -> None:
+def record_program(
+    program: ForwardProgram, inputs: Inputs, arguments: Mapping[str, ast.expr], vocabulary: Vocabulary
+) -> None:
     """Record the captured graph of a program as its statements.
 
     Args:
@@ -70,7 +72,7 @@ class _Recorder:
     """Walks through a graph, and knows what each of its nodes stands for."""
 
     def __init__(
-        self, program: Program, inputs: Inputs, arguments: Mapping[str, ast.expr], vocabulary: Vocabulary
+        self, program: ForwardProgram, inputs: Inputs, arguments: Mapping[str, ast.expr], vocabulary: Vocabulary
     ) -> None:
         self.program, self.captured, self.inputs, self.vocabulary = program, program.captured, inputs, vocabulary
         self.nodes: list[Node] = list(self.captured.graph.nodes)

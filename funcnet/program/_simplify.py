@@ -16,7 +16,7 @@ from funcnet.program._capture import size_expression
 from funcnet.program._expressions import call_expression, constant_value, dotted_name, name_of_function, shorten_calls
 from funcnet.program._statements import (
     Block,
-    Program,
+    ForwardProgram,
     Statement,
     Step,
     expression_names,
@@ -31,7 +31,7 @@ from funcnet.program._statements import (
 from funcnet.program._text import text_of
 
 
-def simplify(program: Program) -> None:
+def simplify(program: ForwardProgram) -> None:
     """Take out of a program what changes nothing; the numbers it computes stay, bit by bit."""
     _inline_sizes(program)
     _drop_identities(program)
@@ -44,7 +44,7 @@ def simplify(program: Program) -> None:
     map_expressions(program, lambda expression: shorten_calls(expression, assume_cpu=True))
 
 
-def _replace_values(program: Program, expressions: Mapping[str, ast.expr]) -> None:
+def _replace_values(program: ForwardProgram, expressions: Mapping[str, ast.expr]) -> None:
     """Put expressions in the place of values, and remove the statements that assign those."""
     program.statements = filter_statements(program.statements, lambda statement: statement.result not in expressions)
     map_expressions(program, lambda expression: replace_names(expression, expressions))
@@ -57,7 +57,7 @@ def _iter_operations(steps: Sequence[Step]) -> Iterator[tuple[Statement, str, No
             yield step, step.result, step.node
 
 
-def _inline_sizes(program: Program) -> None:
+def _inline_sizes(program: ForwardProgram) -> None:
     """Write what is calculated from sizes where it is used."""
     expressions: dict[str, ast.expr] = {}
     for statement, value, node in _iter_operations(program.statements):
@@ -68,7 +68,7 @@ def _inline_sizes(program: Program) -> None:
     _replace_values(program, expressions)
 
 
-def _drop_identities(program: Program) -> None:
+def _drop_identities(program: ForwardProgram) -> None:
     """Drop operations that give back what they are given."""
     expressions: dict[str, ast.expr] = {}
     for statement, value, node in _iter_operations(list(iter_statements(program.statements))):
@@ -84,7 +84,7 @@ def _drop_identities(program: Program) -> None:
     _replace_values(program, expressions)
 
 
-def _unchanged_argument(program: Program, expression: ast.expr, node: Node) -> ast.expr | None:
+def _unchanged_argument(program: ForwardProgram, expression: ast.expr, node: Node) -> ast.expr | None:
     """The expression for the first argument of an operation that gives just that back."""
     argument = node.args[0] if node.args else None
     if not isinstance(argument, Node):
@@ -123,7 +123,7 @@ def _gives_back_argument(node: Node, argument: Node, before: Tensor) -> bool:
     return target is operator.add and type(node.args[1]) is int and node.args[1] == 0
 
 
-def _drop_needless_in_place(program: Program) -> None:
+def _drop_needless_in_place(program: ForwardProgram) -> None:
     """``F.relu(x)`` for ``F.relu(x, inplace=True)``, where x is new memory and nobody reads it again."""
     statements = list(iter_statements(program.statements))
     last_reads = {name: number for number, statement in enumerate(statements) for name in read_names(statement)}
@@ -143,7 +143,7 @@ def _drop_needless_in_place(program: Program) -> None:
             fresh.add(statement.result)
 
 
-def _merge_equal_statements(program: Program) -> None:
+def _merge_equal_statements(program: ForwardProgram) -> None:
     """Compute whole numbers and masks once."""
     values: dict[str, str] = {}  # text of an expression -> the value that has it
     expressions: dict[str, ast.expr] = {}
@@ -158,7 +158,7 @@ def _merge_equal_statements(program: Program) -> None:
     _replace_values(program, expressions)
 
 
-def _drop_unread(program: Program) -> bool:
+def _drop_unread(program: ForwardProgram) -> bool:
     """Drop statements whose values nobody reads and that do nothing else; whether there was one."""
     read, count = set(iter_reads(program)), len(list(iter_statements(program.statements)))
 
@@ -170,7 +170,7 @@ def _drop_unread(program: Program) -> bool:
     return len(list(iter_statements(program.statements))) < count
 
 
-def _unpack_tuples(program: Program, steps: list[Step], counts: Counter[str]) -> list[Step]:
+def _unpack_tuples(program: ForwardProgram, steps: list[Step], counts: Counter[str]) -> list[Step]:
     """``a, b = f(x)`` for a tuple that is only taken apart, in the statements behind it."""
     result: list[Step] = []
     index = 0
@@ -209,7 +209,7 @@ _BATCHES = (2, 3, 8, 129)  # sizes to try what is free with
 _MOST_ELEMENTS = 1 << 20  # of a mask that is worth a look
 
 
-def _shorten_masks(program: Program) -> None:
+def _shorten_masks(program: ForwardProgram) -> None:
     """Say ``torch.ones(6, 6).tril()`` for a boolean mask that is calculated from positions in several steps."""
     if program.mutated or len(program.sizes) > 1:
         return
@@ -232,7 +232,7 @@ def _shorten_masks(program: Program) -> None:
             statement.value = statement.value if kind is None else _mask_expression(kind, sizes)
 
 
-def _statements_from_sizes(program: Program) -> dict[str, Statement]:
+def _statements_from_sizes(program: ForwardProgram) -> dict[str, Statement]:
     """The statements whose values depend on nothing but sizes, by value, in order."""
     result: dict[str, Statement] = {}
     for statement, value, _ in _iter_operations(program.statements):

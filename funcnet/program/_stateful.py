@@ -14,9 +14,9 @@ from funcnet.program._expressions import dotted_name
 from funcnet.program._folding import Folding, ModuleCall, call_tree, calls_from_elsewhere
 from funcnet.program._modes import use_module_mode
 from funcnet.program._statements import (
-    Function,
+    ForwardProgram,
     Item,
-    Program,
+    Routine,
     Statement,
     Step,
     Use,
@@ -33,7 +33,9 @@ _LISTS = (nn.Sequential, nn.ModuleList, nn.ParameterList)
 _DICTS = (nn.ModuleDict, nn.ParameterDict)
 
 
-def write_classes(program: Program, ties: Mapping[str, str], vocabulary: Vocabulary, skip_in_eval: bool = False) -> str:
+def write_classes(
+    program: ForwardProgram, ties: Mapping[str, str], vocabulary: Vocabulary, skip_in_eval: bool = False
+) -> str:
     """The module that defines a class for a program, which builds its parts and has its forward.
 
     Args:
@@ -53,7 +55,7 @@ class _ClassWriter(Folding):
 
     def __init__(
         self,
-        program: Program,
+        program: ForwardProgram,
         ties: Mapping[str, str],
         imports: Sequence[str],
         imported: Mapping[str, str],
@@ -178,7 +180,7 @@ class _ClassWriter(Folding):
             if name not in called and not any(name.startswith(f"{part}.") for part in called)
         }
 
-    def _class_of(self, path: str, function: Function | None) -> str:
+    def _class_of(self, path: str, function: Routine | None) -> str:
         """The name of the class of a module; its text is written down when it is new."""
         module = self.modules[path]
         lines = self._init_lines(path, module)
@@ -258,7 +260,7 @@ class _ClassWriter(Folding):
             return call_of(name, [repeated if is_list else ast.Starred(repeated)])
         return call_of(name, [ast.List([*items.values()])] if is_list else [*items.values()])
 
-    def _forward_lines(self, path: str, function: Function) -> list[str]:
+    def _forward_lines(self, path: str, function: Routine) -> list[str]:
         reserved = {"self", *self.imported.values(), "nn"} | set(self.classes.values())
         # of equal modules, the function is made of the first; the main function is that of the module itself
         writer = _MethodWriter(self.program, function, reserved, self._access, function.level.path or path)
@@ -302,7 +304,12 @@ class _MethodWriter(Writer):
     """Writes a method, where a place is an attribute."""
 
     def __init__(
-        self, program: Program, function: Function, reserved: set[str], access: Callable[[str, str], str], path: str
+        self,
+        program: ForwardProgram,
+        function: Routine,
+        reserved: set[str],
+        access: Callable[[str, str], str],
+        path: str,
     ) -> None:
         super().__init__(program, function, reserved, path=path)
         self.access = access
@@ -315,7 +322,7 @@ class _MethodWriter(Writer):
     def add_comment(self, path: str, title: str) -> None:
         """A method needs no comments: its calls say what runs."""
 
-    def call(self, function: Function, arguments: Sequence[str], path: str, tail: str | None = None) -> ast.Call:
+    def call(self, function: Routine, arguments: Sequence[str], path: str, tail: str | None = None) -> ast.Call:
         text = self.access(path, self.path)
         if tail is not None:
             text += "[i]" + "".join(f".{key}" for key in tail.split(".") if key)

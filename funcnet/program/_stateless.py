@@ -7,13 +7,13 @@ import re
 from collections.abc import Sequence
 
 from funcnet.program._folding import Folding
-from funcnet.program._statements import Function, Program
+from funcnet.program._statements import ForwardProgram, Routine
 from funcnet.program._text import lines_of
 from funcnet.program._vocabulary import Vocabulary, import_lines, import_names
 from funcnet.program._writer import Writer, buffer_tree, definition_lines, inline_statements, return_lines
 
 
-def write_functions(program: Program, mode: str, input_lines: Sequence[str], vocabulary: Vocabulary) -> str:
+def write_functions(program: ForwardProgram, mode: str, input_lines: Sequence[str], vocabulary: Vocabulary) -> str:
     """The module that defines ``forward(params, buffers, *inputs, rng=None)``.
 
     Args:
@@ -33,7 +33,7 @@ def write_functions(program: Program, mode: str, input_lines: Sequence[str], voc
     return "\n".join([*import_lines(text, imports, imported), "", "", text, ""])
 
 
-def _function_lines(program: Program, function: Function, reserved: set[str]) -> list[str]:
+def _function_lines(program: ForwardProgram, function: Routine, reserved: set[str]) -> list[str]:
     writer = Writer(program, function, reserved)
     arguments: list[str] = [kind for kind in ("params", "buffers") if kind in function.kinds]
     arguments += [writer.names.name_argument(value) for value in function.free]
@@ -44,7 +44,7 @@ def _function_lines(program: Program, function: Function, reserved: set[str]) ->
     return [*head, *body, *_result_lines(program, function, writer)]
 
 
-def _result_lines(program: Program, function: Function, writer: Writer) -> list[str]:
+def _result_lines(program: ForwardProgram, function: Routine, writer: Writer) -> list[str]:
     """The last lines of a function: its outputs, and the tree of its buffers if it makes any of them new."""
     results: list[ast.expr] = [ast.Name(name) for name in function.outputs]
     lines: list[str] = []
@@ -62,7 +62,7 @@ def _result_lines(program: Program, function: Function, writer: Writer) -> list[
 
 
 def _forward_lines(
-    program: Program, main: Function, reserved: set[str], mode: str, input_lines: Sequence[str]
+    program: ForwardProgram, main: Routine, reserved: set[str], mode: str, input_lines: Sequence[str]
 ) -> list[str]:
     writer = Writer(program, main, reserved)
     writer.fix_arguments()

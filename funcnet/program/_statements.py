@@ -71,7 +71,7 @@ Step: TypeAlias = "Statement | Block"
 
 
 @dataclass
-class Program:
+class ForwardProgram:
     """A forward as statements, what it returns, and what is known of its values."""
 
     captured: Captured
@@ -105,7 +105,7 @@ class Program:
 
 
 @dataclass
-class Function:
+class Routine:
     """A function of a program: the main one, or one made of the calls of equal modules."""
 
     name: str
@@ -122,7 +122,7 @@ class Function:
 class Use:
     """A call of a function in another one; ``state`` is the value that its new buffers are."""
 
-    function: Function
+    function: Routine
     level: Level
     arguments: list[str]
     results: list[str]
@@ -239,7 +239,7 @@ def iter_statements(steps: Iterable[Step]) -> Iterator[Statement]:
             yield step
 
 
-def iter_reads(program: Program) -> Iterator[str]:
+def iter_reads(program: ForwardProgram) -> Iterator[str]:
     """Everything that a program reads, once for each time."""
     for step in program.statements:
         yield from read_names(step)
@@ -262,7 +262,7 @@ def replace_names(expression: ast.expr, expressions: Mapping[str, ast.expr]) -> 
     return result
 
 
-def map_expressions(program: Program, change: Callable[[ast.expr], ast.expr]) -> None:
+def map_expressions(program: ForwardProgram, change: Callable[[ast.expr], ast.expr]) -> None:
     """Replace every expression of a program by another one."""
     _map_steps(program.statements, change)
     program.returned = change(program.returned)

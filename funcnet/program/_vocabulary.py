@@ -20,7 +20,7 @@ from torch.fx.immutable_collections import immutable_dict, immutable_list
 
 from funcnet._torch import is_operator, native_functions
 from funcnet.program._expressions import call_expression, dotted_name, number
-from funcnet.program._statements import Program, map_expressions
+from funcnet.program._statements import ForwardProgram, map_expressions
 
 LeafExpression = Callable[[object], "ast.expr | None"]
 """Says which expression stands for a leaf of nested data, a tensor for example; None where the leaf is a constant."""
@@ -221,7 +221,7 @@ class _ImportedNames(ast.NodeTransformer):
         return self.generic_visit(node)
 
 
-def import_names(program: Program, imports: Sequence[str]) -> dict[str, str]:
+def import_names(program: ForwardProgram, imports: Sequence[str]) -> dict[str, str]:
     """Say ``Name`` for ``package.module.Name`` in a program; the full name of each -> the name."""
     change = _ImportedNames({line.split()[1] for line in imports if " as " not in line and "." in line})
     map_expressions(program, change.visit)

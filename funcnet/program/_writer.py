@@ -8,14 +8,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from funcnet.program._expressions import shorten_calls
-from funcnet.program._names import ValueNames
 from funcnet.program._statements import (
     Block,
-    Function,
+    ForwardProgram,
     Item,
     Level,
     Loop,
-    Program,
+    Routine,
     Statement,
     Use,
     expression_names,
@@ -27,6 +26,7 @@ from funcnet.program._statements import (
     split_place,
 )
 from funcnet.program._text import WIDTH, lines_of, symbol_of, text_of
+from funcnet.program._value_names import ValueNames
 
 
 class Writer:
@@ -41,7 +41,12 @@ class Writer:
     """
 
     def __init__(
-        self, program: Program, function: Function, reserved: set[str], width: int = WIDTH, path: str | None = None
+        self,
+        program: ForwardProgram,
+        function: Routine,
+        reserved: set[str],
+        width: int = WIDTH,
+        path: str | None = None,
     ) -> None:
         self.program, self.function, self.width = program, function, width
         self.path = function.level.path if path is None else path
@@ -158,7 +163,7 @@ class Writer:
         call = self.call(use.function, use.arguments, use.level.path)
         self.add_statement(f"{', '.join(names)} = " if names else "", call)
 
-    def call(self, function: Function, arguments: Sequence[str], path: str, tail: str | None = None) -> ast.Call:
+    def call(self, function: Routine, arguments: Sequence[str], path: str, tail: str | None = None) -> ast.Call:
         """The call of a function for the module at a path.
 
         Args:
@@ -239,7 +244,7 @@ def definition_lines(name: str, arguments: Sequence[str], indent: int = 0) -> li
     return lines_of("def ", call, indent=indent, tail=":")
 
 
-def return_lines(program: Program, writer: Writer, unchanged: str | None = None) -> list[str]:
+def return_lines(program: ForwardProgram, writer: Writer, unchanged: str | None = None) -> list[str]:
     """The last lines of a forward: they return its output, and with it all buffers if any of them is new.
 
     Args:
@@ -262,7 +267,7 @@ def return_lines(program: Program, writer: Writer, unchanged: str | None = None)
     return [*lines, *lines_of("output = ", output, writer.spell, 4), f"    return output{tail}"]
 
 
-def buffer_tree(program: Program, new_buffers: Mapping[str, ast.expr], base: str) -> ast.expr:
+def buffer_tree(program: ForwardProgram, new_buffers: Mapping[str, ast.expr], base: str) -> ast.expr:
     """The expression for all buffers below a path, with the new ones in their places."""
     inside = f"{base}." if base else ""
     names = dict.fromkeys(path[len(inside) :].split(".")[0] for path in program.buffer_paths if path.startswith(inside))
@@ -287,7 +292,7 @@ def buffer_tree(program: Program, new_buffers: Mapping[str, ast.expr], base: str
     return values[0] if keys == [None] else ast.Dict(keys, values)
 
 
-def inline_statements(program: Program, function: Function) -> list[Item]:
+def inline_statements(program: ForwardProgram, function: Routine) -> list[Item]:
     """The items of a function; a value that the author has no name for is written where the next statement uses it."""
     counts: Counter[str] = Counter(name for _, reads in iter_items(function.items) for name in reads)
     counts.update(function.outputs)
@@ -295,7 +300,7 @@ def inline_statements(program: Program, function: Function) -> list[Item]:
     return _inline_items(program, function.items, counts, function.level.path)
 
 
-def _inline_items(program: Program, items: Sequence[Item], counts: Counter[str], path: str) -> list[Item]:
+def _inline_items(program: ForwardProgram, items: Sequence[Item], counts: Counter[str], path: str) -> list[Item]:
     result: list[Item] = []
     for item in items:
         if isinstance(item, Block):
@@ -312,7 +317,7 @@ def _inline_items(program: Program, items: Sequence[Item], counts: Counter[str],
     return result
 
 
-def _merge(program: Program, before: Item, item: Statement, counts: Counter[str], path: str) -> Statement | None:
+def _merge(program: ForwardProgram, before: Item, item: Statement, counts: Counter[str], path: str) -> Statement | None:
     """A statement with the value of the one before it written where it is used; None if that is not worth it."""
     if not isinstance(before, Statement) or before.written is not None or before.levels != item.levels:
         return None
@@ -338,7 +343,7 @@ def _merge(program: Program, before: Item, item: Statement, counts: Counter[str]
     return Statement(expression, item.targets, item.written, item.operator, item.levels, item.node)
 
 
-def _estimated_name(program: Program, name: str, path: str) -> str:
+def _estimated_name(program: ForwardProgram, name: str, path: str) -> str:
     """About what a name will be in the text."""
     if name.startswith("%"):
         return program.hints.get(name) or "value"

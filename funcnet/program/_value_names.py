@@ -15,7 +15,7 @@ from functools import lru_cache
 from torch import nn
 from torch.fx import Node
 
-from funcnet.program._statements import Function, Item, Program, expression_names, iter_items
+from funcnet.program._statements import ForwardProgram, Item, Routine, expression_names, iter_items
 
 RESERVED = frozenset(
     {*keyword.kwlist, *dir(builtins), "params", "buffers", "rng", "path", "torch", "F", "fn", "math", "operator"}
@@ -43,7 +43,7 @@ class ValueNames:
         reserved: names that mean something else in the text.
     """
 
-    def __init__(self, program: Program, function: Function, reserved: set[str]) -> None:
+    def __init__(self, program: ForwardProgram, function: Routine, reserved: set[str]) -> None:
         self.program, self.function = program, function
         self.path = function.level.path
         self.reserved = RESERVED | reserved

@@ -11,6 +11,7 @@ The global generator of torch is never read and never moved. Wherever funcnet ta
 What draws:
 
 * :func:`uniform`, :func:`normal`, :func:`bernoulli`: new tensors of random numbers;
+* :func:`normal_like`: such numbers for every leaf of a tree;
 * :func:`dropout`, :func:`feature_dropout`, :func:`alpha_dropout`, :func:`feature_alpha_dropout`, :func:`rrelu`,
   :func:`scaled_dot_product_attention`: torch's functions, with their randomness as the argument ``rng``;
 * :func:`drawn`: one call of any other function of torch that draws;
@@ -21,6 +22,7 @@ from funcnet.random._attention_function import scaled_dot_product_attention as s
 from funcnet.random._by_path import ByPath as ByPath
 from funcnet.random._distributions import bernoulli as bernoulli
 from funcnet.random._distributions import normal as normal
+from funcnet.random._distributions import normal_like as normal_like
 from funcnet.random._distributions import uniform as uniform
 from funcnet.random._dropout_functions import alpha_dropout as alpha_dropout
 from funcnet.random._dropout_functions import dropout as dropout
@@ -42,6 +44,7 @@ __all__ = [
     # new tensors
     "uniform",
     "normal",
+    "normal_like",
     "bernoulli",
     # torch's functions, with their randomness as an argument
     "dropout",

@@ -314,6 +314,17 @@ def show_functions_to_modes(functions: Iterable[Any]) -> None:
     get_overridable_functions().update(functions)
 
 
+assert_scalar = torch.ops.aten._assert_scalar.default
+"""What the tracer calls with a condition on free sizes that code relies on."""
+
+
+def print_condition(expression: Any) -> str:
+    """A condition on free sizes, which torch's tracer holds as an expression of sympy, as Python code."""
+    from torch.utils._sympy.printers import PythonPrinter  # imports sympy, which import torch does not
+
+    return str(PythonPrinter().doprint(expression))
+
+
 def checkpoint_offset(tensor: torch.Tensor) -> int | None:
     """The offset in its file of the storage of a tensor that ``torch.load(..., map_location="meta")`` made."""
     return getattr(tensor.untyped_storage(), "_checkpoint_offset", None)

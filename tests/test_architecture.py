@@ -36,16 +36,20 @@ LEVEL = {name: index for index, names in enumerate(LEVELS) for name in names}
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 
 
+def imports_of_funcnet(path: Path) -> list[tuple[int, str]]:
+    """The line and the full name of everything that a file imports from funcnet."""
+    names = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] == "funcnet":
+            names += [(node.lineno, f"{node.module}.{alias.name}") for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names += [(node.lineno, alias.name) for alias in node.names if alias.name.startswith("funcnet.")]
+    return names
+
+
 def imported_rooms(path: Path) -> set[str]:
     """Top-level rooms of funcnet that a file imports."""
-    rooms: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "funcnet":
-            parts = node.module.split(".")
-            rooms |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
-        elif isinstance(node, ast.Import):
-            rooms |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("funcnet.")}
-    return rooms & set(LEVEL)
+    return {name.split(".")[1] for _, name in imports_of_funcnet(path)} & set(LEVEL)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -56,36 +60,25 @@ def test_imports_go_one_way(path):
     assert not upward, f"{room} imports {upward}, which lie above it"
 
 
-NOT_YET = {"adapters/_from_module.py", "core/_net.py", "parametrize/_parametrized.py", "program/_trace_steps.py"}
-
-
 def private(name: str) -> bool:
     return name.startswith("_") and not name.endswith("__")
 
 
 def private_imports(path: Path) -> list[str]:
-    """Names that a file imports from private files of other rooms, and private names that it imports from anywhere."""
-    room = path.relative_to(ROOT).parts[0]
-    found = []
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("funcnet."):
-            parts = node.module.split(".")[1:]
-            if parts[0] == room:
-                continue
-            if parts[0] in LEVELS[0]:
-                parts = []  # the helpers at the bottom are private files for all rooms
-            found += [
-                f"line {node.lineno}: {node.module}.{alias.name}"
-                for alias in node.names
-                if any(map(private, [alias.name, *parts]))
-            ]
-    return found
+    """What a file imports from private files of other rooms, and private names that it imports from other rooms."""
+    own_room = path.relative_to(ROOT).parts[0]
+    problems = []
+    for line, name in imports_of_funcnet(path):
+        room, *inside = name.split(".")[1:]
+        is_private = any(map(private, inside)) or (private(room) and room not in LEVELS[0])  # helpers are there for all
+        if is_private and room != own_room:
+            problems.append(f"line {line}: {name}")
+    return problems
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_rooms_read_no_private_names_of_each_other(path):
-    if str(path.relative_to(ROOT)) not in NOT_YET:
-        assert not private_imports(path), "a room offers what other rooms need in its __init__ or its internals.py"
+    assert not private_imports(path), "a room offers what other rooms need in its __init__ or its internals.py"
 
 
 def private_names_of_torch(path: Path) -> list[str]:
@@ -114,14 +107,13 @@ def private_names_of_torch(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_private_names_of_torch_are_read_in_one_file(path):
-    if path.name != "_torch.py" and path.parent.name != "program":
+    if path.name != "_torch.py":
         assert not private_names_of_torch(path), "private names of torch go through funcnet/_torch.py"
 
 
 NAMES_OF_MANY_FILES = {"__init__.py", "__main__.py", "_errors.py", "internals.py"}
 
 
-@pytest.mark.xfail
 def test_a_file_name_says_one_thing():
     paths = defaultdict(list)
     for path in FILES:

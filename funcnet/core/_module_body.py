@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from funcnet.core._entries import Buffer, Param
+from funcnet.core._kinds import ForeignNet
 from funcnet.core._net import Net
 from funcnet.random import Stream
 
@@ -67,3 +68,16 @@ class TextModule(nn.Module):
 
     def __repr__(self) -> str:
         return self.text
+
+
+def format_as_module(net: Net) -> str:
+    """The ``repr`` of the module twin of a net; for a foreign module, that of the module itself."""
+    module = net.twin_module()
+    for path, child in net.named_nets():
+        text = child.module_repr() if isinstance(child, ForeignNet) else None
+        if text is not None:
+            if not path:
+                return text
+            parent, _, name = path.rpartition(".")
+            module.get_submodule(parent)._modules[name] = TextModule(text)
+    return repr(module).replace("torch.meta.", "torch.")  # in the types that a ParameterDict shows

@@ -38,3 +38,7 @@ by ``torch.func.functional_call`` and notes the path that is running by hooks (`
 from funcnet.foreign._wrapped import Wrapped as Wrapped
 
 __all__ = ["Wrapped"]
+
+
+def __dir__() -> list[str]:
+    return [*__all__]

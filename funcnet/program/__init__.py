@@ -1,4 +1,7 @@
-"""A captured forward as a program: ``trace`` gives a net of plain ``F.*`` code, ``source`` text that runs by itself.
+"""A captured forward as a program: a net that runs plain ``F`` code, or a text that runs by itself.
+
+trace     writes the forward of a module down as plain ``F`` code over params, and runs that.
+source    writes a model as a program that runs by itself.
 
 Both capture the forward once, write it down as statements, and hand out only text that was run beside the module and
 gave its bits. What happens in between, and where:
@@ -20,3 +23,7 @@ from funcnet.program._traced import Traced as Traced
 from funcnet.program._traced import trace as trace
 
 __all__ = ["Traced", "source", "trace"]
+
+
+def __dir__() -> list[str]:
+    return [*__all__]

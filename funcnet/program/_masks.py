@@ -45,7 +45,7 @@ def shorten_masks(program: Program) -> None:
 
 def _statements_from_sizes(program: Program) -> dict[int, Statement]:
     """The statements whose values depend on nothing but sizes, by id, in order."""
-    levels_of: dict[
+    transform_levels: dict[
         str, object
     ] = {}  # value -> the part it belongs to: a part that is given one does not make it again
     result: dict[int, Statement] = {}
@@ -53,11 +53,11 @@ def _statements_from_sizes(program: Program) -> dict[int, Statement]:
         if not isinstance(step, Statement) or step.written is not None or len(step.targets) != 1 or step.node is None:
             continue
         reads = [name for name in read_names(step) if name not in program.sizes]
-        if not all(levels_of.get(name) == step.levels for name in reads) or not _calls_only_torch(step.value):
+        if not all(transform_levels.get(name) == step.levels for name in reads) or not _calls_only_torch(step.value):
             continue
         example = program.example(step.targets[0])
         if isinstance(example, Tensor) and not example.is_floating_point():
-            levels_of[step.targets[0]] = step.levels
+            transform_levels[step.targets[0]] = step.levels
             result[id(step)] = step
     return result
 

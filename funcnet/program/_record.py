@@ -7,13 +7,19 @@ import operator
 import re
 from collections.abc import Mapping
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Node
 
 from funcnet._errors import ConversionError
-from funcnet._torch import ENTERING_CALLS, EXITING_CALLS, IGNORED_CALLS, is_internal_function, set_grad_enabled
+from funcnet._torch import (
+    ENTERING_CALLS,
+    EXITING_CALLS,
+    IGNORED_CALLS,
+    assert_scalar,
+    is_internal_function,
+    set_grad_enabled,
+)
 from funcnet._torch_functions import PUBLIC_DROPOUTS, draws_when_called, is_pure
 from funcnet.program._author_names import name_around, name_at_caller, name_of_variable
 from funcnet.program._capture import FROM_MODULE, Captured, GraphInput
@@ -446,7 +452,7 @@ def _clean_name(name: str) -> str:
 
 def _asserts_size(node: Node) -> bool:
     """Whether a node asserts that the size of something is not negative."""
-    asserted = node.args[0] if node.target is torch.ops.aten._assert_scalar.default else None
+    asserted = node.args[0] if node.target is assert_scalar else None
     return isinstance(asserted, Node) and asserted.target is operator.ge and asserted.args[1:] == (0,)
 
 

@@ -8,7 +8,7 @@ from typing import overload
 import torch
 from torch import Tensor
 
-from funcnet._context import plainly_eager
+from funcnet._context import is_plainly_eager
 from funcnet._tensors import is_inexact
 from funcnet._typing import Shape, Tree, TreeLike
 from funcnet.random._draw_operator import FILL_METHODS, draw_operator
@@ -164,7 +164,7 @@ def draw_tensor(
     if not isinstance(rng, KeyAtPath):
         check_key(rng)
         rng = KeyAtPath(rng, 0)
-    if plainly_eager() and type(rng.key) is Tensor:  # the operator below costs more than a small draw itself
+    if is_plainly_eager() and type(rng.key) is Tensor:  # the operator below costs more than a small draw itself
         out = torch.empty_strided(size, stride, dtype=dtype, device=device)
         return FILL_METHODS[kind](out, *numbers, generator=private_generator(rng, device))
     return draw_operator(rng.key, rng.salt, size, stride, kind, [float(number) for number in numbers], dtype, device)

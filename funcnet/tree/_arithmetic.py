@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from funcnet._context import plainly_eager, under_forward_mode
+from funcnet._context import is_plainly_eager, under_forward_mode
 from funcnet._errors import TreeError, bullet_list
 from funcnet._tensors import is_inexact
 from funcnet._torch import foreach_norm, group_by_device_and_dtype
@@ -39,7 +39,7 @@ def norm(tree: TreeLike, ord: float = 2.0) -> Tensor:
     if not tensors:
         return torch.tensor(0.0)
     grouped = group_by_device_and_dtype(tensors)
-    if plainly_eager() and not under_forward_mode():  # one call for all is quicker where they are small
+    if is_plainly_eager() and not under_forward_mode():  # one call for all is quicker where they are small
         norms = list(foreach_norm(grouped, ord))
     else:
         norms = [torch.linalg.vector_norm(tensor, ord) for tensor in grouped]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from difflib import get_close_matches
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from funcnet._context import can_read_numbers
-from funcnet._errors import PurityError, RandomnessError, TreeError
+from funcnet._errors import PurityError, RandomnessError, TreeError, bullet_list
 from funcnet._tensors import iter_named_tensors
 from funcnet._torch import lazy_clone
 from funcnet._typing import Selector, Tree, TreeLike
@@ -26,6 +25,7 @@ from funcnet.core._view import EMPTY_TREE, PASS_RNG, Call, Mode, draw_source
 from funcnet.core._view_classes import make_view_opener, view_class_of
 from funcnet.random.internals import DrawInterceptor, RngArgument, as_rng
 from funcnet.tree import flatten, join, select, unflatten
+from funcnet.tree.internals import describe_unmatched
 
 if TYPE_CHECKING:
     from funcnet.core._net import Net
@@ -139,7 +139,7 @@ class Program:
             if interceptor is not None:
                 interceptor.next_rng = lambda: draw_source(view if call.find_place is None else call.find_place())
                 if call is not _EVAL:
-                    call.intercept = interceptor
+                    call.interceptor = interceptor
                 with interceptor:
                     output = self._run_watched(body, call, full_params if compares else None, inputs, kwargs)
             elif not self.is_trusted or method != "forward":
@@ -231,14 +231,10 @@ class Program:
         return link_buffers(copy, aliases) if aliases else copy
 
     def _select_mode(self, train: Selector) -> Callable[[str], bool]:
-        """The mode by path, from a selector of the paths in training mode; a pattern that selects none is refused."""
-        patterns = [train] if isinstance(train, str) else train if isinstance(train, (list, tuple)) else []
-        paths = [path for path, _ in self.net.named_nets()]
-        for pattern in patterns:
-            if not any(map(select(pattern.removeprefix("!")), paths)):
-                nearest = get_close_matches(pattern, paths, n=3, cutoff=0.3)
-                hint = f"Near it: {', '.join(map(repr, nearest))}" if nearest else f"Paths are {paths[1:6]!r}"
-                raise TreeError(f"train={train!r}: no net of {self.net.title()} is at {pattern!r}. {hint}.")
+        """The mode by path, from a selector of the paths in training mode; a pattern that matches none is refused."""
+        problems = describe_unmatched(train, [path for path, _ in self.net.named_nets()])
+        if problems:
+            raise TreeError(f"train={train!r} does not fit the nets of {self.net.title()}:{bullet_list(problems)}")
         return select(train)
 
     # --- refusals ---

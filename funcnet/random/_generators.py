@@ -242,7 +242,7 @@ class PythonGenerators:
         if self._numpy is not None:
             self._numpy.random.set_state(states[1])
 
-    def fingerprints(self) -> dict[str, Hashable]:
+    def read_fingerprints(self) -> dict[str, Hashable]:
         """A value for each generator, by the name of its module, that is another one as soon as it draws."""
         python, numpy = self.read_states()
         if numpy is None:
@@ -264,9 +264,9 @@ class LentPythonGenerators:
 
         def run(*args: Any) -> _R:
             self._generators.seed(self._seed)
-            start = self._generators.fingerprints()
+            start = self._generators.read_fingerprints()
             result = function(*args)
-            self.have_drawn = self._generators.fingerprints() != start
+            self.have_drawn = self._generators.read_fingerprints() != start
             return result
 
         return run

@@ -1,8 +1,14 @@
-"""trace: any forward as plain code, with the bits of the module, for any batch size, and honest about the rest."""
+"""trace: any forward as plain code, with the bits of the module, for any batch size."""
 
 from __future__ import annotations
 
+import logging
+import subprocess
+import sys
+import threading
+import warnings
 from collections import OrderedDict
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +17,7 @@ from torch import nn
 import funcnet as fn
 from tests.cases.models import Branches
 from tests.helpers import assert_identical, clone, global_generator_untouched, parametrize, params_of
-from tests.program.traced_models import MODELS, Deep, Result, X, check, convolutions
+from tests.program.traced_models import MODELS, Deep, Everything, Refused, Result, X, check, convolutions
 
 # --- the same bits, any batch ---
 
@@ -138,85 +144,79 @@ def test_one_tensor_given_twice_is_not_two():
         apart.apply(params, buffers, x, x, x)
 
 
-# --- what it is specialised on, and what it refuses ---
+# --- nothing is left behind ---
 
 
-def test_it_says_what_it_is_for_and_refuses_the_rest_naming_every_misfit():
-    net, params, buffers = fn.trace(Branches(), X, head="b")
-    assert net.specialised == (
-        "eval mode",
-        "head: 'b'",
-        "x: float32 (batch, 6)",
-        'params["scale"]: float32',
+def test_tracing_leaves_no_trace():
+    module = Everything()
+    before = clone(
+        {key: value for key, value in module.__dict__.items() if key not in ("_parameters", "_buffers", "_modules")}
     )
-    assert all(line in net.source for line in net.specialised[1:])
-    for wrong in (X[:, :5], X.double(), X[0], X[None], None):
-        with pytest.raises(fn.ShapeError, match=r"x: expected float32 \(batch, 6\), got"):
-            net.apply(params, buffers, wrong, head="b")
-    with pytest.raises(fn.ShapeError) as caught:
-        net.apply(params, buffers, X[:, :5], head="a")
-    assert "head: expected 'b', got 'a'" in str(caught.value) and "got (4, 5) float32" in str(caught.value)
-    assert "Trace it again" in str(caught.value) and "from_module" in str(caught.value)
-    with pytest.raises(fn.ShapeError, match=r'params\["scale"\]: expected float32, got \(6,\) float64'):
-        net.apply(fn.tree.to(params, torch.float64), buffers, X, head="b")
+    config = torch._dynamo.config.get_config_copy()
+    counting, refused = CountsCompiles(), Refused("branch")
+    compiled = torch.compile(lambda x: x * 2 + 1, backend=counting)
+    compiled(X)
+    logged: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: logged.append(record.getMessage())
+    logging.getLogger("torch").addHandler(handler)
+    try:
+        with warnings.catch_warnings(), global_generator_untouched():
+            warnings.simplefilter("error")
+            for _ in range(12):  # more often than torch compiles one piece of code
+                fn.trace(module, X)
+            with pytest.raises(fn.ConversionError):
+                fn.trace(refused, X)
+    finally:
+        logging.getLogger("torch").removeHandler(handler)
+    compiled(X)
+    assert counting.count == 1
+    assert not logged
+    assert torch._dynamo.config.get_config_copy() == config
+    assert module.calls == 0 and not module.fc.weight.grad
+    after = {key: value for key, value in module.__dict__.items() if key in before}
+    assert_identical(
+        {k: v for k, v in after.items() if isinstance(v, (int, bool))},
+        {k: v for k, v in before.items() if isinstance(v, (int, bool))},
+    )
 
 
-def test_another_mode_is_refused():
-    net, params, buffers = fn.trace(Branches(), X)
-    with pytest.raises(fn.ConversionError, match=r"traced in eval mode and is called in training mode.*train='both'"):
-        net.apply(params, buffers, X, train=True, rng=0)
-    with pytest.raises(fn.ConversionError, match="with some parts in training mode only"):
-        net.apply(params, buffers, X, train="norm", rng=0)
-    with pytest.raises(fn.RandomnessError, match="rng is None"):
-        fn.trace(Branches(), X, train=True)[0].apply(params, buffers, X, train=True)
+class CountsCompiles:
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, graph, inputs):
+        self.count += 1
+        return graph.forward
 
 
-def test_a_branch_on_the_batch_holds_for_every_batch_it_is_called_with():
-    class Even(nn.Module):
-        def forward(self, x):
-            if x.shape[0] == 1:
-                return x * 100
-            return x.view(2, -1) if x.shape[0] % 2 == 0 else x
+def test_threads_trace_and_call_side_by_side():
+    module = Branches()
+    net, params, buffers = fn.trace(module, X, train="both")
+    expected = net.apply(params, buffers, X, train=True, rng=5)
+    failures: list[Any] = []
 
-    net, params, _ = fn.trace(Even(), X)
-    for size in (4, 2, 1):
-        assert_identical(net(params, X[:size]), Even()(X[:size]))
-    assert net.source.count("def forward(") == 2  # the batch of one has code of its own
-    with pytest.raises(fn.ShapeError, match=r"x.shape\[0\] % 2.*test_trace.py.*got 3"):
-        net(params, X[:3])
+    def work(index: int) -> None:
+        try:
+            if index % 2:
+                assert fn.trace(module, X, train="both")[0] == net
+            for _ in range(20):
+                assert_identical(net.apply(params, buffers, X, train=True, rng=5), expected)
+        except BaseException as error:
+            failures.append(error)
 
-
-def test_sizes_stay_free_as_asked():
-    class Mean(nn.Module):
-        def forward(self, x, y):
-            return (x.mean(1) + y.sum(1)) / x.shape[1]
-
-    a, b = torch.rand(4, 5, 6), torch.rand(4, 5, 6)
-    net, params, _ = fn.trace(Mean(), a, b, dynamic={"x": (0, 1), 1: (0, -2)})
-    for rows, columns, other in ((4, 5, 5), (2, 7, 3), (3, 1, 2)):
-        given = torch.rand(rows, columns, 6), torch.rand(rows, other, 6)
-        assert_identical(net(params, *given), Mean()(*given))
-    with pytest.raises(fn.ShapeError, match=r"y: expected float32 \(batch, y.shape\[1\], 6\), got \(3, 5, 6\)"):
-        net(params, a, b[:3])
-    fixed, *_ = fn.trace(Mean(), a, b, dynamic=())
-    with pytest.raises(fn.ShapeError, match=r"x: expected float32 \(4, 5, 6\), got \(3, 5, 6\)"):
-        fixed(params, a[:3], b[:3])
-    with pytest.raises(ValueError, match=r"dynamic names \['z'\], the tensor inputs are \['x', 'y'\]"):
-        fn.trace(Mean(), a, b, dynamic={"z": 0})
-    with pytest.raises(ValueError, match=r"x has 3 axes, and no axis \[3\]"):
-        fn.trace(Mean(), a, b, dynamic={"x": 3})
-    with pytest.raises(ValueError, match="dynamic is"):
-        fn.trace(Mean(), a, b, dynamic=True)
-    with pytest.raises(ValueError, match="train is True, False"):
-        fn.trace(Mean(), a, b, train="eval")
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
 
 
-def test_a_batch_that_cannot_stay_free_is_said():
-    module = nn.Sequential(nn.Flatten(0), nn.Linear(24, 1))
-    with pytest.raises(fn.ConversionError, match=r"axis 0 of input cannot stay free: .* 4, as at .*dynamic=\(\)"):
-        fn.trace(module, X)
-    net, params, _ = fn.trace(module, X, dynamic=())
-    assert_identical(net(params, X), module(X).detach())
+def test_importing_funcnet_does_not_import_the_tracer():
+    code = "import sys, funcnet; funcnet.trace; print('torch._dynamo' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 # --- the text ---

@@ -1,4 +1,4 @@
-"""Modules that the tests of trace capture, and the comparison of a trace with its module."""
+"""Modules that the tests of trace write down, and the comparison of a trace with its module."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+import torch.utils.checkpoint
 from torch import Tensor, nn
 
 import funcnet as fn
@@ -94,6 +95,37 @@ def encoder() -> nn.Module:
 
 def recurrent() -> nn.Module:
     return nn.LSTM(6, 5, 2, batch_first=True, bidirectional=True)
+
+
+class Refused(nn.Module):
+    TABLE = torch.ones(6)
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.fc = nn.Linear(6, 6)
+        self.plain = torch.ones(6)
+
+    def forward(self, x):
+        if self.how == "branch":
+            if x.sum() > 0:
+                return x
+        elif self.how == "print":
+            print("x", end="")
+        elif self.how == "attribute":
+            return x + self.plain
+        elif self.how == "checkpoint":
+            return torch.utils.checkpoint.checkpoint(self.fc, x, use_reentrant=False)
+        elif self.how == "item":
+            return [x] * int(x.argmax())
+        elif self.how == "object":
+            return Opaque(x)
+        return self.fc(x)
+
+
+class Opaque:
+    def __init__(self, x):
+        self.x = x
 
 
 MODELS = {

@@ -1,16 +1,11 @@
-"""A trace as a value: like any net, under every transform, side by side, and with nothing left behind."""
+"""A traced net is a value like any net, and works under every transform."""
 
 from __future__ import annotations
 
 import copy
 import linecache
-import logging
 import pickle
-import subprocess
-import sys
-import threading
 import traceback
-import warnings
 from typing import Any
 
 import pytest
@@ -19,8 +14,10 @@ from torch import nn
 
 import funcnet as fn
 from tests.cases.models import Branches, TwoConvs
-from tests.helpers import assert_identical, clone, global_generator_untouched, total
+from tests.helpers import assert_identical, clone, total
 from tests.program.traced_models import MODELS, Everything, X, convolutions
+
+# --- a value like any net, and under every transform ---
 
 
 def test_a_trace_is_a_value():
@@ -179,75 +176,3 @@ def test_a_trace_as_a_part():
         assert_identical(new, {"1": inner_new})
     with pytest.raises(fn.ConversionError, match=r"Branches is traced: its code is one piece"):
         outer.replaced({"1.norm": fn.Identity()})
-
-
-def test_tracing_leaves_no_trace():
-    module = Everything()
-    before = clone(
-        {key: value for key, value in module.__dict__.items() if key not in ("_parameters", "_buffers", "_modules")}
-    )
-    config = torch._dynamo.config.get_config_copy()
-    counting, refused = CountsCompiles(), Refused("branch")
-    compiled = torch.compile(lambda x: x * 2 + 1, backend=counting)
-    compiled(X)
-    logged: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: logged.append(record.getMessage())
-    logging.getLogger("torch").addHandler(handler)
-    try:
-        with warnings.catch_warnings(), global_generator_untouched():
-            warnings.simplefilter("error")
-            for _ in range(12):  # more often than torch compiles one piece of code
-                fn.trace(module, X)
-            with pytest.raises(fn.ConversionError):
-                fn.trace(refused, X)
-    finally:
-        logging.getLogger("torch").removeHandler(handler)
-    compiled(X)
-    assert counting.count == 1
-    assert not logged
-    assert torch._dynamo.config.get_config_copy() == config
-    assert module.calls == 0 and not module.fc.weight.grad
-    after = {key: value for key, value in module.__dict__.items() if key in before}
-    assert_identical(
-        {k: v for k, v in after.items() if isinstance(v, (int, bool))},
-        {k: v for k, v in before.items() if isinstance(v, (int, bool))},
-    )
-
-
-class CountsCompiles:
-    def __init__(self) -> None:
-        self.count = 0
-
-    def __call__(self, graph, inputs):
-        self.count += 1
-        return graph.forward
-
-
-def test_threads_trace_and_call_side_by_side():
-    module = Branches()
-    net, params, buffers = fn.trace(module, X, train="both")
-    expected = net.apply(params, buffers, X, train=True, rng=5)
-    failures: list[Any] = []
-
-    def work(index: int) -> None:
-        try:
-            if index % 2:
-                assert fn.trace(module, X, train="both")[0] == net
-            for _ in range(20):
-                assert_identical(net.apply(params, buffers, X, train=True, rng=5), expected)
-        except BaseException as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=work, args=(index,)) for index in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failures
-
-
-def test_importing_funcnet_does_not_import_the_tracer():
-    code = "import sys, funcnet; funcnet.trace; print('torch._dynamo' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"

@@ -1,4 +1,4 @@
-"""trace: what it writes down exactly although it is unusual, and what it refuses with its line."""
+"""What a trace is specialised on and refuses, and which forwards cannot be traced."""
 
 from __future__ import annotations
 
@@ -10,49 +10,102 @@ import torch.nn.functional as F
 from torch import nn
 
 import funcnet as fn
+from tests.cases.models import Branches
 from tests.helpers import assert_identical, buffers_of, clone, global_generator_untouched, parametrize
-from tests.program.traced_models import X
+from tests.program.traced_models import Refused, X
+
+# --- what it is specialised on, and what it refuses ---
 
 
-class Refused(nn.Module):
-    TABLE = torch.ones(6)
-
-    def __init__(self, how: str) -> None:
-        super().__init__()
-        self.how = how
-        self.fc = nn.Linear(6, 6)
-        self.plain = torch.ones(6)
-
-    def forward(self, x):
-        if self.how == "branch":
-            if x.sum() > 0:
-                return x
-        elif self.how == "print":
-            print("x", end="")
-        elif self.how == "attribute":
-            return x + self.plain
-        elif self.how == "checkpoint":
-            return torch.utils.checkpoint.checkpoint(self.fc, x, use_reentrant=False)
-        elif self.how == "item":
-            return [x] * int(x.argmax())
-        elif self.how == "object":
-            return Opaque(x)
-        return self.fc(x)
+def test_it_says_what_it_is_for_and_refuses_the_rest_naming_every_misfit():
+    net, params, buffers = fn.trace(Branches(), X, head="b")
+    assert net.specialised == (
+        "eval mode",
+        "head: 'b'",
+        "x: float32 (batch, 6)",
+        'params["scale"]: float32',
+    )
+    assert all(line in net.source for line in net.specialised[1:])
+    for wrong in (X[:, :5], X.double(), X[0], X[None], None):
+        with pytest.raises(fn.ShapeError, match=r"x: expected float32 \(batch, 6\), got"):
+            net.apply(params, buffers, wrong, head="b")
+    with pytest.raises(fn.ShapeError) as caught:
+        net.apply(params, buffers, X[:, :5], head="a")
+    assert "head: expected 'b', got 'a'" in str(caught.value) and "got (4, 5) float32" in str(caught.value)
+    assert "Trace it again" in str(caught.value) and "from_module" in str(caught.value)
+    with pytest.raises(fn.ShapeError, match=r'params\["scale"\]: expected float32, got \(6,\) float64'):
+        net.apply(fn.tree.to(params, torch.float64), buffers, X, head="b")
 
 
-class Opaque:
-    def __init__(self, x):
-        self.x = x
+def test_another_mode_is_refused():
+    net, params, buffers = fn.trace(Branches(), X)
+    with pytest.raises(fn.ConversionError, match=r"traced in eval mode and is called in training mode.*train='both'"):
+        net.apply(params, buffers, X, train=True, rng=0)
+    with pytest.raises(fn.ConversionError, match="with some parts in training mode only"):
+        net.apply(params, buffers, X, train="norm", rng=0)
+    with pytest.raises(fn.RandomnessError, match="rng is None"):
+        fn.trace(Branches(), X, train=True)[0].apply(params, buffers, X, train=True)
+
+
+def test_a_branch_on_the_batch_holds_for_every_batch_it_is_called_with():
+    class Even(nn.Module):
+        def forward(self, x):
+            if x.shape[0] == 1:
+                return x * 100
+            return x.view(2, -1) if x.shape[0] % 2 == 0 else x
+
+    net, params, _ = fn.trace(Even(), X)
+    for size in (4, 2, 1):
+        assert_identical(net(params, X[:size]), Even()(X[:size]))
+    assert net.source.count("def forward(") == 2  # the batch of one has code of its own
+    with pytest.raises(fn.ShapeError, match=r"x.shape\[0\] % 2.*test_trace_refusals.py.*got 3"):
+        net(params, X[:3])
+
+
+def test_sizes_stay_free_as_asked():
+    class Mean(nn.Module):
+        def forward(self, x, y):
+            return (x.mean(1) + y.sum(1)) / x.shape[1]
+
+    a, b = torch.rand(4, 5, 6), torch.rand(4, 5, 6)
+    net, params, _ = fn.trace(Mean(), a, b, dynamic={"x": (0, 1), 1: (0, -2)})
+    for rows, columns, other in ((4, 5, 5), (2, 7, 3), (3, 1, 2)):
+        given = torch.rand(rows, columns, 6), torch.rand(rows, other, 6)
+        assert_identical(net(params, *given), Mean()(*given))
+    with pytest.raises(fn.ShapeError, match=r"y: expected float32 \(batch, y.shape\[1\], 6\), got \(3, 5, 6\)"):
+        net(params, a, b[:3])
+    fixed, *_ = fn.trace(Mean(), a, b, dynamic=())
+    with pytest.raises(fn.ShapeError, match=r"x: expected float32 \(4, 5, 6\), got \(3, 5, 6\)"):
+        fixed(params, a[:3], b[:3])
+    with pytest.raises(ValueError, match=r"dynamic names \['z'\], the tensor inputs are \['x', 'y'\]"):
+        fn.trace(Mean(), a, b, dynamic={"z": 0})
+    with pytest.raises(ValueError, match=r"x has 3 axes, and no axis \[3\]"):
+        fn.trace(Mean(), a, b, dynamic={"x": 3})
+    with pytest.raises(ValueError, match="dynamic is"):
+        fn.trace(Mean(), a, b, dynamic=True)
+    with pytest.raises(ValueError, match="train is True, False"):
+        fn.trace(Mean(), a, b, train="eval")
+
+
+def test_a_batch_that_cannot_stay_free_is_said():
+    module = nn.Sequential(nn.Flatten(0), nn.Linear(24, 1))
+    with pytest.raises(fn.ConversionError, match=r"axis 0 of input cannot stay free: .* 4, as at .*dynamic=\(\)"):
+        fn.trace(module, X)
+    net, params, _ = fn.trace(module, X, dynamic=())
+    assert_identical(net(params, X), module(X).detach())
+
+
+# --- what cannot be traced ---
 
 
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ("branch", r"stopped at .*test_trace_limits.py:\d+ \(`if x.sum\(\) > 0:`\)"),
-        ("print", r"stopped at .*test_trace_limits.py:\d+ \(`print\("),
+        ("branch", r"stopped at .*traced_models.py:\d+ \(`if x.sum\(\) > 0:`\)"),
+        ("print", r"stopped at .*traced_models.py:\d+ \(`print\("),
         ("attribute", r"uses plain, neither a parameter nor a buffer.*register_buffer"),
-        ("checkpoint", r"cannot write down .*test_trace_limits.py:\d+ \(`return torch.utils.checkpoint"),
-        ("item", r"test_trace_limits.py:\d+ \(`return \[x\] \* int"),
+        ("checkpoint", r"cannot write down .*traced_models.py:\d+ \(`return torch.utils.checkpoint"),
+        ("item", r"traced_models.py:\d+ \(`return \[x\] \* int"),
         ("object", r"the output is .* of Opaque: trace knows tensors"),
     ],
 )

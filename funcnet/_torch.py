@@ -65,6 +65,11 @@ def under_forward_mode() -> bool:
     return torch.autograd.forward_ad._current_level >= 0
 
 
+def saved_tensors_are_hooked() -> bool:
+    """Whether hooks see each tensor that autograd saves, as those of torch.utils.checkpoint count them."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+
+
 def lazy_clone(tensor: torch.Tensor) -> torch.Tensor:
     """A clone that shares memory until one of the two is written to; where torch cannot, one that does not."""
     try:

@@ -11,6 +11,7 @@ import torch
 from funcnet._torch import (
     TransformType,
     active_transforms,
+    assume_constant_result,
     count_dispatch_modes,
     is_wrapped_by_transform,
     peek_transform,
@@ -23,8 +24,13 @@ from funcnet._torch import (
 )
 
 
+@assume_constant_result
 def under_transform() -> bool:
-    """Whether the caller runs inside any torch.func transform."""
+    """Whether the caller runs inside any torch.func transform.
+
+    The compiler enters the transforms that it traces. So it is asked while it traces, and the answer is a constant of
+    the compiled code; the question itself, when traced, would always be answered by yes.
+    """
     return peek_transform() is not None
 
 
@@ -37,10 +43,10 @@ def under_vmap() -> bool:
 
 def beyond_one_gradient() -> bool:
     """Whether the caller runs inside torch.func transforms other than a single gradient."""
-    if peek_transform() is None:
+    if not under_transform():
         return False
     if torch.compiler.is_compiling():
-        return True  # Dynamo shows that there is a transform, not which
+        return True  # which derivatives the compiler takes of the code around is not known while it traces
     kinds = [level.key() for level in active_transforms()]
     return kinds != [TransformType.Grad]
 

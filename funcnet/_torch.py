@@ -17,7 +17,6 @@ from torch._functorch import pyfunctorch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.modules import _functions as functions
 from torch.nn.utils import parametrizations, parametrize
-from torch.utils._sympy import printers
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -66,6 +65,11 @@ def under_forward_mode() -> bool:
     return torch.autograd.forward_ad._current_level >= 0
 
 
+def saved_tensors_are_hooked() -> bool:
+    """Whether hooks see each tensor that autograd saves, as those of torch.utils.checkpoint count them."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+
+
 def lazy_clone(tensor: torch.Tensor) -> torch.Tensor:
     """A clone that shares memory until one of the two is written to; where torch cannot, one that does not."""
     try:
@@ -76,6 +80,21 @@ def lazy_clone(tensor: torch.Tensor) -> torch.Tensor:
 
 AccumulateGrad: type = getattr(torch._C._functions, "AccumulateGrad")
 """The class of the nodes that stand for leaves in the graph of autograd."""
+
+foreach_norm = torch._foreach_norm
+"""(tensors, order) -> the norm of each, with the bits of torch.linalg.vector_norm; it has no rule for transforms."""
+
+_group_tensors = torch.utils._foreach_utils._group_tensors_by_device_and_dtype
+
+
+def group_by_device_and_dtype(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The tensors in the order in which torch's own code over many of them takes them: group by group."""
+    first = tensors[0]
+    if all(tensor.dtype == first.dtype and tensor.device == first.device for tensor in tensors):
+        return tensors
+    groups = _group_tensors([tensors])  # type: ignore[list-item]  # torch means lists that may hold None
+    return [tensor for (group,), _ in groups.values() for tensor in group if tensor is not None]
+
 
 any_autocast = torch._C._is_any_autocast_enabled
 """Whether autocast is on for some device."""
@@ -300,11 +319,15 @@ def show_functions_to_modes(functions: Iterable[Any]) -> None:
     get_overridable_functions().update(functions)
 
 
-ConditionPrinter = printers.PythonPrinter
-"""Prints a condition on free sizes, which torch's tracer holds as an expression of sympy, as Python."""
-
 assert_scalar = torch.ops.aten._assert_scalar.default
 """What the tracer calls with a condition on free sizes that code relies on."""
+
+
+def print_condition(expression: Any) -> str:
+    """A condition on free sizes, which torch's tracer holds as an expression of sympy, as Python code."""
+    from torch.utils._sympy.printers import PythonPrinter  # imports sympy, which import torch does not
+
+    return str(PythonPrinter().doprint(expression))
 
 
 def checkpoint_offset(tensor: torch.Tensor) -> int | None:

@@ -139,7 +139,7 @@ class Program:
             if interceptor is not None:
                 interceptor.next_rng = lambda: draw_source(view if call.find_place is None else call.find_place())
                 if call is not _EVAL:
-                    call.intercept = interceptor
+                    call.interceptor = interceptor
                 with interceptor:
                     output = self._run_watched(body, call, full_params if compares else None, inputs, kwargs)
             elif not self.is_trusted or method != "forward":
@@ -148,9 +148,12 @@ class Program:
                 output = view(*inputs, **kwargs)
         except Exception as error:
             explained = explain_error(self, params, error)
-            if explained is error:
-                raise
-            raise explained from error
+            try:
+                if explained is error:
+                    raise
+                raise explained from error
+            finally:
+                del explained  # a local of a frame in its own traceback would keep the frame, and all tensors in it
         if call is not _EVAL:
             call.closed = True
         return output, drop_aliases(call_buffers, buffers) if self.aliases_by_kind[Buffer] else call_buffers

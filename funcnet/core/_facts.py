@@ -30,8 +30,8 @@ class BodyFacts:
     stock layer that calls a given function      no       code             no            no           no         no
     container of nets (Sequential)               yes      yes              no            no           no         no
     container of tensors (ParameterList)         yes      yes              no            yes          no         no
-    part of a model (models.RMSNorm)             yes      yes              no            no           no         yes
-    equal layers in one (models.Stack)           yes      yes              no            yes          yes        no
+    part of a model (LlamaRMSNorm)               yes      yes              no            no           no         yes
+    equal layers in one net (LayerStack)         yes      yes              no            yes          yes        no
     net of a computed tensor (Parametrized)      as base  as base          no            no           no         no
     traced program (Traced)                      yes      yes              no            yes          yes        no
     composed function, class of a user           no       code             no            no           no         no

@@ -273,7 +273,7 @@ class Net(RecordValue):
         net, params, buffers = init_net_and_trees(self, rng, example_inputs, device, dtype)
         return (params, buffers) if example_inputs is None else (net, params, buffers)
 
-    def first_values(self, start: InitContext, path: str) -> Iterator[tuple[str, Tensor]]:
+    def first_values(self, context: InitContext, path: str) -> Iterator[tuple[str, Tensor]]:
         """Paths and first values in the order in which a module makes, and so draws, them.
 
         A net whose module does more than build its parts (copies one, draws some anew) overrides this.
@@ -281,9 +281,9 @@ class Net(RecordValue):
         for name in self.drawing_order():
             part, part_path = self._parts[name], join(path, name)
             if isinstance(part, Net):
-                yield from start.init_net(part, part_path)
+                yield from context.init_net(part, part_path)
             elif isinstance(part, (Param, Buffer)):
-                yield part_path, start.init_tensor(part, part_path, self)
+                yield part_path, context.init_tensor(part, part_path, self)
 
     def entries(self) -> Iterator[Entry]:
         """Every declared tensor with its path, in the order of the module's ``state_dict``; aliases are left out."""

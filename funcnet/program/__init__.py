@@ -8,12 +8,12 @@ gave its bits. What happens in between, and where:
 
 * **capture**: ``_inputs`` (example inputs by their parts), ``_capture`` (torch's tracer and what it says), ``_writes``
   (which operations write in place to what belongs to the caller), ``_size_checks`` (what a call must fulfil);
-* **statements**: ``_statements`` (the one representation), ``_record`` (a graph as statements), ``_expressions``
-  (values and functions in them), ``_author_names`` (what the lines of the author's code call values);
-* **passes**: ``_short_calls``, ``_simplify``, ``_masks``, ``_modes``, ``_folding``, ``_loops``, ``_inline``;
+* **statements**: ``_statements`` (the one representation), ``_record`` (a graph as statements), ``_vocabulary`` (what
+  functions, classes and values are called in them), ``_expressions`` (small expressions, and shorter calls);
+* **passes**: ``_simplify``, ``_modes``, ``_folding``, ``_loops``;
 * **writing**: ``_writer`` (the lines of a function), ``_value_names`` (which value has which name), ``_text``
-  (expressions as formatted text), ``_stateless`` and ``_stateful`` (whole modules), ``_imports``, ``_constructors``;
-* **doors**: ``_traced`` and ``_build_traced``, ``_source`` and ``_build_source``, ``_comparison``.
+  (expressions as formatted text), ``_stateless`` and ``_stateful`` (whole texts), ``_constructors``;
+* **doors**: ``_traced``, ``_source``, and for both ``_build`` (from start to end) and ``_comparison``.
 
 Only ``_traced`` and ``_source`` are imported before the first use: torch's tracer costs seconds.
 """

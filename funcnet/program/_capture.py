@@ -51,41 +51,24 @@ class SizeGuard(NamedTuple):
 
 @dataclass
 class Captured:
-    """A forward as a graph, with its surroundings.
-
-    Args:
-        graph: the graph.
-        meta: what the tracer knows of each node.
-        inputs: what each placeholder stands for.
-        input_sizes: the sizes of each tensor input, as ints and symbols.
-        guards: the conditions that the capture relied on.
-        symbols: the symbols of placeholders that are sizes.
-        pinned: lines that made a free size a constant.
-        writes: which nodes write in place to what belongs to the caller.
-        input_of_object: id of a tensor -> the graph input that it is.
-        outputs: id of a stand-in in ``result`` -> the value of the graph that it stands for.
-        result: what the forward returned, with stand-ins for tensors.
-        reassigned: the buffers that the forward replaced, with stand-ins for tensors.
-        modules: id of a module as text -> its path and the name of its class.
-        keep_alive: objects whose ids are used above.
-        failure: an error in reading what the tracer said.
-    """
+    """A forward as a graph, with its surroundings. In results, stand-ins take the places of tensors."""
 
     graph: Graph = field(default_factory=Graph)
-    meta: dict[Node, dict[str, Any]] = field(default_factory=dict)
-    inputs: dict[Node, GraphInput] = field(default_factory=dict)
-    input_sizes: list[tuple[Any, ...]] = field(default_factory=list)
-    guards: list[SizeGuard] = field(default_factory=list)
-    symbols: dict[Node, Any] = field(default_factory=dict)
-    pinned: list[str] = field(default_factory=list)
+    meta: dict[Node, dict[str, Any]] = field(default_factory=dict)  # what the tracer knows of each node
+    inputs: dict[Node, GraphInput] = field(default_factory=dict)  # what each placeholder stands for
+    input_sizes: list[tuple[Any, ...]] = field(default_factory=list)  # of each tensor input, as ints and symbols
+    guards: list[SizeGuard] = field(default_factory=list)  # the conditions that the capture relied on
+    symbols: dict[Node, Any] = field(default_factory=dict)  # of placeholders that are sizes
+    pinned: list[str] = field(default_factory=list)  # lines that made a free size a constant
     writes: Writes | None = None
-    input_of_object: dict[int, GraphInput] = field(default_factory=dict)
-    outputs: dict[int, Any] = field(default_factory=dict)
-    result: Any = None
-    reassigned: dict[str, Any] = field(default_factory=dict)
+    input_of_object: dict[int, GraphInput] = field(default_factory=dict)  # by the id of a tensor
+    outputs: dict[int, Any] = field(default_factory=dict)  # id of a stand-in -> the value of the graph
+    result: Any = None  # what the forward returned
+    reassigned: dict[str, Any] = field(default_factory=dict)  # the buffers that the forward replaced
+    # id of a module as text -> its path and the name of its class
     modules: dict[str, tuple[str, str]] = field(default_factory=dict)
-    keep_alive: list[Any] = field(default_factory=list)
-    failure: Exception | None = None
+    keep_alive: list[Any] = field(default_factory=list)  # objects whose ids are used above
+    failure: Exception | None = None  # an error in reading what the tracer said
 
     def example(self, node: Node) -> Any:
         """The stand-in without numbers that the tracer has for the value of a node."""
@@ -221,9 +204,6 @@ def _example_of(tensor: Tensor) -> Tensor:
     return tensor.detach().clone().requires_grad_(tensor.requires_grad)
 
 
-# --- what the tracer says ---
-
-
 def _take_graph(module: GraphModule, _: Sequence[Tensor]) -> Callable[..., list[Any]]:
     """The backend of the compiler: it keeps the graph, and returns stand-ins where the graph would be run."""
     captured = _active[-1]
@@ -307,9 +287,6 @@ def size_expression(size: int | torch.SymInt) -> Any:
 def _name_of(source: Any) -> str:
     name = source.name  # a method before torch 2.10, and a property since
     return name() if callable(name) else name
-
-
-# --- errors ---
 
 
 def _refuse_constant_sizes(captured: Captured, inputs: Inputs, free: Sequence[Sequence[int]]) -> None:

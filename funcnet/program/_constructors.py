@@ -14,8 +14,7 @@ from funcnet._errors import ConversionError, FuncnetError
 from funcnet.adapters import from_module
 from funcnet.core import Net
 from funcnet.foreign import Wrapped
-from funcnet.program._expressions import dotted_name, number
-from funcnet.program._short_calls import without_repetition
+from funcnet.program._expressions import dotted_name, number, without_repetition
 from funcnet.program._text import text_of
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
@@ -97,9 +96,6 @@ def _builds(call: ast.Call, module: nn.Module) -> bool:
 
 def _state_shapes(module: nn.Module) -> dict[str, torch.Size]:
     return {key: value.shape for key, value in module.state_dict().items()}
-
-
-# --- tensors ---
 
 
 def call_of(name: str, args: Sequence[ast.expr | int], **keywords: ast.expr | bool) -> ast.Call:

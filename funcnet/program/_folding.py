@@ -14,11 +14,11 @@ from funcnet.program._capture import size_expression
 from funcnet.program._loops import make_loops
 from funcnet.program._statements import (
     Block,
-    Function,
+    ForwardProgram,
     Item,
     Level,
     Loop,
-    Program,
+    Routine,
     Step,
     Use,
     assigned_names,
@@ -36,21 +36,13 @@ SHORTEST = 3
 
 @dataclass
 class ModuleCall:
-    """One call of a module: its statements, and the calls of modules within.
-
-    Args:
-        level: the call.
-        items: its own statements and the calls within, in order.
-        text: what it does, with names for its values that do not depend on where it is; equal calls have equal texts.
-        free: the values that it reads from outside, first read first.
-        made: the values that it assigns, in order.
-    """
+    """One call of a module, with its own statements and the calls within."""
 
     level: Level
     items: list[Step | ModuleCall] = field(default_factory=list)
-    text: str = ""
-    free: list[str] = field(default_factory=list)
-    made: list[str] = field(default_factory=list)
+    text: str = ""  # what it does, whatever its values are called: equal calls have equal texts
+    free: list[str] = field(default_factory=list)  # the values that it reads from outside, first read first
+    made: list[str] = field(default_factory=list)  # the values that it assigns, in order
 
     def steps(self) -> Iterator[Step]:
         """All its statements, those of the calls within included."""
@@ -61,7 +53,7 @@ class ModuleCall:
                 yield item
 
 
-def call_tree(program: Program) -> ModuleCall:
+def call_tree(program: ForwardProgram) -> ModuleCall:
     """The statements of a program, by the calls of modules they come from."""
     root = ModuleCall(Level("", "", program.title))
     open_calls = [root]
@@ -97,32 +89,30 @@ def calls_from_elsewhere(call: ModuleCall, paths: tuple[str, ...] = ()) -> Itera
 class Folding:
     """Makes functions of the calls of modules in a program that occur more than once."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: ForwardProgram) -> None:
         self.program = program
-        self.functions: dict[str, Function] = {}  # text of a call -> the function that is made of it
-        self.order: list[Function] = []  # each behind those that it calls itself
+        self.functions: dict[str, Routine] = {}  # text of a call -> the function that is made of it
+        self.order: list[Routine] = []  # each behind those that it calls itself
         self.function_names: set[str] = {"forward"}
         self.calls: dict[str, list[ModuleCall]] = {}  # text -> all calls that have it
         self.chosen: set[str] = set()  # texts of the calls that become functions
         self.outputs: dict[str, list[int]] = {}
 
-    def fold(self) -> Function:
+    def fold(self) -> Routine:
         """The main function of a program; ``order`` has those that it calls."""
         root = call_tree(self.program)
         self._describe(root)
         self.chosen = self._choose_calls(root)
         return self._main_function(root)
 
-    def _main_function(self, root: ModuleCall) -> Function:
+    def _main_function(self, root: ModuleCall) -> Routine:
         self.outputs = self._find_outputs()
-        main = Function("forward", root.level, list(self.program.arguments.values()), [])
+        main = Routine("forward", root.level, list(self.program.arguments.values()), [])
         main.items, main.new_buffers = self._lower(root.items, "")
         main.outputs = list(expression_names(self.program.returned))
         make_loops(main)
         main.kinds = frozenset(_place_kinds(main.items, main.new_buffers, ""))
         return main
-
-    # --- which calls are equal ---
 
     def _describe(self, call: ModuleCall) -> None:
         """Set the text of a call and of those within it, and what each of them reads and makes."""
@@ -231,14 +221,12 @@ class Folding:
                         outputs[text].add(position)
         return {text: sorted(positions) for text, positions in outputs.items()}
 
-    # --- functions ---
-
-    def _function_for(self, call: ModuleCall) -> Function:
+    def _function_for(self, call: ModuleCall) -> Routine:
         """The function for a call and its equals, which is made of the first of them that is asked for."""
         if call.text in self.functions:
             return self.functions[call.text]
         outputs = [call.made[position] for position in self.outputs[call.text]]
-        function = Function("", call.level, list(call.free), outputs)
+        function = Routine("", call.level, list(call.free), outputs)
         function.items, function.new_buffers = self._lower(call.items, call.level.path)
         make_loops(function)
         for size in call.free:

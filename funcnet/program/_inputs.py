@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from funcnet._errors import ConversionError
 from funcnet._tensors import iter_tensors
-from funcnet.program._expressions import UnwritableError, Vocabulary, fields_of, subscript
 from funcnet.program._text import text_of
 from funcnet.program._traced import Check
+from funcnet.program._vocabulary import UnwritableError, Vocabulary, fields_of
 
 RESERVED_NAMES = frozenset({"params", "buffers", "rng", "torch", "F", "fn", "math", "operator"})
 """Names that a captured function uses itself."""
@@ -42,25 +42,15 @@ class TensorInput:
 
 @dataclasses.dataclass
 class Inputs:
-    """Example inputs by their parts.
+    """Example inputs by their parts."""
 
-    Args:
-        signature: that of the forward as source text.
-        names: the parameters of the forward.
-        arguments: the inputs by the names of those parameters.
-        tensors: the tensors in them, each object once.
-        checks: what must hold for a call besides the shapes of tensors.
-        call: the text of the argument list that hands ``t0, t1, ...`` to a module.
-        vocabulary: what the texts above call things.
-    """
-
-    signature: str
-    names: list[str]
-    arguments: dict[str, object]
-    tensors: list[TensorInput]
-    checks: list[Check]
-    call: str
-    vocabulary: Vocabulary
+    signature: str  # that of the forward as source text
+    names: list[str]  # the parameters of the forward
+    arguments: dict[str, object]  # the inputs by those names
+    tensors: list[TensorInput]  # the tensors in them, each object once
+    checks: list[Check]  # what must hold for a call besides the shapes of tensors
+    call: str  # the argument list that hands ``t0, t1, ...`` to a module
+    vocabulary: Vocabulary  # what the texts above call things
 
     @property
     def names_with_tensors(self) -> list[str]:
@@ -157,7 +147,7 @@ class _InputReader:
             is_kind = f"_type({place}) is {kind.__name__} and _len({place}) == {len(value)}"  # type: ignore[arg-type]
             self.add_check(place, f"a {kind.__name__} of {len(value)}", is_kind)  # type: ignore[arg-type]
             for index, item in enumerate(value):  # type: ignore[arg-type, var-annotated]
-                self.read(item, subscript(expression, ast.Constant(index)))
+                self.read(item, ast.Subscript(expression, ast.Constant(index)))
         else:
             try:
                 self._read_record_or_constant(value, expression)
@@ -182,7 +172,7 @@ class _InputReader:
         condition = f"_type({place}) is {self.vocabulary.function_name(kind)} and {same_keys}"
         self.add_check(place, f"a {kind.__name__} of {[key for key, _ in items]}", condition)
         for key, (_, item) in zip(keys, items, strict=True):
-            self.read(item, subscript(expression, key))
+            self.read(item, ast.Subscript(expression, key))
 
     def _read_record_or_constant(self, value: object, expression: ast.expr) -> None:
         kind, place = type(value), text_of(expression)
@@ -219,9 +209,6 @@ def _signature_text(signature: inspect.Signature, vocabulary: Vocabulary) -> str
         if parameter.kind is parameter.POSITIONAL_ONLY and following is not parameter.POSITIONAL_ONLY:
             parts.append("/")
     return ", ".join(parts)
-
-
-# --- which sizes stay free ---
 
 
 def free_axes(inputs: Inputs, dynamic: object) -> list[tuple[int, ...]]:
@@ -264,9 +251,6 @@ def _free_axes_by_input(inputs: Inputs, dynamic: Mapping[str | int, int | Sequen
     return free
 
 
-# --- what the text of a program takes ---
-
-
 def named_arguments(module: nn.Module, body: list[str], inputs: Inputs) -> dict[str, tuple[ast.expr, object]]:
     """Name of an argument -> the expression that reads it from those of the forward, and its value.
 
@@ -288,7 +272,7 @@ def named_arguments(module: nn.Module, body: list[str], inputs: Inputs) -> dict[
         items: Sequence[object] = value  # type: ignore[assignment]
         for index, item in enumerate(items):
             item_name = _variadic_names(body, len(items), name)[index]
-            result[inner_name(item_name)] = (subscript(ast.Name(name), ast.Constant(index)), item)
+            result[inner_name(item_name)] = (ast.Subscript(ast.Name(name), ast.Constant(index)), item)
     return result
 
 

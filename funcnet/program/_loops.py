@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ast
 
-from funcnet.program._statements import Function, Item, Loop, Use, expression_names, item_reads
+from funcnet.program._statements import Item, Loop, Routine, Use, expression_names, item_reads
 
 SHORTEST = 3
 """The number of calls in a row that are worth a loop."""
 
 
-def make_loops(function: Function) -> None:
+def make_loops(function: Routine) -> None:
     """Make loops of calls in a row, where each takes what the one before gives."""
     items: list[Item] = []
     index = 0
@@ -33,7 +33,7 @@ def make_loops(function: Function) -> None:
     function.items = items
 
 
-def _loop_from(function: Function, index: int) -> Loop | None:
+def _loop_from(function: Routine, index: int) -> Loop | None:
     """The longest loop that starts at an item, if one is worth it."""
     items = function.items
     first = items[index]

@@ -8,14 +8,13 @@ from collections import Counter
 from torch.fx import Node
 
 from funcnet._torch_functions import RECURRENT, recurrent_mode_position
-from funcnet.program._expressions import dotted_name, name_of_function
-from funcnet.program._short_calls import constant_value
-from funcnet.program._statements import Block, Program, Statement, expression_names, iter_statements, read_names
+from funcnet.program._expressions import constant_value, dotted_name, name_of_function
+from funcnet.program._statements import Block, ForwardProgram, Statement, expression_names, iter_statements, read_names
 
 _TRAINING = "self.training"
 
 
-def use_module_mode(program: Program) -> dict[str, Node | None]:
+def use_module_mode(program: ForwardProgram) -> dict[str, Node | None]:
     """Draw as a module draws, and update running averages as it does: in training only.
 
     Returns:
@@ -32,10 +31,7 @@ def use_module_mode(program: Program) -> dict[str, Node | None]:
     return always_drawing
 
 
-# --- running averages ---
-
-
-def _use_running_averages(program: Program) -> None:
+def _use_running_averages(program: ForwardProgram) -> None:
     """Give ``F.batch_norm`` the running averages themselves, which it then updates, and no copies of them."""
     copies = _copies_of_buffers(program)
     statements = [step for step in program.statements if isinstance(step, Statement)]
@@ -60,7 +56,7 @@ def _use_running_averages(program: Program) -> None:
     _count_in_training(program, {copies[name].rpartition(".")[0] for name in averages})
 
 
-def _count_in_training(program: Program, averaged: set[str]) -> None:
+def _count_in_training(program: ForwardProgram, averaged: set[str]) -> None:
     """Add the mode, which is 0 or 1, to the counts of batches of norms whose averages are updated in place."""
     counters = {
         value.id
@@ -76,7 +72,7 @@ def _count_in_training(program: Program, averaged: set[str]) -> None:
             step.value.right = dotted_name(_TRAINING)
 
 
-def _copies_of_buffers(program: Program) -> dict[str, str]:
+def _copies_of_buffers(program: ForwardProgram) -> dict[str, str]:
     """Value that is a copy of a buffer -> the buffer."""
     copies: dict[str, str] = {}
     for step in program.statements:
@@ -101,9 +97,6 @@ def _training_norm(statement: Statement) -> ast.Call | None:
         return None
     modes = [key.value for key in call.keywords if key.arg == "training"]
     return call if modes and constant_value(modes[0]) is True else None
-
-
-# --- draws ---
 
 
 class _DrawingCalls(ast.NodeTransformer):

@@ -7,8 +7,9 @@ import operator
 import re
 from collections.abc import Mapping
 
+import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.fx import Node
 
 from funcnet._errors import ConversionError
@@ -21,53 +22,41 @@ from funcnet._torch import (
     set_grad_enabled,
 )
 from funcnet._torch_functions import PUBLIC_DROPOUTS, draws_when_called, is_pure
-from funcnet.program._author_names import name_around, name_at_caller, name_of_variable
-from funcnet.program._capture import FROM_MODULE, Captured, GraphInput
+from funcnet.program._capture import FROM_MODULE, GraphInput
 from funcnet.program._expressions import (
     IN_PLACE,
     INFIX,
     PREFIX,
-    UnwritableError,
-    Vocabulary,
     call_expression,
     dotted_name,
     operator_expression,
-    subscript,
+    shorten_calls,
 )
 from funcnet.program._inputs import Inputs
-from funcnet.program._short_calls import shorten_calls
-from funcnet.program._statements import Block, Level, Program, Statement, Step, expression_names, map_expressions
+from funcnet.program._statements import Block, ForwardProgram, Level, Statement, Step, expression_names, map_expressions
 from funcnet.program._text import text_of
+from funcnet.program._value_names import name_around, name_at_caller, name_of_variable
+from funcnet.program._vocabulary import UnwritableError, Vocabulary
 
-_ARITHMETIC = {
-    operator.iadd: operator.add,
-    operator.isub: operator.sub,
-    operator.imul: operator.mul,
-    "add_": operator.add,
-    "sub_": operator.sub,
-    "mul_": operator.mul,
-}
+_ARITHMETIC = dict(
+    zip(
+        (operator.iadd, operator.isub, operator.imul, "add_", "sub_", "mul_"),
+        (operator.add, operator.sub, operator.mul) * 2,
+        strict=True,
+    )
+)
 """Writes in place that are read as the calculation of a new value, where all of a buffer is written to."""
 _CHECKS = ("_check", "_assert")  # private names of functions that are called for what they refuse
 _MODULE = "L['module']."  # what torch's tracer calls the module
 
 
 def record_program(
-    captured: Captured,
-    module: nn.Module,
-    title: str,
-    buffer_paths: list[str],
-    inputs: Inputs,
-    arguments: Mapping[str, ast.expr],
-    vocabulary: Vocabulary,
-) -> Program:
-    """The program for a captured graph.
+    program: ForwardProgram, inputs: Inputs, arguments: Mapping[str, ast.expr], vocabulary: Vocabulary
+) -> None:
+    """Record the captured graph of a program as its statements.
 
     Args:
-        captured: the graph.
-        module: what it was captured from.
-        title: the name of the module's class.
-        buffer_paths: the paths of all its buffers.
+        program: knows the graph, and nothing else yet.
         inputs: what it was captured with.
         arguments: for each argument of the program, the expression that reads it from the arguments of the forward.
         vocabulary: learns what the program needs to import.
@@ -75,17 +64,15 @@ def record_program(
     Raises:
         ConversionError: if something in the graph cannot be written down; names the line.
     """
-    program = Program(captured, module, title, buffer_paths)
     _Recorder(program, inputs, arguments, vocabulary).record()
     map_expressions(program, lambda expression: shorten_calls(expression, assume_cpu=False))
-    return program
 
 
 class _Recorder:
     """Walks through a graph, and knows what each of its nodes stands for."""
 
     def __init__(
-        self, program: Program, inputs: Inputs, arguments: Mapping[str, ast.expr], vocabulary: Vocabulary
+        self, program: ForwardProgram, inputs: Inputs, arguments: Mapping[str, ast.expr], vocabulary: Vocabulary
     ) -> None:
         self.program, self.captured, self.inputs, self.vocabulary = program, program.captured, inputs, vocabulary
         self.nodes: list[Node] = list(self.captured.graph.nodes)
@@ -122,8 +109,6 @@ class _Recorder:
                 program.new_buffers[graph_input.name] = ast.Name(value)
         for path, tensor in self.captured.reassigned.items():
             program.new_buffers[path] = self._result(tensor, f"buffer {path!r}")
-
-    # --- values ---
 
     def _new_value(self, hint: str, named: bool = False) -> str:
         self.count += 1
@@ -173,7 +158,7 @@ class _Recorder:
         if value is not None:
             return ast.Name(value)
         if isinstance(expression, ast.Subscript):
-            return subscript(self._over_arguments(expression.value), expression.slice)
+            return ast.Subscript(self._over_arguments(expression.value), expression.slice)
         assert isinstance(expression, ast.Attribute)
         return ast.Attribute(self._over_arguments(expression.value), expression.attr)
 
@@ -210,11 +195,9 @@ class _Recorder:
             place = self.inputs.tensors[index].place
             value = self._new_value("batch" if axis == 0 else _clean_name(f"{place}_size"), named=True)
             shape = ast.Attribute(self._input_expression(index), "shape")
-            self._add(Statement(subscript(shape, ast.Constant(axis)), [value]))
+            self._add(Statement(ast.Subscript(shape, ast.Constant(axis)), [value]))
             self.program.sizes[value] = symbol
             self.values[node] = ast.Name(value)
-
-    # --- statements ---
 
     def _steps(self) -> list[Step]:
         return self.blocks[-1][0].body if self.blocks else self.program.statements
@@ -250,7 +233,8 @@ class _Recorder:
         name = outer_name or name
         if name is not None:
             program.named.add(value)
-        program.hints[value] = name or name_around(trace) or ""
+        is_size = isinstance(self.captured.example(node), (int, torch.SymInt))
+        program.hints[value] = name or (None if is_size else name_around(trace)) or ""
 
     def _unread_nodes(self) -> set[Node]:
         """Operations whose results nobody reads, as far as they are known to do nothing else."""
@@ -289,11 +273,11 @@ class _Recorder:
                 self._close_block()
             elif enabled != self.gradients_enabled:
                 function = f"torch.{'enable_grad' if enabled else 'no_grad'}"
-                self._open_block(call_expression(dotted_name(function), [], {}), ("gradients", self.gradients_enabled))
+                self._open_block(call_expression(function, []), ("gradients", self.gradients_enabled))
             self.gradients_enabled = enabled
         elif target in ENTERING_CALLS:
             args = [self._expression(arg) for arg in node.args]
-            self._open_block(call_expression(dotted_name(ENTERING_CALLS[target]), args, {}), node)
+            self._open_block(call_expression(ENTERING_CALLS[target], args, {}), node)
         elif target in EXITING_CALLS:
             if not self.blocks or self.blocks[-1][1] is not node.args[0]:
                 raise self._error(node, "its contexts overlap")
@@ -325,9 +309,9 @@ class _Recorder:
         elif target in IN_PLACE:
             self._record_in_place_operator(node)
         elif target is operator.getitem:
-            self._assign(node, subscript(self._expression(args[0]), self.vocabulary.index(args[1], self._leaf)))
+            self._assign(node, ast.Subscript(self._expression(args[0]), self.vocabulary.index(args[1], self._leaf)))
         elif target is operator.setitem:
-            written = subscript(self._expression(args[0]), self.vocabulary.index(args[1], self._leaf))
+            written = ast.Subscript(self._expression(args[0]), self.vocabulary.index(args[1], self._leaf))
             self._record_write(node, Statement(self._expression(args[2]), written=written))
         elif target is getattr and len(args) == 2:
             self._assign(node, ast.Attribute(self._expression(args[0]), str(args[1])))
@@ -392,15 +376,13 @@ class _Recorder:
         inplace = node.kwargs.get("inplace", node.args[3] if len(node.args) > 3 else False)
         if function is F.dropout and not inplace:
             p = self._expression(node.kwargs.get("p", node.args[1] if len(node.args) > 1 else 0.5))
-            call = call_expression(dotted_name("fn.random.dropout"), [args[0], p], rng)
+            call = call_expression("fn.random.dropout", [args[0], p], rng)
         elif function is F.scaled_dot_product_attention:
-            call = call_expression(dotted_name("fn.random.scaled_dot_product_attention"), args, keywords)
+            call = call_expression("fn.random.scaled_dot_product_attention", args, keywords)
         else:
             name = dotted_name(self.vocabulary.function_name(function))
-            call = call_expression(dotted_name("fn.random.drawn"), [name, *args], keywords)
+            call = call_expression("fn.random.drawn", [name, *args], keywords)
         self._assign(node, call)
-
-    # --- in-place writes to what belongs to the caller ---
 
     def _copy_before_write(self, owner: Node, node: Node) -> None:
         """Copy what is written to, here or further down, before anything else is made of it."""

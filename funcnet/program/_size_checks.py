@@ -9,7 +9,7 @@ import sympy  # type: ignore[import-untyped]
 
 from funcnet._errors import ConversionError
 from funcnet._tensors import is_inexact
-from funcnet._torch import ConditionPrinter
+from funcnet._torch import print_condition
 from funcnet._typing import Tree
 from funcnet.program._capture import FROM_MODULE, Captured
 from funcnet.program._inputs import Inputs, TensorInput
@@ -107,7 +107,7 @@ def _shape_condition(place: str, rank: int, sizes: Sequence[tuple[int, str]]) ->
 
 def _print_condition(expression: Any, names: PlaceNames) -> str:
     symbols = {symbol: sympy.Symbol(place) for symbol, place in names.items()}
-    return str(ConditionPrinter().doprint(expression.xreplace(symbols)))
+    return print_condition(expression.xreplace(symbols))
 
 
 def _describe_size(size: Any, names: PlaceNames) -> str:

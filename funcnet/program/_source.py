@@ -63,6 +63,6 @@ def source(
         return input, buffers
     <BLANKLINE>
     """
-    from funcnet.program._build_source import build_source  # torch's tracer costs seconds to import
+    from funcnet.program._build import build_source  # torch's tracer costs seconds to import
 
     return build_source(module_or_net, example_inputs, example_kwargs, train, style, dynamic)

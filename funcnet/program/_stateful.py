@@ -12,13 +12,11 @@ from funcnet.core import Body
 from funcnet.program._constructors import call_of, empty_tensor, layer_constructor, tensor_literal
 from funcnet.program._expressions import dotted_name
 from funcnet.program._folding import Folding, ModuleCall, call_tree, calls_from_elsewhere
-from funcnet.program._imports import import_lines, import_names
-from funcnet.program._inline import inline_statements
 from funcnet.program._modes import use_module_mode
 from funcnet.program._statements import (
-    Function,
+    ForwardProgram,
     Item,
-    Program,
+    Routine,
     Statement,
     Step,
     Use,
@@ -28,22 +26,26 @@ from funcnet.program._statements import (
     read_names,
 )
 from funcnet.program._text import lines_of, text_of
-from funcnet.program._writer import Writer, definition_lines
+from funcnet.program._vocabulary import Vocabulary, import_lines, import_names
+from funcnet.program._writer import Writer, definition_lines, inline_statements
 
 _LISTS = (nn.Sequential, nn.ModuleList, nn.ParameterList)
 _DICTS = (nn.ModuleDict, nn.ParameterDict)
 
 
-def write_classes(program: Program, ties: Mapping[str, str], imports: Sequence[str], skip_in_eval: bool = False) -> str:
+def write_classes(
+    program: ForwardProgram, ties: Mapping[str, str], vocabulary: Vocabulary, skip_in_eval: bool = False
+) -> str:
     """The module that defines a class for a program, which builds its parts and has its forward.
 
     Args:
         program: the forward.
         ties: path of a parameter -> of the one that it is.
-        imports: lines that the statements may need.
+        vocabulary: what the statements may need to import.
         skip_in_eval: let parts that draw give back what they are given in eval mode, as stochastic depth does.
     """
     always_drawing = use_module_mode(program)
+    imports = list(vocabulary.imports)
     imported = import_names(program, imports)
     return _ClassWriter(program, ties, imports, imported, always_drawing if skip_in_eval else {}).text()
 
@@ -53,7 +55,7 @@ class _ClassWriter(Folding):
 
     def __init__(
         self,
-        program: Program,
+        program: ForwardProgram,
         ties: Mapping[str, str],
         imports: Sequence[str],
         imported: Mapping[str, str],
@@ -115,8 +117,6 @@ class _ClassWriter(Folding):
         is_inside = any(path.startswith(f"{layer}.") for layer in self.layers) or id(call) in self.elsewhere
         return len(self.texts_of[path]) == 1 and not is_inside
 
-    # --- layers of torch.nn are called as they are ---
-
     def _call_layers(self, call: ModuleCall) -> None:
         for index, item in enumerate(call.items):
             if isinstance(item, ModuleCall):
@@ -152,8 +152,6 @@ class _ClassWriter(Folding):
         outside = (step for step in self.program.statements if id(step) not in within)
         return {name for step in outside for name in read_names(step)} | set(expression_names(self.program.returned))
 
-    # --- functions become methods ---
-
     def _register(self, call: ModuleCall) -> None:
         if call.level.path:
             call.text += f"\n{self._structure(call.level.path)}"
@@ -182,9 +180,7 @@ class _ClassWriter(Folding):
             if name not in called and not any(name.startswith(f"{part}.") for part in called)
         }
 
-    # --- text ---
-
-    def _class_of(self, path: str, function: Function | None) -> str:
+    def _class_of(self, path: str, function: Routine | None) -> str:
         """The name of the class of a module; its text is written down when it is new."""
         module = self.modules[path]
         lines = self._init_lines(path, module)
@@ -264,7 +260,7 @@ class _ClassWriter(Folding):
             return call_of(name, [repeated if is_list else ast.Starred(repeated)])
         return call_of(name, [ast.List([*items.values()])] if is_list else [*items.values()])
 
-    def _forward_lines(self, path: str, function: Function) -> list[str]:
+    def _forward_lines(self, path: str, function: Routine) -> list[str]:
         reserved = {"self", *self.imported.values(), "nn"} | set(self.classes.values())
         # of equal modules, the function is made of the first; the main function is that of the module itself
         writer = _MethodWriter(self.program, function, reserved, self._access, function.level.path or path)
@@ -272,8 +268,7 @@ class _ClassWriter(Folding):
             arguments = [writer.names.name_argument(value) for value in function.free]
         else:
             arguments = list(self.program.arguments)
-            for name, value in self.program.arguments.items():
-                writer.names.fix_name(value, name)
+            writer.fix_arguments()
         lines = definition_lines("forward", ["self", *arguments], 4)
         writer.indent = 8
         if path in self.skipped and function.free:
@@ -309,7 +304,12 @@ class _MethodWriter(Writer):
     """Writes a method, where a place is an attribute."""
 
     def __init__(
-        self, program: Program, function: Function, reserved: set[str], access: Callable[[str, str], str], path: str
+        self,
+        program: ForwardProgram,
+        function: Routine,
+        reserved: set[str],
+        access: Callable[[str, str], str],
+        path: str,
     ) -> None:
         super().__init__(program, function, reserved, path=path)
         self.access = access
@@ -322,7 +322,7 @@ class _MethodWriter(Writer):
     def add_comment(self, path: str, title: str) -> None:
         """A method needs no comments: its calls say what runs."""
 
-    def call(self, function: Function, arguments: Sequence[str], path: str, tail: str | None = None) -> ast.Call:
+    def call(self, function: Routine, arguments: Sequence[str], path: str, tail: str | None = None) -> ast.Call:
         text = self.access(path, self.path)
         if tail is not None:
             text += "[i]" + "".join(f".{key}" for key in tail.split(".") if key)

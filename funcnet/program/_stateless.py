@@ -7,33 +7,33 @@ import re
 from collections.abc import Sequence
 
 from funcnet.program._folding import Folding
-from funcnet.program._imports import import_lines, import_names
-from funcnet.program._inline import inline_statements
-from funcnet.program._statements import Function, Program
+from funcnet.program._statements import ForwardProgram, Routine
 from funcnet.program._text import lines_of
-from funcnet.program._writer import Writer, buffer_tree, definition_lines, return_lines
+from funcnet.program._vocabulary import Vocabulary, import_lines, import_names
+from funcnet.program._writer import Writer, buffer_tree, definition_lines, inline_statements, return_lines
 
 
-def write_functions(program: Program, mode: str, input_lines: Sequence[str], imports: Sequence[str]) -> str:
+def write_functions(program: ForwardProgram, mode: str, input_lines: Sequence[str], vocabulary: Vocabulary) -> str:
     """The module that defines ``forward(params, buffers, *inputs, rng=None)``.
 
     Args:
         program: the forward.
         mode: "eval" or "training".
         input_lines: what each input is, one line each.
-        imports: lines that the statements may need.
+        vocabulary: what the statements may need to import.
     """
+    imports = list(vocabulary.imports)
     imported = import_names(program, imports)
     folding = Folding(program)
     main = folding.fold()
-    reserved = {*folding.function_names, *imported.values(), *(line.split()[-1].split(".")[0] for line in imports)}
+    reserved = {*folding.function_names, *imported.values(), *vocabulary.global_names}
     parts = [_function_lines(program, function, reserved) for function in folding.order]
     parts.append(_forward_lines(program, main, reserved, mode, input_lines))
     text = "\n\n\n".join("\n".join(part) for part in parts)
     return "\n".join([*import_lines(text, imports, imported), "", "", text, ""])
 
 
-def _function_lines(program: Program, function: Function, reserved: set[str]) -> list[str]:
+def _function_lines(program: ForwardProgram, function: Routine, reserved: set[str]) -> list[str]:
     writer = Writer(program, function, reserved)
     arguments: list[str] = [kind for kind in ("params", "buffers") if kind in function.kinds]
     arguments += [writer.names.name_argument(value) for value in function.free]
@@ -44,7 +44,7 @@ def _function_lines(program: Program, function: Function, reserved: set[str]) ->
     return [*head, *body, *_result_lines(program, function, writer)]
 
 
-def _result_lines(program: Program, function: Function, writer: Writer) -> list[str]:
+def _result_lines(program: ForwardProgram, function: Routine, writer: Writer) -> list[str]:
     """The last lines of a function: its outputs, and the tree of its buffers if it makes any of them new."""
     results: list[ast.expr] = [ast.Name(name) for name in function.outputs]
     lines: list[str] = []
@@ -62,11 +62,10 @@ def _result_lines(program: Program, function: Function, writer: Writer) -> list[
 
 
 def _forward_lines(
-    program: Program, main: Function, reserved: set[str], mode: str, input_lines: Sequence[str]
+    program: ForwardProgram, main: Routine, reserved: set[str], mode: str, input_lines: Sequence[str]
 ) -> list[str]:
     writer = Writer(program, main, reserved)
-    for name, value in program.arguments.items():
-        writer.names.fix_name(value, name)
+    writer.fix_arguments()
     lines = definition_lines("forward", ["params", "buffers", *program.arguments, "*", "rng=None"])
     about = [f"{program.title} in {mode} mode: (output, new buffers)."]
     if input_lines:

@@ -14,12 +14,13 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from torch import nn
 from torch.fx import Node
 
-from funcnet.program._capture import Captured
+if TYPE_CHECKING:
+    from funcnet.program._capture import Captured
 
 
 class Level(NamedTuple):
@@ -32,23 +33,20 @@ class Level(NamedTuple):
 
 @dataclass
 class Statement:
-    """One operation: ``targets = value``, a write in place, or a call for its effect.
+    """One operation: ``targets = value``, a write in place, or a call for its effect."""
 
-    Args:
-        value: the expression on the right.
-        targets: the values that are assigned; several where a tuple is taken apart, with ``_`` for unread ones.
-        written: the expression that is written to in place, ``x[0]`` in ``x[0] = y``, ``x`` in ``x += y``.
-        operator: the operator of ``x += y``.
-        levels: the calls of modules that were running, outermost first.
-        node: the operation in the graph; None for what no single operation stands for.
-    """
-
-    value: ast.expr
+    value: ast.expr  # the expression on the right
+    # the values it assigns; several take a tuple apart, ``_`` stands for unread ones
     targets: list[str] = field(default_factory=list)
-    written: ast.expr | None = None
-    operator: ast.operator | None = None
-    levels: tuple[Level, ...] = ()
-    node: Node | None = None
+    written: ast.expr | None = None  # what it writes to in place: ``x[0]`` in ``x[0] = y``, ``x`` in ``x += y``
+    operator: ast.operator | None = None  # that of ``x += y``
+    levels: tuple[Level, ...] = ()  # the calls of modules that were running, outermost first
+    node: Node | None = None  # the operation in the graph, if it is one
+
+    @property
+    def result(self) -> str | None:
+        """The one value that it assigns; None if it assigns none or several."""
+        return self.targets[0] if len(self.targets) == 1 else None
 
 
 @dataclass
@@ -73,44 +71,27 @@ Step: TypeAlias = "Statement | Block"
 
 
 @dataclass
-class Program:
-    """A forward as statements, what it returns, and what is known of its values.
-
-    Args:
-        captured: the graph that the statements come from.
-        module: the module that was captured.
-        title: the name of its class.
-        buffer_paths: paths of all its buffers.
-        statements: the statements in order.
-        arguments: the values that are arguments, by their names.
-        returned: the expression for the output.
-        new_buffers: path of a buffer that the forward replaces -> the expression for its new value.
-        hints: value -> what the author calls it; empty where the author has no name for it.
-        named: values that the author has a variable for.
-        named_by_caller: values with the name that the caller of a function has for its result.
-        nodes: value -> the operation in the graph that computes it.
-        sizes: values that are free sizes -> their symbols.
-        mutated: values that are written to in place.
-        drawing_paths: paths of modules that draw.
-        copied_buffers: paths of buffers that are written to in place, on a copy.
-    """
+class ForwardProgram:
+    """A forward as statements, what it returns, and what is known of its values."""
 
     captured: Captured
     module: nn.Module
     title: str
-    buffer_paths: list[str]
+    buffer_paths: list[str]  # of all buffers of the module
     statements: list[Step] = field(default_factory=list)
-    arguments: dict[str, str] = field(default_factory=dict)
+    arguments: dict[str, str] = field(default_factory=dict)  # the values of arguments by name
     returned: ast.expr = field(default_factory=lambda: ast.Constant(None))
-    new_buffers: dict[str, ast.expr] = field(default_factory=dict)
+    new_buffers: dict[str, ast.expr] = field(default_factory=dict)  # the buffers that are replaced, by path
+    # value -> what the author calls it; empty if the author has no name
     hints: dict[str, str] = field(default_factory=dict)
-    named: set[str] = field(default_factory=set)
+    named: set[str] = field(default_factory=set)  # values that the author has a variable for
+    # values with the name that the caller of a function has for its result
     named_by_caller: set[str] = field(default_factory=set)
-    nodes: dict[str, Node] = field(default_factory=dict)
-    sizes: dict[str, object] = field(default_factory=dict)
-    mutated: set[str] = field(default_factory=set)
-    drawing_paths: list[str] = field(default_factory=list)
-    copied_buffers: list[str] = field(default_factory=list)
+    nodes: dict[str, Node] = field(default_factory=dict)  # value -> the operation that computes it
+    sizes: dict[str, object] = field(default_factory=dict)  # values that are free sizes -> their symbols
+    mutated: set[str] = field(default_factory=set)  # values that are written to in place
+    drawing_paths: list[str] = field(default_factory=list)  # of modules that draw
+    copied_buffers: list[str] = field(default_factory=list)  # paths of those that are written to in place, on a copy
 
     def example(self, value: str) -> object:
         """The stand-in without numbers that the tracer has for a value: a fake tensor, a size, a tuple of those."""
@@ -123,39 +104,25 @@ class Program:
         yield from self.new_buffers.values()
 
 
-# --- functions that are made of repeated calls ---
-
-
 @dataclass
-class Function:
-    """A function of a program: the main one, or one made of the calls of equal modules.
-
-    Args:
-        name: its name.
-        level: the call of a module that it is made of.
-        free: the values from outside that it takes, in the order of its arguments.
-        outputs: the values of its items that it returns.
-        items: its statements, and the calls of other functions in it.
-        new_buffers: path of a buffer that it makes new -> the expression for the new value.
-        sizes: a size that it reads from a tensor it is given -> that tensor, and the axis.
-        kinds: the kinds of places ("params", "buffers", "rng") that it needs of those below its path.
-    """
+class Routine:
+    """A function of a program: the main one, or one made of the calls of equal modules."""
 
     name: str
-    level: Level
-    free: list[str]
-    outputs: list[str]
+    level: Level  # the call of a module that it is made of
+    free: list[str]  # the values from outside that it takes, in the order of its arguments
+    outputs: list[str]  # the values that it returns
     items: list[Item] = field(default_factory=list)
-    new_buffers: dict[str, ast.expr] = field(default_factory=dict)
-    sizes: dict[str, tuple[str, int]] = field(default_factory=dict)
-    kinds: frozenset[str] = frozenset()
+    new_buffers: dict[str, ast.expr] = field(default_factory=dict)  # the buffers that it makes new, by path
+    sizes: dict[str, tuple[str, int]] = field(default_factory=dict)  # size -> the tensor and axis it is read from
+    kinds: frozenset[str] = frozenset()  # the kinds of places that it needs of those below its path
 
 
 @dataclass
 class Use:
     """A call of a function in another one; ``state`` is the value that its new buffers are."""
 
-    function: Function
+    function: Routine
     level: Level
     arguments: list[str]
     results: list[str]
@@ -164,23 +131,14 @@ class Use:
 
 @dataclass
 class Loop:
-    """Calls of one function in a row, at paths that differ in one number.
-
-    Args:
-        uses: the calls.
-        head: the path in front of the number.
-        tail: the path behind it.
-        start: the first number.
-        carried: position of an argument -> of the result of the call before that it is.
-        state: the value that all new buffers are.
-    """
+    """Calls of one function in a row, at paths that differ in one number."""
 
     uses: list[Use]
-    head: str
-    tail: str
-    start: int
-    carried: dict[int, int]
-    state: str | None = None
+    head: str  # the path in front of the number
+    tail: str  # and behind it
+    start: int  # the first number
+    carried: dict[int, int]  # position of an argument -> of the result of the call before that it is
+    state: str | None = None  # the value that all new buffers are
 
 
 Item: TypeAlias = "Statement | Block | Use | Loop"
@@ -204,9 +162,6 @@ def item_reads(item: Item) -> Iterator[str]:
         yield from item.arguments
     else:
         yield from read_names(item)
-
-
-# --- names ---
 
 
 def is_value(name: str) -> bool:
@@ -242,9 +197,6 @@ def relative_path(path: str, base: str) -> str | None:
 def join_path(path: str, name: str) -> str:
     """The path of what has a name in the module at a path, which is empty for the root."""
     return f"{path}.{name}" if path else name
-
-
-# --- what expressions and statements read and write ---
 
 
 def expression_names(node: ast.AST) -> Iterator[str]:
@@ -287,15 +239,12 @@ def iter_statements(steps: Iterable[Step]) -> Iterator[Statement]:
             yield step
 
 
-def iter_reads(program: Program) -> Iterator[str]:
+def iter_reads(program: ForwardProgram) -> Iterator[str]:
     """Everything that a program reads, once for each time."""
     for step in program.statements:
         yield from read_names(step)
     for result in program.results():
         yield from expression_names(result)
-
-
-# --- changes ---
 
 
 class _Replacement(ast.NodeTransformer):
@@ -313,7 +262,7 @@ def replace_names(expression: ast.expr, expressions: Mapping[str, ast.expr]) -> 
     return result
 
 
-def map_expressions(program: Program, change: Callable[[ast.expr], ast.expr]) -> None:
+def map_expressions(program: ForwardProgram, change: Callable[[ast.expr], ast.expr]) -> None:
     """Replace every expression of a program by another one."""
     _map_steps(program.statements, change)
     program.returned = change(program.returned)
@@ -330,13 +279,12 @@ def _map_steps(steps: Sequence[Step], change: Callable[[ast.expr], ast.expr]) ->
             step.written = None if step.written is None else change(step.written)
 
 
-def without_statements(steps: Sequence[Step], removed: set[int]) -> list[Step]:
-    """The statements but those with the given ids; a block in which nothing is left goes as well."""
+def filter_statements(steps: Sequence[Step], keep: Callable[[Statement], bool]) -> list[Step]:
+    """The statements that are to be kept; a block in which nothing is left goes as well."""
     remaining: list[Step] = []
     for step in steps:
         if isinstance(step, Block):
-            step.body = without_statements(step.body, removed)
-            remaining += [step] if step.body else []
-        elif id(step) not in removed:
+            step.body = filter_statements(step.body, keep)
+        if step.body if isinstance(step, Block) else keep(step):
             remaining.append(step)
     return remaining

@@ -10,30 +10,15 @@ WIDTH = 88
 UNLIMITED = 1 << 30
 """The width of text that is never broken."""
 
-_BINARY: dict[type[ast.AST], tuple[str, int]] = {
-    ast.BitOr: ("|", 6),
-    ast.BitXor: ("^", 7),
-    ast.BitAnd: ("&", 8),
-    ast.LShift: ("<<", 9),
-    ast.RShift: (">>", 9),
-    ast.Add: ("+", 10),
-    ast.Sub: ("-", 10),
-    ast.Mult: ("*", 11),
-    ast.Div: ("/", 11),
-    ast.FloorDiv: ("//", 11),
-    ast.Mod: ("%", 11),
-    ast.MatMult: ("@", 11),
-    ast.Pow: ("**", 14),
+_LEVELS = """BitOr | 6, BitXor ^ 7, BitAnd & 8, LShift << 9, RShift >> 9, Add + 10, Sub - 10, Mult * 11, Div / 11,
+FloorDiv // 11, Mod % 11, MatMult @ 11, Pow ** 14"""
+_BINARY = {
+    getattr(ast, kind): (symbol, int(level)) for kind, symbol, level in (row.split() for row in _LEVELS.split(","))
 }
 """Operator -> its symbol, and how tightly it binds."""
-_COMPARE: dict[type[ast.AST], str] = {
-    ast.Eq: "==",
-    ast.NotEq: "!=",
-    ast.Lt: "<",
-    ast.LtE: "<=",
-    ast.Gt: ">",
-    ast.GtE: ">=",
-}
+_COMPARE: dict[type[ast.AST], str] = dict(
+    zip((ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE), ["==", "!=", "<", "<=", ">", ">="], strict=True)
+)
 _UNARY: dict[type[ast.AST], str] = {ast.USub: "-", ast.UAdd: "+", ast.Invert: "~"}
 _CALL, _ATOM, _SIGN = 15, 16, 12  # how tightly a call, a name and a sign bind
 
@@ -172,9 +157,6 @@ def _is_simple(node: ast.expr) -> bool:
     if isinstance(node, ast.Attribute):
         return _is_simple(node.value)
     return isinstance(node, ast.Name) or (isinstance(node, ast.Constant) and not isinstance(node.value, str))
-
-
-# --- lines ---
 
 
 def lines_of(

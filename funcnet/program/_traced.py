@@ -81,57 +81,35 @@ def trace(
         return input
     <BLANKLINE>
     """
-    from funcnet.program._build_traced import build_traced  # torch's tracer costs seconds to import
+    from funcnet.program._build import build_traced  # torch's tracer costs seconds to import
 
     return build_traced(module, example_inputs, example_kwargs, train, dynamic)
 
 
 class Check(NamedTuple):
-    """One thing asked of a call.
+    """One thing asked of a call."""
 
-    Args:
-        place: the expression for what is looked at.
-        expected: what it must be, in words.
-        condition: the same as an expression.
-        for_ones: whether it holds where every free size is 1.
-    """
-
-    place: str
-    expected: str
-    condition: str
-    for_ones: bool = True
+    place: str  # the expression for what is looked at
+    expected: str  # what it must be, in words
+    condition: str  # the same as an expression
+    for_ones: bool = True  # whether it holds where every free size is 1
 
 
 class Code(NamedTuple):
-    """A forward in one mode.
-
-    Args:
-        train: the mode.
-        signature: the parameters of the module's forward, as text.
-        source: the text of ``forward(params, buffers, *arguments, rng)``, complete with its imports.
-        arguments: the parameters that hold tensors, which are those of ``forward``.
-        takes_buffers: whether ``forward`` takes buffers.
-        checks: what must hold for a call.
-        new_buffers: paths of the buffers that it gives new.
-        draws: paths of the modules that draw.
-        copied_buffers: paths of the buffers that it writes to in place, on a copy.
-        attends: whether it calls torch's attention, which knows no transforms.
-        imports: the import lines that the checks need.
-        objects: what the text calls by a name and cannot import.
-    """
+    """A forward in one mode."""
 
     train: bool
-    signature: str
-    source: str
-    arguments: tuple[str, ...]
-    takes_buffers: bool
-    checks: tuple[Check, ...]
-    new_buffers: tuple[str, ...]
-    draws: tuple[str, ...]
-    copied_buffers: tuple[str, ...]
-    attends: bool
-    imports: tuple[str, ...]
-    objects: tuple[tuple[str, object], ...]
+    signature: str  # the parameters of the module's forward, as text
+    source: str  # of ``forward(params, buffers, *arguments, rng)``, with its imports
+    arguments: tuple[str, ...]  # the parameters that hold tensors
+    takes_buffers: bool  # whether ``forward`` takes buffers
+    checks: tuple[Check, ...]  # what must hold for a call
+    new_buffers: tuple[str, ...]  # paths of those that it gives new
+    draws: tuple[str, ...]  # paths of the modules that draw
+    copied_buffers: tuple[str, ...]  # paths of those that it writes to in place, on a copy
+    attends: bool  # whether it calls torch's attention, which knows no transforms
+    imports: tuple[str, ...]  # lines that the checks need
+    objects: tuple[tuple[str, object], ...]  # what the text calls by a name and cannot import
 
 
 Paths = tuple[tuple[str, ...], ...]
@@ -160,8 +138,6 @@ class Traced(StockNet, reads_trees=True, one_piece=True, fields_in_view=False):
         lines = {f"{check.place}: {check.expected}": None for code in self.codes for check in code.checks}
         return (f"{self._mode_names()} mode", *lines)
 
-    # --- what it shares with the net of the module ---
-
     def title(self) -> str:
         return self.net.title()
 
@@ -182,8 +158,6 @@ class Traced(StockNet, reads_trees=True, one_piece=True, fields_in_view=False):
             f"{self.title()} is traced: its code is one piece and calls no parts, so no other net can take the place "
             f"of {', '.join(map(repr, nets))}. Replace them in funcnet.from_module(module)[0], or in the module."
         )
-
-    # --- its own body ---
 
     def draws(self, training: bool) -> bool:
         return any(code.draws for code in self.codes if code.train == training)
@@ -249,14 +223,9 @@ class Traced(StockNet, reads_trees=True, one_piece=True, fields_in_view=False):
             f"Trace it again with inputs like these (dynamic= keeps more sizes free), or use from_module(module)."
         )
 
-    # --- a value ---
-
     def _record(self) -> tuple[Any, ...]:
         # the code, and the tensors it is for; the template behind the net is equal to itself only
         return (self.codes, self.title(), tuple(self._all_entries.items()), self._edits.aliases)
-
-
-# --- the text of a body ---
 
 
 def _calling_lines(name: str, code: Code) -> list[str]:
@@ -301,9 +270,6 @@ def run_text(text: str, name: str, namespace: Namespace) -> Namespace:
     linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
     exec(compile(text, file, "exec"), namespace)
     return namespace
-
-
-# --- what a body calls ---
 
 
 def batch_buffers(p: View, paths: Paths, inputs: object) -> Tree:

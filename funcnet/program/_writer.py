@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import ast
+import copy
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+from funcnet.program._expressions import shorten_calls
 from funcnet.program._statements import (
     Block,
-    Function,
+    ForwardProgram,
     Item,
     Level,
     Loop,
-    Program,
+    Routine,
     Statement,
     Use,
+    expression_names,
     item_reads,
+    iter_items,
+    read_names,
     relative_path,
+    replace_names,
     split_place,
 )
 from funcnet.program._text import WIDTH, lines_of, symbol_of, text_of
@@ -34,7 +41,12 @@ class Writer:
     """
 
     def __init__(
-        self, program: Program, function: Function, reserved: set[str], width: int = WIDTH, path: str | None = None
+        self,
+        program: ForwardProgram,
+        function: Routine,
+        reserved: set[str],
+        width: int = WIDTH,
+        path: str | None = None,
     ) -> None:
         self.program, self.function, self.width = program, function, width
         self.path = function.level.path if path is None else path
@@ -43,7 +55,10 @@ class Writer:
         self.indent = 4
         self.commented: Level | None = None  # the part that the last comment is about
 
-    # --- names and places ---
+    def fix_arguments(self) -> None:
+        """Give the arguments of the program the names that the caller uses."""
+        for name, value in self.program.arguments.items():
+            self.names.fix_name(value, name)
 
     def spell(self, name: str) -> str:
         """How a value or a place is written at this line."""
@@ -61,8 +76,6 @@ class Writer:
         if not self.path:
             return f'rng("{rest}")'
         return f'rng(f"{{path}}.{rest}")' if rest else "rng(path)"
-
-    # --- lines ---
 
     def add_line(self, text: str) -> None:
         """Add a line, behind those that give values other names for it."""
@@ -143,8 +156,6 @@ class Writer:
             return
         self.add_statement(f"{', '.join(names)} = " if names else "", statement.value)
 
-    # --- calls of functions ---
-
     def _write_use(self, use: Use) -> None:
         self.add_comment(use.level.path, use.level.title)
         results = [*use.results, *([use.state] if use.state else [])]
@@ -152,7 +163,7 @@ class Writer:
         call = self.call(use.function, use.arguments, use.level.path)
         self.add_statement(f"{', '.join(names)} = " if names else "", call)
 
-    def call(self, function: Function, arguments: Sequence[str], path: str, tail: str | None = None) -> ast.Call:
+    def call(self, function: Routine, arguments: Sequence[str], path: str, tail: str | None = None) -> ast.Call:
         """The call of a function for the module at a path.
 
         Args:
@@ -233,7 +244,7 @@ def definition_lines(name: str, arguments: Sequence[str], indent: int = 0) -> li
     return lines_of("def ", call, indent=indent, tail=":")
 
 
-def return_lines(program: Program, writer: Writer, unchanged: str | None = None) -> list[str]:
+def return_lines(program: ForwardProgram, writer: Writer, unchanged: str | None = None) -> list[str]:
     """The last lines of a forward: they return its output, and with it all buffers if any of them is new.
 
     Args:
@@ -256,7 +267,7 @@ def return_lines(program: Program, writer: Writer, unchanged: str | None = None)
     return [*lines, *lines_of("output = ", output, writer.spell, 4), f"    return output{tail}"]
 
 
-def buffer_tree(program: Program, new_buffers: Mapping[str, ast.expr], base: str) -> ast.expr:
+def buffer_tree(program: ForwardProgram, new_buffers: Mapping[str, ast.expr], base: str) -> ast.expr:
     """The expression for all buffers below a path, with the new ones in their places."""
     inside = f"{base}." if base else ""
     names = dict.fromkeys(path[len(inside) :].split(".")[0] for path in program.buffer_paths if path.startswith(inside))
@@ -279,3 +290,78 @@ def buffer_tree(program: Program, new_buffers: Mapping[str, ast.expr], base: str
         keys.append(ast.Constant(name))
         values.append(value)
     return values[0] if keys == [None] else ast.Dict(keys, values)
+
+
+def inline_statements(program: ForwardProgram, function: Routine) -> list[Item]:
+    """The items of a function; a value that the author has no name for is written where the next statement uses it."""
+    counts: Counter[str] = Counter(name for _, reads in iter_items(function.items) for name in reads)
+    counts.update(function.outputs)
+    counts.update(name for value in function.new_buffers.values() for name in expression_names(value))
+    return _inline_items(program, function.items, counts, function.level.path)
+
+
+def _inline_items(program: ForwardProgram, items: Sequence[Item], counts: Counter[str], path: str) -> list[Item]:
+    result: list[Item] = []
+    for item in items:
+        if isinstance(item, Block):
+            body = _inline_items(program, item.body, counts, path)
+            result.append(Block(item.contexts, body))  # type: ignore[arg-type]  # a block holds no calls of functions
+            continue
+        while isinstance(item, Statement) and result:
+            merged = _merge(program, result[-1], item, counts, path)
+            if merged is None:
+                break
+            result.pop()
+            item = merged
+        result.append(item)
+    return result
+
+
+def _merge(program: ForwardProgram, before: Item, item: Statement, counts: Counter[str], path: str) -> Statement | None:
+    """A statement with the value of the one before it written where it is used; None if that is not worth it."""
+    if not isinstance(before, Statement) or before.written is not None or before.levels != item.levels:
+        return None
+    if before.node is None or len(before.targets) != 1:
+        return None
+    value = before.targets[0]
+    if value in program.named or counts[value] != 1 or value in program.mutated:
+        return None
+    if any(name.startswith("rng:") for name in expression_names(before.value)) or _writes_in_place(before.value):
+        return None
+    if list(read_names(item)).count(value) != 1 or value not in expression_names(item.value):
+        return None
+    if item.written is not None and item.operator is None:
+        return None
+    # of a copy: the statement stays as it is if the merged one turns out too long
+    expression = replace_names(copy.deepcopy(item.value), {value: before.value})
+    text = text_of(expression, lambda name: _estimated_name(program, name, path))
+    targets = item.targets if item.written is None else []
+    head = sum(len(_estimated_name(program, name, path)) + 2 for name in targets) + 4
+    if 4 + len(text) + head > WIDTH:
+        return None
+    expression = shorten_calls(expression, assume_cpu=True)
+    return Statement(expression, item.targets, item.written, item.operator, item.levels, item.node)
+
+
+def _estimated_name(program: ForwardProgram, name: str, path: str) -> str:
+    """About what a name will be in the text."""
+    if name.startswith("%"):
+        return program.hints.get(name) or "value"
+    place = split_place(name)
+    if place is None:
+        return name
+    rest = relative_path(place[1], path)
+    if rest is None:  # it becomes an argument
+        return place[1].rpartition(".")[2]
+    return place[0] + "".join(f'["{key}"]' for key in rest.split(".") if key)
+
+
+def _writes_in_place(expression: ast.expr) -> bool:
+    for node in ast.walk(expression):
+        if isinstance(node, ast.Call):
+            method = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+            if method.endswith("_") and not method.endswith("__"):
+                return True
+            if any(key.arg in ("inplace", "out") for key in node.keywords):
+                return True
+    return False

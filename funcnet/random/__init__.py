@@ -5,6 +5,7 @@ split                         makes independent Keys from one.
 fold_in                       makes the Key for a number under a Key.
 uniform                       draws a tensor of uniform numbers.
 normal                        draws a tensor of normal numbers.
+normal_like                   draws normal numbers for every leaf of a tree.
 bernoulli                     draws a tensor of zeros and ones.
 dropout                       zeroes elements at random, and scales the others.
 feature_dropout               zeroes whole channels.
@@ -30,6 +31,7 @@ from funcnet.random._attention_function import scaled_dot_product_attention as s
 from funcnet.random._by_path import ByPath as ByPath
 from funcnet.random._distributions import bernoulli as bernoulli
 from funcnet.random._distributions import normal as normal
+from funcnet.random._distributions import normal_like as normal_like
 from funcnet.random._distributions import uniform as uniform
 from funcnet.random._dropout_functions import alpha_dropout as alpha_dropout
 from funcnet.random._dropout_functions import dropout as dropout
@@ -51,6 +53,7 @@ __all__ = [
     # new tensors
     "uniform",
     "normal",
+    "normal_like",
     "bernoulli",
     # torch's functions, with their randomness as an argument
     "dropout",

@@ -65,6 +65,11 @@ def under_forward_mode() -> bool:
     return torch.autograd.forward_ad._current_level >= 0
 
 
+def saved_tensors_are_hooked() -> bool:
+    """Whether hooks see each tensor that autograd saves, as those of torch.utils.checkpoint count them."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+
+
 def lazy_clone(tensor: torch.Tensor) -> torch.Tensor:
     """A clone that shares memory until one of the two is written to; where torch cannot, one that does not."""
     try:
@@ -75,6 +80,21 @@ def lazy_clone(tensor: torch.Tensor) -> torch.Tensor:
 
 AccumulateGrad: type = getattr(torch._C._functions, "AccumulateGrad")
 """The class of the nodes that stand for leaves in the graph of autograd."""
+
+foreach_norm = torch._foreach_norm
+"""(tensors, order) -> the norm of each, with the bits of torch.linalg.vector_norm; it has no rule for transforms."""
+
+_group_tensors = torch.utils._foreach_utils._group_tensors_by_device_and_dtype
+
+
+def group_by_device_and_dtype(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The tensors in the order in which torch's own code over many of them takes them: group by group."""
+    first = tensors[0]
+    if all(tensor.dtype == first.dtype and tensor.device == first.device for tensor in tensors):
+        return tensors
+    groups = _group_tensors([tensors])  # type: ignore[list-item]  # torch means lists that may hold None
+    return [tensor for (group,), _ in groups.values() for tensor in group if tensor is not None]
+
 
 any_autocast = torch._C._is_any_autocast_enabled
 """Whether autocast is on for some device."""
@@ -299,6 +319,17 @@ def show_functions_to_modes(functions: Iterable[Any]) -> None:
     get_overridable_functions().update(functions)
 
 
+assert_scalar = torch.ops.aten._assert_scalar.default
+"""What the tracer calls with a condition on free sizes that code relies on."""
+
+
+def print_condition(expression: Any) -> str:
+    """A condition on free sizes, which torch's tracer holds as an expression of sympy, as Python code."""
+    from torch.utils._sympy.printers import PythonPrinter  # imports sympy, which import torch does not
+
+    return str(PythonPrinter().doprint(expression))
+
+
 def checkpoint_offset(tensor: torch.Tensor) -> int | None:
     """The offset in its file of the storage of a tensor that ``torch.load(..., map_location="meta")`` made."""
     return getattr(tensor.untyped_storage(), "_checkpoint_offset", None)
@@ -326,3 +357,39 @@ rebuild_tensor_v3 = torch._utils._rebuild_tensor_v3
 sample_gamma = torch._standard_gamma
 sample_dirichlet = torch._sample_dirichlet
 """The functions by which torch.distributions draws."""
+
+
+def is_operator(function: object) -> bool:
+    """Whether a function is an operator under ``torch.ops``, or one of its overloads."""
+    return isinstance(function, (torch._ops.OpOverload, torch._ops.OpOverloadPacket))
+
+
+def native_functions() -> dict[str, object]:
+    """The modules in which torch keeps functions that have no public name, by the names of the modules."""
+    return {"torch._C._nn": torch._C._nn, "torch._C": torch._C}
+
+
+FakeTensor = torch._subclasses.FakeTensor
+"""A tensor without numbers, by which torch's tracer follows shapes and memory."""
+
+set_grad_enabled = torch._C._set_grad_enabled
+"""What stands in a captured graph where gradients are switched on or off."""
+
+ENTERING_CALLS: dict[object, str] = {
+    torch.amp.autocast_mode._enter_autocast: "torch.amp.autocast",
+    torch.autograd.grad_mode._enter_inference_mode: "torch.inference_mode",
+}
+"""What stands in a captured graph where a context is entered -> the public name of the context."""
+
+EXITING_CALLS = frozenset({torch.amp.autocast_mode._exit_autocast, torch.autograd.grad_mode._exit_inference_mode})
+"""What stands in a captured graph where such a context is left."""
+
+IGNORED_CALLS = frozenset({torch._C._log_api_usage_once})
+"""What stands in a captured graph and computes nothing."""
+
+
+def is_internal_function(function: object) -> bool:
+    """Whether a function of a captured graph belongs to the machinery of torch, and cannot be called from outside."""
+    module = getattr(function, "__module__", None) or ""
+    internals = ("torch._functorch", "torch._C._functorch", "torch._dynamo", "torch._higher_order_ops")
+    return module.startswith(internals) or isinstance(function, torch._ops.HigherOrderOperator)

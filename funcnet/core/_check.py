@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -201,37 +200,3 @@ def misfit_error(net: Net, lines: list[str]) -> TreeError:
         f"params and buffers do not fit {net.title()}: {len(lines)} {noun}{bullet_list(lines)}\n"
         f"net.init(0) gives the structure; funcnet.from_state_dict(net, sd) reads a state_dict."
     )
-
-
-class CheckedTrees:
-    """The params and buffers that were last found to fit a net.
-
-    They are recognised by identity and by their outermost leaves, and not kept alive.
-    """
-
-    __slots__ = ("_ids", "_leaves", "_sizes")
-
-    def __init__(self, specs: Mapping[str, Specs], params: TreeLike, buffers: TreeLike) -> None:
-        names = list(specs["params"])
-        paths = [tuple(path.split(".")) for path in dict.fromkeys(names[:1] + names[-1:])]
-        self._ids = (id(params), id(buffers))
-        self._sizes = (len(params), len(buffers))
-        self._leaves = [(path, weakref.ref(_leaf_at(params, path))) for path in paths]
-
-    def matches(self, params: TreeLike, buffers: TreeLike) -> bool:
-        """Whether these dicts are the ones that were checked."""
-        if self._ids != (id(params), id(buffers)) or self._sizes != (len(params), len(buffers)):
-            return False
-        try:
-            for path, ref in self._leaves:
-                if ref() is not _leaf_at(params, path):
-                    return False
-        except (KeyError, TypeError):
-            return False
-        return True
-
-
-def _leaf_at(tree: TreeLike, keys: tuple[str, ...]) -> Any:
-    for key in keys:
-        tree = tree[key]
-    return tree

@@ -39,8 +39,8 @@ def explain_error(
         params, inputs, kwargs, method: what it was called with.
         error: what the body raised, or Python when it called the body.
     """
-    if isinstance(error, FuncnetError):
-        return error
+    if isinstance(error, FuncnetError) or type(error).__module__ == "torch.utils.checkpoint":
+        return error  # the second is how a checkpoint ends a call that has recomputed enough
     lines = find_tree_misfits(program.specs, {"params": params})
     if lines:
         return misfit_error(program.net, lines)
@@ -101,9 +101,11 @@ def _iter_bodies_passed(error: Exception) -> Iterator[tuple[View, str, dict[str,
     """The view, the place in words and the inputs of each body that an error went through, outermost first."""
     trace, parent = error.__traceback__, None
     while trace is not None:
-        code, values = trace.tb_frame.f_code, trace.tb_frame.f_locals
-        view = values.get(code.co_varnames[0]) if code.co_argcount else None
-        if isinstance(view, View) and not code.co_name.startswith("_"):
+        code = trace.tb_frame.f_code
+        is_public = code.co_argcount and not code.co_name.startswith("_")
+        values = trace.tb_frame.f_locals if is_public else {}  # reading them makes a dict, which the frame keeps
+        view = values.get(code.co_varnames[0]) if is_public else None
+        if isinstance(view, View):
             names = code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]
             inputs = {name: values[name] for name in names if name in values}
             inputs = {name: value for name, value in inputs.items() if name == names[0] or _is_data(value)}

@@ -45,13 +45,13 @@ def run_while_compiling(
     }
     for path in pool.renormed_weights:
         tensors[path] = tensors[path].clone()
-    outer_within, call.find_place = call.find_place, partial(place_in_compiled_call, view)
+    outer_find_place, call.find_place = call.find_place, partial(place_in_compiled_call, view)
     prefix = ""
     if method is not None:
         module, prefix = _MethodAsForward(module, method), "module."
         tensors = {prefix + path: tensor for path, tensor in tensors.items()}
     output = functional_call(module, tensors, inputs, dict(kwargs), tie_weights=False)
-    call.find_place = outer_within
+    call.find_place = outer_find_place
     for path in flat_buffers:
         *parents, name = path.split(".")
         node: Any = buffers

@@ -16,17 +16,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from funcnet._context import levels_of, under_vmap
+from funcnet._context import transform_levels, under_vmap
 from funcnet._errors import InitError
 from funcnet._torch import MODULE_CALL_CODE
 from funcnet._typing import Tree
 from funcnet.core import Buffer, Net, Param, View
 from funcnet.core.internals import EMPTY_TREE, ForeignNet, call_and_path, dtype_to_declare
+from funcnet.foreign._carried_values import UNKNOWN_VALUE, carried_value
 from funcnet.foreign._compiled_call import run_while_compiling
 from funcnet.foreign._draws_by_path import find_drawing_submodule
 from funcnet.foreign._isolated_copies import CopiesById, collect_reachable, deepcopy_isolated
 from funcnet.foreign._leased_copies import CopyPool, LeasedCopy, TrainFlags
-from funcnet.foreign._unknown_values import UNKNOWN_VALUE, carried_value
 from funcnet.random import Stream
 from funcnet.tree import join
 
@@ -126,14 +126,14 @@ class Wrapped(ForeignNet):
             output = run(*inputs, **kwargs)
         else:
             leased.call = call
-            outer_within, call.find_place = (
+            outer_find_place, call.find_place = (
                 call.find_place,
                 partial(find_drawing_submodule, view, leased, self.copy_pool.learn_drawing_path, _RUN_CODE),
             )
             try:
                 output = run(*inputs, **kwargs)
             finally:
-                leased.call, call.find_place = None, outer_within
+                leased.call, call.find_place = None, outer_find_place
         if not call.closed:
             leased.record_buffers(buffers)
         del module, run  # because all references to the copy are counted
@@ -205,7 +205,7 @@ def _give_batch_axes(buffers: Tree, inputs: list[Tensor]) -> None:
     """Give every buffer the batch axes of the inputs; else vmap lets no batched value be written to it."""
     zeros: dict[frozenset[tuple[str, int]], Tensor] = {}
     for tensor in inputs:
-        levels = frozenset() if torch.compiler.is_compiling() else frozenset(levels_of(tensor))
+        levels = frozenset() if torch.compiler.is_compiling() else frozenset(transform_levels(tensor))
         if levels not in zeros and tensor.is_floating_point():
             zeros[levels] = tensor.detach().new_zeros(())
     total = sum(zeros.values())

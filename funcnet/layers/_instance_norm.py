@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.types import Device
 
-from funcnet._context import under_vmap, warn
+from funcnet._context import under_vmap, warn_caller
 from funcnet.core import Buffer, Param, View
 from funcnet.layers._batch_norm import norm_parts, writable_copy
 from funcnet.layers._layer import Layer
@@ -61,7 +61,7 @@ def _check_shape_and_normalise(p: View, input: Tensor, axes: int) -> Tensor:
     if channels != p.num_features:
         if p.affine:
             raise ValueError(f"expected {p.num_features} channels in axis {rank - axes - 1}, got {channels}")
-        warn(
+        warn_caller(
             f"InstanceNorm{axes}d was made for {p.num_features} channels and got {channels}, which makes no difference "
             f"without affine.",
             stacklevel=3,

@@ -56,22 +56,22 @@ class _Stack(Layer):
             "batch_first": layer.self_attn.batch_first,
         }
 
-    def first_values(self: Any, start: InitContext, path: str) -> Iterator[tuple[str, Tensor]]:
+    def first_values(self: Any, context: InitContext, path: str) -> Iterator[tuple[str, Tensor]]:
         """With a Key each layer has its own values; with a seed all have the first one's, as the module copies it."""
-        if not isinstance(start.rng, Stream):
-            yield from super().first_values(start, path)
+        if not isinstance(context.rng, Stream):
+            yield from super().first_values(context, path)
             return
         layer, layers_path = getattr(self, fields(self)[0].name), join(path, "layers")
-        if any(join(layers_path, name) not in start.aliases for name in self.layers._all_entries):
-            first = dict(start._replace(aliases={}).init_net(layer, ""))
+        if any(join(layers_path, name) not in context.aliases for name in self.layers._all_entries):
+            first = dict(context._replace(aliases={}).init_net(layer, ""))
             for index, stacked in enumerate(self.layers):
                 layer_path = join(layers_path, str(index))
                 if stacked == layer:
                     yield from ((join(layer_path, name), value.clone()) for name, value in first.items())
                 else:
-                    yield from start.init_net(stacked, layer_path)
+                    yield from context.init_net(stacked, layer_path)
         if self.norm is not None:
-            yield from start.init_net(self.norm, join(path, "norm"))
+            yield from context.init_net(self.norm, join(path, "norm"))
 
     def as_module(self) -> nn.Module:
         with ignore_nested_tensor_warning():

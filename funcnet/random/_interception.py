@@ -113,7 +113,7 @@ def _kernel_with_torch_arguments(rule: Callable[..., Tensor], inplace: bool = Fa
     return lambda next_rng, input, p, train: apply(next_rng, input, p, train, inplace)
 
 
-def _rrelu(
+def _rrelu_with_torch_arguments(
     next_rng: NextRng,
     input: Tensor,
     lower: float = 1.0 / 8,
@@ -126,14 +126,14 @@ def _rrelu(
 
 
 _RRELU: dict[Any, Callable[..., Tensor]] = {
-    F.rrelu: _rrelu,
-    torch.rrelu: _rrelu,
-    torch.rrelu_: partial(_rrelu, inplace=True),
+    F.rrelu: _rrelu_with_torch_arguments,
+    torch.rrelu: _rrelu_with_torch_arguments,
+    torch.rrelu_: partial(_rrelu_with_torch_arguments, inplace=True),
 }
 _DROPOUTS = (dropout, feature_dropout, alpha_dropout, feature_alpha_dropout)
 
 
-def _attention(
+def _attention_with_torch_arguments(
     next_rng: NextRng,
     query: Tensor,
     key: Tensor,
@@ -159,7 +159,7 @@ _COMPUTED_HERE: dict[Any, Callable[..., Tensor]] = {
     **{getattr(torch, rule.__name__): _kernel_with_torch_arguments(rule) for rule in _DROPOUTS},
     **{getattr(torch, f"{rule.__name__}_"): _kernel_with_torch_arguments(rule, inplace=True) for rule in _DROPOUTS},
     **_RRELU,
-    F.scaled_dot_product_attention: _attention,
+    F.scaled_dot_product_attention: _attention_with_torch_arguments,
 }
 
 

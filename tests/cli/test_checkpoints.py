@@ -89,9 +89,9 @@ def test_convert_in_place_in_shards_and_a_part_of_it(src, tmp_path):
     assert run("convert", src, tmp_path / "shards", "--shard-size", "60", "-s", "h.*", "-s", "!**.k").exit_code == 0
     assert list(load(tmp_path / "shards")) == ["h.0.q", "h.1.q"]
     assert len(load(tmp_path / "shards").files) == 3
-    assert run("convert", src, tmp_path / "dcp", "--format", "dcp", "-s", "!head", "--part", "h").exit_code == 0
+    assert run("convert", src, tmp_path / "dcp", "--format", "dcp", "-s", "!0.k", "--part", "h").exit_code == 0
     assert load(tmp_path / "dcp").format == "dcp"
-    assert list(load(tmp_path / "dcp")) == ["0.q", "0.k", "1.q", "1.k"]
+    assert list(load(tmp_path / "dcp")) == ["0.q", "1.q", "1.k"]
 
 
 def test_casts_are_exact_or_declared(src, tmp_path):
@@ -118,14 +118,14 @@ def test_casts_are_exact_or_declared(src, tmp_path):
         (["convert", "SRC", "dst.pt", "--shard-size", "1GB"], "shards need a folder"),
         (["convert", "SRC", "dst.pt", "--part", "model"], "has no part 'model'"),
         (["convert", "SRC", "dst", "--shard-size", "9" * 400 + "e9GB"], "is not a size"),
-        (["convert", "SRC", "dst.pt", "--select", "embde"], "has no tensor that ['embde'] selects"),
+        (["convert", "SRC", "dst.pt", "--select", "embde"], "'embde' matches nothing. Near it: 'embed'"),
         (["convert", "SRC", "dst.pt", "--certificate", "SRC"], "has the name of a checkpoint"),
         (["convert", "SRC", "dst.pt", "--certificate", "dst.pt"], "has the name of a checkpoint"),
         (["convert", "SRC", "dst.pt", "-r", "rules.toml", "--certificate", "rules.toml"], "is another file of this"),
         (["convert", "SRC", "dst.pt", "--certificate", "no/c.json"], "its folder is not there"),
         (["convert", "SRC", "dst.pt", "--certificate", "."], "is a folder"),
-        (["inspect", "SRC", "--select", "embde"], "has no tensor that ['embde'] selects"),
-        (["diff", "SRC", "SRC", "--select", "embde"], "has no tensor that ['embde'] selects"),
+        (["inspect", "SRC", "--select", "embde"], "'embde' matches nothing. Near it: 'embed'"),
+        (["diff", "SRC", "SRC", "--select", "embde"], "'embde' matches nothing. Near it: 'embed'"),
         (["match", "SRC", "SRC", "--output", "SRC"], "has the name of a checkpoint"),
         (["inspect", "nothing.pt"], "No such file"),
         (["diff", "SRC", "nothing.pt"], "No such file"),

@@ -76,7 +76,10 @@ def test_module_and_back(make, fused_qkv, stacked):
 
 
 @NET
-@FORM
+@pytest.mark.parametrize(
+    ("fused_qkv", "stacked"),
+    [pytest.param(*form, marks=[pytest.mark.slow] if form[0] == form[1] else []) for form in FORMS],
+)
 def test_transforms(make, fused_qkv, stacked):
     net = make(fused_qkv=fused_qkv, stacked=stacked)
     params, _ = net.init(0)

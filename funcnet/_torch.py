@@ -51,6 +51,9 @@ active_transforms = pyfunctorch.retrieve_all_functorch_interpreters
 without_transforms = pyfunctorch.temporarily_clear_interpreter_stack
 """A context in which no transform of torch.func is active."""
 
+is_batched_by_vmap = functorch.is_batchedtensor
+"""Whether the outermost transform that wraps a tensor is a vmap."""
+
 is_wrapped_by_transform = functorch.is_functorch_wrapped_tensor
 wrapping_level = functorch.maybe_get_level
 unwrap_once = functorch.get_unwrapped
@@ -149,6 +152,16 @@ def parametrized_property(module: torch.nn.Module, name: str) -> None:
     """Make an attribute of such a module the tensor that its parametrizations compute."""
     parametrize._inject_property(module, name)
 
+
+fused_sgd: Callable[..., None] = torch._fused_sgd_
+fused_adam: Callable[..., None] = torch._fused_adam_
+fused_adamw: Callable[..., None] = torch._fused_adamw_
+fused_adagrad: Callable[..., None] = torch._fused_adagrad_
+"""Steps of optimizers, written over lists of params and state; all tensors must have the strides of their params."""
+
+foreach_add: Callable[..., list[torch.Tensor]] = torch._foreach_add
+foreach_add_: Callable[..., None] = torch._foreach_add_
+"""Sums of a list of tensors and one number or 0-d tensor."""
 
 DispatchMode = torch.utils._python_dispatch.TorchDispatchMode
 """A context in which every operator is shown, below autograd, before it runs."""

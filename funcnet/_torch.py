@@ -159,7 +159,7 @@ fused_adamw: Callable[..., None] = torch._fused_adamw_
 fused_adagrad: Callable[..., None] = torch._fused_adagrad_
 """Steps of optimizers, written over lists of params and state; all tensors must have the strides of their params."""
 
-foreach_add: Callable[..., list[torch.Tensor]] = torch._foreach_add
+foreach_add: Callable[..., Any] = torch._foreach_add
 foreach_add_: Callable[..., None] = torch._foreach_add_
 """Sums of a list of tensors and one number or 0-d tensor."""
 

@@ -74,10 +74,7 @@ class Adadelta(Optimizer):
         square_avg = addcmul(square_avg, grad, grad, 1 - self.rho, over=memory.reuses)
         gradient_size = memory.sqrt(add_scalar(square_avg, self.eps), over=memory.reuses)
         move_size = memory.sqrt(add_scalar(old_acc_delta, self.eps), over=memory.reuses)
-        if memory.reuses:
-            move = move_size.div_(gradient_size).mul_(grad)
-        else:
-            move = move_size / gradient_size * grad
+        move = move_size.div_(gradient_size).mul_(grad) if memory.reuses else move_size / gradient_size * grad
         acc_delta = mul(old_acc_delta, self.rho, over=memory.donates)
         acc_delta = addcmul(acc_delta, move, move, 1 - self.rho, over=memory.reuses)
         new_param = add(param, as_dtype_of(move, param), -self.lr, over=memory.donates)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from funcnet._torch import fused_adagrad
 from funcnet._typing import Tree
-from funcnet.optim._arithmetic import Memory, add, add_scalar, addcdiv, addcmul, as_dtype_of, as_real, mul
+from funcnet.optim._arithmetic import Memory, add, add_scalar, addcdiv, addcmul, as_dtype_of, as_real
 from funcnet.optim._fused import FusedOptimizer
 from funcnet.optim._scalars import Scalar, is_zero
 from funcnet.optim._sparse_rows import rows_of
@@ -86,10 +86,9 @@ class Adagrad(FusedOptimizer):
     ) -> tuple[Tensor, Tensor]:
         """The next param and sum for a sparse gradient."""
         rows = rows_of(grad)
-        total = rows.add_to(total, rows.values.pow(2), memory.donates)
+        total = rows.add_to(total, rows.values.pow(2), over=memory.donates)
         scale = add_scalar(memory.sqrt(rows.take_from(total), over=memory.reuses), self.eps, over=memory.reuses)
-        move = mul(rows.values / scale, -rate, over=memory.reuses)
-        return rows.add_to(param, move, memory.donates), total
+        return rows.add_to(param, rows.values / scale, -rate, memory.donates), total
 
     def _step_fused(self, params: Sequence[Tensor], grads: Sequence[Tensor], entries: Sequence[Tree]) -> None:
         fused_adagrad(

@@ -58,7 +58,7 @@ class ASGD(Optimizer):
     def _init_entry(self, param: Tensor) -> Tree:
         return {
             "step": torch.zeros((), dtype=scalar_dtype(), device=param.device),
-            "eta": _entry_of(self.lr, param.device),
+            "eta": self._entry_of(self.lr, param.device),
             "mu": torch.ones((), dtype=scalar_dtype(), device=param.device),
             "ax": zeros_like(param),
         }
@@ -76,11 +76,17 @@ class ASGD(Optimizer):
         param = add(param, grad, -eta, over=memory.reuses)
         changes = {
             "step": step,
-            "eta": _entry_of(self.lr / ((1 + self.lambd * self.lr * count) ** self.alpha), entry["eta"].device),
-            "mu": _entry_of(1 / larger(1, count - self.t0), entry["mu"].device),
+            "eta": self._entry_of(self.lr / ((1 + self.lambd * self.lr * count) ** self.alpha), entry["eta"].device),
+            "mu": self._entry_of(1 / larger(1, count - self.t0), entry["mu"].device),
             "ax": as_dtype_of(_next_mean(memory, mean, param, mu), old_param),
         }
         return as_dtype_of(param, old_param), changes
+
+    def _entry_of(self, value: Scalar, device: torch.device) -> Tensor:
+        """A scalar as an entry of the state."""
+        if isinstance(value, Tensor):
+            return value.to(device, self._number_dtype())
+        return torch.as_tensor(value, dtype=self._number_dtype(), device=device)
 
 
 def _next_mean(memory: Memory, mean: Tensor, param: Tensor, mu: Scalar) -> Tensor:
@@ -91,10 +97,3 @@ def _next_mean(memory: Memory, mean: Tensor, param: Tensor, mu: Scalar) -> Tenso
         move = mul(param - mean, mu, over=memory.reuses)
         return mean.add_(move) if memory.donates else mean + move
     return mean.copy_(param) if memory.donates else param.clone()
-
-
-def _entry_of(value: Scalar, device: torch.device) -> Tensor:
-    """A scalar as an entry of the state: in torch's dtype, or in its own where that is a tensor in float64."""
-    if isinstance(value, Tensor):
-        return value.to(device)
-    return torch.as_tensor(value, dtype=scalar_dtype(), device=device)

@@ -24,6 +24,10 @@ class FusedOptimizer(Optimizer):
     def _is_fused(self) -> bool:
         return bool(getattr(self, "fused"))
 
+    def _has_kernel(self, param: Tensor) -> bool:
+        """Whether the fused kernel is right for the dtype and device of a param."""
+        return True
+
     def _step_fused(self, params: Sequence[Tensor], grads: Sequence[Tensor], entries: Sequence[Tree]) -> None:
         """Write the next values over params and over the tensors of their entries."""
         raise NotImplementedError
@@ -40,7 +44,7 @@ class FusedOptimizer(Optimizer):
             return super()._update_all(memory, records, pairing, entries)
         params = list(pairing.params)
         for record, indices in _batch(records, params):
-            if record._is_fused():
+            if record._is_fused() and record._has_kernel(params[indices[0]]):
                 record._update_batch(memory.donates, pairing, indices, params, entries)
                 continue
             for at in indices:

@@ -136,7 +136,7 @@ def check_values(name: str, values: Hyperparameters) -> None:
     Tensors without a number that can be read, under vmap for example, are left out.
     """
     known = {key: value for key, value in values.items() if key in _torch_arguments(name) and _is_known(value)}
-    _checker(name)([], **known)  # type: ignore[arg-type]
+    _checker(name)([], **known)
 
 
 def _is_known(value: Any) -> bool:

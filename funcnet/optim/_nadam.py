@@ -11,7 +11,7 @@ from funcnet._typing import Tree
 from funcnet.optim._arithmetic import Memory, add, add_scalar, addcdiv, addcmul, as_dtype_of, as_real, div, lerp, mul
 from funcnet.optim._optimizer import Optimizer
 from funcnet.optim._scalars import as_scalar, is_zero
-from funcnet.optim._state_entries import scalar_dtype, zero_step, zeros_like
+from funcnet.optim._state_entries import zero_step, zeros_like
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -37,7 +37,7 @@ class NAdam(Optimizer):
     >>> optimizer = NAdam(lr=0.1)
     >>> params = {"w": torch.tensor([1.0])}
     >>> optimizer.step(params, {"w": torch.tensor([2.0])}, optimizer.init(params))[0]
-    {'w': tensor([0.9049])}
+    {'w': tensor([0.8944])}
     """
 
     lr: float | Tensor = 2e-3
@@ -58,7 +58,7 @@ class NAdam(Optimizer):
     def _init_entry(self, param: Tensor) -> Tree:
         return {
             "step": zero_step(param, self.capturable),
-            "mu_product": torch.ones((), dtype=scalar_dtype(), device=param.device if self.capturable else "cpu"),
+            "mu_product": torch.ones((), dtype=self._number_dtype(), device=param.device if self.capturable else "cpu"),
             "exp_avg": zeros_like(param),
             "exp_avg_sq": zeros_like(param),
         }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
 from typing import Any, ClassVar
 
 import torch
@@ -28,6 +27,7 @@ from funcnet.optim._groups import (
 )
 from funcnet.optim._pairing import Pairing, format_place, memory_key
 from funcnet.optim._scalars import as_scalar
+from funcnet.optim._state_entries import scalar_dtype
 from funcnet.tree import join
 
 
@@ -43,6 +43,8 @@ class Optimizer:
 
     _group_records: ClassVar[tuple[Any, ...]]
     _has_tensors: ClassVar[bool]
+    _is_precise: ClassVar[bool] = False
+    _names_of_fields: ClassVar[dict[str, None]]
     _starts_empty: ClassVar[bool] = False
     """Whether an entry of the state may lack tensors that a later step puts there."""
 
@@ -75,8 +77,16 @@ class Optimizer:
         name = type(self).__name__
         check_values(name, values)
         for selector, of_group in groups.items():
-            check_names(f"{name}, in the group {selector!r},", of_group, _hyperparameter_names(type(self)))
+            check_names(f"{name}, in the group {selector!r},", of_group, self._names())
             check_values(name, {**values, **of_group})
+
+    @classmethod
+    def _names(cls) -> dict[str, None]:
+        """The fields without the groups, in order."""
+        if "_names_of_fields" not in cls.__dict__:
+            names = {field.name: None for field in dataclasses.fields(cls) if field.name != "groups"}
+            cls._names_of_fields = names
+        return cls._names_of_fields
 
     def values(self) -> dict[str, Any]:
         """The hyperparameters by name, without the groups.
@@ -85,7 +95,7 @@ class Optimizer:
         >>> SGD(lr=0.1).values()["lr"]
         0.1
         """
-        return {name: getattr(self, name) for name in _hyperparameter_names(type(self))}
+        return {name: getattr(self, name) for name in self._names()}
 
     def replace(self, **hyperparameters: Any) -> Self:
         """This optimizer with other hyperparameters; ``groups`` are merged into those it has, selector by selector.
@@ -94,7 +104,7 @@ class Optimizer:
         >>> AdamW(lr=0.1, groups={"head": {"lr": 0.2}}).replace(lr=0.5, groups={"head": {"eps": 0.1}})
         AdamW(lr=0.5, groups={'head': {'lr': 0.2, 'eps': 0.1}})
         """
-        check_names(type(self).__name__, hyperparameters, _hyperparameter_names(type(self)) | {"groups": None})
+        check_names(type(self).__name__, hyperparameters, self._names() | {"groups": None})
         values = {name: freeze(value) for name, value in hyperparameters.items() if name != "groups"}
         groups = self.groups
         if "groups" in hyperparameters:
@@ -256,7 +266,18 @@ class Optimizer:
         """This record with numbers and 0-d float64 tensors in place of all tensors."""
         if not self._has_tensors:
             return self
-        return self._copy({name: as_scalar(value) for name, value in self.values().items()})
+        values = self.values()
+        record = self._copy({name: as_scalar(value) for name, value in values.items()})
+        if any(map(_has_float64_tensor, values.values())):
+            object.__setattr__(record, "_is_precise", True)
+        return record
+
+    def _number_dtype(self) -> torch.dtype:
+        """The dtype of numbers in the state: torch's, and float64 where a hyperparameter is a tensor in float64.
+
+        Then it may be one that somebody differentiates by, or varies a little, and float32 would round that off.
+        """
+        return torch.float64 if self._is_precise else scalar_dtype()
 
     def _complete_entries(self, pairing: Pairing, records: Sequence[Self], entries: list[Tree]) -> None:
         """Start the state of params that have none yet, as torch does at their first step; refuse what does not fit."""
@@ -280,12 +301,6 @@ class Optimizer:
             )
 
 
-@cache
-def _hyperparameter_names(cls: type[Optimizer]) -> dict[str, None]:
-    """The fields of an optimizer without its groups, in order."""
-    return {field.name: None for field in dataclasses.fields(cls) if field.name != "groups"}
-
-
 def _choose_memory(pairing: Pairing, records: Sequence[Optimizer], donate: bool) -> Memory:
     """How a step may use memory: only where nothing follows it may it write over temporaries, or over donations."""
     if not plainly_eager() or forward_mode():
@@ -297,10 +312,9 @@ def _choose_memory(pairing: Pairing, records: Sequence[Optimizer], donate: bool)
         for entry in pairing.entries:
             if any(isinstance(value, Tensor) and value.requires_grad for value in entry.values()):
                 return Memory()
-        if any(param.requires_grad for param in pairing.params):
-            # A leaf may be written over, as torch.optim does; the result of something else has a graph to keep.
-            if not donate or not all(param.is_leaf for param in pairing.params):
-                return Memory()
+        # A leaf may be written over, as torch.optim does; the result of something else has a graph to keep.
+        if any(param.requires_grad and not (donate and param.is_leaf) for param in pairing.params):
+            return Memory()
     return Memory(donates=donate, reuses=True)
 
 
@@ -324,6 +338,12 @@ def _param_error(problems: list[str]) -> TreeError:
 
 def _has_tensor(value: Any) -> bool:
     return isinstance(value, Tensor) or (isinstance(value, tuple) and any(map(_has_tensor, value)))
+
+
+def _has_float64_tensor(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return any(map(_has_float64_tensor, value))
+    return isinstance(value, Tensor) and value.dtype == torch.float64
 
 
 def _differs(value: Any, default: Any) -> bool:

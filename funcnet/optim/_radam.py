@@ -16,7 +16,7 @@ from funcnet.optim._state_entries import zero_step, zeros_like
 
 @dataclass(frozen=True, eq=False, repr=False)
 class RAdam(Optimizer):
-    """Adam that moves by the plain running mean until the running mean of squares can be trusted, and is rectified then.
+    """Adam that moves by the running mean of gradients alone as long as that of squares cannot be trusted yet.
 
     Args:
         lr: the learning rate.

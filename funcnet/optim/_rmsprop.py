@@ -38,10 +38,10 @@ class RMSprop(Optimizer):
     Raises: what torch.optim.RMSprop raises for values that it does not take.
     Source: torch.optim.RMSprop; Hinton's lecture notes, 2012.
 
-    >>> optimizer = RMSprop(lr=0.1)
+    >>> optimizer = RMSprop(lr=0.1, alpha=0.75)
     >>> params = {"w": torch.tensor([1.0])}
     >>> optimizer.step(params, {"w": torch.tensor([2.0])}, optimizer.init(params))[0]
-    {'w': tensor([0.])}
+    {'w': tensor([0.8000])}
     """
 
     lr: float | Tensor = 1e-2

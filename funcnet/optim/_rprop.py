@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,9 +71,9 @@ class Rprop(Optimizer):
         factor = torch.where(sign > 0, grows, torch.where(sign < 0, shrinks, torch.where(sign == 0, 1, sign)))
         step_size = as_real(entry["step_size"])
         if memory.donates:
-            step_size = step_size.mul_(factor).clamp_(smallest, largest)
+            step_size = torch.clamp_(step_size.mul_(factor), smallest, largest)
         else:
-            step_size = (step_size * factor).clamp(smallest, largest)
+            step_size = torch.clamp(step_size * factor, smallest, largest)
         grad = torch.where(factor == shrinks, 0, grad)
         if memory.donates:
             grad = prev.copy_(grad)
@@ -81,5 +82,5 @@ class Rprop(Optimizer):
         return as_dtype_of(new_param, param), changes
 
 
-def _in_dtype_of(tensor: Tensor, value: Scalar) -> Scalar:
+def _in_dtype_of(tensor: Tensor, value: Scalar) -> Any:
     return value.to(tensor.device, tensor.dtype) if isinstance(value, Tensor) else value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
+from functools import cache
 from typing import ClassVar
 
 import torch
@@ -80,6 +81,9 @@ class SGD(FusedOptimizer):
             changes["momentum_buffer"] = buffer
         return add(param, grad, -self.lr, over=memory.donates), changes
 
+    def _has_kernel(self, param: Tensor) -> bool:
+        return _is_kernel_right(param.dtype, param.device)
+
     def _step_fused(self, params: Sequence[Tensor], grads: Sequence[Tensor], entries: Sequence[Tree]) -> None:
         has_momentum = self.momentum != 0
         lacks_buffer = [has_momentum and entry.get("momentum_buffer") is None for entry in entries]
@@ -100,3 +104,22 @@ class SGD(FusedOptimizer):
                 maximize=self.maximize,
                 is_first_step=is_first_step,
             )
+
+
+@cache
+def _is_kernel_right(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether torch's fused kernel makes the plainest of steps; that of torch 2.13 is wrong in float16."""
+    param, grad = torch.ones(32, dtype=dtype, device=device), torch.ones(32, dtype=dtype, device=device)
+    fused_sgd(
+        [param],
+        [grad],
+        [],
+        weight_decay=0.0,
+        momentum=0.0,
+        lr=1.0,
+        dampening=0.0,
+        nesterov=False,
+        maximize=False,
+        is_first_step=False,
+    )
+    return not param.any()

@@ -32,7 +32,7 @@ class SparseAdam(Optimizer):
     >>> import torch
     >>> optimizer = SparseAdam(lr=0.1)
     >>> params = {"embedding": torch.ones(3, 2)}
-    >>> grad = torch.sparse_coo_tensor([[1]], [[1.0, -1.0]], (3, 2))
+    >>> grad = torch.sparse_coo_tensor([[1]], [[1.0, -1.0]], (3, 2), check_invariants=True)
     >>> optimizer.step(params, {"embedding": grad}, optimizer.init(params))[0]
     {'embedding': tensor([[1.0000, 1.0000],
             [0.9000, 1.1000],
@@ -68,10 +68,10 @@ class SparseAdam(Optimizer):
         square_change = mul(rows.values.pow(2) - exp_avg_sq, 1 - beta2, over=memory.reuses)
         changes = {
             "step": count,
-            "exp_avg": rows.add_to(entry["exp_avg"], change, memory.donates),
-            "exp_avg_sq": rows.add_to(entry["exp_avg_sq"], square_change, memory.donates),
+            "exp_avg": rows.add_to(entry["exp_avg"], change, over=memory.donates),
+            "exp_avg_sq": rows.add_to(entry["exp_avg_sq"], square_change, over=memory.donates),
         }
         scale = add_scalar(memory.sqrt(square_change + exp_avg_sq, over=True), self.eps, over=memory.reuses)
         step_size = self.lr * ((1 - beta2**count) ** 0.5) / (1 - beta1**count)
         move = mul((change + exp_avg) / scale, -step_size, over=memory.reuses)
-        return rows.add_to(param, move, memory.donates), changes
+        return rows.add_to(param, move, over=memory.donates), changes

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+
+from funcnet.optim._arithmetic import add, mul
+from funcnet.optim._scalars import Scalar
 
 
 @dataclass(frozen=True)
@@ -23,11 +27,13 @@ class Rows:
         """The values of a dense tensor at these rows."""
         return dense[self.indices]
 
-    def add_to(self, dense: Tensor, values: Tensor, in_place: bool) -> Tensor:
-        """A dense tensor with values added at these rows."""
-        if in_place:
-            return dense.index_put_(self.indices, values, accumulate=True)
-        return dense.index_put(self.indices, values, accumulate=True)
+    def add_to(self, dense: Tensor, values: Tensor, alpha: Scalar = 1, over: bool = False) -> Tensor:
+        """A dense tensor plus ``alpha * values`` at these rows; written over the tensor if ``over`` is true."""
+        if isinstance(alpha, Tensor):
+            return dense.index_put(self.indices, mul(values, alpha), accumulate=True)
+        indices = torch.stack(self.indices)
+        addend = torch.sparse_coo_tensor(indices, values, dense.shape, is_coalesced=True, check_invariants=False)
+        return add(dense, addend, alpha, over)
 
 
 def rows_of(sparse: Tensor) -> Rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -53,6 +54,11 @@ def assert_steps_are_equal(row: Row, params: Any, draw_grads: Any, ours: Any, tw
         assert_identical(entries_by_path(params, state), twin.state())
 
 
+def is_rounded_by_torch(row: Row, dtype: torch.dtype) -> bool:
+    """Whether torch computes with a learning rate that it has rounded to float32, though the params are float64."""
+    return row.class_name == "Muon" and isinstance(row.arguments.get("lr"), Tensor) and dtype == torch.float64
+
+
 def supports(row: Row, dtype: torch.dtype) -> bool:
     return row.info.supports_complex or not dtype.is_complex
 
@@ -61,6 +67,8 @@ def supports(row: Row, dtype: torch.dtype) -> bool:
 def test_steps_have_torchs_bits(row, dtype, donates):
     if not supports(row, dtype):
         pytest.skip("torch takes no complex params here")
+    if is_rounded_by_torch(row, dtype):
+        row = dataclasses.replace(row, arguments={**row.arguments, "lr": row.arguments["lr"].double()})
     donate = {"pure": lambda index: False, "donated": lambda index: True, "in turn": lambda index: index % 3 == 1}
     params = row.params(dtype)
     assert_steps_are_equal(
@@ -68,22 +76,33 @@ def test_steps_have_torchs_bits(row, dtype, donates):
     )
 
 
+def is_fused_sgd_wrong_in_half() -> bool:
+    """Whether torch's fused SGD moves bfloat16 params by something else than the gradient, as that of 2.13 does."""
+    param = torch.ones(32, dtype=torch.bfloat16, requires_grad=True)
+    param.grad = torch.ones_like(param)
+    torch.optim.SGD([param], lr=1.0, fused=True).step()
+    return bool(param.any())
+
+
+IS_FUSED_SGD_WRONG_IN_HALF = is_fused_sgd_wrong_in_half()
 FUSED = [row for row in rows() if "cpu" in row.info.supports_fused_on]
 
 
 @parametrize(row=FUSED, dtype=[torch.float32, torch.float64, torch.bfloat16], donated=[False, True])
 def test_fused_steps_have_the_bits_of_the_fused_kernels(row, dtype, donated):
     params = row.params(dtype)
+    is_broken = row.class_name == "SGD" and dtype == torch.bfloat16 and IS_FUSED_SGD_WRONG_IN_HALF
     assert_steps_are_equal(
         row,
         params,
         lambda index: row.params(dtype, seed=index + 1),
         row.ours(fused=True),
-        Twin(row, params, fused=True),
+        Twin(row, params, fused=not is_broken),
         lambda index: donated,
     )
 
 
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")  # torch's own Adagrad makes sparse tensors so
 @parametrize(
     row=[row for row in rows(sparse=None) if row.info.supports_sparse or row.is_sparse()], donated=[False, True]
 )
@@ -95,7 +114,11 @@ def test_sparse_gradients_have_torchs_bits(row, donated):
     def draw(index: int) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(index + 1)
         indices = torch.randint(6, (1, 4), generator=generator)  # some rows twice
-        return {"embedding": torch.sparse_coo_tensor(indices, torch.randn(4, 3, generator=generator), (6, 3))}
+        return {
+            "embedding": torch.sparse_coo_tensor(
+                indices, torch.randn(4, 3, generator=generator), (6, 3), check_invariants=True
+            )
+        }
 
     state, ours, twin = row.ours().init(params), row.ours(), Twin(row, params)
     for index in range(STEPS):

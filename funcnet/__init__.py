@@ -1,4 +1,4 @@
-"""funcnet: PyTorch models as pure functions over explicit parameter trees, and both ways to ``nn.Module``.
+"""PyTorch models as pure functions over explicit parameter trees, and both ways to ``nn.Module``.
 
 Every layer of ``torch.nn`` is here under its own name: ``fn.Linear``, ``fn.Conv2d``, ``fn.MSELoss``. Beside them:
 

@@ -1,4 +1,4 @@
-"""What the caller is inside of: transforms of torch.func, the compiler, or plain eager code."""
+"""Questions about the context of a call: transforms of torch.func, the compiler, or plain eager code."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from funcnet._torch import (
     TransformType,
     active_transforms,
+    assume_constant_result,
     count_dispatch_modes,
     is_wrapped_by_transform,
     peek_transform,
@@ -19,12 +20,17 @@ from funcnet._torch import (
     wrapping_level,
 )
 from funcnet._torch import (
-    forward_mode as forward_mode,
+    under_forward_mode as under_forward_mode,
 )
 
 
+@assume_constant_result
 def under_transform() -> bool:
-    """Whether the caller runs inside any torch.func transform."""
+    """Whether the caller runs inside any torch.func transform.
+
+    The compiler enters the transforms that it traces. So it is asked while it traces, and the answer is a constant of
+    the compiled code; the question itself, when traced, would always be answered by yes.
+    """
     return peek_transform() is not None
 
 
@@ -37,20 +43,20 @@ def under_vmap() -> bool:
 
 def beyond_one_gradient() -> bool:
     """Whether the caller runs inside torch.func transforms other than a single gradient."""
-    if peek_transform() is None:
+    if not under_transform():
         return False
     if torch.compiler.is_compiling():
-        return True  # Dynamo shows that there is a transform, not which
+        return True  # which derivatives the compiler takes of the code around is not known while it traces
     kinds = [level.key() for level in active_transforms()]
     return kinds != [TransformType.Grad]
 
 
 def beyond_backward() -> bool:
-    """Whether more than a call and its backward is wanted: a batch, a tangent, a second derivative or a trace."""
+    """Whether a call needs more than itself and its backward: a batch, a tangent, a second derivative or a trace."""
     return torch.compiler.is_compiling() or beyond_one_gradient()
 
 
-def plainly_eager() -> bool:
+def is_plainly_eager() -> bool:
     """Whether operators run as they are called: no torch.func transform, no compiler, no mode that traces or fakes."""
     return peek_transform() is None and not count_dispatch_modes() and not torch.compiler.is_compiling()
 
@@ -60,7 +66,7 @@ def tensors_are_real() -> bool:
     return not torch.compiler.is_compiling() and not count_dispatch_modes()
 
 
-def numbers_known() -> bool:
+def can_read_numbers() -> bool:
     """Whether a tensor's numbers can be read: it is real, and no batch of them."""
     return tensors_are_real() and not under_vmap()
 
@@ -68,36 +74,36 @@ def numbers_known() -> bool:
 _KINDS = {TransformType.Vmap: "vmap", TransformType.Grad: "grad", TransformType.Jvp: "jvp"}
 
 
-def levels_of(tensor: torch.Tensor) -> set[tuple[str, int]]:
+def transform_levels(tensor: torch.Tensor) -> set[tuple[str, int]]:
     """The active transforms that a tensor takes part in: pairs of "vmap", "grad" or "jvp" and the level of nesting."""
     kinds = {level.level(): _KINDS.get(level.key(), "") for level in active_transforms()}
-    found = set()
+    levels = set()
     while is_wrapped_by_transform(tensor):
         level = wrapping_level(tensor)
         if level in kinds:
-            found.add((kinds[level], level))
+            levels.add((kinds[level], level))
         tensor = unwrap_once(tensor)
-    return found
+    return levels
 
 
-def derivatives_of(tensor: torch.Tensor) -> int:
-    """How many derivatives a tensor takes part in, known within transforms of torch.func only, and 0 outside."""
+def count_derivatives(tensor: torch.Tensor) -> int:
+    """How many derivatives a tensor takes part in; known within transforms of torch.func, 0 elsewhere."""
     if torch.compiler.is_compiling() or peek_transform() is None:
         return 0
-    count = sum(kind != "vmap" for kind, _ in levels_of(tensor))
+    count = sum(kind != "vmap" for kind, _ in transform_levels(tensor))
     while is_wrapped_by_transform(tensor):
         tensor = unwrap_once(tensor)
     return count + tensor.requires_grad  # by autograd itself, around the transforms
 
 
-def warn(message: str, stacklevel: int) -> None:
-    """A warning to the caller; none in compiled code, which cannot trace one."""
+def warn_caller(message: str, stacklevel: int) -> None:
+    """Warn the caller, but not from compiled code, which cannot trace a warning."""
     if not torch.compiler.is_compiling():
         warnings.warn(message, stacklevel=stacklevel + 1)
 
 
 @contextlib.contextmanager
 def outside_transforms() -> Iterator[None]:
-    """Run a block as if no torch.func transform were active, for what does not concern the tensors of the call."""
+    """Run a block as if no torch.func transform were active: for work that does not concern the tensors of the call."""
     with without_transforms():
         yield

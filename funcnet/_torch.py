@@ -21,7 +21,7 @@ from torch.nn.utils import parametrizations, parametrize
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
-parse_to = torch._C._nn._parse_to
+parse_to_arguments = torch._C._nn._parse_to
 """``nn.Module.to``'s reading of its arguments: (device, dtype, non_blocking, memory_format)."""
 
 
@@ -29,8 +29,8 @@ pytree = torch.utils._pytree
 """Functions over nested containers, as torch itself walks them: ``tree_leaves``, ``tree_map``, ``tree_flatten``."""
 
 
-def constant_result(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """What torch.compiler.assume_constant_result does, without importing the compiler (a second) to do it."""
+def assume_constant_result(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Does what torch.compiler.assume_constant_result does, without importing the compiler, which takes a second."""
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
 
@@ -63,28 +63,48 @@ count_dispatch_modes = torch._C._len_torch_dispatch_stack
 """The number of modes that see operators before they run: those that trace, fake or log them."""
 
 
-def forward_mode() -> bool:
+def under_forward_mode() -> bool:
     """Whether the caller differentiates in forward mode, by ``torch.func.jvp`` or ``torch.autograd.forward_ad``."""
     return torch.autograd.forward_ad._current_level >= 0
+
+
+def saved_tensors_are_hooked() -> bool:
+    """Whether hooks see each tensor that autograd saves, as those of torch.utils.checkpoint count them."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
 
 
 def lazy_clone(tensor: torch.Tensor) -> torch.Tensor:
     """A clone that shares memory until one of the two is written to; where torch cannot, one that does not."""
     try:
         return torch._lazy_clone(tensor)
-    except (RuntimeError, NotImplementedError):  # memory that is not torch's own, layouts other than strided
+    except (RuntimeError, NotImplementedError):  # the memory is not torch's own, or the layout is not strided
         return tensor.clone()
 
 
 AccumulateGrad: type = getattr(torch._C._functions, "AccumulateGrad")
-"""What stands for a leaf in the graph of autograd."""
+"""The class of the nodes that stand for leaves in the graph of autograd."""
+
+foreach_norm = torch._foreach_norm
+"""(tensors, order) -> the norm of each, with the bits of torch.linalg.vector_norm; it has no rule for transforms."""
+
+_group_tensors = torch.utils._foreach_utils._group_tensors_by_device_and_dtype
+
+
+def group_by_device_and_dtype(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The tensors in the order in which torch's own code over many of them takes them: group by group."""
+    first = tensors[0]
+    if all(tensor.dtype == first.dtype and tensor.device == first.device for tensor in tensors):
+        return tensors
+    groups = _group_tensors([tensors])  # type: ignore[list-item]  # torch means lists that may hold None
+    return [tensor for (group,), _ in groups.values() for tensor in group if tensor is not None]
+
 
 any_autocast = torch._C._is_any_autocast_enabled
 """Whether autocast is on for some device."""
 
 
 check_attention_shapes = torch.nn.functional._mha_shape_check  # type: ignore[attr-defined]
-"""Refuses wrong ranks of (query, key, value, key_padding_mask, attn_mask, num_heads); whether they are batched."""
+"""(query, key, value, key_padding_mask, attn_mask, num_heads) -> whether they are batched; refuses wrong ranks."""
 
 canonical_mask = torch.nn.functional._canonical_mask
 """A mask as floats to be added to scores: a bool one becomes 0 and -inf."""
@@ -92,15 +112,15 @@ canonical_mask = torch.nn.functional._canonical_mask
 none_or_dtype = torch.nn.functional._none_or_dtype
 """The dtype of a tensor or None."""
 
-detect_causal = torch.nn.modules.transformer._detect_is_causal_mask
-"""Whether a mask hides exactly what comes later: ``(mask, hint, size)``; a hint that is not None is believed."""
+detect_causal_mask = torch.nn.modules.transformer._detect_is_causal_mask
+"""Whether a mask hides exactly the later positions: ``(mask, hint, size)``; a hint that is not None is believed."""
 
 safe_softmax = torch.ops.aten._safe_softmax.default
 """Softmax that gives zeros, not NaN, where every score is -inf; torch._safe_softmax stops the compiler."""
 
 
-def lazy_shapes(module: torch.nn.Module, *inputs: torch.Tensor) -> type[torch.nn.Module]:
-    """Give a lazy module on the meta device the shapes that fit its inputs; the class it then is."""
+def set_lazy_shapes(module: torch.nn.Module, *inputs: torch.Tensor) -> type[torch.nn.Module]:
+    """Give a lazy module on the meta device the shapes that fit its inputs; returns the class that it then has."""
     module.initialize_parameters(*inputs)  # type: ignore[operator]
     return module.cls_to_become  # type: ignore[return-value]
 
@@ -115,7 +135,7 @@ def cross_map_lrn(*arguments: Any) -> torch.Tensor:
     return functions.CrossMapLRN2d.apply(*arguments)
 
 
-def private_backend() -> str:
+def private_backend_name() -> str:
     """The name of the device that an extension of torch may have registered."""
     return torch._C._get_privateuse1_backend_name()
 
@@ -143,13 +163,13 @@ OrthogonalModule: type[torch.nn.Module] = parametrizations._Orthogonal
 OrthogonalMap = parametrizations._OrthMaps
 
 
-def parametrized_class(module: torch.nn.Module) -> None:
+def inject_parametrized_class(module: torch.nn.Module) -> None:
     """Give a module the class of its own that parametrized tensors are properties of."""
     parametrize._inject_new_class(module)
 
 
-def parametrized_property(module: torch.nn.Module, name: str) -> None:
-    """Make an attribute of such a module the tensor that its parametrizations compute."""
+def inject_parametrized_property(module: torch.nn.Module, name: str) -> None:
+    """Make an attribute of a module with such a class the tensor that its parametrizations compute."""
     parametrize._inject_property(module, name)
 
 
@@ -164,7 +184,7 @@ foreach_add_: Callable[..., None] = torch._foreach_add_
 """Sums of a list of tensors and one number or 0-d tensor."""
 
 DispatchMode = torch.utils._python_dispatch.TorchDispatchMode
-"""A context in which every operator is shown, below autograd, before it runs."""
+"""A context that is shown every operator before it runs, below autograd."""
 
 Memory = StorageWeakRef
 """A name for the memory of an untyped storage: hashable, and given to no other memory as long as it is held."""
@@ -174,7 +194,11 @@ Memory = StorageWeakRef
 def written_arguments(operator: Any) -> tuple[tuple[int, str], ...]:
     """Position and name of the arguments that an operator declares to write to."""
     arguments = enumerate(operator._schema.arguments)
-    return tuple((at, one.name) for at, one in arguments if one.alias_info is not None and one.alias_info.is_write)
+    return tuple(
+        (index, argument.name)
+        for index, argument in arguments
+        if argument.alias_info is not None and argument.alias_info.is_write
+    )
 
 
 def operator_name(operator: Any) -> str:
@@ -182,16 +206,16 @@ def operator_name(operator: Any) -> str:
     return str(operator._schema.name.split("::")[-1])
 
 
-def inside_wrapper(module: torch.nn.Module) -> torch.nn.Module | None:
-    """What a module that only wraps another one wraps: one compiled, or handed to several devices or processes."""
+def module_inside_wrapper(module: torch.nn.Module) -> torch.nn.Module | None:
+    """The module inside of one that only wraps it: one that is compiled, or runs on several devices or processes."""
     if isinstance(module, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)):
         return module.module
     if type(module).__name__ == "OptimizedModule" and type(module).__module__.startswith("torch._dynamo."):
-        return module._modules["_orig_mod"]  # asked by name: to import its class takes a second
+        return module._modules["_orig_mod"]  # asked by name, because importing its class takes a second
     return None
 
 
-call_impl = torch.nn.Module._call_impl.__code__
+MODULE_CALL_CODE = torch.nn.Module._call_impl.__code__
 """The code of every call of a module, hooks included: a frame of it says which module is running."""
 
 
@@ -202,16 +226,16 @@ _LOGGING = ("debug", "info", "warning", "error", "exception", "critical", "log",
 def capture_settings(eager: bool) -> Iterator[None]:
     """Let torch's tracer keep marked sizes free and everything else constant, whatever its settings are outside.
 
-    Private switches: without ``backed_size_oblivious`` a size that is free is never 0 or 1, and code that asks is
-    answered without a guard; with ``use_duck_shape`` sizes that are equal by chance would be one.
+    Two switches are private. Without ``backed_size_oblivious`` a free size is never 0 or 1, and code that asks for it
+    is answered without a guard; with ``use_duck_shape`` sizes that are equal by chance would be taken for one size.
 
-    What a forward logs or warns of is no part of what it computes, and is left out.
+    Log messages and warnings of a forward do not belong to what it computes, so they are left out.
 
     Args:
-        eager: tell code that asks that it is not being compiled, so that it does what it does outside; and follow
-            functions further down than torch's tracer does by itself.
+        eager: code that asks is told that it is not being compiled, so that it does what it does outside; and functions
+            are followed further down than torch's tracer does by itself.
     """
-    import torch._dynamo.variables.torch as of_functions
+    import torch._dynamo.variables.torch as torch_variables
     from torch._dynamo.trace_rules import get_torch_obj_rule_map
     from torch._dynamo.variables import UserFunctionVariable
     from torch.fx.experimental import _config as sizes
@@ -231,36 +255,42 @@ def capture_settings(eager: bool) -> Iterator[None]:
             *(method for name, method in vars(logging.Logger).items() if name.startswith(_LOGGING)),
         },
     }
-    known = {name: value for name, value in settings.items() if hasattr(torch._dynamo.config, name)}
+    known_settings = {name: value for name, value in settings.items() if hasattr(torch._dynamo.config, name)}
     with (
-        torch._dynamo.config.patch(known),
+        torch._dynamo.config.patch(known_settings),
         sizes.patch(use_duck_shape=False, backed_size_oblivious=True),  # type: ignore[attr-defined]
     ):
-        told, me = of_functions.tracing_state_functions, get_ident()
-        session = getattr(torch.compiler, "_compile_session_context", nullcontext)  # not before torch 2.13
-        answers: dict[Any, bool | None] = dict(told())
+        get_answers, this_thread = torch_variables.tracing_state_functions, get_ident()
+        start_session = getattr(torch.compiler, "_compile_session_context", nullcontext)  # not before torch 2.13
+        answers: dict[Any, bool | None] = dict(get_answers())
         if eager:
             for name in ("is_compiling", "is_dynamo_compiling", "is_exporting"):
                 answers[getattr(torch.compiler, name)] = False
             answers[torch._utils.is_compiling] = False
-        of_functions.tracing_state_functions = lambda: answers if get_ident() == me else told()  # type: ignore
-        # which tells all threads that they are being compiled
-        torch.compiler._compile_session_context = lambda: nullcontext() if get_ident() == me else session()  # type: ignore
-        # attention is followed into its parts, which are faster than the whole and know more transforms
+
+        def answer_this_thread() -> Any:
+            return answers if get_ident() == this_thread else get_answers()
+
+        def start_no_session() -> Any:  # a session would tell all threads that they are being compiled
+            return nullcontext() if get_ident() == this_thread else start_session()
+
+        torch_variables.tracing_state_functions = answer_this_thread  # type: ignore[assignment]
+        torch.compiler._compile_session_context = start_no_session
+        # Attention is followed into its parts, which are faster than the kernel for all of it and know more transforms.
         rules, functional = get_torch_obj_rule_map(), torch.nn.functional
-        changed = {
+        changed_rules = {
             functional.multi_head_attention_forward: UserFunctionVariable,
-            functional._check_key_padding_mask: of_functions.TorchInGraphFunctionVariable,  # type: ignore[attr-defined]
+            functional._check_key_padding_mask: torch_variables.TorchInGraphFunctionVariable,  # type: ignore[attr-defined]
         }
-        before = {function: rules.get(function) for function in changed}
+        rules_before = {function: rules.get(function) for function in changed_rules}
         if eager:
-            rules.update(changed)
+            rules.update(changed_rules)
         try:
             yield
         finally:
-            rules.update(before)
-            of_functions.tracing_state_functions = told
-            torch.compiler._compile_session_context = session  # type: ignore[assignment]
+            rules.update(rules_before)
+            torch_variables.tracing_state_functions = get_answers
+            torch.compiler._compile_session_context = start_session  # type: ignore[assignment]
 
 
 def keep_size_free(tensor: torch.Tensor, axis: int) -> None:
@@ -270,28 +300,28 @@ def keep_size_free(tensor: torch.Tensor, axis: int) -> None:
     torch._dynamo.maybe_mark_dynamic(tensor, axis)
 
 
-def graphs_allowed(most: int = 64) -> contextlib.AbstractContextManager[Any]:
+def allow_graphs(limit: int = 64) -> contextlib.AbstractContextManager[Any]:
     """Let torch.compile keep more graphs of one function than it does by itself, as many shapes need."""
     import torch._dynamo
 
-    return torch._dynamo.config.patch(recompile_limit=most)
+    return torch._dynamo.config.patch(recompile_limit=limit)
 
 
-def tracers_shapes() -> Any:
+def tracer_shape_env() -> Any:
     """The ShapeEnv of the graph that is being compiled: its guards, ranges and the inputs it knows."""
     context = torch._guards.TracingContext.get()
     assert context.fake_mode is not None
     return context.fake_mode.shape_env
 
 
-def as_traced() -> contextlib.AbstractContextManager[Any]:
+def tracer_operator_rules() -> contextlib.AbstractContextManager[Any]:
     """Run operators on fakes by the rules the tracer runs them by, which know of sizes that are free."""
     from torch._dispatch.python import enable_python_dispatcher
 
     return enable_python_dispatcher()
 
 
-def show_to_modes(functions: Iterable[Any]) -> None:
+def show_functions_to_modes(functions: Iterable[Any]) -> None:
     """Have the compiler hand these functions of torch to TorchFunctionModes, as torch itself does in eager calls.
 
     Its list of functions that can be overridden lacks some, ``torch.normal`` and ``torch.rand_like`` among them: in
@@ -302,8 +332,19 @@ def show_to_modes(functions: Iterable[Any]) -> None:
     get_overridable_functions().update(functions)
 
 
+assert_scalar = torch.ops.aten._assert_scalar.default
+"""What the tracer calls with a condition on free sizes that code relies on."""
+
+
+def print_condition(expression: Any) -> str:
+    """A condition on free sizes, which torch's tracer holds as an expression of sympy, as Python code."""
+    from torch.utils._sympy.printers import PythonPrinter  # imports sympy, which import torch does not
+
+    return str(PythonPrinter().doprint(expression))
+
+
 def checkpoint_offset(tensor: torch.Tensor) -> int | None:
-    """Where in its file the storage of a tensor lies that ``torch.load(..., map_location="meta")`` made."""
+    """The offset in its file of the storage of a tensor that ``torch.load(..., map_location="meta")`` made."""
     return getattr(tensor.untyped_storage(), "_checkpoint_offset", None)
 
 
@@ -321,11 +362,47 @@ def storage_class(dtype: torch.dtype) -> type | None:
 
 
 rebuild_tensor_v2 = torch._utils._rebuild_tensor_v2
-"""What a pickled tensor calls to be made of a storage of its dtype."""
+"""The function that makes a pickled tensor of a storage of its dtype."""
 
 rebuild_tensor_v3 = torch._utils._rebuild_tensor_v3
 """The same for dtypes that have no storage class of their own."""
 
 sample_gamma = torch._standard_gamma
 sample_dirichlet = torch._sample_dirichlet
-"""What torch.distributions draws by."""
+"""The functions by which torch.distributions draws."""
+
+
+def is_operator(function: object) -> bool:
+    """Whether a function is an operator under ``torch.ops``, or one of its overloads."""
+    return isinstance(function, (torch._ops.OpOverload, torch._ops.OpOverloadPacket))
+
+
+def native_functions() -> dict[str, object]:
+    """The modules in which torch keeps functions that have no public name, by the names of the modules."""
+    return {"torch._C._nn": torch._C._nn, "torch._C": torch._C}
+
+
+FakeTensor = torch._subclasses.FakeTensor
+"""A tensor without numbers, by which torch's tracer follows shapes and memory."""
+
+set_grad_enabled = torch._C._set_grad_enabled
+"""What stands in a captured graph where gradients are switched on or off."""
+
+ENTERING_CALLS: dict[object, str] = {
+    torch.amp.autocast_mode._enter_autocast: "torch.amp.autocast",
+    torch.autograd.grad_mode._enter_inference_mode: "torch.inference_mode",
+}
+"""What stands in a captured graph where a context is entered -> the public name of the context."""
+
+EXITING_CALLS = frozenset({torch.amp.autocast_mode._exit_autocast, torch.autograd.grad_mode._exit_inference_mode})
+"""What stands in a captured graph where such a context is left."""
+
+IGNORED_CALLS = frozenset({torch._C._log_api_usage_once})
+"""What stands in a captured graph and computes nothing."""
+
+
+def is_internal_function(function: object) -> bool:
+    """Whether a function of a captured graph belongs to the machinery of torch, and cannot be called from outside."""
+    module = getattr(function, "__module__", None) or ""
+    internals = ("torch._functorch", "torch._C._functorch", "torch._dynamo", "torch._higher_order_ops")
+    return module.startswith(internals) or isinstance(function, torch._ops.HigherOrderOperator)

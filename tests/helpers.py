@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -15,12 +15,23 @@ from torch.utils._pytree import tree_leaves
 import funcnet as fn
 
 
-def parametrize(**axes: Any) -> Any:
-    """Run a test for the product of the axes; ids are the names of cases, dtypes and flags."""
+def parametrize(is_slow: Callable[..., bool] = lambda *row: False, **axes: Any) -> Any:
+    """Run a test for the product of the axes; ids are the names of cases, dtypes and flags.
+
+    Args:
+        is_slow: which rows are left to the sweep, called with the values of a row.
+        axes: the values of each parameter.
+    """
     names = list(axes)
-    rows = list(itertools.product(*axes.values()))
-    ids = ["-".join(_label(name, value) for name, value in zip(names, row, strict=True)) for row in rows]
-    return pytest.mark.parametrize(",".join(names), [row if len(names) > 1 else row[0] for row in rows], ids=ids)
+    rows = [
+        pytest.param(
+            *row,
+            id="-".join(_label(name, value) for name, value in zip(names, row, strict=True)),
+            marks=[pytest.mark.slow] if is_slow(*row) else [],
+        )
+        for row in itertools.product(*axes.values())
+    ]
+    return pytest.mark.parametrize(",".join(names), rows)
 
 
 def _label(name: str, value: Any) -> str:

@@ -39,7 +39,10 @@ def test_the_japanese_readme_has_the_same_commands():
     assert commands(README) == commands(JAPANESE)
 
 
-@pytest.mark.parametrize(("comment", "words"), [("main", "funcnet compare"), ("tests", "python -m pytest -n auto")])
+@pytest.mark.parametrize(
+    ("comment", "words"),
+    [("main", "funcnet compare"), ("tests", 'python -m pytest -n auto --dist worksteal -m "not slow"')],
+)
 def test_each_command_is_the_first_block_after_its_comment(comment, words):
     found = re.search(rf"<!-- {comment} -->\n```bash\n(.*?)```", README, re.DOTALL)
     assert found

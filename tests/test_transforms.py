@@ -37,6 +37,24 @@ def example(case, xs: Any, index: int) -> list[Any]:
     return [x if dim is None else at(x, index) for x, dim in zip(xs, case.in_dims, strict=True)]
 
 
+def first_of_each_kind(cases: Any) -> set[str]:
+    """Names of cases: the first for each class of net, and for each set of transforms that the class refuses."""
+    firsts: dict[Any, str] = {}
+    for case in cases:
+        net = case.net()
+        refused = tuple(frozenset(t for t in fn.core.TRANSFORMS if not fn.supports(net, t, train=m)) for m in MODES)
+        firsts.setdefault((net.title(), refused), case.name)
+    return set(firsts.values())
+
+
+FIRSTS = first_of_each_kind([*CASES, *COMPOSED_CASES])
+
+
+def is_further_case(case, train: bool) -> bool:
+    """Whether a case adds options to a kind of net that another case stands for: compiling it is left to the sweep."""
+    return case.name not in FIRSTS
+
+
 def differentiable(xs: Any) -> tuple[list[Tensor], Any]:
     """The floating tensors in inputs, and the function that puts others in their place."""
     leaves, spec = tree_flatten(xs)
@@ -170,7 +188,7 @@ def test_a_gradient_has_a_gradient(case, train):
         torch.testing.assert_close(results[1], results[0])
 
 
-@parametrize(case=[*CASES, *COMPOSED_CASES], train=MODES)
+@parametrize(case=[*CASES, *COMPOSED_CASES], train=MODES, is_slow=is_further_case)
 def test_compiles_without_a_break_and_once_for_other_values(case, train):
     net = case.net()
     torch._dynamo.reset()
@@ -193,7 +211,7 @@ def test_compiles_without_a_break_and_once_for_other_values(case, train):
         assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 1  # none where nothing is computed
 
 
-@parametrize(case=[*CASES, *COMPOSED_CASES], train=MODES)
+@parametrize(case=[*CASES, *COMPOSED_CASES], train=MODES, is_slow=is_further_case)
 def test_exports(case, train):
     net = case.net()
     params, buffers = net.init(0)

@@ -7,6 +7,7 @@ from torch import nn
 
 from funcnet._tensors import is_inexact
 from funcnet._typing import TreeLike
+from funcnet.adapters._from_module import TIE_OWNERS
 from funcnet.core import Buffer, Net, Param
 from funcnet.core.internals import find_misfits, misfit_error
 from funcnet.tree import get, join
@@ -60,4 +61,6 @@ def to_module(net: Net, params: TreeLike, buffers: TreeLike | None = None) -> nn
                 setattr(submodule, name, tensors[owner])  # recurrent modules also keep a list of their weights
             else:
                 submodule._buffers[name] = tensors[owner]
+    if aliases:
+        setattr(module, TIE_OWNERS, tuple(aliases.values()))
     return module

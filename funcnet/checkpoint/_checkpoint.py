@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from funcnet._errors import TreeError
+from funcnet._errors import TreeError, bullet_list
 from funcnet._typing import Selector, Shape, Tree
 from funcnet.checkpoint._errors import CheckpointError
 from funcnet.checkpoint._files import Span, read_span
 from funcnet.tree import select, unflatten
+from funcnet.tree.internals import describe_unmatched
 
 
 @dataclass(frozen=True)
@@ -141,8 +142,12 @@ class Checkpoint(Mapping[str, Tensor]):
         )
 
     def select(self, selector: Selector) -> Checkpoint:
-        """Only the tensors and values whose names are selected; see :func:`funcnet.tree.select`."""
-        return self._filter_names(select(selector))
+        """Only the tensors and values whose names are selected; see :func:`funcnet.tree.select`.
+
+        Raises:
+            CheckpointError: if a pattern matches no name; tells those that are near.
+        """
+        return select_names([self], selector)[0]
 
     def _filter_names(self, test: Callable[[str], bool]) -> Checkpoint:
         """The checkpoint with the names that pass a test. An alias whose owner does not pass becomes the owner."""
@@ -161,6 +166,20 @@ class Checkpoint(Mapping[str, Tensor]):
                 entries[alias] = self.entries[owner]
         extras = {name: value for name, value in self.extras.items() if test(name)}
         return replace(self, entries=entries, aliases=aliases, extras=extras)
+
+
+def select_names(checkpoints: Sequence[Checkpoint], selector: Selector) -> list[Checkpoint]:
+    """The selected tensors and values of checkpoints that belong together.
+
+    Raises:
+        CheckpointError: if a pattern matches no name in any of them; tells those that are near.
+    """
+    problems = describe_unmatched(selector, [name for ckpt in checkpoints for name in (*ckpt, *ckpt.extras)])
+    if problems:
+        which = " and ".join(repr(str(ckpt.path)) for ckpt in checkpoints)
+        raise CheckpointError(f"{selector!r} does not fit the names in {which}:{bullet_list(problems)}")
+    is_selected = select(selector)
+    return [ckpt._filter_names(is_selected) for ckpt in checkpoints]
 
 
 def unwritable_names(names: Iterable[str]) -> list[str]:

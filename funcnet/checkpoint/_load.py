@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from funcnet._typing import Selector
-from funcnet.checkpoint._checkpoint import Checkpoint, unwritable_names
+from funcnet.checkpoint._checkpoint import Checkpoint, select_names, unwritable_names
 from funcnet.checkpoint._dcp import METADATA_FILE, read_dcp
 from funcnet.checkpoint._errors import CheckpointError, file_error, truncated_list
 from funcnet.checkpoint._files import File
@@ -59,27 +60,31 @@ def load(path: str | os.PathLike[str], part: str | None = None) -> Checkpoint:
     return ckpt if part is None else ckpt.part(part)
 
 
-def select_part(
-    ckpt: Checkpoint, part: str | None, selector: Selector | None, *, allow_empty: bool = False
-) -> Checkpoint:
+def select_part(ckpt: Checkpoint, part: str | None, selector: Selector | None) -> Checkpoint:
     """The tensors of a checkpoint that a command or conversion is about.
 
     Args:
         ckpt: the whole checkpoint.
         part, selector: as ``part`` and ``select`` of :func:`funcnet.checkpoint.convert`.
-        allow_empty: whether a selector may select no tensor at all; if not, that counts as a mistake in the selector.
 
     Raises:
-        CheckpointError: if the checkpoint has no such part, or nothing is selected.
+        CheckpointError: if the checkpoint has no such part, a pattern matches nothing, or nothing is selected.
     """
-    ckpt = ckpt if part is None else ckpt.part(part)
+    return select_parts([ckpt], part, selector)[0]
+
+
+def select_parts(checkpoints: Sequence[Checkpoint], part: str | None, selector: Selector | None) -> list[Checkpoint]:
+    """As :func:`select_part`, of checkpoints that are compared: it is enough if a name is in one of them."""
+    if part is not None:
+        checkpoints = [ckpt.part(part) for ckpt in checkpoints]
     if selector is None:
-        return ckpt
-    selection = ckpt.select(selector)
-    if len(ckpt) and not len(selection) and not allow_empty:
+        return list(checkpoints)
+    selections = select_names(checkpoints, selector)
+    if any(map(len, checkpoints)) and not any(map(len, selections)):
+        ckpt = next(ckpt for ckpt in checkpoints if len(ckpt))
         names = truncated_list([repr(name) for name in list(ckpt)[:5]])
         raise file_error(ckpt.path, f"has no tensor that {selector!r} selects", f"Its first names are:{names}")
-    return selection
+    return selections
 
 
 def _read_path(path: Path) -> Checkpoint:

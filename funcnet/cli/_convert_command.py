@@ -14,7 +14,7 @@ from funcnet._format import format_bytes
 from funcnet.checkpoint import Plan
 from funcnet.checkpoint.internals import ConvertOptions, dtype_name, prepare_conversion, run_conversion
 from funcnet.checkpoint.rules import to_plain
-from funcnet.cli._options import AsJson, Part, Select, make_selector
+from funcnet.cli._options import AsJson, Part, Select
 from funcnet.cli._terminal import (
     exit_on_error,
     make_table,
@@ -66,7 +66,7 @@ def convert_command(
     DST is whole or not there: it may be SRC, and an interrupted run leaves what was there. The exit code is 0 if it
     was done and 2 if it could not be.
     """
-    options = ConvertOptions(inverse, part, make_selector(select), dtype, lossy, shard_size, format)
+    options = ConvertOptions(inverse, part, select or None, dtype, lossy, shard_size, format)
     with exit_on_error("convert", FuncnetError, OSError):
         if dry_run:
             ckpt, plan = prepare_conversion(src, dst, rules or (), options)

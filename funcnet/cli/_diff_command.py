@@ -13,8 +13,8 @@ from rich.text import Text
 from funcnet._errors import FuncnetError
 from funcnet._format import format_count
 from funcnet.checkpoint import Difference, differences, load
-from funcnet.checkpoint.internals import select_part
-from funcnet.cli._options import AsJson, Part, Select, make_selector
+from funcnet.checkpoint.internals import select_parts
+from funcnet.cli._options import AsJson, Part, Select
 from funcnet.cli._terminal import (
     exit_on_error,
     make_table,
@@ -36,12 +36,8 @@ def diff_command(
 
     The exit code is 0 if they hold the same, 1 if they differ, 2 if they cannot be compared.
     """
-    selector = make_selector(select)
     with exit_on_error("diff", FuncnetError, OSError):
-        checkpoints = [load(path) for path in (first, second)]
-        left, right = (select_part(ckpt, part, selector, allow_empty=True) for ckpt in checkpoints)
-        if not len(left) and not len(right):
-            select_part(checkpoints[0], part, selector)  # raises, because nothing is selected
+        left, right = select_parts([load(path) for path in (first, second)], part, select or None)
         with show_byte_progress("comparing") as progress:
             results = differences(left, right, progress)
     if as_json:

@@ -14,7 +14,7 @@ from funcnet._errors import FuncnetError
 from funcnet._format import format_bytes, format_number
 from funcnet.checkpoint import Checkpoint, Stats, load, stats
 from funcnet.checkpoint.internals import dtype_name, select_part
-from funcnet.cli._options import AsJson, Part, Select, make_selector
+from funcnet.cli._options import AsJson, Part, Select
 from funcnet.cli._terminal import (
     exit_on_error,
     make_table,
@@ -37,7 +37,7 @@ def inspect_command(
     The exit code is 0, or 2 if it cannot be read.
     """
     with exit_on_error("inspect", FuncnetError, OSError):
-        ckpt = select_part(load(file), part, make_selector(select))
+        ckpt = select_part(load(file), part, select or None)
         stats_by_name: dict[str, Stats] = {}
         if with_stats:
             with show_byte_progress("reading") as progress:

@@ -28,18 +28,8 @@ Select = Annotated[
         "--select",
         "-s",
         metavar="PATTERN",
-        help='Only these tensors: "layers.*.attn", "**.bias", "!head". May be repeated; the last that matches counts.',
+        help='Only these tensors: "layers.*.attn", "**.bias"; "!head" for all others. May be repeated; the last that '
+        "matches counts.",
         show_default=False,
     ),
 ]
-
-
-def make_selector(patterns: list[str] | None) -> list[str] | None:
-    """The selector of ``--select``; if the first pattern excludes names, they are excluded from all names.
-
-    >>> make_selector(["!head"]), make_selector([])
-    (['**', '!head'], None)
-    """
-    if not patterns:
-        return None
-    return ["**", *patterns] if patterns[0].startswith("!") else list(patterns)

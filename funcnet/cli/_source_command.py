@@ -44,7 +44,7 @@ def source_command(
             sys.path.insert(0, os.getcwd())
         with redirect_stdout(sys.stderr):  # the module may print
             module, args, kwargs = built_target(target, inputs or (), seed=0)
-            program = source(module, *args, train=train, style=style, **kwargs)
+            program = source(module, *args, train=train, style=style, **kwargs)  # type: ignore[arg-type]  # it refuses others
     if output is not None:
         output.write_text(program, encoding="utf-8")
         stderr_console().print(Text(f"{output}: {len(program.splitlines())} lines"), soft_wrap=True)

@@ -47,7 +47,7 @@ class InputSpec:
     def __str__(self) -> str:
         name = f"{self.name}=" if self.name else ""
         bound = f"<{self.upper_bound}" if self.upper_bound is not None else ""
-        return f"{name}{_dtype_name(self.dtype)}[{','.join(map(str, self.shape))}]{bound}"
+        return f"{name}{dtype_name(self.dtype)}[{','.join(map(str, self.shape))}]{bound}"
 
     def draw_tensor(self, generator: torch.Generator) -> Tensor:
         """Draw a tensor: normal numbers, fair coins for bool, or integers from 0 up to the bound (2 by default)."""
@@ -98,7 +98,7 @@ def _parse_integer(digits: str, role: str, text: str) -> int:
 
 
 def _check_bound(dtype: torch.dtype, upper_bound: int, text: str) -> None:
-    name = _dtype_name(dtype)
+    name = dtype_name(dtype)
     if is_inexact(dtype) or dtype is torch.bool:
         raise CompareError(f"< in the input {text!r} bounds integers, and the dtype is {name}. Leave it out.")
     largest = torch.iinfo(dtype).max
@@ -108,7 +108,8 @@ def _check_bound(dtype: torch.dtype, upper_bound: int, text: str) -> None:
         )
 
 
-def _dtype_name(dtype: torch.dtype) -> str:
+def dtype_name(dtype: torch.dtype) -> str:
+    """The name of a dtype without ``torch.``, as in ``float32``."""
     return str(dtype).removeprefix("torch.")
 
 

@@ -110,7 +110,7 @@ class LiveBytes(DispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live = 0
         self.peak = 0
         self._counted: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()

@@ -4,6 +4,13 @@
 tensor and has no mode. ``View`` is the ``p`` of one call: the params, buffers, mode and rng at the body's place. A body
 may equally be handed an ``nn.Module`` with the same names: that is how one body runs both ways.
 
+The functions:
+
+* :func:`compose`: a net from named parts and the function below it;
+* :func:`supports`: whether a net works under a transform;
+* :func:`as_net`: a net, or a plain function as one;
+* :func:`draw_source`: where the next draw at the place of a view comes from.
+
 Reading order: ``_entries`` (what a net declares), ``_net`` (the record and its verbs), ``_init_context`` (first
 values), ``_view`` and ``_view_classes`` (what a body sees), ``_call`` (one call from start to end), ``_check`` (trees
 against declarations), ``_explain`` (errors on the way), ``_traits`` and ``_facts`` (what is known of a body before it
@@ -28,3 +35,31 @@ from funcnet.core._module_body import FunctionModule as FunctionModule
 from funcnet.core._net import Net as Net
 from funcnet.core._view import View as View
 from funcnet.core._view import draw_source as draw_source
+
+__all__ = [
+    # nets
+    "Net",
+    "Composed",
+    "Function",
+    "Lazy",
+    "compose",
+    "as_net",
+    # what they declare, and what a call sees of it
+    "Param",
+    "Buffer",
+    "Entry",
+    "View",
+    "draw_source",
+    # first values
+    "InitContext",
+    # transforms
+    "TRANSFORMS",
+    "supports",
+    # their modules
+    "Body",
+    "FunctionModule",
+]
+
+
+def __dir__() -> list[str]:
+    return [*__all__]

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Mapping
-from difflib import get_close_matches
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from funcnet._context import numbers_known
-from funcnet._errors import PurityError, RandomnessError, TreeError
+from funcnet._context import can_read_numbers
+from funcnet._errors import PurityError, RandomnessError, TreeError, bullet_list
 from funcnet._tensors import iter_named_tensors
 from funcnet._torch import lazy_clone
 from funcnet._typing import Selector, Tree, TreeLike
-from funcnet.core._check import CheckedTrees, find_tree_misfits, fits_when_compiled, misfit_error, specs_by_tree
+from funcnet.core._check import Specs, find_tree_misfits, fits_when_compiled, misfit_error, specs_by_tree
 from funcnet.core._entries import Buffer, Param, has_entries
 from funcnet.core._explain import explain_error
 from funcnet.core._facts import iter_bodies
@@ -23,8 +23,10 @@ from funcnet.core._global_draws import GlobalDrawGuard
 from funcnet.core._ties import drop_aliases, link_buffers, resolve_aliases
 from funcnet.core._view import EMPTY_TREE, PASS_RNG, Call, Mode, draw_source
 from funcnet.core._view_classes import make_view_opener, view_class_of
+from funcnet.core._wrong_calls import SWALLOWED_ARGUMENTS, refuse_swallowed_arguments
 from funcnet.random.internals import DrawInterceptor, RngArgument, as_rng
 from funcnet.tree import flatten, join, select, unflatten
+from funcnet.tree.internals import describe_unmatched
 
 if TYPE_CHECKING:
     from funcnet.core._net import Net
@@ -47,6 +49,7 @@ class Program:
             kind: {alias: owner for alias, owner in net.aliases.items() if isinstance(net._all_entries[alias], kind)}
             for kind in (Param, Buffer)
         }
+        self.nets_by_path = dict(net.named_nets())
         self.facts = {path: body._facts for path, body in iter_bodies(net)}
         self.draws_from_views_only = all(facts.draws_from_view_only for facts in self.facts.values())
         self.is_trusted = all(facts.is_trusted for facts in self.facts.values())
@@ -108,6 +111,8 @@ class Program:
         method: str,
     ) -> tuple[Any, Tree]:
         """Run the body, and see to it that no draw in it comes from a global generator."""
+        if kwargs and not SWALLOWED_ARGUMENTS.isdisjoint(kwargs):
+            refuse_swallowed_arguments(self.net, kwargs, method)
         if self.draws_from_views_only and method == "forward":
             return self._run_body(params, buffers, mode, inputs, kwargs, method, rng)
         run_body = partial(self._run_body, params, buffers, mode, inputs, kwargs, method)
@@ -138,7 +143,7 @@ class Program:
             if interceptor is not None:
                 interceptor.next_rng = lambda: draw_source(view if call.find_place is None else call.find_place())
                 if call is not _EVAL:
-                    call.intercept = interceptor
+                    call.interceptor = interceptor
                 with interceptor:
                     output = self._run_watched(body, call, full_params if compares else None, inputs, kwargs)
             elif not self.is_trusted or method != "forward":
@@ -146,17 +151,20 @@ class Program:
             else:
                 output = view(*inputs, **kwargs)
         except Exception as error:
-            explained = explain_error(self, params, error)
-            if explained is error:
-                raise
-            raise explained from error
+            explained = explain_error(self, params, error, inputs, kwargs, method)
+            try:
+                if explained is error:
+                    raise
+                raise explained from error
+            finally:
+                del explained  # a local of a frame in its own traceback would keep the frame, and all tensors in it
         if call is not _EVAL:
             call.closed = True
         return output, drop_aliases(call_buffers, buffers) if self.aliases_by_kind[Buffer] else call_buffers
 
     def _compares_params(self, call: Call) -> bool:
         """Whether a call is the first of its mode, which looks for writes to params; there may be thousands of them."""
-        return not self.is_trusted and _mode_key(call) not in self.compared_modes and numbers_known()
+        return not self.is_trusted and _mode_key(call) not in self.compared_modes and can_read_numbers()
 
     def _with_copies(self, params: TreeLike, copies_all: bool) -> Tree:
         """The params with lazy copies of those that the body writes to, or of all while it is not known to which."""
@@ -227,14 +235,10 @@ class Program:
         return link_buffers(copy, aliases) if aliases else copy
 
     def _select_mode(self, train: Selector) -> Callable[[str], bool]:
-        """The mode by path, from a selector of the paths in training mode; a pattern that selects none is refused."""
-        patterns = [train] if isinstance(train, str) else train if isinstance(train, (list, tuple)) else []
-        paths = [path for path, _ in self.net.named_nets()]
-        for pattern in patterns:
-            if not any(map(select(pattern.removeprefix("!")), paths)):
-                nearest = get_close_matches(pattern, paths, n=3, cutoff=0.3)
-                hint = f"Near it: {', '.join(map(repr, nearest))}" if nearest else f"Paths are {paths[1:6]!r}"
-                raise TreeError(f"train={train!r}: no net of {self.net.title()} is at {pattern!r}. {hint}.")
+        """The mode by path, from a selector of the paths in training mode; a pattern that matches none is refused."""
+        problems = describe_unmatched(train, [path for path, _ in self.net.named_nets()])
+        if problems:
+            raise TreeError(f"train={train!r} does not fit the nets of {self.net.title()}:{bullet_list(problems)}")
         return select(train)
 
     # --- refusals ---
@@ -296,3 +300,37 @@ def _copy_buffers(tree: TreeLike, writable: TreeLike) -> Tree:
 def _read_version(tensor: Tensor) -> int:
     """How often a tensor was written to; constant for inference tensors, which do not count."""
     return -1 if tensor.is_inference() else tensor._version
+
+
+class CheckedTrees:
+    """The params and buffers that were last found to fit a net.
+
+    They are recognised by identity and by their outermost leaves, and not kept alive.
+    """
+
+    __slots__ = ("_ids", "_leaves", "_sizes")
+
+    def __init__(self, specs: Mapping[str, Specs], params: TreeLike, buffers: TreeLike) -> None:
+        names = list(specs["params"])
+        paths = [tuple(path.split(".")) for path in dict.fromkeys(names[:1] + names[-1:])]
+        self._ids = (id(params), id(buffers))
+        self._sizes = (len(params), len(buffers))
+        self._leaves = [(path, weakref.ref(_leaf_at(params, path))) for path in paths]
+
+    def matches(self, params: TreeLike, buffers: TreeLike) -> bool:
+        """Whether these dicts are the ones that were checked."""
+        if self._ids != (id(params), id(buffers)) or self._sizes != (len(params), len(buffers)):
+            return False
+        try:
+            for path, ref in self._leaves:
+                if ref() is not _leaf_at(params, path):
+                    return False
+        except (KeyError, TypeError):
+            return False
+        return True
+
+
+def _leaf_at(tree: TreeLike, keys: tuple[str, ...]) -> Any:
+    for key in keys:
+        tree = tree[key]
+    return tree

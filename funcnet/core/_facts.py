@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from funcnet.core._entries import Param
+from funcnet.core._function import Function
 from funcnet.core._kinds import ForeignNet, StockNet
-from funcnet.core._silent import never_draws_globally
+from funcnet.core._net import Net
+from funcnet.random.internals import never_draws
 from funcnet.tree import join
-
-if TYPE_CHECKING:
-    from funcnet.core._net import Net
 
 _MODES = (False, True)
 
@@ -32,8 +30,8 @@ class BodyFacts:
     stock layer that calls a given function      no       code             no            no           no         no
     container of nets (Sequential)               yes      yes              no            no           no         no
     container of tensors (ParameterList)         yes      yes              no            yes          no         no
-    part of a model (models.RMSNorm)             yes      yes              no            no           no         yes
-    equal layers in one (models.Stack)           yes      yes              no            yes          yes        no
+    part of a model (LlamaRMSNorm)               yes      yes              no            no           no         yes
+    equal layers in one net (LayerStack)         yes      yes              no            yes          yes        no
     net of a computed tensor (Parametrized)      as base  as base          no            no           no         no
     traced program (Traced)                      yes      yes              no            yes          yes        no
     composed function, class of a user           no       code             no            no           no         no
@@ -88,6 +86,14 @@ def collect_facts(net: Net) -> BodyFacts:
         draws={mode: bool(net.draws(mode)) for mode in _MODES},
         foreign_classes=frozenset(net.code_classes()) if isinstance(net, ForeignNet) else frozenset(),
     )
+
+
+def never_draws_globally(net: Net) -> bool:
+    """Whether the body of a net, parts not included, is known from its code never to draw from a global generator."""
+    if net._traits.reads_trees or not hasattr(type(net), "forward"):
+        return False
+    function = net.function if isinstance(net, Function) else getattr(net.forward, "__func__", net.forward)
+    return all(never_draws(value, safe_classes=(Net,)) for value in (function, *net._named_constants.values()))
 
 
 def iter_bodies(net: Net, prefix: str = "") -> Iterator[tuple[str, Net]]:

@@ -28,8 +28,13 @@ lent to Python and NumPy   the first call of each mode; and every       under a 
                            a foreign class names one in its code        (``lend_python_generators``)
 =========================  ===========================================  ===============================================
 
-The last road goes along with any of those above it. A draw by none of torch's functions that are known to draw (one by
-a C++ extension, say) still moves the generator when it is intercepted: that call raises, and the generator is put back.
+The last road goes along with any of those above it. Where a foreign class may seed torch's generator itself (its code
+names ``manual_seed`` or ``seed``), watching proves nothing, because a seed may put the generator just where it was.
+Such a body runs as the global generator even beside other threads, or intercepted, from a seed that no body will use;
+if it seeds the generator there, that call raises.
+
+A draw by none of torch's functions that are known to draw (one by a C++ extension, say) still moves the generator when
+the body is intercepted: that call raises too, and the generator is put back.
 """
 
 from __future__ import annotations
@@ -40,10 +45,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor
 
-from funcnet._context import numbers_known, plainly_eager, under_vmap
+from funcnet._context import can_read_numbers, is_plainly_eager, under_vmap
 from funcnet._errors import RandomnessError
 from funcnet._tensors import same_bits
-from funcnet._torch import pytree
+from funcnet._torch import pytree, saved_tensors_are_hooked
 from funcnet._typing import Tree
 from funcnet.core._facts import iter_bodies
 from funcnet.core._view import PASS_RNG
@@ -90,12 +95,12 @@ class GlobalDrawGuard:
         if torch.compiler.is_compiling() or (mode in self._watched_modes and not self._draws_in_python):
             return self._run_without_torch_draws(run_body, all(mode), rng)
         with GLOBAL_GENERATORS_LOCK:
-            with lend_python_generators(as_rng(rng) if numbers_known() else None) as lent:
+            with lend_python_generators(as_rng(rng) if can_read_numbers() else None) as lent:
                 result = self._run_without_torch_draws(lent.from_start(run_body), all(mode), rng)
             self._watched_modes.add(mode)
             if lent.have_drawn and not (rng is None and self._python_draws_have_no_effect):
                 self._draws_in_python = True
-                if not numbers_known():
+                if not can_read_numbers():
                     raise self._python_draw_error("once for all examples: not under vmap.")
                 if rng is None:
                     with lend_python_generators(Stream(1)) as lent:
@@ -124,7 +129,8 @@ class GlobalDrawGuard:
         if self._may_seed_torch:  # a seed may put the generator just where it was: then nobody would see it move
             with GLOBAL_GENERATORS_LOCK, Stream(_UNLIKELY_SEED).as_global_generator():
                 return self._run_intercepted(run_body, is_plain_eval, rng, None)
-        state = None if is_plain_eval in self._drawing_modes else read_torch_state()
+        runs_once = is_plain_eval in self._drawing_modes or saved_tensors_are_hooked()  # a checkpoint counts the saved
+        state = None if runs_once else read_torch_state()
         if state is not None:
             result = run_body(rng)
             if torch.equal(state, read_torch_state()):
@@ -132,7 +138,7 @@ class GlobalDrawGuard:
         return self._run_intercepted(run_body, is_plain_eval, rng, state)
 
     def _can_lend_torch(self) -> bool:
-        return plainly_eager() and (is_only_drawer() or self._may_seed_torch)
+        return is_plainly_eager() and (is_only_drawer() or self._may_seed_torch)
 
     def _run_intercepted(
         self, run_body: RunBody, is_plain_eval: bool, rng: RngArgument, moved_from: Tensor | None

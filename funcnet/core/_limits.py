@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from funcnet._context import levels_of, under_transform
+from funcnet._context import transform_levels, under_transform
 from funcnet._errors import TransformError
 from funcnet._torch import pytree
 from funcnet.core._view import View, describe_place
@@ -65,7 +65,7 @@ def refuse_transforms(net: Net, body: Callable[..., Any]) -> Callable[..., Any]:
         if torch.compiler.is_compiling():
             active = {"export"} if torch.compiler.is_exporting() else set()
         elif under_transform():
-            active = active_transforms((inputs, kwargs), [getattr(p, name) for name in names])
+            active = find_active_transforms((inputs, kwargs), [getattr(p, name) for name in names])
         else:
             active = set()
         for transform in active:
@@ -77,11 +77,11 @@ def refuse_transforms(net: Net, body: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def active_transforms(inputs: object, tensors: Iterable[object]) -> set[str]:
+def find_active_transforms(inputs: object, tensors: Iterable[object]) -> set[str]:
     """The transforms that the inputs of a call, or the tensors of its net, take part in, by the names of the table."""
     leaves = pytree.tree_leaves(inputs)
-    input_levels = set().union(*[levels_of(leaf) for leaf in leaves if isinstance(leaf, Tensor)])
-    levels = input_levels.union(*[levels_of(tensor) for tensor in tensors if isinstance(tensor, Tensor)])
+    input_levels = set().union(*[transform_levels(leaf) for leaf in leaves if isinstance(leaf, Tensor)])
+    levels = input_levels.union(*[transform_levels(tensor) for tensor in tensors if isinstance(tensor, Tensor)])
     kinds = [kind for kind, _ in levels]
     active = set()
     differentiated = "grad" in kinds or "jvp" in kinds

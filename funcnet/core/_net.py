@@ -17,18 +17,19 @@ from torch import Tensor, nn
 from typing_extensions import Self, dataclass_transform
 
 from funcnet._context import outside_transforms
-from funcnet._errors import InitError, TreeError
-from funcnet._torch import constant_result, register_constant
+from funcnet._errors import TreeError
+from funcnet._torch import assume_constant_result, register_constant
 from funcnet._typing import Selector, Tree, TreeLike
-from funcnet.core._edits import Edits
+from funcnet.core._edits import sort_module
 from funcnet.core._entries import Buffer, Entry, Param
 from funcnet.core._init_context import Device, InitContext
 from funcnet.core._module_names import HINTS_BY_NAME
 from funcnet.core._part_check import check_part
+from funcnet.core._record_value import RecordValue
 from funcnet.core._ties import check_aliases
 from funcnet.core._traits import BodyTraits, traits_of_class
 from funcnet.core._view import View
-from funcnet.random.internals import RngArgument, as_rng
+from funcnet.random.internals import RngArgument
 from funcnet.tree import join, unflatten
 from funcnet.tree.internals import select_paths
 
@@ -56,7 +57,7 @@ class HasOutput(Protocol[R]):
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
-class Net:
+class Net(RecordValue):
     """An immutable, hashable record of hyperparameters and named parts, with a body.
 
     Subclasses are frozen dataclasses without a decorator: their annotated fields are the hyperparameters. They say what
@@ -81,7 +82,6 @@ class Net:
     forward: Any
 
     _traits: ClassVar[BodyTraits] = BodyTraits()
-    _edits: ClassVar[Edits] = Edits()  # a net that has been tied, frozen or replaced in has a value of its own
 
     def __init_subclass__(
         cls,
@@ -268,28 +268,12 @@ class Net:
         >>> net[0], params["0"]["weight"].shape
         (Linear(in_features=5, out_features=8, bias=True), torch.Size([8, 5]))
         """
-        source = as_rng(rng)
-        if source is None:
-            raise InitError("init needs rng: an int seed (0) or a Key (funcnet.random.key(0)).")
-        from funcnet.core._lazy import SHOW_INPUTS, Lazy, find_concrete_nets
+        from funcnet.core._first_trees import init_net_and_trees
 
-        net: Net = self
-        concrete_nets: Mapping[str, Net] = {}
-        if example_inputs is not None:
-            concrete_nets = find_concrete_nets(self, example_inputs, dtype)
-            net = self.replaced(concrete_nets)
-        elif lazy := [path or "the net itself" for path, child in self.named_nets() if isinstance(child, Lazy)]:
-            raise InitError(f"{', '.join(map(repr, lazy))} have no shape yet. {SHOW_INPUTS}")
-        context = InitContext(source, device, dtype, net._all_aliases)
-        values = dict(context.init_net(self, ""))
-        for path, concrete_net in concrete_nets.items():  # drawn last, as by lazy modules, which wait for a first call
-            values.update(context.init_net(concrete_net, path))
-        entries = list(net.entries())
-        params = unflatten({entry.path: values[entry.path] for entry in entries if entry.kind == "params"})
-        buffers = unflatten({entry.path: values[entry.path] for entry in entries if entry.kind == "buffers"})
+        net, params, buffers = init_net_and_trees(self, rng, example_inputs, device, dtype)
         return (params, buffers) if example_inputs is None else (net, params, buffers)
 
-    def first_values(self, start: InitContext, path: str) -> Iterator[tuple[str, Tensor]]:
+    def first_values(self, context: InitContext, path: str) -> Iterator[tuple[str, Tensor]]:
         """Paths and first values in the order in which a module makes, and so draws, them.
 
         A net whose module does more than build its parts (copies one, draws some anew) overrides this.
@@ -297,9 +281,9 @@ class Net:
         for name in self.drawing_order():
             part, part_path = self._parts[name], join(path, name)
             if isinstance(part, Net):
-                yield from start.init_net(part, part_path)
+                yield from context.init_net(part, part_path)
             elif isinstance(part, (Param, Buffer)):
-                yield part_path, start.init_tensor(part, part_path, self)
+                yield part_path, context.init_tensor(part, part_path, self)
 
     def entries(self) -> Iterator[Entry]:
         """Every declared tensor with its path, in the order of the module's ``state_dict``; aliases are left out."""
@@ -362,18 +346,12 @@ class Net:
             return self
         children = {name: self._children[name].replaced(subnets) for name, subnets in nets_by_child.items()}
         result = self._with_children(children)
-        # the edits that name paths hold for the new children too
-        return result._with_edits(replace(result._edits, aliases=self._edits.aliases, frozen=self._edits.frozen))
+        # what the edits say of paths and of the net's own tensors holds with the new children too
+        return result._with_edits(replace(self._edits, replaced=result._edits.replaced))
 
     def _with_children(self, nets: Mapping[str, Net]) -> Net:
         """A new record with other nets under some names."""
         return self._with_edits(replace(self._edits, replaced=tuple({**dict(self._edits.replaced), **nets}.items())))
-
-    def _with_edits(self, edits: Edits) -> Self:
-        """The same record with other edits."""
-        copy = object.__new__(type(self))
-        copy.__dict__.update(self.__getstate__(), _edits=edits)
-        return copy
 
     @property
     def aliases(self) -> dict[str, str]:
@@ -392,7 +370,7 @@ class Net:
     def _parts(self) -> dict[str, Any]:
         self.__dict__["_building"] = True  # so that a misspelt field in parts() does not ask parts() again
         try:
-            parts = {**self.parts(), **dict(self._edits.replaced)}
+            parts = self._edits.edit_parts(self.parts())
         except AttributeError as error:
             raise TypeError(f"{type(self).__name__}.parts() failed: {error}") from error
         finally:
@@ -403,7 +381,9 @@ class Net:
 
     @cached_property
     def _own_entries(self) -> dict[str, Param | Buffer]:
-        return {name: part for kind in (Param, Buffer) for name, part in self._parts.items() if isinstance(part, kind)}
+        return self._edits.sort_parts(
+            {name: part for kind in (Param, Buffer) for name, part in self._parts.items() if isinstance(part, kind)}
+        )
 
     @cached_property
     def _all_entries(self) -> dict[str, Param | Buffer]:
@@ -411,7 +391,7 @@ class Net:
 
     @cached_property
     def _children(self) -> dict[str, Net]:
-        return {name: part for name, part in self._parts.items() if isinstance(part, Net)}
+        return self._edits.sort_parts({name: part for name, part in self._parts.items() if isinstance(part, Net)})
 
     @cached_property
     def _named_constants(self) -> dict[str, Any]:
@@ -447,42 +427,19 @@ class Net:
         program: Program = self.__dict__["_built_program"]
         return program
 
-    # --- a value ---
-
-    def _field_values(self) -> dict[str, Any]:
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
-
-    def _record(self) -> tuple[Any, ...]:
-        return (*self._field_values().values(), self._edits.replaced, self._edits.aliases)
-
-    @cached_property
-    def _hash(self) -> int:
-        return hash((type(self), self._record()))
-
-    def __eq__(self, other: object) -> bool:
-        if self is other:
-            return True
-        return type(other) is type(self) and hash(self) == hash(other) and self._record() == other._record()
-
-    def __hash__(self) -> int:
-        return self._hash
-
     def __repr__(self) -> str:
-        from funcnet.core._kinds import ForeignNet
-        from funcnet.core._module_body import TextModule
+        from funcnet.core._module_body import format_as_module
 
-        module = self.twin_module()
-        for path, net in self.named_nets():
-            text = net.module_repr() if isinstance(net, ForeignNet) else None
-            if text is not None:
-                if not path:
-                    return text
-                parent, _, name = path.rpartition(".")
-                module.get_submodule(parent)._modules[name] = TextModule(text)
-        return repr(module).replace("torch.meta.", "torch.")  # in the types that a ParameterDict shows
+        return format_as_module(self)
 
     def twin_module(self) -> nn.Module:
-        """The ``nn.Module`` twin on the meta device: its names, shapes and ``repr``, and no numbers."""
+        """The ``nn.Module`` twin on the meta device: its names, order, shapes and ``repr``, and no numbers."""
+        module = self._build_twin()
+        sort_module(module, self)
+        return module
+
+    def _build_twin(self) -> nn.Module:
+        """The twin in the order of its class. It asks nothing of the record that is not there before its parts."""
         with torch.device("meta"), outside_transforms():
             return self.as_module()
 
@@ -496,18 +453,8 @@ class Net:
             hint = f". {HINTS_BY_NAME[name]}" if name in HINTS_BY_NAME else ""
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{hint}")
 
-    def __getstate__(self) -> dict[str, Any]:
-        names = {field.name for field in dataclasses.fields(self)} | {"_edits"}  # type: ignore[arg-type]
-        return {name: value for name, value in self.__dict__.items() if name in names}
 
-    def __deepcopy__(self, memo: object) -> Self:
-        return self
-
-    def __copy__(self) -> Self:
-        return self
-
-
-@constant_result
+@assume_constant_result
 def _build_program(net: Net) -> bool:
     # torch.compile cannot trace how view classes are made, so it is told to call this and believe the result. What it
     # can take for a constant is a bool, not a Program; that it finds on the net afterwards.

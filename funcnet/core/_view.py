@@ -29,11 +29,11 @@ class Call:
 
     Three attributes are set in some calls only. ``concrete_nets`` collects what lazy nets become, by path, in a call
     that is made to learn shapes. ``find_place`` is set while a foreign forward runs, and gives the place in it at which
-    something draws, in the form that :func:`draw_source` takes. ``intercept`` is set while torch's own random functions
-    are answered.
+    something draws, in the form that :func:`draw_source` takes. ``interceptor`` is set while torch's own random
+    functions are answered.
     """
 
-    __slots__ = ("closed", "concrete_nets", "counts", "find_place", "intercept", "rng", "train")
+    __slots__ = ("closed", "concrete_nets", "counts", "find_place", "interceptor", "rng", "train")
 
     def __init__(self, train: Mode, rng: Rng | None, concrete_nets: ConcreteNets | None = None) -> None:
         self.train: Mode = train
@@ -42,7 +42,7 @@ class Call:
         self.closed = False
         self.concrete_nets = concrete_nets
         self.find_place: Callable[[], Any] | None = None
-        self.intercept: DrawInterceptor | None = None
+        self.interceptor: DrawInterceptor | None = None
 
 
 class View:

@@ -16,7 +16,7 @@ and leases it; the next calls lease it again (``_leased_copies.py``). In each ca
 5. the tensors are taken out again, and the copy is put back and returned to the pool.
 
 **What is put back.** A forward may leave a counter, a cache or a new attribute behind. A ``Snapshot`` of everything
-that can be reached from a copy, by identity, shows that (``_snapshot.py``). Dicts get back what they held.
+that can be reached from a copy, by identity, shows that. Dicts get back what they held.
 
 **When a copy is thrown away.** If anything else is not as it was (a list grew, a tensor was written to, a generator
 advanced), the copy is thrown away and the next call makes a new one. So it is if something still refers to the copy
@@ -38,3 +38,7 @@ by ``torch.func.functional_call`` and notes the path that is running by hooks (`
 from funcnet.foreign._wrapped import Wrapped as Wrapped
 
 __all__ = ["Wrapped"]
+
+
+def __dir__() -> list[str]:
+    return [*__all__]

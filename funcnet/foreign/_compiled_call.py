@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from funcnet._torch import constant_result
+from funcnet._torch import assume_constant_result
 from funcnet._typing import Tree, TreeLike
 from funcnet.core import View
 from funcnet.core.internals import Call
@@ -45,13 +45,13 @@ def run_while_compiling(
     }
     for path in pool.renormed_weights:
         tensors[path] = tensors[path].clone()
-    outer_within, call.find_place = call.find_place, partial(place_in_compiled_call, view)
+    outer_find_place, call.find_place = call.find_place, partial(place_in_compiled_call, view)
     prefix = ""
     if method is not None:
         module, prefix = _MethodAsForward(module, method), "module."
         tensors = {prefix + path: tensor for path, tensor in tensors.items()}
     output = functional_call(module, tensors, inputs, dict(kwargs), tie_weights=False)
-    call.find_place = outer_within
+    call.find_place = outer_find_place
     for path in flat_buffers:
         *parents, name = path.split(".")
         node: Any = buffers
@@ -72,7 +72,7 @@ class _MethodAsForward(nn.Module):
         return getattr(self.module, self.method)(*inputs, **kwargs)
 
 
-@constant_result
+@assume_constant_result
 def _prepare_copy(pool: CopyPool, flags: TrainFlags) -> bool:
     # The compiler does not trace a function whose result is a constant; the copy itself is found in the pool.
     pool.prepare_compiled(flags)

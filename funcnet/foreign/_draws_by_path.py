@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from funcnet._errors import RandomnessError
-from funcnet._torch import call_impl
+from funcnet._torch import MODULE_CALL_CODE
 from funcnet.core import View
 from funcnet.core.internals import call_and_path, draw_source
 from funcnet.foreign._module_walk import named_modules
@@ -57,11 +57,11 @@ def find_drawing_submodule(
     """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code is not outermost:
-        if frame.f_code is call_impl:
+        if frame.f_code is MODULE_CALL_CODE:
             path = leased.path_by_id.get(id(frame.f_locals["self"]))
             if path is not None:
-                if learn_path(path) and leased.call is not None and leased.call.intercept is not None:
-                    leased.call.intercept.found_submodule = True
+                if learn_path(path) and leased.call is not None and leased.call.interceptor is not None:
+                    leased.call.interceptor.found_submodule = True
                 _refuse_checkpoint(frame, view, path, outermost)
                 return SubmodulePlace(view, path)
         frame = frame.f_back
@@ -95,15 +95,15 @@ def _intercepted_forward(forward: Callable[..., Any], leased: LeasedCopy) -> Cal
     @wraps(forward)
     def run(*inputs: Any, **kwargs: Any) -> Any:
         call = leased.call
-        if call is None or call.intercept is not None or call.find_place is None:
+        if call is None or call.interceptor is not None or call.find_place is None:
             return forward(*inputs, **kwargs)
         find_place = call.find_place
-        call.intercept = DrawInterceptor(lambda: draw_source(find_place()))
+        call.interceptor = DrawInterceptor(lambda: draw_source(find_place()))
         try:
-            with call.intercept:
+            with call.interceptor:
                 return forward(*inputs, **kwargs)
         finally:
-            call.intercept = None
+            call.interceptor = None
 
     return run
 
@@ -115,7 +115,7 @@ def _dropout_forward(module: Any, leased: LeasedCopy) -> Callable[..., Tensor]:
     @wraps(forward)
     def run(input: Tensor) -> Tensor:
         call = leased.call
-        if call is None or call.intercept is not None or call.find_place is None:
+        if call is None or call.interceptor is not None or call.find_place is None:
             return forward(input)
         find_place = call.find_place
         return rule(lambda: draw_source(find_place()), input, module.p, module.training, module.inplace)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from funcnet._errors import ConversionError, bullet_list
-from funcnet._torch import inside_wrapper
+from funcnet._torch import module_inside_wrapper
 from funcnet.foreign._module_walk import named_modules
 from funcnet.tree import join
 
@@ -97,7 +97,7 @@ def collect_reachable(value: object) -> dict[int, Any]:
         if id(obj) in objects_by_id or isinstance(obj, _ATOM_CLASSES):
             continue
         objects_by_id[id(obj)] = obj
-        if isinstance(obj, nn.Module) and (inner := inside_wrapper(obj)) is not None:
+        if isinstance(obj, nn.Module) and (inner := module_inside_wrapper(obj)) is not None:
             waiting.append(inner)  # the compiler's own state is not looked at
             continue
         for container, keys in iter_containers(obj):
@@ -119,7 +119,7 @@ def deepcopy_isolated(value: _T, memo: CopiesById) -> _T:
         if type(obj) in _LOCKS:
             memo[id(obj)] = _LOCKS[type(obj)]()
     for obj in objects:
-        if isinstance(obj, nn.Module) and (inner := inside_wrapper(obj)) is not None:
+        if isinstance(obj, nn.Module) and (inner := module_inside_wrapper(obj)) is not None:
             memo[id(obj)] = copy.deepcopy(inner, memo)
     result = copy.deepcopy(value, memo)
     for function, hollow in functions.items():
@@ -215,10 +215,10 @@ def copy_with_tensors(module: nn.Module, tensor_for: Callable[[Tensor], Tensor],
         why: words for the error.
 
     Raises:
-        ConversionError: if attributes of the module cannot be copied; names them.
+        ConversionError: if attributes of the module cannot be copied, or it contains itself; names them.
     """
     memo: CopiesById = {id(tensor): tensor_for(tensor) for tensor in (*module.parameters(), *module.buffers())}
-    for submodule in module.modules():
+    for _, submodule in named_modules(module):
         for tensor in _iter_hook_tensors(submodule):
             memo[id(tensor)] = tensor_for(tensor.detach())
     try:

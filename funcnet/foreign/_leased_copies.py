@@ -8,17 +8,21 @@ with the weights of that call, and is not leased again.
 
 from __future__ import annotations
 
-import copy
+import random
 import sys
-from collections import deque
-from collections.abc import Iterator, Mapping
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import chain
+from operator import is_
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 from funcnet._typing import Tree, TreeLike
 from funcnet.core.internals import Call
+from funcnet.foreign._carried_values import copy_extra_states, repr_to_keep
 from funcnet.foreign._draws_by_path import note_running_paths, wrap_drawing_forwards
 from funcnet.foreign._isolated_copies import (
     collect_reachable,
@@ -27,7 +31,7 @@ from funcnet.foreign._isolated_copies import (
     iter_containers,
 )
 from funcnet.foreign._module_walk import named_modules
-from funcnet.foreign._snapshot import Snapshot
+from funcnet.random.internals import GeneratorStates
 from funcnet.tree import join
 
 TrainFlags: TypeAlias = bool | tuple[bool, ...]
@@ -43,7 +47,7 @@ class CopyPool:
 
     def __init__(self, module: nn.Module) -> None:
         copied = copy_without_weights(module)
-        self._set_up(copied, _copy_extra_states(module), _repr_to_keep(module, copied))
+        self._set_up(copied, copy_extra_states(module), repr_to_keep(module, copied))
 
     def _set_up(self, module: nn.Module, extra_states: Mapping[str, Any], module_repr: str | None) -> None:
         self.module = module
@@ -264,28 +268,118 @@ def _first_names(module: nn.Module) -> dict[str, str]:
     return first_names
 
 
-# --- what a module is besides its tensors ---
-
-EXTRA_STATE = "_extra_state"
-"""The name under which a ``state_dict`` has what ``get_extra_state`` returned."""
+# --- whether a copy is as it was ---
 
 
-def _copy_extra_states(module: nn.Module) -> dict[str, Any]:
-    """What modules save besides tensors, by its key in the ``state_dict``."""
-    return {
-        join(path, EXTRA_STATE): copy.deepcopy(submodule.get_extra_state())
-        for path, submodule in named_modules(module)
-        if type(submodule).get_extra_state is not nn.Module.get_extra_state
-    }
+class Snapshot:
+    """What some objects held at one moment, one level each, by identity; so it is cheap to compare with later.
+
+    Args:
+        objects: all objects that can be reached and changed.
+        exempt: ids of tensors that calls exchange.
+    """
+
+    def __init__(self, objects: Sequence[Any], exempt: set[int]) -> None:
+        self._empty: list[Any] = []
+        self._dicts: list[tuple[Any, list[Any], list[Any]]] = []  # each with its keys and values
+        self._lists: list[list[Any]] = []
+        self._others: list[tuple[Any, list[Any]]] = []
+        self._tensors: list[tuple[Tensor, int]] = []  # each with its version
+        self._inner_states: list[tuple[Any, Any]] = []
+        self._has_iterator = False
+        for obj in objects:
+            if isinstance(obj, Tensor):
+                if id(obj) not in exempt:
+                    self._tensors.append((obj, obj._version))
+            elif isinstance(obj, nn.Module):
+                self._dicts.append((obj.__dict__, list(obj.__dict__), list(obj.__dict__.values())))
+            elif type(obj) in (dict, OrderedDict) and obj:
+                self._dicts.append((obj, list(obj), list(obj.values())))
+            elif type(obj) in (dict, OrderedDict, list, set) and not obj:
+                self._empty.append(obj)
+            elif type(obj) is list:
+                self._lists.append(obj)
+            elif (state := _copy_inner_state(obj)) is not None:
+                self._inner_states.append((obj, state))
+            elif hasattr(obj, "__next__"):
+                self._has_iterator = True  # how far an iterator has come cannot be seen
+            elif contents := list(_iter_contents(obj)):
+                self._others.append((obj, contents))
+        self._reference_counts: list[list[int]] = []
+        self._filled = [*(content for content, _, _ in self._dicts), *self._lists]
+        self._sizes = list(map(len, self._filled))
+        self._values = list(self._current_values())
+
+    def _current_values(self) -> Iterator[Any]:
+        """All that dicts and lists hold now, in one pass: of all comparisons this is the one that costs time."""
+        dicts = self._filled[: len(self._dicts)]
+        return chain(chain.from_iterable(map(dict.values, dicts)), chain.from_iterable(self._lists))
+
+    def count_references(self) -> None:
+        """Remember how many objects refer to each dict: a dict that a call handed out must not be emptied."""
+        self._reference_counts = self._reference_counts or [
+            [sys.getrefcount(self._empty[index]) for index in range(len(self._empty))],
+            [sys.getrefcount(self._dicts[index][0]) for index in range(len(self._dicts))],
+        ]
+
+    def restore(self) -> bool:
+        """Put back the contents of dicts that differ, and return whether everything is now as it was."""
+        if self._has_iterator or (any(self._empty) and not self._clear_filled()):
+            return False
+        if (list(map(len, self._filled)) != self._sizes or not self._values_are_same()) and (
+            not self._restore_dicts() or not self._values_are_same()
+        ):
+            return False
+        return (
+            all(tensor._version == version for tensor, version in self._tensors)
+            and all(_are_same(_iter_contents(obj), contents) for obj, contents in self._others)
+            and all(_copy_inner_state(obj) == state for obj, state in self._inner_states)
+        )
+
+    def _values_are_same(self) -> bool:
+        return all(map(is_, self._current_values(), self._values))
+
+    def _restore_dicts(self) -> bool:
+        """Give dicts back what they held, unless somebody else holds them; returns whether all sizes are right."""
+        for index, (content, keys, values) in enumerate(self._dicts):
+            if len(content) != len(keys) or not all(map(is_, content.values(), values)):
+                if sys.getrefcount(content) - 1 != self._reference_counts[1][index]:  # 1 is the name in this loop
+                    return False
+                content.clear()
+                content.update(zip(keys, values, strict=True))
+        return list(map(len, self._filled)) == self._sizes
+
+    def _clear_filled(self) -> bool:
+        """Empty what was empty before; returns False if somebody else holds one of them."""
+        indices = [index for index, content in enumerate(self._empty) if content]
+        if any(sys.getrefcount(self._empty[index]) != self._reference_counts[0][index] for index in indices):
+            return False
+        for index in indices:
+            self._empty[index].clear()
+        return True
 
 
-def _repr_to_keep(module: nn.Module, copied: nn.Module) -> str | None:
-    """The ``repr`` of a module, if it writes that itself and a copy without numbers gives another, or an error."""
-    cls = type(module)
-    if cls.__repr__ is nn.Module.__repr__ and cls.extra_repr is nn.Module.extra_repr:
-        return None
-    module_repr = repr(module)
-    try:
-        return None if repr(copied) == module_repr else module_repr
-    except (RuntimeError, ValueError, NotImplementedError):
-        return module_repr
+_PLAIN_CLASSES = (int, float, complex, str, bytes, bool, type(None))
+
+
+def _are_same(contents: Iterable[Any], contents_before: list[Any]) -> bool:
+    contents = list(contents)
+    return len(contents) == len(contents_before) and all(
+        value is before or (type(value) is type(before) and isinstance(value, _PLAIN_CLASSES) and value == before)
+        for value, before in zip(contents, contents_before, strict=True)
+    )
+
+
+def _iter_contents(value: object) -> Iterator[Any]:
+    return (container[key] for container, keys in iter_containers(value) for key in keys)
+
+
+def _copy_inner_state(value: Any) -> object:
+    """A copy of the state inside a value that holds nothing by name, such as a generator; None if it has no such."""
+    if isinstance(value, torch.Generator):
+        return GeneratorStates([value])
+    if isinstance(value, random.Random):
+        return value.getstate()
+    if isinstance(value, (bytearray, memoryview)) or hasattr(value, "__array_interface__"):
+        return bytes(value) if isinstance(value, bytearray) else value.tobytes()
+    return None

@@ -10,21 +10,23 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from functools import partial
+from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from funcnet._context import levels_of, under_vmap
+from funcnet._context import transform_levels, under_vmap
 from funcnet._errors import InitError
+from funcnet._torch import MODULE_CALL_CODE
 from funcnet._typing import Tree
 from funcnet.core import Buffer, Net, Param, View
 from funcnet.core.internals import EMPTY_TREE, ForeignNet, call_and_path, dtype_to_declare
+from funcnet.foreign._carried_values import UNKNOWN_VALUE, carried_value
 from funcnet.foreign._compiled_call import run_while_compiling
 from funcnet.foreign._draws_by_path import find_drawing_submodule
 from funcnet.foreign._isolated_copies import CopiesById, collect_reachable, deepcopy_isolated
-from funcnet.foreign._leased_copies import CopyPool, TrainFlags
-from funcnet.foreign._unknown_values import UNKNOWN_VALUE, carried_value
+from funcnet.foreign._leased_copies import CopyPool, LeasedCopy, TrainFlags
 from funcnet.random import Stream
 from funcnet.tree import join
 
@@ -78,6 +80,25 @@ class Wrapped(ForeignNet):
             f"Build the module under torch.manual_seed(seed) and take its params from funcnet.from_module(module)."
         )
 
+    def called_function(self, method: str) -> Callable[..., Any]:
+        function: Callable[..., Any] = getattr(self.copy_pool.module, method)
+        return function
+
+    def find_running_submodule(self, trace: TracebackType | None) -> tuple[str, dict[str, Any]] | None:
+        place: tuple[str, dict[str, Any]] | None = None
+        leased: LeasedCopy | None = None
+        path = ""
+        while trace is not None:
+            code, values = trace.tb_frame.f_code, trace.tb_frame.f_locals
+            if code is _RUN_CODE:
+                leased, path = values.get("leased"), values["path"]
+            if code is MODULE_CALL_CODE and leased is not None and id(values["self"]) in leased.path_by_id:
+                full_path = join(path, leased.path_by_id[id(values["self"])])
+                inputs = {f"input {index}": value for index, value in enumerate(values["args"])} | values["kwargs"]
+                place = f"{type(values['self']).__name__}{f' at {full_path!r}' if full_path else ''}", inputs
+            trace = trace.tb_next
+        return place
+
     def method(self, view: View, name: str) -> Callable[..., Any]:
         module = self.copy_pool.module
         if name.startswith("__") or not callable(getattr(module, name, None)):
@@ -105,14 +126,14 @@ class Wrapped(ForeignNet):
             output = run(*inputs, **kwargs)
         else:
             leased.call = call
-            outer_within, call.find_place = (
+            outer_find_place, call.find_place = (
                 call.find_place,
                 partial(find_drawing_submodule, view, leased, self.copy_pool.learn_drawing_path, _RUN_CODE),
             )
             try:
                 output = run(*inputs, **kwargs)
             finally:
-                leased.call, call.find_place = None, outer_within
+                leased.call, call.find_place = None, outer_find_place
         if not call.closed:
             leased.record_buffers(buffers)
         del module, run  # because all references to the copy are counted
@@ -184,7 +205,7 @@ def _give_batch_axes(buffers: Tree, inputs: list[Tensor]) -> None:
     """Give every buffer the batch axes of the inputs; else vmap lets no batched value be written to it."""
     zeros: dict[frozenset[tuple[str, int]], Tensor] = {}
     for tensor in inputs:
-        levels = frozenset() if torch.compiler.is_compiling() else frozenset(levels_of(tensor))
+        levels = frozenset() if torch.compiler.is_compiling() else frozenset(transform_levels(tensor))
         if levels not in zeros and tensor.is_floating_point():
             zeros[levels] = tensor.detach().new_zeros(())
     total = sum(zeros.values())

@@ -41,7 +41,7 @@ class CallWatch(DispatchMode):
     """
 
     def __init__(self, module: nn.Module, origins: TensorOrigins, versions: ExampleVersions) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.stack = CallStack(module)
         self.origins = origins
         self.versions = versions
@@ -122,7 +122,7 @@ class CallWatch(DispatchMode):
 
     def _check_python_draws(self) -> None:
         """Report draws of Python's and NumPy's generators, of which the module is known, but not the line."""
-        states = PythonGenerators().fingerprints()
+        states = PythonGenerators().read_fingerprints()
         for name, state in states.items() if self.stack.visits else ():
             if self._generator_states.get(name) not in (None, state):
                 code = type(self.stack.visits[-1].module).forward.__code__

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from funcnet._context import plainly_eager, under_vmap
+from funcnet._context import is_plainly_eager, under_vmap
 from funcnet.core import View
 from funcnet.layers._layer import Layer
 
@@ -237,6 +237,6 @@ class GLU(Layer):
 def _copy_layout(input: Tensor) -> Tensor:
     """A copy to write to, with the same strides, even those of a slice: how kernels round depends on strides."""
     copy = input.clone()
-    if copy.stride() == input.stride() or not plainly_eager():
+    if copy.stride() == input.stride() or not is_plainly_eager():
         return copy
     return torch.empty_strided(input.shape, input.stride(), dtype=input.dtype, device=input.device).copy_(input)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.types import Device
 
 from funcnet._context import under_vmap
-from funcnet._torch import AdaptiveSoftmaxOutput, constant_result
+from funcnet._torch import AdaptiveSoftmaxOutput, assume_constant_result
 from funcnet._typing import TreeLike
 from funcnet.combinators import ModuleList, Sequential
 from funcnet.core import Net, View
@@ -168,7 +168,7 @@ def _method_net(net: Net, name: str) -> Net:
     return net.__dict__["_methods"][name]
 
 
-@constant_result
+@assume_constant_result
 def _build_method_nets(net: Net) -> bool:
     # torch.compile cannot trace this, so it is told to call it and believe the result, as for the program of a net.
     net.__dict__.setdefault("_methods", {name: _MethodNet(net, name).tie(net.aliases) for name in _METHODS})

@@ -123,8 +123,8 @@ class MultiheadAttention(Layer):
             "out_proj": NonDynamicallyQuantizableLinear(size, size, self.bias, self.device, self.dtype),
         }
 
-    def first_values(self, start: InitContext, path: str) -> Iterator[tuple[str, Tensor]]:
-        for entry_path, value in super().first_values(start, path):
+    def first_values(self, context: InitContext, path: str) -> Iterator[tuple[str, Tensor]]:
+        for entry_path, value in super().first_values(context, path):
             yield entry_path, torch.zeros_like(value) if entry_path == join(path, "out_proj.bias") else value
 
     def drawing_order(self) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.types import Device
 
 from funcnet._context import under_vmap
-from funcnet._torch import private_backend, sync_batch_norm
+from funcnet._torch import private_backend_name, sync_batch_norm
 from funcnet.core import Buffer, Param, View
 from funcnet.layers._layer import Layer
 
@@ -31,6 +31,20 @@ class _BatchNorm(Layer):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_eps(self)
+
+    if TYPE_CHECKING:
+
+        @property
+        def weight(self) -> Param | None: ...
+
+        @property
+        def running_mean(self) -> Buffer | None: ...
+
+        @property
+        def running_var(self) -> Buffer | None: ...
+
+        @property
+        def num_batches_tracked(self) -> Buffer | None: ...
 
     def parts(self) -> dict[str, Any]:
         return norm_parts(self)
@@ -225,7 +239,7 @@ class SyncBatchNorm(Layer):
             raise ValueError("expected at least one channel")
         if not (p.training and torch.distributed.is_available() and torch.distributed.is_initialized()):
             return _batch_normalise(p, input)
-        if input.device.type not in ("cuda", "hpu", "xpu", private_backend()):
+        if input.device.type not in ("cuda", "hpu", "xpu", private_backend_name()):
             raise ValueError(f"between processes expected input on a GPU, got it on {input.device}")
         group = p.process_group or torch.distributed.group.WORLD
         processes = torch.distributed.get_world_size(group)

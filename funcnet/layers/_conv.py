@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +41,11 @@ class _Conv(Layer):
         check_sizes(self, self.axes, "stride", "dilation")
         if self.padding_mode == "zeros":  # in the other modes a negative padding crops
             check_sizes(self, self.axes, "padding", least=0)
+
+    if TYPE_CHECKING:
+
+        @property
+        def weight(self) -> Param: ...
 
     def parts(self) -> dict[str, Any]:
         shape = (self.out_channels, self.in_channels // self.groups, *size_per_axis(self.kernel_size))

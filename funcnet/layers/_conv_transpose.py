@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +41,11 @@ class _ConvTranspose(Layer):
         check_sizes(self, self.axes, "kernel_size", exactly=True)
         check_sizes(self, self.axes, "stride", "dilation")
         check_sizes(self, self.axes, "padding", "output_padding", least=0)
+
+    if TYPE_CHECKING:
+
+        @property
+        def weight(self) -> Param: ...
 
     def parts(self) -> dict[str, Any]:
         shape = (self.in_channels, self.out_channels // self.groups, *size_per_axis(self.kernel_size))

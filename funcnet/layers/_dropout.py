@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from funcnet._context import warn
+from funcnet._context import warn_caller
 from funcnet.core import View, draw_source
 from funcnet.layers._layer import Layer
 from funcnet.random import alpha_dropout, dropout, feature_alpha_dropout, feature_dropout
@@ -81,7 +81,7 @@ class Dropout2d(_Dropout):
     @staticmethod
     def forward(p: View, input: Tensor) -> Tensor:
         if input.dim() != 4:
-            warn(
+            warn_caller(
                 f"Dropout2d read {input.dim()}D input as (N, C, *), as torch does; Dropout1d is made for 3D input.",
                 stacklevel=2,
             )
@@ -104,7 +104,7 @@ class Dropout3d(_Dropout):
     @staticmethod
     def forward(p: View, input: Tensor) -> Tensor:
         if input.dim() not in (4, 5):
-            warn(
+            warn_caller(
                 f"Dropout3d read a {input.dim()}D input as (C, *), as torch does; it is made for 4D and 5D input.",
                 stacklevel=2,
             )

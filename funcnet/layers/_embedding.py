@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -60,6 +60,11 @@ class Embedding(Layer):
     def from_pretrained(cls, embeddings: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Not supported, as a net holds no tensor: raises a TypeError that shows the two lines to write instead."""
         raise TypeError(NO_WEIGHT.format(name=cls.__name__))
+
+    if TYPE_CHECKING:
+
+        @property
+        def weight(self) -> Param: ...
 
     def parts(self) -> dict[str, Any]:
         return {"weight": Param((self.num_embeddings, self.embedding_dim), normal_except_row(self.padding_idx))}

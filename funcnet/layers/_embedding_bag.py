@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.types import Device
 
-from funcnet._context import beyond_one_gradient, forward_mode
+from funcnet._context import beyond_one_gradient, under_forward_mode
 from funcnet.core import Param, View
 from funcnet.layers._embedding import NO_WEIGHT, limit_row_norms, normal_except_row, refuse_tensor_arguments
 from funcnet.layers._layer import Layer
@@ -70,6 +70,11 @@ class EmbeddingBag(Layer):
         """Not supported, as a net holds no tensor: raises a TypeError that shows the two lines to write instead."""
         raise TypeError(NO_WEIGHT.format(name=cls.__name__))
 
+    if TYPE_CHECKING:
+
+        @property
+        def weight(self) -> Param: ...
+
     def parts(self) -> dict[str, Any]:
         return {"weight": Param((self.num_embeddings, self.embedding_dim), normal_except_row(self.padding_idx))}
 
@@ -90,7 +95,7 @@ class EmbeddingBag(Layer):
         weight = p.weight
         if p.max_norm is not None:
             weight = limit_row_norms(p, weight, input)
-        if forward_mode() or beyond_one_gradient():  # the kernel has no rules for vmap, tangents or a second derivative
+        if under_forward_mode() or beyond_one_gradient():  # the kernel has no rules for these
             return _reduce_bags_composed(p, weight, input, offsets, per_sample_weights)
         return F.embedding_bag(
             input,

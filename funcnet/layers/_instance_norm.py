@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.types import Device
 
-from funcnet._context import under_vmap, warn
-from funcnet.core import View
+from funcnet._context import under_vmap, warn_caller
+from funcnet.core import Buffer, Param, View
 from funcnet.layers._batch_norm import norm_parts, writable_copy
 from funcnet.layers._layer import Layer
 from funcnet.layers._sizes import describe_spatial_input
@@ -32,6 +32,20 @@ class _InstanceNorm(Layer):
     dtype: torch.dtype | None = None
     bias: bool = field(default=True, kw_only=True)
 
+    if TYPE_CHECKING:
+
+        @property
+        def weight(self) -> Param | None: ...
+
+        @property
+        def running_mean(self) -> Buffer | None: ...
+
+        @property
+        def running_var(self) -> Buffer | None: ...
+
+        @property
+        def num_batches_tracked(self) -> Buffer | None: ...
+
     def parts(self) -> dict[str, Any]:
         return norm_parts(self)
 
@@ -47,7 +61,7 @@ def _check_shape_and_normalise(p: View, input: Tensor, axes: int) -> Tensor:
     if channels != p.num_features:
         if p.affine:
             raise ValueError(f"expected {p.num_features} channels in axis {rank - axes - 1}, got {channels}")
-        warn(
+        warn_caller(
             f"InstanceNorm{axes}d was made for {p.num_features} channels and got {channels}, which makes no difference "
             f"without affine.",
             stacklevel=3,

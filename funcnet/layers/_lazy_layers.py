@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.types import Device
 
-from funcnet._torch import lazy_shapes
+from funcnet._torch import set_lazy_shapes
 from funcnet.core import Lazy, Net
 from funcnet.layers._layer import COUNTERPARTS, FACTORY_FIELDS, Layer
 from funcnet.layers._sizes import Size
@@ -26,7 +26,7 @@ class _LazyLayer(Lazy, Layer, trusted=True):
 
     def concrete(self, *inputs: Any, **kwargs: Any) -> Net:
         module = self.twin_module()
-        layer_class = COUNTERPARTS[lazy_shapes(module, *inputs)]
+        layer_class = COUNTERPARTS[set_lazy_shapes(module, *inputs)]
         factory_fields = {name: getattr(self, name) for name in FACTORY_FIELDS}
         return layer_class(**layer_class.fields_from_module(module), **factory_fields)
 

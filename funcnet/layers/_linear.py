@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +44,11 @@ class Linear(Layer):
     device: Device = None
     dtype: torch.dtype | None = None
 
+    if TYPE_CHECKING:
+
+        @property
+        def weight(self) -> Param: ...
+
     def parts(self) -> dict[str, Any]:
         return {
             "weight": Param((self.out_features, self.in_features), init.kaiming_uniform(a=math.sqrt(5))),
@@ -81,6 +86,11 @@ class Bilinear(Layer):
     bias: bool = True
     device: Device = None
     dtype: torch.dtype | None = None
+
+    if TYPE_CHECKING:
+
+        @property
+        def weight(self) -> Param: ...
 
     def parts(self) -> dict[str, Any]:
         scheme = fan_in_uniform(self.in1_features)

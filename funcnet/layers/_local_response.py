@@ -90,9 +90,9 @@ class CrossMapLRN2d(Layer):
         if input.dim() != 4:
             raise ValueError(f"expected 4D input (got {input.dim()}D input)")
         if torch.compiler.is_compiling():
-            return _CrossMapNorm.apply(input, p.size, p.alpha, p.beta, p.k)
+            return _CrossMapNorm.apply(input, p.size, p.alpha, p.beta, p.k)  # type: ignore[no-untyped-call]
         if under_transform():
-            return _CrossMapNormWithJvp.apply(input, p.size, p.alpha, p.beta, p.k)
+            return _CrossMapNormWithJvp.apply(input, p.size, p.alpha, p.beta, p.k)  # type: ignore[no-untyped-call]
         return cross_map_lrn(input, p.size, p.alpha, p.beta, p.k)
 
 

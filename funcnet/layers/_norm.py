@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.types import Device
 
-from funcnet._context import forward_mode
+from funcnet._context import under_forward_mode
 from funcnet.core import Param, View
 from funcnet.layers._layer import Layer
 
@@ -50,6 +50,11 @@ class LayerNorm(Layer):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_normalized_shape(self)
+
+    if TYPE_CHECKING:
+
+        @property
+        def weight(self) -> Param | None: ...
 
     def parts(self) -> dict[str, Any]:
         affine = self.elementwise_affine
@@ -99,6 +104,11 @@ class GroupNorm(Layer):
         if self.num_groups < 1:
             raise ValueError(f"GroupNorm: num_groups is at least 1, got {self.num_groups}.")
 
+    if TYPE_CHECKING:
+
+        @property
+        def weight(self) -> Param | None: ...
+
     def parts(self) -> dict[str, Any]:
         return {
             "weight": Param(self.num_channels, 1.0) if self.affine else None,
@@ -110,7 +120,7 @@ class GroupNorm(Layer):
 
     @staticmethod
     def forward(p: View, input: Tensor) -> Tensor:
-        if forward_mode():
+        if under_forward_mode():
             input = input.contiguous()  # torch's rule for jvp does not support other layouts
         return F.group_norm(input, p.num_groups, p.weight, p.bias, p.eps)
 
@@ -142,6 +152,11 @@ class RMSNorm(Layer):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_normalized_shape(self)
+
+    if TYPE_CHECKING:
+
+        @property
+        def weight(self) -> Param | None: ...
 
     def parts(self) -> dict[str, Any]:
         return {"weight": Param(self.normalized_shape, 1.0) if self.elementwise_affine else None}

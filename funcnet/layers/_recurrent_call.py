@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from funcnet._context import forward_mode, levels_of, under_vmap
+from funcnet._context import transform_levels, under_forward_mode, under_vmap
 from funcnet._errors import TransformError
 from funcnet._torch import any_autocast
 from funcnet.core import View, draw_source
@@ -126,7 +126,7 @@ def _lacks_onednn_rule(p: View, data: Tensor, state: State, weights: list[Tensor
         return False
     if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
         return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (data, *state, *weights))
-    return forward_mode()
+    return under_forward_mode()
 
 
 def _kernel_runner(p: View, batch_sizes: Tensor | None, layers: int, training: bool, batch_first: bool) -> LayerRunner:
@@ -164,7 +164,7 @@ def _run_layer_by_layer(
     for index in range(layers):
         if index and needs_dropout:
             data = dropout(data, p.dropout, rng=draw_source(p))
-            if is_fused_under_vmap and any(kind == "vmap" for kind, _ in levels_of(data)):
+            if is_fused_under_vmap and any(kind == "vmap" for kind, _ in transform_levels(data)):
                 # The inputs may be unbatched where vmap maps over the Key alone; dropout makes them batched.
                 raise TransformError(f"{describe_place(p)} cannot run under vmap: {NO_BATCHING}.")
         data, *last = run(data, states[index], weights[index * step : (index + 1) * step])

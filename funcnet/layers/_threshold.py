@@ -8,14 +8,14 @@ same.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.types import Device
 
-from funcnet._context import derivatives_of, under_vmap
+from funcnet._context import count_derivatives, under_vmap
 from funcnet.core import Net, Param, View, draw_source
 from funcnet.layers._layer import NO_CHILDREN, Layer
 from funcnet.random import rrelu
@@ -98,6 +98,11 @@ class PReLU(Layer):
         for name, value in fields.items():
             object.__setattr__(self, name, value)
         self.__post_init__()
+
+    if TYPE_CHECKING:
+
+        @property
+        def weight(self) -> Param: ...
 
     def parts(self) -> dict[str, Any]:
         return {"weight": Param(self.num_parameters, self.slope)}
@@ -219,7 +224,7 @@ class Hardsigmoid(Layer, ignores_view=True):
 
     @staticmethod
     def forward(_: View, input: Tensor) -> Tensor:
-        if derivatives_of(input) > 1:
+        if count_derivatives(input) > 1:
             return F.relu6(input + 3) / 6
         return F.hardsigmoid(input)
 

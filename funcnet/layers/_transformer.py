@@ -126,12 +126,12 @@ class Transformer(Layer):
         is_decoder_first = self.custom_decoder is not None and self.custom_encoder is None
         return ["decoder", "encoder"] if is_decoder_first else ["encoder", "decoder"]
 
-    def first_values(self, start: InitContext, path: str) -> Iterator[tuple[str, Tensor]]:
-        values = dict(super().first_values(start, path))
+    def first_values(self, context: InitContext, path: str) -> Iterator[tuple[str, Tensor]]:
+        values = dict(super().first_values(context, path))
         for name, spec in self._all_entries.items():
             entry_path = join(path, name)
-            if isinstance(spec, Param) and entry_path not in start.aliases and values[entry_path].dim() > 1:
-                old, rng = values[entry_path], rng_at_path(start.rng, entry_path)
+            if isinstance(spec, Param) and entry_path not in context.aliases and values[entry_path].dim() > 1:
+                old, rng = values[entry_path], rng_at_path(context.rng, entry_path)
                 values[entry_path] = init.xavier_uniform()(rng, tuple(old.shape), dtype=old.dtype, device=old.device)
         yield from values.items()
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from funcnet._context import under_transform
-from funcnet._torch import canonical_mask, detect_causal, none_or_dtype
+from funcnet._torch import canonical_mask, detect_causal_mask, none_or_dtype
 from funcnet.combinators import ModuleList
 from funcnet.core import InitContext, Net, View
 from funcnet.core.internals import check_part
@@ -56,22 +56,22 @@ class _Stack(Layer):
             "batch_first": layer.self_attn.batch_first,
         }
 
-    def first_values(self: Any, start: InitContext, path: str) -> Iterator[tuple[str, Tensor]]:
+    def first_values(self: Any, context: InitContext, path: str) -> Iterator[tuple[str, Tensor]]:
         """With a Key each layer has its own values; with a seed all have the first one's, as the module copies it."""
-        if not isinstance(start.rng, Stream):
-            yield from super().first_values(start, path)
+        if not isinstance(context.rng, Stream):
+            yield from super().first_values(context, path)
             return
         layer, layers_path = getattr(self, fields(self)[0].name), join(path, "layers")
-        if any(join(layers_path, name) not in start.aliases for name in self.layers._all_entries):
-            first = dict(start._replace(aliases={}).init_net(layer, ""))
+        if any(join(layers_path, name) not in context.aliases for name in self.layers._all_entries):
+            first = dict(context._replace(aliases={}).init_net(layer, ""))
             for index, stacked in enumerate(self.layers):
                 layer_path = join(layers_path, str(index))
                 if stacked == layer:
                     yield from ((join(layer_path, name), value.clone()) for name, value in first.items())
                 else:
-                    yield from start.init_net(stacked, layer_path)
+                    yield from context.init_net(stacked, layer_path)
         if self.norm is not None:
-            yield from start.init_net(self.norm, join(path, "norm"))
+            yield from context.init_net(self.norm, join(path, "norm"))
 
     def as_module(self) -> nn.Module:
         with ignore_nested_tensor_warning():
@@ -201,4 +201,4 @@ def _is_causal(mask: Tensor | None, hint: bool | None, x: Tensor, batch_first: b
         return hint is True
     if torch.compiler.is_compiling() or under_transform():
         return False  # the values of the mask may be unknown here; attention adds it to the scores instead
-    return detect_causal(mask, None, x.shape[1 if batch_first and x.dim() == 3 else 0])
+    return detect_causal_mask(mask, None, x.shape[1 if batch_first and x.dim() == 3 else 0])

@@ -5,13 +5,13 @@ Axes: N batch, L sequence, D hidden, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from funcnet.core import View
+from funcnet.core import Net, View
 from funcnet.core.internals import StockNet
 from funcnet.layers import Dropout, Embedding, LayerNorm, Linear
 from funcnet.models._self_attention import SelfAttention, expand_mask
@@ -88,7 +88,7 @@ class Bert(TransformerModel):
         perceptron = _BertMLP(size, self.intermediate_size, self.activation)
         layer = _BertLayer(attention, perceptron, eps, self.hidden_dropout)
         classifier_dropout = self.hidden_dropout if self.classifier_dropout is None else self.classifier_dropout
-        head_makers = {
+        head_makers: dict[str | None, Callable[[], Net | None]] = {
             "masked_lm": lambda: _MaskedWordHead(size, self.vocab_size, self.activation, eps),
             "classes": lambda: Linear(size, self.num_labels),
             None: lambda: None,

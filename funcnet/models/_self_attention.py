@@ -77,7 +77,7 @@ class SelfAttention(StockNet):
     conv1d: bool = False
 
     @property
-    def sizes(self) -> tuple[int, int, int]:
+    def qkv_sizes(self) -> tuple[int, int, int]:
         """Rows of q, k and v."""
         return (self.num_heads * self.head_dim, *(self.num_kv_heads * self.head_dim,) * 2)
 
@@ -85,13 +85,13 @@ class SelfAttention(StockNet):
         def make_projection(rows: int) -> Net:
             return Conv1D(self.hidden_size, rows) if self.conv1d else Linear(self.hidden_size, rows, self.bias)
 
-        rows = {"qkv": sum(self.sizes)} if self.fused_qkv else dict(zip("qkv", self.sizes, strict=True))
-        width = self.sizes[0]
+        rows = {"qkv": sum(self.qkv_sizes)} if self.fused_qkv else dict(zip("qkv", self.qkv_sizes, strict=True))
+        width = self.qkv_sizes[0]
         out = Conv1D(width, self.hidden_size) if self.conv1d else Linear(width, self.hidden_size, self.bias)
         return {**{name: make_projection(count) for name, count in rows.items()}, "out": out}
 
     def constants(self) -> Mapping[str, Any]:
-        return {**super().constants(), "sizes": self.sizes}
+        return {**super().constants(), "qkv_sizes": self.qkv_sizes}
 
     def draws(self, training: bool) -> bool:
         return training and self.dropout > 0
@@ -103,21 +103,23 @@ class SelfAttention(StockNet):
         q, k, v = (part.view(*x.shape[:-1], -1, p.head_dim).transpose(1, 2) for part in _project_qkv(p, x))
         if rotate is not None:
             q, k = rotate(q), rotate(k)
-        return p.out(_attend(p, q, k, v, mask, causal).transpose(1, 2).reshape(*x.shape[:-1], -1))
+        return p.out(_apply_attention(p, q, k, v, mask, causal).transpose(1, 2).reshape(*x.shape[:-1], -1))
 
 
 def _project_qkv(p: View, x: Tensor) -> tuple[Tensor, ...]:
     """Queries, keys and values, (N, L, H * E) and twice (N, L, K * E)."""
     if p.conv1d:
         parts = (p.qkv,) if p.fused_qkv else (p.q, p.k, p.v)
-        return _apply_conv1d(x, tuple(q.weight for q in parts), tuple(q.bias for q in parts)).split(p.sizes, -1)
+        return _apply_conv1d(x, tuple(q.weight for q in parts), tuple(q.bias for q in parts)).split(p.qkv_sizes, -1)
     if not p.fused_qkv:
         return p.q(x), p.k(x), p.v(x)
-    biases = p.qkv.bias.split(p.sizes) if p.bias else (None, None, None)
-    return tuple(F.linear(x, weight, bias) for weight, bias in zip(p.qkv.weight.split(p.sizes), biases, strict=True))
+    biases = p.qkv.bias.split(p.qkv_sizes) if p.bias else (None, None, None)
+    return tuple(
+        F.linear(x, weight, bias) for weight, bias in zip(p.qkv.weight.split(p.qkv_sizes), biases, strict=True)
+    )
 
 
-def _attend(p: View, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+def _apply_attention(p: View, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
     """Attention as transformers' sdpa calls it: the kernel repeats the heads of keys only where there is no mask."""
     groups = p.num_heads // p.num_kv_heads
     if groups > 1 and (mask is not None or p.head_dim > 256):

@@ -27,10 +27,10 @@ class TransformerModel(StockNet, fields_in_view=False):
     def expects(self) -> str:
         return "input_ids (N, L) of ints, and attention_mask (N, L) or none"
 
-    def first_values(self, start: InitContext, path: str) -> Iterator[tuple[str, Tensor]]:
+    def first_values(self, context: InitContext, path: str) -> Iterator[tuple[str, Tensor]]:
         for name, spec in self._all_entries.items():
             full_path = join(path, name)
-            if full_path in start.aliases:
+            if full_path in context.aliases:
                 continue
             *parents, leaf = name.split(".")
             if leaf == "bias":
@@ -39,7 +39,7 @@ class TransformerModel(StockNet, fields_in_view=False):
                 scheme = init.constant(1.0)
             else:
                 scheme = init.normal(0.0, self.standard_deviation(name))
-            yield full_path, start.init_tensor(Param(spec.shape, scheme), full_path, self)
+            yield full_path, context.init_tensor(Param(spec.shape, scheme), full_path, self)
 
 
 def set_ties(net: Net, aliases: Mapping[str, str]) -> None:

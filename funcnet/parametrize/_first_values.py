@@ -25,23 +25,23 @@ class Registration:
         nets: the parametrizations.
         unsafe: whether registering skips the check of the tensors that they compute.
         value: the tensor.
-        start: what the first values of the parametrizations are made from.
+        context: what the first values of the parametrizations are made from.
         path: the path of the ParametrizationList.
 
     Raises:
         ValueError: if they change the shape or dtype and are not ``unsafe``.
     """
 
-    def __init__(self, nets: Sequence[Net], unsafe: bool, value: Tensor, start: InitContext, path: str) -> None:
+    def __init__(self, nets: Sequence[Net], unsafe: bool, value: Tensor, context: InitContext, path: str) -> None:
         self.path = path
         self.originals: tuple[Tensor, ...] = ()
         self.has_single_original = True
         self._nets: list[_NetWithTensors] = []
-        call = Call(True, start.rng)
+        call = Call(True, context.rng)
         for index, net in enumerate(nets):
             reads_computed = bool(self._nets) and hasattr(type(net), "fit_to_weight")
             weight = self._computed_tensor() if reads_computed else value
-            net_with_tensors = _NetWithTensors(net, join(path, str(index)), call, weight, start)
+            net_with_tensors = _NetWithTensors(net, join(path, str(index)), call, weight, context)
             if not self._nets:
                 self._set_originals(net_with_tensors, value)
             self._append(net_with_tensors, is_checked=not unsafe or isinstance(net, SpectralNorm), value=value)
@@ -93,10 +93,10 @@ class Registration:
 class _NetWithTensors:
     """A parametrization at its path, with its params and buffers."""
 
-    def __init__(self, net: Net, path: str, call: Call, weight: Tensor, start: InitContext) -> None:
+    def __init__(self, net: Net, path: str, call: Call, weight: Tensor, context: InitContext) -> None:
         self.net, self.path, self.call = net, path, call
-        start = start._replace(device=weight.device, dtype=weight.dtype)
-        values = {} if weight.is_meta else dict(start.init_net(net, path))
+        context = context._replace(device=weight.device, dtype=weight.dtype)
+        values = {} if weight.is_meta else dict(context.init_net(net, path))
         flat: dict[type, Flat] = {Param: {}, Buffer: {}}
         for name, spec in net.entries():
             empty = torch.empty(spec.shape, dtype=spec.dtype or weight.dtype, device="meta")

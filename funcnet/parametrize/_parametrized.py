@@ -172,16 +172,16 @@ class Parametrized(StockNet):
         lists: Any = nets.get("parametrizations", self._children["parametrizations"])
         return Parametrized(self.base._with_children(base_nets) if base_nets else self.base, lists.items_)
 
-    def first_values(self, start: InitContext, path: str) -> Iterator[tuple[str, Tensor]]:
-        if all(join(path, name) in start.aliases for name in self._all_entries):
+    def first_values(self, context: InitContext, path: str) -> Iterator[tuple[str, Tensor]]:
+        if all(join(path, name) in context.aliases for name in self._all_entries):
             return  # the same net, used at a second path
-        values = dict(start.init_net(self.base, path))
+        values = dict(context.init_net(self.base, path))
         for name, computed in self.lists:
             value, list_path = values.pop(join(path, name)), join(path, f"parametrizations.{name}")
             values.update(
                 computed._meta_tensors(value.dtype, list_path)
                 if value.is_meta
-                else Registration(computed.items, computed.unsafe, value, start, list_path).first_values()
+                else Registration(computed.items, computed.unsafe, value, context, list_path).first_values()
             )
         yield from values.items()
 

@@ -10,8 +10,9 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.parametrize import ParametrizationList
 
-from funcnet._torch import WeightNormModule, parametrized_class, parametrized_property
+from funcnet._torch import WeightNormModule, inject_parametrized_class, inject_parametrized_property
 from funcnet.core import Buffer, Param
+from funcnet.core.internals import make_empty_tensor
 
 
 def build_list_module(
@@ -24,11 +25,10 @@ def build_list_module(
     module.is_tensor = originals[0][0] == "original"
     module.ntensors = len(originals)
     for name, spec in originals:
-        tensor = torch.empty(spec.shape, dtype=spec.dtype)
         if isinstance(spec, Param):
-            module.register_parameter(name, nn.Parameter(tensor))
+            setattr(module, name, make_empty_tensor(spec))
         else:
-            module.register_buffer(name, tensor)
+            module.register_buffer(name, make_empty_tensor(spec))
     return module
 
 
@@ -41,9 +41,9 @@ def attach_computed_tensor(module: Any, name: str, computed: Any) -> None:
         return
     delattr(module, name)
     if "parametrizations" not in module._modules:
-        parametrized_class(module)
+        inject_parametrized_class(module)
         module.parametrizations = nn.ModuleDict()
-    parametrized_property(module, name)
+    inject_parametrized_property(module, name)
     module.parametrizations[name] = computed
 
 

@@ -237,12 +237,12 @@ def _originals_of(
 ) -> tuple[tuple[str, Param | Buffer], ...]:
     """Names and declarations of the original tensors, found by registering on the meta device where possible."""
     value = torch.empty(spec.shape, dtype=_dtype_of(net, spec), device="meta")
-    start = InitContext(Stream(0), None, None, {})
+    context = InitContext(Stream(0), None, None, {})
     try:
-        registration = Registration(nets, unsafe, value, start, name)
+        registration = Registration(nets, unsafe, value, context, name)
     except (RuntimeError, NotImplementedError):  # a right_inverse that needs numbers
         base = net.base if isinstance(net, Parametrized) else net
-        registration = Registration(nets, unsafe, dict(start.init_net(base, ""))[name], start, name)
+        registration = Registration(nets, unsafe, dict(context.init_net(base, ""))[name], context, name)
     return tuple(
         (original_name, type(spec)(tuple(tensor.shape), dtype=dtype_to_declare(tensor)))
         for original_name, tensor in zip(registration.original_names(), registration.originals, strict=True)

@@ -8,7 +8,7 @@ import re
 import threading
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,64 +19,76 @@ from torch.fx import Graph, GraphModule, Node
 
 from funcnet._context import outside_transforms
 from funcnet._errors import ConversionError
-from funcnet._torch import capture_settings, keep_size_free, tracers_shapes
+from funcnet._tensors import is_inexact
+from funcnet._torch import capture_settings, keep_size_free, tracer_shape_env
 from funcnet.foreign.internals import copy_with_tensors
-from funcnet.program._trace_inputs import Inputs
+from funcnet.program._inputs import Inputs
 from funcnet.program._writes import Writes
 
 FROM_MODULE = "funcnet.from_module(module) runs any forward as it is."
 
 
-class Place(NamedTuple):
-    """What a placeholder of the graph stands for: a param or buffer by its path, or an input by its number."""
+class GraphInput(NamedTuple):
+    """What a placeholder of the graph stands for: ``kind`` is "params", "buffers", "input", "size" or "unknown".
 
-    kind: str  # "params", "buffers" or "input"
+    ``name`` is the path of a param or buffer, the number of an input, or what the tracer calls anything else.
+    """
+
+    kind: str
     name: Any
 
 
-class Guard(NamedTuple):
-    """A condition on sizes that the capture relied on, where, and whether the module's own Python code asked for it."""
+class SizeGuard(NamedTuple):
+    """A condition on sizes that the capture relied on, its line, and whether the module's own code asked for it."""
 
-    condition: Any
+    condition: Any  # a sympy expression
     where: str
-    asked: bool
+    asked_by_module: bool
 
 
 @dataclass
 class Captured:
-    """A forward as a graph, with its surroundings.
-
-    ``result`` is what it returned, and ``reassigned`` the buffers it replaced, with stand-ins for tensors: ``outputs``
-    says which value of the graph a stand-in is, ``places`` whose tensor an object is (both by id).
-    """
+    """A forward as a graph, with its surroundings. In results, stand-ins take the places of tensors."""
 
     graph: Graph = field(default_factory=Graph)
-    meta: dict[Node, dict[str, Any]] = field(default_factory=dict)
-    held: dict[Node, Place] = field(default_factory=dict)
-    sizes: list[tuple[Any, ...]] = field(default_factory=list)
-    guards: list[Guard] = field(default_factory=list)
+    meta: dict[Node, dict[str, Any]] = field(default_factory=dict)  # what the tracer knows of each node
+    inputs: dict[Node, GraphInput] = field(default_factory=dict)  # what each placeholder stands for
+    input_sizes: list[tuple[Any, ...]] = field(default_factory=list)  # of each tensor input, as ints and symbols
+    guards: list[SizeGuard] = field(default_factory=list)  # the conditions that the capture relied on
     symbols: dict[Node, Any] = field(default_factory=dict)  # of placeholders that are sizes
     pinned: list[str] = field(default_factory=list)  # lines that made a free size a constant
     writes: Writes | None = None
-    places: dict[int, Place] = field(default_factory=dict)
-    outputs: dict[int, Any] = field(default_factory=dict)
-    result: Any = None
-    reassigned: dict[str, Any] = field(default_factory=dict)
+    input_of_object: dict[int, GraphInput] = field(default_factory=dict)  # by the id of a tensor
+    outputs: dict[int, Any] = field(default_factory=dict)  # id of a stand-in -> the value of the graph
+    result: Any = None  # what the forward returned
+    reassigned: dict[str, Any] = field(default_factory=dict)  # the buffers that the forward replaced
+    # id of a module as text -> its path and the name of its class
     modules: dict[str, tuple[str, str]] = field(default_factory=dict)
-    kept: list[Any] = field(default_factory=list)  # objects whose ids are used above
-    failure: Exception | None = None
+    keep_alive: list[Any] = field(default_factory=list)  # objects whose ids are used above
+    failure: Exception | None = None  # an error in reading what the tracer said
 
-    def path_of(self, node: Node) -> tuple[str, str]:
-        """The path of the module whose forward a node comes from, and the name of its class."""
+    def example(self, node: Node) -> Any:
+        """The stand-in without numbers that the tracer has for the value of a node."""
+        return self.meta.get(node, {}).get("example_value")
+
+    def stack_trace(self, node: Node) -> str:
+        """The lines of code that a node comes from, outermost first, as a traceback prints them."""
+        return self.meta.get(node, {}).get("stack_trace") or ""
+
+    def module_calls(self, node: Node) -> list[tuple[str, str, str]]:
+        """The calls of modules that were running at a node, outermost first: key of the call, path, name of class."""
         stack = self.meta[node].get("nn_module_stack") or {}
-        for key in reversed(stack):
-            if (found := self.modules.get(str(key).split("@")[0])) is not None:
-                return found
-        return "", ""
+        known = [(str(key), self.modules.get(str(key).split("@")[0])) for key in stack]
+        return [(key, *module) for key, module in known if module is not None]
 
-    def axis_of(self, symbol: Any) -> tuple[int, int] | None:
+    def path_of(self, node: Node) -> str:
+        """The path of the module whose forward a node comes from."""
+        calls = self.module_calls(node)
+        return calls[-1][1] if calls else ""
+
+    def find_axis(self, symbol: object) -> tuple[int, int] | None:
         """The tensor input and the axis whose size a symbol is."""
-        for index, sizes in enumerate(self.sizes):
+        for index, sizes in enumerate(self.input_sizes):
             for axis, size in enumerate(sizes):
                 if not isinstance(size, int) and size == symbol:
                     return index, axis
@@ -84,8 +96,8 @@ class Captured:
 
     def where(self, node: Node) -> str:
         """File, line and code that a node comes from."""
-        frames = re.findall(_FRAME, self.meta[node].get("stack_trace") or "")
-        return _where([(file, int(line), code) for file, line, code in frames])
+        frames = re.findall(_FRAME, self.stack_trace(node))
+        return _describe_frame([(file, int(line), code) for file, line, code in frames])
 
 
 _FRAME = r'File "(.+)", line (\d+), in .+(?:\n\s+(?!File )(\S.*))?'
@@ -97,178 +109,190 @@ def capture(module: nn.Module, train: bool, inputs: Inputs, free: Sequence[Seque
     """Trace the forward of a module on a private copy of it; nothing is computed and nobody's tensors are written to.
 
     Code that asks whether it is being compiled is told that it is not; only if it cannot be traced so, that it is.
-
-    Args:
-        module: the module.
-        train: the mode to trace it in.
-        inputs: its example inputs.
-        free: for each tensor of ``inputs``, the axes whose size stays free.
+    ``free`` has for each tensor of ``inputs`` the axes whose size stays free.
 
     Raises:
         ConversionError: if torch cannot trace it; names the line.
     """
     try:
-        return _capture(module, train, inputs, free, eager=True)
+        captured = _capture(module, train, inputs, free, eager=True)
     except ConversionError:
-        return _capture(module, train, inputs, free, eager=False)
+        captured = _capture(module, train, inputs, free, eager=False)
+    _refuse_constant_sizes(captured, inputs, free)
+    return captured
 
 
 def _capture(module: nn.Module, train: bool, inputs: Inputs, free: Sequence[Sequence[int]], eager: bool) -> Captured:
-    # of the same memory: tracing never computes, so nothing is written to it
-    copy = differentiable(copy_with_tensors(module, torch.Tensor.detach, "trace runs a forward on a private copy"))
-    for below in copy.modules():
-        below.training = train
-    examples = [_example(tensor.value) for tensor in inputs.tensors]
+    # the copy has the same memory: tracing never computes, so nothing is written to it
+    copy = require_gradients(copy_with_tensors(module, torch.Tensor.detach, "trace runs a forward on a private copy"))
+    for submodule in copy.modules():
+        submodule.training = train
+    values = [tensor.value for tensor in inputs.tensors]
+    examples = [value.detach().clone().requires_grad_(value.requires_grad) for value in values]
     for example, axes in zip(examples, free, strict=True):
         for axis in axes:
             keep_size_free(example, axis)
-    found = _surroundings(copy, examples)
-    before = dict(copy.named_buffers())
-    space: dict[str, Any] = dict(inputs.words.objects)
+    captured = _surroundings(copy, examples)
+    buffers = dict(copy.named_buffers())
+    namespace: dict[str, Any] = dict(inputs.vocabulary.objects)
     names = ", ".join(["module", *(f"t{index}" for index in range(len(examples)))])
-    lines = [*inputs.words.imports, f"def call({names}):", f"    return module({inputs.call})", ""]
+    lines = [*inputs.vocabulary.imports, f"def call({names}):", f"    return module({inputs.call})", ""]
     # a code object of its own, so that what torch compiled for it goes when it goes, and counts for no other trace
-    exec(compile("\n".join(lines), "<funcnet.trace>", "exec"), space)
-    with _LOCK, _quiet(), outside_transforms(), torch.enable_grad(), capture_settings(eager):
-        _active.append(found)
+    exec(compile("\n".join(lines), "<funcnet.trace>", "exec"), namespace)
+    with _LOCK, _tracer_silenced(), outside_transforms(), torch.enable_grad(), capture_settings(eager):
+        _active.append(captured)
         try:
-            found.result = torch.compile(space["call"], backend=_take, fullgraph=True)(copy, *examples)
+            captured.result = torch.compile(namespace["call"], backend=_take_graph, fullgraph=True)(copy, *examples)  # type: ignore[no-untyped-call]
         except Exception as error:
-            raise _refusal(module, error) from error
+            raise _capture_error(module, error) from error
         finally:
             _active.pop()
-    if found.failure is not None:
-        raise found.failure
-    after = dict(copy.named_buffers())
-    found.reassigned = {name: after[name] for name in before if name in after and after[name] is not before[name]}
-    return found
+    if captured.failure is not None:
+        raise captured.failure
+    now = dict(copy.named_buffers())
+    captured.reassigned = {name: now[name] for name in buffers if name in now and now[name] is not buffers[name]}
+    return captured
 
 
 def _surroundings(copy: nn.Module, examples: list[Tensor]) -> Captured:
-    """What is known before a graph is: whose tensor is which, and where modules are."""
-    held = [("params", copy.named_parameters()), ("buffers", copy.named_buffers())]
-    found = Captured(kept=[copy, *examples])
-    found.places = {id(tensor): Place(kind, name) for kind, named in held for name, tensor in named}
-    found.places |= {id(example): Place("input", index) for index, example in enumerate(examples)}
-    found.modules = {str(id(below)): (path, type(below).__name__) for path, below in copy.named_modules()}
-    return found
+    """What is known before there is a graph: which tensor is whose, and where modules are."""
+    captured = Captured(keep_alive=[copy, *examples])
+    for kind, tensors in (("params", copy.named_parameters()), ("buffers", copy.named_buffers())):
+        captured.input_of_object |= {id(tensor): GraphInput(kind, name) for name, tensor in tensors}
+    captured.input_of_object |= {id(example): GraphInput("input", index) for index, example in enumerate(examples)}
+    captured.modules = {
+        str(id(submodule)): (path, type(submodule).__name__) for path, submodule in copy.named_modules()
+    }
+    return captured
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep to itself what torch's tracer warns of and logs in this thread: what matters of it is raised."""
-    me = threading.get_ident()
+def _tracer_silenced() -> Iterator[None]:
+    """Keep what torch's tracer warns of and logs in this thread from the caller: what matters of it is raised."""
+    this_thread = threading.get_ident()
     handlers = logging.getLogger("torch").handlers
 
-    def elsewhere(record: logging.LogRecord) -> bool:
-        return record.thread != me
+    def is_from_another_thread(record: logging.LogRecord) -> bool:
+        return record.thread != this_thread
 
     for handler in handlers:
-        handler.addFilter(elsewhere)
+        handler.addFilter(is_from_another_thread)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         for handler in handlers:
-            handler.removeFilter(elsewhere)
+            handler.removeFilter(is_from_another_thread)
 
 
-def differentiable(module: nn.Module) -> nn.Module:
+def require_gradients(module: nn.Module) -> nn.Module:
     """The module with gradients of all parameters that can have one: which kernels run may depend on it."""
     for param in module.parameters():
-        param.requires_grad_(param.is_floating_point() or param.is_complex())
+        param.requires_grad_(is_inexact(param))
     return module
 
 
-def _example(tensor: Tensor) -> Tensor:
-    return tensor.detach().clone().requires_grad_(tensor.requires_grad)
-
-
-def _take(module: GraphModule, _: Any) -> Any:
-    """The compiler's end: keeps the graph and returns stand-ins where the graph would be run."""
-    found = _active[-1]
+def _take_graph(module: GraphModule, _: Sequence[Tensor]) -> Callable[..., list[Any]]:
+    """The backend of the compiler: it keeps the graph, and returns stand-ins where the graph would be run."""
+    captured = _active[-1]
     try:
-        _read(found, module)
+        _read_graph(captured, module)
     except Exception as error:  # raised again once the tracer is done, which would wrap it in one of its own
-        found.failure = error
+        captured.failure = error
     results = list(next(node for node in module.graph.nodes if node.op == "output").args[0])
 
-    def stand_ins(*args: Any) -> list[Any]:
-        for node, arg in zip(found.held, args, strict=True):
-            found.held[node] = found.places.get(id(arg), found.held[node]) if isinstance(arg, Tensor) else _SIZE
-        made = [_stand_in(found, result) for result in results]
-        found.kept.append(made)
-        found.outputs = {id(one): result for one, result in zip(made, results, strict=True)}
-        return made
+    def return_stand_ins(*args: Any) -> list[Any]:
+        for node, arg in zip(captured.inputs, args, strict=True):
+            known = captured.input_of_object.get(id(arg), captured.inputs[node])
+            captured.inputs[node] = known if isinstance(arg, Tensor) else GraphInput("size", None)
+        stand_ins = [_stand_in(captured, result) for result in results]
+        captured.keep_alive.append(stand_ins)
+        captured.outputs = {id(stand_in): result for stand_in, result in zip(stand_ins, results, strict=True)}
+        return stand_ins
 
-    return stand_ins
-
-
-_SIZE = Place("size", None)
+    return return_stand_ins
 
 
-class _Number(int):
+class _DistinctInt(int):
     """An int that is told apart from others of its value."""
 
 
-def _stand_in(found: Captured, result: Any) -> Any:
-    fake = found.meta[result].get("example_value") if isinstance(result, Node) else None
+def _stand_in(captured: Captured, result: object) -> Tensor | int:
+    fake = captured.example(result) if isinstance(result, Node) else None
     if isinstance(fake, Tensor):
         return torch.empty(0, dtype=fake.dtype, device="meta")
-    return _Number(0)
+    return _DistinctInt(0)
 
 
-def _read(found: Captured, module: GraphModule) -> None:
-    """What the tracer knows now and forgets when it is done."""
-    found.graph = module.graph
-    found.meta = {node: dict(node.meta) for node in module.graph.nodes}
+def _read_graph(captured: Captured, module: GraphModule) -> None:
+    """Read what the tracer knows now and forgets when it is done."""
+    captured.graph = module.graph
+    captured.meta = {node: dict(node.meta) for node in module.graph.nodes}
     for node in module.graph.nodes:
         if node.op == "placeholder":
             source = getattr(node.meta.get("grapharg"), "source", None)
             if isinstance(value := node.meta.get("example_value"), torch.SymInt):
-                found.symbols[node] = _size(value)
-            found.held[node] = Place("unknown", _name_of(source) if source is not None else node.name)
-    shapes = tracers_shapes()
-    known = {_name_of(tracked.source): tracked.fake for tracked in shapes.tracked_fakes}
-    tensors = len([place for place in found.places.values() if place.kind == "input"])
-    for index in range(tensors):
-        fake = known.get(f"L['t{index}']")
-        found.sizes.append(() if fake is None else tuple(_size(size) for size in fake.shape))
-    for guard in shapes.guards:
-        if any(getattr(shapes.replacements.get(symbol), "is_number", False) for symbol in guard.expr.free_symbols):
-            found.pinned.append(str(guard.sloc.maybe_user_loc or ""))
-        condition = shapes.simplify(guard.expr.xreplace(shapes.replacements))
-        if condition != True:  # noqa: E712 - a sympy expression, never identical to True
-            frame = guard.sloc.framework_loc  # where torch's tracer asked: for the code it follows, or for an operation
-            asked = "_dynamo" in getattr(frame, "filename", str(frame)) and getattr(frame, "name", "") != "run_node"
-            found.guards.append(Guard(condition, str(guard.sloc.maybe_user_loc or ""), asked))
+                captured.symbols[node] = size_expression(value)
+            captured.inputs[node] = GraphInput("unknown", _name_of(source) if source is not None else node.name)
+    _read_sizes(captured)
     refused = next((node for node in module.graph.nodes if node.op in ("get_attr", "call_module")), None)
     if refused is not None:
         raise ConversionError(
-            f"trace cannot write down {found.where(refused)}: it holds a function or tensor of its own "
+            f"trace cannot write down {captured.where(refused)}: it holds a function or tensor of its own "
             f"({refused.target}), as torch.utils.checkpoint, torch.cond and autograd.Function do. {FROM_MODULE}"
         )
-    fakes = {node: meta["example_value"] for node, meta in found.meta.items() if "example_value" in meta}
-    found.writes = Writes(module, fakes)
+    fakes = {node: meta["example_value"] for node, meta in captured.meta.items() if "example_value" in meta}
+    captured.writes = Writes(module, fakes)
 
 
-def _size(size: Any) -> Any:
-    """A size as an int, or as an expression of free sizes."""
+def _read_sizes(captured: Captured) -> None:
+    """Read the sizes of the tensor inputs, and what the tracer asked of them."""
+    shapes = tracer_shape_env()
+    fakes = {_name_of(tracked.source): tracked.fake for tracked in shapes.tracked_fakes}
+    count = len([place for place in captured.input_of_object.values() if place.kind == "input"])
+    for index in range(count):
+        fake = fakes.get(f"L['t{index}']")
+        captured.input_sizes.append(() if fake is None else tuple(size_expression(size) for size in fake.shape))
+    for guard in shapes.guards:
+        where = str(guard.sloc.maybe_user_loc or "")
+        if any(getattr(shapes.replacements.get(symbol), "is_number", False) for symbol in guard.expr.free_symbols):
+            captured.pinned.append(where)
+        condition = shapes.simplify(guard.expr.xreplace(shapes.replacements))
+        if condition != True:  # noqa: E712 - a sympy expression, never identical to True
+            # where torch's tracer asked: for the code it follows, or for an operation
+            frame = guard.sloc.framework_loc
+            follows = "_dynamo" in getattr(frame, "filename", str(frame)) and getattr(frame, "name", "") != "run_node"
+            captured.guards.append(SizeGuard(condition, where, follows))
+
+
+def size_expression(size: int | torch.SymInt) -> Any:
+    """A size as an int, or as a sympy expression of free sizes."""
     if isinstance(size, int):
         return size
     return int(size.node.expr) if size.node.expr.is_number else size.node.expr
 
 
 def _name_of(source: Any) -> str:
-    name = source.name
+    name = source.name  # a method before torch 2.10, and a property since
     return name() if callable(name) else name
 
 
-# --- errors ---
+def _refuse_constant_sizes(captured: Captured, inputs: Inputs, free: Sequence[Sequence[int]]) -> None:
+    """Refuse a size that was to stay free and that the forward needs to be what it is."""
+    batches = [tensor.value.shape[0] for tensor, axes in zip(inputs.tensors, free, strict=True) if 0 in axes]
+    for tensor, axes, sizes in zip(inputs.tensors, free, captured.input_sizes, strict=False):
+        for axis in axes:
+            if sizes and isinstance(sizes[axis], int) and tensor.value.shape[axis] == batches[0]:
+                where = next(iter(captured.pinned), "")
+                raise ConversionError(
+                    f"axis {axis} of {tensor.place} cannot stay free: the forward needs its size to be {sizes[axis]}"
+                    f"{f', as at {where}' if where else ''}. Pass dynamic=() to keep every size, or {FROM_MODULE}"
+                )
 
 
-def _refusal(module: nn.Module, error: Exception) -> ConversionError:
+def _capture_error(module: nn.Module, error: Exception) -> ConversionError:
+    """The error about a forward that torch's tracer could not follow; names the line and the reason."""
     frames = [
         (frame.filename, frame.lineno or 0, frame.line or "") for frame in getattr(error, "real_stack", None) or ()
     ]
@@ -277,10 +301,9 @@ def _refusal(module: nn.Module, error: Exception) -> ConversionError:
         code = text.rpartition("from user code:")[2]
         frames = [(file, int(line), "") for file, line in re.findall(r'File "([^"<]+)", line (\d+)', code)]
     if not frames:
-        frames = [
-            (frame.filename, frame.lineno or 0, frame.line or "") for frame in traceback.extract_tb(error.__traceback__)
-        ]
-        frames = [frame for frame in frames if not _torchs_own(frame[0])] or frames
+        stack = traceback.extract_tb(error.__traceback__)
+        frames = [(frame.filename, frame.lineno or 0, frame.line or "") for frame in stack]
+        frames = [frame for frame in frames if not _is_library_file(frame[0])] or frames
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     reason = lines[0] if lines else type(error).__name__
     if "data-dependent" in reason.lower():
@@ -288,22 +311,22 @@ def _refusal(module: nn.Module, error: Exception) -> ConversionError:
     explanation = next((line.partition(":")[2].strip() for line in lines if line.startswith("Explanation:")), "")
     sentences = [f"{text.rstrip('.')}." for text in (reason, explanation) if text]
     return ConversionError(
-        f"cannot capture {type(module).__name__}: torch's tracer stopped at {_where(frames)}: {' '.join(sentences)} "
-        f"Write that line without it, or keep the model as it is: {FROM_MODULE}"
+        f"cannot capture {type(module).__name__}: torch's tracer stopped at {_describe_frame(frames)}: "
+        f"{' '.join(sentences)} Write that line without it, or keep the model as it is: {FROM_MODULE}"
     )
 
 
-def _where(frames: Sequence[tuple[str, int, str]]) -> str:
-    """The innermost frame that is not torch's own, or the innermost: file, line and code."""
+def _describe_frame(frames: Sequence[tuple[str, int, str]]) -> str:
+    """File, line and code of the innermost frame that is not in torch or funcnet, or else of the innermost one."""
     frames = [frame for frame in frames if not frame[0].startswith("<")]
     if not frames:
         return "an unknown line"
-    own = [frame for frame in frames if not _torchs_own(frame[0])]
-    file, line, code = (own or list(frames))[-1]
+    users = [frame for frame in frames if not _is_library_file(frame[0])]
+    file, line, code = (users or list(frames))[-1]
     return f"{file}:{line}" + (f" (`{code.strip()}`)" if code.strip() else "")
 
 
-def _torchs_own(file: str) -> bool:
+def _is_library_file(file: str) -> bool:
     return Path(file).is_relative_to(_TORCH) or Path(file).is_relative_to(_FUNCNET)
 
 

@@ -1,12 +1,11 @@
-"""Modules as the expressions that build them."""
+"""Modules and tensors as the expressions that build them."""
 
 from __future__ import annotations
 
 import ast
 import dataclasses
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,20 +14,22 @@ from funcnet._errors import ConversionError, FuncnetError
 from funcnet.adapters import from_module
 from funcnet.core import Net
 from funcnet.foreign import Wrapped
+from funcnet.program._expressions import dotted_name, number, without_repetition
+from funcnet.program._text import text_of
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
-_IGNORED = frozenset({"impl", "device", "dtype", "mode"})
+_IGNORED_FIELDS = frozenset({"impl", "device", "dtype", "mode"})
 
 
-def constructor(module: nn.Module) -> ast.expr | None:
+def layer_constructor(module: nn.Module) -> ast.Call | None:
     """The call that builds a layer of torch.nn as this one is, but for its numbers; None for any other module.
 
-    >>> ast.unparse(constructor(nn.Conv2d(3, 8, 3, padding=1)))
+    >>> text_of(layer_constructor(nn.Conv2d(3, 8, 3, padding=1)))
     'nn.Conv2d(3, 8, 3, padding=1)'
     """
     kind = type(module)
-    own = getattr(nn, kind.__name__, None) is kind and not isinstance(module, _CONTAINERS)
-    if not own or (list(module.children()) and not isinstance(module, nn.MultiheadAttention)):
+    is_layer = getattr(nn, kind.__name__, None) is kind and not isinstance(module, _CONTAINERS)
+    if not is_layer or (list(module.children()) and not isinstance(module, nn.MultiheadAttention)):
         return None
     try:
         net = from_module(module)[0]
@@ -36,105 +37,112 @@ def constructor(module: nn.Module) -> ast.expr | None:
         return None
     if isinstance(net, Wrapped) or not dataclasses.is_dataclass(net):
         return None
-    call = next(
-        (call for plain in (_plain, _given) if (call := _call(kind, net, plain)) and _builds(call, module)), None
-    )
-    if call is None:
-        return None
+    calls = (_constructor_call(kind, net, simplify) for simplify in (without_repetition, _unchanged))
+    call = next((call for call in calls if call is not None and _builds(call, module)), None)
     dtypes = {param.dtype for param in module.parameters()} - {torch.float32}
-    if dtypes:
-        call.keywords.append(ast.keyword("dtype", ast.parse(str(dtypes.pop()), mode="eval").body))
+    if call is not None and dtypes:
+        call.keywords.append(ast.keyword("dtype", dotted_name(str(dtypes.pop()))))
     return call
 
 
-def _given(value: Any) -> Any:
+def _unchanged(value: object) -> object:
     return value
 
 
-def _call(kind: type, net: Net, plain: Callable[[Any], Any]) -> ast.Call | None:
+def _constructor_call(kind: type[nn.Module], net: Net, simplify: Callable[[object], object]) -> ast.Call | None:
+    """The call of a class with the fields of its net that differ from the defaults; None if one is no constant."""
     args: list[ast.expr] = []
     keywords: list[ast.keyword] = []
-    for field in dataclasses.fields(net):  # type: ignore[arg-type]
-        value = plain(getattr(net, field.name))
-        if field.name.startswith("_") or (field.name in _IGNORED and not (field.name == "mode" and _has_mode(kind))):
+    has_mode = not issubclass(kind, (nn.RNNBase, nn.RNNCellBase))
+    for field in dataclasses.fields(net):  # type: ignore[arg-type]  # nets are made dataclasses by their base
+        value = simplify(getattr(net, field.name))
+        is_mode = field.name == "mode" and has_mode
+        if field.name.startswith("_") or (field.name in _IGNORED_FIELDS and not is_mode):
             continue
-        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        if not required and value == plain(field.default):
+        is_required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if not is_required and value == simplify(field.default):
             continue
-        if not _is_constant(value):
+        expression = _literal(value)
+        if expression is None:
             return None
-        node = ast.parse(repr(value), mode="eval").body
-        if required:
-            args.append(node)
+        if is_required:
+            args.append(expression)
         else:
-            keywords.append(ast.keyword(field.name, node))
-    return ast.Call(ast.Name(f"nn.{kind.__name__}"), args, keywords)
+            keywords.append(ast.keyword(field.name, expression))
+    return ast.Call(dotted_name(f"nn.{kind.__name__}"), args, keywords)
 
 
-def _has_mode(kind: type) -> bool:
-    return not issubclass(kind, (nn.RNNBase, nn.RNNCellBase))
-
-
-def _plain(value: Any) -> Any:
-    """A tuple of one number as that number, as most authors write it."""
-    if isinstance(value, tuple) and value and all(type(one) is int and one == value[0] for one in value):
-        return value[0]
-    return value
-
-
-def _is_constant(value: Any) -> bool:
+def _literal(value: object) -> ast.expr | None:
+    """The expression for a constant or a tuple or list of constants; None for any other value."""
     if isinstance(value, (tuple, list)):
-        return all(map(_is_constant, value))
-    return value is None or isinstance(value, (bool, int, str)) or (isinstance(value, float) and math.isfinite(value))
+        items = [_literal(item) for item in value]
+        known = [item for item in items if item is not None]
+        if len(known) < len(items):
+            return None
+        return ast.Tuple(known) if isinstance(value, tuple) else ast.List(known)
+    is_finite = isinstance(value, float) and math.isfinite(value)
+    return ast.Constant(value) if value is None or isinstance(value, (bool, int, str)) or is_finite else None  # type: ignore[arg-type]
 
 
 def _builds(call: ast.Call, module: nn.Module) -> bool:
     """Whether an expression builds a module that looks the same."""
-    text = ast.unparse(ast.Expression(call))
     try:
         with torch.device("meta"):
-            built = eval(text, {"nn": nn, "torch": torch})
+            twin = eval(text_of(call), {"nn": nn, "torch": torch})
     except Exception:
         return False
-    state = {key: value.shape for key, value in module.state_dict().items()}
-    return repr(built) == repr(module) and state == {key: value.shape for key, value in built.state_dict().items()}
+    return repr(twin) == repr(module) and _state_shapes(twin) == _state_shapes(module)
 
 
-def empty(tensor: Tensor) -> str:
-    """An expression for a tensor of this shape and dtype."""
-    dtype = "" if tensor.dtype == torch.get_default_dtype() else f", dtype={tensor.dtype}"
-    return f"torch.empty({', '.join(map(str, tensor.shape)) or '()'}{dtype})"
+def _state_shapes(module: nn.Module) -> dict[str, torch.Size]:
+    return {key: value.shape for key, value in module.state_dict().items()}
 
 
-_MOST = 4096
+def call_of(name: str, args: Sequence[ast.expr | int], **keywords: ast.expr | bool) -> ast.Call:
+    """The expression for a call, with numbers and flags as they are."""
+
+    def expression(value: ast.expr | int) -> ast.expr:
+        return value if isinstance(value, ast.expr) else ast.Constant(value)
+
+    named = [ast.keyword(key, expression(value)) for key, value in keywords.items()]
+    return ast.Call(dotted_name(name), [expression(arg) for arg in args], named)
 
 
-def literal(tensor: Tensor, path: str) -> str:
-    """An expression for the numbers of a tensor, which no state_dict holds.
+def empty_tensor(tensor: Tensor) -> ast.Call:
+    """The expression for a tensor of a shape and dtype."""
+    sizes: list[ast.expr | int] = [*tensor.shape] or [ast.Tuple([])]
+    if tensor.dtype == torch.get_default_dtype():
+        return call_of("torch.empty", sizes)
+    return call_of("torch.empty", sizes, dtype=dotted_name(str(tensor.dtype)))
+
+
+_MOST_NUMBERS = 4096
+
+
+def tensor_literal(tensor: Tensor, path: str) -> ast.expr:
+    """The expression for the numbers of a tensor, which no state_dict holds.
 
     Raises:
         ConversionError: if they are too many.
     """
     tensor = tensor.detach().cpu()
-    dtype, shape = f"dtype={tensor.dtype}", tuple(tensor.shape)
-    flat = tensor.reshape(-1)
+    dtype, shape, flat = dotted_name(str(tensor.dtype)), tuple(tensor.shape), tensor.reshape(-1)
     if flat.numel() > 1 and bool((flat == flat[0]).all()):
-        return f"torch.full({shape}, {_number(flat[0])}, {dtype})"
-    if not tensor.dtype.is_floating_point and tensor.dtype != torch.bool and shape and flat.numel() > 1:
-        row = tensor.reshape(-1, shape[-1])
-        if bool((row == torch.arange(shape[-1])).all()):
-            expanded = f".expand({', '.join(map(str, shape))})" if len(shape) > 1 else ""
-            return f"torch.arange({shape[-1]}, {dtype}){expanded}"
-    if flat.numel() > _MOST:
+        sizes = ast.Tuple([ast.Constant(size) for size in shape])
+        return call_of("torch.full", [sizes, number(flat[0].item())], dtype=dtype)
+    holds_ints = not tensor.dtype.is_floating_point and tensor.dtype != torch.bool
+    if holds_ints and shape and flat.numel() > 1 and bool((tensor == torch.arange(shape[-1])).all()):
+        row = call_of("torch.arange", [shape[-1]], dtype=dtype)
+        return row if len(shape) == 1 else _method_call(row, "expand", shape)
+    if flat.numel() > _MOST_NUMBERS:
         raise ConversionError(
             f"buffer {path!r} is in no state_dict (persistent=False) and holds {flat.numel()} numbers, more than a "
             f"text should. Register it with persistent=True, or write it stateless: there it is an argument."
         )
-    numbers = ", ".join(_number(one) for one in flat)
-    shaped = "" if len(shape) == 1 else f".view({', '.join(map(str, shape)) or '()'})"
-    return f"torch.tensor([{numbers}], {dtype}){shaped}"
+    values = call_of("torch.tensor", [ast.List([number(value) for value in flat.tolist()])], dtype=dtype)
+    return values if len(shape) == 1 else _method_call(values, "view", shape)
 
 
-def _number(one: Tensor) -> str:
-    value = one.item()
-    return repr(value) if not isinstance(value, float) or math.isfinite(value) else f'float("{value}")'
+def _method_call(value: ast.expr, method: str, shape: Sequence[int]) -> ast.Call:
+    sizes: list[ast.expr] = [ast.Constant(size) for size in shape] or [ast.Tuple([])]
+    return ast.Call(ast.Attribute(value, method), sizes, [])

@@ -1,115 +1,130 @@
-"""What a program does in training, as code for both modes."""
+"""What a program does in training, as code for both modes of a class."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
-from typing import Any
+from collections import Counter
 
 from torch.fx import Node
 
-from funcnet.program._program import Program, Statement, names_in
+from funcnet._torch_functions import RECURRENT, recurrent_mode_position
+from funcnet.program._expressions import constant_value, dotted_name, name_of_function
+from funcnet.program._statements import (
+    ForwardProgram,
+    Statement,
+    assigned_names,
+    expression_names,
+    filter_statements,
+    iter_statements,
+    join_path,
+    read_names,
+)
+
+_TRAINING = "self.training"
 
 
-def in_either_mode(program: Program) -> dict[str, Node | None]:
+def use_module_mode(program: ForwardProgram) -> dict[str, Node | None]:
     """Draw as a module draws, and update running averages as it does: in training only.
 
-    Returns the paths of the parts that draw by a function that knows no mode, and the operation that does.
+    Returns:
+        The path of each part that draws by a function that knows no mode, and the operation that does.
     """
-    _averages(program)
-    drawing: dict[str, Node | None] = {}
-
-    def through(statements: Sequence[Statement]) -> None:
-        for statement in statements:
-            if isinstance(statement.code, ast.With):
-                through(statement.code.body)  # type: ignore[arg-type]
-                continue
-            change = _Drawing()
-            statement.code = change.visit(statement.code)
-            if change.always:
-                drawing[statement.levels[-1].path if statement.levels else ""] = statement.node
-
-    through(program.statements)
-    return drawing
+    _use_running_averages(program)
+    always_drawing: dict[str, Node | None] = {}
+    for statement in iter_statements(program.statements):
+        calls = _DrawingCalls()
+        statement.value = calls.visit(statement.value)
+        if calls.draws_in_any_mode:
+            path = statement.levels[-1].path if statement.levels else ""
+            always_drawing[path] = statement.node
+    return always_drawing
 
 
-def _averages(program: Program) -> None:
-    """Give ``F.batch_norm`` the running averages themselves, which it then updates."""
-    copied: dict[str, str] = {}  # a copy of a buffer -> the buffer
-    for statement in program.statements:
-        code = statement.code
-        if not isinstance(code, ast.Assign) or not isinstance(code.targets[0], ast.Name):
-            continue
-        if isinstance(code.value, ast.Call) and ast.unparse(code.value.func).endswith(".clone"):
-            owners = [name for name in names_in(code.value) if name.startswith("buffers:")]
-            if len(owners) == 1:
-                copied[code.targets[0].id] = owners[0]
-    norms = [call for statement in program.statements if (call := _norm(statement)) is not None]
-    held = {name for call in norms for arg in call.args[1:3] for name in names_in(arg)} & copied.keys()
-    readers = [name for statement in program.statements for name in names_in(statement.code, ast.Load)]
-    held = {name for name in held if readers.count(name) == 1}
+def _use_running_averages(program: ForwardProgram) -> None:
+    """Give ``F.batch_norm`` the running averages themselves, which it then updates, and no copies of them."""
+    copies = _copies_of_buffers(program)
+    statements = [step for step in program.statements if isinstance(step, Statement)]
+    norms = [call for statement in statements if (call := _training_norm(statement)) is not None]
+    counts = Counter(name for step in program.statements for name in read_names(step))
+    averages = {name for call in norms for name in _averages_in(call) if name in copies and counts[name] == 1}
     for call in norms:
-        names = [name for arg in call.args[1:3] for name in names_in(arg)]
-        if len(names) == 2 and held.issuperset(names):
-            call.args[1:3] = [ast.Name(copied[name], ast.Load()) for name in names]
+        names = _averages_in(call)
+        if len(names) == 2 and averages.issuperset(names):
+            call.args[1:3] = [ast.Name(copies[name]) for name in names]
             for key in call.keywords:
                 if key.arg == "training":
-                    key.value = ast.Name("self.training")
+                    key.value = dotted_name(_TRAINING)
         else:
-            held -= set(names)
-    program.statements = [one for one in program.statements if not held & set(names_in(one.code, ast.Store))]
-    kept = {path: value for path, value in program.new.items() if not held & set(names_in(value))}
-    averaged = {copied[name].rpartition(".")[0] for name in held}
-    counts = {value.id for path, value in kept.items() if _counts(path, value, averaged)}  # type: ignore[attr-defined]
-    for statement in program.statements:
-        code = statement.code
-        if isinstance(code, ast.Assign) and isinstance(code.value, ast.BinOp) and counts & set(names_in(code)):
-            code.value.right = ast.Name("self.training")
-    program.new = kept
+            averages -= set(names)
+    program.statements = filter_statements(program.statements, lambda statement: statement.result not in averages)
+    for path in [path for path, value in program.new_buffers.items() if averages & set(expression_names(value))]:
+        del program.new_buffers[path]
+    _count_in_training(program, {copies[name].removeprefix("buffers:").rpartition(".")[0] for name in averages})
 
 
-def _counts(path: str, value: ast.expr, averaged: set[str]) -> bool:
-    holder, _, name = path.rpartition(".")
-    return name == "num_batches_tracked" and f"buffers:{holder}" in averaged and isinstance(value, ast.Name)
+def _count_in_training(program: ForwardProgram, averaged: set[str]) -> None:
+    """Add the mode, which is 0 or 1, to the counts of batches of norms whose averages are updated in place."""
+    counts = [program.new_buffers.get(join_path(path, "num_batches_tracked")) for path in averaged]
+    values = {count.id for count in counts if isinstance(count, ast.Name)}
+    for step in program.statements:
+        expression = step.value if isinstance(step, Statement) else None
+        if isinstance(expression, ast.BinOp) and values & {*assigned_names(step), *expression_names(expression)}:
+            expression.right = dotted_name(_TRAINING)
 
 
-def _norm(statement: Statement) -> ast.Call | None:
+def _copies_of_buffers(program: ForwardProgram) -> dict[str, str]:
+    """Value that is a copy of a buffer -> the buffer."""
+    copies: dict[str, str] = {}
+    for step in program.statements:
+        function = step.value.func if isinstance(step, Statement) and isinstance(step.value, ast.Call) else None
+        if isinstance(step, Statement) and isinstance(function, ast.Attribute) and function.attr == "clone":
+            owners = [name for name in expression_names(function) if name.startswith("buffers:")]
+            if len(owners) == 1 and step.result is not None:
+                copies[step.result] = owners[0]
+    return copies
+
+
+def _averages_in(norm: ast.Call) -> list[str]:
+    return [name for arg in norm.args[1:3] for name in expression_names(arg)]
+
+
+def _training_norm(statement: Statement) -> ast.Call | None:
     """The call of ``F.batch_norm`` in training that a statement is."""
-    code = statement.code
-    call = code.value if isinstance(code, ast.Assign) else None
-    if not isinstance(call, ast.Call) or ast.unparse(call.func) not in ("F.batch_norm", "torch.batch_norm"):
+    call = statement.value
+    if not isinstance(call, ast.Call) or name_of_function(call) not in ("F.batch_norm", "torch.batch_norm"):
         return None
     modes = [key.value for key in call.keywords if key.arg == "training"]
-    return call if modes and isinstance(modes[0], ast.Constant) and modes[0].value is True else None
+    return call if modes and constant_value(modes[0]) is True else None
 
 
-class _Drawing(ast.NodeTransformer):
+class _DrawingCalls(ast.NodeTransformer):
+    """Has the calls of funcnet's functions that draw call torch's, in the mode of the module."""
+
     def __init__(self) -> None:
-        self.always = False  # whether it draws in any mode
+        self.draws_in_any_mode = False
 
-    def visit_Call(self, node: ast.Call) -> Any:
+    def visit_Call(self, node: ast.Call) -> ast.expr:
         self.generic_visit(node)
-        name = ast.unparse(node.func)
-        node.keywords = [key for key in node.keywords if not (key.arg == "rng" and name.startswith("fn."))]
+        name = name_of_function(node)
+        if not name.startswith("fn."):
+            return node
+        node.keywords = [key for key in node.keywords if key.arg != "rng"]
+        training = dotted_name(_TRAINING)
         if name == "fn.random.dropout":
-            return ast.Call(ast.Name("F.dropout"), node.args, [ast.keyword("training", ast.Name("self.training"))])
+            return ast.Call(dotted_name("F.dropout"), node.args, [ast.keyword("training", training)])
         if name == "fn.random.scaled_dot_product_attention":
-            node.func = ast.Name("F.scaled_dot_product_attention")
+            node.func = dotted_name("F.scaled_dot_product_attention")
             for key in node.keywords:
                 if key.arg == "dropout_p":
-                    key.value = ast.IfExp(ast.Name("self.training"), key.value, ast.Constant(0.0))
+                    key.value = ast.IfExp(training, key.value, ast.Constant(0.0))
         if name == "fn.random.drawn":
-            drawn = ast.unparse(node.args[0])
             node.func, node.args = node.args[0], node.args[1:]
-            if drawn in ("torch.lstm", "torch.gru", "torch.rnn_tanh", "torch.rnn_relu"):
-                constants = [at for at, arg in enumerate(node.args) if isinstance(arg, ast.Constant)]
-                # of has_biases, num_layers, dropout, train the first is the first flag
-                start = next(at for at in constants if isinstance(ast.literal_eval(node.args[at]), bool))
-                node.args[start + 3] = ast.Name("self.training")
-            elif any(key.arg == "training" for key in node.keywords):
-                for key in node.keywords:
-                    if key.arg == "training":
-                        key.value = ast.Name("self.training")
+            modes = [key for key in node.keywords if key.arg == "training"]
+            if name_of_function(node) in [f"torch.{recurrent}" for recurrent in RECURRENT]:
+                values = [constant_value(arg) for arg in node.args]
+                node.args[recurrent_mode_position(values)] = training
+            elif modes:
+                modes[0].value = training
             else:
-                self.always = True
+                self.draws_in_any_mode = True
         return node

@@ -4,245 +4,232 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from torch import nn
 
 from funcnet.core import Body
-from funcnet.program._constructors import constructor, empty, literal
-from funcnet.program._loops import looped
-from funcnet.program._modes import in_either_mode
-from funcnet.program._parts import _Folding
-from funcnet.program._program import Program, Statement, defined, names_in
-from funcnet.program._source_calls import Call, Function, Use, call_tree, elsewhere
-from funcnet.program._stateless import _import_lines, _imported_by_name
-from funcnet.program._text import lines_of
-from funcnet.program._write import Writer
+from funcnet.program._constructors import call_of, empty_tensor, layer_constructor, tensor_literal
+from funcnet.program._expressions import dotted_name
+from funcnet.program._folding import Folding, ModuleCall, call_tree, calls_from_elsewhere
+from funcnet.program._modes import use_module_mode
+from funcnet.program._statements import (
+    ForwardProgram,
+    Item,
+    Routine,
+    Statement,
+    Step,
+    Use,
+    assigned_names,
+    expression_names,
+    join_path,
+    read_names,
+    relative_path,
+)
+from funcnet.program._text import lines_of, text_of
+from funcnet.program._vocabulary import Vocabulary, import_lines, import_names
+from funcnet.program._writer import Writer, definition_lines, inline_statements
 
 _LISTS = (nn.Sequential, nn.ModuleList, nn.ParameterList)
 _DICTS = (nn.ModuleDict, nn.ParameterDict)
 
 
-def stateful(
-    program: Program, module: nn.Module, ties: Mapping[str, str], imports: Sequence[str], skipped: bool = False
+def write_classes(
+    program: ForwardProgram, ties: Mapping[str, str], vocabulary: Vocabulary, skip_in_eval: bool = False
 ) -> str:
     """The module that defines a class for a program, which builds its parts and has its forward.
 
     Args:
         program: the forward.
-        module: what it was captured from.
         ties: path of a parameter -> of the one that it is.
-        imports: lines that the statements may need.
-        skipped: whether parts that draw give back what they are given in eval mode, as stochastic depth does.
+        vocabulary: what the statements may need to import.
+        skip_in_eval: let parts that draw give back what they are given in eval mode, as stochastic depth does.
     """
-    drawing = in_either_mode(program)
-    named = _imported_by_name(program, imports)
-    return _Classes(program, module, ties, imports, named, drawing if skipped else {}).text()
+    always_drawing = use_module_mode(program)
+    imports = list(vocabulary.imports)
+    imported = import_names(program, imports)
+    return _ClassWriter(program, ties, imports, imported, always_drawing if skip_in_eval else {}).text()
 
 
-class _Classes(_Folding):
+class _ClassWriter(Folding):
+    """Makes a class of each module that is no layer of torch.nn; equal modules have one class."""
+
     def __init__(
         self,
-        program: Program,
-        module: nn.Module,
+        program: ForwardProgram,
         ties: Mapping[str, str],
         imports: Sequence[str],
-        named: Mapping[str, str],
+        imported: Mapping[str, str],
         skipped: Collection[str],
     ) -> None:
         super().__init__(program)
-        self.module, self.ties, self.imports, self.named = module, ties, imports, named
+        self.module, self.ties, self.imports, self.imported = program.module, ties, imports, imported
         self.skipped = skipped
-        self.modules = dict(module.named_modules(remove_duplicate=False))
+        self.modules = dict(self.module.named_modules(remove_duplicate=False))
+        self.layers: dict[str, ast.Call] = {}  # path of a layer of torch.nn -> the call that builds it
+        self.elsewhere: set[int] = set()  # ids of calls of modules that no path leads to
+        self.texts_of: dict[str, set[str]] = {}  # path of a module -> the texts of its calls
+        self.call_at: dict[str, ModuleCall] = {}
         self.classes: dict[str, str] = {}  # the text of a class without its name -> the name
         self.class_texts: list[str] = []
-        self.class_of: dict[str, str] = {}
 
     def text(self) -> str:
-        whole = constructor(self.module)
-        if isinstance(whole, ast.Call):
-            return _one_layer(self.module, whole)
+        layer = layer_constructor(self.module)
+        if layer is not None:
+            return _one_layer(self.module, layer)
         root = call_tree(self.program)
-        self.away = {id(call) for call in elsewhere(root)}
-        built = {path: constructor(one) for path, one in self.modules.items() if path}
-        self.layers = {path: made for path, made in built.items() if made is not None}
-        self._as_layers(root)
-        self.program.statements = list(root.statements())
+        self.elsewhere = {id(call) for call in calls_from_elsewhere(root)}
+        built = {path: layer_constructor(module) for path, module in self.modules.items() if path}
+        self.layers = {path: call for path, call in built.items() if call is not None}
+        self._call_layers(root)
+        self.program.statements = list(root.steps())
         self._describe(root)
-        self.texts: dict[str, set[str]] = {}
         for text, calls in self.calls.items():
             for call in calls:
-                self.texts.setdefault(call.level.path, set()).add(text)
+                self.texts_of.setdefault(call.level.path, set()).add(text)
         self.chosen = {
             text
             for text, calls in self.calls.items()
-            if all(self._is_own(call) and id(call) not in self.away for call in calls)
-            and calls[0] is not root
-            and self._whole(text)
+            if text != root.text and all(map(self._becomes_class, calls)) and self._has_own_buffers(text)
         }
-        self.chosen.discard(root.text)
-        self.outputs = self._outputs(root)
-        main = Function("forward", root.level, list(self.program.arguments.values()), [])
-        main.outputs = [*names_in(self.program.returned)]
-        main.items, main.new = self._lowered(root.items, "", main)
-        looped(main)
-        self.by_path = {
+        main = self._main_function(root)
+        self.call_at = {
             call.level.path: call for calls in self.calls.values() for call in calls if call.text in self.chosen
         }
-        self._class("", main)
+        self._class_of("", main)
         text = "\n\n\n".join(self.class_texts)
-        known = ["import collections", "import torch", "import torch.nn.functional as F"]
-        lines = _import_lines(text, [*self.imports, *known], self.named)
-        head = [line for line in lines if not line.startswith("import funcnet")]
-        while head and not head[-1]:
-            head.pop()
-        at = max((index for index, line in enumerate(head) if line.startswith("import torch")), default=-1)
-        head.insert(at + 1, "from torch import nn")
-        first = [line for line in head if line.startswith("import ")]
-        later = [line for line in head if line.startswith("from ")]
-        standard = [line for line in first if line.split()[1] in ("math", "operator", "collections")]
-        others = [*sorted(set(first) - set(standard)), *sorted(set(later))]
-        groups = [*([*standard, ""] if standard else []), *others]
-        return "\n".join([*groups, "", "", text, ""])
+        return "\n".join([*self._import_lines(text), "", "", text, ""])
 
-    def _is_own(self, call: Call) -> bool:
+    def _import_lines(self, text: str) -> list[str]:
+        known = ["import collections", "import torch", "import torch.nn.functional as F"]
+        lines = import_lines(text, [*self.imports, *known], self.imported)
+        lines = [line for line in lines if line and not line.startswith("import funcnet")]
+        standard = [line for line in lines if line.split()[1] in ("math", "operator", "collections")]
+        whole = sorted({line for line in lines if line.startswith("import ")} - set(standard))
+        names = sorted({line for line in lines if line.startswith("from ")} | {"from torch import nn"})
+        return [*([*standard, ""] if standard else []), *whole, *names]
+
+    def _becomes_class(self, call: ModuleCall) -> bool:
         """Whether a module is no layer of torch.nn, and all its calls are equal."""
         path = call.level.path
-        own = path in self.modules and path not in self.layers and not _only_holds(self.modules[path], *_LISTS, *_DICTS)
-        inside = any(path.startswith(f"{layer}.") for layer in self.layers) or id(call) in self.away
-        return own and len(self.texts[path]) == 1 and not inside
+        module = self.modules.get(path)
+        if module is None or path in self.layers or _is_container(module, *_LISTS, *_DICTS):
+            return False
+        is_inside = any(path.startswith(f"{layer}.") for layer in self.layers) or id(call) in self.elsewhere
+        return len(self.texts_of[path]) == 1 and not is_inside
 
-    # --- layers of torch.nn are called as they are ---
-
-    def _as_layers(self, call: Call) -> None:
-        for at, item in enumerate(call.items):
-            if isinstance(item, Call):
-                made = None if id(item) in self.away else self._as_layer(item)
-                if made is not None:
-                    call.items[at] = made
+    def _call_layers(self, call: ModuleCall) -> None:
+        for index, item in enumerate(call.items):
+            if isinstance(item, ModuleCall):
+                statement = None if id(item) in self.elsewhere else self._layer_statement(item)
+                if statement is not None:
+                    call.items[index] = statement
                 else:
-                    self._as_layers(item)
+                    self._call_layers(item)
 
-    def _as_layer(self, call: Call) -> Statement | None:
+    def _layer_statement(self, call: ModuleCall) -> Statement | None:
+        """The call of a layer as one statement; None for what is no layer with one input and one output."""
         path = call.level.path
-        if path not in self.layers or isinstance(
-            self.modules[path], (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
-        ):
+        composed = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
+        if path not in self.layers or isinstance(self.modules[path], composed):
             return None
-        statements = list(call.statements())
-        made = [name for statement in statements for name in defined(statement.code)]
-        read = [name for statement in statements for name in names_in(statement.code, ast.Load)]
-        given = list(dict.fromkeys(name for name in read if name not in made and name not in self.program.sizes))
-        given = [name for name in given if ":" not in name]
-        within = {id(statement) for statement in statements}
-        outside = {
-            name
-            for statement in self.program.statements
-            if id(statement) not in within
-            for name in names_in(statement.code, ast.Load)
-        } | set(names_in(self.program.returned))
-        results = [name for name in made if name in outside]
-        if len(given) != 1 or len(results) != 1:
+        steps = list(call.steps())
+        made = [name for step in steps for name in assigned_names(step)]
+        read = [name for step in steps for name in read_names(step) if ":" not in name]
+        inputs = list(dict.fromkeys(name for name in read if name not in {*made, *self.program.sizes}))
+        read_outside = self._names_read_outside(steps)
+        results = [name for name in made if name in read_outside]
+        if len(inputs) != 1 or len(results) != 1:
             return None
-        for name in [one for one, value in self.program.new.items() if one.startswith(f"{path}.")]:
-            del self.program.new[name]
-        code = ast.Assign(
-            [ast.Name(results[0], ast.Store())], ast.Call(ast.Name(f"self:{path}"), [ast.Name(given[0])], [])
-        )
-        self.program.stored.add(results[0])
-        return Statement(code, call.level and statements[0].levels[:-1], self.program.nodes.get(results[0]))
+        for name in [name for name in self.program.new_buffers if name.startswith(f"{path}.")]:
+            del self.program.new_buffers[name]
+        self.program.named.add(results[0])
+        layer_call = ast.Call(ast.Name(f"self:{path}"), [ast.Name(inputs[0])], [])
+        levels = steps[0].levels[:-1]
+        return Statement(layer_call, results, levels=levels, node=self.program.nodes.get(results[0]))
 
-    # --- functions become methods ---
+    def _names_read_outside(self, steps: Sequence[Step]) -> set[str]:
+        within = {id(step) for step in steps}
+        outside = (step for step in self.program.statements if id(step) not in within)
+        return {name for step in outside for name in read_names(step)} | set(expression_names(self.program.returned))
 
-    def _describe(self, call: Call) -> None:
-        super()._describe(call)
+    def _register(self, call: ModuleCall) -> None:
         if call.level.path:
-            self.calls[call.text].remove(call)
-            if not self.calls[call.text]:
-                del self.calls[call.text]
-            call.text += f"\n{self._shape_of(call.level.path)}"
-            self.calls.setdefault(call.text, []).append(call)
+            call.text += f"\n{self._structure(call.level.path)}"
+        super()._register(call)
 
-    def _shape_of(self, path: str) -> str:
-        """What a module is built of, as text."""
-        below = self.modules.get(path)
-        if below is None:
+    def _structure(self, path: str) -> str:
+        """What a module is built of, as text: modules of one class have the same."""
+        module = self.modules.get(path)
+        if module is None:
             return ""
-        parts = []
-        for name, one in below.named_modules():
-            built = self.layers.get(_join(path, name))
-            parts.append(f"{name}: {type(one).__name__ if built is None else ast.unparse(ast.Expression(built))}")
-        return "\n".join([*parts, *(f"{name} {tuple(one.shape)}" for name, one in below.named_parameters())])
+        parts: list[str] = []
+        for name, submodule in module.named_modules():
+            layer = self.layers.get(join_path(path, name) if name else path)
+            parts.append(f"{name}: {type(submodule).__name__ if layer is None else text_of(layer)}")
+        return "\n".join([*parts, *(f"{name} {tuple(param.shape)}" for name, param in module.named_parameters())])
 
-    def _lowered(self, items: Sequence[Statement | Call], path: str, function: Function) -> tuple[list[Any], Any]:
-        lowered, new = super()._lowered(items, path, function)
-        done = {item.level.path for item in lowered if isinstance(item, Use)}
-        for item in lowered:
-            if isinstance(item, Use):
-                item.state = None
-        new = {
-            name: value
-            for name, value in new.items()
-            if name not in done and not any(name.startswith(f"{one}.") for one in done)
-        }
-        return lowered, new
+    def _lower(self, call: ModuleCall) -> tuple[list[Item], dict[str, ast.expr]]:
+        items, new_buffers = super()._lower(call)
+        uses = [item for item in items if isinstance(item, Use)]
+        for use in uses:
+            use.state = None  # a method keeps its new buffers itself
+        called = [use.level.path for use in uses]
+        is_of_called = {name: any(relative_path(name, path) is not None for path in called) for name in new_buffers}
+        return items, {name: value for name, value in new_buffers.items() if not is_of_called[name]}
 
-    # --- text ---
-
-    def _class(self, path: str, function: Function | None) -> str:
+    def _class_of(self, path: str, function: Routine | None) -> str:
         """The name of the class of a module; its text is written down when it is new."""
         module = self.modules[path]
-        body = [*self._init(path, module)]
+        lines = self._init_lines(path, module)
         if function is not None:
-            body += ["", *self._forward(path, function)]
-        text = "\n".join(body)
+            lines += ["", *self._forward_lines(path, function)]
+        text = "\n".join(lines)
         if text not in self.classes:
             base = class_name(module)
             name, count = base, 1
-            while name in self.classes.values() or name in self.named.values():
+            while name in self.classes.values() or name in self.imported.values():
                 count += 1
                 name = f"{base}{count}"
             self.classes[text] = name
-            self.class_texts.append(f"class {name}({'nn.Sequential' if _in_order(module) else 'nn.Module'}):\n{text}")
+            self.class_texts.append(
+                f"class {name}({'nn.Sequential' if _is_numbered(module) else 'nn.Module'}):\n{text}"
+            )
         return self.classes[text]
 
-    def _init(self, path: str, module: nn.Module) -> list[str]:
-        lines = ["    def __init__(self):", "        super().__init__()"]
-
-        def add(head: str, text: str, tail: str = "") -> None:
-            lines.extend(lines_of(head, ast.parse(text, mode="eval").body, str, 8, tail))
-
-        for name, param in module._parameters.items():
-            full = _join(path, name)
-            if param is None:
-                lines.append(f'        self.register_parameter("{name}", None)')
-            elif full not in self.ties:
-                frozen = "" if param.requires_grad else ", requires_grad=False"
-                add(f"self.{name} = ", f"nn.Parameter({empty(param)}{frozen})")
-            else:
-                add(f"self.{name} = ", f"nn.Parameter({empty(param)})")
-        for name, buffer in module._buffers.items():
-            if buffer is None:
-                lines.append(f'        self.register_buffer("{name}", None)')
-            elif name in module._non_persistent_buffers_set:
-                add("", f'self.register_buffer("{name}", {literal(buffer, _join(path, name))}, persistent=False)')
-            else:
-                add("", f'self.register_buffer("{name}", {empty(buffer)})')
-        children = {name: self._built(_join(path, name), child) for name, child in module._modules.items()}
-        if _in_order(module):
-            lines[1:2] = lines_of("", ast.Call(ast.Name("super().__init__"), [*children.values()], []), str, 8)
-            children = {}
-        for name, built in children.items():
+    def _init_lines(self, path: str, module: nn.Module) -> list[str]:
+        children = {name: self._built(join_path(path, name), child) for name, child in module._modules.items()}
+        base = call_of("super().__init__", [*children.values()] if _is_numbered(module) else [])
+        lines = ["    def __init__(self):", *lines_of("", base, indent=8), *self._tensor_lines(path, module)]
+        for name, child in {} if _is_numbered(module) else children.items():
             if name.isidentifier():
-                lines += lines_of(f"self.{name} = ", built, str, 8)
+                lines += lines_of(f"self.{name} = ", child, indent=8)
             else:
-                lines += lines_of("", ast.Call(ast.Name("self.add_module"), [ast.Constant(name), built], []), str, 8)
+                lines += lines_of("", call_of("self.add_module", [ast.Constant(name), child]), indent=8)
         if not path:
             for tied, owner in self.ties.items():
                 lines.append(f"        {self._access(tied, '')} = {self._access(owner, '')}")
-            fixed = [key for key, one in module.named_parameters() if not one.requires_grad and "." in key]
-            lines += [f"        {self._access(key, '')}.requires_grad_(False)" for key in fixed]
+            frozen = [key for key, param in module.named_parameters() if not param.requires_grad and "." in key]
+            lines += [f"        {self._access(key, '')}.requires_grad_(False)" for key in frozen]
+        return lines
+
+    def _tensor_lines(self, path: str, module: nn.Module) -> list[str]:
+        """The lines that give a module its own parameters and buffers."""
+        lines: list[str] = []
+        for name, param in module._parameters.items():
+            if param is None:
+                lines.append(f'        self.register_parameter("{name}", None)')
+                continue
+            is_frozen = not param.requires_grad and join_path(path, name) not in self.ties
+            value: ast.expr = call_of(
+                "nn.Parameter", [empty_tensor(param)], **({"requires_grad": False} if is_frozen else {})
+            )
+            lines += lines_of(f"self.{name} = ", value, indent=8)
+        for name, buffer in module._buffers.items():
+            options, value = {}, ast.Constant(None) if buffer is None else empty_tensor(buffer)
+            if buffer is not None and name in module._non_persistent_buffers_set:
+                options, value = {"persistent": False}, tensor_literal(buffer, join_path(path, name))
+            lines += lines_of("", call_of("self.register_buffer", [ast.Constant(name), value], **options), indent=8)
         return lines
 
     def _built(self, path: str, module: nn.Module | None) -> ast.expr:
@@ -251,54 +238,46 @@ class _Classes(_Folding):
             return ast.Constant(None)
         if path in self.layers:
             return self.layers[path]
-        many = isinstance(module, nn.ModuleList)
-        if _only_holds(module, nn.Sequential) and not _in_order(module):
-            pairs: list[ast.expr] = [
-                ast.Tuple([ast.Constant(name), self._built(_join(path, name), child)])
-                for name, child in module._modules.items()
-            ]
-            ordered = ast.Call(ast.Name("collections.OrderedDict"), [ast.List(pairs)], [])
-            return ast.Call(ast.Name("nn.Sequential"), [ordered], [])
-        if _only_holds(module, nn.Sequential, nn.ModuleList):
-            items = [self._built(_join(path, name), child) for name, child in module._modules.items()]
-            if len(items) > 2 and len({ast.unparse(ast.Expression(item)) for item in items}) == 1:
-                each = f"{ast.unparse(ast.Expression(items[0]))} for _ in range({len(items)})"
-                return ast.Name(f"nn.ModuleList({each})" if many else f"nn.Sequential(*({each}))")
-            if many:
-                return ast.Call(ast.Name("nn.ModuleList"), [ast.List(items)], [])
-            return ast.Call(ast.Name("nn.Sequential"), items, [])
-        if _only_holds(module, nn.ModuleDict):
-            parts = [
-                (ast.Constant(name), self._built(_join(path, name), child)) for name, child in module._modules.items()
-            ]
-            return ast.Call(
-                ast.Name("nn.ModuleDict"), [ast.Dict([key for key, _ in parts], [one for _, one in parts])], []
-            )
         if type(module) in (nn.ParameterList, nn.ParameterDict):
-            tensors = [f"nn.Parameter({empty(one)})" for one in module._parameters.values() if one is not None]
-            if type(module) is nn.ParameterList:
-                return ast.parse(f"nn.ParameterList([{', '.join(tensors)}])", mode="eval").body
-            keys = [f'"{key}": {one}' for key, one in zip(module._parameters, tensors, strict=True)]
-            return ast.parse(f"nn.ParameterDict({{{', '.join(keys)}}})", mode="eval").body
-        call = self.by_path.get(path)
-        return ast.Call(ast.Name(self._class(path, None if call is None else self._function(call))), [], [])
+            return _parameter_container(module)
+        if not _is_container(module, nn.Sequential, nn.ModuleList, nn.ModuleDict):
+            call = self.call_at.get(path)
+            return call_of(self._class_of(path, None if call is None else self._function_for(call)), [])
+        items = {name: self._built(join_path(path, name), child) for name, child in module._modules.items()}
+        if isinstance(module, nn.ModuleDict):
+            return call_of("nn.ModuleDict", [ast.Dict([ast.Constant(name) for name in items], [*items.values()])])
+        if isinstance(module, nn.Sequential) and not _is_numbered(module):
+            pairs: list[ast.expr] = [ast.Tuple([ast.Constant(name), item]) for name, item in items.items()]
+            return call_of("nn.Sequential", [call_of("collections.OrderedDict", [ast.List(pairs)])])
+        is_list = isinstance(module, nn.ModuleList)
+        name = "nn.ModuleList" if is_list else "nn.Sequential"
+        if len(items) > 2 and len({text_of(item) for item in items.values()}) == 1:
+            count = call_of("range", [len(items)])
+            loop = ast.comprehension(ast.Name("_"), count, [], 0)
+            repeated = ast.GeneratorExp(next(iter(items.values())), [loop])
+            return call_of(name, [repeated if is_list else ast.Starred(repeated)])
+        return call_of(name, [ast.List([*items.values()])] if is_list else [*items.values()])
 
-    def _forward(self, path: str, function: Function) -> list[str]:
-        taken = {"self", *self.named.values(), "nn"} | set(self.classes.values())
-        writer = _Methods(self.program, function, taken, self._access)
-        writer.path = path if function.level.path == "" else function.level.path
-        arguments = ["self", *(writer.argument(name) for name in function.free)]
-        lines = lines_of("", ast.Call(ast.Name("def forward"), [ast.Name(name) for name in arguments], []), str, 4, ":")
+    def _forward_lines(self, path: str, function: Routine) -> list[str]:
+        reserved = {"self", *self.imported.values(), "nn"} | set(self.classes.values())
+        # of equal modules, the function is made of the first; the main function is that of the module itself
+        writer = _MethodWriter(self.program, function, reserved, self._access, function.level.path or path)
+        if path:
+            arguments = [writer.names.name_argument(value) for value in function.free]
+        else:
+            arguments = list(self.program.arguments)
+            writer.fix_arguments()
+        lines = definition_lines("forward", ["self", *arguments], 4)
         writer.indent = 8
         if path in self.skipped and function.free:
-            lines += ["        if not self.training:", f"            return {writer.spoken(function.free[0])}"]
-        lines += writer.body()
-        for name, value in function.new.items():
-            lines += lines_of(f"{self._access(name, writer.path)} = ", value, writer.spoken, 8)
+            lines += ["        if not self.training:", f"            return {writer.spell(function.free[0])}"]
+        lines += writer.body(inline_statements(self.program, function))
+        for buffer, expression in function.new_buffers.items():
+            lines += lines_of(f"{self._access(buffer, writer.path)} = ", expression, writer.spell, 8)
         if not path:
-            return [*lines, *lines_of("return ", self.program.returned, writer.spoken, 8)]
+            return [*lines, *lines_of("return ", self.program.returned, writer.spell, 8)]
         if function.outputs:
-            lines.append(f"        return {', '.join(map(writer.spoken, function.outputs))}")
+            lines.append(f"        return {', '.join(map(writer.spell, function.outputs))}")
         return lines
 
     def _access(self, path: str, base: str) -> str:
@@ -307,7 +286,7 @@ class _Classes(_Folding):
         rest = path[len(base) :].lstrip(".") if base else path
         for key in rest.split(".") if rest else []:
             holder = self.modules.get(at)
-            if key.isdigit() and (_in_order(holder) or isinstance(holder, (nn.ModuleList, nn.ParameterList))):
+            if key.isdigit() and (_is_numbered(holder) or isinstance(holder, (nn.ModuleList, nn.ParameterList))):
                 text += f"[{key}]"
             elif isinstance(holder, _DICTS):
                 text += f'["{key}"]'
@@ -315,62 +294,72 @@ class _Classes(_Folding):
                 text = f'getattr({text}, "{key}")'
             else:
                 text += f".{key}"
-            at = _join(at, key)
+            at = join_path(at, key)
         return text
 
 
-class _Methods(Writer):
+class _MethodWriter(Writer):
     """Writes a method, where a place is an attribute."""
 
-    def __init__(self, program: Program, function: Function, taken: set[str], access: Any) -> None:
-        super().__init__(program, function, taken)
+    def __init__(
+        self,
+        program: ForwardProgram,
+        function: Routine,
+        reserved: set[str],
+        access: Callable[[str, str], str],
+        path: str,
+    ) -> None:
+        super().__init__(program, function, reserved, path=path)
         self.access = access
 
-    def spoken(self, name: str) -> str:
-        kind, colon, rest = name.partition(":")
-        if colon and name not in self.names and kind in ("params", "buffers", "self"):
-            return self.access(rest, self.path)
-        return super().spoken(name)
+    def spell_place(self, kind: str, path: str) -> str:
+        return (
+            self.access(path, self.path) if kind in ("params", "buffers", "self") else super().spell_place(kind, path)
+        )
 
-    def say(self, path: str, title: str) -> None:
+    def add_comment(self, path: str, title: str) -> None:
         """A method needs no comments: its calls say what runs."""
 
-    def call(self, function: Function, given: list[str], path: str, number: tuple[str, str] | None) -> ast.Call:
+    def call(self, function: Routine, arguments: Sequence[str], path: str, tail: str | None = None) -> ast.Call:
         text = self.access(path, self.path)
-        if number is not None:
-            head = self.access(number[0], self.path)
-            text = f"{head}[i]" + "".join(f".{key}" for key in number[1].split(".") if key)
-        return ast.Call(ast.Name(text), [ast.Name(name) for name in given], [])
+        if tail is not None:
+            text += "[i]" + "".join(f".{key}" for key in tail.split(".") if key)
+        return ast.Call(ast.Name(text), [ast.Name(name) for name in arguments], [])
 
 
-def _one_layer(module: nn.Module, built: ast.Call) -> str:
+def _one_layer(module: nn.Module, layer: ast.Call) -> str:
     """A class that is a layer of torch.nn with its arguments."""
     kind = type(module).__name__
-    call = ast.Call(ast.Name("super().__init__"), built.args, built.keywords)
-    imports = ["import torch"] * ("torch." in ast.unparse(ast.Expression(call))) + ["from torch import nn"]
-    lines = [f"class {kind}(nn.{kind}):", "    def __init__(self):", *lines_of("", call, str, 8)]
+    call = ast.Call(dotted_name("super().__init__"), layer.args, layer.keywords)
+    imports = ["import torch"] * ("torch." in text_of(layer)) + ["from torch import nn"]
+    lines = [f"class {kind}(nn.{kind}):", "    def __init__(self):", *lines_of("", call, indent=8)]
     return "\n".join([*imports, "", "", *lines, ""])
 
 
 def class_name(module: nn.Module) -> str:
-    """What the class for a module is called: a body written as a function, after the function."""
+    """What the class for a module is called: a body written as a function is named after the function."""
     name = module._get_name()
     if isinstance(module, Body):
         name = "".join(word[:1].upper() + word[1:] for word in name.split("_"))
     return re.sub(r"\W", "", name) or "Module"
 
 
-def _only_holds(module: nn.Module, *kinds: type[nn.Module]) -> bool:
-    """Whether a module is such a container, with nothing of its own."""
-    plain = isinstance(module, (nn.ParameterList, nn.ParameterDict)) or not (module._parameters or module._buffers)
-    own = isinstance(module, nn.Sequential) and type(module).forward is not nn.Sequential.forward
-    return isinstance(module, kinds) and plain and not own
+def _is_container(module: nn.Module, *kinds: type[nn.Module]) -> bool:
+    """Whether a module is a container of one of these kinds, with no tensors and no forward of its own."""
+    is_plain = isinstance(module, (nn.ParameterList, nn.ParameterDict)) or not (module._parameters or module._buffers)
+    has_forward = isinstance(module, nn.Sequential) and type(module).forward is not nn.Sequential.forward
+    return isinstance(module, kinds) and is_plain and not has_forward
 
 
-def _in_order(module: nn.Module | None) -> bool:
+def _is_numbered(module: nn.Module | None) -> bool:
     """Whether a module is a Sequential whose children are numbered."""
     return isinstance(module, nn.Sequential) and list(module._modules) == [*map(str, range(len(module)))]
 
 
-def _join(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name
+def _parameter_container(module: nn.Module) -> ast.Call:
+    """The expression that builds a list or a dict of parameters."""
+    params = {name: param for name, param in module._parameters.items() if param is not None}
+    tensors: list[ast.expr] = [call_of("nn.Parameter", [empty_tensor(param)]) for param in params.values()]
+    if type(module) is nn.ParameterList:
+        return call_of("nn.ParameterList", [ast.List(tensors)])
+    return call_of("nn.ParameterDict", [ast.Dict([ast.Constant(name) for name in params], tensors)])

@@ -1,26 +1,37 @@
 """Randomness as an argument: keys, and the draws made from them.
 
-The global generator of torch is never read and never moved. Wherever funcnet takes ``rng=``, that is either
+key                           makes a Key from an int.
+split                         makes independent Keys from one.
+fold_in                       makes the Key for a number under a Key.
+uniform                       draws a tensor of uniform numbers.
+normal                        draws a tensor of normal numbers.
+normal_like                   draws normal numbers for every leaf of a tree.
+bernoulli                     draws a tensor of zeros and ones.
+dropout                       zeroes elements at random, and scales the others.
+feature_dropout               zeroes whole channels.
+alpha_dropout                 replaces elements by SELU's limit, keeping mean and variance.
+feature_alpha_dropout         does so with whole channels.
+rrelu                         is the leaky ReLU with random slopes.
+scaled_dot_product_attention  is attention with dropout of its weights.
+drawn                         calls any other function of torch that draws.
+
+``ByPath`` lets plain code draw by path, as a net does. ``Rng`` is the type of what all of these draw from: a Key, or
+what a body has as ``p.rng``, which for an int seed is a ``Stream``.
+
+No call leaves the global generator of torch moved. Wherever funcnet takes ``rng=``, that is either
 
 * a **Key** (:func:`key`, :func:`split`, :func:`fold_in`): a 0-d int64 tensor. A draw depends on the key, on the path of
   the net that draws and on how often it drew before, and on nothing else: adding a layer reshuffles no other layer.
   Keys work under grad, vmap, ``torch.compile(fullgraph=True)`` and export.
 * or a plain **int** seed: the draws that ``torch.manual_seed(seed)`` followed by the module would make, bit for bit.
   This is torch's own sequential generator, so it is for eager calls outside vmap.
-
-What draws:
-
-* :func:`uniform`, :func:`normal`, :func:`bernoulli`: new tensors of random numbers;
-* :func:`dropout`, :func:`feature_dropout`, :func:`alpha_dropout`, :func:`feature_alpha_dropout`, :func:`rrelu`,
-  :func:`scaled_dot_product_attention`: torch's functions, with their randomness as the argument ``rng``;
-* :func:`drawn`: one call of any other function of torch that draws;
-* :class:`ByPath`: what plain code draws from, path by path, as a net does.
 """
 
 from funcnet.random._attention_function import scaled_dot_product_attention as scaled_dot_product_attention
 from funcnet.random._by_path import ByPath as ByPath
 from funcnet.random._distributions import bernoulli as bernoulli
 from funcnet.random._distributions import normal as normal
+from funcnet.random._distributions import normal_like as normal_like
 from funcnet.random._distributions import uniform as uniform
 from funcnet.random._dropout_functions import alpha_dropout as alpha_dropout
 from funcnet.random._dropout_functions import dropout as dropout
@@ -42,6 +53,7 @@ __all__ = [
     # new tensors
     "uniform",
     "normal",
+    "normal_like",
     "bernoulli",
     # torch's functions, with their randomness as an argument
     "dropout",
@@ -56,3 +68,7 @@ __all__ = [
     "Rng",
     "Stream",
 ]
+
+
+def __dir__() -> list[str]:
+    return [*__all__]

@@ -69,14 +69,14 @@ def scaled_dot_product_attention(
     if is_causal:
         attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
     if attn_mask is not None:
-        scores = scores + _added(attn_mask, dtype)
+        scores = scores + _as_added_mask(attn_mask, dtype)
     weights = safe_softmax(scores, -1)
     if dropout_p > 0:
         weights = dropout(weights, dropout_p, rng=rng)
     return (weights @ value).to(dtype)
 
 
-def _added(mask: Tensor, dtype: torch.dtype) -> Tensor:
+def _as_added_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
     if mask.dtype != torch.bool:
         return mask
     return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, -math.inf)

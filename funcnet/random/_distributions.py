@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import overload
 
 import torch
 from torch import Tensor
 
-from funcnet._context import plainly_eager
-from funcnet._typing import Shape
+from funcnet._context import is_plainly_eager
+from funcnet._tensors import is_inexact
+from funcnet._typing import Shape, Tree, TreeLike
 from funcnet.random._draw_operator import FILL_METHODS, draw_operator
 from funcnet.random._generators import Rng, Stream, private_generator
-from funcnet.random._keys import KeyAtPath, check_key
+from funcnet.random._keys import KeyAtPath, check_key, path_salt
+from funcnet.tree import map_with_path
 
 
 def uniform(
@@ -73,6 +76,47 @@ def bernoulli(
     return _draw_contiguous(rng, size, "bernoulli", (p,), dtype, device)
 
 
+@overload
+def normal_like(rng: Rng, tree: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor: ...
+@overload
+def normal_like(rng: Rng, tree: TreeLike, mean: float = 0.0, std: float = 1.0) -> Tree: ...
+def normal_like(rng: Rng, tree: Tensor | TreeLike, mean: float = 0.0, std: float = 1.0) -> Tensor | Tree:
+    """Numbers drawn from the normal distribution for every leaf of a tree: noise, a direction, a tangent.
+
+    A leaf's numbers depend on the Key and on its path, so another leaf beside it changes nothing. Shapes, dtypes,
+    devices and strides are those of the leaves. Integer leaves get zeros, because they have no direction; ``None`` and
+    ``ABSENT`` stay as they are.
+
+    Args:
+        rng: a Key, or ``p.rng``.
+        tree: nested dicts of tensors, or one tensor.
+        mean: of the numbers.
+        std: their standard deviation; of a complex number, that of its absolute value.
+
+    >>> from funcnet.random import key
+    >>> noise = normal_like(key(0), {"weight": torch.ones(2, 3), "steps": torch.tensor(7)})
+    >>> noise["weight"].shape, noise["steps"]
+    (torch.Size([2, 3]), tensor(0))
+    """
+
+    def draw_leaf(path: str, leaf: Tensor) -> Tensor:
+        if not is_inexact(leaf):
+            return torch.zeros_like(leaf)
+        layout = torch.empty_like(leaf, device="meta")
+        draws = _rng_of_leaf(rng, path)
+        return draw_tensor(draws, layout.shape, layout.stride(), "normal", (mean, std), leaf.dtype, leaf.device)
+
+    return draw_leaf("", tree) if isinstance(tree, Tensor) else map_with_path(draw_leaf, tree)
+
+
+def _rng_of_leaf(rng: Rng, path: str) -> Rng:
+    if isinstance(rng, Stream):
+        return rng
+    key, salt = rng if isinstance(rng, KeyAtPath) else (rng, 0)
+    check_key(key)
+    return KeyAtPath(key, salt ^ path_salt(path))
+
+
 def _draw_contiguous(
     rng: Rng,
     size: Sequence[int],
@@ -120,7 +164,7 @@ def draw_tensor(
     if not isinstance(rng, KeyAtPath):
         check_key(rng)
         rng = KeyAtPath(rng, 0)
-    if plainly_eager() and type(rng.key) is Tensor:  # the operator below costs more than a small draw itself
+    if is_plainly_eager() and type(rng.key) is Tensor:  # the operator below costs more than a small draw itself
         out = torch.empty_strided(size, stride, dtype=dtype, device=device)
         return FILL_METHODS[kind](out, *numbers, generator=private_generator(rng, device))
     return draw_operator(rng.key, rng.salt, size, stride, kind, [float(number) for number in numbers], dtype, device)

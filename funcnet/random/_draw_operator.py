@@ -32,7 +32,7 @@ _LIBRARY.define(
 )
 
 
-def _draw(
+def _draw_eagerly(
     key: Tensor,
     salt: int,
     size: Sequence[int],
@@ -46,7 +46,7 @@ def _draw(
     return FILL_METHODS[kind](out, *numbers, generator=seeded_generator(key, salt, device))
 
 
-def _draw_fake(
+def _draw_without_values(
     key: Tensor,
     salt: int,
     size: Sequence[int],
@@ -64,8 +64,8 @@ def _draw_for_each_key(info: object, in_dims: tuple[int, ...], key: Tensor, *arg
     return torch.stack([draw_operator(single_key, *arguments) for single_key in keys.unbind(0)]), 0
 
 
-_LIBRARY.impl("draw", _draw, "CompositeExplicitAutograd")
-torch.library.register_fake("funcnet::draw", _draw_fake, lib=_LIBRARY)
+_LIBRARY.impl("draw", _draw_eagerly, "CompositeExplicitAutograd")
+torch.library.register_fake("funcnet::draw", _draw_without_values, lib=_LIBRARY)
 torch.library.register_vmap("funcnet::draw", _draw_for_each_key, lib=_LIBRARY)
 
 draw_operator = torch.ops.funcnet.draw.default

@@ -33,7 +33,7 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True, *, rng: Rng | 
     >>> sorted(set(dropout(torch.ones(100), 0.5, rng=key(0)).tolist()))
     [0.0, 2.0]
     """
-    return _drop(input, p, training, rng)
+    return _apply_dropout(input, p, training, rng)
 
 
 def feature_dropout(input: Tensor, p: float = 0.5, training: bool = True, *, rng: Rng | None) -> Tensor:
@@ -45,7 +45,7 @@ def feature_dropout(input: Tensor, p: float = 0.5, training: bool = True, *, rng
 
     Source: at::native::_feature_dropout.
     """
-    return _drop(input, p, training, rng, channels=True)
+    return _apply_dropout(input, p, training, rng, channels=True)
 
 
 def alpha_dropout(input: Tensor, p: float = 0.5, training: bool = True, *, rng: Rng | None) -> Tensor:
@@ -61,7 +61,7 @@ def alpha_dropout(input: Tensor, p: float = 0.5, training: bool = True, *, rng: 
     >>> len(set(alpha_dropout(torch.zeros(100), 0.5, rng=key(0)).tolist()))
     2
     """
-    return _drop(input, p, training, rng, alpha=True)
+    return _apply_dropout(input, p, training, rng, alpha=True)
 
 
 def feature_alpha_dropout(input: Tensor, p: float = 0.5, training: bool = True, *, rng: Rng | None) -> Tensor:
@@ -73,10 +73,10 @@ def feature_alpha_dropout(input: Tensor, p: float = 0.5, training: bool = True, 
 
     Source: at::native::_feature_alpha_dropout.
     """
-    return _drop(input, p, training, rng, channels=True, alpha=True)
+    return _apply_dropout(input, p, training, rng, channels=True, alpha=True)
 
 
-def _drop(
+def _apply_dropout(
     input: Tensor, p: float, training: bool, rng: Rng | None, channels: bool = False, alpha: bool = False
 ) -> Tensor:
     if not 0.0 <= p <= 1.0:

@@ -19,7 +19,7 @@ from typing import Any, TypeAlias, TypeVar
 import torch
 from torch import Tensor
 
-from funcnet._context import outside_transforms, plainly_eager, under_transform, under_vmap
+from funcnet._context import is_plainly_eager, outside_transforms, under_transform, under_vmap
 from funcnet._errors import RandomnessError
 from funcnet.random._keys import KeyAtPath, check_key, path_salt, seeded_generator
 
@@ -134,7 +134,7 @@ def private_generator(rng: Rng, device: torch.device) -> torch.Generator | None:
 def can_fill_in_place(rng: Rng, like: Tensor) -> bool:
     """Whether a draw for this tensor may be made by filling one in place: in plain eager code, not in a trace."""
     key = rng.key if isinstance(rng, KeyAtPath) else rng
-    return plainly_eager() and (type(key) is Stream or type(key) is Tensor) and not like.is_meta
+    return is_plainly_eager() and (type(key) is Stream or type(key) is Tensor) and not like.is_meta
 
 
 # --- the global generators of torch ---
@@ -242,7 +242,7 @@ class PythonGenerators:
         if self._numpy is not None:
             self._numpy.random.set_state(states[1])
 
-    def fingerprints(self) -> dict[str, Hashable]:
+    def read_fingerprints(self) -> dict[str, Hashable]:
         """A value for each generator, by the name of its module, that is another one as soon as it draws."""
         python, numpy = self.read_states()
         if numpy is None:
@@ -264,9 +264,9 @@ class LentPythonGenerators:
 
         def run(*args: Any) -> _R:
             self._generators.seed(self._seed)
-            start = self._generators.fingerprints()
+            start = self._generators.read_fingerprints()
             result = function(*args)
-            self.have_drawn = self._generators.fingerprints() != start
+            self.have_drawn = self._generators.read_fingerprints() != start
             return result
 
         return run

@@ -25,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 
 from funcnet._context import beyond_one_gradient, under_vmap
 from funcnet._errors import RandomnessError
-from funcnet._torch import constant_result, show_to_modes
+from funcnet._torch import assume_constant_result, show_functions_to_modes
 from funcnet._torch_functions import DRAWS_INSIDE, TAKES_GENERATOR
 from funcnet.random._attention_function import scaled_dot_product_attention
 from funcnet.random._dropout_functions import (
@@ -98,9 +98,9 @@ def drawn(func: Callable[..., Any], *args: Any, rng: Rng, **kwargs: Any) -> Any:
     return DrawInterceptor(lambda: rng).__torch_function__(func, (), args, kwargs)
 
 
-@constant_result
+@assume_constant_result
 def _show_draws_to_compiler() -> bool:
-    show_to_modes(_INTERCEPTED)
+    show_functions_to_modes(_INTERCEPTED)
     return True
 
 
@@ -113,7 +113,7 @@ def _kernel_with_torch_arguments(rule: Callable[..., Tensor], inplace: bool = Fa
     return lambda next_rng, input, p, train: apply(next_rng, input, p, train, inplace)
 
 
-def _rrelu(
+def _rrelu_with_torch_arguments(
     next_rng: NextRng,
     input: Tensor,
     lower: float = 1.0 / 8,
@@ -126,14 +126,14 @@ def _rrelu(
 
 
 _RRELU: dict[Any, Callable[..., Tensor]] = {
-    F.rrelu: _rrelu,
-    torch.rrelu: _rrelu,
-    torch.rrelu_: partial(_rrelu, inplace=True),
+    F.rrelu: _rrelu_with_torch_arguments,
+    torch.rrelu: _rrelu_with_torch_arguments,
+    torch.rrelu_: partial(_rrelu_with_torch_arguments, inplace=True),
 }
 _DROPOUTS = (dropout, feature_dropout, alpha_dropout, feature_alpha_dropout)
 
 
-def _attention(
+def _attention_with_torch_arguments(
     next_rng: NextRng,
     query: Tensor,
     key: Tensor,
@@ -159,7 +159,7 @@ _COMPUTED_HERE: dict[Any, Callable[..., Tensor]] = {
     **{getattr(torch, rule.__name__): _kernel_with_torch_arguments(rule) for rule in _DROPOUTS},
     **{getattr(torch, f"{rule.__name__}_"): _kernel_with_torch_arguments(rule, inplace=True) for rule in _DROPOUTS},
     **_RRELU,
-    F.scaled_dot_product_attention: _attention,
+    F.scaled_dot_product_attention: _attention_with_torch_arguments,
 }
 
 

@@ -18,7 +18,7 @@ from funcnet.random._distributions import contiguous_stride, draw_tensor
 from funcnet.random._keys import KeyAtPath
 
 
-def _uniform(
+def _draw_uniform(
     rng: Tensor | KeyAtPath, like: Tensor, size: Sequence[int] | None = None, dtype: torch.dtype | None = None
 ) -> Tensor:
     """Numbers in [0, 1) for a tensor of this shape, or of ``size``."""
@@ -27,14 +27,14 @@ def _uniform(
     return draw_tensor(rng, shape, contiguous_stride(shape), "uniform", (0.0, 1.0), dtype, like.device)
 
 
-def _exponential(rng: Tensor | KeyAtPath, like: Tensor, size: Sequence[int] | None = None) -> Tensor:
-    return -torch.log1p(-_uniform(rng, like, size))
+def _draw_exponential(rng: Tensor | KeyAtPath, like: Tensor, size: Sequence[int] | None = None) -> Tensor:
+    return -torch.log1p(-_draw_uniform(rng, like, size))
 
 
 # --- new tensors ---
 
 
-def _drawing_new(kind: str, numbers: tuple[float, ...], make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _new_tensor_formula(kind: str, numbers: tuple[float, ...], make: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """The formula of a function that returns a new tensor, as ``make`` does without filling it."""
 
     def draw(rng: Tensor | KeyAtPath, *args: Any, requires_grad: bool = False, **kwargs: Any) -> Tensor:
@@ -45,23 +45,23 @@ def _drawing_new(kind: str, numbers: tuple[float, ...], make: Callable[..., Tens
     return draw
 
 
-def _randint(rng: Tensor | KeyAtPath, *args: Any, **kwargs: Any) -> Tensor:
+def _draw_randint(rng: Tensor | KeyAtPath, *args: Any, **kwargs: Any) -> Tensor:
     by_name = [kwargs.pop(name) for name in ("low", "high", "size") if name in kwargs]
     *bounds, size = [*args, *by_name]
     low, high = (0, *bounds)[-2:]
     kwargs.pop("requires_grad", None)
     empty = torch.empty(size, **{"dtype": torch.int64, **kwargs})
-    numbers = _uniform(rng, empty, dtype=torch.float64)
+    numbers = _draw_uniform(rng, empty, dtype=torch.float64)
     return ((numbers * (high - low)).floor() + low).to(empty.dtype)
 
 
-def _randperm(rng: Tensor | KeyAtPath, n: int, **kwargs: Any) -> Tensor:
+def _draw_randperm(rng: Tensor | KeyAtPath, n: int, **kwargs: Any) -> Tensor:
     kwargs.pop("requires_grad", None)
     empty = torch.empty(n, **{"dtype": torch.int64, **kwargs})
-    return _uniform(rng, empty, dtype=torch.float64).argsort().to(empty.dtype)
+    return _draw_uniform(rng, empty, dtype=torch.float64).argsort().to(empty.dtype)
 
 
-def _normal(
+def _draw_normal(
     rng: Tensor | KeyAtPath,
     mean: Tensor | float,
     std: Tensor | float = 1.0,
@@ -76,23 +76,23 @@ def _normal(
     return standard * std + mean
 
 
-def _bernoulli(rng: Tensor | KeyAtPath, input: Tensor, p: float | None = None) -> Tensor:
-    return (_uniform(rng, input) < (input if p is None else p)).to(input.dtype)
+def _draw_bernoulli(rng: Tensor | KeyAtPath, input: Tensor, p: float | None = None) -> Tensor:
+    return (_draw_uniform(rng, input) < (input if p is None else p)).to(input.dtype)
 
 
-def _multinomial(rng: Tensor | KeyAtPath, input: Tensor, num_samples: int, replacement: bool = False) -> Tensor:
+def _draw_multinomial(rng: Tensor | KeyAtPath, input: Tensor, num_samples: int, replacement: bool = False) -> Tensor:
     # The first to ring among exponential clocks of these rates is the draw; those that ring next are the further draws
     # without replacement.
     if not replacement:
-        return (input / _exponential(rng, input)).topk(num_samples, -1).indices
+        return (input / _draw_exponential(rng, input)).topk(num_samples, -1).indices
     size = (*input.shape[:-1], num_samples, input.shape[-1])
-    return (input.unsqueeze(-2) / _exponential(rng, input, size)).argmax(-1)
+    return (input.unsqueeze(-2) / _draw_exponential(rng, input, size)).argmax(-1)
 
 
 # --- in place ---
 
 
-def _drawing_in_place(rule: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _in_place_formula(rule: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """The formula of a method that overwrites its tensor, with what ``rule`` computes."""
 
     def draw(rng: Tensor | KeyAtPath, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -101,40 +101,40 @@ def _drawing_in_place(rule: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return draw
 
 
-def _uniform_(rng: Tensor | KeyAtPath, input: Tensor, low: float = 0.0, high: float = 1.0, **kwargs: Any) -> Tensor:
+def _fill_uniform(rng: Tensor | KeyAtPath, input: Tensor, low: float = 0.0, high: float = 1.0, **kwargs: Any) -> Tensor:
     low, high = kwargs.get("from", low), kwargs.get("to", high)
     return draw_tensor(rng, input.shape, input.stride(), "uniform", (low, high), input.dtype, input.device)
 
 
-def _normal_(rng: Tensor | KeyAtPath, input: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
+def _fill_normal(rng: Tensor | KeyAtPath, input: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
     return draw_tensor(rng, input.shape, input.stride(), "normal", (mean, std), input.dtype, input.device)
 
 
-def _bernoulli_(rng: Tensor | KeyAtPath, input: Tensor, p: Tensor | float = 0.5) -> Tensor:
-    return (_uniform(rng, input) < p).to(input.dtype)
+def _fill_bernoulli(rng: Tensor | KeyAtPath, input: Tensor, p: Tensor | float = 0.5) -> Tensor:
+    return (_draw_uniform(rng, input) < p).to(input.dtype)
 
 
-def _exponential_(rng: Tensor | KeyAtPath, input: Tensor, lambd: float = 1.0) -> Tensor:
-    return _exponential(rng, input) / lambd
+def _fill_exponential(rng: Tensor | KeyAtPath, input: Tensor, lambd: float = 1.0) -> Tensor:
+    return _draw_exponential(rng, input) / lambd
 
 
-def _log_normal_(rng: Tensor | KeyAtPath, input: Tensor, mean: float = 1.0, std: float = 2.0) -> Tensor:
-    return _normal_(rng, input, mean, std).exp()
+def _fill_log_normal(rng: Tensor | KeyAtPath, input: Tensor, mean: float = 1.0, std: float = 2.0) -> Tensor:
+    return _fill_normal(rng, input, mean, std).exp()
 
 
-def _cauchy_(rng: Tensor | KeyAtPath, input: Tensor, median: float = 0.0, sigma: float = 1.0) -> Tensor:
-    return median + sigma * torch.tan(math.pi * (_uniform(rng, input) - 0.5))
+def _fill_cauchy(rng: Tensor | KeyAtPath, input: Tensor, median: float = 0.0, sigma: float = 1.0) -> Tensor:
+    return median + sigma * torch.tan(math.pi * (_draw_uniform(rng, input) - 0.5))
 
 
-def _geometric_(rng: Tensor | KeyAtPath, input: Tensor, p: float) -> Tensor:
-    return (torch.log1p(-_uniform(rng, input, dtype=torch.float64)) / math.log1p(-p)).ceil().clamp(min=1)
+def _fill_geometric(rng: Tensor | KeyAtPath, input: Tensor, p: float) -> Tensor:
+    return (torch.log1p(-_draw_uniform(rng, input, dtype=torch.float64)) / math.log1p(-p)).ceil().clamp(min=1)
 
 
-def _random_(rng: Tensor | KeyAtPath, input: Tensor, *bounds: int, **by_name: Any) -> Tensor:
+def _fill_random(rng: Tensor | KeyAtPath, input: Tensor, *bounds: int, **by_name: Any) -> Tensor:
     bounds = (*bounds, *(by_name[name] for name in ("from", "to") if by_name.get(name) is not None))
     limit = 1 << 24 if input.is_floating_point() else _integer_limit(input.dtype)
     low, high = (0, *bounds)[-2:] if bounds else (0, limit)
-    numbers = _uniform(rng, input, dtype=torch.float64) * (operator.index(high) - low)
+    numbers = _draw_uniform(rng, input, dtype=torch.float64) * (operator.index(high) - low)
     return numbers.floor() + low
 
 
@@ -143,24 +143,24 @@ def _integer_limit(dtype: torch.dtype) -> int:
 
 
 KEY_FORMULAS: dict[Any, Callable[..., Tensor]] = {
-    torch.rand: _drawing_new("uniform", (0.0, 1.0), torch.empty),
-    torch.randn: _drawing_new("normal", (0.0, 1.0), torch.empty),
-    torch.rand_like: _drawing_new("uniform", (0.0, 1.0), torch.empty_like),
-    torch.randn_like: _drawing_new("normal", (0.0, 1.0), torch.empty_like),
-    torch.randint: _randint,
-    torch.randperm: _randperm,
-    torch.normal: _normal,
-    torch.bernoulli: _bernoulli,
-    Tensor.bernoulli: _bernoulli,
-    torch.multinomial: _multinomial,
-    Tensor.multinomial: _multinomial,
-    Tensor.uniform_: _drawing_in_place(_uniform_),
-    Tensor.normal_: _drawing_in_place(_normal_),
-    Tensor.bernoulli_: _drawing_in_place(_bernoulli_),
-    Tensor.exponential_: _drawing_in_place(_exponential_),
-    Tensor.log_normal_: _drawing_in_place(_log_normal_),
-    Tensor.cauchy_: _drawing_in_place(_cauchy_),
-    Tensor.geometric_: _drawing_in_place(_geometric_),
-    Tensor.random_: _drawing_in_place(_random_),
+    torch.rand: _new_tensor_formula("uniform", (0.0, 1.0), torch.empty),
+    torch.randn: _new_tensor_formula("normal", (0.0, 1.0), torch.empty),
+    torch.rand_like: _new_tensor_formula("uniform", (0.0, 1.0), torch.empty_like),
+    torch.randn_like: _new_tensor_formula("normal", (0.0, 1.0), torch.empty_like),
+    torch.randint: _draw_randint,
+    torch.randperm: _draw_randperm,
+    torch.normal: _draw_normal,
+    torch.bernoulli: _draw_bernoulli,
+    Tensor.bernoulli: _draw_bernoulli,
+    torch.multinomial: _draw_multinomial,
+    Tensor.multinomial: _draw_multinomial,
+    Tensor.uniform_: _in_place_formula(_fill_uniform),
+    Tensor.normal_: _in_place_formula(_fill_normal),
+    Tensor.bernoulli_: _in_place_formula(_fill_bernoulli),
+    Tensor.exponential_: _in_place_formula(_fill_exponential),
+    Tensor.log_normal_: _in_place_formula(_fill_log_normal),
+    Tensor.cauchy_: _in_place_formula(_fill_cauchy),
+    Tensor.geometric_: _in_place_formula(_fill_geometric),
+    Tensor.random_: _in_place_formula(_fill_random),
 }
 """For each function of torch its formula, ``draw(rng, *args, **kwargs)``."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from funcnet._errors import RandomnessError
-from funcnet._torch import constant_result
+from funcnet._torch import assume_constant_result
 
 # Different constants, so that split(k, n)[i] and fold_in(k, i) never coincide.
 _SPLIT, _FOLD = 0x5EED5EED5EED5EED, 0x0F01D0F01D0F01D0
@@ -94,7 +94,7 @@ class KeyAtPath(NamedTuple):
     salt: int
 
 
-@constant_result
+@assume_constant_result
 def path_salt(path: str) -> int:
     """A number below 2**62 that stands for a path, the same on every machine and in every process."""
     salt = _SALTS.get(path)

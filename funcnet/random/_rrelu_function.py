@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from funcnet._context import plainly_eager
+from funcnet._context import is_plainly_eager
 from funcnet._errors import RandomnessError
 from funcnet.random._distributions import draw_tensor
 from funcnet.random._generators import Rng, Stream
@@ -38,7 +38,7 @@ def rrelu(
     if lower > upper:
         raise ValueError(f"rrelu: lower is at most upper, got lower={lower} and upper={upper}.")
     if not training:
-        if plainly_eager():
+        if is_plainly_eager():
             return F.rrelu(input, lower, upper)  # which lays out its result in its own way
         return F.leaky_relu(input, (lower + upper) / 2)
     if rng is None:

@@ -9,7 +9,7 @@ from funcnet._errors import TreeError, bullet_list
 from funcnet._typing import Selector, Tree, TreeLike
 from funcnet.tree._absent import ABSENT, Absent
 from funcnet.tree._paths import flatten, get, join
-from funcnet.tree._select import select
+from funcnet.tree._select import describe_unmatched, select
 
 T = TypeVar("T")
 
@@ -22,7 +22,7 @@ def partition(tree: TreeLike, selector: Selector) -> tuple[Tree, Tree]:
         selector: which leaves are selected, see :func:`select`.
 
     Raises:
-        TreeError: if a pattern selects no leaf.
+        TreeError: if a pattern matches no leaf.
 
     >>> params = {"body": {"weight": 1}, "head": {"weight": 2}}
     >>> trainable, frozen = partition(params, "head")
@@ -63,14 +63,12 @@ def select_paths(tree: TreeLike, selector: Selector) -> set[str]:
     """Paths of the leaves that a selector selects.
 
     Raises:
-        TreeError: if a pattern selects none of them: then it is misspelt.
+        TreeError: if a pattern matches none of them: then it is misspelt. Names those that are near.
     """
     paths = list(flatten(tree))
-    patterns = [selector] if isinstance(selector, str) else selector if isinstance(selector, (list, tuple)) else []
-    for pattern in patterns:
-        if not any(map(select(pattern.removeprefix("!")), paths)):
-            more = " ..." if len(paths) > 8 else ""
-            raise TreeError(f"{pattern!r} means no leaf of the tree. Its paths are {', '.join(paths[:8])}{more}.")
+    problems = describe_unmatched(selector, paths)
+    if problems:
+        raise TreeError(f"{selector!r} does not fit the tree:{bullet_list(problems)}")
     is_selected = select(selector)
     return {path for path in paths if is_selected(path)}
 

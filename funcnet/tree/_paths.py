@@ -10,7 +10,7 @@ from torch import Tensor
 
 from funcnet._errors import TreeError
 from funcnet._tensors import is_inexact
-from funcnet._torch import parse_to
+from funcnet._torch import parse_to_arguments
 from funcnet._typing import Tree, TreeLike
 from funcnet.tree._absent import ABSENT
 
@@ -109,13 +109,60 @@ def map(function: Callable[..., Any], tree: TreeLike, *trees: TreeLike) -> Tree:
     try:
         return optree.tree_map(function, tree, *trees)  # type: ignore[arg-type, return-value]
     except ValueError:
-        paths = set(flatten(tree))
-        unmatched = sorted({path for tree in trees for path in paths ^ set(flatten(tree))})
-        if not unmatched:
-            raise
+        require_same_paths("map", tree, *trees)
+        raise
+
+
+def require_same_paths(verb: str, tree: TreeLike, *trees: TreeLike) -> None:
+    """Refuse trees with different paths; ``None`` and ``ABSENT`` are no leaves.
+
+    Raises:
+        TreeError: that says what ``verb`` needs, and names the paths that differ.
+    """
+    paths = _leaf_paths(tree)
+    unmatched = sorted({path for tree in trees for path in paths ^ _leaf_paths(tree)})
+    if unmatched:
         raise TreeError(
-            f"map needs trees of one structure; these paths are not in all of them: {', '.join(unmatched)}."
+            f"{verb} needs trees of one structure; these paths are not in all of them: {', '.join(unmatched)}."
         ) from None
+
+
+def _leaf_paths(tree: TreeLike) -> set[str]:
+    return {path for path, leaf in flatten(tree).items() if leaf is not None}
+
+
+def map_with_path(function: Callable[..., Any], tree: TreeLike, *trees: TreeLike) -> Tree:
+    """Apply ``function`` to the path and the leaf of every leaf (and to the leaves at the same paths of ``trees``).
+
+    The calls come in the order of ``tree``, which the result keeps. ``None`` and ``ABSENT`` stay as they are.
+
+    Args:
+        function: called as ``function(path, leaf, *leaves)``.
+        tree: nested dicts; any value that is not a dict is a leaf.
+        trees: more of them, with the same paths.
+
+    Raises:
+        TreeError: if the trees do not have the same paths; names those that differ.
+
+    >>> map_with_path(lambda path, leaf: f"{path}={leaf}", {"fc": {"weight": 1, "bias": 2}})
+    {'fc': {'weight': 'fc.weight=1', 'bias': 'fc.bias=2'}}
+    """
+    if trees:
+        require_same_paths("map_with_path", tree, *trees)
+    return _map_nodes(function, tree, [flatten(tree) for tree in trees], "")
+
+
+def _map_nodes(function: Callable[..., Any], tree: TreeLike, others: list[dict[str, Any]], prefix: str) -> Tree:
+    result: Tree = {}
+    for key, value in tree.items():
+        path = f"{prefix}.{key}" if prefix else str(key)
+        if isinstance(value, Mapping):
+            result[key] = _map_nodes(function, value, others, path)
+        elif value is None or value is ABSENT:
+            result[key] = value
+        else:
+            result[key] = function(path, value, *(leaves[path] for leaves in others))
+    return result
 
 
 def to(tree: TreeLike, *args: Any, **kwargs: Any) -> Tree:
@@ -129,7 +176,7 @@ def to(tree: TreeLike, *args: Any, **kwargs: Any) -> Tree:
     >>> moved["weight"].dtype, moved["steps"].dtype
     (torch.float64, torch.int64)
     """
-    device, dtype, non_blocking, memory_format = parse_to(*args, **kwargs)
+    device, dtype, non_blocking, memory_format = parse_to_arguments(*args, **kwargs)
     if memory_format is not None:
         raise TypeError("funcnet.tree.to takes no memory_format: map tensor.to(memory_format=...) over 4-d leaves.")
 

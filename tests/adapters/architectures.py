@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 import torch
 
 SMALL = {
@@ -146,3 +147,11 @@ ARCHITECTURES = [
     Architecture("Whisper", "WhisperConfig", "WhisperForConditionalGeneration", {
         **BART, "num_mel_bins": 8, "max_source_positions": 8, "max_target_positions": 16}, {**MEL, **LABELS}),
 ]  # fmt: skip
+
+
+def sweep(*in_every_run: str) -> list[Any]:
+    """The architectures as parameters of a test: the usual run has those named, the sweep has the others."""
+    return [
+        pytest.param(row, id=row.name, marks=[] if row.name in in_every_run else [pytest.mark.slow])
+        for row in ARCHITECTURES
+    ]

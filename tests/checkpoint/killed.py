@@ -19,7 +19,6 @@ import torch
 from funcnet.checkpoint import Transpose, convert, load, save
 from tests.checkpoint.trees import bits_by_name
 
-ROUNDS = 50
 TARGETS = {"m.safetensors": {}, "m.pt": {}, "m.npz": {}, "shards": {"shard_size": "4MB"}, "dcp": {"format": "dcp"}}
 
 
@@ -37,11 +36,11 @@ def fork_conversion(src, dst, options):
 
 
 def main():
-    folder, rng = Path(sys.argv[1]), random.Random(20240229)
+    folder, rounds, rng = Path(sys.argv[1]), int(sys.argv[2]), random.Random(20240229)
     tree = {"layers": {str(i): {"w": torch.randn(512, 700)} for i in range(12)}}
     save(folder / "src.safetensors", tree)
     rows = []
-    for number in range(ROUNDS):
+    for number in range(rounds):
         target, options = list(TARGETS.items())[number % len(TARGETS)]
         dst = folder / target
         if number < len(TARGETS) or rng.random() < 0.3:

@@ -92,12 +92,12 @@ def test_maps_are_the_index_tensors_and_equal_when_they_are():
 
         maps = [compute_index_map(node, leaf) for node in pool[-4:]]
         tensors = [run_with_torch(node, env) for node in pool[-4:]]
-        for index, tensor in zip(maps, tensors, strict=True):
-            assert torch.equal(index.to_tensor(), tensor), seed
-            blocks += index.base.numel()
+        for left, tensor in zip(maps, tensors, strict=True):
+            assert torch.equal(left.to_tensor(), tensor), seed
+            blocks += left.base.numel()
             elements += tensor.numel()
-            for other, expected in zip(maps, tensors, strict=True):
-                assert index.equals(other) == (tensor.shape == expected.shape and torch.equal(tensor, expected)), seed
+            for right, expected in zip(maps, tensors, strict=True):
+                assert left.equals(right) == (tensor.shape == expected.shape and torch.equal(tensor, expected)), seed
     assert blocks < elements / 3  # they are small, too
 
 

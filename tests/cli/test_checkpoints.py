@@ -63,9 +63,9 @@ def test_convert_there_and_back(src, tmp_path):
     assert theirs["lm_head.weight"] is theirs["embed"]
     back = run("convert", tmp_path / "dst.pt", tmp_path / "back.npz", "-r", tmp_path / "rules.toml", "--inverse")
     assert back.exit_code == 0
-    same = run("diff", src, tmp_path / "back.npz")
-    assert same.exit_code == 0
-    assert "7 tensors, every bit the same." in same.stdout
+    comparison = run("diff", src, tmp_path / "back.npz")
+    assert comparison.exit_code == 0
+    assert "7 tensors, every bit the same." in comparison.stdout
 
 
 def test_convert_shows_the_plan_and_writes_nothing(src, tmp_path):
@@ -75,10 +75,10 @@ def test_convert_shows_the_plan_and_writes_nothing(src, tmp_path):
     text = words(done.stdout)
     for part in ("h.0.qk [6, 3] float32 72 B join h.0.q, h.0.k", "lm_head.weight tie embed", "would go from"):
         assert part in text
-    found = json.loads(run("convert", src, tmp_path / "x.pt", "--dry-run", "--json").stdout)
-    assert found["done"] is False
-    assert found["bijection"] is True
-    assert {tensor["how"] for tensor in found["tensors"]} == {"copy"}
+    printed = json.loads(run("convert", src, tmp_path / "x.pt", "--dry-run", "--json").stdout)
+    assert printed["done"] is False
+    assert printed["bijection"] is True
+    assert {tensor["how"] for tensor in printed["tensors"]} == {"copy"}
     assert sorted(os.listdir(tmp_path)) == before
 
 
@@ -89,9 +89,9 @@ def test_convert_in_place_in_shards_and_a_part_of_it(src, tmp_path):
     assert run("convert", src, tmp_path / "shards", "--shard-size", "60", "-s", "h.*", "-s", "!**.k").exit_code == 0
     assert list(load(tmp_path / "shards")) == ["h.0.q", "h.1.q"]
     assert len(load(tmp_path / "shards").files) == 3
-    assert run("convert", src, tmp_path / "dcp", "--format", "dcp", "-s", "!head", "--part", "h").exit_code == 0
+    assert run("convert", src, tmp_path / "dcp", "--format", "dcp", "-s", "!0.k", "--part", "h").exit_code == 0
     assert load(tmp_path / "dcp").format == "dcp"
-    assert list(load(tmp_path / "dcp")) == ["0.q", "0.k", "1.q", "1.k"]
+    assert list(load(tmp_path / "dcp")) == ["0.q", "1.q", "1.k"]
 
 
 def test_casts_are_exact_or_declared(src, tmp_path):
@@ -102,8 +102,8 @@ def test_casts_are_exact_or_declared(src, tmp_path):
     done = run("convert", src, tmp_path / "dst.pt", "--dtype", "bfloat16", "--lossy")
     assert done.exit_code == 0
     assert "Proved but for what the rules declare: rounded: " in words(done.stdout)
-    again = run("convert", tmp_path / "dst.pt", tmp_path / "wide.pt", "--dtype", "float32")
-    assert again.exit_code == 0
+    widened = run("convert", tmp_path / "dst.pt", tmp_path / "wide.pt", "--dtype", "float32")
+    assert widened.exit_code == 0
     assert load(tmp_path / "wide.pt").specs["steps"].dtype is torch.int64
     assert torch.equal(load(tmp_path / "wide.pt")["embed"], load(src)["embed"].bfloat16().float())
 
@@ -118,14 +118,14 @@ def test_casts_are_exact_or_declared(src, tmp_path):
         (["convert", "SRC", "dst.pt", "--shard-size", "1GB"], "shards need a folder"),
         (["convert", "SRC", "dst.pt", "--part", "model"], "has no part 'model'"),
         (["convert", "SRC", "dst", "--shard-size", "9" * 400 + "e9GB"], "is not a size"),
-        (["convert", "SRC", "dst.pt", "--select", "embde"], "has no tensor that ['embde'] selects"),
+        (["convert", "SRC", "dst.pt", "--select", "embde"], "'embde' matches nothing. Near it: 'embed'"),
         (["convert", "SRC", "dst.pt", "--certificate", "SRC"], "has the name of a checkpoint"),
         (["convert", "SRC", "dst.pt", "--certificate", "dst.pt"], "has the name of a checkpoint"),
         (["convert", "SRC", "dst.pt", "-r", "rules.toml", "--certificate", "rules.toml"], "is another file of this"),
         (["convert", "SRC", "dst.pt", "--certificate", "no/c.json"], "its folder is not there"),
         (["convert", "SRC", "dst.pt", "--certificate", "."], "is a folder"),
-        (["inspect", "SRC", "--select", "embde"], "has no tensor that ['embde'] selects"),
-        (["diff", "SRC", "SRC", "--select", "embde"], "has no tensor that ['embde'] selects"),
+        (["inspect", "SRC", "--select", "embde"], "'embde' matches nothing. Near it: 'embed'"),
+        (["diff", "SRC", "SRC", "--select", "embde"], "'embde' matches nothing. Near it: 'embed'"),
         (["match", "SRC", "SRC", "--output", "SRC"], "has the name of a checkpoint"),
         (["inspect", "nothing.pt"], "No such file"),
         (["diff", "SRC", "nothing.pt"], "No such file"),
@@ -161,11 +161,11 @@ def test_inspect(src):
 def test_inspect_stats_and_json(tmp_path):
     values = torch.tensor([float("nan"), float("inf"), -2.0, 4.0])
     save(tmp_path / "a.pt", {"w": values, "c": torch.ones(2, dtype=torch.complex64), "e": torch.empty(0)})
-    found = json.loads(run("inspect", tmp_path / "a.pt", "--stats", "--json").stdout)
-    assert found["tensors"][0]["stats"] == {"min": -2.0, "max": 4.0, "mean": 1.0, "nan": 1, "inf": 1}
-    assert found["tensors"][1]["stats"]["min"] is None
-    assert found["tensors"][2]["stats"] == {"min": None, "max": None, "mean": None, "nan": 0, "inf": 0}
-    assert found["elements"] == 6
+    printed = json.loads(run("inspect", tmp_path / "a.pt", "--stats", "--json").stdout)
+    assert printed["tensors"][0]["stats"] == {"min": -2.0, "max": 4.0, "mean": 1.0, "nan": 1, "inf": 1}
+    assert printed["tensors"][1]["stats"]["min"] is None
+    assert printed["tensors"][2]["stats"] == {"min": None, "max": None, "mean": None, "nan": 0, "inf": 0}
+    assert printed["elements"] == 6
     assert "w [4] float32 16 B -2 4 1 1 1" in words(run("inspect", tmp_path / "a.pt", "--stats").stdout)
 
 
@@ -188,17 +188,24 @@ def test_diff_says_what_differs_and_exits_with_1(src, tmp_path):
         "6 differences.",
     ):
         assert part in text
-    found = json.loads(run("diff", src, tmp_path / "other.npz", "--json").stdout)
-    assert found["same"] is False
-    assert {one["kind"] for one in found["differences"]} == {"missing", "new", "value", "shape", "dtype", "tie"}
+    printed = json.loads(run("diff", src, tmp_path / "other.npz", "--json").stdout)
+    assert printed["same"] is False
+    assert {difference["kind"] for difference in printed["differences"]} == {
+        "missing",
+        "new",
+        "value",
+        "shape",
+        "dtype",
+        "tie",
+    }
 
 
 def test_diff_sees_bits_where_values_are_equal(tmp_path):
     save(tmp_path / "a.pt", {"w": torch.tensor([0.0, float("nan")])})
     save(tmp_path / "b.pt", {"w": torch.tensor([-0.0, float("nan")])})
-    found = json.loads(run("diff", tmp_path / "a.pt", tmp_path / "b.pt", "--json").stdout)
-    assert found["differences"][0]["largest"] == 0
-    assert found["differences"][0]["elements"] == 1
+    printed = json.loads(run("diff", tmp_path / "a.pt", tmp_path / "b.pt", "--json").stdout)
+    assert printed["differences"][0]["largest"] == 0
+    assert printed["differences"][0]["elements"] == 1
     assert run("diff", tmp_path / "a.pt", tmp_path / "a.pt").exit_code == 0
 
 
@@ -222,9 +229,9 @@ def test_verify(src, tmp_path):
 def test_a_certificate_that_was_changed_does_not_hold(src, tmp_path):
     certificate = tmp_path / "c.json"
     run("convert", src, tmp_path / "dst.pt", "--rules", tmp_path / "rules.toml", "--certificate", certificate)
-    found = json.loads(certificate.read_text())
-    assert {"rules", "proof", "source", "target"} <= set(found)
-    assert set(found["source"]["tensors"]["h.0.q"]) == {"shape", "dtype", "sha256"}
+    printed = json.loads(certificate.read_text())
+    assert {"rules", "proof", "source", "target"} <= set(printed)
+    assert set(printed["source"]["tensors"]["h.0.q"]) == {"shape", "dtype", "sha256"}
     for change, match in (
         (lambda c: c["rules"][0].update(sizes=[2, 4]), "do not prove"),
         (lambda c: c["rules"].pop(), "the ties of the plan are others"),

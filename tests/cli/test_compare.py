@@ -40,8 +40,10 @@ def run(*arguments, columns=120):
 
 def python(*arguments, cwd=None):
     """Another Python that finds this funcnet wherever it runs."""
-    found = {**os.environ, "PYTHONPATH": str(Path(funcnet.__file__).parents[1])}
-    return subprocess.run([sys.executable, *arguments], cwd=cwd, env=found, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "PYTHONPATH": str(Path(funcnet.__file__).parents[1])}
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
 
 
 def words(text):
@@ -88,9 +90,9 @@ def test_json_of_the_training_is_all_there_is_on_stdout():
     result = run(*QUICK, "--json")
     assert result.exit_code == 0
     assert result.stderr == ""
-    found = json.loads(result.stdout)
-    assert {"versions", "seed", "steps", "batch", "images", "training_step", "models", "identical"} <= set(found)
-    (model,) = found["models"]
+    printed = json.loads(result.stdout)
+    assert {"versions", "seed", "steps", "batch", "images", "training_step", "models", "identical"} <= set(printed)
+    (model,) = printed["models"]
     assert set(model) == {
         "name",
         "title",
@@ -108,8 +110,8 @@ def test_json_of_the_training_is_all_there_is_on_stdout():
     assert model["largest_difference"] == {"outputs": 0, "gradients": 0, "buffers": 0, "weights": 0}
     assert set(model["step_seconds"]) == {"stateful", "stateless", "ratio"}
     assert {"line", "batch", "speed_up", "largest_difference", "agrees"} <= set(model["per_sample"])
-    assert found["steps"] == 2
-    assert found["identical"] is True
+    assert printed["steps"] == 2
+    assert printed["identical"] is True
 
 
 def test_json_of_a_difference_fails_too(monkeypatch):
@@ -142,12 +144,12 @@ def test_what_cannot_be_measured_is_said():
 def test_json_of_a_module():
     result = run("compare", f"{ZOO}:bert", "--input", "input_ids=int64[2,8]<50", "--json", "--seed", "5")
     assert result.exit_code == 0
-    found = json.loads(result.stdout)
-    assert found["name"] == f"{ZOO}:bert"
-    assert found["inputs"] == ["input_ids=int64[2,8]<50"]
-    assert found["seed"] == 5
-    assert set(found["largest_difference"].values()) == {0.0}
-    assert {"parts", "notes", "programs", "forward_seconds", "step_seconds", "peak_bytes", "per_sample"} <= set(found)
+    printed = json.loads(result.stdout)
+    assert printed["name"] == f"{ZOO}:bert"
+    assert printed["inputs"] == ["input_ids=int64[2,8]<50"]
+    assert printed["seed"] == 5
+    assert set(printed["largest_difference"].values()) == {0.0}
+    assert {"parts", "notes", "programs", "forward_seconds", "step_seconds", "peak_bytes", "per_sample"} <= set(printed)
 
 
 def test_a_module_that_prints_does_not_spoil_the_json(tmp_path, monkeypatch):
@@ -280,9 +282,9 @@ def test_a_report_of_a_training_and_its_json(tmp_path):
     file = tmp_path / "out.html"
     result = run(*QUICK, "--report", str(file), "--json")
     assert result.exit_code == 0
-    found = json.loads(result.stdout)
-    assert found["comparison"]["models"][0]["name"] == "batchnorm"
-    assert found["studies"][0]["largest_difference"]["traced"]["gradients"] == 0
+    printed = json.loads(result.stdout)
+    assert printed["comparison"]["models"][0]["name"] == "batchnorm"
+    assert printed["studies"][0]["largest_difference"]["traced"]["gradients"] == 0
     assert "over 2 steps of training" in file.read_text(encoding="utf-8")
 
 

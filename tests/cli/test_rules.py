@@ -16,8 +16,8 @@ from tests.models.published import IDS, PUBLISHED
 
 def test_a_model_goes_to_the_plain_layout_and_back_by_commands_alone(tmp_path):
     pytest.importorskip("transformers")
-    one = next(one for one in PUBLISHED if one.name == "Llama, grouped, tied")
-    module = one.module()
+    published = next(published for published in PUBLISHED if published.name == "Llama, grouped, tied")
+    module = published.module()
     module.save_pretrained(tmp_path / "theirs")
     rules = tmp_path / "rules.toml"
     assert run("rules", tmp_path / "theirs", "--stacked", "-o", rules).exit_code == 0
@@ -30,9 +30,9 @@ def test_a_model_goes_to_the_plain_layout_and_back_by_commands_alone(tmp_path):
     back = tmp_path / "back.safetensors"
     assert run("convert", tmp_path / "plain.safetensors", back, "--rules", rules, "--inverse").exit_code == 0
     assert run("diff", tmp_path / "theirs", back).exit_code == 0
-    found = run("match", tmp_path / "theirs", tmp_path / "plain.safetensors", "--json")
-    assert found.exit_code == 1
-    assert json.loads(found.stdout)["missing"] == []
+    matched = run("match", tmp_path / "theirs", tmp_path / "plain.safetensors", "--json")
+    assert matched.exit_code == 1
+    assert json.loads(matched.stdout)["missing"] == []
 
 
 def test_rules_of_flax(tmp_path):
@@ -72,9 +72,11 @@ def test_match_with_a_net_or_a_module(tmp_path):
     for target in ("funcnet:Linear(3, 2)", "torch.nn:Linear(3, 2)"):
         done = run("match", tmp_path / "a.pt", target, "--json")
         assert done.exit_code == 0
-        found = json.loads(done.stdout)
-        assert found["certain"] is True
-        assert [rule for one in found["proposals"] for rule in one["rules"]] == [{"op": "prefix", "remove": "module."}]
+        printed = json.loads(done.stdout)
+        assert printed["certain"] is True
+        assert [rule for proposal in printed["proposals"] for rule in proposal["rules"]] == [
+            {"op": "prefix", "remove": "module."}
+        ]
     assert run("match", tmp_path / "a.pt", "torch.nn:Linear(3, 2)", "--part", "module").exit_code == 0
 
 

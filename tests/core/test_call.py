@@ -162,8 +162,19 @@ def test_a_selector_asks_for_rng_only_where_it_trains_what_draws():
 
 
 def test_a_selector_that_means_nothing_is_refused():
-    with pytest.raises(fn.TreeError, match=r"no net of Sequential is at '!bn'|is at 'bn'"):
-        NET.apply(*NET.init(0), X, train=["**", "!bn"])
+    with pytest.raises(fn.TreeError) as caught:
+        NET.apply(*NET.init(0), X, train=["**", "!bn", "heda"])
+    assert "'!bn' matches nothing. Near it: '**.bn'" in str(caught.value)
+    assert "'heda' matches nothing." in str(caught.value)
+
+
+@pytest.mark.parametrize("train", ["!**.bn", ["!0.bn", "!1.bn"], ("**", "!**.bn")], ids=repr)
+def test_negations_alone_take_out_of_everything(train):
+    net, (params, buffers) = NET, NET.init(0)
+    expected, buffers_after = net.apply(params, buffers, X, train=lambda path: not path.endswith("bn"), rng=0)
+    output, new = net.apply(params, buffers, X, train=train, rng=0)
+    assert_identical((output, new), (expected, buffers_after))
+    assert not torch.equal(output, net.apply(params, buffers, X)[0])
 
 
 def test_in_place_writes_to_an_input_are_refused():

@@ -6,6 +6,7 @@ import dis
 import importlib
 import pickle
 import pkgutil
+import re
 from types import FunctionType
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 import funcnet as fn
+from funcnet.core._facts import BodyFacts
 from funcnet.core.internals import ForeignNet, StockNet
 from tests.cases import LAYER_CASES
 
@@ -187,3 +189,76 @@ def test_nets_that_differ_in_what_is_frozen_are_equal():
     assert EDITED["frozen"] == NET
     assert hash(EDITED["frozen"]) == hash(NET)
     assert EDITED["tied"] != NET
+
+
+class Foreign(torch.nn.Module):
+    def forward(self, x):
+        return x
+
+
+def drawing(p, x):
+    return x + torch.rand_like(x)
+
+
+def make_examples():
+    from funcnet.models._layer_stack import LayerStack
+    from funcnet.models._llama import LlamaRMSNorm
+
+    layers = {
+        "Linear": [fn.Linear(2, 3), fn.LSTM(2, 3), fn.BatchNorm1d(2)],
+        "ReLU": [fn.ReLU(), fn.Identity()],
+        "MultiheadAttention": [fn.MultiheadAttention(4, 2), fn.TransformerEncoderLayer(4, 2)],
+        "calls a given function": [fn.TransformerEncoderLayer(4, 2, activation=lambda x: x)],
+    }
+    models = {"LlamaRMSNorm": [LlamaRMSNorm(3, 1e-6)], "LayerStack": [LayerStack(fn.Linear(2, 2), 3)]}
+    return (
+        layers
+        | models
+        | {
+            "Sequential": [fn.Sequential(fn.ReLU()), fn.ModuleList([fn.ReLU()]), fn.ModuleDict({"a": fn.ReLU()})],
+            "ParameterList": [fn.ParameterList([X]), fn.ParameterDict({"a": X})],
+            "Parametrized": [fn.parametrize.weight_norm(fn.Linear(2, 3)), fn.parametrize.weight_norm(Weighted(3))],
+            "Traced": [fn.trace(torch.nn.Linear(2, 3), torch.ones(1, 2))[0]],
+            "composed": [fn.compose()(lambda p, x: x), fn.compose()(drawing), Weighted(3)],
+            "Function": [fn.core.Function(F.relu), fn.core.Function(lambda x: x + torch.rand_like(x))],
+            "Wrapped": [fn.from_module(Foreign())[0]],
+        }
+    )
+
+
+class Weighted(fn.Net):
+    features: int
+
+    def parts(self):
+        return {"weight": fn.Param((self.features, 2), 1.0)}
+
+    @staticmethod
+    def forward(p, x):
+        return F.linear(x, p.weight)
+
+
+def test_the_table_of_bodies_is_true():
+    lines = [line.strip() for line in BodyFacts.__doc__.splitlines()]
+    rules = [index for index, line in enumerate(lines) if line.startswith("=====")]
+    starts = [match.start() for match in re.finditer("=+", lines[rules[0]])]
+    rows = [
+        [line[start:stop].strip() for start, stop in zip(starts, [*starts[1:], None], strict=True)]
+        for line in lines[rules[1] + 1 : rules[2]]
+    ]
+    examples = make_examples()
+    assert len(rows) == len(examples)
+    for row in rows:
+        (key,) = [key for key in examples if re.search(rf"\b{key}\b", row[0])]
+        for net in examples[key]:
+            facts = net._facts
+            answers = (
+                facts.is_trusted,
+                facts.draws_from_view_only,
+                facts.ignores_view,
+                facts.reads_trees,
+                facts.one_piece,
+                facts.slots is not None,
+            )
+            for cell, answer in zip(row[1:], answers, strict=True):
+                if cell not in ("code", "as base"):
+                    assert answer == (cell == "yes"), (row, net)

@@ -51,8 +51,8 @@ class Published:
         """The model from a folder, and what was missing in it or too much."""
         import transformers
 
-        module, found = getattr(transformers, self.model).from_pretrained(folder, output_loading_info=True)
-        return module.eval(), {key: value for key, value in found.items() if value}
+        module, loading_info = getattr(transformers, self.model).from_pretrained(folder, output_loading_info=True)
+        return module.eval(), {key: value for key, value in loading_info.items() if value}
 
 
 PUBLISHED = [

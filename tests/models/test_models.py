@@ -51,13 +51,13 @@ def test_stacked_layers_are_the_layers_with_the_same_draws(make, fused_qkv):
     net, stacked = make(fused_qkv=fused_qkv), make(fused_qkv=fused_qkv, stacked=True)
     params, _ = net.init(0)
     layers = [fn.tree.flatten(params["layers"][str(number)]) for number in range(2)]
-    whole = {path: torch.stack([layer[path] for layer in layers]) for path in layers[0]}
-    other = {**params, "layers": fn.tree.unflatten(whole)}
-    assert_identical(stacked(other, IDS, PADDED), net(params, IDS, PADDED))
+    stacked_layers = {path: torch.stack([layer[path] for layer in layers]) for path in layers[0]}
+    stacked_params = {**params, "layers": fn.tree.unflatten(stacked_layers)}
+    assert_identical(stacked(stacked_params, IDS, PADDED), net(params, IDS, PADDED))
     key = fn.random.key(5)
     train = {"train": True, "rng": key}
-    assert_identical(stacked.apply(other, {}, IDS, **train)[0], net.apply(params, {}, IDS, **train)[0])
-    assert {entry.path for entry in stacked.entries()} == set(fn.tree.flatten(other))
+    assert_identical(stacked.apply(stacked_params, {}, IDS, **train)[0], net.apply(params, {}, IDS, **train)[0])
+    assert {entry.path for entry in stacked.entries()} == set(fn.tree.flatten(stacked_params))
 
 
 @NET
@@ -70,13 +70,16 @@ def test_module_and_back(make, fused_qkv, stacked):
     assert list(module.state_dict()) == list(fn.to_state_dict(net, params, {}))
     torch.manual_seed(3)
     assert_identical(module.train()(IDS), net.apply(params, {}, IDS, train=True, rng=3)[0])
-    again, trees, _ = fn.from_module(module)
-    assert again == net
-    assert_identical(trees, params)
+    returned_net, returned_params, _ = fn.from_module(module)
+    assert returned_net == net
+    assert_identical(returned_params, params)
 
 
 @NET
-@FORM
+@pytest.mark.parametrize(
+    ("fused_qkv", "stacked"),
+    [pytest.param(*form, marks=[pytest.mark.slow] if form[0] == form[1] else []) for form in FORMS],
+)
 def test_transforms(make, fused_qkv, stacked):
     net = make(fused_qkv=fused_qkv, stacked=stacked)
     params, _ = net.init(0)
@@ -88,17 +91,17 @@ def test_transforms(make, fused_qkv, stacked):
     torch.compiler.reset()  # or it gives up on code that it has seen with many nets
     compiled = torch.compile(train, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(params, IDS), train(params, IDS))
-    each = torch.vmap(lambda ids, mask: net(params, ids[None], mask[None])[0])(IDS, PADDED)
-    torch.testing.assert_close(each, net(params, IDS, PADDED))
+    outputs = torch.vmap(lambda ids, mask: net(params, ids[None], mask[None])[0])(IDS, PADDED)
+    torch.testing.assert_close(outputs, net(params, IDS, PADDED))
 
     def loss(params, ids):
         return net(params, ids[None]).square().mean()
 
     per_sample = torch.vmap(torch.func.grad(loss), (None, 0))(params, IDS)
     alone = torch.func.grad(loss)(params, IDS[1])
-    found, wanted = (fn.tree.flatten(tree) for tree in (per_sample, alone))
-    for path in wanted:
-        torch.testing.assert_close(found[path][1], wanted[path], msg=path)
+    actual, expected = (fn.tree.flatten(tree) for tree in (per_sample, alone))
+    for path in expected:
+        torch.testing.assert_close(actual[path][1], expected[path], msg=path)
     ensemble = torch.vmap(lambda seed: net.init(fn.random.fold_in(key, seed))[0])(torch.arange(2))
     assert torch.vmap(net, (0, None))(ensemble, IDS).shape[0] == 2
 
@@ -116,7 +119,7 @@ def test_a_config_may_be_an_object_a_dict_or_a_file(tmp_path):
     transformers = pytest.importorskip("transformers")
     config = transformers.LlamaConfig(vocab_size=60, hidden_size=16, num_hidden_layers=2, num_attention_heads=4)
     config.save_pretrained(tmp_path)
-    nets = [fn.models.from_config(given) for given in (config, config.to_dict(), tmp_path, tmp_path / "config.json")]
+    nets = [fn.models.from_config(source) for source in (config, config.to_dict(), tmp_path, tmp_path / "config.json")]
     assert len(set(nets)) == 1
     assert fn.models.from_config(config, architecture="LlamaModel").head is False
 

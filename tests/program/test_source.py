@@ -17,7 +17,7 @@ import funcnet as fn
 from funcnet.compare._models import PAIRS
 from tests.helpers import assert_identical, buffers_of, clone, global_generator_untouched, parametrize, total
 from tests.program.models import CASES, Deep, ResNet
-from tests.program.test_trace import MODELS
+from tests.program.traced_models import MODELS
 
 GOLDEN = Path(__file__).parent / "golden_files"
 DIGITS = (torch.linspace(-1, 1, 3 * 64).view(3, 1, 8, 8),)

@@ -9,7 +9,7 @@ import torch
 from torch.utils._pytree import tree_map_only
 
 import funcnet as fn
-from tests.adapters.architectures import ARCHITECTURES
+from tests.adapters.architectures import sweep
 from tests.helpers import assert_identical, buffers_of
 from tests.program.test_source import forward_of
 from tests.program.test_stateful import made
@@ -19,9 +19,8 @@ transformers = pytest.importorskip("transformers")
 REFUSED = {("Bloom", False), ("Bloom", True), ("Wav2Vec2", True), ("Hubert", True)}  # as trace refuses them
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
-@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda one: one.name)
+@pytest.mark.parametrize("architecture", sweep("GPT2", "T5", "ResNet", "Bloom"))
 def test_the_source_of_an_architecture_has_its_bits(architecture, train):
     module = architecture.module()
     given = {**architecture.inputs, **architecture.call}
@@ -43,20 +42,19 @@ def test_the_source_of_an_architecture_has_its_bits(architecture, train):
     assert_identical(new, buffers_of(module))
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("layers", [4, pytest.param(12, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("style", ["stateless", "stateful"])
-def test_gpt2_with_twelve_layers_is_as_long_as_with_three(style):
+def test_gpt2_with_more_layers_is_as_long_as_with_three(style, layers):
     lengths = []
-    for layers in (3, 12):
-        config = transformers.GPT2Config(vocab_size=60, n_embd=24, n_layer=layers, n_head=2, n_positions=32)
+    for n_layer in (3, layers):
+        config = transformers.GPT2Config(vocab_size=60, n_embd=24, n_layer=n_layer, n_head=2, n_positions=32)
         module = transformers.GPT2LMHeadModel(config)
         text = fn.source(module, torch.arange(12).view(2, 6), train=True, use_cache=False, style=style)
         lengths.append(len(text.splitlines()))
     assert lengths[0] == lengths[1] < 250
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda one: one.name)
+@pytest.mark.parametrize("architecture", sweep("GPT2", "ResNet", "Bloom"))
 def test_the_class_of_an_architecture_has_its_keys_and_bits(architecture):
     module = architecture.module()
     given = {**architecture.inputs, **architecture.call}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -65,6 +65,11 @@ CASES: dict[str, tuple[Callable[..., Any], dict[str, Any], dict[str, Any]]] = {
 }
 
 
+def sweep(names: Iterable[str], *in_every_run: str) -> list[Any]:
+    """Names of cases as parameters of a test: the usual run has those named, the sweep has the others."""
+    return [pytest.param(name, marks=[] if name in in_every_run else [pytest.mark.slow]) for name in names]
+
+
 def of_size(inputs: dict[str, Any], size: int) -> dict[str, Any]:
     """The inputs for another batch."""
     return {
@@ -73,8 +78,7 @@ def of_size(inputs: dict[str, Any], size: int) -> dict[str, Any]:
     }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", sweep(CASES, "gpt2-sdpa", "resnet"))
 @pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
 def test_a_transformers_model_is_traced_exactly(name, train):
     make, options, inputs = CASES[name]
@@ -119,8 +123,9 @@ def test_a_transformers_model_is_traced_exactly(name, train):
     assert type(back) is type(module) and list(back.state_dict()) == list(module.state_dict())
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["gpt2-eager", "bert-sdpa", "vit-eager", "llama-sdpa", "t5-encoder"])
+@pytest.mark.parametrize(
+    "name", sweep(["gpt2-eager", "bert-sdpa", "vit-eager", "llama-sdpa", "t5-encoder"], "gpt2-eager")
+)
 def test_per_sample_gradients_of_a_transformers_model(name):
     make, options, inputs = CASES[name]
     torch.manual_seed(0)
@@ -140,7 +145,6 @@ def test_per_sample_gradients_of_a_transformers_model(name):
         torch.testing.assert_close(mine, one, atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.slow
 def test_a_model_that_takes_other_kernels_when_compiled_is_refused():
     torch.manual_seed(0)
     with pytest.raises(fn.ConversionError, match=r"does not do what the module does:\n  \['gradients'\]"):

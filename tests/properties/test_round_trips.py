@@ -33,7 +33,7 @@ PLANS = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=4), max_leav
 def build(make, plan):
     """The same plan with torch.nn or with funcnet."""
     if isinstance(plan, list):
-        return make.Sequential(*(build(make, each) for each in plan))
+        return make.Sequential(*(build(make, layer) for layer in plan))
     name, args, kwargs = plan
     return getattr(make, name)(*args, **kwargs)
 
@@ -51,12 +51,12 @@ def test_random_nets_equal_their_modules_both_ways(plan, seed, train, shares):
     state = dict(module.state_dict())
     assert_identical(fn.to_state_dict(net, params, buffers), state)
     assert_identical(fn.from_state_dict(net, state), (params, buffers))
-    again = fn.to_module(net, params, buffers).train(train)
-    assert repr(net) == repr(module) == repr(again)
-    assert_identical(dict(again.state_dict()), state)
+    returned = fn.to_module(net, params, buffers).train(train)
+    assert repr(net) == repr(module) == repr(returned)
+    assert_identical(dict(returned.state_dict()), state)
     x = torch.linspace(-1, 1, 5 * WIDTH).view(5, WIDTH)
     y, new = net.apply(params, buffers, x, train=train, rng=seed)
     torch.manual_seed(seed)
     assert_identical(y, module(x))
     assert_identical(new, buffers_of(module))
-    assert fn.from_module(again)[0].tie({}) == net
+    assert fn.from_module(returned)[0].tie({}) == net

@@ -71,10 +71,23 @@ def test_combine_names_what_is_there_twice_or_not_at_all():
 
 
 def test_a_pattern_that_means_nothing_is_a_mistake():
-    with pytest.raises(fn.TreeError, match=r"'haed' means no leaf of the tree\. Its paths are body, head"):
+    with pytest.raises(fn.TreeError, match=r"'haed' matches nothing\. Near it: 'head'\."):
         fn.tree.partition({"body": 1, "head": 2}, "haed")
-    with pytest.raises(fn.TreeError, match="means no leaf"):
+    with pytest.raises(fn.TreeError, match="does not fit the tree"):
         fn.tree.replace({"body": 1}, "head", 3)
+
+
+def test_negations_alone_take_out_of_everything():
+    tree = {"fc": {"weight": 1, "bias": 2}, "bn": {"weight": 3}}
+    for selector in ("!bn", ["!bn"], ["fc", "!bn"], ["**", "!bn"]):
+        trainable, frozen = fn.tree.partition(tree, selector)
+        assert (fn.tree.paths(trainable), fn.tree.paths(frozen)) == (["fc.weight", "fc.bias"], ["bn.weight"])
+    assert fn.tree.paths(fn.tree.partition(tree, [])[0]) == []
+    assert fn.tree.replace(tree, ["!bn", "!**.bias"], 0) == {"fc": {"weight": 0, "bias": 2}, "bn": {"weight": 3}}
+    assert fn.Sequential({"fc": fn.Linear(1, 1), "bn": fn.BatchNorm1d(1)}).freeze("!bn").frozen == (
+        "fc.weight",
+        "fc.bias",
+    )
 
 
 def test_replace_leaves_the_given_tree_alone_and_shares_the_rest():

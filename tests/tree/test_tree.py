@@ -92,7 +92,9 @@ PATHS = ["", "embed", "blocks", "blocks.0", "blocks.0.bn", "blocks.1", "blocks.1
         ("**.bn", ["blocks.0.bn", "blocks.1.bn"]),
         ("**.blocks.0", ["blocks.0", "blocks.0.bn"]),
         (["blocks", "!**.bn"], ["blocks", "blocks.0", "blocks.1", "blocks.10.fc"]),
-        (["!**.bn", "blocks"], ["blocks", "blocks.0", "blocks.0.bn", "blocks.1", "blocks.1.bn", "blocks.10.fc"]),
+        ("!blocks", [path for path in PATHS if not path.startswith("blocks")]),
+        (["!blocks.*.bn", "!head*"], ["", "embed", "blocks", "blocks.0", "blocks.1", "blocks.10.fc"]),
+        (["!"], []),
         (lambda path: path.endswith("c"), ["blocks.10.fc"]),
         ([], []),
     ],
@@ -101,6 +103,14 @@ PATHS = ["", "embed", "blocks", "blocks.0", "blocks.0.bn", "blocks.1", "blocks.1
 def test_selectors(selector, meant):
     test = fn.tree.select(selector)
     assert [path for path in PATHS if test(path)] == meant
+
+
+def test_a_selector_that_can_be_read_in_two_ways_is_refused():
+    with pytest.raises(fn.TreeError) as caught:
+        fn.tree.select(["!**.bn", "blocks"])
+    for reading in (["blocks", "!**.bn"], ["**", "!**.bn", "blocks"]):
+        assert repr(reading) in str(caught.value)
+        fn.tree.select(reading)
 
 
 @pytest.mark.parametrize("wrong", [None, 3, [1], {"a": True}], ids=repr)

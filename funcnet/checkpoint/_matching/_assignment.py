@@ -31,14 +31,14 @@ def choose_candidates(sources: Sequence[Family], targets: Sequence[Family]) -> l
     scores = {candidate: candidate.score + 0.15 * _position_closeness(candidate, positions) for candidate in candidates}
     ranking = _Ranking(scores)
     for candidate in forced:
-        ranking.learn(candidate)
+        ranking.learn_modules(candidate)
     # Matrices come before vectors: the shapes of vectors tell less, but they lie beside the matrices.
     for is_vector in (False, True):
         of_rank = [candidate for candidate in candidates if (len(candidate.sources[0].shape) < 2) == is_vector]
         for candidate in ranking.iter_best(of_rank):
             if used.isdisjoint(candidate.families):
                 used |= {*candidate.families}
-                ranking.learn(candidate)
+                ranking.learn_modules(candidate)
                 choices.append(Choice(candidate, ""))
     choices.sort(key=lambda choice: choice.candidate.sources[0].position)
     chosen = [choice.candidate for choice in choices]
@@ -63,28 +63,29 @@ class _Ranking:
             self._to_module.setdefault(candidate.target_module, []).append(candidate)
         self._heap: list[tuple[float, int, Candidate]] = []
 
-    def learn(self, candidate: Candidate) -> None:
+    def learn_modules(self, candidate: Candidate) -> None:
         """Note which module became which, and rank all candidates of both modules again."""
         self._target_of.setdefault(candidate.source_module, candidate.target_module)
         self._source_of.setdefault(candidate.target_module, candidate.source_module)
         if self._heap:
             neighbours = (*self._from_module[candidate.source_module], *self._to_module[candidate.target_module])
             for neighbour in neighbours:
-                heapq.heappush(self._heap, self._rank(neighbour))
+                heapq.heappush(self._heap, self._heap_entry(neighbour))
 
     def iter_best(self, candidates: Iterable[Candidate]) -> Iterator[Candidate]:
         """The candidates, the likeliest first, by what is known when each is asked for."""
-        self._heap = [self._rank(candidate) for candidate in candidates]
+        self._heap = [self._heap_entry(candidate) for candidate in candidates]
         remaining = {candidate for _, _, candidate in self._heap}
         heapq.heapify(self._heap)
         while self._heap:
             entry = heapq.heappop(self._heap)
             candidate = entry[2]
-            if candidate in remaining and entry == self._rank(candidate):  # a rank may be older than what is known
+            is_current = entry == self._heap_entry(candidate)  # a module may have become known since it was pushed
+            if candidate in remaining and is_current:
                 remaining.discard(candidate)
                 yield candidate
 
-    def _rank(self, candidate: Candidate) -> tuple[float, int, Candidate]:
+    def _heap_entry(self, candidate: Candidate) -> tuple[float, int, Candidate]:
         return -self._scores[candidate] - 0.4 * self._module_agreement(candidate), self._order[candidate], candidate
 
     def _module_agreement(self, candidate: Candidate) -> int:

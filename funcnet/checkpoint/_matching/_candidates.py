@@ -76,7 +76,7 @@ class Candidate:
         )
         return sum(name_similarity(*pair) for pair in pairs) / len(pairs) + 0.02 * is_rename
 
-    def describe(self) -> str:
+    def describe_change(self) -> str:
         """What happens to the tensors, in words."""
         words = ["unstacked"] * (self.unstack_hole is not None) + ["turned"] * (self.permutation is not None)
         words += ["fused"] * (len(self.sources) > 1) + ["split"] * (len(self.targets) > 1)

@@ -136,14 +136,14 @@ def match(
     (Prefix(add='', remove='module.', optional=False), Rename(source='b', target='c', optional=False))
     """
     source_layout, target_layout = read_layout(source), read_layout(target)
-    proposed = _propose(source_layout, target_layout, numbered=True)
+    proposed = _propose_rules(source_layout, target_layout, numbered=True)
     if _gives_target(proposed, source_layout, target_layout):
         return proposed
     # The pattern of one rule may match a tensor that another rule made, or one that already has its name.
-    return _propose(source_layout, target_layout, numbered=False)
+    return _propose_rules(source_layout, target_layout, numbered=False)
 
 
-def _propose(source: Layout, target: Layout, numbered: bool) -> Match:
+def _propose_rules(source: Layout, target: Layout, numbered: bool) -> Match:
     proposals: list[Proposal] = []
     prefix = _find_prefix(source, target)
     if prefix is not None:
@@ -224,13 +224,13 @@ def _untie_proposal(alias: str, owner: str) -> Proposal:
 
 def _choice_proposal(choice: Choice) -> Proposal:
     candidate = choice.candidate
-    sources, targets = _patterns(candidate.sources), _patterns(candidate.targets)
+    sources, targets = _family_patterns(candidate.sources), _family_patterns(candidate.targets)
     same_name = all(source == target for source, target in zip(sources, targets, strict=False))
-    guess = "by its name" if same_name else f"{candidate.describe()}, by names, shapes and order"
+    guess = "by its name" if same_name else f"{candidate.describe_change()}, by names, shapes and order"
     return Proposal(tuple(candidate.make_rules()), bool(choice.reason), choice.reason or guess, sources, targets)
 
 
-def _patterns(families: Sequence[Family]) -> tuple[str, ...]:
+def _family_patterns(families: Sequence[Family]) -> tuple[str, ...]:
     return tuple(family.pattern for family in families)
 
 

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 import funcnet as fn
-from funcnet._torch import graphs_allowed, keep_size_free
+from funcnet._torch import allow_graphs, keep_size_free
 from funcnet._typing import Tree
 from funcnet.compare._lab._forms import COMPILED, NATIVE, StepResult
 from funcnet.compare._lab._pure_forms import NetForm
 from funcnet.compare._lab._reasons import SkippedError
 from funcnet.compare._lab._subject import Batch, Subject
-from funcnet.compare._lab._turns import TimedCall
+from funcnet.compare._lab._turns import PreparedCall
 
 Result = TypeVar("Result")
 
@@ -50,7 +50,7 @@ class CompileAllowance:
             return call
         start = time.perf_counter()
         try:
-            with graphs_allowed():
+            with allow_graphs():
                 call()
         finally:
             self._last_seconds = time.perf_counter() - start
@@ -73,7 +73,7 @@ class CompiledForm(NetForm):
     ) -> tuple[Any, Tree]:
         return self._compiled(params, buffers, batch, train, rng)
 
-    def forward(self, batch: Batch) -> TimedCall:
+    def forward(self, batch: Batch) -> PreparedCall:
         self._mark_batch_dynamic(batch)
         return self.allowance.make_first_call(super().forward(batch))
 

@@ -15,7 +15,7 @@ from funcnet.compare._lab._forms import Form
 from funcnet.compare._lab._reasons import describe_reason
 from funcnet.compare._lab._records import Curve, Spread
 from funcnet.compare._lab._subject import Subject
-from funcnet.compare._lab._turns import CallMaker, TimedCall, measure_curve, measure_in_turns
+from funcnet.compare._lab._turns import CallMaker, PreparedCall, measure_curve, measure_in_turns
 from funcnet.compare._measure import LiveBytes
 from funcnet.compare._results import NotPossible
 
@@ -26,7 +26,7 @@ Action = Literal["forward", "step"]
 
 
 def _call_makers(makers: FormMakers, subject: Subject, size: int, action: Action) -> dict[str, CallMaker]:
-    def make_call(name: str) -> TimedCall:
+    def make_call(name: str) -> PreparedCall:
         form, batch = makers[name](), subject.batch(size)
         return form.forward(batch) if action == "forward" else form.step(batch)
 

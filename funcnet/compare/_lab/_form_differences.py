@@ -69,7 +69,7 @@ def _run_both_modes(form: Form, subject: Subject) -> _Results:
     with torch.no_grad():
         output = _call_with_seed(subject.seed, form.forward(batch))
     # An isolated form starts with the buffers of the subject, whatever the forward wrote.
-    step = form.isolated().step(subject.batch(subject.middle_size))
+    step = form.isolated_copy().step(subject.batch(subject.middle_size))
     return _Results(_clone_tensors(output), _call_with_seed(subject.seed, step))
 
 

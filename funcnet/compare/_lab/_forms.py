@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -15,7 +15,7 @@ from funcnet._tensors import is_inexact, iter_tensors
 from funcnet._torch import pytree
 from funcnet._typing import Flat, Tree
 from funcnet.compare._lab._subject import Batch, BatchTree, Subject
-from funcnet.compare._lab._turns import TimedCall
+from funcnet.compare._lab._turns import PreparedCall
 
 FORM_NAMES = ("nn.Module", "functional_call", "native", "traced", "compiled")
 MODULE, CALL, NATIVE, TRACED, COMPILED = FORM_NAMES
@@ -54,11 +54,11 @@ class Form(ABC):
     product_title: str
 
     @abstractmethod
-    def isolated(self) -> Form:
+    def isolated_copy(self) -> Form:
         """A copy for one trial: changes to it, and to its model, are not seen by other trials."""
 
     @abstractmethod
-    def forward(self, batch: Batch) -> TimedCall:
+    def forward(self, batch: Batch) -> PreparedCall:
         """Prepare a forward in eval mode."""
 
     @abstractmethod
@@ -70,11 +70,11 @@ class Form(ABC):
         """The output in eval mode as a function of the params, which is what transforms are applied to."""
 
     @abstractmethod
-    def sample_gradients(self, batch: Batch) -> TimedCall:
+    def sample_gradients(self, batch: Batch) -> PreparedCall:
         """Prepare the gradients of every sample of a batch in eval mode, in the best way that the form has."""
 
     @abstractmethod
-    def ensemble_outputs(self, batch: Batch, count: int) -> TimedCall:
+    def ensemble_outputs(self, batch: Batch, count: int) -> PreparedCall:
         """Prepare the outputs of ``count`` models in eval mode, in the best way that the form has."""
 
     def same_draws_form(self) -> Form | None:
@@ -117,7 +117,7 @@ class Form(ABC):
         """The Hessian of the loss in eval mode, times the weights, for each weight."""
 
     @abstractmethod
-    def compile_forward(self, batch: Batch) -> TimedCall:
+    def compile_forward(self, batch: Batch) -> PreparedCall:
         """Prepare a forward in eval mode that is compiled into a single graph without generating code."""
 
     @abstractmethod
@@ -125,7 +125,7 @@ class Form(ABC):
         """The tensors that a user saves, by path."""
 
     @abstractmethod
-    def forward_from_state(self, state: Flat, batch: Batch) -> TimedCall:
+    def forward_from_state(self, state: Flat, batch: Batch) -> PreparedCall:
         """Prepare a forward in eval mode with the tensors of a saved state, in a form that had other weights."""
 
     def pickle_model(self) -> bytes:
@@ -151,7 +151,7 @@ class Form(ABC):
         """
 
     @abstractmethod
-    def call_with_weights(self, weights: Flat, batch: Batch) -> TimedCall:
+    def call_with_weights(self, weights: Flat, batch: Batch) -> PreparedCall:
         """Prepare a forward in eval mode with these weights, by the one model that all such calls share."""
 
     @abstractmethod
@@ -159,13 +159,8 @@ class Form(ABC):
         """The gradients of a step in which the weights with these paths are frozen."""
 
     @abstractmethod
-    def call_in_training(self, batch: Batch) -> tuple[Flat, TimedCall]:
+    def call_in_training(self, batch: Batch) -> tuple[Flat, PreparedCall]:
         """The buffers that a call in training mode receives or holds, and the call."""
-
-
-def iter_leaf_modules(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The modules without submodules, with their paths."""
-    return ((path, part) for path, part in module.named_modules() if not any(True for _ in part.children()))
 
 
 def stack_weights(params: Tree, count: int) -> Tree:

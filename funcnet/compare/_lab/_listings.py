@@ -8,6 +8,7 @@ from torch import Tensor
 
 import funcnet as fn
 from funcnet.compare._errors import summarize_error
+from funcnet.compare._input_specs import dtype_name
 from funcnet.compare._lab._records import Listing, TensorEntry
 from funcnet.compare._lab._subject import Subject
 from funcnet.compare._results import NotPossible
@@ -51,7 +52,7 @@ def list_tensors(subject: Subject) -> tuple[TensorEntry, ...]:
         path: str, kind: Literal["param", "buffer", "unsaved", "tie"], tensor: Tensor, size: int
     ) -> TensorEntry:
         owner = classes.get(path.rpartition(".")[0], "")
-        return TensorEntry(path, kind, owner, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), size)
+        return TensorEntry(path, kind, owner, tuple(tensor.shape), dtype_name(tensor.dtype), size)
 
     entries = [make_entry(path, "param", tensor, tensor.nbytes) for path, tensor in params.items()]
     for path, tensor in buffers.items():

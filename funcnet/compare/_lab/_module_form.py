@@ -11,10 +11,10 @@ from torch import Tensor, nn
 import funcnet as fn
 from funcnet._tensors import is_inexact
 from funcnet._typing import Flat, Tree
-from funcnet.compare._lab._forms import MODULE, Form, StepResult, iter_leaf_modules, stack_weights
+from funcnet.compare._lab._forms import MODULE, Form, StepResult, stack_weights
 from funcnet.compare._lab._reasons import FailedError
 from funcnet.compare._lab._subject import Batch, Subject
-from funcnet.compare._lab._turns import TimedCall
+from funcnet.compare._lab._turns import PreparedCall
 
 
 class ModuleForm(Form):
@@ -33,10 +33,10 @@ class ModuleForm(Form):
             weight.requires_grad_(is_inexact(weight))
         self.params = dict(self.model.named_parameters())
 
-    def isolated(self) -> ModuleForm:
+    def isolated_copy(self) -> ModuleForm:
         return ModuleForm(self.subject)
 
-    def forward(self, batch: Batch) -> TimedCall:
+    def forward(self, batch: Batch) -> PreparedCall:
         module = self.model.eval()
         return lambda: batch.call(module)
 
@@ -95,14 +95,14 @@ class ModuleForm(Form):
     def _trainable_weights(self) -> list[Tensor]:
         return [weight for weight in self.model.parameters() if weight.requires_grad]
 
-    def compile_forward(self, batch: Batch) -> TimedCall:
+    def compile_forward(self, batch: Batch) -> PreparedCall:
         compiled = torch.compile(self.model.eval(), fullgraph=True, backend="aot_eager")
         return lambda: batch.call(compiled)
 
     def saved_state(self) -> Mapping[str, object]:
         return self.model.state_dict()
 
-    def forward_from_state(self, state: Flat, batch: Batch) -> TimedCall:
+    def forward_from_state(self, state: Flat, batch: Batch) -> PreparedCall:
         module = copy.deepcopy(self.model)
         with torch.no_grad():
             for tensor in module.state_dict().values():
@@ -112,14 +112,14 @@ class ModuleForm(Form):
         return lambda: batch.call(module)
 
     def count_hook_calls(self, batch: Batch) -> int:
-        return count_hook_calls(self.model, lambda: batch.call(self.model.eval()))
+        return count_fired_hooks(self.model, lambda: batch.call(self.model.eval()))
 
     def backward_in_ddp(self, batch: Batch, wrap: Callable[[nn.Module | fn.Net], nn.Module]) -> None:
         parallel = wrap(self.model.train())  # reduces gradients for as long as it exists
         output = batch.call(parallel)
         self.subject.loss(output, batch.labels).backward()
 
-    def call_with_weights(self, weights: Flat, batch: Batch) -> TimedCall:
+    def call_with_weights(self, weights: Flat, batch: Batch) -> PreparedCall:
         module = self.model.eval()
 
         def call() -> object:
@@ -133,19 +133,21 @@ class ModuleForm(Form):
             weight.requires_grad_(name not in frozen)
         return self.step(batch)().gradients
 
-    def call_in_training(self, batch: Batch) -> tuple[Flat, TimedCall]:
+    def call_in_training(self, batch: Batch) -> tuple[Flat, PreparedCall]:
         return dict(self.model.named_buffers()), self.step(batch)
 
 
-def count_hook_calls(module: nn.Module, call: Callable[[], object]) -> int:
+def count_fired_hooks(module: nn.Module, call: Callable[[], object]) -> int:
     """Register a forward hook on every leaf of a module, and count those that fire in a call.
 
     Raises:
         FailedError: if none fires.
     """
     fired: list[str] = []
-    for path, part in iter_leaf_modules(module):
-        part.register_forward_hook(lambda *_, path=path: fired.append(path))
+    for path, part in module.named_modules():
+        is_leaf = not any(True for _ in part.children())
+        if is_leaf:
+            part.register_forward_hook(lambda *_, path=path: fired.append(path))
     with torch.no_grad():
         call()
     if not fired:

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 import funcnet as fn
+from funcnet._format import format_count
 from funcnet._tensors import is_inexact
 from funcnet._typing import Flat, Tree
 from funcnet.compare._lab._forms import CALL, TRACED, Form, StepResult
-from funcnet.compare._lab._module_form import count_hook_calls
+from funcnet.compare._lab._module_form import count_fired_hooks
 from funcnet.compare._lab._reasons import FailedError, first_line
 from funcnet.compare._lab._subject import Batch, Subject
-from funcnet.compare._lab._turns import TimedCall
+from funcnet.compare._lab._turns import PreparedCall
 from funcnet.compare._sides import as_trainable
 from funcnet.tree import flatten, unflatten
 
@@ -43,10 +44,10 @@ class PureForm(Form):
     ) -> tuple[Any, Tree]:
         """Call the model; returns the output and the new buffers."""
 
-    def isolated(self) -> PureForm:
+    def isolated_copy(self) -> PureForm:
         return copy.copy(self)
 
-    def forward(self, batch: Batch) -> TimedCall:
+    def forward(self, batch: Batch) -> PreparedCall:
         return lambda: self.apply(self.params, self.buffers, batch)[0]
 
     def step(self, batch: Batch) -> Callable[[], StepResult]:
@@ -67,10 +68,10 @@ class PureForm(Form):
     def output(self, params: Tree, batch: Batch) -> object:
         return self.apply(params, self.buffers, batch)[0]
 
-    def sample_gradients(self, batch: Batch) -> TimedCall:
+    def sample_gradients(self, batch: Batch) -> PreparedCall:
         return self.vmap_sample_gradients(batch)
 
-    def ensemble_outputs(self, batch: Batch, count: int) -> TimedCall:
+    def ensemble_outputs(self, batch: Batch, count: int) -> PreparedCall:
         return self.vmap_ensemble_outputs(batch, count)
 
     def hessian_vector_product(self, batch: Batch) -> list[Tensor]:
@@ -79,7 +80,7 @@ class PureForm(Form):
         products = torch.func.jvp(gradient, (params,), (params,))[1]
         return [leaf for leaf in flatten(products).values() if leaf.is_floating_point()]
 
-    def compile_forward(self, batch: Batch) -> TimedCall:
+    def compile_forward(self, batch: Batch) -> PreparedCall:
         def function(params: Tree, *args: Tensor, **kwargs: Tensor) -> object:
             return self.output(params, batch._replace(args=args, kwargs=kwargs))
 
@@ -89,17 +90,17 @@ class PureForm(Form):
     def saved_state(self) -> Mapping[str, object]:
         return {**flatten(self.params), **flatten(self.buffers)}
 
-    def forward_from_state(self, state: Flat, batch: Batch) -> TimedCall:
+    def forward_from_state(self, state: Flat, batch: Batch) -> PreparedCall:
         params = self._as_params(state)
         buffers = self._as_tree({name: state[name] for name in flatten(self.buffers)})
         return lambda: self.apply(params, buffers, batch)[0]
 
-    def call_with_weights(self, weights: Flat, batch: Batch) -> TimedCall:
+    def call_with_weights(self, weights: Flat, batch: Batch) -> PreparedCall:
         params = self._as_params(weights)
         return lambda: self.output(params, batch)
 
     def _as_params(self, weights: Flat) -> Tree:
-        """Some weights as the params of this form, which know ties, and which of them require a gradient."""
+        """These weights as the params of this form: with its ties, and its leaves that require gradients."""
         leaves = flatten(self.params)
         return self._as_tree({name: weights[name].requires_grad_(leaf.requires_grad) for name, leaf in leaves.items()})
 
@@ -120,7 +121,7 @@ class FunctionalCallForm(PureForm):
         self.model = copy.deepcopy(subject.module)
         self.params, self.buffers = flatten(self.params), flatten(self.buffers)
 
-    def isolated(self) -> FunctionalCallForm:
+    def isolated_copy(self) -> FunctionalCallForm:
         form = copy.copy(self)
         form.model = copy.deepcopy(self.model)  # its calls set the mode of the module
         return form
@@ -150,10 +151,10 @@ class FunctionalCallForm(PureForm):
         return list(self.model.parameters())
 
     def count_hook_calls(self, batch: Batch) -> int:
-        return count_hook_calls(self.model, self.forward(batch))
+        return count_fired_hooks(self.model, self.forward(batch))
 
     def backward_in_ddp(self, batch: Batch, wrap: Callable[[nn.Module | fn.Net], nn.Module]) -> None:
-        parallel = wrap(self.model.train())
+        parallel = wrap(self.model.train())  # reduces gradients for as long as it exists
         tensors = {f"module.{name}": leaf for name, leaf in {**self.params, **self._clone_buffers()}.items()}
         output = functional_call(parallel, tensors, batch.args, dict(batch.kwargs))
         weights = [leaf for leaf in self.params.values() if leaf.requires_grad]
@@ -163,7 +164,7 @@ class FunctionalCallForm(PureForm):
         self.params = {name: leaf.detach() if name in frozen else leaf for name, leaf in self.params.items()}
         return self.step(batch)().gradients
 
-    def call_in_training(self, batch: Batch) -> tuple[Flat, TimedCall]:
+    def call_in_training(self, batch: Batch) -> tuple[Flat, PreparedCall]:
         buffers = self._clone_buffers()
         params = {name: leaf.detach().requires_grad_(leaf.requires_grad) for name, leaf in self.params.items()}
         return buffers, lambda: self.apply(params, buffers, batch, True)
@@ -200,7 +201,7 @@ class NetForm(PureForm):
 
     def count_hook_calls(self, batch: Batch) -> int:
         try:
-            self.model.register_forward_hook(print)  # type: ignore[attr-defined]  # as a user who expects hooks tries it
+            self.model.register_forward_hook(print)  # type: ignore[attr-defined]  # users try it
         except AttributeError as error:
             raise FailedError(f"{first_line(error)}{self._describe_module_hooks(batch)}") from error
         raise FailedError("register_forward_hook was taken, and is no part of a net")
@@ -209,10 +210,10 @@ class NetForm(PureForm):
         """What happens in the alternative to hooks on a net: hooks on the net as a module."""
         try:
             module = fn.to_module(self.model, self.subject.params, self.buffers)
-            count = count_hook_calls(module, lambda: batch.call(module.eval()))
+            count = count_fired_hooks(module, lambda: batch.call(module.eval()))
         except Exception as error:  # an alternative that fails is not the failure to report
             return f" (fn.to_module then gave {first_line(error)})"
-        return f" (on fn.to_module(net, params, buffers), hooks fired {count} time{'s' * (count != 1)})"
+        return f" (on fn.to_module(net, params, buffers), hooks fired {format_count(count, 'time')})"
 
     def backward_in_ddp(self, batch: Batch, wrap: Callable[[nn.Module | fn.Net], nn.Module]) -> None:
         wrap(self.model)
@@ -230,7 +231,7 @@ class NetForm(PureForm):
         gradients = flatten(fn.value_and_grad(loss)(trainable)[1])
         return {name: leaf for name, leaf in gradients.items() if isinstance(leaf, Tensor)}
 
-    def call_in_training(self, batch: Batch) -> tuple[Flat, TimedCall]:
+    def call_in_training(self, batch: Batch) -> tuple[Flat, PreparedCall]:
         return flatten(self.buffers), self.step(batch)
 
 
@@ -240,13 +241,14 @@ class TracedForm(NetForm):
     def __init__(self, subject: Subject) -> None:
         super().__init__(subject, _trace(subject, subject.batch(subject.middle_size)), TRACED)
 
-    def forward(self, batch: Batch) -> TimedCall:
-        return NetForm.forward(self._fitted_to(batch), batch)
+    def forward(self, batch: Batch) -> PreparedCall:
+        return NetForm.forward(self._fit_to(batch), batch)
 
     def step(self, batch: Batch) -> Callable[[], StepResult]:
-        return NetForm.step(self._fitted_to(batch), batch)
+        return NetForm.step(self._fit_to(batch), batch)
 
-    def _fitted_to(self, batch: Batch) -> TracedForm:
+    def _fit_to(self, batch: Batch) -> TracedForm:
+        """A form with a trace for these inputs."""
         form = copy.copy(self)
         try:
             with torch.no_grad():

@@ -9,7 +9,7 @@ import torch
 
 from funcnet.compare._digits import load_digits
 from funcnet.compare._environment import describe_machine, installed_versions
-from funcnet.compare._input_specs import parse_input_spec
+from funcnet.compare._input_specs import dtype_name, parse_input_spec
 from funcnet.compare._lab._capabilities import try_capabilities
 from funcnet.compare._lab._compiled_form import CompileAllowance, start_compiler
 from funcnet.compare._lab._costs import measure_batch_curves, measure_depth_curves, measure_memory, measure_overhead
@@ -173,6 +173,5 @@ def _describe_inputs(subject: Subject) -> list[str]:
     batch = subject.batch(subject.middle_size)
     named_tensors = [*((None, tensor) for tensor in batch.args), *batch.kwargs.items()]
     return [
-        f"{f'{name}=' if name else ''}{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
-        for name, tensor in named_tensors
+        f"{f'{name}=' if name else ''}{dtype_name(tensor.dtype)}{list(tensor.shape)}" for name, tensor in named_tensors
     ]

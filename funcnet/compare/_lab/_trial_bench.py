@@ -56,7 +56,7 @@ def run_trial(bench: Bench, name: str, trial: Trial) -> Outcome:
         return Outcome(None, f"this form could not be made: {summarize_error(error, 160)}")
     torch.manual_seed(bench.subject.seed)
     try:
-        evidence = trial(bench, form.isolated())
+        evidence = trial(bench, form.isolated_copy())
     except NothingToTryError as error:
         return Outcome(None, str(error))
     except FailedError as error:

@@ -17,7 +17,7 @@ from funcnet.compare._lab._trial_bench import (
     require_determinism,
     require_weights,
 )
-from funcnet.compare._lab._turns import TimedCall
+from funcnet.compare._lab._turns import PreparedCall
 from funcnet.compare._measure import largest_difference, read_clock
 from funcnet.random.internals import read_torch_state
 
@@ -74,7 +74,7 @@ def _thread_weights(bench: Bench) -> tuple[list[Flat], list[list[Tensor]]]:
     return weight_sets, expected
 
 
-def _choose_call_count(call: TimedCall) -> int:
+def _choose_call_count(call: PreparedCall) -> int:
     """How many calls each thread has time for."""
     start = read_clock()
     try:
@@ -89,9 +89,10 @@ def _choose_call_count(call: TimedCall) -> int:
 
 
 def try_freezing(bench: Bench, form: Form) -> str:
+    """Freeze half of the weights, and compare the other gradients with those of a step without freezing."""
     frozen = _choose_frozen_names(bench)
     torch.manual_seed(bench.subject.seed)
-    all_gradients = form.isolated().step(bench.batch)().gradients
+    all_gradients = form.isolated_copy().step(bench.batch)().gradients
     torch.manual_seed(bench.subject.seed)
     gradients = form.gradients_with_frozen(frozen, bench.batch)
     if frozen_gradients := sorted(frozen & set(gradients)):

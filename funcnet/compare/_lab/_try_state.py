@@ -23,6 +23,7 @@ from funcnet.compare._lab._trial_bench import Bench, require_same_bits, require_
 
 
 def try_save(bench: Bench, form: Form) -> str:
+    """Save the weights, and load them into a form that had other weights."""
     state = _save_and_load(form.saved_state())
     actual = bench.eval_outputs(form.forward_from_state(state, bench.batch))
     agreement = require_same_bits("outputs after loading", bench.reference_outputs(), actual)
@@ -38,6 +39,7 @@ def _save_and_load(state: Mapping[str, object]) -> Flat:
 
 
 def try_pickle(bench: Bench, form: Form) -> str:
+    """Pickle the model, and call what was loaded."""
     data = form.pickle_model()
     actual = bench.eval_outputs(form.forward(bench.batch))
     agreement = require_same_bits("outputs", bench.reference_outputs(), actual)
@@ -48,6 +50,7 @@ def try_pickle(bench: Bench, form: Form) -> str:
 
 
 def try_hooks(bench: Bench, form: Form) -> str:
+    """Register forward hooks on the leaves, and count those that fire."""
     count = form.count_hook_calls(bench.batch)
     return f"forward hooks on the leaves fired {format_count(count, 'time')} in a call"
 
@@ -71,6 +74,7 @@ def _process_group() -> Iterator[None]:
 
 
 def try_ddp(bench: Bench, form: Form) -> str:
+    """Run a step in DistributedDataParallel, and check that it reduces gradients."""
     require_weights(bench)
     bucket_sizes: list[int] = []
 
@@ -93,6 +97,7 @@ def try_ddp(bench: Bench, form: Form) -> str:
 
 
 def try_all_reduce(bench: Bench, form: Form) -> str:
+    """Average the gradients of a step over a process group by hand."""
     require_weights(bench)
     gradients = form.step(bench.batch)().gradients
     before = {name: gradient.detach().clone() for name, gradient in gradients.items()}

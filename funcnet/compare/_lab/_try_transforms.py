@@ -8,7 +8,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from funcnet._format import format_count
 from funcnet._tensors import iter_tensors
-from funcnet._torch import graphs_allowed
+from funcnet._torch import allow_graphs
 from funcnet.compare._lab._forms import Form
 from funcnet.compare._lab._reasons import FailedError
 from funcnet.compare._lab._trial_bench import (
@@ -25,6 +25,7 @@ ENSEMBLE_SIZE = 3
 
 
 def try_sample_gradients(bench: Bench, form: Form) -> str:
+    """Compute per-sample gradients under vmap, and compare them with a loop over the module."""
     require_weights(bench)
     require_batch_axis(bench)
     require_determinism(bench)
@@ -39,6 +40,7 @@ def try_sample_gradients(bench: Bench, form: Form) -> str:
 
 
 def try_hessian_vector_product(bench: Bench, form: Form) -> str:
+    """Compute a Hessian-vector product, and compare it with two backward passes over the module."""
     require_weights(bench)
     require_determinism(bench)
     actual = form.hessian_vector_product(bench.batch)
@@ -48,6 +50,7 @@ def try_hessian_vector_product(bench: Bench, form: Form) -> str:
 
 
 def try_forward_mode(bench: Bench, form: Form) -> str:
+    """Compute the derivative of the outputs along the weights by jvp."""
     require_weights(bench)
     params = form.detached_params()
     tangents = torch.func.jvp(lambda p: _float_outputs(form.output(p, bench.batch)), (params,), (params,))[1]
@@ -58,6 +61,7 @@ def try_forward_mode(bench: Bench, form: Form) -> str:
 
 
 def try_ensemble(bench: Bench, form: Form) -> str:
+    """Run several sets of weights under vmap, and compare them with as many modules."""
     require_weights(bench)
     require_determinism(bench)
     with torch.no_grad():
@@ -77,8 +81,9 @@ def try_ensemble(bench: Bench, form: Form) -> str:
 
 
 def try_compile(bench: Bench, form: Form) -> str:
+    """Compile the forward into one graph, and compare its outputs with those of the module."""
     require_determinism(bench)
-    with torch.no_grad(), graphs_allowed():
+    with torch.no_grad(), allow_graphs():
         actual = list_outputs(form.compile_forward(bench.batch)())
     return require_agreement("outputs", bench.reference_outputs(), actual)
 

@@ -10,8 +10,9 @@ from funcnet.compare._lab._records import Curve, Spread
 from funcnet.compare._measure import time_calls
 from funcnet.compare._results import NotPossible
 
-TimedCall = Callable[[], object]
-CallMaker = Callable[[], TimedCall]
+PreparedCall = Callable[[], object]
+"""A call without arguments, for which everything that is not to be measured has been done."""
+CallMaker = Callable[[], PreparedCall]
 """Prepares the call to measure. It may raise; then the reason is recorded in place of a time."""
 
 BLOCK_SECONDS = 0.001
@@ -48,7 +49,7 @@ def measure_in_turns(makers: Mapping[str, CallMaker], budget: float) -> dict[str
         budget: seconds to spend on all programs together; at least five rounds are made, or three if the calls are
             slow.
     """
-    calls: dict[str, tuple[TimedCall, int]] = {}
+    calls: dict[str, tuple[PreparedCall, int]] = {}
     failures: dict[str, NotPossible] = {}
     round_seconds = 0.0
     for name, make_call in makers.items():
@@ -70,7 +71,7 @@ def measure_in_turns(makers: Mapping[str, CallMaker], budget: float) -> dict[str
     return {name: failures[name] if name in failures else summarize_times(times[name]) for name in makers}
 
 
-def _warm_up(call: TimedCall) -> float:
+def _warm_up(call: PreparedCall) -> float:
     """Call a program until its caches are warm; returns the seconds of a call."""
     seconds = time_calls(call, 1)
     if seconds > LONGEST_CALL_SECONDS:

@@ -14,7 +14,7 @@ from funcnet.compare._lab._form_makers import FormMakers
 from funcnet.compare._lab._forms import CALL, MODULE, NATIVE, TRACED, Form
 from funcnet.compare._lab._records import Curve
 from funcnet.compare._lab._subject import Subject
-from funcnet.compare._lab._turns import CallMaker, TimedCall, measure_curve
+from funcnet.compare._lab._turns import CallMaker, PreparedCall, measure_curve
 from funcnet.compare._results import NotPossible
 
 LOOP = "nn.Module, a loop"
@@ -30,7 +30,7 @@ def sample_gradients_curve(makers: FormMakers, subject: Subject, budget: float) 
         return NotPossible(f"{subject.title} has no parameters")
     sizes = sorted({min(size, 64) for size in subject.sizes})
 
-    def prepare(form: Form, size: int) -> TimedCall:
+    def prepare(form: Form, size: int) -> PreparedCall:
         return form.sample_gradients(subject.batch(size))
 
     description = "the gradients of the loss of every sample by itself, in eval mode"
@@ -49,7 +49,7 @@ def ensemble_curve(makers: FormMakers, subject: Subject, budget: float) -> Curve
         limit = LARGEST_ENSEMBLE_BYTES >> 20
         return NotPossible(f"two sets of weights, in all forms at once, need more than {limit} MiB")
 
-    def prepare(form: Form, count: int) -> TimedCall:
+    def prepare(form: Form, count: int) -> PreparedCall:
         return form.ensemble_outputs(subject.batch(subject.middle_size), count)
 
     description = f"the outputs of K models on one batch of {subject.middle_size}, in eval mode under no_grad"
@@ -59,11 +59,11 @@ def ensemble_curve(makers: FormMakers, subject: Subject, budget: float) -> Curve
 
 
 def _make_row(
-    makers: FormMakers, transform: str, prepare: Callable[[Form, int], TimedCall], size: int
+    makers: FormMakers, transform: str, prepare: Callable[[Form, int], PreparedCall], size: int
 ) -> dict[str, CallMaker]:
     """The loop over modules and the transformed forms at one size, by their titles in the curve."""
 
-    def make_call(name: str) -> TimedCall:
+    def make_call(name: str) -> PreparedCall:
         return prepare(makers[name](), size)
 
     titles = {MODULE: LOOP, **{name: f"{name}, {transform}" for name in (CALL, NATIVE, TRACED)}}

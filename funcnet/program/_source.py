@@ -1,21 +1,24 @@
-"""A module or a net as source text."""
+"""``source``: a module or a net as the text of a program that runs by itself."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Literal, TypeAlias
 
 from torch import nn
 
 from funcnet.core import Net
+from funcnet.program._traced import Dynamic
+
+Style: TypeAlias = Literal["stateless", "stateful"]
 
 
 def source(
     module_or_net: nn.Module | Net,
-    *example_inputs: Any,
+    *example_inputs: object,
     train: bool = False,
-    style: str = "stateless",
-    dynamic: Any = ("batch",),
-    **example_kwargs: Any,
+    style: Style = "stateless",
+    dynamic: Dynamic = ("batch",),
+    **example_kwargs: object,
 ) -> str:
     """Write a model down as Python that runs by itself.
 
@@ -60,6 +63,6 @@ def source(
         return input, buffers
     <BLANKLINE>
     """
-    from funcnet.program._source_steps import written  # torch's tracer costs seconds to import
+    from funcnet.program._build import build_source  # torch's tracer costs seconds to import
 
-    return written(module_or_net, example_inputs, example_kwargs, train, style, dynamic)
+    return build_source(module_or_net, example_inputs, example_kwargs, train, style, dynamic)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import funcnet as fn
-from funcnet.core._silent import never_draws_globally
+from funcnet.core._facts import never_draws_globally
 from tests.cases.models import Branches, Branches_net, two_convs
 
 

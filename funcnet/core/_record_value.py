@@ -1,0 +1,53 @@
+"""A record as a value: how it is compared, hashed, copied and pickled."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cached_property
+from typing import Any, ClassVar
+
+from typing_extensions import Self
+
+from funcnet.core._edits import Edits
+
+
+class RecordValue:
+    """A frozen dataclass that is equal to another of its class if the fields and the edits are equal."""
+
+    _edits: ClassVar[Edits] = Edits()  # a net that has been tied, frozen or replaced in has a value of its own
+
+    def _with_edits(self, edits: Edits) -> Self:
+        """The same record with other edits."""
+        copy = object.__new__(type(self))
+        copy.__dict__.update(self.__getstate__(), _edits=edits)
+        return copy
+
+    def _field_values(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+
+    def _record(self) -> tuple[Any, ...]:
+        """The values that make two records of one class equal; what changes no result is not among them."""
+        edits = self._edits
+        return (*self._field_values().values(), edits.replaced, edits.order, edits.dtypes, edits.aliases)
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((type(self), self._record()))
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        return type(other) is type(self) and hash(self) == hash(other) and self._record() == other._record()
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __getstate__(self) -> dict[str, Any]:
+        names = {field.name for field in dataclasses.fields(self)} | {"_edits"}  # type: ignore[arg-type]
+        return {name: value for name, value in self.__dict__.items() if name in names}
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+    def __copy__(self) -> Self:
+        return self

@@ -1,0 +1,314 @@
+"""From a module to code, for both doors: capture the forward, write it down, compare it with the module."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from funcnet._errors import ConversionError, InitError, bullet_list
+from funcnet._torch import pytree
+from funcnet._typing import Tree, TreeLike
+from funcnet.adapters import from_module, to_module
+from funcnet.core import Buffer, Net
+from funcnet.foreign.internals import unwrap_module
+from funcnet.program._capture import FROM_MODULE, Captured, capture
+from funcnet.program._comparison import Observation, clone_tensors, find_differences, observe_function, observe_module
+from funcnet.program._inputs import Inputs, free_axes, inner_name, named_arguments, read_inputs
+from funcnet.program._modes import use_module_mode
+from funcnet.program._record import record_program
+from funcnet.program._simplify import simplify
+from funcnet.program._size_checks import FreeAxes, dtype_checks, size_checks
+from funcnet.program._stateful import write_classes
+from funcnet.program._stateless import write_functions
+from funcnet.program._statements import ForwardProgram, Level, Routine, expression_names
+from funcnet.program._text import UNLIMITED, text_of
+from funcnet.program._traced import Check, Code, Dynamic, Traced, run_text
+from funcnet.program._vocabulary import Vocabulary
+from funcnet.program._writer import Writer, definition_lines, return_lines
+from funcnet.random import ByPath
+from funcnet.random.internals import read_torch_state
+from funcnet.tree import flatten, unflatten
+
+Args = tuple[object, ...]
+Kwargs = Mapping[str, object]
+
+
+class _Subject:
+    """A module that is written down, beside the net that runs it as it is."""
+
+    def __init__(self, module: nn.Module, args: Args, kwargs: Kwargs, dynamic: Dynamic) -> None:
+        self.net, self.params, self.buffers = from_module(module)
+        self.module = unwrap_module(module)
+        self.buffer_paths = [entry.path for entry in self.net.entries() if isinstance(entry.spec, Buffer)]
+        self.inputs = read_inputs(self.module, args, kwargs)
+        self.free = free_axes(self.inputs, dynamic)
+
+    def record(
+        self, captured: Captured, inputs: Inputs, arguments: Mapping[str, ast.expr], vocabulary: Vocabulary
+    ) -> ForwardProgram:
+        program = ForwardProgram(captured, self.module, self.net.title(), self.buffer_paths)
+        record_program(program, inputs, arguments, vocabulary)
+        return program
+
+
+def build_traced(
+    module: nn.Module, args: Args, kwargs: Kwargs, train: bool | str, dynamic: Dynamic
+) -> tuple[Traced, Tree, Tree]:
+    """See :func:`funcnet.trace`."""
+    modes = (False, True) if train == "both" else (train,)
+    if not all(isinstance(mode, bool) for mode in modes):
+        raise ValueError(f'train is True, False or "both", not {train!r}.')
+    subject = _Subject(module, args, kwargs, dynamic)
+    codes = [code for mode in modes for code in _codes_for_mode(subject, bool(mode), args, kwargs)]
+    net: Net = Traced(subject.net, tuple(codes))
+    net = net.tie(subject.net._aliases) if subject.net._aliases else net
+    net = net.freeze(set(subject.net.frozen).__contains__) if subject.net.frozen else net
+    return net, subject.params, subject.buffers  # type: ignore[return-value]  # Traced, tied or not
+
+
+def _codes_for_mode(subject: _Subject, train: bool, args: Args, kwargs: Kwargs) -> list[Code]:
+    """Code for one mode; and code of its own for free sizes of 1, if the forward treats those differently."""
+    inputs, free = subject.inputs, subject.free
+    expected = observe_module(subject.module, train, args, kwargs)
+    strict, relaxed = _write_codes(subject, train, inputs, free)
+    _refuse_differences(subject, strict, expected, args, kwargs)
+    if not _excludes_ones(strict):
+        return [strict]
+    args, kwargs = _with_sizes_of_one(inputs, free, args, kwargs)
+    try:
+        expected = observe_module(subject.module, train, args, kwargs)
+    except Exception:
+        return [strict]  # the module does not take them either
+    if not _excludes_ones(relaxed) and not _code_differences(subject, relaxed, expected, args, kwargs):
+        return [relaxed]
+    inputs = read_inputs(subject.module, args, kwargs)
+    code_for_ones, _ = _write_codes(subject, train, inputs, [() for _ in free])
+    _refuse_differences(subject, code_for_ones, expected, args, kwargs)
+    return [strict, code_for_ones]
+
+
+def _write_codes(subject: _Subject, train: bool, inputs: Inputs, free: FreeAxes) -> tuple[Code, Code]:
+    """Code for inputs like these: with all conditions, and without those that only torch's tracer made."""
+    captured = capture(subject.module, train, inputs, free)
+    vocabulary = inputs.vocabulary.copy()
+    arguments: dict[str, ast.expr] = {inner_name(name): ast.Name(name) for name in inputs.names_with_tensors}
+    program = subject.record(captured, inputs, arguments, vocabulary)
+    body = _body_lines(program, vocabulary.global_names)
+    imports = sorted(vocabulary.imports, key=lambda line: (line.startswith("import funcnet"), line))
+
+    def code(relaxed: bool) -> Code:
+        checks = [*inputs.checks, *size_checks(captured, inputs, free, relaxed), *dtype_checks(subject.params)]
+        head = _head_lines(program, train, checks)
+        text = "\n".join([*imports, *([""] * 2 if imports else []), *head, *body, ""])
+        return Code(
+            train=train,
+            signature=inputs.signature,
+            source=text,
+            arguments=tuple(inputs.names_with_tensors),
+            takes_buffers=bool(subject.buffer_paths),
+            checks=tuple(checks),
+            new_buffers=tuple(path for path in subject.buffer_paths if path in program.new_buffers),
+            draws=tuple(program.drawing_paths),
+            copied_buffers=tuple(program.copied_buffers),
+            attends="scaled_dot_product_attention(" in text or "multi_head_attention_forward" in text,
+            imports=tuple(imports),
+            objects=tuple(vocabulary.objects.items()),
+        )
+
+    return code(relaxed=False), code(relaxed=True)
+
+
+def _body_lines(program: ForwardProgram, reserved: set[str]) -> list[str]:
+    """The lines of a captured function behind its head; a statement is one line, which a traceback shows whole."""
+    main = Routine("forward", Level("", "", program.title), list(program.arguments.values()), [])
+    main.items, main.new_buffers = [*program.statements], program.new_buffers
+    main.outputs = list(expression_names(program.returned))
+    writer = Writer(program, main, reserved, UNLIMITED)
+    writer.fix_arguments()
+    return [*writer.body(main.items), *return_lines(program, writer)]
+
+
+def _head_lines(program: ForwardProgram, train: bool, checks: Sequence[Check]) -> list[str]:
+    """The head of a captured function: what it takes and gives, and what it was captured for."""
+    arguments = ["params", *(["buffers"] if program.buffer_paths else []), *program.arguments]
+    returns = "(output, new buffers)" if program.new_buffers else "the output"
+    mode = "training" if train else "eval"
+    lines = [f'"""{program.title} in {mode} mode, as a function of its params. Returns {returns}.', ""]
+    if program.drawing_paths:
+        arguments += ["*", "rng"]
+        lines.append("rng(path) is what the module at that path draws from.")
+    lines.append(f"Captured by funcnet.trace for{'' if checks else ' no inputs'}")
+    lines += [*(f"{check.place}: {check.expected}" for check in checks), '"""']
+    return [*definition_lines("forward", arguments), *(f"    {line}".rstrip() for line in lines)]
+
+
+def _with_sizes_of_one(inputs: Inputs, free: FreeAxes, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs]:
+    """The inputs with every free size cut to 1."""
+    cut: dict[int, Tensor] = {}
+    for tensor, axes in zip(inputs.tensors, free, strict=True):
+        value = tensor.value.detach()
+        for axis in axes:
+            value = value.narrow(axis, 0, min(1, value.shape[axis]))
+        cut[id(tensor.value)] = value.clone().requires_grad_(tensor.value.requires_grad)
+    result: tuple[Args, Kwargs] = pytree.tree_map_only(Tensor, lambda value: cut[id(value)], (args, dict(kwargs)))
+    return result
+
+
+def _excludes_ones(code: Code) -> bool:
+    """Whether a call with free sizes of 1 fails the conditions on sizes."""
+    return not all(check.for_ones for check in code.checks)
+
+
+def _refuse_differences(subject: _Subject, code: Code, expected: Observation, args: Args, kwargs: Kwargs) -> None:
+    differences = _code_differences(subject, code, expected, args, kwargs)
+    if differences:
+        raise ConversionError(
+            f"the code captured from {subject.net.title()} does not do what the module does:"
+            f"{bullet_list(differences)}\n"
+            f"It may ask whether it is being compiled, or for something that was different then. {FROM_MODULE}"
+        )
+
+
+def _code_differences(subject: _Subject, code: Code, expected: Observation, args: Args, kwargs: Kwargs) -> list[str]:
+    """What code does otherwise than the module, and anything it writes to."""
+    params, buffers = subject.params, subject.buffers
+    state, given = read_torch_state(), clone_tensors((buffers, args, dict(kwargs)))
+    versions = {path: tensor._version for path, tensor in flatten(params).items()}
+    forward = run_text(code.source, f"{subject.net.title()} forward", dict(code.objects))["forward"]
+    values = inspect.signature(subject.module.forward).bind(*args, **kwargs).arguments
+    inputs = [*([buffers] if code.takes_buffers else []), *(values[name] for name in code.arguments)]
+    draws = {"rng": ByPath(0)} if code.draws else {}
+
+    def call(leaves: TreeLike) -> tuple[object, TreeLike]:
+        output = forward(leaves, *inputs, **draws)
+        return output if code.new_buffers else (output, buffers)
+
+    lines = list(find_differences(observe_function(call, params), expected))
+    written = [path for path, tensor in flatten(params).items() if tensor._version != versions[path]]
+    if written or list(find_differences(given, (buffers, args, dict(kwargs)))):
+        lines.append(f"it writes to what it is given: {', '.join(written) or 'inputs or buffers'}")
+    if not torch.equal(state, read_torch_state()):
+        lines.append("it moves torch's global generator")
+    return lines
+
+
+def build_source(
+    module_or_net: nn.Module | Net, args: Args, kwargs: Kwargs, train: bool, style: str, dynamic: Dynamic
+) -> str:
+    """See :func:`funcnet.source`."""
+    if style not in ("stateless", "stateful"):
+        raise ValueError(f'style is "stateless" or "stateful", not "{style}".')
+    if isinstance(module_or_net, nn.Module):
+        module, body = module_or_net, list[str]()
+    else:
+        module, body = _module_of(module_or_net, style), list(inspect.signature(module_or_net.forward).parameters)
+    subject = _Subject(module, args, kwargs, dynamic)
+    inputs = subject.inputs
+    captured = capture(subject.module, train or style == "stateful", inputs, subject.free)
+    named = named_arguments(subject.module, body, inputs)
+    arguments = {name: expression for name, (expression, _) in named.items()}
+    values = {name: value for name, (_, value) in named.items()}
+    vocabulary = inputs.vocabulary.copy()
+
+    def record() -> ForwardProgram:
+        program = subject.record(captured, inputs, arguments, vocabulary)
+        simplify(program)
+        return program
+
+    if style == "stateful":
+        text, problems = _write_classes(subject, record, vocabulary, values, args, kwargs)
+    else:
+        names = {text_of(expression): name for name, expression in arguments.items()}
+        about = [check for check in inputs.checks if check.expected.startswith("the tensor given")]
+        about += [check for check in size_checks(captured, inputs, subject.free) if "_Tensor" in check.condition]
+        lines = [f"{names.get(check.place, check.place)}: {check.expected}" for check in about]
+        text = write_functions(record(), "training" if train else "eval", lines, vocabulary)
+        problems = _text_differences(text, subject, observe_module(subject.module, train, args, kwargs), values)
+    if problems:
+        raise ConversionError(
+            f"the source of {subject.net.title()} does not do what the module does:{bullet_list(problems)}\n"
+            f"fn.from_module(module) runs the module's own forward."
+        )
+    return text
+
+
+def _text_differences(text: str, subject: _Subject, expected: Observation, values: Kwargs) -> list[str]:
+    """What the function in a text does otherwise than the module."""
+    try:
+        forward, inputs = _run_source(text)["forward"], clone_tensors(values)
+        found = observe_function(lambda leaves: forward(leaves, subject.buffers, **inputs, rng=0), subject.params)
+        return list(find_differences(found, expected))
+    except Exception as error:  # a text that does not run is one that may not be handed out
+        return [f"it fails: {type(error).__name__}: {error}"]
+
+
+def _run_source(text: str) -> dict[str, Any]:
+    namespace: dict[str, Any] = {"__name__": "source"}
+    exec(compile(text, "<funcnet.source>", "exec"), namespace)
+    return namespace
+
+
+def _write_classes(
+    subject: _Subject,
+    record: Callable[[], ForwardProgram],
+    vocabulary: Vocabulary,
+    values: Kwargs,
+    args: Args,
+    kwargs: Kwargs,
+) -> tuple[str, list[str]]:
+    """The text of classes, and what they do otherwise than the module in either mode."""
+    modes = (False, True)
+    expected = {train: observe_module(subject.module, train, args, kwargs) for train in modes}
+    problems: list[str] = []
+    for skip_in_eval in modes:
+        text = write_classes(record(), subject.net.aliases, vocabulary, skip_in_eval)
+        found = [_class_differences(text, subject.module, train, expected[train], values) for train in modes]
+        if not any(found):
+            return text, []
+        problems = problems or [line for lines in found for line in lines]
+    program = record()
+    drawing = [program.captured.where(node) for node in use_module_mode(program).values() if node is not None]
+    return text, [*problems, *(f"it draws, in training only, at {line}" for line in dict.fromkeys(drawing))]
+
+
+def _class_differences(text: str, module: nn.Module, train: bool, expected: Observation, values: Kwargs) -> list[str]:
+    """What the class in a text does otherwise than the module."""
+    namespace = _run_source(text)
+    try:
+        twin = namespace[re.findall(r"^class (\w+)", text, re.MULTILINE)[-1]]()
+        if list(twin.state_dict()) != list(module.state_dict()):
+            return [f"its keys are {list(twin.state_dict())}, those of the module {list(module.state_dict())}"]
+        twin.load_state_dict(module.state_dict())
+        return list(find_differences(observe_module(twin, train, (), values), expected))
+    except Exception as error:  # a text that does not run is one that may not be handed out
+        return [f"it fails: {type(error).__name__}: {error}"]
+
+
+def _module_of(net: Net, style: str) -> nn.Module:
+    """A module of a net, with numbers to compare by."""
+    net = net.net if isinstance(net, Traced) else net
+    try:
+        return to_module(net, *net.init(0))
+    except InitError:  # of a foreign forward, which initialises itself: any numbers do
+        pass
+    unsaved = [entry.path for entry in net.entries() if isinstance(entry.spec, Buffer) and not entry.spec.persistent]
+    if unsaved and style == "stateful":
+        raise ConversionError(
+            f"{net.title()} keeps the numbers of {', '.join(unsaved)} in no state_dict, and its net does not know "
+            f"them. Pass the module itself to source."
+        )
+    generator = torch.Generator().manual_seed(0)
+    params: dict[str, Tensor] = {}
+    buffers: dict[str, Tensor] = {}
+    for entry in net.entries():
+        if entry.path not in net.aliases:
+            value = torch.rand(entry.spec.shape, generator=generator) / 2 + 0.5
+            tree = buffers if isinstance(entry.spec, Buffer) else params
+            tree[entry.path] = value.to(entry.spec.dtype)
+    return to_module(net, unflatten(params), unflatten(buffers))

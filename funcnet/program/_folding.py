@@ -1,0 +1,299 @@
+"""Statements grouped by the calls of modules they come from, and equal calls made one function."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from funcnet.program._capture import size_expression
+from funcnet.program._loops import make_loops
+from funcnet.program._statements import (
+    Block,
+    ForwardProgram,
+    Item,
+    Level,
+    Loop,
+    Routine,
+    Step,
+    Use,
+    assigned_names,
+    expression_names,
+    is_value,
+    read_names,
+    relative_path,
+    split_place,
+)
+from funcnet.program._text import Spell, symbol_of, text_of
+
+SHORTEST = 3
+"""The number of statements that are worth a function."""
+
+
+@dataclass
+class ModuleCall:
+    """One call of a module, with its own statements and the calls within."""
+
+    level: Level
+    items: list[Step | ModuleCall] = field(default_factory=list)
+    text: str = ""  # what it does, whatever its values are called: equal calls have equal texts
+    free: list[str] = field(default_factory=list)  # the values that it reads from outside, first read first
+    made: list[str] = field(default_factory=list)  # the values that it assigns, in order
+
+    def calls(self) -> list[ModuleCall]:
+        """The calls of modules that it makes itself."""
+        return [item for item in self.items if isinstance(item, ModuleCall)]
+
+    def steps(self) -> Iterator[Step]:
+        """All its statements, those of the calls within included."""
+        for item in self.items:
+            yield from item.steps() if isinstance(item, ModuleCall) else [item]
+
+
+def call_tree(program: ForwardProgram) -> ModuleCall:
+    """The statements of a program, by the calls of modules they come from."""
+    root = ModuleCall(Level("", "", program.title))
+    open_calls = [root]
+    for step in program.statements:
+        levels = step.levels
+        shared = 0
+        while shared < min(len(levels), len(open_calls) - 1) and open_calls[shared + 1].level == levels[shared]:
+            shared += 1
+        del open_calls[shared + 1 :]
+        for level in levels[shared:]:
+            call = ModuleCall(level)
+            open_calls[-1].items.append(call)
+            open_calls.append(call)
+        open_calls[-1].items.append(step)
+    return root
+
+
+def calls_from_elsewhere(call: ModuleCall, outer_paths: tuple[str, ...] = ()) -> Iterator[ModuleCall]:
+    """Calls made by a part that they are not below, as of a module that another one holds: no path leads to it."""
+    for inner in call.calls():
+        path = inner.level.path
+        if any(relative_path(path, outer) is None for outer in outer_paths):
+            yield inner
+        yield from calls_from_elsewhere(inner, (*outer_paths, path))
+
+
+class Folding:
+    """Makes functions of the calls of modules in a program that occur more than once."""
+
+    def __init__(self, program: ForwardProgram) -> None:
+        self.program = program
+        self.functions: dict[str, Routine] = {}  # text of a call -> the function that is made of it
+        self.order: list[Routine] = []  # each behind those that it calls itself
+        self.function_names: set[str] = {"forward"}
+        self.calls: dict[str, list[ModuleCall]] = {}  # text -> all calls that have it
+        self.chosen: set[str] = set()  # texts of the calls that become functions
+        self.outputs: dict[str, list[int]] = {}
+
+    def fold(self) -> Routine:
+        """The main function of a program; ``order`` has those that it calls."""
+        root = call_tree(self.program)
+        self._describe(root)
+        self._choose_calls(root)
+        return self._main_function(root)
+
+    def _main_function(self, root: ModuleCall) -> Routine:
+        self.outputs = self._find_outputs()
+        main = Routine("forward", root.level, list(self.program.arguments.values()), [])
+        main.outputs = list(expression_names(self.program.returned))
+        self._fill(main, root)
+        return main
+
+    def _fill(self, function: Routine, call: ModuleCall) -> None:
+        """Give a function its items, which are those of a call with the calls of other functions in them."""
+        path = call.level.path
+        function.items, function.new_buffers = self._lower(call)
+        make_loops(function)
+        function.kinds = frozenset(_place_kinds(function.items, function.new_buffers, path))
+
+    def _describe(self, call: ModuleCall) -> None:
+        """Set the text of a call and of those within it, and what each of them reads and makes."""
+        for inner in call.calls():
+            self._describe(inner)
+        path = call.level.path
+        steps = list(call.steps())
+        assigned = {name for step in steps for name in assigned_names(step)}
+        numbered: dict[str, str] = {}
+
+        def spell(name: str) -> str:
+            place = split_place(name)
+            rest = None if place is None else relative_path(place[1], path)
+            if not is_value(name) or (place is not None and rest is not None):
+                return name if place is None else f"{place[0]}:{rest}"
+            if name not in numbered:
+                numbered[name] = f"v{len(numbered)}"
+                (call.made if name in assigned else call.free).append(name)
+            return numbered[name]
+
+        lines = [call.level.title, *(_step_text(step, spell) for step in steps)]
+        new = {value.id: name for name, value in self.program.new_buffers.items() if isinstance(value, ast.Name)}
+        made = {numbered[value]: new[value] for value in call.made if value in new}
+        lines += [f"{relative_path(buffer, path) or buffer} = {number}" for number, buffer in made.items()]
+        lines.append(str([_rank_and_dtype(self.program.example(name)) for name in call.free]))
+        sizes = [name for name in call.free if name in self.program.sizes]
+        axes = [axis for size in sizes if (axis := self._find_axis(size, call.free)) is not None]
+        lines += [f"{call.free.index(value)} {axis}" for value, axis in axes]
+        call.text = "\n".join(lines)
+        self._register(call)
+
+    def _register(self, call: ModuleCall) -> None:
+        self.calls.setdefault(call.text, []).append(call)
+
+    def _choose_calls(self, root: ModuleCall) -> None:
+        """Choose the calls that become functions: those that occur twice and are long enough."""
+        counts: Counter[str] = Counter()
+        waiting = [root]
+        for call in waiting:
+            waiting += {inner.text: inner for inner in call.calls() if inner.text not in counts}.values()
+            counts.update(inner.text for inner in call.calls())
+        elsewhere = {call.text for call in calls_from_elsewhere(root)}
+        for text in sorted(counts, key=len):  # calls before those that they are within
+            items = self._items_of(self.calls[text][0])
+            length = len({item.text if isinstance(item, ModuleCall) else id(item) for item in items})
+            if counts[text] > 1 and length >= SHORTEST and text not in elsewhere and self._has_own_buffers(text):
+                self.chosen.add(text)
+
+    def _items_of(self, call: ModuleCall) -> Iterator[Step | ModuleCall]:
+        """Its statements, where calls that become functions are one item each."""
+        for item in call.items:
+            if isinstance(item, ModuleCall) and item.text not in self.chosen:
+                yield from self._items_of(item)
+            else:
+                yield item
+
+    def _has_own_buffers(self, text: str) -> bool:
+        """Whether the buffers below each of these calls are made new within it, if they are at all."""
+        return all(
+            isinstance(value, ast.Name) and value.id in call.made
+            for call in self.calls[text]
+            for path, value in self.program.new_buffers.items()
+            if path.startswith(f"{call.level.path}.")
+        )
+
+    def _find_outputs(self) -> dict[str, list[int]]:
+        """For each kind of call, which of the values it makes are read outside, by position."""
+        readers: dict[str, set[int | str]] = {}  # value -> the statements that read it, and the buffers made of it
+        for step in self.program.statements:
+            for name in read_names(step):
+                readers.setdefault(name, set()).add(id(step))
+        for path, value in [*self.program.new_buffers.items(), ("", self.program.returned)]:
+            for name in expression_names(value):
+                readers.setdefault(name, set()).add(path)
+        outputs: dict[str, set[int]] = {text: set() for text in self.chosen}
+        for text in self.chosen:
+            for call in self.calls[text]:
+                within: set[int | str] = {id(step) for step in call.steps()}
+                within |= {path for path in self.program.new_buffers if path.startswith(f"{call.level.path}.")}
+                outputs[text] |= {index for index, name in enumerate(call.made) if readers.get(name, set()) - within}
+        return {text: sorted(positions) for text, positions in outputs.items()}
+
+    def _function_for(self, call: ModuleCall) -> Routine:
+        """The function for a call and its equals, which is made of the first of them that is asked for."""
+        if call.text in self.functions:
+            return self.functions[call.text]
+        outputs = [call.made[position] for position in self.outputs[call.text]]
+        function = Routine("", call.level, list(call.free), outputs)
+        self._fill(function, call)
+        for size in call.free:
+            axis = self._find_axis(size, call.free) if size in self.program.sizes else None
+            if axis is not None:  # it is read from a tensor that has it, and is no argument
+                function.sizes[size] = axis
+        function.free = [name for name in call.free if name not in function.sizes]
+        function.name = self._choose_name(call)
+        self.functions[call.text] = function
+        self.order.append(function)
+        return function
+
+    def _find_axis(self, size: str, values: Sequence[str]) -> tuple[str, int] | None:
+        """The first of some values that has a size, and the axis at which it has it."""
+        symbol = self.program.sizes[size]
+        for name in values:
+            example = self.program.example(name)
+            if isinstance(example, Tensor):
+                for axis, length in enumerate(example.shape):
+                    if not isinstance(length, int) and size_expression(length) == symbol:
+                        return name, axis
+        return None
+
+    def _choose_name(self, call: ModuleCall) -> str:
+        title, key = call.level.title, call.level.path.rpartition(".")[2]
+        is_container = title in ("Sequential", "ModuleList", "ModuleDict") and key.isidentifier()
+        base = snake_case(key if is_container else title)
+        name, count = base, 1
+        while name in self.function_names:
+            count += 1
+            name = f"{base}_{count}"
+        self.function_names.add(name)
+        return name
+
+    def _lower(self, call: ModuleCall) -> tuple[list[Item], dict[str, ast.expr]]:
+        """The items of the body of a function, and the buffers it makes new: by path, or all those below a path."""
+        items: list[Item] = [
+            self._use_of(item) if isinstance(item, ModuleCall) else item for item in self._items_of(call)
+        ]
+        states = {item.level.path: item.state for item in items if isinstance(item, Use) and item.state is not None}
+        new_buffers: dict[str, ast.expr] = {path: ast.Name(state) for path, state in states.items()}
+        for name, value in self.program.new_buffers.items():
+            is_of_called = any(name.startswith(f"{path}.") for path in states)
+            if not is_of_called and relative_path(name, call.level.path) is not None:
+                new_buffers[name] = value
+        return items, new_buffers
+
+    def _use_of(self, call: ModuleCall) -> Use:
+        """The call of a function that stands for the call of a module."""
+        function = self._function_for(call)
+        first = self.calls[call.text][0]  # its values stand at the same positions
+        arguments = [call.free[first.free.index(name)] for name in function.free]
+        results = [call.made[position] for position in self.outputs[call.text]]
+        state = None
+        if function.new_buffers:
+            state = f"%new:{call.level.path}"
+            self.program.hints[state] = re.sub(r"\W", "_", call.level.path.rpartition(".")[2])
+        return Use(function, call.level, arguments, results, state)
+
+
+def _rank_and_dtype(example: object) -> object:
+    return (example.dim(), example.dtype) if isinstance(example, Tensor) else None
+
+
+def _step_text(step: Step, spell: Spell) -> str:
+    """A statement as text on one line; names are spelled in the order in which the statement is executed."""
+    if isinstance(step, Block):
+        contexts = ", ".join(text_of(context, spell) for context in step.contexts)
+        return f"with {contexts}: [{'; '.join(_step_text(inner, spell) for inner in step.body)}]"
+    if step.operator is not None and step.written is not None:
+        return f"{text_of(step.written, spell)} {symbol_of(step.operator)}= {text_of(step.value, spell)}"
+    value = text_of(step.value, spell)
+    written = ", ".join(map(spell, step.targets)) if step.written is None else text_of(step.written, spell)
+    return f"{written} = {value}"
+
+
+def _place_kinds(items: Sequence[Item], new_buffers: Mapping[str, ast.expr], path: str) -> Iterator[str]:
+    """The kinds of places below a path that a function needs."""
+    if new_buffers:
+        yield "buffers"
+    for item in items:
+        if isinstance(item, (Use, Loop)):
+            yield from (item.uses[0] if isinstance(item, Loop) else item).function.kinds
+            continue
+        for name in read_names(item):
+            place = split_place(name)
+            if place is not None and relative_path(place[1], path) is not None:
+                yield place[0]
+
+
+def snake_case(name: str) -> str:
+    """A class name as a function is called: GPT2Block is gpt2_block.
+
+    >>> snake_case("GPT2Block"), snake_case("BertSelfAttention"), snake_case("T5LayerFF")
+    ('gpt2_block', 'bert_self_attention', 't5_layer_ff')
+    """
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z0-9])(?=[A-Z][a-z])", "_", name).lower().strip("_")

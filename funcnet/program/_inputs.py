@@ -1,0 +1,284 @@
+"""Example inputs: the tensors in them, what else is known of them, and what a call must fulfil to be like them."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import enum
+import inspect
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from funcnet._errors import ConversionError
+from funcnet._tensors import iter_tensors
+from funcnet.program._text import text_of
+from funcnet.program._traced import Check
+from funcnet.program._vocabulary import UnwritableError, Vocabulary, fields_of
+
+RESERVED_NAMES = frozenset({"params", "buffers", "rng", "torch", "F", "fn", "math", "operator"})
+"""Names that a captured function uses itself."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorInput:
+    """A tensor among the example inputs, and the expression that reads it from the arguments of a call."""
+
+    expression: ast.expr
+    value: Tensor
+
+    @property
+    def place(self) -> str:
+        """The expression as text."""
+        return text_of(self.expression)
+
+    @property
+    def is_argument(self) -> bool:
+        """Whether it is an argument itself, and in no container."""
+        return isinstance(self.expression, ast.Name)
+
+
+@dataclasses.dataclass
+class Inputs:
+    """Example inputs by their parts."""
+
+    signature: str  # that of the forward as source text
+    names: list[str]  # the parameters of the forward
+    arguments: dict[str, object]  # the inputs by those names
+    tensors: list[TensorInput]  # the tensors in them, each object once
+    checks: list[Check]  # what must hold for a call besides the shapes of tensors
+    call: str  # the argument list that hands ``t0, t1, ...`` to a module
+    vocabulary: Vocabulary  # what the texts above call things
+
+    @property
+    def names_with_tensors(self) -> list[str]:
+        """The arguments that hold tensors."""
+        return [name for name, value in self.arguments.items() if any(True for _ in iter_tensors(value))]
+
+
+def inner_name(name: str) -> str:
+    """What a captured function calls an argument: its own name, unless the function needs that name itself.
+
+    >>> inner_name("x"), inner_name("params")
+    ('x', 'params_')
+    """
+    return f"{name}_" if name in RESERVED_NAMES else name
+
+
+def read_inputs(module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Inputs:
+    """The parts of example inputs of a module.
+
+    Raises:
+        ConversionError: if an input is neither a tensor nor a constant nor a container of those.
+        TypeError: if the forward does not take such inputs.
+    """
+    signature = inspect.signature(module.forward)
+    arguments = signature.bind(*args, **kwargs).arguments
+    reader = _InputReader()
+    for name, parameter in signature.parameters.items():
+        if name in arguments:
+            reader.read(arguments[name], ast.Name(name))
+        elif parameter.kind is parameter.VAR_POSITIONAL or parameter.kind is parameter.VAR_KEYWORD:
+            reader.add_check(name, "nothing", f"not {name}")
+        else:
+            try:
+                reader.vocabulary.constant(parameter.default)
+            except UnwritableError:
+                reader.add_check(name, "nothing", f"{name} is NOT_GIVEN")
+            else:
+                reader.read(parameter.default, ast.Name(name))
+    tensors = reader.distinct_tensors()
+    names = {id(tensor.value): ast.Name(f"t{index}") for index, tensor in enumerate(tensors)}
+
+    def expression(value: object, where: str) -> str:
+        return text_of(reader.vocabulary.expression(value, lambda leaf: names.get(id(leaf)), where))
+
+    call = [expression(value, f"input {index}") for index, value in enumerate(args)]
+    call += [f"{key}={expression(value, key)}" for key, value in kwargs.items()]
+    return Inputs(
+        _signature_text(signature, reader.vocabulary),
+        list(signature.parameters),
+        dict(arguments),
+        tensors,
+        reader.checks,
+        ", ".join(call),
+        reader.vocabulary,
+    )
+
+
+class _InputReader:
+    """Collects the tensors in inputs, and checks for everything else in them."""
+
+    def __init__(self) -> None:
+        self.tensors: list[TensorInput] = []
+        self.checks: list[Check] = []
+        self.vocabulary = Vocabulary()
+
+    def add_check(self, place: str, expected: str, condition: str) -> None:
+        self.checks.append(Check(place, expected, condition))
+
+    def distinct_tensors(self) -> list[TensorInput]:
+        """Each tensor once, with checks that a call gives one tensor twice exactly where the example does."""
+        first: dict[int, TensorInput] = {}
+        for tensor in self.tensors:
+            owner = first.setdefault(id(tensor.value), tensor)
+            if owner is not tensor:
+                self.add_check(tensor.place, f"the tensor given as {owner.place}", f"{tensor.place} is {owner.place}")
+        places = [tensor.place for tensor in first.values()]
+        if len(places) == 2:
+            self.add_check(", ".join(places), "different tensors", f"{places[0]} is not {places[1]}")
+        elif len(places) > 2:
+            ids = ", ".join(f"_id({place})" for place in places)
+            self.add_check(", ".join(places), "different tensors", f"_len({{{ids}}}) == {len(places)}")
+        return list(first.values())
+
+    def read(self, value: object, expression: ast.expr) -> None:
+        """Read an input, or what is within one, that an expression stands for in a call."""
+        kind, place = type(value), text_of(expression)
+        if isinstance(value, Tensor):
+            self._read_tensor(value, expression)
+        elif isinstance(value, enum.Enum) or value is None or kind is bool:
+            self.add_check(place, repr(value), f"{place} is {text_of(self.vocabulary.constant(value))}")
+        elif kind in (dict, OrderedDict):
+            self._read_items(value.items(), kind, expression)  # type: ignore[attr-defined]
+        elif kind in (list, tuple):
+            is_kind = f"_type({place}) is {kind.__name__} and _len({place}) == {len(value)}"  # type: ignore[arg-type]
+            self.add_check(place, f"a {kind.__name__} of {len(value)}", is_kind)  # type: ignore[arg-type]
+            for index, item in enumerate(value):  # type: ignore[arg-type, var-annotated]
+                self.read(item, ast.Subscript(expression, ast.Constant(index)))
+        else:
+            try:
+                self._read_record_or_constant(value, expression)
+            except UnwritableError as error:
+                raise ConversionError(
+                    f"input {place} is {error.value!r:.60}, which is neither a tensor nor a constant nor a container "
+                    f"of those. funcnet.from_module(module) runs the module's own forward on anything."
+                ) from None
+
+    def _read_tensor(self, value: Tensor, expression: ast.expr) -> None:
+        if type(value) not in (Tensor, nn.Parameter) or value.layout is not torch.strided:
+            raise ConversionError(
+                f"input {text_of(expression)} is a {type(value).__name__} of layout {value.layout}; trace takes plain "
+                f"tensors. funcnet.from_module(module) runs the module's own forward on anything."
+            )
+        self.tensors.append(TensorInput(expression, value))
+
+    def _read_items(self, items: Sequence[tuple[object, object]], kind: type, expression: ast.expr) -> None:
+        place = text_of(expression)
+        keys = [self.vocabulary.constant(key, place) for key, _ in items]
+        same_keys = f"_list({place}) == [{', '.join(map(text_of, keys))}]"
+        condition = f"_type({place}) is {self.vocabulary.function_name(kind)} and {same_keys}"
+        self.add_check(place, f"a {kind.__name__} of {[key for key, _ in items]}", condition)
+        for key, (_, item) in zip(keys, items, strict=True):
+            self.read(item, ast.Subscript(expression, key))
+
+    def _read_record_or_constant(self, value: object, expression: ast.expr) -> None:
+        kind, place = type(value), text_of(expression)
+        class_name = f"_type({place}) is {self.vocabulary.function_name(kind)}"
+        if not hasattr(value, "_fields") and not dataclasses.is_dataclass(value):
+            constant = text_of(self.vocabulary.constant(value))
+            self.add_check(place, repr(value), f"{class_name} and {place} == {constant}")
+            return
+        fields = fields_of(value)
+        self.add_check(place, f"a {kind.__name__}", class_name)
+        if dataclasses.is_dataclass(value) and isinstance(value, Mapping):  # a ModelOutput, whose unset fields are None
+            for name in sorted({field.name for field in dataclasses.fields(value)} - set(fields)):
+                self.add_check(f"{place}.{name}", "None", f"{place}.{name} is None")
+        for name, item in fields.items():
+            self.read(item, ast.Attribute(expression, name))
+
+
+def _signature_text(signature: inspect.Signature, vocabulary: Vocabulary) -> str:
+    """The parameters of a forward as text, with their defaults; a default that is no constant becomes NOT_GIVEN."""
+    parts: list[str] = []
+    kinds = [parameter.kind for parameter in signature.parameters.values()]
+    for index, (name, parameter) in enumerate(signature.parameters.items()):
+        if parameter.kind is parameter.KEYWORD_ONLY and parameter.VAR_POSITIONAL not in kinds and "*" not in parts:
+            parts.append("*")
+        star = "*" if parameter.kind is parameter.VAR_POSITIONAL else "**" * (parameter.kind is parameter.VAR_KEYWORD)
+        default = ""
+        if parameter.default is not parameter.empty:
+            try:
+                default = f"={text_of(vocabulary.constant(parameter.default))}"
+            except UnwritableError:
+                default = "=NOT_GIVEN"
+        parts.append(f"{star}{name}{default}")
+        following = kinds[index + 1] if index + 1 < len(kinds) else None
+        if parameter.kind is parameter.POSITIONAL_ONLY and following is not parameter.POSITIONAL_ONLY:
+            parts.append("/")
+    return ", ".join(parts)
+
+
+def free_axes(inputs: Inputs, dynamic: object) -> list[tuple[int, ...]]:
+    """For each tensor input the axes whose size stays free.
+
+    Raises:
+        ValueError: if ``dynamic`` names something that is no input or no axis.
+    """
+    if isinstance(dynamic, Mapping):
+        return _free_axes_by_input(inputs, dynamic)
+    if dynamic == ():
+        return [() for _ in inputs.tensors]
+    if dynamic == ("batch",):
+        return [(0,) if tensor.value.dim() else () for tensor in inputs.tensors]
+    raise ValueError(f'dynamic is ("batch",), () or a mapping from inputs to axes, not {dynamic!r}.')
+
+
+def _free_axes_by_input(inputs: Inputs, dynamic: Mapping[str | int, int | Sequence[int]]) -> list[tuple[int, ...]]:
+    axes_by_name = {
+        inputs.names[key] if isinstance(key, int) and key < len(inputs.names) else key: value
+        for key, value in dynamic.items()
+    }
+    free: list[tuple[int, ...]] = []
+    matched: set[str | int] = set()
+    for tensor in inputs.tensors:
+        place, rank = tensor.place, tensor.value.dim()
+        names = [name for name in axes_by_name if place == name or place.startswith((f"{name}[", f"{name}."))]
+        matched |= set(names)
+        axes: list[int] = []
+        for name in names:
+            value = axes_by_name[name]
+            axes += [value] if isinstance(value, int) else value
+        if problems := [axis for axis in axes if not -rank <= axis < rank]:
+            raise ValueError(f"dynamic: {place} has {rank} axes, and no axis {problems}.")
+        free.append(tuple(sorted({axis % rank for axis in axes})))
+    if unknown := [name for name in axes_by_name if name not in matched]:
+        raise ValueError(
+            f"dynamic names {unknown}, the tensor inputs are {[tensor.place for tensor in inputs.tensors]}."
+        )
+    return free
+
+
+def named_arguments(module: nn.Module, body: list[str], inputs: Inputs) -> dict[str, tuple[ast.expr, object]]:
+    """Name of an argument -> the expression that reads it from those of the forward, and its value.
+
+    Tensors that are taken as ``*inputs`` are an argument each.
+
+    Args:
+        module: the module.
+        body: the parameters of the body of a net, which has names for the tensors in ``*inputs``.
+        inputs: the example inputs.
+    """
+    kinds = {name: parameter.kind for name, parameter in inspect.signature(module.forward).parameters.items()}
+    result: dict[str, tuple[ast.expr, object]] = {}
+    for name in inputs.names_with_tensors:
+        value = inputs.arguments[name]
+        is_variadic = kinds.get(name) is inspect.Parameter.VAR_POSITIONAL
+        if not is_variadic or not all(isinstance(item, Tensor) for item in value):  # type: ignore[attr-defined]
+            result[inner_name(name)] = (ast.Name(name), value)
+            continue
+        items: Sequence[object] = value  # type: ignore[assignment]
+        for index, item in enumerate(items):
+            item_name = _variadic_names(body, len(items), name)[index]
+            result[inner_name(item_name)] = (ast.Subscript(ast.Name(name), ast.Constant(index)), item)
+    return result
+
+
+def _variadic_names(body: list[str], count: int, name: str) -> list[str]:
+    """Names for a number of inputs: those behind ``self`` or ``p`` in a body, if it has as many."""
+    names = [parameter for parameter in body if parameter not in ("self", "p", name)]
+    if len(names) >= count and len(names) in (len(body), len(body) - 1):
+        return names[:count]
+    return ["x"] if count == 1 else [f"x{index}" for index in range(count)]

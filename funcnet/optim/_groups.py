@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from funcnet._errors import TreeError
-from funcnet._torch import constant_result
+from funcnet._torch import assume_constant_result
 from funcnet._typing import Selector
 from funcnet.optim._scalars import is_readable
 from funcnet.tree import select, unflatten
@@ -89,7 +89,7 @@ def identity_key(values: Hyperparameters) -> tuple[Any, ...]:
     return tuple((name, key(value)) for name, value in values.items())
 
 
-@constant_result
+@assume_constant_result
 @lru_cache(maxsize=256)
 def assign_groups(selectors: tuple[Selector, ...], paths: tuple[str, ...]) -> tuple[int, ...]:
     """For each path the number of the first selector that selects it; -1 where none does.

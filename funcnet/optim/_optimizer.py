@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from funcnet._context import forward_mode, plainly_eager
+from funcnet._context import is_plainly_eager, under_forward_mode
 from funcnet._errors import TreeError, bullet_list
 from funcnet._tensors import is_inexact
 from funcnet._torch import register_constant
@@ -303,7 +303,7 @@ class Optimizer:
 
 def _choose_memory(pairing: Pairing, records: Sequence[Optimizer], donate: bool) -> Memory:
     """How a step may use memory: only where nothing follows it may it write over temporaries, or over donations."""
-    if not plainly_eager() or forward_mode():
+    if not is_plainly_eager() or under_forward_mode():
         return Memory()
     if torch.is_grad_enabled():
         # A record has tensors only where they are not numbers: there they are differentiated.

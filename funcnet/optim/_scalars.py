@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from funcnet._context import forward_mode, tensors_are_real
+from funcnet._context import tensors_are_real, under_forward_mode
 from funcnet._torch import is_batched_by_vmap, is_wrapped_by_transform, unwrap_once
 
 Scalar: TypeAlias = "float | Tensor"
@@ -41,7 +41,7 @@ def read_number(tensor: Tensor) -> float:
 
 def is_readable(tensor: Tensor) -> bool:
     """Whether a tensor has one number that does not depend on the example, and nobody differentiates by it."""
-    if not tensors_are_real() or forward_mode():
+    if not tensors_are_real() or under_forward_mode():
         return False
     while is_wrapped_by_transform(tensor):
         if is_batched_by_vmap(tensor) or tensor.requires_grad:

@@ -7,10 +7,10 @@ from dataclasses import KW_ONLY, dataclass
 from torch import Tensor
 
 from funcnet._typing import Tree
-from funcnet.optim._arithmetic import Memory, add, add_scalar, addcmul, as_dtype_of, as_real, mul
 from funcnet.optim._optimizer import Optimizer
 from funcnet.optim._scalars import is_zero
 from funcnet.optim._state_entries import zero_step, zeros_like
+from funcnet.optim._update_operations import Memory, add, add_scalar, addcmul, as_dtype_of, as_real, mul
 
 
 @dataclass(frozen=True, eq=False, repr=False)

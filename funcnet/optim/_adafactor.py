@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from funcnet._typing import Tree
-from funcnet.optim._arithmetic import Memory, add, lerp, mul
 from funcnet.optim._optimizer import Optimizer
 from funcnet.optim._scalars import Scalar, as_scalar, is_zero, larger, smaller
 from funcnet.optim._state_entries import scalar_dtype, zeros_like
+from funcnet.optim._update_operations import Memory, add, lerp, mul
 
 
 @dataclass(frozen=True, eq=False, repr=False)

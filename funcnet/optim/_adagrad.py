@@ -10,11 +10,11 @@ from torch import Tensor
 
 from funcnet._torch import fused_adagrad
 from funcnet._typing import Tree
-from funcnet.optim._arithmetic import Memory, add, add_scalar, addcdiv, addcmul, as_dtype_of, as_real
 from funcnet.optim._fused import FusedOptimizer
 from funcnet.optim._scalars import Scalar, is_zero
 from funcnet.optim._sparse_rows import rows_of
 from funcnet.optim._state_entries import full_like, zero_step
+from funcnet.optim._update_operations import Memory, add, add_scalar, addcdiv, addcmul, as_dtype_of, as_real
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -11,7 +11,10 @@ from torch import Tensor
 
 from funcnet._torch import fused_adam, fused_adamw
 from funcnet._typing import Tree
-from funcnet.optim._arithmetic import (
+from funcnet.optim._fused import FusedOptimizer
+from funcnet.optim._scalars import is_zero
+from funcnet.optim._state_entries import zero_step, zeros_like
+from funcnet.optim._update_operations import (
     Memory,
     add,
     add_scalar,
@@ -24,9 +27,6 @@ from funcnet.optim._arithmetic import (
     maximum,
     mul,
 )
-from funcnet.optim._fused import FusedOptimizer
-from funcnet.optim._scalars import is_zero
-from funcnet.optim._state_entries import zero_step, zeros_like
 
 Betas: TypeAlias = "tuple[float | Tensor, float | Tensor]"
 

@@ -12,9 +12,9 @@ from typing_extensions import Self
 from funcnet._errors import TreeError
 from funcnet._torch import foreach_add, foreach_add_
 from funcnet._typing import Tree
-from funcnet.optim._arithmetic import Memory
 from funcnet.optim._optimizer import Optimizer
 from funcnet.optim._pairing import Pairing, format_place
+from funcnet.optim._update_operations import Memory
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from funcnet._typing import Tree
-from funcnet.optim._arithmetic import Memory, add, lerp, mul
 from funcnet.optim._optimizer import Optimizer
 from funcnet.optim._state_entries import zeros_like
+from funcnet.optim._update_operations import Memory, add, lerp, mul
 
 
 @dataclass(frozen=True, eq=False, repr=False)

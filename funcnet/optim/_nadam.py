@@ -8,10 +8,21 @@ import torch
 from torch import Tensor
 
 from funcnet._typing import Tree
-from funcnet.optim._arithmetic import Memory, add, add_scalar, addcdiv, addcmul, as_dtype_of, as_real, div, lerp, mul
 from funcnet.optim._optimizer import Optimizer
 from funcnet.optim._scalars import as_scalar, is_zero
 from funcnet.optim._state_entries import zero_step, zeros_like
+from funcnet.optim._update_operations import (
+    Memory,
+    add,
+    add_scalar,
+    addcdiv,
+    addcmul,
+    as_dtype_of,
+    as_real,
+    div,
+    lerp,
+    mul,
+)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

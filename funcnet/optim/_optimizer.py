@@ -15,7 +15,6 @@ from funcnet._errors import TreeError, bullet_list
 from funcnet._tensors import is_inexact
 from funcnet._torch import register_constant
 from funcnet._typing import Tree, TreeLike
-from funcnet.optim._arithmetic import Memory
 from funcnet.optim._groups import (
     Groups,
     Hyperparameters,
@@ -28,6 +27,7 @@ from funcnet.optim._groups import (
 from funcnet.optim._pairing import Pairing, format_place, memory_key
 from funcnet.optim._scalars import as_scalar
 from funcnet.optim._state_entries import scalar_dtype
+from funcnet.optim._update_operations import Memory
 from funcnet.tree import join
 
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from funcnet._typing import Tree
-from funcnet.optim._arithmetic import Memory, addcmul, as_dtype_of, as_real
 from funcnet.optim._optimizer import Optimizer
 from funcnet.optim._scalars import Scalar
 from funcnet.optim._state_entries import full_like, zero_step, zeros_like
+from funcnet.optim._update_operations import Memory, addcmul, as_dtype_of, as_real
 
 
 @dataclass(frozen=True, eq=False, repr=False)

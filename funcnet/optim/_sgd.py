@@ -12,9 +12,9 @@ from torch import Tensor
 
 from funcnet._torch import fused_sgd
 from funcnet._typing import Tree
-from funcnet.optim._arithmetic import Memory, add, mul
 from funcnet.optim._fused import FusedOptimizer
 from funcnet.optim._scalars import is_zero
+from funcnet.optim._update_operations import Memory, add, mul
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from funcnet._typing import Tree
-from funcnet.optim._arithmetic import Memory, add_scalar, mul
 from funcnet.optim._optimizer import Optimizer
 from funcnet.optim._sparse_rows import rows_of
 from funcnet.optim._state_entries import zeros_like
+from funcnet.optim._update_operations import Memory, add_scalar, mul
 
 
 @dataclass(frozen=True, eq=False, repr=False)

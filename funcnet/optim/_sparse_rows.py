@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from funcnet.optim._arithmetic import add, mul
 from funcnet.optim._scalars import Scalar
+from funcnet.optim._update_operations import add, mul
 
 
 @dataclass(frozen=True)

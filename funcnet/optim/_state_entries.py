@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from funcnet.optim._arithmetic import as_dtype_of, as_real
 from funcnet.optim._scalars import Scalar
+from funcnet.optim._update_operations import as_dtype_of, as_real
 
 
 def scalar_dtype() -> torch.dtype:

@@ -87,13 +87,20 @@ AccumulateGrad: type = getattr(torch._C._functions, "AccumulateGrad")
 foreach_norm = torch._foreach_norm
 """(tensors, order) -> the norm of each, with the bits of torch.linalg.vector_norm; it has no rule for transforms."""
 
+foreach_mul = torch._foreach_mul
+foreach_mul_ = torch._foreach_mul_
+"""(tensors, factor) -> the products, with the bits of torch.mul; the second writes them over the tensors."""
+
+foreach_lerp = torch._foreach_lerp
+foreach_lerp_ = torch._foreach_lerp_
+"""(tensors, ends, weight) -> interpolations, with the bits of torch.lerp; the second writes them over the tensors."""
+
 _group_tensors = torch.utils._foreach_utils._group_tensors_by_device_and_dtype
 
 
 def group_by_device_and_dtype(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
     """The tensors in the order in which torch's own code over many of them takes them: group by group."""
-    first = tensors[0]
-    if all(tensor.dtype == first.dtype and tensor.device == first.device for tensor in tensors):
+    if len({(tensor.dtype, tensor.device) for tensor in tensors}) == 1:
         return tensors
     groups = _group_tensors([tensors])  # type: ignore[list-item]  # torch means lists that may hold None
     return [tensor for (group,), _ in groups.values() for tensor in group if tensor is not None]

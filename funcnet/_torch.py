@@ -52,6 +52,9 @@ active_transforms = pyfunctorch.retrieve_all_functorch_interpreters
 without_transforms = pyfunctorch.temporarily_clear_interpreter_stack
 """A context in which no transform of torch.func is active."""
 
+is_batched_by_vmap = functorch.is_batchedtensor
+"""Whether the outermost transform that wraps a tensor is a vmap."""
+
 is_wrapped_by_transform = functorch.is_functorch_wrapped_tensor
 wrapping_level = functorch.maybe_get_level
 unwrap_once = functorch.get_unwrapped
@@ -85,13 +88,20 @@ AccumulateGrad: type = getattr(torch._C._functions, "AccumulateGrad")
 foreach_norm = torch._foreach_norm
 """(tensors, order) -> the norm of each, with the bits of torch.linalg.vector_norm; it has no rule for transforms."""
 
+foreach_mul = torch._foreach_mul
+foreach_mul_ = torch._foreach_mul_
+"""(tensors, factor) -> the products, with the bits of torch.mul; the second writes them over the tensors."""
+
+foreach_lerp = torch._foreach_lerp
+foreach_lerp_ = torch._foreach_lerp_
+"""(tensors, ends, weight) -> interpolations, with the bits of torch.lerp; the second writes them over the tensors."""
+
 _group_tensors = torch.utils._foreach_utils._group_tensors_by_device_and_dtype
 
 
 def group_by_device_and_dtype(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
     """The tensors in the order in which torch's own code over many of them takes them: group by group."""
-    first = tensors[0]
-    if all(tensor.dtype == first.dtype and tensor.device == first.device for tensor in tensors):
+    if len({(tensor.dtype, tensor.device) for tensor in tensors}) == 1:
         return tensors
     groups = _group_tensors([tensors])  # type: ignore[list-item]  # torch means lists that may hold None
     return [tensor for (group,), _ in groups.values() for tensor in group if tensor is not None]
@@ -170,6 +180,16 @@ def inject_parametrized_property(module: torch.nn.Module, name: str) -> None:
     """Make an attribute of a module with such a class the tensor that its parametrizations compute."""
     parametrize._inject_property(module, name)
 
+
+fused_sgd: Callable[..., None] = torch._fused_sgd_
+fused_adam: Callable[..., None] = torch._fused_adam_
+fused_adamw: Callable[..., None] = torch._fused_adamw_
+fused_adagrad: Callable[..., None] = torch._fused_adagrad_
+"""Steps of optimizers, written over lists of params and state; all tensors must have the strides of their params."""
+
+foreach_add: Callable[..., Any] = torch._foreach_add
+foreach_add_: Callable[..., None] = torch._foreach_add_
+"""Sums of a list of tensors and one number or 0-d tensor."""
 
 DispatchMode = torch.utils._python_dispatch.TorchDispatchMode
 """A context that is shown every operator before it runs, below autograd."""

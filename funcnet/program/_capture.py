@@ -38,9 +38,6 @@ class GraphInput(NamedTuple):
     name: Any
 
 
-_SIZE = GraphInput("size", None)
-
-
 class SizeGuard(NamedTuple):
     """A condition on sizes that the capture relied on, its line, and whether the module's own code asked for it."""
 
@@ -112,12 +109,7 @@ def capture(module: nn.Module, train: bool, inputs: Inputs, free: Sequence[Seque
     """Trace the forward of a module on a private copy of it; nothing is computed and nobody's tensors are written to.
 
     Code that asks whether it is being compiled is told that it is not; only if it cannot be traced so, that it is.
-
-    Args:
-        module: the module.
-        train: the mode to trace it in.
-        inputs: its example inputs.
-        free: for each tensor of ``inputs``, the axes whose size stays free.
+    ``free`` has for each tensor of ``inputs`` the axes whose size stays free.
 
     Raises:
         ConversionError: if torch cannot trace it; names the line.
@@ -135,7 +127,8 @@ def _capture(module: nn.Module, train: bool, inputs: Inputs, free: Sequence[Sequ
     copy = require_gradients(copy_with_tensors(module, torch.Tensor.detach, "trace runs a forward on a private copy"))
     for submodule in copy.modules():
         submodule.training = train
-    examples = [_example_of(tensor.value) for tensor in inputs.tensors]
+    values = [tensor.value for tensor in inputs.tensors]
+    examples = [value.detach().clone().requires_grad_(value.requires_grad) for value in values]
     for example, axes in zip(examples, free, strict=True):
         for axis in axes:
             keep_size_free(example, axis)
@@ -200,10 +193,6 @@ def require_gradients(module: nn.Module) -> nn.Module:
     return module
 
 
-def _example_of(tensor: Tensor) -> Tensor:
-    return tensor.detach().clone().requires_grad_(tensor.requires_grad)
-
-
 def _take_graph(module: GraphModule, _: Sequence[Tensor]) -> Callable[..., list[Any]]:
     """The backend of the compiler: it keeps the graph, and returns stand-ins where the graph would be run."""
     captured = _active[-1]
@@ -216,7 +205,7 @@ def _take_graph(module: GraphModule, _: Sequence[Tensor]) -> Callable[..., list[
     def return_stand_ins(*args: Any) -> list[Any]:
         for node, arg in zip(captured.inputs, args, strict=True):
             known = captured.input_of_object.get(id(arg), captured.inputs[node])
-            captured.inputs[node] = known if isinstance(arg, Tensor) else _SIZE
+            captured.inputs[node] = known if isinstance(arg, Tensor) else GraphInput("size", None)
         stand_ins = [_stand_in(captured, result) for result in results]
         captured.keep_alive.append(stand_ins)
         captured.outputs = {id(stand_in): result for stand_in, result in zip(stand_ins, results, strict=True)}

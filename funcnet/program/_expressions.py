@@ -88,6 +88,16 @@ def number(value: float) -> ast.expr:
     return ast.Constant(value)
 
 
+def writes_in_place(call: ast.AST) -> bool:
+    """Whether a call, or one within an expression, is of a method like ``add_`` or says ``inplace=`` or ``out=``."""
+    if not isinstance(call, ast.Call):
+        return any(map(writes_in_place, ast.iter_child_nodes(call)))
+    method = call.func.attr if isinstance(call.func, ast.Attribute) else ""
+    is_in_place = method.endswith("_") and not method.endswith("__")
+    named = any(key.arg in ("inplace", "out") for key in call.keywords)
+    return is_in_place or named or any(map(writes_in_place, ast.iter_child_nodes(call)))
+
+
 UNKNOWN = object()
 
 

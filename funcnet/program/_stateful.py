@@ -24,6 +24,7 @@ from funcnet.program._statements import (
     expression_names,
     join_path,
     read_names,
+    relative_path,
 )
 from funcnet.program._text import lines_of, text_of
 from funcnet.program._vocabulary import Vocabulary, import_lines, import_names
@@ -168,17 +169,14 @@ class _ClassWriter(Folding):
             parts.append(f"{name}: {type(submodule).__name__ if layer is None else text_of(layer)}")
         return "\n".join([*parts, *(f"{name} {tuple(param.shape)}" for name, param in module.named_parameters())])
 
-    def _lower(self, items: Sequence[Step | ModuleCall], path: str) -> tuple[list[Item], dict[str, ast.expr]]:
-        lowered, new_buffers = super()._lower(items, path)
-        uses = [item for item in lowered if isinstance(item, Use)]
-        called = {use.level.path for use in uses}
+    def _lower(self, call: ModuleCall) -> tuple[list[Item], dict[str, ast.expr]]:
+        items, new_buffers = super()._lower(call)
+        uses = [item for item in items if isinstance(item, Use)]
         for use in uses:
             use.state = None  # a method keeps its new buffers itself
-        return lowered, {
-            name: value
-            for name, value in new_buffers.items()
-            if name not in called and not any(name.startswith(f"{part}.") for part in called)
-        }
+        called = [use.level.path for use in uses]
+        is_of_called = {name: any(relative_path(name, path) is not None for path in called) for name in new_buffers}
+        return items, {name: value for name, value in new_buffers.items() if not is_of_called[name]}
 
     def _class_of(self, path: str, function: Routine | None) -> str:
         """The name of the class of a module; its text is written down when it is new."""

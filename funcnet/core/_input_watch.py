@@ -30,7 +30,7 @@ _PLAIN_CLASSES = (int, float, complex, str, bytes, bool, type(None))
 _NOT_LOOKED_INTO = (*ATOM_CLASSES, nn.Module, Net, Enum)
 
 
-class _Contents(NamedTuple):
+class ContainerContents(NamedTuple):
     """What a container held: values by key for dicts and attributes, by position for sequences."""
 
     name: Name
@@ -49,7 +49,7 @@ class InputWatch:
 
     def __init__(self, named_values: Iterable[tuple[str, Any]]) -> None:
         self._tensors: list[tuple[Name, Tensor, int]] = []
-        self._contents: list[_Contents] = []
+        self._contents: list[ContainerContents] = []
         self._states: list[tuple[Name, Any, object]] = []
         visited: set[int] = set()
         for name, value in named_values:
@@ -71,7 +71,7 @@ class InputWatch:
             return
         for kind in _kinds_of(value):
             keys, values = _read(value, kind)
-            self._contents.append(_Contents(name, value, kind, keys, values))
+            self._contents.append(ContainerContents(name, value, kind, keys, values))
             if kind != "set":
                 form = "{}.{}" if kind in ("attributes", "slots") else "{}[{!r}]"
                 for key, item in zip(keys, values, strict=True):
@@ -174,7 +174,7 @@ def _cached_names(cls: type) -> set[str]:
     return {name for base in cls.__mro__ for name, value in vars(base).items() if isinstance(value, cached_property)}
 
 
-def _write(contents: _Contents) -> None:
+def _write(contents: ContainerContents) -> None:
     """Give a container back what it held."""
     _, container, kind, keys, values = contents
     if kind == "list":
@@ -214,7 +214,7 @@ def _is_same(value: Any, before: Any) -> bool:
     return value is before or (type(value) is type(before) and type(value) in _PLAIN_CLASSES and value == before)
 
 
-def _describe_changes(contents: _Contents, keys: list[Any], values: list[Any]) -> Iterator[str]:
+def _describe_changes(contents: ContainerContents, keys: list[Any], values: list[Any]) -> Iterator[str]:
     """Words for what was added to a container, taken out of it or replaced in it."""
     place = _format_name(contents.name)
     if contents.kind in ("list", "deque", "set") and len(values) != len(contents.values):

@@ -79,7 +79,7 @@ WRITES = {
     "nested": (
         lambda: {"layers": [(X, [])]},
         lambda c: c["layers"][0][1].append(X),
-        r"1\['layers'\]\[0\]\[1\] \(0 ",
+        r"input 1\['layers'\]\[0\]\[1\] ",
     ),
     "named tuple": (lambda: Pair(X, []), lambda c: c.second.append(X), r"input 1\[1\] \(0 items became 1\)"),
     "dataclass": (lambda: State(X), lambda c: setattr(c, "h", X + 1), r"input 1\.h \(another value\)"),

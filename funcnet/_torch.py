@@ -210,6 +210,26 @@ _LOGGING = ("debug", "info", "warning", "error", "exception", "critical", "log",
 
 
 @contextlib.contextmanager
+def tracer_silenced() -> Iterator[None]:
+    """Keep what torch's tracer warns of and logs in this thread from the caller: what matters of it is raised."""
+    this_thread = get_ident()
+    handlers = logging.getLogger("torch").handlers
+
+    def is_from_another_thread(record: logging.LogRecord) -> bool:
+        return record.thread != this_thread
+
+    for handler in handlers:
+        handler.addFilter(is_from_another_thread)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(is_from_another_thread)
+
+
+@contextlib.contextmanager
 def capture_settings(eager: bool) -> Iterator[None]:
     """Let torch's tracer keep marked sizes free and everything else constant, whatever its settings are outside.
 
@@ -393,3 +413,16 @@ def is_internal_function(function: object) -> bool:
     module = getattr(function, "__module__", None) or ""
     internals = ("torch._functorch", "torch._C._functorch", "torch._dynamo", "torch._higher_order_ops")
     return module.startswith(internals) or isinstance(function, torch._ops.HigherOrderOperator)
+
+
+def size_expression(size: int | torch.SymInt) -> Any:
+    """A size as an int, or as a sympy expression of free sizes."""
+    if isinstance(size, int):
+        return size
+    return int(size.node.expr) if size.node.expr.is_number else size.node.expr
+
+
+def tracer_source_name(source: Any) -> str:
+    """What torch's tracer calls an input of a graph."""
+    name = source.name  # a method before torch 2.10, and a property since
+    return name() if callable(name) else name

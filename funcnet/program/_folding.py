@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from funcnet.program._capture import size_expression
+from funcnet._torch import size_expression
 from funcnet.program._loops import make_loops
 from funcnet.program._statements import (
     Block,
@@ -236,9 +236,8 @@ class Folding:
 
     def _lower(self, call: ModuleCall) -> tuple[list[Item], dict[str, ast.expr]]:
         """The items of the body of a function, and the buffers it makes new: by path, or all those below a path."""
-        items: list[Item] = [
-            self._use_of(item) if isinstance(item, ModuleCall) else item for item in self._items_of(call)
-        ]
+        steps = self._items_of(call)
+        items: list[Item] = [self._use_of(step) if isinstance(step, ModuleCall) else step for step in steps]
         states = {item.level.path: item.state for item in items if isinstance(item, Use) and item.state is not None}
         new_buffers: dict[str, ast.expr] = {path: ast.Name(state) for path, state in states.items()}
         for name, value in self.program.new_buffers.items():

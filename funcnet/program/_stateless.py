@@ -14,14 +14,7 @@ from funcnet.program._writer import Writer, buffer_tree, definition_lines, inlin
 
 
 def write_functions(program: ForwardProgram, mode: str, input_lines: Sequence[str], vocabulary: Vocabulary) -> str:
-    """The module that defines ``forward(params, buffers, *inputs, rng=None)``.
-
-    Args:
-        program: the forward.
-        mode: "eval" or "training".
-        input_lines: what each input is, one line each.
-        vocabulary: what the statements may need to import.
-    """
+    """The module that defines ``forward(params, buffers, *inputs, rng=None)``; ``input_lines`` describe the inputs."""
     imports = list(vocabulary.imports)
     imported = import_names(program, imports)
     folding = Folding(program)

@@ -16,9 +16,7 @@ _BINARY = {
     getattr(ast, kind): (symbol, int(level)) for kind, symbol, level in (row.split() for row in _LEVELS.split(","))
 }
 """Operator -> its symbol, and how tightly it binds."""
-_COMPARE: dict[type[ast.AST], str] = dict(
-    zip((ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE), ["==", "!=", "<", "<=", ">", ">="], strict=True)
-)
+_COMPARE = {"Eq": "==", "NotEq": "!=", "Lt": "<", "LtE": "<=", "Gt": ">", "GtE": ">="}
 _UNARY: dict[type[ast.AST], str] = {ast.USub: "-", ast.UAdd: "+", ast.Invert: "~"}
 _CALL, _ATOM, _SIGN = 15, 16, 12  # how tightly a call, a name and a sign bind
 
@@ -80,9 +78,7 @@ class _OneLine:
     def arguments(self, node: ast.Call) -> list[str]:
         if len(node.args) == 1 and not node.keywords and isinstance(node.args[0], ast.GeneratorExp):
             return [self.text(node.args[0])[1:-1]]
-        named = [
-            f"{key.arg}={self.text(key.value)}" if key.arg else f"**{self.text(key.value)}" for key in node.keywords
-        ]
+        named = [f"{f'{key.arg}=' if key.arg else '**'}{self.text(key.value)}" for key in node.keywords]
         return [*map(self.text, node.args), *named]
 
     def of_Starred(self, node: ast.Starred) -> tuple[str, int]:  # noqa: N802
@@ -142,7 +138,7 @@ class _OneLine:
     def of_Compare(self, node: ast.Compare) -> tuple[str, int]:  # noqa: N802
         text = self.in_parentheses(node.left, 6)
         for operator, right in zip(node.ops, node.comparators, strict=True):
-            text += f" {_COMPARE[type(operator)]} {self.in_parentheses(right, 6)}"
+            text += f" {_COMPARE[type(operator).__name__]} {self.in_parentheses(right, 6)}"
         return text, 5
 
     def of_IfExp(self, node: ast.IfExp) -> tuple[str, int]:  # noqa: N802

@@ -23,6 +23,7 @@ from funcnet.core._global_draws import GlobalDrawGuard
 from funcnet.core._ties import drop_aliases, link_buffers, resolve_aliases
 from funcnet.core._view import EMPTY_TREE, PASS_RNG, Call, Mode, draw_source
 from funcnet.core._view_classes import make_view_opener, view_class_of
+from funcnet.core._wrong_calls import SWALLOWED_ARGUMENTS, refuse_swallowed_arguments
 from funcnet.random.internals import DrawInterceptor, RngArgument, as_rng
 from funcnet.tree import flatten, join, select, unflatten
 from funcnet.tree.internals import describe_unmatched
@@ -48,6 +49,7 @@ class Program:
             kind: {alias: owner for alias, owner in net.aliases.items() if isinstance(net._all_entries[alias], kind)}
             for kind in (Param, Buffer)
         }
+        self.nets_by_path = dict(net.named_nets())
         self.facts = {path: body._facts for path, body in iter_bodies(net)}
         self.draws_from_views_only = all(facts.draws_from_view_only for facts in self.facts.values())
         self.is_trusted = all(facts.is_trusted for facts in self.facts.values())
@@ -109,6 +111,8 @@ class Program:
         method: str,
     ) -> tuple[Any, Tree]:
         """Run the body, and see to it that no draw in it comes from a global generator."""
+        if kwargs and not SWALLOWED_ARGUMENTS.isdisjoint(kwargs):
+            refuse_swallowed_arguments(self.net, kwargs, method)
         if self.draws_from_views_only and method == "forward":
             return self._run_body(params, buffers, mode, inputs, kwargs, method, rng)
         run_body = partial(self._run_body, params, buffers, mode, inputs, kwargs, method)
@@ -147,7 +151,7 @@ class Program:
             else:
                 output = view(*inputs, **kwargs)
         except Exception as error:
-            explained = explain_error(self, params, error)
+            explained = explain_error(self, params, error, inputs, kwargs, method)
             try:
                 if explained is error:
                     raise

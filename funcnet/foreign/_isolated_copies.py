@@ -215,10 +215,10 @@ def copy_with_tensors(module: nn.Module, tensor_for: Callable[[Tensor], Tensor],
         why: words for the error.
 
     Raises:
-        ConversionError: if attributes of the module cannot be copied; names them.
+        ConversionError: if attributes of the module cannot be copied, or it contains itself; names them.
     """
     memo: CopiesById = {id(tensor): tensor_for(tensor) for tensor in (*module.parameters(), *module.buffers())}
-    for submodule in module.modules():
+    for _, submodule in named_modules(module):
         for tensor in _iter_hook_tensors(submodule):
             memo[id(tensor)] = tensor_for(tensor.detach())
     try:

@@ -292,26 +292,6 @@ _LOGGING = ("debug", "info", "warning", "error", "exception", "critical", "log",
 
 
 @contextlib.contextmanager
-def tracer_silenced() -> Iterator[None]:
-    """Keep what torch's tracer warns of and logs in this thread from the caller: what matters of it is raised."""
-    this_thread = get_ident()
-    handlers = logging.getLogger("torch").handlers
-
-    def is_from_another_thread(record: logging.LogRecord) -> bool:
-        return record.thread != this_thread
-
-    for handler in handlers:
-        handler.addFilter(is_from_another_thread)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for handler in handlers:
-            handler.removeFilter(is_from_another_thread)
-
-
-@contextlib.contextmanager
 def capture_settings(eager: bool) -> Iterator[None]:
     """Let torch's tracer keep marked sizes free and everything else constant, whatever its settings are outside.
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 
-from funcnet._context import outside_transforms
+from funcnet._context import outside_transforms, torch_silenced
 from funcnet._errors import ConversionError
 from funcnet._tensors import is_inexact
 from funcnet._torch import (
@@ -22,7 +22,6 @@ from funcnet._torch import (
     keep_size_free,
     size_expression,
     tracer_shape_env,
-    tracer_silenced,
     tracer_source_name,
 )
 from funcnet.foreign.internals import copy_with_tensors
@@ -143,7 +142,7 @@ def _capture(module: nn.Module, train: bool, inputs: Inputs, free: Sequence[Sequ
     lines = [*inputs.vocabulary.imports, f"def call({names}):", f"    return module({inputs.call})", ""]
     # a code object of its own, so that what torch compiled for it goes when it goes, and counts for no other trace
     exec(compile("\n".join(lines), "<funcnet.trace>", "exec"), namespace)
-    with _LOCK, tracer_silenced(), outside_transforms(), torch.enable_grad(), capture_settings(eager):
+    with _LOCK, torch_silenced(), outside_transforms(), torch.enable_grad(), capture_settings(eager):
         _active.append(captured)
         try:
             captured.result = torch.compile(namespace["call"], backend=_take_graph, fullgraph=True)(copy, *examples)  # type: ignore[no-untyped-call]

@@ -186,10 +186,10 @@ class _Recorder:
             if isinstance(symbol, int):
                 self.values[node] = ast.Constant(symbol)
                 continue
-            found = None if symbol is None else self.captured.find_axis(symbol)
-            if found is None:
+            axis_place = None if symbol is None else self.captured.find_axis(symbol)
+            if axis_place is None:
                 raise self._error(node, f"it takes the number {symbol or node.name} from outside of its inputs")
-            index, axis = found
+            index, axis = axis_place
             place = self.inputs.tensors[index].place
             value = self._new_value("batch" if axis == 0 else _clean_name(f"{place}_size"), named=True)
             shape = ast.Attribute(self._input_expression(index), "shape")

@@ -92,9 +92,9 @@ class _ClassWriter(Folding):
         lines = import_lines(text, [*self.imports, *known], self.imported)
         lines = [line for line in lines if line and not line.startswith("import funcnet")]
         standard = [line for line in lines if line.split()[1] in ("math", "operator", "collections")]
-        whole = sorted({line for line in lines if line.startswith("import ")} - set(standard))
+        modules = sorted({line for line in lines if line.startswith("import ")} - set(standard))
         names = sorted({line for line in lines if line.startswith("from ")} | {"from torch import nn"})
-        return [*([*standard, ""] if standard else []), *whole, *names]
+        return [*([*standard, ""] if standard else []), *modules, *names]
 
     def _becomes_class(self, call: ModuleCall) -> bool:
         """Whether a module is no container and no layer of torch.nn, nor in one."""
@@ -120,13 +120,13 @@ class _ClassWriter(Folding):
         if path not in self.layers or isinstance(self.modules[path], composed):
             return None
         steps = list(call.steps())
-        made = [name for step in steps for name in assigned_names(step)]
+        assigned = [name for step in steps for name in assigned_names(step)]
         read = {name for step in steps for name in read_names(step) if split_place(name) is None}
-        inputs = read - {*made, *self.program.sizes}
+        inputs = read - {*assigned, *self.program.sizes}
         within = {id(step) for step in steps}
         outside = {name for step in self.program.statements if id(step) not in within for name in read_names(step)}
         outside |= set(expression_names(self.program.returned))
-        results = [name for name in made if name in outside]
+        results = [name for name in assigned if name in outside]
         if len(inputs) != 1 or len(results) != 1:
             return None
         for name in [name for name in self.program.new_buffers if name.startswith(f"{path}.")]:
@@ -167,9 +167,9 @@ class _ClassWriter(Folding):
             lines += ["", *self._forward_lines(path, function)]
         text = "\n".join(lines)
         if text not in self.classes:
-            taken = {*self.classes.values(), *self.imported.values()}
+            used_names = {*self.classes.values(), *self.imported.values()}
             names = (f"{class_name(module)}{count if count > 1 else ''}" for count in itertools.count(1))
-            self.classes[text] = next(name for name in names if name not in taken)
+            self.classes[text] = next(name for name in names if name not in used_names)
             base = "nn.Sequential" if _is_numbered(module) else "nn.Module"
             self.class_texts.append(f"class {self.classes[text]}({base}):\n{text}")
         return self.classes[text]
@@ -260,8 +260,8 @@ class _ClassWriter(Folding):
     def _access(self, path: str, base: str) -> str:
         """How a method of the module at ``base`` reaches what is at a path."""
         text, at = "self", base
-        rest = path[len(base) :].lstrip(".") if base else path
-        for key in rest.split(".") if rest else []:
+        suffix = path[len(base) :].lstrip(".") if base else path
+        for key in suffix.split(".") if suffix else []:
             holder = self.modules.get(at)
             if key.isdigit() and (_is_numbered(holder) or isinstance(holder, (nn.ModuleList, nn.ParameterList))):
                 text += f"[{key}]"

@@ -44,9 +44,9 @@ def _result_lines(program: ForwardProgram, function: Routine, writer: Writer) ->
     if function.new_buffers:
         tree = buffer_tree(program, function.new_buffers, function.level.path)
         result = ast.Tuple([*results, tree]) if results else tree
-        whole = lines_of("return ", result, writer.spell, 4)
-        if len(whole) == 1:
-            return [whole[0].replace("return (", "return ", 1)[:-1]] if results else whole
+        shown = lines_of("return ", result, writer.spell, 4)
+        if len(shown) == 1:
+            return [shown[0].replace("return (", "return ", 1)[:-1]] if results else shown
         lines = lines_of("new_buffers = ", tree, writer.spell, 4)
         results = [*results, ast.Name("new_buffers")]
     if not results:

@@ -171,9 +171,9 @@ class _Breaker:
 
     def lines(self, head: str, node: ast.AST, indent: int, tail: str) -> list[str]:
         flat = self.flat
-        whole = f"{head}{flat.text(node)}{tail}"
-        if len(whole) + indent <= self.width:
-            return [whole]
+        one_line = f"{head}{flat.text(node)}{tail}"
+        if len(one_line) + indent <= self.width:
+            return [one_line]
         if isinstance(node, ast.Call) and (node.args or node.keywords):
             return self._call_lines(head, node, indent, tail)
         if isinstance(node, ast.Dict) and node.keys:
@@ -196,7 +196,7 @@ class _Breaker:
                 left, right = flat.operands(node)
                 return [f"{head}(", f"    {left}", f"    {symbol_of(node.op)} {right}", f"){tail}"]
         base, keys = self._split_brackets(node)
-        return self._bracket_lines(f"{head}{base}", keys, indent, tail) if keys else [whole]
+        return self._bracket_lines(f"{head}{base}", keys, indent, tail) if keys else [one_line]
 
     def _call_lines(self, head: str, node: ast.Call, indent: int, tail: str) -> list[str]:
         start = f"{head}{self.flat.in_parentheses(node.func, _CALL)}("

@@ -150,8 +150,8 @@ class ValueNames:
             if value in reads and (node := getattr(item, "node", None)) is not None
         ]
         module = self.program.module.get_submodule(self.path)
-        others = [self.program.hints.get(name) for name in tensors if name != value]
-        return parameter_name(module, self.program.hints.get(value), traces, others)
+        other_hints = [self.program.hints.get(name) for name in tensors if name != value]
+        return parameter_name(module, self.program.hints.get(value), traces, other_hints)
 
     def _move_holder(self, name: str) -> None:
         """Let the value that has a name be called as its later readers call it, as in ``residual = x``."""

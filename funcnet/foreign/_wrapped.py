@@ -21,7 +21,7 @@ from funcnet._errors import InitError
 from funcnet._reachable import collect_reachable
 from funcnet._torch import MODULE_CALL_CODE
 from funcnet._typing import Tree
-from funcnet.core import Buffer, Net, Param, View
+from funcnet.core import Buffer, Lazy, Net, Param, View
 from funcnet.core.internals import EMPTY_TREE, ForeignNet, call_and_path, dtype_to_declare
 from funcnet.foreign._carried_values import UNKNOWN_VALUE, carried_value
 from funcnet.foreign._compiled_call import run_while_compiling
@@ -58,6 +58,19 @@ class Wrapped(ForeignNet):
                 tensors[name] = Buffer(tuple(buffer.shape), scheme, dtype_to_declare(buffer), is_persistent)
         children = tuple((name, convert(child)) for name, child in module._modules.items() if child is not None)
         return cls(CopyPool(module), children, tuple(tensors.items()))
+
+    def _with_children(self, nets: Mapping[str, Net], replaced: Mapping[str, Net]) -> Net:
+        lazy = [path for path, net in replaced.items() for _, part in net.named_nets() if isinstance(part, Lazy)]
+        if lazy:
+            raise InitError(f"{', '.join(map(repr, lazy))}: lazy layers have no shape yet; give the layers that fit.")
+        around = {
+            join(name, path): net
+            for name, child in nets.items()
+            for path, net in child.named_nets()
+            if any(replaced_path.startswith(f"{join(name, path)}.") for replaced_path in replaced)
+        }
+        children = tuple((name, nets.get(name, net)) for name, net in self.children)
+        return Wrapped(self.copy_pool.with_nets(replaced, around), children, self.tensors)
 
     def title(self) -> str:
         return type(self.copy_pool.module).__name__

@@ -36,6 +36,26 @@ MEANINGS = {
         "a second call gives something else",
         "new_buffers of net.apply are returned, not written; train=False",
     ),
+    "keeps state": Meaning(
+        "keeps values that belong inside of it, or one for all examples",
+        "keeps it too, or compiles anew when it has changed",
+        "a second call may give something else",
+        "take the state as an input and return it beside the output, or declare it in __init__ with register_buffer and "
+        "assign it, so that net.apply returns it in new_buffers; make parameters and submodules in __init__",
+    ),
+    "differs if repeated": Meaning(
+        "gives what one call happens to give",
+        "gives what one call happens to give",
+        "equal inputs give different outputs",
+        "read the clock, the file or the counter before the call, and pass it as an input; "
+        "torch.use_deterministic_algorithms(True) where a kernel is the reason",
+    ),
+    "reaches outside": Meaning(
+        "asks once for all examples",
+        "holds what it got fixed, or breaks the graph",
+        "the output may depend on what is no argument",
+        "ask before the call, and pass what you got as an input",
+    ),
     "mixes examples": Meaning(
         "gives another result: each example is alone",
         "no matter",

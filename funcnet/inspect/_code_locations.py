@@ -61,7 +61,7 @@ class ModulePaths:
             self.order.append(path)
 
     def find(self, module: nn.Module, caller: str) -> str:
-        """The path of a module that a module at a path calls. Of the paths of a shared one, it is that below the caller.
+        """The path of a module that a module at a path calls. Of the paths of a shared one, that below the caller.
 
         A module that was made in the call, or that is held where torch does not look, has the path of its caller.
         """
@@ -136,10 +136,13 @@ def describe_path(path: str) -> str:
 
 
 def find_user_frame(frame: FrameType | None = None) -> FrameType | None:
-    """The innermost frame of user code among a frame, by default the caller's, and those that called it."""
+    """The innermost frame of user code among a frame, by default the caller's, and those that called it.
+
+    None if there is none, as where a command of funcnet calls a stock layer.
+    """
     frame = sys._getframe(1) if frame is None else frame
     while frame is not None and not is_user_frame(frame):
-        frame = frame.f_back
+        frame = None if str(frame.f_globals.get("__name__", "")).startswith("funcnet.cli.") else frame.f_back
     return frame
 
 
@@ -161,13 +164,13 @@ def _contains_memory(value: object, memory: Memory | None) -> bool:
     return any(memory_of(tensor) == memory for tensor in _iter_shallow_tensors(value))
 
 
-def _iter_shallow_tensors(value: object) -> Iterator[Tensor]:
-    """A tensor, or the tensors directly in a list, tuple or dict.
+def _iter_shallow_tensors(value: object, depth: int = 2) -> Iterator[Tensor]:
+    """A tensor, or the tensors in a list, tuple or dict, or in one of those that it holds.
 
     It goes no deeper than that, as ``iter_tensors`` does: a global of a user may be large, or contain itself.
     """
-    if isinstance(value, dict):
-        value = list(value.values())
-    for item in value if isinstance(value, (list, tuple)) else (value,):
-        if isinstance(item, Tensor):
-            yield item
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (dict, list, tuple)) and depth:
+        for item in list(value.values()) if isinstance(value, dict) else value:
+            yield from _iter_shallow_tensors(item, depth - 1)

@@ -44,20 +44,29 @@ def effects(
 ) -> Effects:
     """What a call does besides computing its output, by path and with the line of user code.
 
-    There are six kinds of effects: a call **draws**, **writes buffer**, **mixes examples** of a batch, **reads outside
-    tensor** (a tensor that is not a parameter, buffer or input), **mutates input**, or **branches on data**. On these
-    torch.vmap fails, or gives another result than the batch. The printed report says what each kind means, and what to
-    write instead.
+    There are nine kinds of effects. A call **draws**; it **writes buffer**; it **keeps state** for the next call (an
+    attribute, a list, a global, an attribute of a class, a default argument, the cache of a function, a parameter or
+    submodule that it makes); it **reaches outside** (a clock, a file, the environment, the operating system); or it
+    **differs if repeated** with equal inputs and draws, for whatever reason. It **mixes examples** of a batch, **reads
+    outside tensor** (a tensor that is not a parameter, buffer or input), **mutates input** (a tensor or a container),
+    or **branches on data**. On these torch.vmap fails, or gives another result than the batch. The printed report says
+    what each kind means, and what to write instead; rows that differ in numbers of layers only are one row there.
 
-    The call runs once, on copies and in the caller's grad mode: nothing that is passed in is changed, and the global
-    generators are left as they are. A net runs as its module. The report holds for this call, that is for its branches,
-    mode and shapes. It cannot show
+    The call runs on copies and in the caller's grad mode: once operator by operator, twice on one copy, to see whether
+    the second call gives the same, and once or twice line by line, to see which line keeps what was kept. Nothing that
+    is passed in is changed; globals, attributes of classes and global generators are put back. What the code does to
+    the world, such as a line in a file, happens each time. A net runs as its module. The report holds for this call,
+    that is for its branches, mode and shapes. It cannot show
 
     * code that did not run, or that is compiled or scripted;
     * what is computed from a number after ``item()`` has read it; that it was read is reported;
     * a mixture of examples that changes no bit in this run. Of more than four examples the first, second, middle and
       last are changed in turn, which ``any`` or a maximum of probabilities may not notice. Use examples that differ;
-    * changes of anything but tensors: a counter or a list on the module, a print, a file.
+    * state in objects without contents that Python can see (iterators, generators, extensions in C), in globals and
+      attributes of classes that the code does not call by name (``setattr``, ``globals()``), and in other threads or
+      processes. It is noticed if the second call gives something else;
+    * state that was put back before the call ended, which is harmless unless two threads call at once;
+    * what is printed or logged, and files and clocks that torch or another extension uses by itself.
 
     Args:
         model: a module; or a net, whose params come next.

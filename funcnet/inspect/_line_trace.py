@@ -13,14 +13,17 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from torch import nn
+from typing_extensions import Self
 
 from funcnet._torch import MODULE_CALL_CODE
 from funcnet.inspect._code_locations import Location, ModulePaths, find_user_frame, is_user_frame
 from funcnet.inspect._state_snapshot import Place
 
 _CLOCKS = frozenset(
-    "time time_ns monotonic monotonic_ns perf_counter perf_counter_ns process_time process_time_ns thread_time "
-    "localtime gmtime ctime strftime now today utcnow".split()
+    {
+        *("time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "process_time"),
+        *("process_time_ns", "thread_time", "localtime", "gmtime", "ctime", "strftime", "now", "today", "utcnow"),
+    }
 )
 _ENVIRONMENT_CODES = frozenset(
     vars(type(os.environ))[name].__code__ for name in ("__getitem__", "__setitem__", "__delitem__")
@@ -51,7 +54,7 @@ class LineTrace:
         self._location = Location("", "", 0)
         self._hooks: tuple[Any, Any] = (None, None)
 
-    def __enter__(self) -> LineTrace:
+    def __enter__(self) -> Self:
         self._hooks = sys.gettrace(), sys.getprofile()
         sys.settrace(self._on_call)
         sys.setprofile(self._on_profile)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import types
 from collections import OrderedDict, deque
@@ -72,7 +73,7 @@ def read_contents(obj: Any, keeps_values: bool = False) -> Contents | None:
         keeps_values: whether a tensor is cloned, so that its values can be written back.
     """
     if isinstance(obj, Tensor):
-        return Contents(inner=(_read_version(obj), obj.detach().clone() if keeps_values else None))
+        return Contents(inner=_TensorState(_read_version(obj), obj.detach().clone() if keeps_values else None))
     if isinstance(obj, types.CellType):
         return Contents(attributes=_read_cell(obj))
     if isinstance(obj, NamedGlobals):
@@ -81,9 +82,8 @@ def read_contents(obj: Any, keeps_values: bool = False) -> Contents | None:
         return Contents(attributes={name: value for name, value in vars(obj.cls).items() if name in obj.names})
     if isinstance(obj, types.FunctionType):
         return Contents(attributes=dict(obj.__dict__)) if obj.__dict__ else None
-    if callable(getattr(obj, "cache_info", None)) and hasattr(obj, "__wrapped__"):
-        information = obj.cache_info()
-        return Contents(inner=(information.misses, information.currsize))
+    if is_function_cache(obj):
+        return Contents(inner=_read_cache_uses(obj))
     inner = _read_inner(obj)
     if inner is not None:
         return Contents(inner=inner)
@@ -197,7 +197,10 @@ def _compare_named(
     for name, value in after.items():
         place = place_of(name)
         if name not in before:
-            yield Difference(place, "makes" if is_own_dict else "sets", f" to {describe_value(value)}")
+            if is_own_dict:
+                yield Difference(place, "makes", f", {describe_value(value)}, in the call")
+            else:
+                yield Difference(place, "sets", f" to {describe_value(value)}")
         elif not is_same(before[name], value):
             yield Difference(place, "sets", f" from {describe_value(before[name])} to {describe_value(value)}")
     for name in before:
@@ -247,6 +250,30 @@ def is_plain(value: object) -> bool:
 # --- states without names ---
 
 
+def is_function_cache(obj: object) -> bool:
+    """Whether an object is a function with a cache, as functools.cache and functools.lru_cache make them."""
+    return callable(getattr(obj, "cache_info", None)) and hasattr(obj, "__wrapped__")
+
+
+def _read_cache_uses(cached_function: Any) -> tuple[int, ...]:
+    """How often a cache was used, as far as that matters.
+
+    It does not for results without arguments, which are constants of the process, and for numbers and texts, such as
+    the answer whether a package is installed.
+    """
+    held = gc.get_referents(cached_function)
+    cache = next((obj for obj in held if type(obj) is dict and obj is not vars(cached_function)), {})
+    links = {type(value) for value in cache.values() if type(value).__name__ == "_lru_list_elem"}
+    if links:  # a cache of limited size is a list of links, whose keys and results stand before their class
+        ends = [index for index, obj in enumerate(held[: held.index(cache)]) if obj in links and index >= 2]
+        results = {index: (held[index - 2], held[index - 1]) for index in ends}
+    else:
+        results = dict(enumerate(cache.items()))
+    uses = cached_function.cache_info()
+    matters = any(not is_plain(value) and not (type(key) is tuple and not key) for key, value in results.values())
+    return (uses.misses, uses.hits) if matters else ()
+
+
 def _read_version(tensor: Tensor) -> int | None:
     try:
         return tensor._version
@@ -261,6 +288,20 @@ def _read_cell(cell: types.CellType) -> dict[str, Any]:
         return {}
 
 
+class _TensorState(NamedTuple):
+    """How often a tensor was written to, which is compared, and its values, if they are kept."""
+
+    version: int | None
+    values: Tensor | None
+
+
+class _NumpyState(NamedTuple):
+    """The state of a generator of NumPy, and the same as text, because it may hold arrays, which have no equality."""
+
+    text: str
+    state: Any
+
+
 def _read_inner(obj: Any) -> Any:
     if isinstance(obj, (random.Random, torch.Generator)):
         return (obj.getstate if isinstance(obj, random.Random) else obj.get_state)()
@@ -269,7 +310,7 @@ def _read_inner(obj: Any) -> Any:
     if hasattr(obj, "__array_interface__") and hasattr(obj, "copy"):
         return obj.copy() if obj.dtype != object else None
     if hasattr(getattr(obj, "bit_generator", None), "state"):  # a generator of NumPy
-        return repr(obj.bit_generator.state), obj.bit_generator.state
+        return _NumpyState(repr(obj.bit_generator.state), obj.bit_generator.state)
     return None
 
 
@@ -284,7 +325,7 @@ def _write_inner(obj: Any, inner: Any) -> None:
         if obj.flags.writeable:
             obj[...] = inner
     elif hasattr(obj, "bit_generator"):
-        obj.bit_generator.state = inner[1]
+        obj.bit_generator.state = inner.state
 
 
 def _are_equal_inside(before: Any, after: Any) -> bool:
@@ -292,7 +333,9 @@ def _are_equal_inside(before: Any, after: Any) -> bool:
         return torch.equal(before, after)
     if hasattr(before, "tobytes"):
         return bool(before.shape == after.shape and before.tobytes() == after.tobytes())
-    return bool(before[0] == after[0] if isinstance(before, tuple) and len(before) == 2 else before == after)
+    if isinstance(before, (_NumpyState, _TensorState)):
+        return bool(before[0] == after[0])
+    return bool(before == after)
 
 
 def is_generator(obj: object) -> bool:

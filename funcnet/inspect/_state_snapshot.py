@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from funcnet.core import Net
 from funcnet.foreign.internals import named_modules
 from funcnet.inspect._code_locations import is_of_users
 from funcnet.inspect._object_contents import (
@@ -25,6 +26,7 @@ from funcnet.inspect._object_contents import (
     NamedGlobals,
     find_differences,
     format_key,
+    is_function_cache,
     is_generator,
     iter_attributes,
     read_contents,
@@ -94,9 +96,7 @@ class StateSnapshot:
         only: record these places alone; None for all of them.
     """
 
-    def __init__(
-        self, module: nn.Module, inputs: Iterable[tuple[str, object]], only: set[Place] | None = None
-    ) -> None:
+    def __init__(self, module: nn.Module, inputs: Iterable[tuple[str, object]], only: set[Place] | None = None) -> None:
         self.is_complete = True
         self._only = only
         self._records: list[_Record] = []
@@ -167,9 +167,8 @@ class StateSnapshot:
             return
         if isinstance(obj, Tensor) and (id(obj) in self._exempt or role == "inputs"):
             return
-        if not isinstance(obj, nn.Module) and type(obj).__module__.partition(".")[0] == "funcnet":
-            if not isinstance(obj, (NamedGlobals, ClassAttributes)):
-                return  # funcnet's own records keep nothing between calls but what they compute from themselves
+        if isinstance(obj, Net):
+            return  # nets are immutable; what they hold besides is computed from themselves
         contents = read_contents(obj, keeps_values=role == "code")
         if contents is not None:
             self._records.append(_Record(obj, place, role, is_own_dict, contents))
@@ -192,8 +191,8 @@ class StateSnapshot:
             yield from self._iter_children_of_function(obj)
             return
         if isinstance(obj, types.CellType):
-            contents = read_contents(obj)
-            yield from ((value, place) for value in (contents.attributes or {}).values() if contents)
+            contents = read_contents(obj) or Contents()
+            yield from ((value, place) for value in (contents.attributes or {}).values())
             return
         if isinstance(obj, types.ModuleType):
             if self._is_user_code(obj.__name__):
@@ -305,9 +304,9 @@ def _make_change(record: _Record, difference: Difference) -> Change | None:
         if type(record.obj).__module__.startswith("torch"):
             return None
         return Change(place, record.place, "draws", "advances", "")
-    if hasattr(record.obj, "cache_info"):
+    if is_function_cache(record.obj):
         place = Place(None, f"the cache of {getattr(record.obj, '__name__', name)}")
-        return Change(place, record.place, "keeps state", "fills", "")
+        return Change(place, record.place, "keeps state", "uses", "")
     kind = "mutates input" if record.role == "inputs" else "keeps state"
     return Change(place, record.place, kind, verb, values)
 

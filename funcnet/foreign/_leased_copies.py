@@ -70,6 +70,18 @@ class CopyPool:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._set_up(**state)
 
+    def replace_children(self, modules: Mapping[str, nn.Module]) -> CopyPool:
+        """The pool of a module with other children under some names, wherever it refers to them."""
+        memo: dict[int, Any] = {}
+        for name, new_child in modules.items():
+            old_child = self.module.get_submodule(name)
+            for named in (nn.Module.named_modules, nn.Module.named_parameters, nn.Module.named_buffers):
+                new_objects = dict(named(new_child))
+                memo.update({id(old): new_objects[path] for path, old in named(old_child) if path in new_objects})
+        pool = object.__new__(CopyPool)
+        pool._set_up(copy_without_weights(deepcopy_isolated(self.module, memo)), self.extra_states, None)
+        return pool
+
     @cached_property
     def _shared_ids(self) -> set[int]:
         """The ids of the objects that copies share with the pristine one: those that deepcopy takes for immutable."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -139,6 +140,11 @@ class Wrapped(ForeignNet):
         del module, run  # because all references to the copy are counted
         self.copy_pool.return_copy(flags, leased)
         return output
+
+    def _with_children(self, nets: Mapping[str, Net]) -> Net:
+        modules = {name: net.as_module() for name, net in nets.items()}
+        children = tuple((name, nets.get(name, child)) for name, child in self.children)
+        return replace(self, copy_pool=self.copy_pool.replace_children(modules), children=children)
 
     def _train_flags(self, is_training: Callable[[str], bool], path: str) -> tuple[bool, ...]:
         return tuple(bool(is_training(join(path, submodule_path))) for submodule_path in self.copy_pool.paths)

@@ -111,9 +111,7 @@ def test_what_a_scaler_refuses():
         optim.GradScaler(growth_factor=1.0, backoff_factor=2.0)
     scaler = optim.GradScaler()
     grads = {"a": torch.ones(2, dtype=torch.float16), "b": torch.ones(2), "c": torch.ones(1).half()}
-    with pytest.raises(
-        ValueError, match=r"float16 lose .*\n  'a' is torch\.float16\n  'c' is torch\.float16\nCast"
-    ):
+    with pytest.raises(ValueError, match=r"float16 lose .*\n  'a' is torch\.float16\n  'c' is torch\.float16\nCast"):
         scaler.unscale(grads, scaler.init())
     with pytest.raises(ValueError, match="missing: scale, growth_factor"):
         optim.GradScaler.from_state_dict({})

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from funcnet._context import transform_levels, under_vmap
 from funcnet._errors import InitError
+from funcnet._reachable import collect_reachable
 from funcnet._torch import MODULE_CALL_CODE
 from funcnet._typing import Tree
 from funcnet.core import Buffer, Net, Param, View
@@ -26,7 +27,7 @@ from funcnet.core.internals import EMPTY_TREE, ForeignNet, call_and_path, dtype_
 from funcnet.foreign._carried_values import UNKNOWN_VALUE, carried_value
 from funcnet.foreign._compiled_call import run_while_compiling
 from funcnet.foreign._draws_by_path import find_drawing_submodule
-from funcnet.foreign._isolated_copies import CopiesById, collect_reachable, deepcopy_isolated
+from funcnet.foreign._isolated_copies import CopiesById, deepcopy_isolated
 from funcnet.foreign._leased_copies import CopyPool, LeasedCopy, TrainFlags
 from funcnet.random import Stream
 from funcnet.tree import join

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import threading
 import warnings
 from collections.abc import Iterator
 
@@ -11,6 +13,7 @@ import torch
 from funcnet._torch import (
     TransformType,
     active_transforms,
+    assume_constant_result,
     count_dispatch_modes,
     is_wrapped_by_transform,
     peek_transform,
@@ -23,8 +26,13 @@ from funcnet._torch import (
 )
 
 
+@assume_constant_result
 def under_transform() -> bool:
-    """Whether the caller runs inside any torch.func transform."""
+    """Whether the caller runs inside any torch.func transform.
+
+    The compiler enters the transforms that it traces. So it is asked while it traces, and the answer is a constant of
+    the compiled code; the question itself, when traced, would always be answered by yes.
+    """
     return peek_transform() is not None
 
 
@@ -37,10 +45,10 @@ def under_vmap() -> bool:
 
 def beyond_one_gradient() -> bool:
     """Whether the caller runs inside torch.func transforms other than a single gradient."""
-    if peek_transform() is None:
+    if not under_transform():
         return False
     if torch.compiler.is_compiling():
-        return True  # Dynamo shows that there is a transform, not which
+        return True  # which derivatives the compiler takes of the code around is not known while it traces
     kinds = [level.key() for level in active_transforms()]
     return kinds != [TransformType.Grad]
 
@@ -101,3 +109,23 @@ def outside_transforms() -> Iterator[None]:
     """Run a block as if no torch.func transform were active: for work that does not concern the tensors of the call."""
     with without_transforms():
         yield
+
+
+@contextlib.contextmanager
+def torch_silenced() -> Iterator[None]:
+    """Run a block in which torch neither warns nor logs in this thread; other threads are not touched."""
+    this_thread = threading.get_ident()
+    handlers = logging.getLogger("torch").handlers
+
+    def is_from_another_thread(record: logging.LogRecord) -> bool:
+        return record.thread != this_thread
+
+    for handler in handlers:
+        handler.addFilter(is_from_another_thread)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(is_from_another_thread)

@@ -20,6 +20,18 @@ def is_inexact(tensor_or_dtype: Tensor | torch.dtype) -> bool:
     return dtype.is_floating_point or dtype.is_complex
 
 
+def is_tensordict(value: object) -> bool:
+    """Whether a value is a TensorDict, or a tensorclass: a mapping of tensors whose length and items are its batch's.
+
+    >>> is_tensordict({"a": torch.ones(2)})
+    False
+    """
+    cls = type(value)
+    if cls in (dict, list, tuple):  # nearly always
+        return False
+    return hasattr(cls, "_is_tensorclass") or any(base.__module__.startswith("tensordict.") for base in cls.__mro__)
+
+
 def same_bits(left: Tensor, right: Tensor) -> bool:
     """Whether two tensors have the same shape, dtype and values; a NaN equals any other NaN.
 

@@ -8,18 +8,25 @@ import torch
 torch.set_num_threads(1)
 
 LONGEST_FIRST = (
-    "test_source_architectures.py",
+    "test_types.py",
     "test_killed.py",
-    "test_lab.py",
+    "test_source_architectures.py",
     "test_trace_architectures.py",
+    "test_lab.py",
     "test_browser.py",
+    "test_page.py",
+    "test_training.py",
     "test_examples.py",
     "test_readme.py",
-    "test_training.py",
+    "test_models.py",
     "test_published.py",
+    "test_source.py",
+    "test_trace.py",
+    "test_module_db.py",
+    "test_doors.py",
     "test_architectures.py",
 )
-"""Files with tests of several seconds. They start first, so that no worker is left with one of them at the end."""
+"""Files with tests that take seconds. They run first, so that no worker is left with such a test at the end."""
 
 
 @pytest.fixture(autouse=True)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import torch
 from torch import Tensor, nn
 
 from funcnet._errors import ConversionError, bullet_list
 from funcnet._tensors import is_inexact
+from funcnet._torch import live_load_hooks, module_inside_wrapper, shards_tensors
 from funcnet._typing import Flat, Tree
 from funcnet.adapters._lazy_modules import copy_with_shapes, lazy_error, list_lazy_names
 from funcnet.combinators import ModuleDict, ModuleList, ParameterDict, ParameterList, Sequential
 from funcnet.core import Body, Function, FunctionModule, Net, Param
-from funcnet.core.internals import dtype_to_declare
+from funcnet.core.internals import adopt_module_tensors, dtype_to_declare
 from funcnet.foreign import Wrapped
 from funcnet.foreign.internals import UNKNOWN_VALUE, named_modules, named_tensors, unwrap_module
 from funcnet.layers import COUNTERPARTS
@@ -33,9 +34,11 @@ _HOOKS = (
     "_backward_pre_hooks",
     "_state_dict_hooks",
     "_state_dict_pre_hooks",
-    "_load_state_dict_pre_hooks",
     "_load_state_dict_post_hooks",
 )
+
+TIE_OWNERS = "_funcnet_owners"
+"""The attribute of a module in which ``to_module`` notes the paths that tied tensors go by in its trees."""
 
 
 def from_module(module: nn.Module, *, example_inputs: object = None, copy: bool = True) -> tuple[Net, Tree, Tree]:
@@ -44,7 +47,8 @@ def from_module(module: nn.Module, *, example_inputs: object = None, copy: bool 
     Stock layers and containers become the nets of the same name. A module with a forward of its own becomes
     ``Wrapped``, which runs that forward on a private copy. The module itself is never called and never written to.
     Parameters that do not require grad are listed in ``net.frozen``; :func:`funcnet.train_flags` gives the ``train=``
-    of parts in different modes. What torch.compile or DataParallel were put around is converted without them.
+    of parts in different modes. What torch.compile, DataParallel or checkpoint_wrapper were put around is converted
+    without them.
 
     Args:
         module: any ``nn.Module``.
@@ -74,6 +78,7 @@ def from_module(module: nn.Module, *, example_inputs: object = None, copy: bool 
             )
         hint = " Instantiate it first." if isinstance(module, type) else ""
         raise ConversionError(f"from_module takes an nn.Module, not {module!r:.80}.{hint}")
+    _refuse_wrappers(module)
     module = unwrap_module(module)
     scripted = [
         path or "the module itself"
@@ -92,8 +97,9 @@ def from_module(module: nn.Module, *, example_inputs: object = None, copy: bool 
         module = copy_with_shapes(module, example_inputs)
     net = convert_module(module)
     named_params = list(named_tensors(module, "_parameters"))
-    params, param_owners = _collect_tensors(named_params, copy)
-    buffers, buffer_owners = _collect_tensors(named_tensors(module, "_buffers"), copy)
+    owners = set(getattr(module, TIE_OWNERS, ()))
+    params, param_owners = _collect_tensors(named_params, owners, copy)
+    buffers, buffer_owners = _collect_tensors(named_tensors(module, "_buffers"), owners, copy)
     aliases = {**param_owners, **buffer_owners}
     if aliases:
         net = net.tie(aliases)
@@ -106,6 +112,28 @@ def from_module(module: nn.Module, *, example_inputs: object = None, copy: bool 
 def _topmost_paths(paths: list[str]) -> list[str]:
     """Those paths that lie below none of the others."""
     return [path for path in paths if not any(path.startswith(f"{parent}.") for parent in paths)]
+
+
+def _refuse_wrappers(module: nn.Module) -> None:
+    """Refuse wrappers that are more than what they wrap."""
+    submodules = list(module.named_modules())
+    if sharded := [path or "the module itself" for path, submodule in submodules if shards_tensors(submodule)]:
+        raise ConversionError(
+            f"FullyShardedDataParallel holds tensors in flat shards{bullet_list(_topmost_paths(sharded))}\n"
+            f"Convert the module before it is sharded, and read its tensors by funcnet.from_state_dict(net, "
+            f"fsdp.state_dict())."
+        )
+    lines = [
+        f"{join(path, attribute)}: {_function_name(hook)}"
+        for path, submodule in submodules
+        if module_inside_wrapper(submodule) is not None
+        for attribute in ("_forward_hooks", "_forward_pre_hooks")
+        for hook in getattr(submodule, attribute).values()
+    ]
+    if lines:
+        raise ConversionError(
+            f"hooks are on a wrapper, which is left out{bullet_list(lines)}\nRegister them on the module inside of it."
+        )
 
 
 def _refuse_backward_hooks(module: nn.Module) -> None:
@@ -130,18 +158,30 @@ def _function_name(function: object) -> str:
     return getattr(function, "__qualname__", repr(function))
 
 
-def _collect_tensors(named: Iterable[tuple[str, Tensor]], copy: bool) -> tuple[Flat, dict[str, str]]:
-    """Tensors by path, each once, and the further paths of those that have several."""
-    first_path_by_id: dict[int, str] = {}
-    flat: Flat = {}
-    aliases: dict[str, str] = {}
+def _collect_tensors(
+    named: Iterable[tuple[str, Tensor]], owners: Collection[str], copy: bool
+) -> tuple[Flat, dict[str, str]]:
+    """Tensors by path, each once, and the further paths of those that have several.
+
+    Args:
+        named: paths and tensors of a module.
+        owners: the paths that tied tensors go by; those that are tied at none of these go by their first path.
+        copy: whether the tensors are copied.
+    """
+    paths_by_id: dict[int, list[str]] = {}
+    tensors: Flat = {}
     for path, tensor in named:
-        if id(tensor) in first_path_by_id:
-            aliases[path] = first_path_by_id[id(tensor)]
-        else:
-            first_path_by_id[id(tensor)] = path
-            flat[path] = tensor.detach().clone() if copy else tensor.detach()
-    return flat, aliases
+        paths_by_id.setdefault(id(tensor), []).append(path)
+        tensors[path] = tensor
+    owner_by_path: dict[str, str] = {}
+    for paths in paths_by_id.values():
+        owner_by_path |= dict.fromkeys(paths, next((path for path in paths if path in owners), paths[0]))
+    flat = {
+        path: tensor.detach().clone() if copy else tensor.detach()
+        for path, tensor in tensors.items()
+        if owner_by_path[path] == path
+    }
+    return flat, {path: owner_by_path[path] for path in tensors if owner_by_path[path] != path}
 
 
 def convert_module(module: nn.Module) -> Net:
@@ -152,7 +192,8 @@ def convert_module(module: nn.Module) -> Net:
     net = None if _is_altered(base) else _native_net(base)
     if net is not None and lists:
         net = parametrize_net(net, {name: convert_module(computed) for name, computed in lists.items()})
-    return net if net is not None and _declares_same_tensors(net, module) else Wrapped.of(module, convert_module)
+    net = None if net is None else adopt_module_tensors(net, module)
+    return Wrapped.of(module, convert_module) if net is None else net
 
 
 def _native_net(module: nn.Module) -> Net | None:
@@ -194,7 +235,7 @@ def _parameter_container(module: nn.ParameterList | nn.ParameterDict) -> Net | N
     if names != list(module._parameters) or None in module._parameters.values() or module._modules:
         return None
     original_net = getattr(module, "_funcnet_net", None)  # to_module left it there; it has the first values
-    if original_net is not None and _declares_same_tensors(original_net, module):
+    if original_net is not None and adopt_module_tensors(original_net, module) is not None:
         return original_net
     params = {
         name: Param(tuple(tensor.shape), UNKNOWN_VALUE, dtype_to_declare(tensor))
@@ -206,14 +247,5 @@ def _parameter_container(module: nn.ParameterList | nn.ParameterDict) -> Net | N
 
 def _is_altered(module: nn.Module) -> bool:
     """Whether an instance does more than its class says: hooks, or a forward of its own."""
-    return "forward" in module.__dict__ or any(getattr(module, hooks, None) for hooks in _HOOKS)
-
-
-def _declares_same_tensors(net: Net, module: nn.Module) -> bool:
-    """Whether the net's own entries are the module's own tensors: names, shapes, and whether they are saved."""
-    actual = {name: (tuple(tensor.shape), False) for name, tensor in module._parameters.items() if tensor is not None}
-    for name, tensor in module._buffers.items():
-        if tensor is not None:
-            actual[name] = (tuple(tensor.shape), name not in module._non_persistent_buffers_set)
-    declared = {name: (spec.shape, getattr(spec, "persistent", False)) for name, spec in net._own_entries.items()}
-    return actual == declared
+    hooks = (getattr(module, attribute, None) for attribute in _HOOKS)
+    return "forward" in module.__dict__ or any(hooks) or bool(live_load_hooks(module))

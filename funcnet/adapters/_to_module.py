@@ -7,6 +7,7 @@ from torch import nn
 
 from funcnet._tensors import is_inexact
 from funcnet._typing import TreeLike
+from funcnet.adapters._from_module import TIE_OWNERS
 from funcnet.core import Buffer, Net, Param
 from funcnet.core.internals import find_misfits, misfit_error
 from funcnet.tree import get, join
@@ -41,6 +42,11 @@ def to_module(net: Net, params: TreeLike, buffers: TreeLike | None = None) -> nn
     lines = find_misfits(net, params, buffers)
     if lines:
         raise misfit_error(net, lines)
+    return build_module(net, params, buffers, copy=True)
+
+
+def build_module(net: Net, params: TreeLike, buffers: TreeLike, *, copy: bool) -> nn.Module:
+    """The module of a net and of trees that fit it, which has copies of the tensors or shares their memory."""
     module = net.twin_module()
     aliases, frozen = net.aliases, set(net.frozen)
     tensors: dict[str, nn.Parameter | torch.Tensor] = {}
@@ -50,7 +56,8 @@ def to_module(net: Net, params: TreeLike, buffers: TreeLike | None = None) -> nn
             key = join(path, name)
             owner = aliases.get(key, key)
             if owner not in tensors:
-                value = get(params if isinstance(spec, Param) else buffers, owner).detach().clone()
+                value = get(params if isinstance(spec, Param) else buffers, owner).detach()
+                value = value.clone() if copy else value
                 tensors[owner] = (
                     value
                     if isinstance(spec, Buffer)
@@ -60,4 +67,6 @@ def to_module(net: Net, params: TreeLike, buffers: TreeLike | None = None) -> nn
                 setattr(submodule, name, tensors[owner])  # recurrent modules also keep a list of their weights
             else:
                 submodule._buffers[name] = tensors[owner]
+    if aliases:
+        setattr(module, TIE_OWNERS, tuple(aliases.values()))
     return module

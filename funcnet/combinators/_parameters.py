@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from funcnet._tensors import is_inexact
 from funcnet.combinators._views import ParamMappingView, ParamSequenceView
 from funcnet.core import Net, Param, View
-from funcnet.core.internals import StockNet
+from funcnet.core.internals import StockNet, make_empty_tensor
 
 T = TypeVar("T")
 M = TypeVar("M", bound=nn.Module)
@@ -81,7 +81,7 @@ class ParameterList(_ParamContainer):
         return ParamSequenceView
 
     def as_module(self) -> nn.Module:
-        return _with_first_values(self, nn.ParameterList([_empty_parameter(param) for param in self]))
+        return _with_first_values(self, nn.ParameterList([make_empty_tensor(param) for param in self]))
 
     def __iter__(self) -> Iterator[Param]:
         return (param for _, param in self.items_)
@@ -120,7 +120,7 @@ class ParameterDict(_ParamContainer):
 
     def as_module(self) -> nn.Module:
         return _with_first_values(
-            self, nn.ParameterDict([(name, _empty_parameter(param)) for name, param in self.items_])
+            self, nn.ParameterDict([(name, make_empty_tensor(param)) for name, param in self.items_])
         )
 
     def __iter__(self) -> Iterator[str]:
@@ -159,10 +159,6 @@ def _as_param(name: str, value: Value) -> Param:
     if not is_inexact(value):
         raise TypeError(f"{name!r} is {value.dtype}; a parameter is floating or complex. Declare a Buffer.")
     return Param(tuple(value.shape), value.detach(), None if value.dtype == torch.get_default_dtype() else value.dtype)
-
-
-def _empty_parameter(param: Param) -> nn.Parameter:
-    return nn.Parameter(torch.empty(param.shape, dtype=param.dtype))
 
 
 def _with_first_values(net: Net, module: M) -> M:

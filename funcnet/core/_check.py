@@ -7,10 +7,10 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from funcnet._errors import TreeError, bullet_list
-from funcnet._tensors import is_inexact
+from funcnet._tensors import is_inexact, is_tensordict
 from funcnet._torch import assume_constant_result
 from funcnet._typing import Shape, TreeLike
 from funcnet.tree import flatten, unflatten
@@ -151,14 +151,41 @@ def find_tree_misfits(specs: Mapping[str, Specs], trees: Mapping[str, TreeLike])
     """One line for every misfit of the trees, given under their names, with the declarations under the same names."""
     lines: list[str] = []
     for name, tree in trees.items():
-        if not isinstance(tree, Mapping):
-            lines.append(f"mis-typed   {name}: expected a nested dict of tensors, got {type(tree).__name__}")
+        if not isinstance(tree, Mapping) or is_tensordict(tree):
+            hint = _tree_hint(name, tree)
+            lines.append(f"mis-typed   {name}: expected a nested dict of tensors, got {type(tree).__name__}{hint}")
         elif bad_keys := [key for key in tree if type(key) is not str or "." in key]:
             hint = "; a flat state_dict goes through funcnet.from_state_dict" if "." in str(bad_keys[0]) else ""
             lines.append(f"mis-keyed   {name}: expected nested dicts with keys of one name, got {bad_keys[:3]}{hint}")
         else:
             lines += describe_misfits(specs[name], flatten(tree), name)
+    if lines and _fit_exchanged(specs, trees):
+        return ["exchanged   params and buffers: each fits in the place of the other"]
     return lines
+
+
+def _fit_exchanged(specs: Mapping[str, Specs], trees: Mapping[str, TreeLike]) -> bool:
+    """Whether params were given for buffers and buffers for params."""
+    if trees.keys() != {"params", "buffers"} or not all(type(tree) is dict for tree in trees.values()):
+        return False
+    exchanged = {"params": trees["buffers"], "buffers": trees["params"]}
+    try:
+        return not any(describe_misfits(specs[name], flatten(tree)) for name, tree in exchanged.items())
+    except (AttributeError, TypeError):
+        return False
+
+
+def _tree_hint(name: str, value: object) -> str:
+    """What to do about a value that was given for a tree and is none."""
+    if is_tensordict(value):
+        return f"; {name}.to_dict() is such a dict"
+    if isinstance(value, nn.Module):
+        return "; net, params, buffers = funcnet.from_module(module) takes the tensors of a module"
+    if isinstance(value, tuple) and len(value) == 2 and all(isinstance(tree, Mapping) for tree in value):
+        return "; net.init and from_state_dict return a pair: params, buffers = net.init(0)"
+    if isinstance(value, Tensor):
+        return "; inputs come after the trees: net(params, *inputs), net.apply(params, buffers, *inputs)"
+    return ""
 
 
 def find_misfits(net: Net, params: TreeLike, buffers: TreeLike) -> list[str]:

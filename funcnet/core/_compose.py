@@ -49,19 +49,19 @@ class Composed(Net, Generic[P, R], fields_in_view=False):
         value: Any = sys.modules.get(module)
         for key in name.split("."):
             value = getattr(value, key, None)
-        if isinstance(value, Composed) and _is_same_but_for_ties(value, self):
+        if isinstance(value, Composed) and _is_same_but_for_edits(value, self):
             return (_load_composed, (module, name, self._edits))
         raise PicklingError(
             f"{self.name} cannot be pickled: {module}.{name} is another. Compose it at the top of a module."
         )
 
 
-def _is_same_but_for_ties(net: Composed[..., Any], named: Composed[..., Any]) -> bool:
-    return net._record()[:-1] == named._record()[:-1]
+def _is_same_but_for_edits(net: Composed[..., Any], named: Composed[..., Any]) -> bool:
+    return net._field_values() == named._field_values()
 
 
 def _load_composed(module: str, name: str, edits: Edits) -> Composed[..., Any]:
-    """The net of this name in a module, with the ties and the frozen params of the one that was pickled."""
+    """The net of this name in a module, with the edits of the one that was pickled."""
     value: Any = import_module(module)
     for key in name.split("."):
         value = getattr(value, key)

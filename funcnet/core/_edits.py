@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+
+from funcnet._tensors import is_inexact
+from funcnet._typing import Shape
+from funcnet.core._entries import Buffer, Param, dtype_to_declare
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from funcnet.core._net import Net
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -18,8 +29,83 @@ class Edits:
         frozen: paths of the params that :meth:`Net.freeze` selected. They change no result, so nets that differ in
             this alone are equal.
         replaced: names of parts and the nets that :meth:`Net.replaced` put in their place.
+        order: names of the net's own tensors and nets in the order of the module, where that is not the order of
+            ``parts()``: somebody took a tensor off the module and put it back.
+        dtypes: names of the net's own tensors whose declared dtype is not that of ``parts()``, with the dtype.
+        sequences: names of fields that were given as a list or a ``torch.Size``, and which of the two. The record
+            holds tuples, which are hashable. They change no result, so nets that differ in this alone are equal.
     """
 
     aliases: tuple[tuple[str, str], ...] = ()
     frozen: tuple[str, ...] = ()
     replaced: tuple[tuple[str, Net], ...] = ()
+    order: tuple[str, ...] = ()
+    dtypes: tuple[tuple[str, torch.dtype | None], ...] = ()
+    sequences: tuple[tuple[str, type], ...] = ()
+
+    def edit_parts(self, parts: Mapping[str, Any]) -> dict[str, Any]:
+        """Named parts with the nets and the dtypes that were put in the place of others."""
+        edited = {**parts, **dict(self.replaced)}
+        for name, dtype in self.dtypes:
+            edited[name] = replace(edited[name], dtype=dtype)
+        return edited
+
+    def sort_parts(self, parts: dict[str, T]) -> dict[str, T]:
+        """The named tensors, or the named nets, in the order of the module."""
+        if not self.order:
+            return parts
+        return dict(sorted(parts.items(), key=lambda item: self.order.index(item[0])))
+
+
+def adopt_module_tensors(net: Net, module: nn.Module) -> Net | None:
+    """The net whose own tensors are those of a module: in its order and with its dtypes.
+
+    None if they have other names or shapes, or are not saved in the same way.
+    """
+    params = {name: param for name, param in module._parameters.items() if param is not None}
+    buffers = {name: buffer for name, buffer in module._buffers.items() if buffer is not None}
+    specs = net._own_entries
+    actual = {name: _describe_entry(Param, param.shape) for name, param in params.items()}
+    for name, buffer in buffers.items():
+        actual[name] = _describe_entry(Buffer, buffer.shape, name not in module._non_persistent_buffers_set)
+    declared = {
+        name: _describe_entry(type(spec), spec.sizes, getattr(spec, "persistent", True)) for name, spec in specs.items()
+    }
+    children = [name for name, child in module._modules.items() if child is not None]
+    if actual != declared or set(children) != set(net._children):
+        return None
+    order = (*params, *buffers, *children)
+    dtypes = tuple(
+        (name, dtype_to_declare(tensor))
+        for name, tensor in (*params.items(), *buffers.items())
+        if dtype_to_declare(tensor) != _exact_or_none(specs[name].dtype)
+    )
+    if order == (*specs, *net._children) and not dtypes:
+        return net
+    return net._with_edits(replace(net._edits, order=order, dtypes=dtypes))
+
+
+def _describe_entry(
+    kind: type[Param | Buffer], shape: torch.Size | Shape, is_persistent: bool = True
+) -> tuple[type[Param | Buffer], Shape, bool]:
+    return kind, tuple(shape), is_persistent
+
+
+def _exact_or_none(dtype: torch.dtype | None) -> torch.dtype | None:
+    """A declared dtype, or None if any inexact one fits."""
+    return None if dtype is None or is_inexact(dtype) else dtype
+
+
+def sort_module(module: nn.Module, net: Net) -> None:
+    """Give the module twin of a net the order that the net has of its tensors and children, in all parts."""
+    for path, part in net.named_nets():
+        if part._edits.order:
+            submodule = module.get_submodule(path)
+            for named in (submodule._parameters, submodule._buffers, submodule._modules):
+                _sort_names(named, part._edits.order)
+
+
+def _sort_names(named: dict[str, Any], order: tuple[str, ...]) -> None:
+    """Sort a dict in place; names that are not in the order, which stand for nothing, come last."""
+    for name in sorted(named, key=lambda name: order.index(name) if name in order else len(order)):
+        named[name] = named.pop(name)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from funcnet._tensors import is_inexact
 from funcnet._typing import Shape
@@ -79,6 +79,16 @@ def _normalize_shape(shape: int | Sequence[int]) -> Shape:
 def dtype_to_declare(tensor: Tensor) -> torch.dtype | None:
     """The dtype to declare for a tensor like this one; None for inexact ones, of which any will do for another."""
     return None if is_inexact(tensor) else tensor.dtype
+
+
+def make_empty_tensor(spec: Param | Buffer) -> Tensor:
+    """A tensor of no content as a spec declares it, as a module holds it: a parameter for a param.
+
+    >>> type(make_empty_tensor(Param(3, dtype=torch.int8))), make_empty_tensor(Buffer(3)).shape
+    (<class 'torch.nn.parameter.Parameter'>, torch.Size([3]))
+    """
+    tensor = torch.empty(spec.shape, dtype=spec.dtype)
+    return nn.Parameter(tensor, is_inexact(tensor)) if isinstance(spec, Param) else tensor
 
 
 class Entry(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from inspect import CO_VARARGS
 from types import CodeType
 from typing import TYPE_CHECKING, Any
@@ -15,29 +15,53 @@ from funcnet._context import under_transform
 from funcnet._errors import FuncnetError, ShapeError, TransformError
 from funcnet._typing import TreeLike
 from funcnet.core._check import find_tree_misfits, misfit_error
-from funcnet.core._view import View, call_and_path, describe_place
+from funcnet.core._kinds import ForeignNet
+from funcnet.core._view import EMPTY_TREE, View, call_and_path, describe_place
+from funcnet.core._wrong_calls import explain_wrong_call, mention_buffers
 from funcnet.tree import join
 
 if TYPE_CHECKING:
     from funcnet.core._call import Program
 
 
-def explain_error(program: Program, params: TreeLike, error: Exception) -> Exception:
-    """The error to raise for one that came out of a body: with a path, and what funcnet knows about the cause."""
-    if isinstance(error, FuncnetError):
-        return error
+def explain_error(
+    program: Program,
+    params: TreeLike,
+    error: Exception,
+    inputs: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] = EMPTY_TREE,
+    method: str = "forward",
+) -> Exception:
+    """The error to raise for one that came out of a body: with a path, and what funcnet knows about the cause.
+
+    Args:
+        program: of the net that was called.
+        params, inputs, kwargs, method: what it was called with.
+        error: what the body raised, or Python when it called the body.
+    """
+    if isinstance(error, FuncnetError) or type(error).__module__ == "torch.utils.checkpoint":
+        return error  # the second is how a checkpoint ends a call that has recomputed enough
     lines = find_tree_misfits(program.specs, {"params": params})
     if lines:
         return misfit_error(program.net, lines)
+    wrong_call = explain_wrong_call(program.net, error, inputs, kwargs, method)
+    return wrong_call or mention_buffers(_explain_where(program, error), inputs)
+
+
+def _explain_where(program: Program, error: Exception) -> Exception:
+    """The error with the place and the inputs of the body that it came from."""
     if isinstance(error, AttributeError) and isinstance(error.obj, View):
         return _missing_name_error(error.obj, error.name or "")
     bodies = list(_iter_bodies_passed(error))
     if not bodies:
-        return _wrong_call_error(error)
+        return error
     view, place, inputs = bodies[-1]
-    if isinstance(error, AttributeError) and (refused := _NO_SETTER.match(str(error))):
-        return _missing_name_error(view, refused[1] or refused[2])
-    if isinstance(error, AttributeError) and (name := _unsettable_name(view, error)):
+    net = program.nets_by_path.get(call_and_path(view)[1])
+    if isinstance(net, ForeignNet):
+        place, inputs = net.find_running_submodule(error.__traceback__) or (place, inputs)
+    elif isinstance(error, AttributeError) and (name := _unassignable_name(view, error)):
+        if name in vars(type(view)):
+            return _missing_name_error(view, name)
         return AttributeError(
             f"{place}: p.{name} cannot be set, as a call keeps nothing but buffers. Use a local variable, or "
             f"declare {name}=funcnet.Buffer(shape)."
@@ -77,9 +101,11 @@ def _iter_bodies_passed(error: Exception) -> Iterator[tuple[View, str, dict[str,
     """The view, the place in words and the inputs of each body that an error went through, outermost first."""
     trace, parent = error.__traceback__, None
     while trace is not None:
-        code, values = trace.tb_frame.f_code, trace.tb_frame.f_locals
-        view = values.get(code.co_varnames[0]) if code.co_argcount else None
-        if isinstance(view, View) and not code.co_name.startswith("_"):
+        code = trace.tb_frame.f_code
+        is_public = code.co_argcount and not code.co_name.startswith("_")
+        values = trace.tb_frame.f_locals if is_public else {}  # reading them makes a dict, which the frame keeps
+        view = values.get(code.co_varnames[0]) if is_public else None
+        if isinstance(view, View):
             names = code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]
             inputs = {name: values[name] for name in names if name in values}
             inputs = {name: value for name, value in inputs.items() if name == names[0] or _is_data(value)}
@@ -131,28 +157,24 @@ def describe_value(value: object) -> str:
     return f"{value!r:.40}"
 
 
-_NO_SETTER = re.compile(r"property '(\w+)' of .* has no setter|can't set attribute '(\w+)'")
+_NO_SETTER = re.compile(r"property '(\w+)' of '(\w+)' object has no setter|can't set attribute '(\w+)'")
 _NO_SLOT = re.compile(r"'(\w+)' object has no attribute '(\w+)'")
-_ARGUMENT_OF_APPLY = re.compile("unexpected keyword argument '(train|training|rng|seed|generator)'")
 
 
-def _wrong_call_error(error: Exception) -> Exception:
-    """The error of a call that did not reach a body; it says where buffers, mode and draws are given."""
-    text = str(error)
-    if isinstance(error, TypeError) and _ARGUMENT_OF_APPLY.search(text):
-        return TypeError(f"{error}. A mode and draws are for net.apply(params, buffers, *inputs, train=, rng=).")
-    if isinstance(error, TypeError) and "positional argument" in text:
-        return TypeError(
-            f"{error}. net(params, *inputs) hands everything after params to the body; buffers go to "
-            f"net.apply(params, buffers, *inputs)."
-        )
-    return error
+def _unassignable_name(view: View, error: AttributeError) -> str | None:
+    """The name that a body assigned to its view in vain, as Python's message says it; None for any other error.
 
-
-def _unsettable_name(view: View, error: AttributeError) -> str | None:
-    """The name that a body assigned to a view which has no slot for it, as Python's message says it."""
-    match = _NO_SLOT.fullmatch(str(error))
-    return match[2] if match and match[1] == type(view).__name__ else None
+    An attribute that is looked up in vain has the same message, and then ``error.obj`` is what has no such attribute.
+    """
+    if error.obj is not None and error.obj is not view:
+        return None
+    if match := _NO_SLOT.fullmatch(str(error)):
+        return match[2] if match[1] == type(view).__name__ else None
+    match = _NO_SETTER.match(str(error))
+    if match is None or (match[2] or type(view).__name__) != type(view).__name__:
+        return None
+    name = match[1] or match[3]
+    return name if name in vars(type(view)) else None
 
 
 def _missing_name_error(view: View, name: str) -> AttributeError:

@@ -48,7 +48,7 @@ from torch import Tensor
 from funcnet._context import can_read_numbers, is_plainly_eager, under_vmap
 from funcnet._errors import RandomnessError
 from funcnet._tensors import same_bits
-from funcnet._torch import pytree
+from funcnet._torch import pytree, saved_tensors_are_hooked
 from funcnet._typing import Tree
 from funcnet.core._facts import iter_bodies
 from funcnet.core._view import PASS_RNG
@@ -129,7 +129,8 @@ class GlobalDrawGuard:
         if self._may_seed_torch:  # a seed may put the generator just where it was: then nobody would see it move
             with GLOBAL_GENERATORS_LOCK, Stream(_UNLIKELY_SEED).as_global_generator():
                 return self._run_intercepted(run_body, is_plain_eval, rng, None)
-        state = None if is_plain_eval in self._drawing_modes else read_torch_state()
+        runs_once = is_plain_eval in self._drawing_modes or saved_tensors_are_hooked()  # a checkpoint counts the saved
+        state = None if runs_once else read_torch_state()
         if state is not None:
             result = run_body(rng)
             if torch.equal(state, read_torch_state()):

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from funcnet._errors import InitError
+from funcnet._tensors import is_inexact
 from funcnet.core._entries import Buffer, Param
 from funcnet.random import Stream
 from funcnet.random.internals import rng_at_path
@@ -37,10 +39,19 @@ class InitContext(NamedTuple):
 
     def init_tensor(self, spec: Param | Buffer, path: str, net: Net) -> Tensor:
         """The first value of a tensor that ``net`` declares."""
-        tensor: Tensor = spec.init(
-            rng_at_path(self.rng, path),
-            spec.shape,
-            dtype=spec.dtype or self.dtype or getattr(net, "dtype", None),
-            device=self.device or getattr(net, "device", None),
-        )
+        dtype = spec.dtype or self.dtype or getattr(net, "dtype", None)
+        try:
+            tensor: Tensor = spec.init(
+                rng_at_path(self.rng, path),
+                spec.shape,
+                dtype=dtype,
+                device=self.device or getattr(net, "device", None),
+            )
+        except NotImplementedError as error:
+            if dtype is None or is_inexact(dtype):
+                raise
+            raise InitError(
+                f"{path!r} is of {dtype}, and {spec.init!r} has no numbers of that dtype ({error}). Take them from "
+                f"funcnet.from_module(module) or a checkpoint."
+            ) from error
         return tensor

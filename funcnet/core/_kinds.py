@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Any
 
 from funcnet.core._net import Net
 
@@ -24,6 +26,14 @@ class ForeignNet(Net, reads_trees=True, fields_in_view=False):
     def code_classes(self) -> Iterable[type]:
         """The classes in whose methods the body may draw from global generators, or seed them."""
         return ()
+
+    def called_function(self, method: str) -> Callable[..., Any]:
+        """The forward of the module, or another method of it."""
+        raise NotImplementedError
+
+    def find_running_submodule(self, trace: TracebackType | None) -> tuple[str, dict[str, Any]] | None:
+        """The innermost submodule whose call an error passed, in words with its path, and the inputs of that call."""
+        return None
 
     def module_repr(self) -> str | None:
         """The ``repr`` of the module, where that of its twin without numbers is another one."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import nn
 
-from funcnet.core._entries import Buffer, Param
+from funcnet.core._entries import Buffer, Param, make_empty_tensor
 from funcnet.core._kinds import ForeignNet
 from funcnet.core._net import Net
 from funcnet.random import Stream
@@ -30,9 +29,9 @@ class Body(nn.Module):
             if isinstance(part, Net):
                 self.add_module(name, part.as_module())
             elif isinstance(part, Param):
-                self.register_parameter(name, nn.Parameter(torch.empty(part.shape, dtype=part.dtype)))
+                setattr(self, name, make_empty_tensor(part))
             elif isinstance(part, Buffer):
-                self.register_buffer(name, torch.empty(part.shape, dtype=part.dtype), persistent=part.persistent)
+                self.register_buffer(name, make_empty_tensor(part), persistent=part.persistent)
 
     @property
     def rng(self) -> Stream:

@@ -20,6 +20,7 @@ from funcnet._context import outside_transforms
 from funcnet._errors import TreeError
 from funcnet._torch import assume_constant_result, register_constant
 from funcnet._typing import Selector, Tree, TreeLike
+from funcnet.core._edits import sort_module
 from funcnet.core._entries import Buffer, Entry, Param
 from funcnet.core._init_context import Device, InitContext
 from funcnet.core._module_names import HINTS_BY_NAME
@@ -232,7 +233,7 @@ class Net(RecordValue):
         Raises:
             TreeError: if ``params`` or ``buffers`` do not fit; lists every misfit.
             RandomnessError: if a draw is needed and ``rng`` is None; names the paths.
-            PurityError: if a body wrote to an input or a buffer in place.
+            PurityError: if a body wrote to an input: to a tensor in place, or to a list, a dict or an object.
         """
         return self._program().apply(params, buffers, inputs, kwargs, train, rng, method)
 
@@ -345,8 +346,8 @@ class Net(RecordValue):
             return self
         children = {name: self._children[name].replaced(subnets) for name, subnets in nets_by_child.items()}
         result = self._with_children(children)
-        # the edits that name paths hold for the new children too
-        return result._with_edits(replace(result._edits, aliases=self._edits.aliases, frozen=self._edits.frozen))
+        # what the edits say of paths and of the net's own tensors holds with the new children too
+        return result._with_edits(replace(self._edits, replaced=result._edits.replaced))
 
     def _with_children(self, nets: Mapping[str, Net]) -> Net:
         """A new record with other nets under some names."""
@@ -369,7 +370,7 @@ class Net(RecordValue):
     def _parts(self) -> dict[str, Any]:
         self.__dict__["_building"] = True  # so that a misspelt field in parts() does not ask parts() again
         try:
-            parts = {**self.parts(), **dict(self._edits.replaced)}
+            parts = self._edits.edit_parts(self.parts())
         except AttributeError as error:
             raise TypeError(f"{type(self).__name__}.parts() failed: {error}") from error
         finally:
@@ -380,7 +381,9 @@ class Net(RecordValue):
 
     @cached_property
     def _own_entries(self) -> dict[str, Param | Buffer]:
-        return {name: part for kind in (Param, Buffer) for name, part in self._parts.items() if isinstance(part, kind)}
+        return self._edits.sort_parts(
+            {name: part for kind in (Param, Buffer) for name, part in self._parts.items() if isinstance(part, kind)}
+        )
 
     @cached_property
     def _all_entries(self) -> dict[str, Param | Buffer]:
@@ -388,7 +391,7 @@ class Net(RecordValue):
 
     @cached_property
     def _children(self) -> dict[str, Net]:
-        return {name: part for name, part in self._parts.items() if isinstance(part, Net)}
+        return self._edits.sort_parts({name: part for name, part in self._parts.items() if isinstance(part, Net)})
 
     @cached_property
     def _named_constants(self) -> dict[str, Any]:
@@ -430,7 +433,13 @@ class Net(RecordValue):
         return format_as_module(self)
 
     def twin_module(self) -> nn.Module:
-        """The ``nn.Module`` twin on the meta device: its names, shapes and ``repr``, and no numbers."""
+        """The ``nn.Module`` twin on the meta device: its names, order, shapes and ``repr``, and no numbers."""
+        module = self._build_twin()
+        sort_module(module, self)
+        return module
+
+    def _build_twin(self) -> nn.Module:
+        """The twin in the order of its class. It asks nothing of the record that is not there before its parts."""
         with torch.device("meta"), outside_transforms():
             return self.as_module()
 

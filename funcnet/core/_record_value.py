@@ -26,8 +26,9 @@ class RecordValue:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
 
     def _record(self) -> tuple[Any, ...]:
-        """The values that make two records of one class equal; what is frozen is not among them."""
-        return (*self._field_values().values(), self._edits.replaced, self._edits.aliases)
+        """The values that make two records of one class equal; what changes no result is not among them."""
+        edits = self._edits
+        return (*self._field_values().values(), edits.replaced, edits.order, edits.dtypes, edits.aliases)
 
     @cached_property
     def _hash(self) -> int:

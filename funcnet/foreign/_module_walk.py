@@ -2,28 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 from torch import Tensor, nn
 
+from funcnet._errors import ConversionError
 from funcnet._torch import module_inside_wrapper
 from funcnet._typing import Selector
 from funcnet.tree import join
 
 
 def unwrap_module(module: nn.Module) -> nn.Module:
-    """The module that torch.compile, DataParallel or DistributedDataParallel wraps; any other module as it is."""
+    """The module that torch.compile, checkpoint_wrapper or DataParallel wraps; any other module as it is."""
     inner = module_inside_wrapper(module)
     return module if inner is None else unwrap_module(inner)
 
 
-def named_modules(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Paths and modules as ``module.named_modules(remove_duplicate=False)`` has them, wrappers left out."""
+def named_modules(
+    module: nn.Module, prefix: str = "", around: Mapping[int, str] = MappingProxyType({})
+) -> Iterator[tuple[str, nn.Module]]:
+    """Paths and modules as ``module.named_modules(remove_duplicate=False)`` has them, wrappers left out.
+
+    Args:
+        module: where to start.
+        prefix: its path.
+        around: the paths of the modules that it is in, by id.
+
+    Raises:
+        ConversionError: if a module contains itself; names both paths.
+    """
     module = unwrap_module(module)
+    if id(module) in around:
+        raise ConversionError(
+            f"{type(module).__name__} contains itself: {around[id(module)] or 'the module'!r} and {prefix!r} are one "
+            f"module, so its paths have no end. Keep the one at {prefix!r} out of the submodules: in a tuple, "
+            f"self.parent = (module,), or a weak reference."
+        )
     yield prefix, module
     for name, child in module._modules.items():
         if child is not None:
-            yield from named_modules(child, join(prefix, name))
+            yield from named_modules(child, join(prefix, name), {**around, id(module): prefix})
 
 
 def named_tensors(module: nn.Module, kind: str) -> Iterator[tuple[str, Tensor]]:

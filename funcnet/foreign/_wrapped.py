@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -17,14 +19,16 @@ from torch import Tensor, nn
 
 from funcnet._context import transform_levels, under_vmap
 from funcnet._errors import InitError
+from funcnet._reachable import collect_reachable
+from funcnet._torch import MODULE_CALL_CODE
 from funcnet._typing import Tree
 from funcnet.core import Buffer, Net, Param, View
 from funcnet.core.internals import EMPTY_TREE, ForeignNet, call_and_path, dtype_to_declare
 from funcnet.foreign._carried_values import UNKNOWN_VALUE, carried_value
 from funcnet.foreign._compiled_call import run_while_compiling
 from funcnet.foreign._draws_by_path import find_drawing_submodule
-from funcnet.foreign._isolated_copies import CopiesById, collect_reachable, deepcopy_isolated
-from funcnet.foreign._leased_copies import CopyPool, TrainFlags
+from funcnet.foreign._isolated_copies import CopiesById, deepcopy_isolated
+from funcnet.foreign._leased_copies import CopyPool, LeasedCopy, TrainFlags
 from funcnet.random import Stream
 from funcnet.tree import join
 
@@ -78,6 +82,25 @@ class Wrapped(ForeignNet):
             f"Build the module under torch.manual_seed(seed) and take its params from funcnet.from_module(module)."
         )
 
+    def called_function(self, method: str) -> Callable[..., Any]:
+        function: Callable[..., Any] = getattr(self.copy_pool.module, method)
+        return function
+
+    def find_running_submodule(self, trace: TracebackType | None) -> tuple[str, dict[str, Any]] | None:
+        place: tuple[str, dict[str, Any]] | None = None
+        leased: LeasedCopy | None = None
+        path = ""
+        while trace is not None:
+            code, values = trace.tb_frame.f_code, trace.tb_frame.f_locals
+            if code is _RUN_CODE:
+                leased, path = values.get("leased"), values["path"]
+            if code is MODULE_CALL_CODE and leased is not None and id(values["self"]) in leased.path_by_id:
+                full_path = join(path, leased.path_by_id[id(values["self"])])
+                inputs = {f"input {index}": value for index, value in enumerate(values["args"])} | values["kwargs"]
+                place = f"{type(values['self']).__name__}{f' at {full_path!r}' if full_path else ''}", inputs
+            trace = trace.tb_next
+        return place
+
     def method(self, view: View, name: str) -> Callable[..., Any]:
         module = self.copy_pool.module
         if name.startswith("__") or not callable(getattr(module, name, None)):
@@ -118,6 +141,11 @@ class Wrapped(ForeignNet):
         del module, run  # because all references to the copy are counted
         self.copy_pool.return_copy(flags, leased)
         return output
+
+    def _with_children(self, nets: Mapping[str, Net]) -> Net:
+        modules = {name: net.as_module() for name, net in nets.items()}
+        children = tuple((name, nets.get(name, child)) for name, child in self.children)
+        return replace(self, copy_pool=self.copy_pool.replace_children(modules), children=children)
 
     def _train_flags(self, is_training: Callable[[str], bool], path: str) -> tuple[bool, ...]:
         return tuple(bool(is_training(join(path, submodule_path))) for submodule_path in self.copy_pool.paths)

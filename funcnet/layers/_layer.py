@@ -44,8 +44,13 @@ class Layer(StockNet):
             COUNTERPARTS[twin] = cls
 
     def __post_init__(self) -> None:
-        for name, value in self.fields_from_module(self.twin_module()).items():
-            object.__setattr__(self, name, value)
+        sequences: dict[str, type] = {}
+        for name, value in self.fields_from_module(self._build_twin()).items():
+            if isinstance(value, (list, torch.Size)):
+                sequences[name] = type(value)
+            object.__setattr__(self, name, tuple(value) if name in sequences else value)
+        if sequences:
+            object.__setattr__(self, "_edits", dataclasses.replace(self._edits, sequences=tuple(sequences.items())))
 
     def as_module(self) -> nn.Module:
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.init}
@@ -55,6 +60,7 @@ class Layer(StockNet):
         if fields.get("device") is not None:
             fields["device"] = "meta"
         fields = {name: value.as_module() if isinstance(value, Net) else value for name, value in fields.items()}
+        fields |= {name: kind(fields[name]) for name, kind in self._edits.sequences}
         parameters = inspect.signature(self.twin).parameters
         # An argument that only a newer torch knows (bias of BatchNorm) is left out where it has its default, True.
         known = set(fields) if "kwargs" in parameters else set(parameters)
@@ -77,7 +83,7 @@ class Layer(StockNet):
             children: the nets of the module's children, by name.
         """
         net = cls(**{**cls.fields_from_module(module), **cls.fields_from_children(children)})
-        if list(net._children) != list(children):
+        if set(net._children) != set(children):
             return None
         changed = {name: child for name, child in children.items() if child != net._children[name]}
         return net.replaced(changed) if not changed or cls.calls_parts else None
@@ -99,6 +105,5 @@ class Layer(StockNet):
             elif field.name == "bias":  # the argument is a flag, the module's attribute is a tensor or None
                 fields["bias"] = module.bias is not None
             else:
-                value = getattr(module, field.name)
-                fields[field.name] = tuple(value) if isinstance(value, (list, torch.Size)) else value
+                fields[field.name] = getattr(module, field.name)
         return fields

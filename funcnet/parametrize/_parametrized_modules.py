@@ -12,6 +12,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from funcnet._torch import WeightNormModule, inject_parametrized_class, inject_parametrized_property
 from funcnet.core import Buffer, Param
+from funcnet.core.internals import make_empty_tensor
 
 
 def build_list_module(
@@ -24,11 +25,10 @@ def build_list_module(
     module.is_tensor = originals[0][0] == "original"
     module.ntensors = len(originals)
     for name, spec in originals:
-        tensor = torch.empty(spec.shape, dtype=spec.dtype)
         if isinstance(spec, Param):
-            module.register_parameter(name, nn.Parameter(tensor))
+            setattr(module, name, make_empty_tensor(spec))
         else:
-            module.register_buffer(name, tensor)
+            module.register_buffer(name, make_empty_tensor(spec))
     return module
 
 

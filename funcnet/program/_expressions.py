@@ -24,9 +24,7 @@ _UNARY = "neg:USub pos:UAdd invert:Invert not_:Not"
 def _operators(table: str, in_place: bool = False) -> dict[object, type]:
     """Function of Python's ``operator`` module -> the kind of operator that it stands for in an expression."""
     pairs = (pair.split(":") for pair in table.split())
-    return {
-        getattr(operator, f"i{name.rstrip(chr(95))}" if in_place else name): getattr(ast, kind) for name, kind in pairs
-    }
+    return {getattr(operator, f"i{name}".rstrip("_") if in_place else name): getattr(ast, kind) for name, kind in pairs}
 
 
 IN_PLACE = _operators(_BINARY, in_place=True)
@@ -88,6 +86,16 @@ def number(value: float) -> ast.expr:
     return ast.Constant(value)
 
 
+def writes_in_place(call: ast.AST) -> bool:
+    """Whether a call, or one within an expression, is of a method like ``add_`` or says ``inplace=`` or ``out=``."""
+    if not isinstance(call, ast.Call):
+        return any(map(writes_in_place, ast.iter_child_nodes(call)))
+    method = call.func.attr if isinstance(call.func, ast.Attribute) else ""
+    is_in_place = method.endswith("_") and not method.endswith("__")
+    named = any(key.arg in ("inplace", "out") for key in call.keywords)
+    return is_in_place or named or any(map(writes_in_place, ast.iter_child_nodes(call)))
+
+
 UNKNOWN = object()
 
 
@@ -111,11 +119,9 @@ def without_repetition(value: object) -> object:
 
 
 def shorten_calls(expression: ast.expr, assume_cpu: bool) -> ast.expr:
-    """An expression whose calls use public names and leave out arguments that equal the defaults.
+    """An expression whose calls use public names and leave out arguments that equal the defaults; it is changed itself.
 
-    Args:
-        expression: it is changed in place.
-        assume_cpu: leave out the device of the CPU, too, which is where tensors are made unless told otherwise.
+    With ``assume_cpu``, the device of the CPU is left out as well: tensors are made there unless told otherwise.
     """
     result: ast.expr = _CallShortener(assume_cpu).visit(expression)
     return result

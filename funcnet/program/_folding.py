@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from funcnet.program._capture import size_expression
+from funcnet._torch import size_expression
 from funcnet.program._loops import make_loops
 from funcnet.program._statements import (
     Block,
@@ -42,15 +42,16 @@ class ModuleCall:
     items: list[Step | ModuleCall] = field(default_factory=list)
     text: str = ""  # what it does, whatever its values are called: equal calls have equal texts
     free: list[str] = field(default_factory=list)  # the values that it reads from outside, first read first
-    made: list[str] = field(default_factory=list)  # the values that it assigns, in order
+    assigned: list[str] = field(default_factory=list)  # the values that it assigns, in order
+
+    def calls(self) -> list[ModuleCall]:
+        """The calls of modules that it makes itself."""
+        return [item for item in self.items if isinstance(item, ModuleCall)]
 
     def steps(self) -> Iterator[Step]:
         """All its statements, those of the calls within included."""
         for item in self.items:
-            if isinstance(item, ModuleCall):
-                yield from item.steps()
-            else:
-                yield item
+            yield from item.steps() if isinstance(item, ModuleCall) else [item]
 
 
 def call_tree(program: ForwardProgram) -> ModuleCall:
@@ -71,19 +72,13 @@ def call_tree(program: ForwardProgram) -> ModuleCall:
     return root
 
 
-def calls_from_elsewhere(call: ModuleCall, paths: tuple[str, ...] = ()) -> Iterator[ModuleCall]:
-    """Calls made by a part that they are not below, as of a module that another one holds: no path leads to it.
-
-    Args:
-        call: the call within which to look.
-        paths: the paths of the calls around it.
-    """
-    for item in call.items:
-        if isinstance(item, ModuleCall):
-            path = item.level.path
-            if any(relative_path(path, outer) is None for outer in paths):
-                yield item
-            yield from calls_from_elsewhere(item, (*paths, path))
+def calls_from_elsewhere(call: ModuleCall, outer_paths: tuple[str, ...] = ()) -> Iterator[ModuleCall]:
+    """Calls made by a part that they are not below, as of a module that another one holds: no path leads to it."""
+    for inner in call.calls():
+        path = inner.level.path
+        if any(relative_path(path, outer) is None for outer in outer_paths):
+            yield inner
+        yield from calls_from_elsewhere(inner, (*outer_paths, path))
 
 
 class Folding:
@@ -102,46 +97,46 @@ class Folding:
         """The main function of a program; ``order`` has those that it calls."""
         root = call_tree(self.program)
         self._describe(root)
-        self.chosen = self._choose_calls(root)
+        self._choose_calls(root)
         return self._main_function(root)
 
     def _main_function(self, root: ModuleCall) -> Routine:
         self.outputs = self._find_outputs()
         main = Routine("forward", root.level, list(self.program.arguments.values()), [])
-        main.items, main.new_buffers = self._lower(root.items, "")
         main.outputs = list(expression_names(self.program.returned))
-        make_loops(main)
-        main.kinds = frozenset(_place_kinds(main.items, main.new_buffers, ""))
+        self._fill(main, root)
         return main
+
+    def _fill(self, function: Routine, call: ModuleCall) -> None:
+        """Give a function its items, which are those of a call with the calls of other functions in them."""
+        path = call.level.path
+        function.items, function.new_buffers = self._lower(call)
+        make_loops(function)
+        function.kinds = frozenset(_place_kinds(function.items, function.new_buffers, path))
 
     def _describe(self, call: ModuleCall) -> None:
         """Set the text of a call and of those within it, and what each of them reads and makes."""
-        for item in call.items:
-            if isinstance(item, ModuleCall):
-                self._describe(item)
+        for inner in call.calls():
+            self._describe(inner)
         path = call.level.path
         steps = list(call.steps())
         assigned = {name for step in steps for name in assigned_names(step)}
         numbered: dict[str, str] = {}
 
         def spell(name: str) -> str:
-            if not is_value(name):
-                return name
             place = split_place(name)
-            rest = relative_path(place[1], path) if place is not None else None
-            if place is not None and rest is not None:
-                return f"{place[0]}:{rest}"
+            suffix = None if place is None else relative_path(place[1], path)
+            if not is_value(name) or (place is not None and suffix is not None):
+                return name if place is None else f"{place[0]}:{suffix}"
             if name not in numbered:
                 numbered[name] = f"v{len(numbered)}"
-                (call.made if name in assigned else call.free).append(name)
+                (call.assigned if name in assigned else call.free).append(name)
             return numbered[name]
 
         lines = [call.level.title, *(_step_text(step, spell) for step in steps)]
         new = {value.id: name for name, value in self.program.new_buffers.items() if isinstance(value, ast.Name)}
-        for value in call.made:
-            if value in new:
-                rest = relative_path(new[value], path)
-                lines.append(f"{new[value] if rest is None else rest} = {numbered[value]}")
+        buffers = {numbered[value]: new[value] for value in call.assigned if value in new}
+        lines += [f"{relative_path(buffer, path) or buffer} = {number}" for number, buffer in buffers.items()]
         lines.append(str([_rank_and_dtype(self.program.example(name)) for name in call.free]))
         sizes = [name for name in call.free if name in self.program.sizes]
         axes = [axis for size in sizes if (axis := self._find_axis(size, call.free)) is not None]
@@ -152,89 +147,68 @@ class Folding:
     def _register(self, call: ModuleCall) -> None:
         self.calls.setdefault(call.text, []).append(call)
 
-    def _choose_calls(self, root: ModuleCall) -> set[str]:
-        """The texts of the calls that become functions: those that occur twice and are long enough."""
+    def _choose_calls(self, root: ModuleCall) -> None:
+        """Choose the calls that become functions: those that occur twice and are long enough."""
         counts: Counter[str] = Counter()
-        visited: set[str] = set()
-
-        def count_calls(call: ModuleCall) -> None:
-            for item in call.items:
-                if isinstance(item, ModuleCall):
-                    counts[item.text] += 1
-                    if item.text not in visited:
-                        visited.add(item.text)
-                        count_calls(item)
-
-        count_calls(root)
-        chosen: set[str] = set()
+        waiting = [root]
+        for call in waiting:
+            waiting += {inner.text: inner for inner in call.calls() if inner.text not in counts}.values()
+            counts.update(inner.text for inner in call.calls())
         elsewhere = {call.text for call in calls_from_elsewhere(root)}
         for text in sorted(counts, key=len):  # calls before those that they are within
-            is_repeated = counts[text] > 1 and text not in elsewhere and self._has_own_buffers(text)
-            if is_repeated and self._count_statements(self.calls[text][0], chosen) >= SHORTEST:
-                chosen.add(text)
-        return chosen
+            items = self._items_of(self.calls[text][0])
+            length = len({item.text if isinstance(item, ModuleCall) else id(item) for item in items})
+            if counts[text] > 1 and length >= SHORTEST and text not in elsewhere and self._has_own_buffers(text):
+                self.chosen.add(text)
 
-    def _count_statements(self, call: ModuleCall, chosen: set[str]) -> int:
-        """About how many statements a call is, where equal calls within are one."""
-        inner: set[str] = set()
-        count = 0
+    def _items_of(self, call: ModuleCall) -> Iterator[Step | ModuleCall]:
+        """Its statements, where calls that become functions are one item each."""
         for item in call.items:
-            if not isinstance(item, ModuleCall):
-                count += 1
-            elif item.text in chosen:
-                inner.add(item.text)
+            if isinstance(item, ModuleCall) and item.text not in self.chosen:
+                yield from self._items_of(item)
             else:
-                count += self._count_statements(item, chosen)
-        return count + len(inner)
+                yield item
 
     def _has_own_buffers(self, text: str) -> bool:
         """Whether the buffers below each of these calls are made new within it, if they are at all."""
-        for call in self.calls[text]:
-            inside, made = f"{call.level.path}.", set(call.made)
-            for path, value in self.program.new_buffers.items():
-                if path.startswith(inside) and not (isinstance(value, ast.Name) and value.id in made):
-                    return False
-        return True
+        return all(
+            isinstance(value, ast.Name) and value.id in call.assigned
+            for call in self.calls[text]
+            for path, value in self.program.new_buffers.items()
+            if path.startswith(f"{call.level.path}.")
+        )
 
     def _find_outputs(self) -> dict[str, list[int]]:
         """For each kind of call, which of the values it makes are read outside, by position."""
-        program = self.program
-        readers: dict[str, list[int]] = {}  # value -> numbers of the statements that read it
-        for number, step in enumerate(program.statements):
+        readers: dict[str, set[int | str]] = {}  # value -> the statements that read it, and the buffers made of it
+        for step in self.program.statements:
             for name in read_names(step):
-                readers.setdefault(name, []).append(number)
-        numbers = {id(step): number for number, step in enumerate(program.statements)}
-        returned = set(expression_names(program.returned))
-        buffers_of: dict[str, set[str]] = {}  # value -> paths of the buffers that are made of it
-        for path, value in program.new_buffers.items():
+                readers.setdefault(name, set()).add(id(step))
+        for path, value in [*self.program.new_buffers.items(), ("", self.program.returned)]:
             for name in expression_names(value):
-                buffers_of.setdefault(name, set()).add(path)
+                readers.setdefault(name, set()).add(path)
         outputs: dict[str, set[int]] = {text: set() for text in self.chosen}
         for text in self.chosen:
             for call in self.calls[text]:
-                within = {numbers[id(step)] for step in call.steps()}
-                for position, name in enumerate(call.made):
-                    is_read = any(number not in within for number in readers.get(name, ()))
-                    paths = buffers_of.get(name, ())
-                    is_other_buffer = any(not path.startswith(f"{call.level.path}.") for path in paths)
-                    if is_read or is_other_buffer or name in returned:
-                        outputs[text].add(position)
+                within: set[int | str] = {id(step) for step in call.steps()}
+                within |= {path for path in self.program.new_buffers if path.startswith(f"{call.level.path}.")}
+                outputs[text] |= {
+                    index for index, name in enumerate(call.assigned) if readers.get(name, set()) - within
+                }
         return {text: sorted(positions) for text, positions in outputs.items()}
 
     def _function_for(self, call: ModuleCall) -> Routine:
         """The function for a call and its equals, which is made of the first of them that is asked for."""
         if call.text in self.functions:
             return self.functions[call.text]
-        outputs = [call.made[position] for position in self.outputs[call.text]]
+        outputs = [call.assigned[position] for position in self.outputs[call.text]]
         function = Routine("", call.level, list(call.free), outputs)
-        function.items, function.new_buffers = self._lower(call.items, call.level.path)
-        make_loops(function)
+        self._fill(function, call)
         for size in call.free:
             axis = self._find_axis(size, call.free) if size in self.program.sizes else None
             if axis is not None:  # it is read from a tensor that has it, and is no argument
                 function.sizes[size] = axis
         function.free = [name for name in call.free if name not in function.sizes]
-        function.kinds = frozenset(_place_kinds(function.items, function.new_buffers, call.level.path))
         function.name = self._choose_name(call)
         self.functions[call.text] = function
         self.order.append(function)
@@ -262,37 +236,24 @@ class Folding:
         self.function_names.add(name)
         return name
 
-    def _lower(self, items: Sequence[Step | ModuleCall], path: str) -> tuple[list[Item], dict[str, ast.expr]]:
+    def _lower(self, call: ModuleCall) -> tuple[list[Item], dict[str, ast.expr]]:
         """The items of the body of a function, and the buffers it makes new: by path, or all those below a path."""
-        lowered: list[Item] = []
-        new_buffers: dict[str, ast.expr] = {}
-
-        def lower(items: Sequence[Step | ModuleCall]) -> None:
-            for item in items:
-                if not isinstance(item, ModuleCall):
-                    lowered.append(item)
-                elif item.text in self.chosen:
-                    use = self._use_of(item)
-                    if use.state is not None:
-                        new_buffers[item.level.path] = ast.Name(use.state)
-                    lowered.append(use)
-                else:
-                    lower(item.items)
-
-        lower(items)
-        called = list(new_buffers)
+        steps = self._items_of(call)
+        items: list[Item] = [self._use_of(step) if isinstance(step, ModuleCall) else step for step in steps]
+        states = {item.level.path: item.state for item in items if isinstance(item, Use) and item.state is not None}
+        new_buffers: dict[str, ast.expr] = {path: ast.Name(state) for path, state in states.items()}
         for name, value in self.program.new_buffers.items():
-            is_of_called = any(name.startswith(f"{part}.") for part in called)
-            if not is_of_called and relative_path(name, path) is not None:
+            is_of_called = any(name.startswith(f"{path}.") for path in states)
+            if not is_of_called and relative_path(name, call.level.path) is not None:
                 new_buffers[name] = value
-        return lowered, new_buffers
+        return items, new_buffers
 
     def _use_of(self, call: ModuleCall) -> Use:
         """The call of a function that stands for the call of a module."""
         function = self._function_for(call)
         first = self.calls[call.text][0]  # its values stand at the same positions
         arguments = [call.free[first.free.index(name)] for name in function.free]
-        results = [call.made[position] for position in self.outputs[call.text]]
+        results = [call.assigned[position] for position in self.outputs[call.text]]
         state = None
         if function.new_buffers:
             state = f"%new:{call.level.path}"

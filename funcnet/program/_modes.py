@@ -9,7 +9,16 @@ from torch.fx import Node
 
 from funcnet._torch_functions import RECURRENT, recurrent_mode_position
 from funcnet.program._expressions import constant_value, dotted_name, name_of_function
-from funcnet.program._statements import Block, ForwardProgram, Statement, expression_names, iter_statements, read_names
+from funcnet.program._statements import (
+    ForwardProgram,
+    Statement,
+    assigned_names,
+    expression_names,
+    filter_statements,
+    iter_statements,
+    read_names,
+)
+from funcnet.tree import join
 
 _TRAINING = "self.training"
 
@@ -47,42 +56,31 @@ def _use_running_averages(program: ForwardProgram) -> None:
                     key.value = dotted_name(_TRAINING)
         else:
             averages -= set(names)
-    program.statements = [
-        step for step in program.statements if isinstance(step, Block) or not averages & set(step.targets)
-    ]
-    program.new_buffers = {
-        path: value for path, value in program.new_buffers.items() if not averages & set(expression_names(value))
-    }
-    _count_in_training(program, {copies[name].rpartition(".")[0] for name in averages})
+    program.statements = filter_statements(program.statements, lambda statement: statement.result not in averages)
+    for path in [path for path, value in program.new_buffers.items() if averages & set(expression_names(value))]:
+        del program.new_buffers[path]
+    _count_in_training(program, {copies[name].removeprefix("buffers:").rpartition(".")[0] for name in averages})
 
 
 def _count_in_training(program: ForwardProgram, averaged: set[str]) -> None:
     """Add the mode, which is 0 or 1, to the counts of batches of norms whose averages are updated in place."""
-    counters = {
-        value.id
-        for path, value in program.new_buffers.items()
-        if isinstance(value, ast.Name)
-        and path.rpartition(".")[2] == "num_batches_tracked"
-        and f"buffers:{path.rpartition('.')[0]}" in averaged
-    }
+    counts = [program.new_buffers.get(join(path, "num_batches_tracked")) for path in averaged]
+    values = {count.id for count in counts if isinstance(count, ast.Name)}
     for step in program.statements:
-        if not isinstance(step, Statement) or not isinstance(step.value, ast.BinOp):
-            continue
-        if counters & {*step.targets, *expression_names(step.value)}:
-            step.value.right = dotted_name(_TRAINING)
+        expression = step.value if isinstance(step, Statement) else None
+        if isinstance(expression, ast.BinOp) and values & {*assigned_names(step), *expression_names(expression)}:
+            expression.right = dotted_name(_TRAINING)
 
 
 def _copies_of_buffers(program: ForwardProgram) -> dict[str, str]:
     """Value that is a copy of a buffer -> the buffer."""
     copies: dict[str, str] = {}
     for step in program.statements:
-        if not isinstance(step, Statement) or len(step.targets) != 1 or not isinstance(step.value, ast.Call):
-            continue
-        function = step.value.func
-        if isinstance(function, ast.Attribute) and function.attr == "clone":
-            owners = [name for name in expression_names(step.value) if name.startswith("buffers:")]
-            if len(owners) == 1:
-                copies[step.targets[0]] = owners[0]
+        function = step.value.func if isinstance(step, Statement) and isinstance(step.value, ast.Call) else None
+        if isinstance(step, Statement) and isinstance(function, ast.Attribute) and function.attr == "clone":
+            owners = [name for name in expression_names(function) if name.startswith("buffers:")]
+            if len(owners) == 1 and step.result is not None:
+                copies[step.result] = owners[0]
     return copies
 
 

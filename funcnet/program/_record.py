@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +31,7 @@ from funcnet.program._expressions import (
     dotted_name,
     operator_expression,
     shorten_calls,
+    writes_in_place,
 )
 from funcnet.program._inputs import Inputs
 from funcnet.program._statements import Block, ForwardProgram, Level, Statement, Step, expression_names, map_expressions
@@ -38,13 +39,8 @@ from funcnet.program._text import text_of
 from funcnet.program._value_names import name_around, name_at_caller, name_of_variable
 from funcnet.program._vocabulary import UnwritableError, Vocabulary
 
-_ARITHMETIC = dict(
-    zip(
-        (operator.iadd, operator.isub, operator.imul, "add_", "sub_", "mul_"),
-        (operator.add, operator.sub, operator.mul) * 2,
-        strict=True,
-    )
-)
+_ARITHMETIC: dict[object, object] = {"add_": operator.add, "sub_": operator.sub, "mul_": operator.mul}
+_ARITHMETIC |= {operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul}
 """Writes in place that are read as the calculation of a new value, where all of a buffer is written to."""
 _CHECKS = ("_check", "_assert")  # private names of functions that are called for what they refuse
 _MODULE = "L['module']."  # what torch's tracer calls the module
@@ -53,13 +49,9 @@ _MODULE = "L['module']."  # what torch's tracer calls the module
 def record_program(
     program: ForwardProgram, inputs: Inputs, arguments: Mapping[str, ast.expr], vocabulary: Vocabulary
 ) -> None:
-    """Record the captured graph of a program as its statements.
+    """Record the captured graph of a program as its statements; ``vocabulary`` learns what they need to import.
 
-    Args:
-        program: knows the graph, and nothing else yet.
-        inputs: what it was captured with.
-        arguments: for each argument of the program, the expression that reads it from the arguments of the forward.
-        vocabulary: learns what the program needs to import.
+    ``arguments`` says how each argument of the program is read from the arguments of the forward.
 
     Raises:
         ConversionError: if something in the graph cannot be written down; names the line.
@@ -120,6 +112,12 @@ class _Recorder:
 
     def _expression(self, value: object) -> ast.expr:
         return self.vocabulary.expression(value, self._leaf)
+
+    def _expressions(self, values: Iterable[object]) -> list[ast.expr]:
+        return [self._expression(value) for value in values]
+
+    def _keywords(self, node: Node) -> dict[str, ast.expr]:
+        return {name: self._expression(value) for name, value in node.kwargs.items()}
 
     def _leaf(self, value: object) -> ast.expr | None:
         return self._node_expression(value) if isinstance(value, Node) else None
@@ -188,22 +186,19 @@ class _Recorder:
             if isinstance(symbol, int):
                 self.values[node] = ast.Constant(symbol)
                 continue
-            found = None if symbol is None else self.captured.find_axis(symbol)
-            if found is None:
+            axis_place = None if symbol is None else self.captured.find_axis(symbol)
+            if axis_place is None:
                 raise self._error(node, f"it takes the number {symbol or node.name} from outside of its inputs")
-            index, axis = found
+            index, axis = axis_place
             place = self.inputs.tensors[index].place
             value = self._new_value("batch" if axis == 0 else _clean_name(f"{place}_size"), named=True)
             shape = ast.Attribute(self._input_expression(index), "shape")
-            self._add(Statement(ast.Subscript(shape, ast.Constant(axis)), [value]))
+            self._steps().append(Statement(ast.Subscript(shape, ast.Constant(axis)), [value]))
             self.program.sizes[value] = symbol
             self.values[node] = ast.Name(value)
 
     def _steps(self) -> list[Step]:
         return self.blocks[-1][0].body if self.blocks else self.program.statements
-
-    def _add(self, statement: Statement) -> None:
-        self._steps().append(statement)
 
     def _levels(self, node: Node) -> tuple[Level, ...]:
         return tuple(Level(*call) for call in self.captured.module_calls(node) if call[1])
@@ -216,7 +211,7 @@ class _Recorder:
             self._describe(value, node)
             self.values[node] = ast.Name(value)
             targets = [value]
-        self._add(Statement(expression, targets, levels=self._levels(node), node=node))
+        self._steps().append(Statement(expression, targets, levels=self._levels(node), node=node))
         self.program.mutated |= set(_values_written_by_calls(expression))
 
     def _describe(self, value: str, node: Node) -> None:
@@ -276,8 +271,7 @@ class _Recorder:
                 self._open_block(call_expression(function, []), ("gradients", self.gradients_enabled))
             self.gradients_enabled = enabled
         elif target in ENTERING_CALLS:
-            args = [self._expression(arg) for arg in node.args]
-            self._open_block(call_expression(ENTERING_CALLS[target], args, {}), node)
+            self._open_block(call_expression(ENTERING_CALLS[target], self._expressions(node.args)), node)
         elif target in EXITING_CALLS:
             if not self.blocks or self.blocks[-1][1] is not node.args[0]:
                 raise self._error(node, "its contexts overlap")
@@ -305,7 +299,7 @@ class _Recorder:
         elif target in PUBLIC_DROPOUTS:  # it does not draw, so it gives its input back
             self.values[node] = self._expression(args[0] if args else node.kwargs["input"])
         elif (target in INFIX and len(args) == 2) or target in PREFIX:
-            self._assign(node, operator_expression(target, [self._expression(arg) for arg in args]))
+            self._assign(node, operator_expression(target, self._expressions(args)))
         elif target in IN_PLACE:
             self._record_in_place_operator(node)
         elif target is operator.getitem:
@@ -316,11 +310,7 @@ class _Recorder:
         elif target is getattr and len(args) == 2:
             self._assign(node, ast.Attribute(self._expression(args[0]), str(args[1])))
         else:
-            self._assign(node, self._call(target, args, node.kwargs))
-
-    def _call(self, function: object, args: tuple[object, ...], kwargs: Mapping[str, object]) -> ast.Call:
-        keywords = {name: self._expression(value) for name, value in kwargs.items()}
-        return self.vocabulary.call(function, [self._expression(arg) for arg in args], keywords)
+            self._assign(node, self.vocabulary.call(target, self._expressions(args), self._keywords(node)))
 
     def _refuse_internals(self, node: Node) -> None:
         """Refuse what belongs to torch's own machinery, and what is called for what it changes around it."""
@@ -340,9 +330,8 @@ class _Recorder:
         elif owner is not None and name in _ARITHMETIC:
             self._record_arithmetic(node, owner)
         else:
-            keywords = {key: self._expression(value) for key, value in node.kwargs.items()}
             method = ast.Attribute(self._expression(object_), name)
-            self._assign(node, call_expression(method, [self._expression(arg) for arg in args], keywords))
+            self._assign(node, call_expression(method, self._expressions(args), self._keywords(node)))
 
     def _record_in_place_operator(self, node: Node) -> None:
         left, right = node.args
@@ -350,16 +339,15 @@ class _Recorder:
         if owner is not None and node.target in _ARITHMETIC:
             self._record_arithmetic(node, owner)
         elif isinstance(left, Node) and isinstance(self.captured.example(left), Tensor):
-            symbol = IN_PLACE[node.target]()
-            written = self._expression(left)
-            self._record_write(node, Statement(self._expression(right), written=written, operator=symbol))
+            value, written = self._expression(right), self._expression(left)
+            self._record_write(node, Statement(value, written=written, operator=IN_PLACE[node.target]()))
         else:  # numbers
-            self._assign(node, operator_expression(node.target, [self._expression(left), self._expression(right)]))
+            self._assign(node, operator_expression(node.target, self._expressions(node.args)))
 
     def _record_write(self, node: Node, statement: Statement) -> None:
         """Add a statement that writes in place to the first argument of a node, whose value is that argument."""
         statement.levels, statement.node = self._levels(node), node
-        self._add(statement)
+        self._steps().append(statement)
         self.values[node] = self._expression(node.args[0])
         assert statement.written is not None
         base = statement.written.value if isinstance(statement.written, ast.Subscript) else statement.written
@@ -371,8 +359,8 @@ class _Recorder:
         if path not in self.program.drawing_paths:
             self.program.drawing_paths.append(path)
         self.vocabulary.add_import("import funcnet as fn")
-        rng, args = {"rng": ast.Name(f"rng:{path}")}, [self._expression(arg) for arg in node.args]
-        keywords = {name: self._expression(value) for name, value in node.kwargs.items()} | rng
+        rng: dict[str, ast.expr] = {"rng": ast.Name(f"rng:{path}")}
+        args, keywords = self._expressions(node.args), self._keywords(node) | rng
         inplace = node.kwargs.get("inplace", node.args[3] if len(node.args) > 3 else False)
         if function is F.dropout and not inplace:
             p = self._expression(node.kwargs.get("p", node.args[1] if len(node.args) > 1 else 0.5))
@@ -397,8 +385,8 @@ class _Recorder:
         else:
             hint = _clean_name(str(graph_input.name).rpartition(".")[2])
         value = self._new_value(hint, named=True)
-        copy = call_expression(ast.Attribute(self._input_value(graph_input), "clone"), [], {})
-        self._add(Statement(copy, [value], levels=self._levels(node)))
+        copy = call_expression(ast.Attribute(self._input_value(graph_input), "clone"), [])
+        self._steps().append(Statement(copy, [value], levels=self._levels(node)))
         self.current[graph_input] = value
 
     def _find_arithmetic_owners(self) -> dict[object, Node]:
@@ -413,13 +401,11 @@ class _Recorder:
 
     def _record_arithmetic(self, node: Node, owner: Node) -> None:
         """Add the statement that calculates the next value of a buffer, in the place of a write to it."""
-        graph_input = self.captured.inputs[owner]
-        left, right = node.args
-        operands = [self._expression(left), self._expression(right)]
+        graph_input, operands = self.captured.inputs[owner], self._expressions(node.args)
         value = self._new_value(graph_input.name.rpartition(".")[2], named=True)
         self.program.nodes[value] = node
         expression = operator_expression(_ARITHMETIC[node.target], operands)
-        self._add(Statement(expression, [value], levels=self._levels(node), node=node))
+        self._steps().append(Statement(expression, [value], levels=self._levels(node), node=node))
         self.current[graph_input] = value
 
     def _error(self, node: Node, reason: str) -> ConversionError:
@@ -440,17 +426,11 @@ def _asserts_size(node: Node) -> bool:
 
 def _values_written_by_calls(expression: ast.expr) -> set[str]:
     """The values that calls in an expression may write to in place."""
-    written: set[str] = set()
+    parts: list[ast.AST] = []
     for node in ast.walk(expression):
-        if not isinstance(node, ast.Call):
-            continue
-        method = node.func.attr if isinstance(node.func, ast.Attribute) else ""
-        if method.endswith("_") and not method.endswith("__"):
-            for part in [node.func, *node.args[:1]]:
-                written |= set(expression_names(part))
-        if any(key.arg in ("inplace", "out") for key in node.keywords):
-            written |= set(expression_names(node))
-        elif "batch_norm" in method or "instance_norm" in method:
-            for part in node.args[1:5]:
-                written |= set(expression_names(part))
-    return written
+        method = node.func.attr if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) else ""
+        if isinstance(node, ast.Call) and ("batch_norm" in method or "instance_norm" in method):
+            parts += node.args[1:5]
+        elif isinstance(node, ast.Call) and writes_in_place(node):
+            parts.append(node)
+    return {name for part in parts for name in expression_names(part)}

@@ -32,15 +32,10 @@ _OPERATORS: dict[object, type[ast.operator]] = {
 
 
 class ValueNames:
-    """Which value has which name at a line of a function.
+    """Which value has which name at a line of a function; ``reserved`` are names that mean something else in the text.
 
     A name is free again once the last statement that reads its value is reached. So values have the names they have in
     the forward, ``x = F.relu(x)``, and no value is kept alive by a name of its own when it is no longer needed.
-
-    Args:
-        program: the program.
-        function: the function of it that is written.
-        reserved: names that mean something else in the text.
     """
 
     def __init__(self, program: ForwardProgram, function: Routine, reserved: set[str]) -> None:
@@ -50,7 +45,7 @@ class ValueNames:
         self.names: dict[str, str] = {}
         self.holders: dict[str, str] = {}  # name -> the value that has it
         self.last_reads: dict[str, int] = {}
-        self.number = -1  # of the statement at hand; arguments are named before the first
+        self.number = -1  # of the statement at hand, which the writer counts; arguments are named before the first
         self.moves: list[tuple[str, str]] = []  # lines ``new = old`` that go before the statement at hand
         self._names_after: dict[str, str] = {}  # names from the next statement on
         self._read_now: list[str] = []
@@ -64,10 +59,6 @@ class ValueNames:
         self.last_reads = {name: number for number, (_, reads) in enumerate(iter_items(items)) for name in reads}
         results = [name for value in function.new_buffers.values() for name in expression_names(value)]
         self.last_reads |= dict.fromkeys([*function.outputs, *results], _NEVER_FREE)
-
-    def next_statement(self) -> None:
-        """Go on to the next statement."""
-        self.number += 1
 
     def finish_line(self) -> None:
         """Note that the line of the statement at hand is written, which read values by their old names."""
@@ -103,12 +94,7 @@ class ValueNames:
         return [self.names[value] if value in self.last_reads else "_" for value in values]
 
     def name_value(self, value: str, *, keep_current: bool = False) -> str:
-        """Choose the name of a value from here on.
-
-        Args:
-            value: the value.
-            keep_current: leave every name with the value that has it, those that are read for the last time included.
-        """
+        """Choose the name of a value from here on; with ``keep_current``, no other value loses its name."""
         base = self._base_name(value)
         if base in ("l", "O", "I") or not base.isidentifier():
             base = f"{base}_" if base.isidentifier() else f"value_{base}"
@@ -129,8 +115,7 @@ class ValueNames:
 
     def _base_name(self, value: str) -> str:
         if value.startswith("%new:"):
-            rest = value[5:][len(self.path) :].strip(".")
-            return re.sub(r"\W+", "_", rest) or "new_buffers"
+            return re.sub(r"\W+", "_", value[5:][len(self.path) :].strip(".")) or "new_buffers"
         if ":" in value:  # a param from elsewhere, as an argument
             return re.sub(r"\W+", "_", value.rpartition(".")[2].rpartition(":")[2])
         if hint := self.program.hints.get(value):
@@ -165,8 +150,8 @@ class ValueNames:
             if value in reads and (node := getattr(item, "node", None)) is not None
         ]
         module = self.program.module.get_submodule(self.path)
-        others = [self.program.hints.get(name) for name in tensors if name != value]
-        return parameter_name(module, self.program.hints.get(value), traces, others)
+        other_hints = [self.program.hints.get(name) for name in tensors if name != value]
+        return parameter_name(module, self.program.hints.get(value), traces, other_hints)
 
     def _move_holder(self, name: str) -> None:
         """Let the value that has a name be called as its later readers call it, as in ``residual = x``."""
@@ -235,13 +220,9 @@ def _statements_in(file: str) -> list[ast.stmt]:
 @lru_cache(maxsize=100_000)
 def statement_at(file: str, line: int) -> ast.stmt | None:
     """The simple statement on a line of a file."""
-    statements = _statements_in(file)
-    matches = [statement for statement in statements if statement.lineno <= line <= _last_line(statement)]
-    return min(matches, key=lambda statement: _last_line(statement) - statement.lineno, default=None)
-
-
-def _last_line(statement: ast.stmt) -> int:
-    return statement.end_lineno or statement.lineno
+    spans = {node: (node.end_lineno or node.lineno) - node.lineno for node in _statements_in(file)}
+    matches = [node for node, span in spans.items() if 0 <= line - node.lineno <= span]
+    return min(matches, key=spans.__getitem__, default=None)
 
 
 def _innermost_statement(trace: str) -> ast.stmt | None:
@@ -297,11 +278,8 @@ _FRAME_WITH_FUNCTION = re.compile(r'File "([^<"]+)", line (\d+), in (\w+)')
 def name_at_caller(trace: str, readers: Sequence[str]) -> str | None:
     """What a value is called outside of the function that makes it: ``mask``, for ``mask = causal_mask(...)``.
 
-    None if that function is the forward of a module, whose calls have lines of their own, or if it is read inside.
-
-    Args:
-        trace: the stack trace of the operation that makes the value.
-        readers: those of the operations that read it.
+    None if that function is the forward of a module, whose calls have lines of their own, or if it is read inside:
+    ``trace`` is the stack trace of the operation that makes it, and ``readers`` are those of the ones that read it.
     """
     frames = _FRAME_WITH_FUNCTION.findall(trace)
     shared = [_count_shared(frames, _FRAME_WITH_FUNCTION.findall(reader)) for reader in readers]
@@ -324,13 +302,9 @@ def _count_shared(left: Sequence[object], right: Sequence[object]) -> int:
 def parameter_name(
     module: nn.Module, hint: str | None, traces: Sequence[str], other_hints: Sequence[str | None]
 ) -> str | None:
-    """What the forward of a module calls an argument, read from the lines that read it.
+    """What the forward of a module calls an argument, by the stack traces of the operations that read it.
 
-    Args:
-        module: the module.
-        hint: what the argument is called outside.
-        traces: the stack traces of the operations that read it.
-        other_hints: what the other arguments are called outside.
+    ``hint`` is what the argument is called outside, and ``other_hints`` what the others are.
     """
     parameters = inspect.signature(module.forward).parameters.values()
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)

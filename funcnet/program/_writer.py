@@ -7,7 +7,7 @@ import copy
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from funcnet.program._expressions import shorten_calls
+from funcnet.program._expressions import call_expression, shorten_calls, writes_in_place
 from funcnet.program._statements import (
     Block,
     ForwardProgram,
@@ -30,14 +30,9 @@ from funcnet.program._value_names import ValueNames
 
 
 class Writer:
-    """Writes one function of a program, as a function of params and buffers.
+    """Writes one function of a program, as a function of the params and buffers of the module at ``path``.
 
-    Args:
-        program: the program.
-        function: the function of it that is written.
-        reserved: names that mean something else in the text.
-        width: the longest line.
-        path: the module whose own params and buffers the function is given; that of the function unless told.
+    ``reserved`` are names that mean something else in the text.
     """
 
     def __init__(
@@ -70,12 +65,12 @@ class Writer:
 
     def spell_place(self, kind: str, path: str) -> str:
         """How a param, a buffer or the rng of a module is reached."""
-        rest = relative_path(path, self.path) or ""
+        suffix = relative_path(path, self.path) or ""
         if kind != "rng":
-            return kind + "".join(f'["{key}"]' for key in rest.split(".") if key)
+            return kind + "".join(f'["{key}"]' for key in suffix.split(".") if key)
         if not self.path:
-            return f'rng("{rest}")'
-        return f'rng(f"{{path}}.{rest}")' if rest else "rng(path)"
+            return f'rng("{suffix}")'
+        return f'rng(f"{{path}}.{suffix}")' if suffix else "rng(path)"
 
     def add_line(self, text: str) -> None:
         """Add a line, behind those that give values other names for it."""
@@ -96,10 +91,10 @@ class Writer:
         level = Level("", path, title)
         if level == self.commented:
             return
-        rest = relative_path(path, self.path)
-        rest = path if rest is None else rest
-        if self.commented is not None or rest:
-            self.lines.append(" " * self.indent + f"# {f'{rest}: {title}' if rest else title}")
+        suffix = relative_path(path, self.path)
+        suffix = path if suffix is None else suffix
+        if self.commented is not None or suffix:
+            self.lines.append(" " * self.indent + f"# {f'{suffix}: {title}' if suffix else title}")
         self.commented = level
 
     def body(self, items: Sequence[Item]) -> list[str]:
@@ -110,7 +105,7 @@ class Writer:
             if size in self.names.last_reads:
                 text = f"{self.spell(tensor)}.shape[{axis}]"
                 self.add_line(f"{self.names.name_value(size)} = {text}")
-        self.names.next_statement()
+        self.names.number += 1
         self._write_items(items)
         return self.lines
 
@@ -125,20 +120,19 @@ class Writer:
                 continue
             else:
                 self._write_statement(item)
-            self.names.next_statement()
+            self.names.number += 1
 
     def _comment_on(self, item: Statement | Block) -> None:
-        levels = item.levels
-        if levels and relative_path(levels[-1].path, self.path) is not None:
-            self.add_comment(levels[-1].path, levels[-1].title)
-        elif isinstance(item, Block) or not self.program.sizes.keys() & set(item.targets):
+        level = item.levels[-1] if item.levels else None
+        if level is not None and relative_path(level.path, self.path) is not None:
+            self.add_comment(level.path, level.title)
+        elif isinstance(item, Block) or self.program.sizes.keys().isdisjoint(item.targets):
             self.add_comment(self.path, self.function.level.title)
 
     def _write_block(self, block: Block) -> None:
         self._comment_on(block)
-        contexts = ", ".join(text_of(context, self.spell) for context in block.contexts)
-        self.add_line(f"with {contexts}:")
-        self.names.next_statement()
+        self.add_line(f"with {', '.join(text_of(context, self.spell) for context in block.contexts)}:")
+        self.names.number += 1
         self.indent += 4
         self._write_items(block.body)
         self.indent -= 4
@@ -151,9 +145,9 @@ class Writer:
             return
         names = self.names.name_targets(statement.targets, list(item_reads(statement)))
         if names == ["_"]:  # nobody reads the value: the operation is there for what else it does
-            if statement.targets[0] not in self.program.sizes:
-                self.add_statement("", statement.value)
-            return
+            names = []
+            if statement.result in self.program.sizes:
+                return
         self.add_statement(f"{', '.join(names)} = " if names else "", statement.value)
 
     def _write_use(self, use: Use) -> None:
@@ -164,25 +158,15 @@ class Writer:
         self.add_statement(f"{', '.join(names)} = " if names else "", call)
 
     def call(self, function: Routine, arguments: Sequence[str], path: str, tail: str | None = None) -> ast.Call:
-        """The call of a function for the module at a path.
-
-        Args:
-            function: the function.
-            arguments: the values it is given.
-            path: that of the module; in a loop, the part in front of the number.
-            tail: in a loop, the part of the path behind the number.
-        """
+        """The call of a function for the module at a path; in a loop, ``tail`` is the path behind the number."""
         keys = self._keys(path, tail)
-        texts = ["[str(i)]" if key is None else f'["{key}"]' for key in keys]
-        args: list[ast.expr] = [
-            ast.Name(kind + "".join(texts)) for kind in ("params", "buffers") if kind in function.kinds
-        ]
+        place = "".join("[str(i)]" if key is None else f'["{key}"]' for key in keys)
+        args = [ast.Name(kind + place) for kind in ("params", "buffers") if kind in function.kinds]
         args += [ast.Name(name) for name in arguments]
         if "rng" in function.kinds:
-            parts = [*(["{path}"] if self.path else []), *("{i}" if key is None else key for key in keys)]
-            text = ".".join(parts)
+            text = ".".join([*(["{path}"] if self.path else []), *("{i}" if key is None else key for key in keys)])
             args += [ast.Name("rng"), ast.Name(f'f"{text}"' if "{" in text else f'"{text}"')]
-        return ast.Call(ast.Name(function.name), args, [])
+        return call_expression(function.name, args)
 
     def _keys(self, path: str, tail: str | None) -> list[str | None]:
         """The keys that lead to a module from the one whose function is written; None for the number of a loop."""
@@ -245,51 +229,35 @@ def definition_lines(name: str, arguments: Sequence[str], indent: int = 0) -> li
 
 
 def return_lines(program: ForwardProgram, writer: Writer, unchanged: str | None = None) -> list[str]:
-    """The last lines of a forward: they return its output, and with it all buffers if any of them is new.
-
-    Args:
-        program: the program.
-        writer: has written the lines before.
-        unchanged: what is returned as buffers if none is new; nothing at all where it is None.
-    """
-    output, buffers = program.returned, unchanged
+    """The last lines of a forward, which return its output and all buffers; ``unchanged`` if none of them is new."""
     lines: list[str] = []
+    tail = f", {unchanged}" if unchanged else ""
     if writer.function.new_buffers:
         tree = buffer_tree(program, writer.function.new_buffers, "")
-        lines, buffers = lines_of("new_buffers = ", tree, writer.spell, 4), "new_buffers"
-    result = output if buffers is None else ast.Tuple([output, ast.Name(buffers)])
-    shown = lines_of("", result, writer.spell, 11)
-    if buffers is None and len(shown) == 1:
-        return [*lines, f"    return {shown[0].strip()}"]
-    if buffers is not None and len(shown) == 1 and isinstance(output, ast.Name):
-        return [*lines, f"    return {shown[0].strip()[1:-1]}"]
-    tail = "" if buffers is None else f", {buffers}"
-    return [*lines, *lines_of("output = ", output, writer.spell, 4), f"    return output{tail}"]
+        lines, tail = lines_of("new_buffers = ", tree, writer.spell, 4), ", new_buffers"
+    line = f"    return {text_of(program.returned, writer.spell)}{tail}"
+    if len(line) <= WIDTH and (not tail or isinstance(program.returned, ast.Name)):
+        return [*lines, line]
+    return [*lines, *lines_of("output = ", program.returned, writer.spell, 4), f"    return output{tail}"]
 
 
 def buffer_tree(program: ForwardProgram, new_buffers: Mapping[str, ast.expr], base: str) -> ast.expr:
     """The expression for all buffers below a path, with the new ones in their places."""
     inside = f"{base}." if base else ""
     names = dict.fromkeys(path[len(inside) :].split(".")[0] for path in program.buffer_paths if path.startswith(inside))
-    keys: list[ast.expr | None] = []
-    values: list[ast.expr] = []
-    state_of_loop = new_buffers.get(f"{base}.*")
+    pairs: dict[str | None, ast.expr] = {}
     for name in names:
         path = f"{inside}{name}"
         if path in new_buffers:
-            value = new_buffers[path]
+            pairs[name] = new_buffers[path]
         elif any(key.startswith(f"{path}.") for key in new_buffers):
-            value = buffer_tree(program, new_buffers, path)
-        elif state_of_loop is not None and any(key.startswith(f"{path}.") for key in program.new_buffers):
-            if None not in keys:
-                keys.append(None)
-                values.append(state_of_loop)
-            continue
+            pairs[name] = buffer_tree(program, new_buffers, path)
+        elif f"{base}.*" in new_buffers and any(key.startswith(f"{path}.") for key in program.new_buffers):
+            pairs.setdefault(None, new_buffers[f"{base}.*"])  # the buffers of a loop are in one dict
         else:
-            value = ast.Name(f"buffers:{path}")
-        keys.append(ast.Constant(name))
-        values.append(value)
-    return values[0] if keys == [None] else ast.Dict(keys, values)
+            pairs[name] = ast.Name(f"buffers:{path}")
+    keys: list[ast.expr | None] = [None if name is None else ast.Constant(name) for name in pairs]
+    return pairs[None] if keys == [None] else ast.Dict(keys, [*pairs.values()])
 
 
 def inline_statements(program: ForwardProgram, function: Routine) -> list[Item]:
@@ -319,14 +287,12 @@ def _inline_items(program: ForwardProgram, items: Sequence[Item], counts: Counte
 
 def _merge(program: ForwardProgram, before: Item, item: Statement, counts: Counter[str], path: str) -> Statement | None:
     """A statement with the value of the one before it written where it is used; None if that is not worth it."""
-    if not isinstance(before, Statement) or before.written is not None or before.levels != item.levels:
+    if not isinstance(before, Statement) or before.levels != item.levels or before.node is None:
         return None
-    if before.node is None or len(before.targets) != 1:
+    value = before.result
+    if value is None or value in program.named or counts[value] != 1 or value in program.mutated:
         return None
-    value = before.targets[0]
-    if value in program.named or counts[value] != 1 or value in program.mutated:
-        return None
-    if any(name.startswith("rng:") for name in expression_names(before.value)) or _writes_in_place(before.value):
+    if any(name.startswith("rng:") for name in expression_names(before.value)) or writes_in_place(before.value):
         return None
     if list(read_names(item)).count(value) != 1 or value not in expression_names(item.value):
         return None
@@ -350,18 +316,7 @@ def _estimated_name(program: ForwardProgram, name: str, path: str) -> str:
     place = split_place(name)
     if place is None:
         return name
-    rest = relative_path(place[1], path)
-    if rest is None:  # it becomes an argument
+    suffix = relative_path(place[1], path)
+    if suffix is None:  # it becomes an argument
         return place[1].rpartition(".")[2]
-    return place[0] + "".join(f'["{key}"]' for key in rest.split(".") if key)
-
-
-def _writes_in_place(expression: ast.expr) -> bool:
-    for node in ast.walk(expression):
-        if isinstance(node, ast.Call):
-            method = node.func.attr if isinstance(node.func, ast.Attribute) else ""
-            if method.endswith("_") and not method.endswith("__"):
-                return True
-            if any(key.arg in ("inplace", "out") for key in node.keywords):
-                return True
-    return False
+    return place[0] + "".join(f'["{key}"]' for key in suffix.split(".") if key)

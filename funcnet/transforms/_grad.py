@@ -13,7 +13,7 @@ from torch import Tensor
 
 from funcnet._context import under_transform
 from funcnet._tensors import is_inexact
-from funcnet._torch import AccumulateGrad
+from funcnet._torch import AccumulateGrad, is_wrapped_by_transform, pytree
 
 A = TypeVar("A")
 P = ParamSpec("P")
@@ -36,8 +36,9 @@ def value_and_grad(
     """A function that returns the value of ``function`` and its gradient by one argument.
 
     At top level it runs torch.autograd.grad, which frees the graph as it goes; ``torch.func.grad`` always keeps it for
-    a second derivative, at about twice the peak memory. Under vmap, grad or compile, inside another ``value_and_grad``,
-    and where an argument requires grad already, it is ``torch.func.grad_and_value``, so it nests. Same bits.
+    a second derivative, at about twice the peak memory. Under vmap, grad, compile or torch.inference_mode, inside
+    another ``value_and_grad``, and where an argument requires grad already, it is ``torch.func.grad_and_value``, so it
+    nests. Same bits.
 
     Args:
         function: returns a scalar tensor; with ``has_aux``, a pair of one and anything.
@@ -49,43 +50,113 @@ def value_and_grad(
         A function with the arguments of ``function`` that returns ``(value, grads)``, or ``((value, aux), grads)``.
 
     Raises:
-        ValueError: if the value is not a scalar tensor.
+        ValueError: if the value is not a scalar tensor of real floats; or if it depends on none of the arguments, which
+            is what torch.no_grad, detach or a mistaken name in the function looks like. Inside of a transform of
+            torch.func or another ``value_and_grad``, such a value has gradient zero, as everywhere in torch.func: there
+            it may depend on the arguments of an outer transform alone.
+        TypeError: if an argument that is differentiated holds anything but tensors and None.
 
     >>> loss = lambda params, x: (params["w"] * x).sum()
     >>> value_and_grad(loss)({"w": torch.tensor([1.0, 2.0])}, torch.tensor([3.0, 4.0]))
     (tensor(11.), {'w': tensor([3., 4.])})
     """
     numbers = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    if not numbers:
+        raise ValueError("value_and_grad needs at least one position in argnums, got an empty tuple.")
 
     @wraps(function)
     def compute_value_and_grad(*args: Any, **kwargs: Any) -> Any:
-        if any(not -len(args) <= number < len(args) for number in numbers):
-            raise TypeError(f"argnums={argnums} needs {max(numbers) + 1} positional arguments, got {len(args)}.")
-        if torch.compiler.is_compiling() or under_transform() or _is_differentiated(args):
-            grads, value = torch.func.grad_and_value(function, argnums, has_aux)(*args, **kwargs)
-            return value, grads
-        keeps_graph = torch.is_grad_enabled()
-        leaves, treedef = _flatten(tuple(args[number] for number in numbers))
-        with torch.enable_grad():
-            inputs = [leaf.detach().requires_grad_(is_inexact(leaf)) for leaf in leaves]
-            traced_args = list(args)
-            for number, tree in zip(numbers, optree.tree_unflatten(treedef, inputs), strict=True):
-                traced_args[number] = tree
-            _running.depth = 1
-            try:
-                result = function(*traced_args, **kwargs)
-            finally:
-                _running.depth = 0
-        value = result[0] if has_aux else result
-        _check_scalar(function, value, has_aux)
-        # A graph that reaches other leaves belongs to somebody else too, who may differentiate the gradient.
-        keeps_graph = keeps_graph and _reaches_other_leaves(value, inputs)
-        grads = optree.tree_unflatten(treedef, _compute_grads(value, inputs, keeps_graph))
-        if not keeps_graph:
-            result = optree.tree_map(_detach, result)
+        _check_argnums(argnums, numbers, len(args))
+        if torch.compiler.is_compiling() or _is_nested() or not _plain_backward_suffices(args, kwargs):
+            result, grads = _compute_by_transform(function, numbers, has_aux, args, kwargs)
+        else:
+            result, grads = _compute_by_backward(function, numbers, has_aux, args, kwargs)
         return result, grads[0] if isinstance(argnums, int) else grads
 
     return compute_value_and_grad
+
+
+def _check_argnums(argnums: int | tuple[int, ...], numbers: tuple[int, ...], count: int) -> None:
+    if any(not -count <= number < count for number in numbers):
+        raise TypeError(f"argnums={argnums} needs {max(numbers) + 1} positional arguments, got {count}.")
+    if len({number % count for number in numbers}) < len(numbers):
+        raise ValueError(f"argnums={argnums} names an argument twice.")
+
+
+def _compute_by_backward(
+    function: Callable[..., Any],
+    numbers: tuple[int, ...],
+    has_aux: bool,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> tuple[Any, tuple[Any, ...]]:
+    """The result of the function, and gradients by a plain backward pass, which frees the graph."""
+    keeps_graph = torch.is_grad_enabled()
+    leaves, treedef = _flatten(tuple(args[number] for number in numbers))
+    _check_leaves(args, numbers, leaves)
+    with torch.enable_grad():
+        inputs = [leaf.detach().requires_grad_(is_inexact(leaf)) for leaf in leaves]
+        traced_args = list(args)
+        for number, tree in zip(numbers, optree.tree_unflatten(treedef, inputs), strict=True):
+            traced_args[number] = tree
+        _running.depth = 1
+        try:
+            result = function(*traced_args, **kwargs)
+        finally:
+            _running.depth = 0
+    value = _scalar_of(function, result, has_aux)
+    # A graph that reaches other leaves belongs to somebody else too, who may differentiate the gradient.
+    keeps_graph = keeps_graph and _reaches_other_leaves(value, inputs)
+    grads: Any = optree.tree_unflatten(treedef, _compute_grads(function, value, inputs, keeps_graph))
+    return result if keeps_graph else optree.tree_map(_detach, result), grads
+
+
+def _compute_by_transform(
+    function: Callable[..., Any],
+    numbers: tuple[int, ...],
+    has_aux: bool,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> tuple[Any, tuple[Any, ...]]:
+    """The same by torch.func.grad_and_value, which nests, and lets no argument but its own count as one."""
+    is_nested = _is_nested()
+    leaves, treedef = pytree.tree_flatten(tuple(args[number] for number in numbers))
+    _check_leaves(args, numbers, [leaf for leaf in leaves if leaf is not None])
+    places = [index for index, leaf in enumerate(leaves) if leaf is not None and is_inexact(leaf)]
+    others = [None if number in {n % len(args) for n in numbers} else arg for number, arg in enumerate(args)]
+    plain_values: list[Any] = []
+
+    def compute_scalar(inputs: list[Tensor], others: list[Any], kwargs: dict[str, Any]) -> tuple[Tensor, list[Tensor]]:
+        filled = list(leaves)
+        for place, tensor in zip(places, inputs, strict=True):
+            filled[place] = tensor
+        traced_args = list(others)
+        for number, tree in zip(numbers, pytree.tree_unflatten(filled, treedef), strict=True):
+            traced_args[number] = tree
+        result = function(*traced_args, **kwargs)
+        value = _scalar_of(function, result, has_aux)
+        if inputs and not is_nested and not _is_traced_here(value):
+            raise _independence_error(function)
+        result_leaves, result_treedef = pytree.tree_flatten(result)
+        _check_plain_values(result_leaves)
+        plain_values.append((result_leaves, result_treedef))
+        return value.reshape(()), [leaf for leaf in result_leaves if isinstance(leaf, Tensor)]
+
+    if places:
+        inputs = [leaves[place] for place in places]
+        by_leaf, (_, tensors) = torch.func.grad_and_value(compute_scalar, has_aux=True)(inputs, others, kwargs)
+    else:
+        by_leaf, (_, tensors) = [], compute_scalar([], others, kwargs)
+    result_leaves, result_treedef = plain_values[0]
+    remaining = iter(tensors)
+    result_leaves = [next(remaining) if isinstance(leaf, Tensor) else leaf for leaf in result_leaves]
+    grads = [
+        None if leaf is None else torch.zeros_like(leaf) if index not in places else leaf
+        for index, leaf in enumerate(leaves)
+    ]
+    for place, grad in zip(places, by_leaf, strict=True):
+        grads[place] = grad
+    return pytree.tree_unflatten(result_leaves, result_treedef), pytree.tree_unflatten(grads, treedef)
 
 
 def _flatten(trees: Any) -> tuple[list[Any], Any]:
@@ -95,23 +166,81 @@ def _flatten(trees: Any) -> tuple[list[Any], Any]:
     return leaves, treedef
 
 
-def _check_scalar(function: Callable[..., Any], value: object, has_aux: bool) -> None:
+def _check_leaves(args: tuple[Any, ...], numbers: tuple[int, ...], leaves: list[Any]) -> None:
+    """Refuse arguments with leaves that have no gradient and no place for one."""
+    if all(isinstance(leaf, Tensor) for leaf in leaves):
+        return
+    problems = []
+    for number in numbers:
+        paths, leaves, _ = optree.tree_flatten_with_path(args[number])
+        for path, leaf in zip(paths, leaves, strict=True):
+            if not isinstance(leaf, Tensor):
+                keys = "".join(f"[{key!r}]" for key in path)
+                problems.append(f"argument {number}{keys} is {type(leaf).__name__}")
+    raise TypeError(
+        f"value_and_grad differentiates by nested dicts of tensors: {'; '.join(problems)}. Make it a tensor, or pass "
+        f"it as another argument."
+    )
+
+
+def _scalar_of(function: Callable[..., Any], result: object, has_aux: bool) -> Tensor:
+    """The value in what a function returned; refused if a gradient of it makes no sense."""
+    if has_aux and not (isinstance(result, (tuple, list)) and len(result) == 2):
+        raise ValueError(
+            f"value_and_grad with has_aux=True needs a pair (value, aux) from {function!r}, got "
+            f"{type(result).__name__}."
+        )
+    value = result[0] if has_aux else result  # type: ignore[index]
     if not isinstance(value, Tensor) or value.numel() != 1:
         got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         hint = " Of (value, more) it takes has_aux=True." if isinstance(value, tuple) and not has_aux else ""
         raise ValueError(f"value_and_grad needs a scalar tensor from {function!r}, got {got}.{hint}")
+    if not value.is_floating_point():
+        raise ValueError(f"value_and_grad needs a value of real floats from {function!r}, got {value.dtype}.")
+    return value
 
 
-def _compute_grads(value: Tensor, inputs: list[Tensor], keeps_graph: bool) -> list[Tensor]:
+_PLAIN_CLASSES = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
+
+
+def _check_plain_values(leaves: list[Any]) -> None:
+    """Refuse what may hide tensors of a transform, which mean nothing outside of it."""
+    for leaf in leaves:
+        if not isinstance(leaf, (Tensor, *_PLAIN_CLASSES)):
+            raise TypeError(
+                f"under a transform, aux of value_and_grad is nested dicts, lists and tuples of tensors and plain "
+                f"values, got {type(leaf).__name__}, whose tensors cannot be taken out of the transform."
+            )
+
+
+def _compute_grads(
+    function: Callable[..., Any], value: Tensor, inputs: list[Tensor], keeps_graph: bool
+) -> list[Tensor]:
     """The gradient by each input; zeros where the value does not depend on it, or it has none."""
     differentiable = [leaf for leaf in inputs if leaf.requires_grad]
-    grads_by_id: dict[int, Tensor] = {}
-    if value.requires_grad:
-        grads = torch.autograd.grad(
-            value, differentiable, create_graph=keeps_graph, allow_unused=True, materialize_grads=True
-        )
-        grads_by_id = dict(zip(map(id, differentiable), grads, strict=True))
-    return [grads_by_id[id(leaf)] if id(leaf) in grads_by_id else torch.zeros_like(leaf) for leaf in inputs]
+    grads: tuple[Tensor | None, ...] = (None,) * len(differentiable)
+    if value.requires_grad and differentiable:
+        grads = torch.autograd.grad(value, differentiable, create_graph=keeps_graph, allow_unused=True)
+    if differentiable and all(grad is None for grad in grads):
+        raise _independence_error(function)
+    grads_by_id = dict(zip(map(id, differentiable), grads, strict=True))
+    return [
+        torch.zeros_like(leaf, requires_grad=keeps_graph and leaf.requires_grad) if grad is None else grad
+        for leaf, grad in ((leaf, grads_by_id.get(id(leaf))) for leaf in inputs)
+    ]
+
+
+def _independence_error(function: Callable[..., Any]) -> ValueError:
+    return ValueError(
+        f"the value of {function!r} depends on none of the arguments that value_and_grad differentiates by, so every "
+        f"gradient would be zero. Compute it from the tensors that the function is called with, outside of "
+        f"torch.no_grad and torch.inference_mode, and without detach, data, item or NumPy."
+    )
+
+
+def _is_traced_here(value: Tensor) -> bool:
+    """Whether a value depends on the arguments of the transform that the caller is in, the only one there is."""
+    return value.requires_grad and (torch.compiler.is_compiling() or is_wrapped_by_transform(value))
 
 
 def _reaches_other_leaves(value: Tensor, inputs: list[Tensor]) -> bool:
@@ -135,12 +264,20 @@ _running = threading.local()
 """Its ``depth`` is 1 in a thread that runs the function of a ``value_and_grad``."""
 
 
-def _is_differentiated(args: tuple[Any, ...]) -> bool:
-    """Whether someone differentiates through this call: an outer value_and_grad, or autograd by an argument."""
-    if getattr(_running, "depth", 0):
-        return True
-    leaves, _ = _flatten(args)
-    return torch.is_grad_enabled() and any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in leaves)
+def _is_nested() -> bool:
+    """Whether the call is inside of a transform of torch.func, or of the function of another value_and_grad."""
+    return under_transform() or (not torch.compiler.is_compiling() and bool(getattr(_running, "depth", 0)))
+
+
+def _plain_backward_suffices(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether nobody else differentiates by the arguments, and autograd may record what is computed from them."""
+    if torch.is_inference_mode_enabled():
+        return False
+    leaves, _ = _flatten((args, kwargs) if kwargs else args)
+    is_recording = torch.is_grad_enabled()
+    return not any(
+        isinstance(leaf, Tensor) and (leaf.is_inference() or (is_recording and leaf.requires_grad)) for leaf in leaves
+    )
 
 
 def _detach(leaf: Any) -> Any:

@@ -1,23 +1,26 @@
 """Nested dicts of tensors: paths, selectors and maps.
 
-paths        lists the joined paths of all leaves.
-flatten      returns the leaves by joined path, as in a state_dict.
-unflatten    makes nested dicts of such leaves again.
-get          returns the leaf or subtree at a path.
-join         joins keys to a path.
-map          applies a function to every leaf of one or more trees.
-map_with_path does so with the path of each leaf.
-to           moves or casts every tensor, as ``nn.Module.to`` does.
-select       returns a test of paths: by exact path, by pattern, by function, or by any of several.
-partition    divides a tree into the leaves that are selected and the others.
-combine      puts the two trees of a partition together again.
-replace      returns a tree with other leaves at some paths.
-add, sub     return the sum and the difference of two trees, leaf by leaf.
-scale        returns the multiple of a tree.
-norm, dot    return the norm of a tree, and the inner product of two, as if each were one vector.
-zeros_like   returns zeros of a tree's shapes.
-ravel        returns the vector of all numbers of a tree, and a function that makes a tree of a vector.
-stack        makes one tree of the members of an ensemble, and unstack the members of one tree.
+paths            lists the joined paths of all leaves.
+flatten          returns the leaves by joined path, as in a state_dict.
+unflatten        makes nested dicts of such leaves again.
+get              returns the leaf or subtree at a path.
+join             joins keys to a path.
+map              applies a function to every leaf of one or more trees.
+map_with_path    applies a function of the path and the leaf.
+to               moves or casts every tensor, as ``nn.Module.to`` does.
+select           returns a test of paths: by exact path, by pattern, by function, or by any of several.
+partition        divides a tree into the leaves that are selected and the others.
+combine          puts the two trees of a partition together again.
+replace          returns a tree with other leaves at some paths.
+add              returns the sum of two trees, leaf by leaf.
+sub              returns the difference of two trees, leaf by leaf.
+scale            returns the multiple of a tree.
+norm             returns the norm of a tree, as if it were one vector.
+dot              returns the inner product of two trees, as if each were one vector.
+zeros_like       returns zeros of a tree's shapes.
+ravel            returns the vector of all numbers of a tree, and a function that makes a tree of a vector.
+stack            makes one tree of the members of an ensemble.
+unstack          makes the members of an ensemble of one tree.
 
 Params and buffers are plain nested dicts whose keys and order are the module's own. optree, torch's pytrees and JAX's
 each read such dicts, but they disagree about the order of keys (optree sorts) and about ``None``. So all functions here

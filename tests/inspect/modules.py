@@ -27,5 +27,5 @@ def effects_of(function, *inputs, batch_dim=0, train=False, **parts):
     return fn.effects(Calls(function, **parts), *(inputs or (X,)), batch_dim=batch_dim, train=train)
 
 
-def summarize(found):
-    return [(effect.kind, effect.path, effect.code) for effect in found]
+def summarize(report):
+    return [(effect.kind, effect.path, effect.code) for effect in report]

@@ -17,14 +17,14 @@ from tests.inspect.modules import Calls, X, effects_of, summarize
 # --- paths, lines, order ---
 
 
-def test_a_shared_layer_is_told_at_the_path_that_called_it():
+def test_a_shared_layer_is_reported_at_the_path_that_called_it():
     drop = nn.Dropout()
-    one, two = nn.Sequential(nn.Linear(3, 3), drop), nn.Sequential(drop)
-    found = effects_of(lambda m, x: m.two(m.one[0](x)), train=True, one=one, two=two)
-    assert [effect.path for effect in found] == ["two.0"]
+    first, second = nn.Sequential(nn.Linear(3, 3), drop), nn.Sequential(drop)
+    report = effects_of(lambda m, x: m.second(m.first[0](x)), train=True, first=first, second=second)
+    assert [effect.path for effect in report] == ["second.0"]
 
 
-def test_a_layer_called_in_a_loop_is_told_once_and_on_two_lines_twice():
+def test_a_layer_called_in_a_loop_is_reported_once_and_on_two_lines_twice():
     def body(m, x):
         for _ in range(3):
             x = m.drop(x)
@@ -56,25 +56,25 @@ def composed(p, x):
 
 def test_a_composed_net_shows_the_lines_of_its_body():
     params, buffers = composed.init(0)
-    found = fn.effects(composed, params, X, buffers=buffers, train=True, rng=fn.random.key(0))
-    assert summarize(found) == [
+    report = fn.effects(composed, params, X, buffers=buffers, train=True, rng=fn.random.key(0))
+    assert summarize(report) == [
         ("writes buffer", "", "p.steps = p.steps + 1"),
         ("draws", "", "return F.dropout(x, 0.5, p.training)"),
         ("writes buffer", "norm", "x = p.norm(p.fc(x))"),
         ("mixes examples", "norm", "x = p.norm(p.fc(x))"),
     ]
-    assert {effect.file for effect in found} == {__file__}
+    assert {effect.file for effect in report} == {__file__}
     assert not fn.effects(composed, params, X, buffers=buffers)
 
 
 def test_effects_are_filtered_by_kind_and_path():
     module = nn.Sequential(nn.BatchNorm1d(3), nn.Sequential(nn.Dropout(), nn.BatchNorm1d(3)))
-    found = fn.effects(module, X, train=True)
-    assert [effect.path for effect in found.of("draws", "writes buffer")] == ["0", "1.0", "1.1"]
-    assert {effect.path for effect in found.at("1")} == {"1.0", "1.1"}
-    assert [effect.kind for effect in found.at("1.*").of("draws")] == ["draws"]
+    report = fn.effects(module, X, train=True)
+    assert [effect.path for effect in report.of("draws", "writes buffer")] == ["0", "1.0", "1.1"]
+    assert {effect.path for effect in report.at("1")} == {"1.0", "1.1"}
+    assert [effect.kind for effect in report.at("1.*").of("draws")] == ["draws"]
     with pytest.raises(ValueError, match=r"\['drawing'\] are no kinds of effects; those are 'draws'"):
-        found.of("drawing")
+        report.of("drawing")
 
 
 # --- purity ---
@@ -92,10 +92,10 @@ def test_nothing_given_is_changed():
     assert hooks == [dict(part._forward_hooks) for part in module.modules()]
 
 
-def test_the_same_is_told_twice():
+def test_the_same_is_reported_twice():
     module = nn.Sequential(nn.BatchNorm1d(3), nn.Dropout(), nn.BatchNorm1d(3))
-    places = [fn.effects(module, X, train=True) for _ in range(2)]
-    assert places[0] == places[1]
+    reports = [fn.effects(module, X, train=True) for _ in range(2)]
+    assert reports[0] == reports[1]
 
 
 def test_inputs_may_be_nested_and_named():
@@ -104,8 +104,8 @@ def test_inputs_may_be_nested_and_named():
         extra[0].mul_(2)
         return pair["a"] + extra[0]
 
-    found = fn.effects(Calls(body), {"a": X}, extra=[X + 1])
-    assert [effect.detail for effect in found] == ["add_ writes input 0", "mul_ writes input 'extra'"]
+    report = fn.effects(Calls(body), {"a": X}, extra=[X + 1])
+    assert [effect.detail for effect in report] == ["add_ writes input 0", "mul_ writes input 'extra'"]
 
 
 # --- refusals ---
@@ -132,21 +132,21 @@ def test_wrong_arguments_are_refused():
     with pytest.raises(fn.TreeError, match="weight"):
         fn.effects(net, {}, X)
     with pytest.raises(fn.ConversionError, match="cannot copy Calls"):
-        effects_of(lambda m, x: x, iterator=(one for one in ()))
+        effects_of(lambda m, x: x, iterator=(item for item in ()))
 
 
 # --- printing ---
 
 
 def test_it_prints_with_rich_and_without(monkeypatch):
-    found = effects_of(lambda m, x: x[x > 0])
-    assert "┃ path" in str(found) and "x[x > 0]" in str(found)
+    report = effects_of(lambda m, x: x[x > 0])
+    assert "┃ path" in str(report) and "x[x > 0]" in str(report)
     for name in [name for name in sys.modules if name.split(".")[0] == "rich"]:
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setitem(sys.modules, "rich.console", None)
-    header, row, *rest = str(found).splitlines()
+    header, row, *meanings = str(report).splitlines()
     assert header.split() == ["path", "effect", "line", "code", "what"]
     assert row.split()[:4] == ["(root)", "branches", "on", "data"]
-    assert rest[0].startswith("branches on data: vmap raises")
-    assert rest[1].startswith("not looked at: examples behind getitem() at the root")
+    assert meanings[0].startswith("branches on data: vmap raises")
+    assert meanings[1].startswith("not looked at: examples behind getitem() at the root")
     assert str(fn.effects(nn.Linear(3, 2), X)) == "no effects"

@@ -21,8 +21,8 @@ SHIFT = torch.ones(3)
 
 def test_a_clean_net_has_none():
     net = fn.Sequential(fn.Linear(3, 8), fn.ReLU(), fn.LayerNorm(8), fn.Linear(8, 2))
-    found = fn.effects(net, net.init(0)[0], X)
-    assert not found and len(found) == 0 and found.notes == ()
+    report = fn.effects(net, net.init(0)[0], X)
+    assert not report and len(report) == 0 and report.notes == ()
 
 
 def test_constants_made_in_the_call_are_no_effect():
@@ -46,7 +46,7 @@ def test_writing_to_what_was_made_in_the_call_is_no_effect():
 # --- draws ---
 
 
-def test_draws_of_layers_and_functions_are_told_at_their_paths():
+def test_draws_of_layers_and_functions_are_reported_at_their_paths():
     def body(m, x):
         x = m.drop(x)
         return x + torch.randn_like(x)
@@ -61,7 +61,7 @@ def test_dropout_that_drops_nothing_does_not_draw():
     assert not effects_of(lambda m, x: F.dropout(F.dropout(x, 0.0), 0.5, m.training))
 
 
-def test_draws_from_a_generator_of_the_module_are_told():
+def test_draws_from_a_generator_of_the_module_are_reported():
     def body(m, x):
         return x + torch.rand(3, generator=m.generator)
 
@@ -73,15 +73,15 @@ def test_draws_from_a_generator_of_the_module_are_told():
     assert torch.equal(before, generator.get_state())
 
 
-def test_draws_of_python_and_numpy_are_told_for_the_module():
+def test_draws_of_python_and_numpy_are_reported_for_the_module():
     class Skips(nn.Module):
         def forward(self, x):
             return x * (random.random() + numpy.random.rand())
 
     states = random.getstate(), numpy.random.get_state()[1].tolist()
-    found = fn.effects(nn.Sequential(nn.Linear(3, 3), Skips()), X)
-    assert summarize(found) == [("draws", "1", "def forward(self, x):")]
-    assert found[0].detail == "random, somewhere in this forward; numpy.random, somewhere in this forward"
+    report = fn.effects(nn.Sequential(nn.Linear(3, 3), Skips()), X)
+    assert summarize(report) == [("draws", "1", "def forward(self, x):")]
+    assert report[0].detail == "random, somewhere in this forward; numpy.random, somewhere in this forward"
     assert states == (random.getstate(), numpy.random.get_state()[1].tolist())
 
 
@@ -92,13 +92,13 @@ def test_a_draw_from_a_key_is_no_effect():
 # --- buffers ---
 
 
-def test_buffers_written_in_place_are_told_by_name():
-    found = fn.effects(nn.Sequential(nn.BatchNorm1d(3, affine=False)), X, train=True).of("writes buffer")
-    names = [part.split(" writes ")[1] for part in found[0].detail.split("; ")]
+def test_buffers_written_in_place_are_reported_by_name():
+    report = fn.effects(nn.Sequential(nn.BatchNorm1d(3, affine=False)), X, train=True).of("writes buffer")
+    names = [part.split(" writes ")[1] for part in report[0].detail.split("; ")]
     assert names == ["0.num_batches_tracked", "0.running_mean", "0.running_var"]
 
 
-def test_a_buffer_that_is_replaced_is_told_with_its_line():
+def test_a_buffer_that_is_replaced_is_reported_with_its_line():
     class Counts(nn.Module):
         def __init__(self):
             super().__init__()
@@ -108,14 +108,14 @@ def test_a_buffer_that_is_replaced_is_told_with_its_line():
             self.steps = self.steps + 1
             return x
 
-    found = fn.effects(nn.Sequential(Counts()), X)
-    assert summarize(found) == [("writes buffer", "0", "self.steps = self.steps + 1")]
-    assert found[0].detail == "replaces 0.steps"
+    report = fn.effects(nn.Sequential(Counts()), X)
+    assert summarize(report) == [("writes buffer", "0", "self.steps = self.steps + 1")]
+    assert report[0].detail == "replaces 0.steps"
 
 
 def test_a_view_of_a_buffer_is_the_buffer():
-    found = effects_of(lambda m, x: x + m.norm.running_mean[:2].view(-1).add_(1).sum(), norm=nn.BatchNorm1d(3))
-    assert [(effect.path, effect.detail) for effect in found.of("writes buffer")] == [
+    report = effects_of(lambda m, x: x + m.norm.running_mean[:2].view(-1).add_(1).sum(), norm=nn.BatchNorm1d(3))
+    assert [(effect.path, effect.detail) for effect in report.of("writes buffer")] == [
         ("", "add_ writes norm.running_mean")
     ]
 
@@ -123,7 +123,7 @@ def test_a_view_of_a_buffer_is_the_buffer():
 # --- outside tensors ---
 
 
-def test_tensors_from_outside_are_told_by_name():
+def test_tensors_from_outside_are_reported_by_name():
     local = torch.ones(3)
 
     def body(m, x):
@@ -138,12 +138,12 @@ def test_tensors_from_outside_are_told_by_name():
     ]
 
 
-def test_an_outside_tensor_is_told_where_it_is_taken_up_and_not_below():
+def test_an_outside_tensor_is_reported_where_it_is_taken_up_and_not_below():
     def body(m, x):
         return m.add(x, m.plain)
 
-    found = effects_of(body, plain=torch.ones(3), add=Calls(lambda m, x, y: x + y.view(-1)))
-    assert [(effect.path, effect.detail) for effect in found] == [("", "hands on self.plain of shape (3,)")]
+    report = effects_of(body, plain=torch.ones(3), add=Calls(lambda m, x, y: x + y.view(-1)))
+    assert [(effect.path, effect.detail) for effect in report] == [("", "hands on self.plain of shape (3,)")]
 
 
 def test_an_outside_tensor_that_is_written_to_is_put_back():
@@ -163,14 +163,14 @@ def test_an_outside_tensor_that_is_written_to_is_put_back():
 # --- inputs ---
 
 
-def test_writes_to_an_input_are_told():
+def test_writes_to_an_input_are_reported():
     def body(m, x):
         x += 1
         return m.act(x[:, :2])
 
-    found = effects_of(body, act=nn.ReLU(inplace=True))
-    assert summarize(found) == [("mutates input", "", "x += 1"), ("mutates input", "act", "return m.act(x[:, :2])")]
-    assert [effect.detail for effect in found] == ["add_ writes input 0", "relu writes input 0"]
+    report = effects_of(body, act=nn.ReLU(inplace=True))
+    assert summarize(report) == [("mutates input", "", "x += 1"), ("mutates input", "act", "return m.act(x[:, :2])")]
+    assert [effect.detail for effect in report] == ["add_ writes input 0", "relu writes input 0"]
 
 
 def test_data_that_are_set_are_a_write():
@@ -181,9 +181,9 @@ def test_data_that_are_set_are_a_write():
     assert summarize(effects_of(body)) == [("mutates input", "", "x.data = x * 2")]
 
 
-def test_a_table_that_is_renormalised_is_told():
-    found = fn.effects(nn.Embedding(5, 3, max_norm=0.1), torch.tensor([1, 2]))
-    assert [(effect.kind, effect.detail) for effect in found] == [
+def test_a_table_that_is_renormalised_is_reported():
+    report = fn.effects(nn.Embedding(5, 3, max_norm=0.1), torch.tensor([1, 2]))
+    assert [(effect.kind, effect.detail) for effect in report] == [
         ("mutates input", "embedding writes the parameter weight")
     ]
 
@@ -207,11 +207,11 @@ BRANCHES = {
 
 
 @pytest.mark.parametrize("name", BRANCHES)
-def test_what_takes_data_into_python_is_told_and_fails_under_vmap(name):
+def test_what_takes_data_into_python_is_reported_and_fails_under_vmap(name):
     body, operation = BRANCHES[name]
-    found = effects_of(body).of("branches on data")
-    assert [effect.path for effect in found] == [""]
-    assert operation in found[0].detail and "input 0" in found[0].detail
+    report = effects_of(body).of("branches on data")
+    assert [effect.path for effect in report] == [""]
+    assert operation in report[0].detail and "input 0" in report[0].detail
     with pytest.raises(RuntimeError):
         torch.vmap(lambda x: body(None, x[None]))(X)
 

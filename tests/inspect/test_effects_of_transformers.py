@@ -35,27 +35,27 @@ def test_a_model_in_eval_mode_has_none(make):
 @pytest.mark.parametrize("make", [bert, gpt2])
 def test_in_training_it_draws_where_its_dropout_is(make):
     module = make()
-    found = fn.effects(module, IDS, train=True)
-    assert {effect.kind for effect in found} == {"draws"}
+    report = fn.effects(module, IDS, train=True)
+    assert {effect.kind for effect in report} == {"draws"}
     layers = {path for path, part in module.named_modules() if isinstance(part, torch.nn.Dropout)}
-    within = {effect.path for effect in found} & layers
+    within = {effect.path for effect in report} & layers
     assert {path for path in layers - within if not path.endswith(("attn_dropout", "attention.self.dropout"))} == set()
-    attention = [effect for effect in found if effect.path not in layers]
+    attention = [effect for effect in report if effect.path not in layers]
     assert [effect.detail for effect in attention] == ["scaled_dot_product_attention"] * 2
-    assert all("site-packages/transformers/" in effect.file.replace("\\", "/") for effect in found)
-    assert all(effect.code and effect.line for effect in found)
+    assert all("site-packages/transformers/" in effect.file.replace("\\", "/") for effect in report)
+    assert all(effect.code and effect.line for effect in report)
 
 
 @pytest.mark.parametrize("make", [bert, gpt2])
 def test_a_mask_that_is_looked_into_is_a_branch(make):
-    found = fn.effects(make(), IDS, attention_mask=MASK).of("branches on data")
-    assert found
-    assert all("input 'attention_mask'" in effect.detail for effect in found)
+    report = fn.effects(make(), IDS, attention_mask=MASK).of("branches on data")
+    assert report
+    assert all("input 'attention_mask'" in effect.detail for effect in report)
 
 
 def test_the_net_of_a_module_has_the_effects_of_the_module():
     module = bert()
     net, params, buffers = fn.from_module(module)
     kinds = [(effect.kind, effect.path, effect.code) for effect in fn.effects(module, IDS, train=True)]
-    found = fn.effects(net, params, IDS, buffers=buffers, train=True)
-    assert kinds == [(effect.kind, effect.path, effect.code) for effect in found]
+    report = fn.effects(net, params, IDS, buffers=buffers, train=True)
+    assert kinds == [(effect.kind, effect.path, effect.code) for effect in report]

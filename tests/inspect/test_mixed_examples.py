@@ -35,7 +35,7 @@ def one_by_one(m, x):
 
 
 @pytest.mark.parametrize("body", [last_axis, transposed, folded, sorted_and_back, one_by_one])
-def test_what_keeps_examples_apart_is_not_told(body):
+def test_what_keeps_examples_apart_is_not_reported(body):
     assert summarize(effects_of(body, fc=nn.Linear(3, 3))) == []
 
 
@@ -58,26 +58,26 @@ def test_what_keeps_examples_apart_is_not_told(body):
         (lambda m, x: x.clone().sub_(x.roll(1, 0)), "sub_"),
     ],
 )
-def test_what_mixes_examples_is_told_by_its_operation(body, name):
-    found = effects_of(body)
-    assert [effect.kind for effect in found] == ["mixes examples"]
-    assert found[0].detail.split(" ")[0] == name
+def test_what_mixes_examples_is_reported_by_its_operation(body, name):
+    report = effects_of(body)
+    assert [effect.kind for effect in report] == ["mixes examples"]
+    assert report[0].detail.split(" ")[0] == name
 
 
-def test_a_reduction_of_a_loss_is_told_as_one():
-    found = fn.effects(nn.MSELoss(), X, X + 1)
-    assert [effect.detail for effect in found] == ["mse_loss reduces the examples to shape ()"]
+def test_a_reduction_of_a_loss_is_reported_as_one():
+    report = fn.effects(nn.MSELoss(), X, X + 1)
+    assert [effect.detail for effect in report] == ["mse_loss reduces the examples to shape ()"]
     assert not fn.effects(nn.MSELoss(reduction="none"), X, X + 1)
 
 
-def test_each_layer_that_mixes_is_told_and_none_that_carries_it():
+def test_each_layer_that_mixes_is_reported_and_none_that_carries_it():
     module = nn.Sequential(
         nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Linear(3, 3), nn.ReLU(), nn.BatchNorm1d(3), nn.Linear(3, 2)
     )
     assert [effect.path for effect in fn.effects(module, X, train=True).of("mixes examples")] == ["1", "4"]
 
 
-def test_attention_over_the_wrong_axis_is_told():
+def test_attention_over_the_wrong_axis_is_reported():
     x = torch.randn(4, 5, 8)
 
     def body(m, x):
@@ -126,6 +126,6 @@ def test_a_maximum_over_many_examples_is_noticed():
 
 
 def test_one_example_is_noted():
-    found = effects_of(lambda m, x: x - x.mean(0), X[:1])
-    assert not found and found.notes == ("whether examples mix: give at least two that differ",)
-    assert "not looked at: whether examples mix" in str(found)
+    report = effects_of(lambda m, x: x - x.mean(0), X[:1])
+    assert not report and report.notes == ("whether examples mix: give at least two that differ",)
+    assert "not looked at: whether examples mix" in str(report)

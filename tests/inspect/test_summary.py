@@ -19,7 +19,7 @@ def test_rows_are_the_modules_with_their_outputs_and_sizes(case):
     net, params, buffers = fn.from_module(module)
     shapes = {}
     for path, part in module.named_modules():
-        part.register_forward_hook(lambda part, given, y, path=path: shapes.setdefault(path, y))
+        part.register_forward_hook(lambda part, inputs, y, path=path: shapes.setdefault(path, y))
     module(*case.inputs())
     with global_generator_untouched():
         table = fn.summary(net, params, *case.inputs(), buffers=buffers)
@@ -80,10 +80,10 @@ def test_what_shapes_do_not_tell_is_told_by_the_numbers_of_params():
     net, params, buffers = fn.from_module(module)
     x = torch.zeros(2, 3)
     with global_generator_untouched():
-        given = fn.summary(net, params, x, buffers=buffers)
-        not_given = fn.summary(net, params, x)
-    assert [row.output for row in given.rows] == ["(1, 4)", "(2, 4)", "(2, 4)"]
-    assert [row.output for row in not_given.rows] == ["(1, 4)", "(2, 4)", "(2, 4)"]
+        with_buffers = fn.summary(net, params, x, buffers=buffers)
+        without_buffers = fn.summary(net, params, x)
+    assert [row.output for row in with_buffers.rows] == ["(1, 4)", "(2, 4)", "(2, 4)"]
+    assert [row.output for row in without_buffers.rows] == ["(1, 4)", "(2, 4)", "(2, 4)"]
     assert not x.any()
     assert buffers["norm"]["num_batches_tracked"] == 0
     with pytest.raises(RuntimeError):

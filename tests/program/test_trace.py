@@ -126,7 +126,7 @@ def test_inputs_by_position_and_by_name_are_the_same():
     assert_identical(net(params, X, buffers=3.0, type=X + 1), expected)
     with pytest.raises(fn.ShapeError, match=r"buffers: expected 3\.0, got 2\.0"):
         net(params, X, X + 1)
-    with pytest.raises(TypeError, match="missing 1 required positional argument: 'type'"):
+    with pytest.raises(TypeError, match=r"takes .*: missing a required argument: 'type'"):
         net(params, X)
 
 
@@ -217,3 +217,28 @@ def test_importing_funcnet_does_not_import_the_tracer():
     code = "import sys, funcnet; funcnet.trace; print('torch._dynamo' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+# --- the text ---
+
+
+def test_the_text_is_one_line_for_each_operation_in_the_names_of_the_author():
+    net, *_ = fn.trace(Deep(2), X)
+    body = net.source.split('"""\n')[-1]
+    assert body == (
+        "    # norms.0: LayerNorm\n"
+        '    x_2 = F.layer_norm(x, (6,), params["norms"]["0"]["weight"], params["norms"]["0"]["bias"])\n'
+        "    # layers.0: Linear\n"
+        '    x_2 = F.linear(x_2, params["layers"]["0"]["weight"], params["layers"]["0"]["bias"])\n'
+        "    # Deep\n"
+        "    x_2 = F.relu(x_2)\n"
+        "    x = x + x_2\n"
+        "    # norms.1: LayerNorm\n"
+        '    x_2 = F.layer_norm(x, (6,), params["norms"]["1"]["weight"], params["norms"]["1"]["bias"])\n'
+        "    # layers.1: Linear\n"
+        '    x_2 = F.linear(x_2, params["layers"]["1"]["weight"], params["layers"]["1"]["bias"])\n'
+        "    # Deep\n"
+        "    x_2 = F.relu(x_2)\n"
+        "    x = x + x_2\n"
+        "    return x\n"
+    )

@@ -88,12 +88,13 @@ def test_vmap_compile_and_a_plain_backward_go_through_it():
     assert_identical(w.grad, 6 * torch.ones(3))
 
 
-def test_integers_unused_leaves_and_constants_have_gradient_zero():
+def test_integers_and_unused_leaves_have_gradient_zero():
     tree = {"w": torch.ones(2), "unused": torch.ones(3), "n": torch.tensor(2)}
     _, grads = fn.value_and_grad(lambda t: (t["w"] * t["n"]).sum())(tree)
     assert_identical(grads, {"w": torch.full((2,), 2.0), "unused": torch.zeros(3), "n": torch.tensor(0)})
-    _, grads = fn.value_and_grad(lambda t: torch.ones(()))(tree)
-    assert_identical(grads["w"], torch.zeros(2))
+    value, grads = fn.value_and_grad(lambda t: t["n"] * 1.0)({"n": torch.tensor(2)})
+    assert_identical((value, grads), (torch.tensor(2.0), {"n": torch.tensor(0)}))
+    assert fn.value_and_grad(lambda t: torch.ones(()))({}) == (torch.ones(()), {})
 
 
 @pytest.mark.parametrize("result", [torch.ones(2), 3.0, None], ids=["vector", "float", "None"])
@@ -124,3 +125,135 @@ def test_several_arguments_at_once():
     assert_identical((value, grads), (torch.tensor(12.0), (torch.full((2,), 6.0), {"w": torch.full((2,), 2.0)})))
     with pytest.raises(TypeError, match="argnums=1 needs 2 positional arguments, got 1"):
         fn.value_and_grad(lambda a: a, argnums=1)(torch.ones(()))
+
+
+def _make_params(inference: bool) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    with torch.inference_mode(inference):
+        return {"w": torch.tensor([1.0, 2.0])}, torch.tensor([3.0, 4.0])
+
+
+@pytest.mark.parametrize("params_by_inference", [False, True])
+@pytest.mark.parametrize("data_by_inference", [False, True])
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, torch.enable_grad])
+def test_inference_mode_changes_no_gradient(params_by_inference, data_by_inference, mode):
+    # Regression: under inference mode all gradients were zero, and params made in it were refused outside
+    params, _ = _make_params(params_by_inference)
+    _, x = _make_params(data_by_inference)
+    with mode():
+        value, grads = fn.value_and_grad(lambda p, x: (p["w"] * x).sum())(params, x)
+        (_, aux), by_data = fn.value_and_grad(lambda p, x: ((p["w"] * x).sum(), {"n": 2}), 1, True)(params, x)
+        (_, _), by_keyword = fn.value_and_grad(lambda p, *, x: ((p["w"] * x).sum(), None), has_aux=True)(params, x=x)
+    assert_identical((value, grads["w"], by_data), (torch.tensor(11.0), x.clone(), params["w"].clone()))
+    assert_identical(by_keyword, grads)
+    assert aux == {"n": 2} and not value.requires_grad and not value.is_inference()
+
+
+def test_nets_initialised_in_inference_mode_are_differentiated():
+    with torch.inference_mode():
+        params, _ = NET.init(0)
+        inside = fn.value_and_grad(loss)(params)
+    assert_identical(inside, fn.value_and_grad(loss)(PARAMS))
+    assert_identical(fn.value_and_grad(loss)(params), inside)
+
+
+def _without_grad(function):
+    def run(w):
+        with torch.no_grad():
+            return function(w)
+
+    return run
+
+
+def _in_inference_mode(function):
+    def run(w):
+        with torch.inference_mode():
+            return function(w)
+
+    return run
+
+
+INDEPENDENT = {
+    "constant": lambda w: torch.ones(()),
+    "detached": lambda w: w.detach().sum(),
+    "no_grad": _without_grad(torch.sum),
+    "inference": _in_inference_mode(torch.sum),
+    "data": lambda w: w.data.sum(),
+}
+BY_A_BACKWARD_PASS_ONLY = {
+    "item": lambda w: torch.tensor(w.sum().item()),
+    "another leaf": lambda w: torch.ones((), requires_grad=True) * 2,
+}
+
+
+@pytest.mark.parametrize("name", INDEPENDENT)
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_a_value_that_depends_on_no_argument_is_refused(name, mode, requires_grad):
+    # Regression: zeros came back without a word, where a backward pass of torch raises
+    w = torch.ones(2, requires_grad=requires_grad)
+    with mode(), pytest.raises(ValueError, match="depends on none of the arguments"):
+        fn.value_and_grad(INDEPENDENT[name])(w)
+
+
+@pytest.mark.parametrize("name", BY_A_BACKWARD_PASS_ONLY)
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad])
+def test_a_number_and_a_leaf_of_its_own_are_no_function_of_the_arguments(name, mode):
+    with mode(), pytest.raises(ValueError, match="depends on none of the arguments"):
+        fn.value_and_grad(BY_A_BACKWARD_PASS_ONLY[name])(torch.ones(2))
+
+
+@pytest.mark.parametrize("name", INDEPENDENT)
+def test_inside_of_another_derivative_such_a_value_has_gradient_zero(name):
+    def outer(w):
+        _, grad = fn.value_and_grad(INDEPENDENT[name])(w)
+        return (w * w).sum() + grad.sum()
+
+    assert_identical(fn.value_and_grad(outer)(torch.ones(2))[1], torch.full((2,), 2.0))
+    assert_identical(torch.func.grad(outer)(torch.ones(2)), torch.full((2,), 2.0))
+    each = torch.vmap(lambda w: fn.value_and_grad(INDEPENDENT[name])(w)[1])(torch.ones(3, 2))
+    assert_identical(each, torch.zeros(3, 2))
+
+
+def test_compiled_code_refuses_it_too():
+    torch._dynamo.reset()
+    compiled = torch.compile(fn.value_and_grad(INDEPENDENT["detached"]), backend="eager")
+    with pytest.raises(ValueError, match="depends on none of the arguments"):
+        compiled(torch.ones(2))
+    torch._dynamo.reset()
+    compiled = torch.compile(fn.value_and_grad(lambda w: (3 * w).sum()), backend="eager", fullgraph=True)
+    with torch.no_grad():
+        assert_identical(compiled(torch.ones(2))[1], torch.full((2,), 3.0))
+
+
+def _nested(function, *args, **options):
+    """The same call inside of another value_and_grad, where it is a transform of torch.func."""
+    results = []
+
+    def outer(one):
+        results.append(fn.value_and_grad(function, **options)(*args))
+        return one * 1.0
+
+    fn.value_and_grad(outer)(torch.ones(()))
+    return results[0]
+
+
+@pytest.mark.parametrize("run", [lambda f, *args, **options: fn.value_and_grad(f, **options)(*args), _nested])
+def test_values_and_arguments_are_the_same_at_each_depth(run):
+    tree = {"w": torch.ones(2), "n": torch.tensor(2), "absent": None}
+    (value, aux), grads = run(lambda t: ((t["w"] * t["n"]).sum()[None], {"text": "a", "t": t["w"]}), tree, has_aux=True)
+    assert_identical(value, torch.tensor([4.0]))
+    assert_identical(grads, {"w": torch.full((2,), 2.0), "n": torch.tensor(0), "absent": None})
+    assert aux["text"] == "a"
+    for function, options, message in [
+        (lambda t: t["n"], {}, "real floats from .*, got torch.int64"),
+        (lambda t: (t["w"] * 1j).sum(), {}, "real floats from .*, got torch.complex64"),
+        (lambda t: t["w"], {}, r"scalar tensor from .*, got shape \(2,\)"),
+        (lambda t: t["w"].sum(), {"has_aux": True}, "needs a pair"),
+        (lambda t: t["w"].sum(), {"argnums": ()}, "at least one position"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            run(function, tree, **options)
+    with pytest.raises(ValueError, match="names an argument twice"):
+        run(lambda a, b: a.sum(), torch.ones(2), torch.ones(2), argnums=(1, -1))
+    with pytest.raises(TypeError, match=r"argument 0\['rate'\] is float"):
+        run(lambda t: t["w"].sum(), {"w": torch.ones(2), "rate": 2.0})

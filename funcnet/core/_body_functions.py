@@ -1,0 +1,61 @@
+"""The functions that a call of a net may run, as far as funcnet did not write them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from types import CodeType, FunctionType
+from typing import Any
+
+from funcnet.core._function import Function
+from funcnet.core._kinds import ForeignNet
+from funcnet.core._net import Net
+
+
+def iter_functions(nets: Iterable[Net]) -> Iterator[FunctionType]:
+    """The functions that the bodies of some nets may run, as far as funcnet did not write them, each once.
+
+    These are the methods of their classes, or of the classes of a foreign module, functions among their constants, and
+    those functions of the same file that any of these names.
+    """
+    waiting: list[Any] = []
+    classes: set[type] = set()
+    for net in nets:
+        classes |= net._facts.foreign_classes
+        if not net._facts.is_trusted and not isinstance(net, ForeignNet):
+            classes.add(type(net))
+            waiting += [net.function if isinstance(net, Function) else net.forward, *net._named_constants.values()]
+    waiting += [value for cls in classes for value in _list_methods(cls)]
+    visited: set[int] = set()
+    while waiting:
+        value = waiting.pop()
+        function = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
+        if not isinstance(function, FunctionType) or id(function) in visited:
+            continue
+        visited.add(id(function))
+        yield function
+        names = {name for code in iter_code(function) for name in code.co_names}
+        named = [function.__globals__[name] for name in names if name in function.__globals__]
+        waiting += [value for value in named if getattr(value, "__module__", None) == function.__module__]
+
+
+def _list_methods(cls: type) -> list[Any]:
+    """What stands in the body of a class and of the classes that it extends, except those of torch and funcnet."""
+    bases = [base for base in cls.__mro__ if not f"{base.__module__}.".startswith(("torch.", "funcnet.", "builtins."))]
+    return [value for base in bases for name, value in vars(base).items() if name != "__init__"]
+
+
+def get_defaults(function: FunctionType) -> dict[str, Any]:
+    """The defaults of the arguments of a function by name."""
+    count = function.__code__.co_argcount
+    defaults = function.__defaults__ or ()
+    by_position = dict(zip(function.__code__.co_varnames[count - len(defaults) : count], defaults, strict=True))
+    return by_position | (function.__kwdefaults__ or {})
+
+
+def iter_code(function: FunctionType) -> Iterator[CodeType]:
+    """The code of a function and of the functions that are defined in it."""
+    waiting = [function.__code__]
+    while waiting:
+        code = waiting.pop()
+        yield code
+        waiting += [constant for constant in code.co_consts if isinstance(constant, CodeType)]

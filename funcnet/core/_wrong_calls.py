@@ -1,0 +1,102 @@
+"""Calls that a net cannot take, explained by what the body takes and by where buffers, a mode and draws are given."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from types import CodeType
+from typing import Any
+
+from funcnet.core._body_functions import iter_code, iter_functions
+from funcnet.core._function import Function
+from funcnet.core._kinds import ForeignNet
+from funcnet.core._net import Net
+
+_MODE_ARGUMENTS = frozenset({"train", "training", "rng", "seed", "generator"})
+SWALLOWED_ARGUMENTS = frozenset({"train", "training", "rng", "seed"})
+"""Names under which a caller may mean a mode or draws, and which a body that takes any keyword would not miss."""
+
+_MODE_IS_FOR_APPLY = "A mode and draws are for net.apply(params, buffers, *inputs, train=, rng=)."
+_BUFFERS_ARE_FOR_APPLY = (
+    "net(params, *inputs) hands everything after params to the body; buffers go to net.apply(params, buffers, *inputs)."
+)
+
+
+def refuse_swallowed_arguments(net: Net, kwargs: Mapping[str, Any], method: str) -> None:
+    """Refuse a mode, or a source of draws, that a body would take for an argument of its own and never read.
+
+    Raises:
+        TypeError: if the body takes any keyword and no code of the net takes or reads one of this name.
+    """
+    signature = signature_of_call(net, method)
+    parameters = {} if signature is None else signature.parameters
+    names = [name for name in kwargs if name in SWALLOWED_ARGUMENTS and name not in parameters]
+    if not names or not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    functions = iter_functions(part for _, part in net.named_nets())
+    codes = [code for function in functions for code in iter_code(function)]
+    unread = [f"{name}=" for name in names if not any(_takes_or_reads(code, name) for code in codes)]
+    if unread:
+        raise TypeError(
+            f"{net.title()} takes {_format_inputs(signature)} and would swallow {', '.join(unread)} unread, as no code "
+            f"of it reads such an argument. {_MODE_IS_FOR_APPLY}"
+        )
+
+
+def _takes_or_reads(code: CodeType, name: str) -> bool:
+    """Whether a function has an argument of this name, or holds the name as text, as in ``kwargs.get(name)``."""
+    count = code.co_argcount + code.co_kwonlyargcount
+    return name in code.co_varnames[:count] or name in code.co_consts
+
+
+def signature_of_call(net: Net, method: str) -> inspect.Signature | None:
+    """The inputs that a body, or another method, takes after its view; None if that is not known."""
+    part = None if isinstance(net, ForeignNet) or method == "forward" else net._parts.get(method)
+    if isinstance(part, Net):
+        return signature_of_call(part, "forward")
+    try:
+        if isinstance(net, ForeignNet):
+            return inspect.signature(net.called_function(method))
+        if isinstance(net, Function):
+            return inspect.signature(net.function) if method == "forward" else None
+        signature = inspect.signature(getattr(net, method))
+    except (AttributeError, TypeError, ValueError):
+        return None
+    return signature.replace(parameters=list(signature.parameters.values())[1:])
+
+
+def explain_wrong_call(
+    net: Net, error: Exception, inputs: tuple[Any, ...], kwargs: Mapping[str, Any], method: str
+) -> TypeError | None:
+    """The error for inputs of another number or of other names than the body takes; None if they fit."""
+    signature = signature_of_call(net, method) if isinstance(error, TypeError) else None
+    if signature is None:
+        return None
+    try:
+        signature.bind(*inputs, **kwargs)
+    except TypeError as misfit:
+        message = f"{net.title()} takes {_format_inputs(signature)}: {misfit}."
+    else:
+        return None
+    if not _MODE_ARGUMENTS.isdisjoint(set(kwargs) - set(signature.parameters)):
+        return TypeError(f"{message} {_MODE_IS_FOR_APPLY}")
+    return TypeError(f"{message} {_BUFFERS_ARE_FOR_APPLY}" if _begin_with_buffers(inputs) else message)
+
+
+def mention_buffers(error: Exception, inputs: tuple[Any, ...]) -> Exception:
+    """The error of a call, with a word on buffers if the first input looks like some."""
+    is_about_types = isinstance(error, (TypeError, AttributeError))
+    if is_about_types and _begin_with_buffers(inputs) and _BUFFERS_ARE_FOR_APPLY not in str(error):
+        return TypeError(f"{str(error).rstrip('.')}. The first input is {{}}: {_BUFFERS_ARE_FOR_APPLY}")
+    return error
+
+
+def _begin_with_buffers(inputs: tuple[Any, ...]) -> bool:
+    """Whether the first input is an empty dict, as the buffers of a net that has none are."""
+    return bool(inputs) and type(inputs[0]) is dict and not inputs[0]
+
+
+def _format_inputs(signature: inspect.Signature | None) -> str:
+    """The inputs as they stand in code, without types."""
+    parameters = [] if signature is None else signature.parameters.values()
+    return str(inspect.Signature([parameter.replace(annotation=inspect.Parameter.empty) for parameter in parameters]))

@@ -51,7 +51,7 @@ class Contents(NamedTuple):
     inner: Any = None
 
 
-class Difference(NamedTuple):
+class ContentDifference(NamedTuple):
     """One place in which an object holds something else than before.
 
     Attributes:
@@ -159,16 +159,16 @@ def _write_attributes(obj: Any, attributes: Mapping[str, Any]) -> None:
 # --- comparing ---
 
 
-def find_differences(before: Contents, after: Contents, is_own_dict: bool = False) -> list[Difference]:
+def find_differences(before: Contents, after: Contents, is_own_dict: bool = False) -> list[ContentDifference]:
     """In which places two readings of one object differ.
 
     Args:
         before, after: the readings.
         is_own_dict: whether the object is the dict in which a module holds its parameters or submodules.
     """
-    differences: list[Difference] = []
+    differences: list[ContentDifference] = []
     if before.inner is not None and not _are_equal_inside(before.inner, after.inner):
-        differences.append(Difference("", "writes to"))
+        differences.append(ContentDifference("", "writes to"))
     if isinstance(before.items, dict):
         differences += _compare_named(before.items, after.items, ".{}" if is_own_dict else "[{}]", is_own_dict)
     elif isinstance(before.items, list):
@@ -182,14 +182,14 @@ def find_differences(before: Contents, after: Contents, is_own_dict: bool = Fals
     return differences
 
 
-def _describe_size(before: int, after: int) -> Difference:
+def _describe_size(before: int, after: int) -> ContentDifference:
     verb = "grows" if after > before else "shrinks" if after < before else "changes"
-    return Difference("", verb, f" from {before} to {after} entries")
+    return ContentDifference("", verb, f" from {before} to {after} entries")
 
 
 def _compare_named(
     before: Mapping[Any, Any], after: Mapping[Any, Any], suffix: str, is_own_dict: bool = False
-) -> Iterator[Difference]:
+) -> Iterator[ContentDifference]:
     def place_of(name: Any) -> str:
         key = name if suffix == ".{}" else format_key(name)
         return suffix.format(key) if key != "" else ""
@@ -198,14 +198,14 @@ def _compare_named(
         place = place_of(name)
         if name not in before:
             if is_own_dict:
-                yield Difference(place, "makes", f", {describe_value(value)}, in the call")
+                yield ContentDifference(place, "makes", f", {describe_value(value)}, in the call")
             else:
-                yield Difference(place, "sets", f" to {describe_value(value)}")
+                yield ContentDifference(place, "sets", f" to {describe_value(value)}")
         elif not is_same(before[name], value):
-            yield Difference(place, "sets", f" from {describe_value(before[name])} to {describe_value(value)}")
+            yield ContentDifference(place, "sets", f" from {describe_value(before[name])} to {describe_value(value)}")
     for name in before:
         if name not in after:
-            yield Difference(place_of(name), "removes")
+            yield ContentDifference(place_of(name), "removes")
 
 
 def format_key(key: object) -> str:

@@ -21,8 +21,8 @@ from funcnet.foreign.internals import named_modules
 from funcnet.inspect._code_locations import is_of_users
 from funcnet.inspect._object_contents import (
     ClassAttributes,
+    ContentDifference,
     Contents,
-    Difference,
     NamedGlobals,
     find_differences,
     format_key,
@@ -139,7 +139,7 @@ class StateSnapshot:
                 write_back(record.obj, record.before)
 
     @staticmethod
-    def _compare(record: _Record, before: Contents) -> list[Difference]:
+    def _compare(record: _Record, before: Contents) -> list[ContentDifference]:
         after = read_contents(record.obj)
         return [] if after is None else find_differences(before, after, record.is_own_dict)
 
@@ -293,7 +293,7 @@ class _Poll:
         return places
 
 
-def _make_change(record: _Record, difference: Difference) -> Change | None:
+def _make_change(record: _Record, difference: ContentDifference) -> Change | None:
     """A difference in the words of the report; None for a draw from torch's own generator, which is reported so."""
     suffix, verb, values = difference
     name = record.place.name

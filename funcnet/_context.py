@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import threading
 import warnings
 from collections.abc import Iterator
 
@@ -135,3 +137,23 @@ def outside_transforms() -> Iterator[None]:
     """Run a block as if no torch.func transform were active: for work that does not concern the tensors of the call."""
     with without_transforms():
         yield
+
+
+@contextlib.contextmanager
+def torch_silenced() -> Iterator[None]:
+    """Run a block in which torch neither warns nor logs in this thread; other threads are not touched."""
+    this_thread = threading.get_ident()
+    handlers = logging.getLogger("torch").handlers
+
+    def is_from_another_thread(record: logging.LogRecord) -> bool:
+        return record.thread != this_thread
+
+    for handler in handlers:
+        handler.addFilter(is_from_another_thread)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(is_from_another_thread)

@@ -18,7 +18,6 @@ from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
-from funcnet._errors import ConversionError
 from funcnet._reachable import collect_reachable, iter_containers
 from funcnet._typing import Tree, TreeLike
 from funcnet.core import Net
@@ -26,7 +25,8 @@ from funcnet.core.internals import Call, copy_inner_state
 from funcnet.foreign._carried_values import copy_extra_states, repr_to_keep, repr_without_numbers
 from funcnet.foreign._draws_by_path import note_running_paths, wrap_drawing_forwards
 from funcnet.foreign._isolated_copies import copy_without_weights, deepcopy_isolated
-from funcnet.foreign._module_walk import named_modules, named_tensors
+from funcnet.foreign._module_walk import named_modules
+from funcnet.foreign._replaced_parts import edit_modules
 from funcnet.tree import join
 
 TrainFlags: TypeAlias = bool | tuple[bool, ...]
@@ -60,36 +60,21 @@ class CopyPool:
         self._drawing_paths: set[str] = set()  # of submodules that were seen to draw
 
     def with_nets(self, replaced: Mapping[str, Net], nets_around: Mapping[str, Net]) -> CopyPool:
-        """The pool of the module that has the twins of other nets at some paths, as if somebody had assigned them.
+        """The pool of the module that has the twins of other nets at some paths, and wherever else it refers to them.
 
         Args:
             replaced: the nets by path.
             nets_around: the nets that hold any of those, by path.
 
         Raises:
-            ConversionError: if the module holds a part that was replaced in a second place too, such as a list.
+            ConversionError: if the module refers to a tensor of a part for which the new part has none of that name,
+                or has the part around it at a second path, where it is not replaced.
         """
-        module = deepcopy_isolated(self.module, {})
-        replaced_tensors: dict[int, str] = {}
-        for path, net in replaced.items():
-            parent_path, _, name = path.rpartition(".")
-            parent = module.get_submodule(parent_path)
-            for tensor_path, tensor in named_tensors(module.get_submodule(path), "_parameters"):
-                replaced_tensors[id(tensor)] = join(path, tensor_path)
-            parent._modules[name] = net.twin_module()
+        module = edit_modules(self.module, {path: net.twin_module() for path, net in replaced.items()})
         for path, net in nets_around.items():
             submodule = module.get_submodule(path)
             if "_funcnet_net" in submodule.__dict__:  # the module of a body, which knows what it was made of
                 submodule.__dict__["_funcnet_net"] = net
-        for _, tensor in named_tensors(module, "_parameters"):
-            replaced_tensors.pop(id(tensor), None)
-        reachable = collect_reachable(module)
-        left_over = [path for key, path in replaced_tensors.items() if key in reachable]
-        if left_over:
-            raise ConversionError(
-                f"{type(module).__name__} holds {', '.join(map(repr, left_over))} elsewhere too (in a list, a "
-                f"closure, a hook), so its forward could still call what was replaced. Edit the module, and convert it."
-            )
         pool = object.__new__(CopyPool)
         pool._set_up(module, self.extra_states, None if self.module_repr is None else repr_without_numbers(module))
         return pool

@@ -274,13 +274,53 @@ def test_parts_that_cannot_be_replaced_are_refused():
             return x
 
     net, params, _ = fn.from_module(Twice())
-    with pytest.raises(fn.ConversionError, match=r"Twice holds 'fc\.weight', 'fc\.bias' elsewhere too"):
-        net.replaced({"fc": fn.Linear(6, 6, bias=False)})
+    new = net.replaced({"fc": fn.Linear(6, 6, bias=False)})
+    assert_identical(new({**params, "fc": {"weight": torch.ones(6, 6)}}, X), F.layer_norm(X @ torch.ones(6, 6), (6,)))
     with pytest.raises(fn.InitError, match=r"'fc': lazy layers have no shape yet"):
         net.replaced({"fc": fn.LazyLinear(6)})
     with pytest.raises(fn.TreeError, match=r"Twice has no nets \['head'\]; it has \['fc', 'norm'\]"):
         net.replaced({"head": fn.Linear(6, 6)})
     assert net(params, X).shape == X.shape
+
+
+def test_a_tensor_that_the_module_still_refers_to_is_named():
+    class Lists(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(6, 6)
+            self.weights = [self.fc.weight]
+
+        def forward(self, x):
+            return self.fc(x) + self.weights[0].sum()
+
+    net, _, _ = fn.from_module(Lists())
+    wide = {"weight": torch.ones(2, 6)}
+    assert_identical(net.replaced({"fc": fn.Linear(6, 2, bias=False)})({"fc": wide}, X), X @ torch.ones(6, 2) + 12)
+    with pytest.raises(fn.ConversionError, match=r"Lists refers to 'fc\.weight' in a list, .* no tensor of that name"):
+        net.replaced({"fc": low_rank})
+
+
+def test_a_part_of_a_shared_part_is_replaced_at_all_of_its_paths_or_none():
+    class Pairs(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Sequential(nn.Linear(6, 6), nn.ReLU())
+            self.b = self.a
+
+        def forward(self, x):
+            return self.b(self.a(x))
+
+    net, params, _ = fn.from_module(Pairs())
+    with pytest.raises(
+        fn.ConversionError, match=r"'a' and 'b' of Pairs are one module: replace 'b\.0' as well as 'a\.0'"
+    ):
+        net.replaced({"a.0": low_rank})
+    both = net.replaced({"a.0": fn.Linear(6, 6, bias=False), "b.0": fn.Linear(6, 6, bias=False)})
+    assert both.aliases == {"b.0.weight": "a.0.weight"}
+    weight = params["a"]["0"]["weight"]
+    assert_identical(both({"a": {"0": {"weight": weight}}}, X), F.relu(F.relu(X @ weight.T) @ weight.T))
+    whole = net.replaced({"b": fn.Identity()})
+    assert_identical(whole(params, X), fn.Sequential(fn.Linear(6, 6), fn.ReLU())(params["a"], X))
 
 
 def test_a_shared_part_is_replaced_at_the_path_that_is_named():
@@ -301,3 +341,41 @@ def test_a_shared_part_is_replaced_at_the_path_that_is_named():
     assert new.aliases == {}
     owner = net.replaced({"a": fn.Linear(6, 6, bias=False)})
     assert owner.aliases == {"b.weight": "a.weight"}
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.fc = nn.BatchNorm1d(4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.fc(self.norm(x))
+
+
+class Reaching(nn.Module):
+    """A forward that reaches its parts in more ways than one."""
+
+    def __init__(self):
+        super().__init__()
+        self.block, self.act = Block(), nn.ReLU()
+        self.norms = [self.block.norm]
+        self.run = lambda x: self.act(x)
+
+    def forward(self, x):
+        return self.run(self.norms[0](self.block(x)))
+
+
+def test_a_part_is_replaced_wherever_the_module_refers_to_it():
+    torch.manual_seed(0)
+    module = Reaching()
+    net, params, buffers = fn.from_module(module)
+    changed = net.replaced({"block.norm": fn.BatchNorm1d(4, momentum=0.5), "act": fn.Tanh()})
+    x = torch.randn(6, 4)
+    y, new_buffers = changed.apply(params, buffers, x, train=True)
+    untouched = net.apply(params, buffers, x, train=True)
+    module.block.norm.momentum, module.act = 0.5, nn.Tanh()
+    assert_identical(y, module.train()(x).detach())
+    assert_identical(fn.tree.flatten(new_buffers), dict(module.named_buffers()))
+    assert not torch.equal(untouched[0], y)
+    back = fn.to_module(changed, params, buffers)
+    assert repr(back) == repr(module)

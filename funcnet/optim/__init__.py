@@ -7,6 +7,7 @@ from funcnet.optim._adam import Adam as Adam
 from funcnet.optim._adam import AdamW as AdamW
 from funcnet.optim._adamax import Adamax as Adamax
 from funcnet.optim._asgd import ASGD as ASGD
+from funcnet.optim._lbfgs import LBFGS as LBFGS
 from funcnet.optim._muon import Muon as Muon
 from funcnet.optim._nadam import NAdam as NAdam
 from funcnet.optim._optimizer import Optimizer as Optimizer
@@ -24,6 +25,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "Adamax",
+    "LBFGS",
     "Muon",
     "NAdam",
     "Optimizer",

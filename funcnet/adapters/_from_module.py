@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from funcnet._errors import ConversionError, bullet_list
 from funcnet._tensors import is_inexact
+from funcnet._torch import live_load_hooks, module_inside_wrapper, shards_tensors
 from funcnet._typing import Flat, Tree
 from funcnet.adapters._lazy_modules import copy_with_shapes, lazy_error, list_lazy_names
 from funcnet.combinators import ModuleDict, ModuleList, ParameterDict, ParameterList, Sequential
@@ -33,7 +35,6 @@ _HOOKS = (
     "_backward_pre_hooks",
     "_state_dict_hooks",
     "_state_dict_pre_hooks",
-    "_load_state_dict_pre_hooks",
     "_load_state_dict_post_hooks",
 )
 
@@ -47,7 +48,8 @@ def from_module(module: nn.Module, *, example_inputs: object = None, copy: bool 
     Stock layers and containers become the nets of the same name. A module with a forward of its own becomes
     ``Wrapped``, which runs that forward on a private copy. The module itself is never called and never written to.
     Parameters that do not require grad are listed in ``net.frozen``; :func:`funcnet.train_flags` gives the ``train=``
-    of parts in different modes. What torch.compile or DataParallel were put around is converted without them.
+    of parts in different modes. What torch.compile, DataParallel or checkpoint_wrapper were put around is converted
+    without them.
 
     Args:
         module: any ``nn.Module``.
@@ -77,6 +79,7 @@ def from_module(module: nn.Module, *, example_inputs: object = None, copy: bool 
             )
         hint = " Instantiate it first." if isinstance(module, type) else ""
         raise ConversionError(f"from_module takes an nn.Module, not {module!r:.80}.{hint}")
+    _refuse_wrappers(module)
     module = unwrap_module(module)
     scripted = [
         path or "the module itself"
@@ -93,7 +96,7 @@ def from_module(module: nn.Module, *, example_inputs: object = None, copy: bool 
         if example_inputs is None:
             raise lazy_error(module)
         module = copy_with_shapes(module, example_inputs)
-    net = convert_module(module)
+    net = convert_module(module, {})
     named_params = list(named_tensors(module, "_parameters"))
     owners = set(getattr(module, TIE_OWNERS, ()))
     params, param_owners = _collect_tensors(named_params, owners, copy)
@@ -104,12 +107,36 @@ def from_module(module: nn.Module, *, example_inputs: object = None, copy: bool 
     frozen = [path for path, param in named_params if path in params and not param.requires_grad and is_inexact(param)]
     if frozen:
         net = net.freeze(set(frozen).__contains__)
+    if shared := _find_shared_modules(module):
+        net = net._with_edits(replace(net._edits, shared=shared))
     return net, unflatten(params), unflatten(buffers)
 
 
 def _topmost_paths(paths: list[str]) -> list[str]:
     """Those paths that lie below none of the others."""
     return [path for path in paths if not any(path.startswith(f"{parent}.") for parent in paths)]
+
+
+def _refuse_wrappers(module: nn.Module) -> None:
+    """Refuse wrappers that are more than what they wrap."""
+    submodules = list(module.named_modules())
+    if sharded := [path or "the module itself" for path, submodule in submodules if shards_tensors(submodule)]:
+        raise ConversionError(
+            f"FullyShardedDataParallel holds tensors in flat shards{bullet_list(_topmost_paths(sharded))}\n"
+            f"Convert the module before it is sharded, and read its tensors by funcnet.from_state_dict(net, "
+            f"fsdp.state_dict())."
+        )
+    lines = [
+        f"{join(path, attribute)}: {_function_name(hook)}"
+        for path, submodule in submodules
+        if module_inside_wrapper(submodule) is not None
+        for attribute in ("_forward_hooks", "_forward_pre_hooks")
+        for hook in getattr(submodule, attribute).values()
+    ]
+    if lines:
+        raise ConversionError(
+            f"hooks are on a wrapper, which is left out{bullet_list(lines)}\nRegister them on the module inside of it."
+        )
 
 
 def _refuse_backward_hooks(module: nn.Module) -> None:
@@ -160,19 +187,41 @@ def _collect_tensors(
     return flat, {path: owner_by_path[path] for path in tensors if owner_by_path[path] != path}
 
 
-def convert_module(module: nn.Module) -> Net:
-    """The net for a module: one of funcnet's own where that is exact, else ``Wrapped``."""
+def _find_shared_modules(module: nn.Module) -> tuple[tuple[str, str], ...]:
+    """The further paths of modules that are at several, with their first paths; what is below them is left out."""
+    first_path_by_id: dict[int, str] = {}
+    shared: dict[str, str] = {}
+    for path, submodule in named_modules(module):
+        first_path = first_path_by_id.setdefault(id(submodule), path)
+        if first_path != path:
+            shared[path] = first_path
+    return tuple((path, first) for path, first in shared.items() if path.rpartition(".")[0] not in shared)
+
+
+def convert_module(module: nn.Module, nets: dict[int, Net]) -> Net:
+    """The net for a module: one of funcnet's own where that is exact, else ``Wrapped``.
+
+    Args:
+        module: what to convert.
+        nets: the nets of modules that are converted already, by the id of the module.
+    """
     module = unwrap_module(module)
+    if id(module) not in nets:
+        nets[id(module)] = _convert_new_module(module, nets)
+    return nets[id(module)]
+
+
+def _convert_new_module(module: nn.Module, nets: dict[int, Net]) -> Net:
     lists = parametrization_lists_of(module)
     base = module_without_parametrizations(module) if lists else module
-    net = None if _is_altered(base) else _native_net(base)
+    net = None if _is_altered(base) else _native_net(base, nets)
     if net is not None and lists:
-        net = parametrize_net(net, {name: convert_module(computed) for name, computed in lists.items()})
+        net = parametrize_net(net, {name: convert_module(computed, nets) for name, computed in lists.items()})
     net = None if net is None else adopt_module_tensors(net, module)
-    return Wrapped.of(module, convert_module) if net is None else net
+    return Wrapped.of(module, lambda child: convert_module(child, nets)) if net is None else net
 
 
-def _native_net(module: nn.Module) -> Net | None:
+def _native_net(module: nn.Module, nets: dict[int, Net]) -> Net | None:
     """The net of funcnet's own that computes what a module computes; None if there is none."""
     kind = type(module)
     if kind in STOCK_PARAMETRIZATIONS:
@@ -184,7 +233,7 @@ def _native_net(module: nn.Module) -> Net | None:
     containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.utils.parametrize.ParametrizationList)
     if kind not in COUNTERPARTS and kind not in containers and not isinstance(module, (FunctionModule, Body)):
         return None  # its children are converted elsewhere
-    children = {name: convert_module(child) for name, child in module._modules.items() if child is not None}
+    children = {name: convert_module(child, nets) for name, child in module._modules.items() if child is not None}
     if kind in COUNTERPARTS:
         try:
             return COUNTERPARTS[kind].from_module(module, children)
@@ -223,4 +272,5 @@ def _parameter_container(module: nn.ParameterList | nn.ParameterDict) -> Net | N
 
 def _is_altered(module: nn.Module) -> bool:
     """Whether an instance does more than its class says: hooks, or a forward of its own."""
-    return "forward" in module.__dict__ or any(getattr(module, hooks, None) for hooks in _HOOKS)
+    hooks = (getattr(module, attribute, None) for attribute in _HOOKS)
+    return "forward" in module.__dict__ or any(hooks) or bool(live_load_hooks(module))

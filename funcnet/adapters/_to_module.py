@@ -42,6 +42,11 @@ def to_module(net: Net, params: TreeLike, buffers: TreeLike | None = None) -> nn
     lines = find_misfits(net, params, buffers)
     if lines:
         raise misfit_error(net, lines)
+    return build_module(net, params, buffers, copy=True)
+
+
+def build_module(net: Net, params: TreeLike, buffers: TreeLike, *, copy: bool) -> nn.Module:
+    """The module of a net and of trees that fit it, which has copies of the tensors or shares their memory."""
     module = net.twin_module()
     aliases, frozen = net.aliases, set(net.frozen)
     tensors: dict[str, nn.Parameter | torch.Tensor] = {}
@@ -51,7 +56,8 @@ def to_module(net: Net, params: TreeLike, buffers: TreeLike | None = None) -> nn
             key = join(path, name)
             owner = aliases.get(key, key)
             if owner not in tensors:
-                value = get(params if isinstance(spec, Param) else buffers, owner).detach().clone()
+                value = get(params if isinstance(spec, Param) else buffers, owner).detach()
+                value = value.clone() if copy else value
                 tensors[owner] = (
                     value
                     if isinstance(spec, Buffer)
@@ -61,6 +67,23 @@ def to_module(net: Net, params: TreeLike, buffers: TreeLike | None = None) -> nn
                 setattr(submodule, name, tensors[owner])  # recurrent modules also keep a list of their weights
             else:
                 submodule._buffers[name] = tensors[owner]
+    _share_modules(module, net)
     if aliases:
         setattr(module, TIE_OWNERS, tuple(aliases.values()))
     return module
+
+
+def _share_modules(module: nn.Module, net: Net) -> None:
+    """Put one module at several paths where the module that the net came from had one, and the net still does."""
+    nets, aliases = dict(net.named_nets()), net.aliases
+
+    def tensors_at(path: str) -> list[str]:
+        keys = [join(path, key) for key in nets[path]._all_entries]
+        return [aliases.get(key, key) for key in keys]
+
+    for outer, part in net.named_nets():
+        for inner_path, inner_first in part._edits.shared:
+            path, first = join(outer, inner_path), join(outer, inner_first)
+            if {path, first} <= set(nets) and nets[path] == nets[first] and tensors_at(path) == tensors_at(first):
+                parent, _, name = path.rpartition(".")
+                module.get_submodule(parent)._modules[name] = module.get_submodule(first)

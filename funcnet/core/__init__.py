@@ -13,8 +13,8 @@ The functions:
 
 Reading order: ``_entries`` (what a net declares), ``_net`` (the record and its verbs), ``_init_context`` (first
 values), ``_view`` and ``_view_classes`` (what a body sees), ``_call`` (one call from start to end), ``_check`` (trees
-against declarations), ``_explain`` (errors on the way), ``_traits`` and ``_facts`` (what is known of a body before it
-runs), ``_global_draws`` (how draws are contained), ``_limits`` (which transforms a net supports), ``_ties`` and
+against declarations), ``_body_errors`` (an error of a body gets its path), ``_traits`` and ``_facts`` (what is known of a
+body before it runs), ``_global_draws`` (how draws are contained), ``_limits`` (which transforms a net supports), ``_ties`` and
 ``_edits``, ``_lazy`` (shapes from inputs), ``_compose`` (nets from functions) and ``_module_body`` (the same body as an
 ``nn.Module``).
 """

@@ -14,10 +14,10 @@ from funcnet._context import can_read_numbers
 from funcnet._errors import PurityError, RandomnessError, TreeError, bullet_list
 from funcnet._torch import lazy_clone
 from funcnet._typing import Selector, Tree, TreeLike
+from funcnet.core._body_errors import explain_error
 from funcnet.core._body_functions import get_defaults, iter_functions
 from funcnet.core._check import Specs, find_tree_misfits, fits_when_compiled, misfit_error, specs_by_tree
 from funcnet.core._entries import Buffer, Param, has_entries
-from funcnet.core._explain import explain_error
 from funcnet.core._facts import iter_bodies
 from funcnet.core._global_draws import GlobalDrawGuard
 from funcnet.core._input_watch import (

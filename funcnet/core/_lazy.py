@@ -11,8 +11,8 @@ from funcnet._context import outside_transforms
 from funcnet._errors import InitError
 from funcnet._torch import pytree
 from funcnet._typing import Flat, Tree
+from funcnet.core._body_errors import explain_error
 from funcnet.core._entries import Param
-from funcnet.core._explain import explain_error
 from funcnet.core._net import Net
 from funcnet.core._view import Call, View, call_and_path, describe_place
 from funcnet.random import Stream

@@ -24,8 +24,8 @@ from funcnet.core._edits import sort_module
 from funcnet.core._entries import Buffer, Entry, Param
 from funcnet.core._init_context import Device, InitContext
 from funcnet.core._module_names import HINTS_BY_NAME
+from funcnet.core._net_equality import RecordValue
 from funcnet.core._part_check import check_part
-from funcnet.core._record_value import RecordValue
 from funcnet.core._ties import check_aliases
 from funcnet.core._traits import BodyTraits, traits_of_class
 from funcnet.core._view import View

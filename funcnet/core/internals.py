@@ -1,5 +1,6 @@
 """What other rooms use of this one, besides its public names; it is no part of the public interface."""
 
+from funcnet.core._body_errors import describe_input as describe_input
 from funcnet.core._check import describe_misfits as describe_misfits
 from funcnet.core._check import find_misfits as find_misfits
 from funcnet.core._check import misfit_error as misfit_error
@@ -8,7 +9,6 @@ from funcnet.core._edits import adopt_module_tensors as adopt_module_tensors
 from funcnet.core._entries import dtype_to_declare as dtype_to_declare
 from funcnet.core._entries import has_entries as has_entries
 from funcnet.core._entries import make_empty_tensor as make_empty_tensor
-from funcnet.core._explain import describe_value as describe_value
 from funcnet.core._init_context import InitContext as InitContext
 from funcnet.core._input_watch import copy_inner_state as copy_inner_state
 from funcnet.core._kinds import ForeignNet as ForeignNet

@@ -68,7 +68,7 @@ def _explain_where(program: Program, error: Exception) -> Exception:
         )
     expects = view._expects
     expected = f"expected {expects}, " if expects else ""
-    inputs_text = ", ".join(f"{name} {describe_value(value)}" for name, value in inputs.items()) or "no input"
+    inputs_text = ", ".join(f"{name} {describe_input(value)}" for name, value in inputs.items()) or "no input"
     expected_and_got = f"{expected}got {inputs_text}"
     if under_transform() and "saved tensor hooks" in str(error):
         return TransformError(
@@ -144,7 +144,7 @@ def _is_data(value: object) -> bool:
     return value is not None and not isinstance(value, bool)
 
 
-def describe_value(value: object) -> str:
+def describe_input(value: object) -> str:
     """A value in a few words: for a tensor its shape and dtype.
 
     >>> describe_value(torch.ones(2, 3)), describe_value((torch.ones(1), None))
@@ -153,7 +153,7 @@ def describe_value(value: object) -> str:
     if isinstance(value, torch.Tensor):
         return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
     if isinstance(value, (tuple, list)) and any(isinstance(item, (torch.Tensor, tuple)) for item in value):
-        return f"({', '.join(map(describe_value, value))})"
+        return f"({', '.join(map(describe_input, value))})"
     return f"{value!r:.40}"
 
 

@@ -25,19 +25,19 @@ class RecordValue:
     def _field_values(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
 
-    def _record(self) -> tuple[Any, ...]:
+    def _equality_key(self) -> tuple[Any, ...]:
         """The values that make two records of one class equal; what changes no result is not among them."""
         edits = self._edits
         return (*self._field_values().values(), edits.replaced, edits.order, edits.dtypes, edits.aliases)
 
     @cached_property
     def _hash(self) -> int:
-        return hash((type(self), self._record()))
+        return hash((type(self), self._equality_key()))
 
     def __eq__(self, other: object) -> bool:
         if self is other:
             return True
-        return type(other) is type(self) and hash(self) == hash(other) and self._record() == other._record()
+        return type(other) is type(self) and hash(self) == hash(other) and self._equality_key() == other._equality_key()
 
     def __hash__(self) -> int:
         return self._hash

@@ -21,6 +21,7 @@ trace              writes the forward of a module down as plain ``F`` code over 
 source             writes a model as a program that runs by itself.
 
 Packages: ``tree`` (nested dicts of tensors), ``random`` (keys and draws), ``init`` (first values), ``parametrize``,
+``optim`` (optimizers),
 ``checkpoint`` (files), ``models`` (GPT-2, Llama, BERT), ``compare`` and ``report`` (both styles side by side).
 """
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from funcnet import compare as compare
     from funcnet import init as init
     from funcnet import models as models
+    from funcnet import optim as optim
     from funcnet import parametrize as parametrize
     from funcnet import random as random
     from funcnet import report as report
@@ -93,7 +95,7 @@ else:
         "transforms": ("value_and_grad",),
     }
     _ROOM_OF = {name: room for room, names in _PUBLIC_NAMES.items() for name in names}
-    _PACKAGES = {"checkpoint", "compare", "init", "models", "parametrize", "random", "report", "tree"}
+    _PACKAGES = {"checkpoint", "compare", "init", "models", "optim", "parametrize", "random", "report", "tree"}
     _ROOMS = _PACKAGES | {*_PUBLIC_NAMES, "layers"}
     _NOT_IN_STAR_IMPORT = {"random"}  # the standard library has a module of that name
 

@@ -17,6 +17,7 @@ from torch._functorch import pyfunctorch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.modules import _functions as functions
 from torch.nn.utils import parametrizations, parametrize
+from torch.nn.utils.spectral_norm import SpectralNormLoadStateDictPreHook
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -51,6 +52,9 @@ active_transforms = pyfunctorch.retrieve_all_functorch_interpreters
 without_transforms = pyfunctorch.temporarily_clear_interpreter_stack
 """A context in which no transform of torch.func is active."""
 
+is_batched_by_vmap = functorch.is_batchedtensor
+"""Whether the outermost transform that wraps a tensor is a vmap."""
+
 is_wrapped_by_transform = functorch.is_functorch_wrapped_tensor
 wrapping_level = functorch.maybe_get_level
 unwrap_once = functorch.get_unwrapped
@@ -84,13 +88,20 @@ AccumulateGrad: type = getattr(torch._C._functions, "AccumulateGrad")
 foreach_norm = torch._foreach_norm
 """(tensors, order) -> the norm of each, with the bits of torch.linalg.vector_norm; it has no rule for transforms."""
 
+foreach_mul = torch._foreach_mul
+foreach_mul_ = torch._foreach_mul_
+"""(tensors, factor) -> the products, with the bits of torch.mul; the second writes them over the tensors."""
+
+foreach_lerp = torch._foreach_lerp
+foreach_lerp_ = torch._foreach_lerp_
+"""(tensors, ends, weight) -> interpolations, with the bits of torch.lerp; the second writes them over the tensors."""
+
 _group_tensors = torch.utils._foreach_utils._group_tensors_by_device_and_dtype
 
 
 def group_by_device_and_dtype(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
     """The tensors in the order in which torch's own code over many of them takes them: group by group."""
-    first = tensors[0]
-    if all(tensor.dtype == first.dtype and tensor.device == first.device for tensor in tensors):
+    if len({(tensor.dtype, tensor.device) for tensor in tensors}) == 1:
         return tensors
     groups = _group_tensors([tensors])  # type: ignore[list-item]  # torch means lists that may hold None
     return [tensor for (group,), _ in groups.values() for tensor in group if tensor is not None]
@@ -170,6 +181,16 @@ def inject_parametrized_property(module: torch.nn.Module, name: str) -> None:
     parametrize._inject_property(module, name)
 
 
+fused_sgd: Callable[..., None] = torch._fused_sgd_
+fused_adam: Callable[..., None] = torch._fused_adam_
+fused_adamw: Callable[..., None] = torch._fused_adamw_
+fused_adagrad: Callable[..., None] = torch._fused_adagrad_
+"""Steps of optimizers, written over lists of params and state; all tensors must have the strides of their params."""
+
+foreach_add: Callable[..., Any] = torch._foreach_add
+foreach_add_: Callable[..., None] = torch._foreach_add_
+"""Sums of a list of tensors and one number or 0-d tensor."""
+
 DispatchMode = torch.utils._python_dispatch.TorchDispatchMode
 """A context that is shown every operator before it runs, below autograd."""
 
@@ -194,12 +215,73 @@ def operator_name(operator: Any) -> str:
 
 
 def module_inside_wrapper(module: torch.nn.Module) -> torch.nn.Module | None:
-    """The module inside of one that only wraps it: one that is compiled, or runs on several devices or processes."""
+    """The module inside of one that only wraps it: one that is compiled, checkpointed, or runs on several devices.
+
+    Classes that take long to import are asked for by name.
+    """
     if isinstance(module, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)):
         return module.module
     if type(module).__name__ == "OptimizedModule" and type(module).__module__.startswith("torch._dynamo."):
-        return module._modules["_orig_mod"]  # asked by name, because importing its class takes a second
+        return module._modules["_orig_mod"]
+    if _is_of_class(module, "ActivationWrapper", "torch.distributed.algorithms._checkpoint"):
+        return module._modules["_checkpoint_wrapped_module"]
     return None
+
+
+def shards_tensors(module: torch.nn.Module) -> bool:
+    """Whether a module holds its parts' tensors in flat shards of its own, as the first generation of FSDP does."""
+    return _is_of_class(module, "FullyShardedDataParallel", "torch.distributed.fsdp")
+
+
+def _is_of_class(module: torch.nn.Module, name: str, package: str) -> bool:
+    return any(cls.__name__ == name and cls.__module__.startswith(package) for cls in type(module).__mro__)
+
+
+TRANSPARENT_NAMES = frozenset(
+    {
+        "_orig_mod",  # torch.compile
+        "_checkpoint_wrapped_module",  # torch's checkpoint_wrapper and offload_wrapper
+        "_fsdp_wrapped_module",  # FSDP
+        "_forward_module",  # Lightning
+    }
+)
+"""Names that only wrappers give to what they wrap, so that they mean nothing wherever they stand in a key."""
+
+
+def saves_by_own_code(module: torch.nn.Module) -> bool:
+    """Whether the ``state_dict`` of a module is more than the tensors of it and its parts: its code has a say in it."""
+    return (
+        _overrides(module, "state_dict", "_save_to_state_dict")
+        or bool(module._state_dict_hooks)
+        or bool(module._state_dict_pre_hooks)
+    )
+
+
+def loads_by_own_code(module: torch.nn.Module) -> bool:
+    """Whether code of a module, or hooks on it, have a say in how a ``state_dict`` is loaded."""
+    return (
+        _overrides(module, "load_state_dict", "_load_from_state_dict")
+        or bool(live_load_hooks(module))
+        or bool(module._load_state_dict_post_hooks)
+    )
+
+
+def live_load_hooks(module: torch.nn.Module) -> list[Any]:
+    """The hooks that change a ``state_dict`` before a module loads it.
+
+    ``torch.nn.utils.remove_spectral_norm`` forgets to take its own off: it refuses what the module saves from then on.
+    """
+    hooks: list[Any] = [getattr(hook, "hook", hook) for hook in module._load_state_dict_pre_hooks.values()]
+    forward_hooks = list(module._forward_pre_hooks.values())
+    return [
+        hook for hook in hooks if not (type(hook) is SpectralNormLoadStateDictPreHook and hook.fn not in forward_hooks)
+    ]
+
+
+def _overrides(module: torch.nn.Module, *methods: str) -> bool:
+    return any(
+        name in vars(module) or getattr(type(module), name) is not getattr(torch.nn.Module, name) for name in methods
+    )
 
 
 MODULE_CALL_CODE = torch.nn.Module._call_impl.__code__

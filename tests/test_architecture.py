@@ -23,6 +23,7 @@ LEVELS = [
     {"layers"},
     {"parametrize"},
     {"transforms"},
+    {"optim"},
     {"foreign"},
     {"adapters"},
     {"inspect"},

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from funcnet._errors import ConversionError, bullet_list
 from funcnet._tensors import is_inexact
+from funcnet._torch import live_load_hooks, module_inside_wrapper, shards_tensors
 from funcnet._typing import Flat, Tree
 from funcnet.adapters._lazy_modules import copy_with_shapes, lazy_error, list_lazy_names
 from funcnet.combinators import ModuleDict, ModuleList, ParameterDict, ParameterList, Sequential
@@ -33,7 +34,6 @@ _HOOKS = (
     "_backward_pre_hooks",
     "_state_dict_hooks",
     "_state_dict_pre_hooks",
-    "_load_state_dict_pre_hooks",
     "_load_state_dict_post_hooks",
 )
 
@@ -47,7 +47,8 @@ def from_module(module: nn.Module, *, example_inputs: object = None, copy: bool 
     Stock layers and containers become the nets of the same name. A module with a forward of its own becomes
     ``Wrapped``, which runs that forward on a private copy. The module itself is never called and never written to.
     Parameters that do not require grad are listed in ``net.frozen``; :func:`funcnet.train_flags` gives the ``train=``
-    of parts in different modes. What torch.compile or DataParallel were put around is converted without them.
+    of parts in different modes. What torch.compile, DataParallel or checkpoint_wrapper were put around is converted
+    without them.
 
     Args:
         module: any ``nn.Module``.
@@ -77,6 +78,7 @@ def from_module(module: nn.Module, *, example_inputs: object = None, copy: bool 
             )
         hint = " Instantiate it first." if isinstance(module, type) else ""
         raise ConversionError(f"from_module takes an nn.Module, not {module!r:.80}.{hint}")
+    _refuse_wrappers(module)
     module = unwrap_module(module)
     scripted = [
         path or "the module itself"
@@ -110,6 +112,28 @@ def from_module(module: nn.Module, *, example_inputs: object = None, copy: bool 
 def _topmost_paths(paths: list[str]) -> list[str]:
     """Those paths that lie below none of the others."""
     return [path for path in paths if not any(path.startswith(f"{parent}.") for parent in paths)]
+
+
+def _refuse_wrappers(module: nn.Module) -> None:
+    """Refuse wrappers that are more than what they wrap."""
+    submodules = list(module.named_modules())
+    if sharded := [path or "the module itself" for path, submodule in submodules if shards_tensors(submodule)]:
+        raise ConversionError(
+            f"FullyShardedDataParallel holds tensors in flat shards{bullet_list(_topmost_paths(sharded))}\n"
+            f"Convert the module before it is sharded, and read its tensors by funcnet.from_state_dict(net, "
+            f"fsdp.state_dict())."
+        )
+    lines = [
+        f"{join(path, attribute)}: {_function_name(hook)}"
+        for path, submodule in submodules
+        if module_inside_wrapper(submodule) is not None
+        for attribute in ("_forward_hooks", "_forward_pre_hooks")
+        for hook in getattr(submodule, attribute).values()
+    ]
+    if lines:
+        raise ConversionError(
+            f"hooks are on a wrapper, which is left out{bullet_list(lines)}\nRegister them on the module inside of it."
+        )
 
 
 def _refuse_backward_hooks(module: nn.Module) -> None:
@@ -223,4 +247,5 @@ def _parameter_container(module: nn.ParameterList | nn.ParameterDict) -> Net | N
 
 def _is_altered(module: nn.Module) -> bool:
     """Whether an instance does more than its class says: hooks, or a forward of its own."""
-    return "forward" in module.__dict__ or any(getattr(module, hooks, None) for hooks in _HOOKS)
+    hooks = (getattr(module, attribute, None) for attribute in _HOOKS)
+    return "forward" in module.__dict__ or any(hooks) or bool(live_load_hooks(module))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from typing import Any, overload
 
@@ -11,11 +11,21 @@ from torch import Tensor
 from funcnet._errors import InitError, TreeError, bullet_list
 from funcnet._tensors import same_bits
 from funcnet._typing import Flat, Tree, TreeLike
+from funcnet.adapters._own_state_dict import (
+    OTHER_STATE,
+    LoadError,
+    are_equal,
+    has_own_loading,
+    has_own_saving,
+    load_by_module,
+    make_first_value,
+    save_by_module,
+)
+from funcnet.adapters._wrapper_names import rename_metadata, rename_unwrapped
 from funcnet.core import Buffer, Net, Param
 from funcnet.core.internals import describe_misfits, find_misfits, misfit_error
 from funcnet.foreign import Wrapped
 from funcnet.foreign.internals import EXTRA_STATE
-from funcnet.random import Stream
 from funcnet.tree import flatten, get, join, unflatten
 from funcnet.tree.internals import merge_params_and_buffers
 
@@ -30,7 +40,8 @@ def to_state_dict(*args: Any) -> Flat:
     ``to_state_dict(params, buffers)`` joins what the trees hold. With the net in front, ``to_state_dict(net, params,
     buffers)`` is exactly the ``state_dict`` of the module: tied tensors appear under each of their names,
     non-persistent buffers are left out, what ``get_extra_state`` returned when the module was converted is in it, and
-    the trees are checked. The tensors are shared, not copied.
+    the trees are checked. If a foreign module saves by code of its own (``_save_to_state_dict``, hooks), that code runs
+    on a copy. The tensors are shared, not copied.
 
     Args:
         net: the net the trees belong to; may be left out.
@@ -61,6 +72,8 @@ def _state_dict_of_net(net: Net, params: TreeLike, buffers: TreeLike) -> Flat:
     lines = find_misfits(net, params, buffers)
     if lines:
         raise misfit_error(net, lines)
+    if has_own_saving(net):
+        return save_by_module(net, params, buffers)
     aliases = net.aliases
     flat: Flat = {}
     for part_path, part in net.named_nets():
@@ -80,8 +93,10 @@ def from_state_dict(net: Net, state_dict: Mapping[str, Any], *, copy: bool = Tru
         net: says which keys and shapes there are.
         state_dict: as ``module.state_dict()``, ``funcnet.checkpoint.load(path)`` or ``torch.load(path,
             weights_only=True)`` returns it. A tied tensor may be there under one of its names or under all of them; a
-            non-persistent buffer may be missing, and then gets its first value. ``module.`` and ``_orig_mod.``, which
-            DataParallel and torch.compile put into keys, are left out of them.
+            non-persistent buffer may be missing, and then gets its first value. Names that wrappers put into keys
+            (``module``, ``_orig_mod``, ``_fsdp_wrapped_module``, ``_checkpoint_wrapped_module``, ``_forward_module``)
+            are left out of them. What the module itself loads by code of its own, as the keys of older versions, is
+            taken as the module takes it.
         copy: when false, the trees share memory with ``state_dict``.
 
     Returns:
@@ -101,48 +116,73 @@ def from_state_dict(net: Net, state_dict: Mapping[str, Any], *, copy: bool = Tru
             f"from_state_dict takes (net, state_dict), got ({type(net).__name__}, {type(state_dict).__name__}). "
             f"For a module use funcnet.from_module(module)."
         )
-    aliases = net.aliases
-    specs = net._all_entries
-    values = _without_wrapper_names(dict(state_dict), specs)
-    lines = list(_remove_extra_states(net, values))
+    paths = [path for path, _ in net.named_nets()]
+    names = rename_unwrapped(list(state_dict), {*net._all_entries, *(join(path, EXTRA_STATE) for path in paths)})
+    values = {names[key]: value for key, value in state_dict.items()}
+    metadata = getattr(state_dict, "_metadata", None)
+    metadata = None if metadata is None else rename_metadata(metadata, paths)
+    _fill_tied(net.aliases, values)
+    tensors, lines = (None, []) if has_own_loading(net) else _read_directly(net, dict(values))
+    if tensors is None:
+        if copy:  # code of the module may write to what it loads
+            values = {key: value.clone() if isinstance(value, Tensor) else value for key, value in values.items()}
+            copy = False
+        tensors, own_lines = _read_by_module(net, values, metadata)
+        lines = lines or own_lines
+    if tensors is None:
+        raise TreeError(
+            f"the state_dict does not fit {net.title()}: {len(lines)} problem{'s' * (len(lines) > 1)}"
+            f"{bullet_list(lines)}\nRename or reshape the keys, or build the net the file was saved from."
+        )
+    del values
+    params: Flat = {}
+    buffers: Flat = {}
+    for entry in net.entries():
+        value = tensors.pop(entry.path).detach()  # memory of a tensor from a file is freed as soon as it is copied
+        (params if entry.kind == "params" else buffers)[entry.path] = value.clone() if copy else value
+    return unflatten(params), unflatten(buffers)
+
+
+def _fill_tied(aliases: Mapping[str, str], values: dict[str, Any]) -> None:
+    """Give a tied tensor, which may be there under one of its names alone, all of them."""
     for alias, owner in aliases.items():
         if owner not in values and alias in values:
             values[owner] = values[alias]
         elif alias not in values and owner in values:
             values[alias] = values[owner]
+
+
+def _read_directly(net: Net, values: dict[str, Any]) -> tuple[Flat | None, list[str]]:
+    """The tensors of a ``state_dict`` whose keys are the paths of the net; else None, and a line for each problem."""
+    specs = net._all_entries
+    lines = list(_remove_extra_states(net, values))
     for key, spec in specs.items():
         if key not in values and isinstance(spec, Buffer) and not spec.persistent:
-            values[key] = _make_first_value(key, spec)
-    lines += describe_misfits(specs, values)
-    lines += [
+            values[key] = _first_value_at(key, spec)
+    lines += _find_problems(net, values)
+    return (None, lines) if lines else (values, [])
+
+
+def _read_by_module(
+    net: Net, values: Mapping[str, Any], metadata: Mapping[str, Any] | None
+) -> tuple[Flat | None, list[str]]:
+    """The tensors that the module of the net makes of a ``state_dict``; else None, and a line for each problem."""
+    try:
+        tensors = load_by_module(net, values, metadata)
+    except LoadError as error:
+        return None, list(error.args)
+    lines = _find_problems(net, tensors)
+    return (None, lines) if lines else (tensors, [])
+
+
+def _find_problems(net: Net, values: Mapping[str, Any]) -> list[str]:
+    """A line for each value that does not fit the net, and for ties of two that differ."""
+    return describe_misfits(net._all_entries, values) + [
         f"untied      {alias!r} and {owner!r} are one tensor in the net and differ here"
-        for alias, owner in aliases.items()
+        for alias, owner in net.aliases.items()
         if isinstance(values.get(alias), Tensor) and isinstance(values.get(owner), Tensor)
         if values[alias] is not values[owner] and not same_bits(values[alias], values[owner])
     ]
-    if lines:
-        name = net.title()
-        raise TreeError(
-            f"the state_dict does not fit {name}: {len(lines)} problem{'s' * (len(lines) > 1)}{bullet_list(lines)}\n"
-            f"Rename or reshape the keys, or build the net the file was saved from."
-        )
-    params: Flat = {}
-    buffers: Flat = {}
-    for entry in net.entries():
-        value = values.pop(entry.path).detach()  # memory of a tensor from a file is freed as soon as it is copied
-        (params if entry.kind == "params" else buffers)[entry.path] = value.clone() if copy else value
-    return unflatten(params), unflatten(buffers)
-
-
-def _without_wrapper_names(values: dict[str, Any], expected: Collection[str]) -> dict[str, Any]:
-    """The values under the keys of the module itself, if a wrapper of torch put its name into them."""
-    if all(key in expected for key in values):
-        return values
-    keys = list(values)
-    if all(key.startswith("module.") for key in keys) and not any(key in expected for key in keys):
-        keys = [key.removeprefix("module.") for key in keys]
-    keys = [".".join(name for name in key.split(".") if name != "_orig_mod") for key in keys]
-    return dict(zip(keys, values.values(), strict=True)) if len(set(keys)) == len(values) else values
 
 
 def _remove_extra_states(net: Net, values: dict[str, Any]) -> Iterator[str]:
@@ -152,29 +192,12 @@ def _remove_extra_states(net: Net, values: dict[str, Any]) -> Iterator[str]:
             key = join(path, EXTRA_STATE)
             if key not in values:
                 yield f"missing     {key!r}: the module saves it by get_extra_state"
-            elif not _are_equal(values.pop(key), part.copy_pool.extra_states[EXTRA_STATE]):
-                yield (
-                    f"other       {key!r}: it is part of the net, not of the trees, and this one is another; "
-                    f"module.load_state_dict, then funcnet.from_module(module)"
-                )
+            elif not are_equal(values.pop(key), part.copy_pool.extra_states[EXTRA_STATE]):
+                yield OTHER_STATE.format(name=key)
 
 
-def _are_equal(left: object, right: object) -> bool:
-    """Whether two extra states are equal; both may hold tensors, whose ``==`` is not a bool."""
-    if isinstance(left, Tensor) and isinstance(right, Tensor):
-        return same_bits(left, right)
-    if isinstance(left, Mapping) and isinstance(right, Mapping):
-        return list(left) == list(right) and all(_are_equal(left[key], right[key]) for key in left)
-    if isinstance(left, (list, tuple)) and type(left) is type(right):
-        return len(left) == len(right) and all(map(_are_equal, left, right))
+def _first_value_at(path: str, spec: Buffer) -> Tensor:
     try:
-        return bool(left == right)
-    except (RuntimeError, ValueError):
-        return False
-
-
-def _make_first_value(key: str, spec: Buffer) -> Tensor:
-    try:
-        return spec.init(Stream(0), spec.shape, dtype=spec.dtype)
+        return make_first_value(spec)
     except InitError as error:
-        raise TreeError(f"non-persistent buffer {key!r} is not in the state_dict: {error}") from error
+        raise TreeError(f"non-persistent buffer {path!r} is not in the state_dict: {error}") from error

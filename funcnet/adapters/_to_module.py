@@ -42,6 +42,11 @@ def to_module(net: Net, params: TreeLike, buffers: TreeLike | None = None) -> nn
     lines = find_misfits(net, params, buffers)
     if lines:
         raise misfit_error(net, lines)
+    return build_module(net, params, buffers, copy=True)
+
+
+def build_module(net: Net, params: TreeLike, buffers: TreeLike, *, copy: bool) -> nn.Module:
+    """The module of a net and of trees that fit it, which has copies of the tensors or shares their memory."""
     module = net.twin_module()
     aliases, frozen = net.aliases, set(net.frozen)
     tensors: dict[str, nn.Parameter | torch.Tensor] = {}
@@ -51,7 +56,8 @@ def to_module(net: Net, params: TreeLike, buffers: TreeLike | None = None) -> nn
             key = join(path, name)
             owner = aliases.get(key, key)
             if owner not in tensors:
-                value = get(params if isinstance(spec, Param) else buffers, owner).detach().clone()
+                value = get(params if isinstance(spec, Param) else buffers, owner).detach()
+                value = value.clone() if copy else value
                 tensors[owner] = (
                     value
                     if isinstance(spec, Buffer)

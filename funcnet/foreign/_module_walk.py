@@ -14,7 +14,7 @@ from funcnet.tree import join
 
 
 def unwrap_module(module: nn.Module) -> nn.Module:
-    """The module that torch.compile, DataParallel or DistributedDataParallel wraps; any other module as it is."""
+    """The module that torch.compile, checkpoint_wrapper or DataParallel wraps; any other module as it is."""
     inner = module_inside_wrapper(module)
     return module if inner is None else unwrap_module(inner)
 

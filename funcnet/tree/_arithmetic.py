@@ -34,8 +34,12 @@ def norm(tree: TreeLike, ord: float = 2.0) -> Tensor:
     >>> norm({"weight": torch.tensor([3.0, 0.0]), "bias": torch.tensor(4.0)})
     tensor(5.)
     """
+    return norm_of_tensors(list(collect_inexact(tree, "norm").values()), ord)
+
+
+def norm_of_tensors(tensors: list[Tensor], ord: float) -> Tensor:
+    """The norm of all numbers of some floating and complex tensors as one vector."""
     ord = float(ord)
-    tensors = list(collect_inexact(tree, "norm").values())
     if not tensors:
         return torch.tensor(0.0)
     grouped = group_by_device_and_dtype(tensors)
@@ -43,7 +47,8 @@ def norm(tree: TreeLike, ord: float = 2.0) -> Tensor:
         norms = list(foreach_norm(grouped, ord))
     else:
         norms = [torch.linalg.vector_norm(tensor, ord) for tensor in grouped]
-    stacked = torch.stack([value.to(tensors[0].device) for value in norms])
+    devices = {value.device for value in norms}
+    stacked = torch.stack(norms if len(devices) == 1 else [value.to(tensors[0].device) for value in norms])
     # Order 0 counts the numbers that are not zero: the counts are added, not counted.
     return stacked.sum() if ord == 0 else torch.linalg.vector_norm(stacked, ord)
 

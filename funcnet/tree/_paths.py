@@ -35,13 +35,18 @@ def flatten(tree: TreeLike, prefix: str = "") -> dict[str, Any]:
     {'fc.weight': 1, 'fc.bias': 2}
     """
     flat: dict[str, Any] = {}
+    _flatten_into(flat, tree, prefix)
+    return flat
+
+
+def _flatten_into(flat: dict[str, Any], tree: TreeLike, prefix: str) -> None:
     for key, value in tree.items():
         path = f"{prefix}.{key}" if prefix else str(key)
-        if isinstance(value, Mapping):
-            flat.update(flatten(value, path))
+        kind = type(value)
+        if kind is dict or (kind is not Tensor and isinstance(value, Mapping)):  # asking for a Mapping takes longer
+            _flatten_into(flat, value, path)
         elif value is not ABSENT:
             flat[path] = value
-    return flat
 
 
 def paths(tree: TreeLike) -> list[str]:

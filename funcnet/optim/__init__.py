@@ -1,0 +1,110 @@
+"""Training as values: optimizers, schedules, and what comes between a gradient and a step.
+
+**Optimizers** are frozen records with the names, arguments and bits of torch.optim: ``state = optimizer.init(params)``,
+then ``params, state = optimizer.step(params, grads, state)``. ``MasterParams`` keeps float32 copies of params in half
+precision.
+
+**Schedules** are functions of the step with the names, arguments and floats of torch.optim.lr_scheduler:
+``optimizer.step(..., lr=schedule(step))``, or ``**schedule.hyperparameters(step)`` for those that move momentum or
+several groups. How far a run has come is one number. ``ReduceLROnPlateau`` has a state.
+
+clip_grad_norm   scales gradients by their norm.
+clip_grad_value  limits every number of gradients.
+accumulate       is value_and_grad on one part of the batch after the other.
+EMA, SWA         average params over the steps of a run; WeightAverage does it by a function of one's own.
+update_bn        computes the statistics of batch normalisation anew, for averaged params.
+GradScaler       scales losses, for gradients in half precision.
+"""
+
+from funcnet.optim._accumulation import accumulate as accumulate
+from funcnet.optim._adadelta import Adadelta as Adadelta
+from funcnet.optim._adafactor import Adafactor as Adafactor
+from funcnet.optim._adagrad import Adagrad as Adagrad
+from funcnet.optim._adam import Adam as Adam
+from funcnet.optim._adam import AdamW as AdamW
+from funcnet.optim._adamax import Adamax as Adamax
+from funcnet.optim._asgd import ASGD as ASGD
+from funcnet.optim._averaging import EMA as EMA
+from funcnet.optim._averaging import SWA as SWA
+from funcnet.optim._averaging import WeightAverage as WeightAverage
+from funcnet.optim._batch_statistics import update_bn as update_bn
+from funcnet.optim._clipping import clip_grad_norm as clip_grad_norm
+from funcnet.optim._clipping import clip_grad_value as clip_grad_value
+from funcnet.optim._combined_schedules import ChainedScheduler as ChainedScheduler
+from funcnet.optim._combined_schedules import SequentialLR as SequentialLR
+from funcnet.optim._cyclic_schedules import CosineAnnealingWarmRestarts as CosineAnnealingWarmRestarts
+from funcnet.optim._cyclic_schedules import CyclicLR as CyclicLR
+from funcnet.optim._cyclic_schedules import OneCycleLR as OneCycleLR
+from funcnet.optim._decaying_schedules import SWALR as SWALR
+from funcnet.optim._decaying_schedules import ConstantLR as ConstantLR
+from funcnet.optim._decaying_schedules import CosineAnnealingLR as CosineAnnealingLR
+from funcnet.optim._decaying_schedules import ExponentialLR as ExponentialLR
+from funcnet.optim._decaying_schedules import LambdaLR as LambdaLR
+from funcnet.optim._decaying_schedules import LinearLR as LinearLR
+from funcnet.optim._decaying_schedules import MultiplicativeLR as MultiplicativeLR
+from funcnet.optim._decaying_schedules import MultiStepLR as MultiStepLR
+from funcnet.optim._decaying_schedules import PolynomialLR as PolynomialLR
+from funcnet.optim._decaying_schedules import StepLR as StepLR
+from funcnet.optim._loss_scaling import GradScaler as GradScaler
+from funcnet.optim._master_params import MasterParams as MasterParams
+from funcnet.optim._muon import Muon as Muon
+from funcnet.optim._nadam import NAdam as NAdam
+from funcnet.optim._optimizer import Optimizer as Optimizer
+from funcnet.optim._plateau import ReduceLROnPlateau as ReduceLROnPlateau
+from funcnet.optim._radam import RAdam as RAdam
+from funcnet.optim._rmsprop import RMSprop as RMSprop
+from funcnet.optim._rprop import Rprop as Rprop
+from funcnet.optim._schedule import Schedule as Schedule
+from funcnet.optim._sgd import SGD as SGD
+from funcnet.optim._sparse_adam import SparseAdam as SparseAdam
+
+__all__ = [
+    # optimizers
+    "SGD",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "NAdam",
+    "RAdam",
+    "Adagrad",
+    "Adadelta",
+    "RMSprop",
+    "Rprop",
+    "ASGD",
+    "Adafactor",
+    "Muon",
+    "SparseAdam",
+    "Optimizer",
+    "MasterParams",
+    # schedules
+    "LambdaLR",
+    "MultiplicativeLR",
+    "StepLR",
+    "MultiStepLR",
+    "ConstantLR",
+    "LinearLR",
+    "ExponentialLR",
+    "PolynomialLR",
+    "CosineAnnealingLR",
+    "CosineAnnealingWarmRestarts",
+    "CyclicLR",
+    "OneCycleLR",
+    "SWALR",
+    "SequentialLR",
+    "ChainedScheduler",
+    "ReduceLROnPlateau",
+    "Schedule",
+    # between gradient and step, and after it
+    "clip_grad_norm",
+    "clip_grad_value",
+    "accumulate",
+    "EMA",
+    "SWA",
+    "WeightAverage",
+    "update_bn",
+    "GradScaler",
+]
+
+
+def __dir__() -> list[str]:
+    return [*__all__]

@@ -1,0 +1,350 @@
+"""What every optimizer is: a frozen record of hyperparameters with ``init`` and ``step``."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from funcnet._context import is_plainly_eager, under_forward_mode
+from funcnet._errors import TreeError, bullet_list
+from funcnet._tensors import is_inexact
+from funcnet._torch import register_constant
+from funcnet._typing import Tree, TreeLike
+from funcnet.optim._groups import (
+    Groups,
+    Hyperparameters,
+    assign_groups,
+    check_names,
+    check_values,
+    freeze,
+    identity_key,
+)
+from funcnet.optim._pairing import Pairing, format_place, memory_key
+from funcnet.optim._scalars import as_scalar
+from funcnet.optim._state_entries import scalar_dtype
+from funcnet.optim._update_operations import Memory
+from funcnet.tree import join
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Optimizer:
+    """A rule that makes new params and a new state of params, gradients and state.
+
+    An optimizer holds hyperparameters and no tensors of a model. Its fields have the names, the order and the defaults
+    of the class of the same name in ``torch.optim``, which also decides what values it takes.
+    """
+
+    groups: Mapping[Any, Hyperparameters] = dataclasses.field(default_factory=Groups, kw_only=True)
+
+    _group_records: ClassVar[tuple[Any, ...]]
+    _has_tensors: ClassVar[bool]
+    _is_precise: ClassVar[bool] = False
+    _names_of_fields: ClassVar[dict[str, None]]
+    _starts_empty: ClassVar[bool] = False
+    """Whether an entry of the state may lack tensors that a later step puts there."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        register_constant(cls)  # so torch.compile and torch's pytrees take an optimizer for the value it is
+
+    def __post_init__(self) -> None:
+        values = {name: freeze(value) for name, value in self.values().items()}
+        groups = Groups(self.groups)
+        self._check(values, groups)
+        self._set({**values, "groups": groups})
+
+    def _set(self, values: Mapping[str, Any]) -> None:
+        """Fill the fields of this new record, and what is derived from them."""
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+        records = tuple(self._copy({**of_group, "groups": Groups()}) for of_group in self.groups.values())
+        object.__setattr__(self, "_group_records", records)
+        object.__setattr__(self, "_has_tensors", any(map(_has_tensor, self.values().values())))
+
+    def _copy(self, values: Mapping[str, Any]) -> Self:
+        """This record with other values, unchecked."""
+        record = object.__new__(type(self))
+        record._set({**self.values(), "groups": self.groups, **values})
+        return record
+
+    def _check(self, values: Hyperparameters, groups: Mapping[Any, Hyperparameters]) -> None:
+        """Refuse names that torch does not know in groups, and values that it does not take."""
+        name = type(self).__name__
+        check_values(name, values)
+        for selector, of_group in groups.items():
+            check_names(f"{name}, in the group {selector!r},", of_group, self._names())
+            check_values(name, {**values, **of_group})
+
+    @classmethod
+    def _names(cls) -> dict[str, None]:
+        """The fields without the groups, in order."""
+        if "_names_of_fields" not in cls.__dict__:
+            names = {field.name: None for field in dataclasses.fields(cls) if field.name != "groups"}
+            cls._names_of_fields = names
+        return cls._names_of_fields
+
+    def values(self) -> dict[str, Any]:
+        """The hyperparameters by name, without the groups.
+
+        >>> from funcnet.optim import SGD
+        >>> SGD(lr=0.1).values()["lr"]
+        0.1
+        """
+        return {name: getattr(self, name) for name in self._names()}
+
+    def replace(self, **hyperparameters: Any) -> Self:
+        """This optimizer with other hyperparameters; ``groups`` are merged into those it has, selector by selector.
+
+        >>> from funcnet.optim import AdamW
+        >>> AdamW(lr=0.1, groups={"head": {"lr": 0.2}}).replace(lr=0.5, groups={"head": {"eps": 0.1}})
+        AdamW(lr=0.5, groups={'head': {'lr': 0.2, 'eps': 0.1}})
+        """
+        check_names(type(self).__name__, hyperparameters, self._names() | {"groups": None})
+        values = {name: freeze(value) for name, value in hyperparameters.items() if name != "groups"}
+        groups = self.groups
+        if "groups" in hyperparameters:
+            groups = dict(groups)
+            for selector, of_group in hyperparameters["groups"].items():
+                groups[selector] = {**groups.get(selector, {}), **of_group}
+            groups = Groups(groups)
+        if not torch.compiler.is_compiling():
+            self._check({**self.values(), **values}, groups)
+        return self._copy({**values, "groups": groups})
+
+    def __repr__(self) -> str:
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        values = {name: value for name, value in self.values().items() if _differs(value, defaults[name])}
+        if self.groups:
+            values["groups"] = self.groups
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in values.items())})"
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def _key(self) -> tuple[Any, ...]:
+        return (type(self), identity_key(self.values()), self.groups)
+
+    # --- what a subclass says ---
+
+    def _entry_names(self) -> tuple[str, ...]:
+        """Names of the tensors in a param's entry of the state that have the shape of the param."""
+        return ()
+
+    def _entry_shapes(self, param: Tensor) -> Mapping[str, torch.Size]:
+        """Names and shapes of the tensors in a param's entry of the state, without those of no axes."""
+        return dict.fromkeys(self._entry_names(), param.shape)
+
+    def _init_entry(self, param: Tensor) -> Tree:
+        """The entry of the state for a param before its first step."""
+        raise NotImplementedError
+
+    def _update(self, memory: Memory, param: Tensor, grad: Tensor, entry: Tree) -> tuple[Tensor, Tree]:
+        """The next param and the next entry; on a record whose hyperparameters are scalars."""
+        raise NotImplementedError
+
+    def _check_param(self, param: Tensor) -> str | None:
+        """What is wrong with a param, for optimizers that do not take all params."""
+        return None
+
+    # --- what it does ---
+
+    def init(self, params: TreeLike, **hyperparameters: Any) -> Tree:
+        """The state before the first step: at each param the dict of tensors that torch.optim has for it.
+
+        Args:
+            params: nested dicts of tensors. What has no gradient has the state ``{}``: integers; ``ABSENT`` stays.
+            hyperparameters: values in place of the record's own, which Rprop, ASGD and Adagrad start from.
+
+        Raises:
+            TreeError: if a group selects no param.
+
+        >>> from funcnet.optim import SGD, Adam
+        >>> state = Adam().init({"fc": {"bias": torch.ones(2)}})
+        >>> {name: tuple(value.shape) for name, value in state["fc"]["bias"].items()}
+        {'step': (), 'exp_avg': (2,), 'exp_avg_sq': (2,)}
+        >>> SGD(momentum=0.9).init({"fc": {"bias": torch.ones(2)}})     # its buffer is the first gradient
+        {'fc': {'bias': {}}}
+        """
+        record = self.replace(**hyperparameters) if hyperparameters else self
+        paths: list[str] = []
+        leaves: list[tuple[Tree, str, Any]] = []
+        state = _copy_structure(params, "", paths, leaves)
+        records = record._records_of(paths, range(len(paths)))
+        problems = [
+            f"{format_place('params', path)}: {problem}"
+            for path, (_, _, leaf) in zip(paths, leaves, strict=True)
+            if isinstance(leaf, Tensor) and is_inexact(leaf) and (problem := record._check_param(leaf))
+        ]
+        if problems:
+            raise _param_error(problems)
+        entries_by_memory: dict[Any, Tree] = {}
+        for of_leaf, (node, key, leaf) in zip(records, leaves, strict=True):
+            if isinstance(leaf, Tensor) and is_inexact(leaf):
+                memory = memory_key(leaf)
+                if memory not in entries_by_memory:
+                    entries_by_memory[memory] = of_leaf._init_entry(leaf)
+                node[key] = entries_by_memory[memory]
+            elif isinstance(leaf, Tensor):
+                node[key] = {}
+            else:
+                node[key] = leaf
+        return state
+
+    def step(
+        self, params: TreeLike, grads: TreeLike, state: TreeLike, *, donate: bool = False, **hyperparameters: Any
+    ) -> tuple[Tree, Tree]:
+        """The params and the state after one step.
+
+        Without ``donate`` nothing that is given is written to, and the result can be differentiated by params,
+        gradients, state and hyperparameters, under any transform of torch.func and by autograd. A param without a
+        gradient (``None`` or ``ABSENT``) keeps its value and state, as in torch; a gradient of zeros is a gradient, so
+        that weight decay and momentum go on.
+
+        Args:
+            params: nested dicts of tensors; absent leaves and integers are passed through.
+            grads: gradients of the same structure; ``None`` or ``ABSENT`` for what is not updated.
+            state: what :meth:`init` or the last step returned.
+            donate: whether params and state may be written over and returned, as torch.optim does. The values are the
+                same. It has no effect where somebody differentiates through the step.
+            hyperparameters: values of this step in place of the record's own, numbers or tensors of one element.
+                ``groups={selector: {...}}`` changes those of groups; a value that a group has of its own stays.
+
+        Raises:
+            TreeError: if params, gradients and state do not fit together; names all paths.
+
+        >>> from funcnet.optim import SGD
+        >>> optimizer = SGD(lr=0.5)
+        >>> params = {"w": torch.tensor([1.0, 2.0])}
+        >>> state = optimizer.init(params)
+        >>> optimizer.step(params, {"w": torch.tensor([1.0, -1.0])}, state)
+        ({'w': tensor([0.5000, 2.5000])}, {'w': {}})
+        >>> optimizer.step(params, {"w": torch.tensor([1.0, -1.0])}, state, lr=0.1)[0]
+        {'w': tensor([0.9000, 2.1000])}
+        """
+        record = self.replace(**hyperparameters) if hyperparameters else self
+        pairing = Pairing(params, grads, state)
+        records = record._records_of(pairing.paths, pairing.indices)
+        entries = [*map(dict, pairing.entries)]
+        record._complete_entries(pairing, records, entries)
+        memory = _choose_memory(pairing, records, donate)
+        if memory.donates:
+            with torch.no_grad():
+                return pairing.put(*record._update_all(memory, records, pairing, entries))
+        return pairing.put(*record._update_all(memory, records, pairing, entries))
+
+    def _update_all(
+        self, memory: Memory, records: Sequence[Self], pairing: Pairing, entries: list[Tree]
+    ) -> tuple[list[Tensor], list[Tree]]:
+        """The next params and entries of all leaves."""
+        new_params: list[Tensor] = []
+        new_entries: list[Tree] = []
+        for record, param, grad, entry in zip(records, pairing.params, pairing.grads, entries, strict=True):
+            new_param, changes = record._update(memory, param, grad, entry)
+            new_params.append(new_param)
+            entry.update(changes)
+            new_entries.append(entry)
+        return new_params, new_entries
+
+    def _records_of(self, paths: Sequence[str], indices: Iterable[int]) -> list[Self]:
+        """For each of these leaves the record with the hyperparameters of its group, as scalars."""
+        default = self._as_scalars()
+        if not self._group_records:
+            return [default for _ in indices]
+        records = [record._as_scalars() for record in self._group_records]
+        groups = assign_groups(tuple(self.groups), tuple(paths))
+        return [records[groups[at]] if groups[at] >= 0 else default for at in indices]
+
+    def _as_scalars(self) -> Self:
+        """This record with numbers and 0-d float64 tensors in place of all tensors."""
+        if not self._has_tensors:
+            return self
+        values = self.values()
+        record = self._copy({name: as_scalar(value) for name, value in values.items()})
+        if any(map(_has_float64_tensor, values.values())):
+            object.__setattr__(record, "_is_precise", True)
+        return record
+
+    def _number_dtype(self) -> torch.dtype:
+        """The dtype of numbers in the state: torch's, and float64 where a hyperparameter is a tensor in float64.
+
+        Then it may be one that somebody differentiates by, or varies a little, and float32 would round that off.
+        """
+        return torch.float64 if self._is_precise else scalar_dtype()
+
+    def _complete_entries(self, pairing: Pairing, records: Sequence[Self], entries: list[Tree]) -> None:
+        """Start the state of params that have none yet, as torch does at their first step; refuse what does not fit."""
+        problems: list[str] = []
+        for at, (record, param, entry) in enumerate(zip(records, pairing.params, entries, strict=True)):
+            if not entry:
+                entries[at] = record._init_entry(param)
+                continue
+            for name, shape in record._entry_shapes(param).items():
+                tensor = entry.get(name)
+                if tensor is None and self._starts_empty:
+                    continue
+                if tensor is None or tensor.shape != shape:
+                    got = "is missing" if tensor is None else f"has shape {tuple(tensor.shape)}"
+                    place = format_place("state", pairing.paths[pairing.indices[at]])
+                    problems.append(f"{place}[{name!r}] {got}: expected {tuple(shape)}")
+        if problems:
+            raise TreeError(
+                f"the state does not fit {type(self).__name__} and its params:{bullet_list(problems)}\n"
+                f"optimizer.init(params) makes one that does."
+            )
+
+
+def _choose_memory(pairing: Pairing, records: Sequence[Optimizer], donate: bool) -> Memory:
+    """How a step may use memory: only where nothing follows it may it write over temporaries, or over donations."""
+    if not is_plainly_eager() or under_forward_mode():
+        return Memory()
+    if torch.is_grad_enabled():
+        # A record has tensors only where they are not numbers: there they are differentiated.
+        if any(record._has_tensors for record in records) or any(grad.requires_grad for grad in pairing.grads):
+            return Memory()
+        for entry in pairing.entries:
+            if any(isinstance(value, Tensor) and value.requires_grad for value in entry.values()):
+                return Memory()
+        # A leaf may be written over, as torch.optim does; the result of something else has a graph to keep.
+        if any(param.requires_grad and not (donate and param.is_leaf) for param in pairing.params):
+            return Memory()
+    return Memory(donates=donate, reuses=True)
+
+
+def _copy_structure(tree: TreeLike, prefix: str, paths: list[str], leaves: list[tuple[Tree, str, Any]]) -> Tree:
+    """The dicts of a tree without its leaves, which are listed with their paths and with where they belong."""
+    copy: Tree = {}
+    for key, value in tree.items():
+        path = join(prefix, key)
+        if isinstance(value, Mapping):
+            copy[key] = _copy_structure(value, path, paths, leaves)
+        else:
+            copy[key] = None  # the order of keys
+            paths.append(path)
+            leaves.append((copy, key, value))
+    return copy
+
+
+def _param_error(problems: list[str]) -> TreeError:
+    return TreeError(f"the params cannot be optimized:{bullet_list(problems)}")
+
+
+def _has_tensor(value: Any) -> bool:
+    return isinstance(value, Tensor) or (isinstance(value, tuple) and any(map(_has_tensor, value)))
+
+
+def _has_float64_tensor(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return any(map(_has_float64_tensor, value))
+    return isinstance(value, Tensor) and value.dtype == torch.float64
+
+
+def _differs(value: Any, default: Any) -> bool:
+    return isinstance(value, Tensor) or value != default

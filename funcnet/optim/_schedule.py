@@ -1,0 +1,183 @@
+"""What every schedule is: a frozen record that is a function of the step."""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from funcnet._format import join_words
+from funcnet._torch import assume_constant_result, register_constant
+from funcnet.optim._replay import HasHyperparameters, Hyperparameters, Replay, Scheduler, read_groups
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """Hyperparameters as a function of the step, with the floats of the scheduler of the same name in torch.
+
+    A schedule has no state: how far a run has come is one number, the step, and that is all there is to save. Its
+    first argument is the optimizer that it is for, whose learning rate, momentum and groups it starts from, or a
+    learning rate; all others are those of the scheduler in ``torch.optim.lr_scheduler``, which also checks them. Where
+    that one takes a list with an entry for each group, the first entry is for the params that are in no group.
+
+    Any function of the step that returns a number is a schedule too: ``optimizer.step(..., lr=function(step))``.
+    """
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        register_constant(cls)  # so that compiled code may call it with a step that is a Python int
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, list):
+                object.__setattr__(self, field.name, tuple(value))
+        self._replay  # noqa: B018  # torch's scheduler is built, which refuses arguments that are wrong
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
+    @property
+    def _replay(self) -> Replay:
+        replay: Replay | None = self.__dict__.get("_cached_replay")
+        if replay is None:
+            replay = Replay(self._build, read_groups(self._source()))
+            self.__dict__["_cached_replay"] = replay
+        return replay
+
+    def _source(self) -> HasHyperparameters | float:
+        """The optimizer or the learning rate that the schedule starts from."""
+        source: HasHyperparameters | float = getattr(self, "optimizer")
+        return source
+
+    def _build(self, optimizer: torch.optim.Optimizer) -> Scheduler:
+        """The scheduler of torch for an optimizer of torch."""
+        cls = getattr(torch.optim.lr_scheduler, type(self).__name__)
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return cls(**{**values, "optimizer": optimizer})
+
+    def __call__(self, step: int | Tensor) -> float:
+        """The learning rate after ``step`` steps, which is 0 at the start; for ``optimizer.step(..., lr=...)``.
+
+        Raises:
+            TypeError: if the schedule moves more than one learning rate, which :meth:`hyperparameters` returns.
+            ValueError: if the step is negative, or beyond the end that some schedules have.
+        """
+        values = self.hyperparameters(step)
+        if len(values) > 1:
+            raise TypeError(
+                f"{type(self).__name__} moves {join_words(map(repr, values))}, not one learning rate: call "
+                "optimizer.step(params, grads, state, **schedule.hyperparameters(step))."
+            )
+        lr: float = values["lr"]
+        return lr
+
+    def hyperparameters(self, step: int | Tensor) -> Hyperparameters:
+        """All that the schedule moves, by name, for ``optimizer.step(..., **schedule.hyperparameters(step))``.
+
+        Args:
+            step: how many steps of the scheduler came before: 0 at the start.
+
+        Returns:
+            The learning rate as ``lr``; ``momentum`` or ``betas``, if the schedule moves them; and ``groups``, if the
+            optimizer has groups with values of their own.
+
+        >>> from funcnet.optim import ExponentialLR
+        >>> ExponentialLR(0.5, gamma=0.5).hyperparameters(1)
+        {'lr': 0.25}
+        """
+        return _differences(self._source(), read_step(self, _as_step(step)), self._moves_momentum())
+
+    def table(self, steps: int, *, device: torch.device | str | None = None) -> Tensor:
+        """The learning rates of the first ``steps`` steps, shape (steps,), float64; of several groups, (steps, groups).
+
+        Compiled code and vmap, where the step is a tensor, read ``table.gather(0, step)``.
+
+        >>> from funcnet.optim import ExponentialLR
+        >>> ExponentialLR(0.5, gamma=0.5).table(3)
+        tensor([0.5000, 0.2500, 0.1250], dtype=torch.float64)
+        """
+        rows = [[group["lr"] for group in read_step(self, step)] for step in range(steps)]
+        table = torch.tensor(rows, dtype=torch.float64, device=device).reshape(steps, -1)
+        return table[:, 0] if table.shape[1] == 1 else table
+
+    def to_torch(self, optimizer: torch.optim.Optimizer, step: int = 0) -> Scheduler:
+        """The scheduler of torch that goes on from this step, and drives an optimizer of torch.
+
+        It writes to the optimizer's groups, as a scheduler does; they count in the order of their group in the record,
+        after the params that are in no group.
+
+        Args:
+            optimizer: an optimizer of torch with the learning rates that this schedule starts from.
+            step: how many steps came before.
+
+        >>> from funcnet.optim import StepLR
+        >>> optimizer = torch.optim.SGD([torch.ones(1)], lr=0.5)
+        >>> scheduler = StepLR(0.5, step_size=2).to_torch(optimizer, step=3)
+        >>> scheduler.get_last_lr(), scheduler.last_epoch
+        ([0.05], 3)
+        """
+        groups = [
+            {name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups
+        ]
+        scheduler = self._build(optimizer)  # which also makes the optimizer count its steps for schedulers
+        if step:
+            replay = Replay(self._build, groups)
+            moved = replay.read(step)
+            scheduler = replay.scheduler
+            _hand_over(scheduler, optimizer)
+            for group, values in zip(optimizer.param_groups, moved, strict=True):
+                group.update(values)
+        return scheduler
+
+    def _moves_momentum(self) -> bool:
+        return False
+
+
+def _hand_over(scheduler: Scheduler, optimizer: torch.optim.Optimizer) -> None:
+    """Let a scheduler, and those that it is made of, write to another optimizer."""
+    scheduler.optimizer = optimizer
+    for part in getattr(scheduler, "_schedulers", ()):
+        _hand_over(part, optimizer)
+
+
+@assume_constant_result
+def read_step(schedule: Schedule, step: int) -> tuple[Hyperparameters, ...]:
+    """The groups of a schedule at a step; compiled code takes them for constants."""
+    return schedule._replay.read(step)
+
+
+def _as_step(step: int | Tensor) -> int:
+    if torch.compiler.is_compiling() and isinstance(step, Tensor):
+        raise TypeError(
+            "a schedule takes a step that is a number. Compiled code that has it as a tensor reads a table that was "
+            "made outside: table = schedule.table(steps), then table.gather(0, step)."
+        )
+    number = operator.index(step)
+    if number < 0:
+        raise ValueError(f"a schedule counts steps from 0, got {number}.")
+    return number
+
+
+def _differences(
+    source: HasHyperparameters | float, groups: Sequence[Hyperparameters], moves_momentum: bool
+) -> Hyperparameters:
+    """What ``Optimizer.step`` takes: values of the params in no group, and those of groups that differ or are own."""
+    names = [name for name in groups[0] if name == "lr" or moves_momentum]
+    result: Hyperparameters = {name: groups[0][name] for name in names}
+    if len(groups) == 1:
+        return result
+    assert not isinstance(source, (int, float, Tensor))
+    of_groups = {}
+    for (selector, own), group in zip(source.groups.items(), groups[1:], strict=True):
+        values = {name: group[name] for name in names if name in own or group[name] != result[name]}
+        if values:
+            of_groups[selector] = values
+    return {**result, "groups": of_groups} if of_groups else result

@@ -1,0 +1,121 @@
+"""The arithmetic of an update: one body for steps that may write over memory and for steps that may not.
+
+Where all scalars are numbers these are torch's own kernels. Where one is a tensor (a learning rate under vmap, a step
+count in compiled code) they are forms that take tensors and have the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from funcnet.optim._scalars import Scalar, as_scalar
+
+_HALF_DTYPES = (torch.float16, torch.bfloat16)
+_ONE = torch.ones((), dtype=torch.float32)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a step may write over. The operations of a body take one of these flags as ``over``.
+
+    Args:
+        donates: params and tensors of the state.
+        reuses: tensors that the step itself made. Nobody differentiates through such a step.
+    """
+
+    donates: bool = False
+    reuses: bool = False
+
+    def next_step(self, step: Tensor) -> tuple[Scalar, Tensor]:
+        """The count of this step, from 1 on, as a scalar and as the entry of the next state."""
+        one = _ONE if self.reuses and step.dtype == torch.float32 else 1  # a tensor is added more quickly
+        step = step.add_(one) if self.donates else step + one
+        return as_scalar(step), step
+
+    def sqrt(self, x: Tensor, over: bool = False) -> Tensor:
+        """The square root; its derivative at 0 is 0, where torch's is infinite and makes NaN of a gradient of zero."""
+        if self.reuses:
+            return x.sqrt_() if over else x.sqrt()
+        is_zero = x == 0
+        return torch.where(is_zero, 0, torch.where(is_zero, 1, x).sqrt())
+
+
+def mul(x: Tensor, factor: Scalar, over: bool = False) -> Tensor:
+    """``x * factor``; written over ``x`` if ``over`` is true."""
+    if isinstance(factor, Tensor):
+        return _in_compute_dtype(torch.mul, x, factor)
+    return x.mul_(factor) if over else torch.mul(x, factor)
+
+
+def div(x: Tensor, divisor: Scalar, over: bool = False) -> Tensor:
+    """``x / divisor``; written over ``x`` if ``over`` is true."""
+    if isinstance(divisor, Tensor):
+        return _in_compute_dtype(torch.div, x, divisor)
+    return x.div_(divisor) if over else torch.div(x, divisor)
+
+
+def add_scalar(x: Tensor, value: Scalar, over: bool = False) -> Tensor:
+    """``x + value``; written over ``x`` if ``over`` is true."""
+    if isinstance(value, Tensor):
+        return _in_compute_dtype(torch.add, x, value)
+    return x.add_(value) if over else torch.add(x, value)
+
+
+def add(x: Tensor, y: Tensor, alpha: Scalar, over: bool = False) -> Tensor:
+    """``x + alpha * y``; written over ``x`` if ``over`` is true."""
+    if isinstance(alpha, Tensor):
+        if y.is_sparse:
+            return x + y * alpha.to(y.dtype)
+        return _in_compute_dtype(torch.addcmul, x, y, alpha)
+    return x.add_(y, alpha=alpha) if over else torch.add(x, y, alpha=alpha)
+
+
+def lerp(x: Tensor, y: Tensor, weight: Scalar, over: bool = False) -> Tensor:
+    """``x + weight * (y - x)``; written over ``x`` if ``over`` is true."""
+    if isinstance(weight, Tensor):
+        return _in_compute_dtype(torch.lerp, x, y, weight)
+    return x.lerp_(y, weight) if over else torch.lerp(x, y, weight)
+
+
+def addcmul(x: Tensor, y: Tensor, z: Tensor, value: Scalar = 1, over: bool = False) -> Tensor:
+    """``x + value * y * z``; written over ``x`` if ``over`` is true."""
+    if isinstance(value, Tensor):
+        return _in_compute_dtype(lambda x, y, z, value: torch.addcmul(x, value * y, z), x, y, z, value)
+    return x.addcmul_(y, z, value=value) if over else torch.addcmul(x, y, z, value=value)
+
+
+def addcdiv(x: Tensor, y: Tensor, z: Tensor, value: Scalar = 1, over: bool = False) -> Tensor:
+    """``x + value * y / z``; written over ``x`` if ``over`` is true."""
+    if isinstance(value, Tensor):
+        return _in_compute_dtype(lambda x, y, z, value: torch.addcdiv(x, value * y, z), x, y, z, value)
+    return x.addcdiv_(y, z, value=value) if over else torch.addcdiv(x, y, z, value=value)
+
+
+def maximum(x: Tensor, y: Tensor, over: bool = False) -> Tensor:
+    """The larger of ``x`` and ``y``, element by element; written over ``x`` if ``over`` is true."""
+    return torch.maximum(x, y, out=x) if over else torch.maximum(x, y)
+
+
+def _in_compute_dtype(function: Callable[..., Tensor], x: Tensor, *rest: Tensor) -> Tensor:
+    """The function of tensors and 0-d float64 scalars, rounded as by a kernel that takes the scalars as numbers.
+
+    Kernels compute half dtypes in float32, and round numbers to the dtype in which they compute.
+    """
+    if x.dtype in _HALF_DTYPES:
+        return function(*[tensor.to(x.device, torch.float32) for tensor in (x, *rest)]).to(x.dtype)
+    dtype = x.dtype.to_real()
+    return function(x, *[tensor if tensor.is_complex() else tensor.to(x.device, dtype) for tensor in rest])
+
+
+def as_real(tensor: Tensor) -> Tensor:
+    """A view of a complex tensor as pairs of real numbers; a real tensor as it is."""
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
+def as_dtype_of(tensor: Tensor, like: Tensor) -> Tensor:
+    """Pairs of real numbers as a complex tensor, where ``like`` is complex; the inverse of :func:`as_real`."""
+    return torch.view_as_complex(tensor) if like.is_complex() else tensor

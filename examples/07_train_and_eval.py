@@ -1,13 +1,33 @@
 """Train and eval mode.
 
 What BatchNorm and Dropout hide in a module are arguments here: the mode is train=, the running statistics are buffers
-that go in and come out, the random numbers come from rng=. Nothing changes unless you keep what is returned.
+that go in and come out, the random numbers come from rng=. Nothing changes unless you keep what is returned. So it is
+with state of your own, such as the cache of a decoder: it goes in, and comes out.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import funcnet as fn
+
+
+@fn.compose(qkv=fn.Linear(8, 24))
+def attend(p, token, cache=()):
+    """Attention of one token to itself and to those before it, whose keys and values are in the cache."""
+    q, k, v = p.qkv(token).chunk(3, -1)
+    cache = (*cache, (k, v))
+    keys, values = (torch.cat(tensors) for tensors in zip(*cache, strict=True))
+    return F.scaled_dot_product_attention(q, keys, values), cache
+
+
+@fn.compose(qkv=fn.Linear(8, 24))
+def attend_and_append(p, token, cache):
+    """The same as one would write it in a module: the list that the caller gave grows."""
+    q, k, v = p.qkv(token).chunk(3, -1)
+    cache.append((k, v))
+    keys, values = (torch.cat(tensors) for tensors in zip(*cache, strict=True))
+    return F.scaled_dot_product_attention(q, keys, values)
 
 
 def main() -> None:
@@ -64,6 +84,23 @@ def main() -> None:
     assert torch.equal(y, y_module)
     assert torch.equal(same_buffers["1"]["running_mean"], new_buffers["1"]["running_mean"])
     print("with BatchNorm frozen, num_batches_tracked stays", int(same_buffers["1"]["num_batches_tracked"]))
+
+    # A cache is returned as buffers are. Token by token gives what one causal call gives, but for rounding.
+    params, _ = attend.init(0)
+    cache, outputs = (), []
+    for token in x.split(1):
+        y, cache = attend(params, token, cache)
+        outputs.append(y)
+    q, k, v = fn.Linear(8, 24)(params["qkv"], x).chunk(3, -1)
+    assert torch.allclose(torch.cat(outputs), F.scaled_dot_product_attention(q, k, v, is_causal=True), atol=1e-6)
+
+    # A list that grows in the call would give other numbers in the next one. It is refused, and as it was.
+    cache = []
+    try:
+        attend_and_append(params, x[:1], cache)
+    except fn.PurityError as error:
+        print("a list that grows:", error)
+    assert cache == []
 
 
 if __name__ == "__main__":

@@ -475,3 +475,16 @@ def is_internal_function(function: object) -> bool:
     module = getattr(function, "__module__", None) or ""
     internals = ("torch._functorch", "torch._C._functorch", "torch._dynamo", "torch._higher_order_ops")
     return module.startswith(internals) or isinstance(function, torch._ops.HigherOrderOperator)
+
+
+def size_expression(size: int | torch.SymInt) -> Any:
+    """A size as an int, or as a sympy expression of free sizes."""
+    if isinstance(size, int):
+        return size
+    return int(size.node.expr) if size.node.expr.is_number else size.node.expr
+
+
+def tracer_source_name(source: Any) -> str:
+    """What torch's tracer calls an input of a graph."""
+    name = source.name  # a method before torch 2.10, and a property since
+    return name() if callable(name) else name

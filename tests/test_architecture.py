@@ -13,10 +13,11 @@ import funcnet
 ROOT = Path(funcnet.__file__).parent
 TESTS = Path(__file__).parent
 LEVELS = [
-    {"_errors", "_format", "_typing", "_torch", "_context", "_tensors", "_torch_functions"},
+    {"_errors", "_format", "_typing", "_torch", "_context", "_tensors", "_reachable", "_torch_functions"},
     {"tree"},
     {"checkpoint"},
     {"random"},
+    {"kernels"},
     {"init"},
     {"core"},
     {"combinators"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -95,7 +96,7 @@ def from_module(module: nn.Module, *, example_inputs: object = None, copy: bool 
         if example_inputs is None:
             raise lazy_error(module)
         module = copy_with_shapes(module, example_inputs)
-    net = convert_module(module)
+    net = convert_module(module, {})
     named_params = list(named_tensors(module, "_parameters"))
     owners = set(getattr(module, TIE_OWNERS, ()))
     params, param_owners = _collect_tensors(named_params, owners, copy)
@@ -106,6 +107,8 @@ def from_module(module: nn.Module, *, example_inputs: object = None, copy: bool 
     frozen = [path for path, param in named_params if path in params and not param.requires_grad and is_inexact(param)]
     if frozen:
         net = net.freeze(set(frozen).__contains__)
+    if shared := _find_shared_modules(module):
+        net = net._with_edits(replace(net._edits, shared=shared))
     return net, unflatten(params), unflatten(buffers)
 
 
@@ -184,19 +187,41 @@ def _collect_tensors(
     return flat, {path: owner_by_path[path] for path in tensors if owner_by_path[path] != path}
 
 
-def convert_module(module: nn.Module) -> Net:
-    """The net for a module: one of funcnet's own where that is exact, else ``Wrapped``."""
+def _find_shared_modules(module: nn.Module) -> tuple[tuple[str, str], ...]:
+    """The further paths of modules that are at several, with their first paths; what is below them is left out."""
+    first_path_by_id: dict[int, str] = {}
+    shared: dict[str, str] = {}
+    for path, submodule in named_modules(module):
+        first_path = first_path_by_id.setdefault(id(submodule), path)
+        if first_path != path:
+            shared[path] = first_path
+    return tuple((path, first) for path, first in shared.items() if path.rpartition(".")[0] not in shared)
+
+
+def convert_module(module: nn.Module, nets: dict[int, Net]) -> Net:
+    """The net for a module: one of funcnet's own where that is exact, else ``Wrapped``.
+
+    Args:
+        module: what to convert.
+        nets: the nets of modules that are converted already, by the id of the module.
+    """
     module = unwrap_module(module)
+    if id(module) not in nets:
+        nets[id(module)] = _convert_new_module(module, nets)
+    return nets[id(module)]
+
+
+def _convert_new_module(module: nn.Module, nets: dict[int, Net]) -> Net:
     lists = parametrization_lists_of(module)
     base = module_without_parametrizations(module) if lists else module
-    net = None if _is_altered(base) else _native_net(base)
+    net = None if _is_altered(base) else _native_net(base, nets)
     if net is not None and lists:
-        net = parametrize_net(net, {name: convert_module(computed) for name, computed in lists.items()})
+        net = parametrize_net(net, {name: convert_module(computed, nets) for name, computed in lists.items()})
     net = None if net is None else adopt_module_tensors(net, module)
-    return Wrapped.of(module, convert_module) if net is None else net
+    return Wrapped.of(module, lambda child: convert_module(child, nets)) if net is None else net
 
 
-def _native_net(module: nn.Module) -> Net | None:
+def _native_net(module: nn.Module, nets: dict[int, Net]) -> Net | None:
     """The net of funcnet's own that computes what a module computes; None if there is none."""
     kind = type(module)
     if kind in STOCK_PARAMETRIZATIONS:
@@ -208,7 +233,7 @@ def _native_net(module: nn.Module) -> Net | None:
     containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.utils.parametrize.ParametrizationList)
     if kind not in COUNTERPARTS and kind not in containers and not isinstance(module, (FunctionModule, Body)):
         return None  # its children are converted elsewhere
-    children = {name: convert_module(child) for name, child in module._modules.items() if child is not None}
+    children = {name: convert_module(child, nets) for name, child in module._modules.items() if child is not None}
     if kind in COUNTERPARTS:
         try:
             return COUNTERPARTS[kind].from_module(module, children)

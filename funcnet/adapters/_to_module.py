@@ -67,6 +67,23 @@ def build_module(net: Net, params: TreeLike, buffers: TreeLike, *, copy: bool) -
                 setattr(submodule, name, tensors[owner])  # recurrent modules also keep a list of their weights
             else:
                 submodule._buffers[name] = tensors[owner]
+    _share_modules(module, net)
     if aliases:
         setattr(module, TIE_OWNERS, tuple(aliases.values()))
     return module
+
+
+def _share_modules(module: nn.Module, net: Net) -> None:
+    """Put one module at several paths where the module that the net came from had one, and the net still does."""
+    nets, aliases = dict(net.named_nets()), net.aliases
+
+    def tensors_at(path: str) -> list[str]:
+        keys = [join(path, key) for key in nets[path]._all_entries]
+        return [aliases.get(key, key) for key in keys]
+
+    for outer, part in net.named_nets():
+        for inner_path, inner_first in part._edits.shared:
+            path, first = join(outer, inner_path), join(outer, inner_first)
+            if {path, first} <= set(nets) and nets[path] == nets[first] and tensors_at(path) == tensors_at(first):
+                parent, _, name = path.rpartition(".")
+                module.get_submodule(parent)._modules[name] = module.get_submodule(first)

@@ -18,6 +18,9 @@ COMMANDS = {
     "diff": "Compare two checkpoints of any formats: names, shapes, dtypes, ties, and values bit by bit.",
     "verify": "Check the certificate of a conversion: prove its rules again, carry them out, and hash both sides.",
     "source": "Write a module down as plain torch and F calls over its params, checked to give the module's own bits.",
+    "trace": "Trace a module once, and print its forward as plain torch and F calls over its params.",
+    "effects": "Say what a call does besides computing its output, by path and line: draws, hidden states and more.",
+    "summary": "Show what is in a module: paths, types, output shapes, parameters and bytes.",
     "match": "Propose rules from a checkpoint to another layout: by prefixes, shapes, words in names, and order.",
     "rules": "Print ready rules: from a GPT-2, Llama or BERT of transformers to funcnet.models, or from Flax to torch.",
 }

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+Target = Annotated[
+    str,
+    typer.Argument(
+        metavar="TARGET",
+        help='A module, "package.module:callable(args)"; the arguments are Python literals. The current folder is '
+        "importable.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Inputs = Annotated[
     list[str] | None,
@@ -32,4 +41,8 @@ Select = Annotated[
         "matches counts.",
         show_default=False,
     ),
+]
+Train = Annotated[bool, typer.Option("--train", help="Call it in training mode.")]
+Output = Annotated[
+    Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write to a file.", show_default=False)
 ]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 
 import typer
 from rich import box
@@ -20,8 +22,14 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
+
+from funcnet._errors import FuncnetError
+
+CALL_ERRORS = (FuncnetError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, NotImplementedError)
+"""The errors by which a module of a user says that it does not take the inputs."""
 
 
 def stdout_console() -> Console:
@@ -99,6 +107,30 @@ def plain_text(*lines: str) -> Text:
     """
     printable = ("".join(c if c.isprintable() else repr(c)[1:-1] for c in line) for line in lines)
     return Text("\n".join(printable))
+
+
+@contextmanager
+def user_code() -> Iterator[None]:
+    """A block that runs code of the user: the current folder is importable, and what the code prints goes to stderr."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    with redirect_stdout(sys.stderr):
+        yield
+
+
+def write_lines(file: Path, text: str) -> None:
+    """Write text to a file, and say so on stderr."""
+    file.write_text(text if text.endswith("\n") else f"{text}\n", encoding="utf-8")
+    stderr_console().print(Text(f"{file}: {len(text.splitlines())} lines"), soft_wrap=True)
+
+
+def print_code(program: str) -> None:
+    """Print Python code to stdout, with colours on a terminal."""
+    console = stdout_console()
+    if console.is_terminal:
+        console.print(Syntax(program, "python", theme="ansi_dark", background_color="default"))
+    else:
+        sys.stdout.write(program if program.endswith("\n") else f"{program}\n")
 
 
 def print_json(value: object) -> None:

@@ -14,7 +14,7 @@ from funcnet.random.internals import preserve_torch_state
 
 
 def built_target(
-    target: str, inputs: Sequence[str], seed: int
+    target: str, inputs: Sequence[str], seed: int, needs_input: bool = True
 ) -> tuple[nn.Module, tuple[Tensor, ...], dict[str, Tensor]]:
     """Build the module that a text names, and the inputs that others describe.
 
@@ -24,6 +24,7 @@ def built_target(
         target: ``"package.module:callable(args)"``.
         inputs: each like ``"float32[2,3,64,64]"`` or ``"input_ids=int64[2,12]<100"``.
         seed: for the weights and the inputs.
+        needs_input: whether a module without an input is refused.
 
     Raises:
         CompareError: if the target or an input is not understood, or if the module does not build.
@@ -34,7 +35,7 @@ def built_target(
     """
     parsed_target = parse_target(target)
     specs = [parse_input_spec(text) for text in inputs]
-    if not specs:
+    if needs_input and not specs:
         raise CompareError(f"{target!r} needs an input. {SYNTAX}: --input SPEC, once for each.")
     with preserve_torch_state():
         torch.manual_seed(seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -11,20 +11,20 @@ from funcnet.core._kinds import ForeignNet
 from funcnet.core._net import Net
 
 
-def iter_functions(net: Net) -> Iterator[FunctionType]:
-    """The functions that the body of a net may run, parts not included; none where funcnet wrote all of its code.
+def iter_functions(nets: Iterable[Net]) -> Iterator[FunctionType]:
+    """The functions that the bodies of some nets may run, as far as funcnet did not write them, each once.
 
-    These are the methods of its class, or of the classes of a foreign module, functions among its constants, and those
-    functions of the same file that any of these names.
+    These are the methods of their classes, or of the classes of a foreign module, functions among their constants, and
+    those functions of the same file that any of these names.
     """
-    if isinstance(net, ForeignNet):
-        waiting = [value for cls in net.code_classes() for value in _list_methods(cls)]
-    elif net._facts.is_trusted:
-        return
-    elif isinstance(net, Function):
-        waiting = [net.function]
-    else:
-        waiting = [*_list_methods(type(net)), net.forward, *net._named_constants.values()]
+    waiting: list[Any] = []
+    classes: set[type] = set()
+    for net in nets:
+        classes |= net._facts.foreign_classes
+        if not net._facts.is_trusted and not isinstance(net, ForeignNet):
+            classes.add(type(net))
+            waiting += [net.function if isinstance(net, Function) else net.forward, *net._named_constants.values()]
+    waiting += [value for cls in classes for value in _list_methods(cls)]
     visited: set[int] = set()
     while waiting:
         value = waiting.pop()
@@ -42,6 +42,14 @@ def _list_methods(cls: type) -> list[Any]:
     """What stands in the body of a class and of the classes that it extends, except those of torch and funcnet."""
     bases = [base for base in cls.__mro__ if not f"{base.__module__}.".startswith(("torch.", "funcnet.", "builtins."))]
     return [value for base in bases for name, value in vars(base).items() if name != "__init__"]
+
+
+def get_defaults(function: FunctionType) -> dict[str, Any]:
+    """The defaults of the arguments of a function by name."""
+    count = function.__code__.co_argcount
+    defaults = function.__defaults__ or ()
+    by_position = dict(zip(function.__code__.co_varnames[count - len(defaults) : count], defaults, strict=True))
+    return by_position | (function.__kwdefaults__ or {})
 
 
 def iter_code(function: FunctionType) -> Iterator[CodeType]:

@@ -12,14 +12,22 @@ from torch import Tensor
 
 from funcnet._context import can_read_numbers
 from funcnet._errors import PurityError, RandomnessError, TreeError, bullet_list
-from funcnet._tensors import iter_named_tensors
 from funcnet._torch import lazy_clone
 from funcnet._typing import Selector, Tree, TreeLike
+from funcnet.core._body_functions import get_defaults, iter_functions
 from funcnet.core._check import Specs, find_tree_misfits, fits_when_compiled, misfit_error, specs_by_tree
 from funcnet.core._entries import Buffer, Param, has_entries
 from funcnet.core._explain import explain_error
 from funcnet.core._facts import iter_bodies
 from funcnet.core._global_draws import GlobalDrawGuard
+from funcnet.core._input_watch import (
+    InputWatch,
+    name_inputs,
+    read_version,
+    run_and_compare_when_compiled,
+    write_error,
+)
+from funcnet.core._kinds import ForeignNet
 from funcnet.core._ties import drop_aliases, link_buffers, resolve_aliases
 from funcnet.core._view import EMPTY_TREE, PASS_RNG, Call, Mode, draw_source
 from funcnet.core._view_classes import make_view_opener, view_class_of
@@ -58,6 +66,8 @@ class Program:
         self.checked_trees: CheckedTrees | None = None
         self.global_draw_guard = GlobalDrawGuard(net)
         self.compared_modes: set[tuple[Any, bool]] = set()  # in which params were compared before and after a call
+        self.copies_inputs = isinstance(net, ForeignNet)  # so nothing that the caller gave can be written to
+        self.mutable_defaults = list(_iter_mutable_defaults(net))
         self.scratch: set[str] = set()  # paths of params that a foreign forward in eval mode writes to: it gets copies
 
     def drawing_paths(self, train: Mode) -> list[str]:
@@ -189,27 +199,25 @@ class Program:
         to its params (some scale their weights once, and remember that they did), it is left alone: it has copies.
         """
         if torch.compiler.is_compiling():
-            return body(*inputs, **kwargs)
-        if len(inputs) == 1 and not kwargs and type(inputs[0]) is Tensor:  # the common case, without a detour
-            tensors = [("input 0", inputs[0])]
-        else:
-            named = [(f"input {index}", value) for index, value in enumerate(inputs)]
-            named += [(f"input {name!r}", value) for name, value in kwargs.items()]
-            tensors = [item for name, value in named for item in iter_named_tensors(name, value)]
-        versions = [_read_version(tensor) for _, tensor in tensors]
+            if self.copies_inputs or all(isinstance(value, Tensor) for value in (*inputs, *kwargs.values())):
+                return body(*inputs, **kwargs)
+            return run_and_compare_when_compiled(self.net.title(), body, inputs, kwargs)
+        watch = version = None
+        if self.mutable_defaults:
+            named = [] if self.copies_inputs else name_inputs(inputs, kwargs)
+            watch = InputWatch([*named, *self.mutable_defaults])
+        elif not self.copies_inputs:
+            if len(inputs) == 1 and not kwargs and type(inputs[0]) is Tensor:  # the common case, without a detour
+                version = read_version(inputs[0])
+            else:
+                watch = InputWatch(name_inputs(inputs, kwargs))
         flat_params = {} if params is None else flatten(params)
-        param_versions = [_read_version(tensor) for tensor in flat_params.values()]
-        output = body(*inputs, **kwargs)
-        written = [
-            name for (name, tensor), version in zip(tensors, versions, strict=True) if _read_version(tensor) != version
-        ]
-        if written:
-            raise PurityError(
-                f"the body wrote in place to {', '.join(written)}, which belongs to the caller and is changed now. "
-                f"Write x = x + 1 for x += 1, or work on a clone()."
-            )
+        param_versions = [read_version(tensor) for tensor in flat_params.values()]
+        output = body(*inputs, **kwargs) if watch is None else watch.run(self.net.title(), body, inputs, kwargs)
+        if version is not None and read_version(inputs[0]) != version:
+            raise write_error(self.net.title(), ["input 0"])
         if params is not None:
-            new_versions = map(_read_version, flat_params.values())
+            new_versions = map(read_version, flat_params.values())
             paths = [
                 path for path, old, new in zip(flat_params, param_versions, new_versions, strict=True) if old != new
             ]
@@ -274,6 +282,15 @@ def _mode_key(call: Call) -> tuple[bool | None, bool]:
     return call.train if isinstance(call.train, bool) else None, call.rng is None
 
 
+def _iter_mutable_defaults(net: Net) -> Iterator[tuple[str, Any]]:
+    """Defaults of arguments that a body could write to, with their names: all calls of the function share them."""
+    for function in iter_functions(body for _, body in iter_bodies(net)):
+        for name, value in get_defaults(function).items():
+            named = [(f"the default of {name!r} in {function.__qualname__}", value)]
+            if not isinstance(value, Tensor) and not InputWatch(named).is_empty:
+                yield named[0]
+
+
 def _iter_writable_buffers(net: Net, prefix: str = "", in_tree_reader: bool = False) -> Iterator[str]:
     """Paths of the buffers that a body not written by funcnet may write to in place, as ``p.steps += 1`` does."""
     facts = net._facts
@@ -295,11 +312,6 @@ def _copy_buffers(tree: TreeLike, writable: TreeLike) -> Tree:
         else:
             copy[key] = value.clone() if key in writable else value
     return copy
-
-
-def _read_version(tensor: Tensor) -> int:
-    """How often a tensor was written to; constant for inference tensors, which do not count."""
-    return -1 if tensor.is_inference() else tensor._version
 
 
 class CheckedTrees:

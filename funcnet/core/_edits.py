@@ -34,6 +34,8 @@ class Edits:
         dtypes: names of the net's own tensors whose declared dtype is not that of ``parts()``, with the dtype.
         sequences: names of fields that were given as a list or a ``torch.Size``, and which of the two. The record
             holds tuples, which are hashable. They change no result, so nets that differ in this alone are equal.
+        shared: pairs of a path and of the path before it at which the module has the same module. They change no result
+            either.
     """
 
     aliases: tuple[tuple[str, str], ...] = ()
@@ -42,6 +44,7 @@ class Edits:
     order: tuple[str, ...] = ()
     dtypes: tuple[tuple[str, torch.dtype | None], ...] = ()
     sequences: tuple[tuple[str, type], ...] = ()
+    shared: tuple[tuple[str, str], ...] = ()
 
     def edit_parts(self, parts: Mapping[str, Any]) -> dict[str, Any]:
         """Named parts with the nets and the dtypes that were put in the place of others."""

@@ -233,7 +233,7 @@ class Net(RecordValue):
         Raises:
             TreeError: if ``params`` or ``buffers`` do not fit; lists every misfit.
             RandomnessError: if a draw is needed and ``rng`` is None; names the paths.
-            PurityError: if a body wrote to an input or a buffer in place.
+            PurityError: if a body wrote to an input: to a tensor in place, or to a list, a dict or an object.
         """
         return self._program().apply(params, buffers, inputs, kwargs, train, rng, method)
 

@@ -33,7 +33,7 @@ def refuse_swallowed_arguments(net: Net, kwargs: Mapping[str, Any], method: str)
     names = [name for name in kwargs if name in SWALLOWED_ARGUMENTS and name not in parameters]
     if not names or not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
-    functions = [function for _, part in net.named_nets() for function in iter_functions(part)]
+    functions = iter_functions(part for _, part in net.named_nets())
     codes = [code for function in functions for code in iter_code(function)]
     unread = [f"{name}=" for name in names if not any(_takes_or_reads(code, name) for code in codes)]
     if unread:

@@ -8,20 +8,18 @@ comes with its compiled code. And where weights are not wanted, it would copy al
 from __future__ import annotations
 
 import copy
-import logging
 import threading
 import types
 import warnings
 import weakref
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from funcnet._errors import ConversionError, bullet_list
+from funcnet._reachable import ATOM_CLASSES, CellContents, collect_reachable, is_assigned, iter_containers
 from funcnet._torch import module_inside_wrapper
 from funcnet.foreign._module_walk import named_modules
 from funcnet.tree import join
@@ -31,78 +29,7 @@ _T = TypeVar("_T")
 CopiesById: TypeAlias = dict[int, Any]
 """Copies by the id of the object that each is a copy of: the ``memo`` of ``copy.deepcopy``."""
 
-_ATOM_CLASSES = (
-    *(str, bytes, int, float, complex, bool, type(None), type(...), type, slice, range),
-    *(types.ModuleType, types.BuiltinFunctionType, types.CodeType, logging.Logger),
-    *(torch.dtype, torch.device, torch.Size, torch.memory_format, torch.layout, torch.finfo, torch.iinfo),
-)
 _LOCKS = {type(threading.Lock()): threading.Lock, type(threading.RLock()): threading.RLock}
-
-
-class _CellContents(MutableMapping[types.CellType, Any]):
-    """The contents of closures as a mapping whose keys are the cells."""
-
-    def __getitem__(self, cell: types.CellType) -> Any:
-        return cell.cell_contents
-
-    def __setitem__(self, cell: types.CellType, value: object) -> None:
-        cell.cell_contents = value
-
-    def __delitem__(self, cell: types.CellType) -> None: ...
-    def __iter__(self) -> Iterator[types.CellType]:
-        return iter(())
-
-    def __len__(self) -> int:
-        return 0
-
-
-_CELL_CONTENTS = _CellContents()
-
-
-def iter_containers(value: object) -> Iterator[tuple[Any, Iterable[Any]]]:
-    """What a value holds, as pairs of a container and its keys: each ``container[key]`` is one value that it holds."""
-    if isinstance(value, (*_ATOM_CLASSES, Tensor, weakref.ref)):
-        return
-    if isinstance(value, types.FunctionType):
-        yield _CELL_CONTENTS, [cell for cell in value.__closure__ or () if _is_assigned(cell)]
-        yield value.__defaults__ or (), range(len(value.__defaults__ or ()))
-        yield value.__kwdefaults__ or {}, list(value.__kwdefaults__ or {})
-        yield value.__dict__, list(value.__dict__)
-        return
-    if isinstance(value, (types.MethodType, partial)):
-        parts = (value.__func__, value.__self__) if isinstance(value, types.MethodType) else value.__reduce__()[2]
-        yield parts, range(len(parts))
-        return
-    if isinstance(value, (list, tuple, deque)):
-        yield value, range(len(value))
-    elif isinstance(value, (set, frozenset)):
-        yield (items := list(value)), range(len(items))
-    elif isinstance(value, Mapping):
-        yield value, list(value)
-        yield (keys := list(value)), range(len(keys))
-    attributes = getattr(value, "__dict__", None)
-    if isinstance(attributes, dict):
-        # The attribute left out is the code that module.compile() made; it is not copied.
-        yield attributes, [name for name in attributes if name != "_compiled_call_impl"]
-    slots = {name: getattr(value, name) for name in _slot_names(type(value)) if hasattr(value, name)}
-    yield slots, list(slots)
-
-
-def collect_reachable(value: object) -> dict[int, Any]:
-    """All objects that can be reached from a value, itself included, by id."""
-    objects_by_id: dict[int, Any] = {}
-    waiting = [value]
-    while waiting:
-        obj = waiting.pop()
-        if id(obj) in objects_by_id or isinstance(obj, _ATOM_CLASSES):
-            continue
-        objects_by_id[id(obj)] = obj
-        if isinstance(obj, nn.Module) and (inner := module_inside_wrapper(obj)) is not None:
-            waiting.append(inner)  # the compiler's own state is not looked at
-            continue
-        for container, keys in iter_containers(obj):
-            waiting += [container[key] for key in keys]
-    return objects_by_id
 
 
 def deepcopy_isolated(value: _T, memo: CopiesById) -> _T:
@@ -124,7 +51,7 @@ def deepcopy_isolated(value: _T, memo: CopiesById) -> _T:
     result = copy.deepcopy(value, memo)
     for function, hollow in functions.items():
         for cell, new_cell in zip(function.__closure__ or (), hollow.__closure__ or (), strict=True):
-            if _is_assigned(cell):
+            if is_assigned(cell):
                 new_cell.cell_contents = copy.deepcopy(cell.cell_contents, memo)
         hollow.__defaults__ = copy.deepcopy(function.__defaults__, memo)
         hollow.__kwdefaults__ = copy.deepcopy(function.__kwdefaults__, memo)
@@ -139,7 +66,7 @@ def _redirect_weak_references(container: Any, keys: Iterable[Any], memo: CopiesB
     """Replace the weak references in a container by references to the copies of what they refer to."""
     for key in keys:
         value = container[key]
-        if type(value) is weakref.ref and id(value()) in memo and isinstance(container, (list, dict, _CellContents)):
+        if type(value) is weakref.ref and id(value()) in memo and isinstance(container, (list, dict, CellContents)):
             container[key] = weakref.ref(memo[id(value())])
 
 
@@ -147,9 +74,9 @@ def _needs_copy_of_function(value: object) -> bool:
     """Whether a value is a function that holds something that a call could change or that has a copy."""
     if not isinstance(value, types.FunctionType):
         return False
-    contents = [cell.cell_contents for cell in value.__closure__ or () if _is_assigned(cell)]
+    contents = [cell.cell_contents for cell in value.__closure__ or () if is_assigned(cell)]
     contents += [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
-    harmless = (types.FunctionType, *_ATOM_CLASSES)
+    harmless = (types.FunctionType, *ATOM_CLASSES)
     return any(
         not isinstance(content, harmless) or _needs_copy_of_function(content)
         for content in contents
@@ -168,25 +95,6 @@ def _copy_function_hollow(function: types.FunctionType, memo: CopiesById) -> typ
         function.__doc__,
     )
     return hollow
-
-
-def _is_assigned(cell: types.CellType) -> bool:
-    try:
-        cell.cell_contents  # noqa: B018
-    except ValueError:
-        return False
-    return True
-
-
-def _slot_names(cls: type) -> Iterator[str]:
-    for base in cls.__mro__:
-        if base.__module__ not in ("builtins", "collections"):
-            names = base.__dict__.get("__slots__", ())
-            yield from (
-                name
-                for name in ((names,) if isinstance(names, str) else names)
-                if name not in ("__dict__", "__weakref__")
-            )
 
 
 def copy_without_weights(module: nn.Module) -> nn.Module:

@@ -8,7 +8,6 @@ with the weights of that call, and is not leased again.
 
 from __future__ import annotations
 
-import random
 import sys
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,21 +16,15 @@ from itertools import chain
 from operator import is_
 from typing import Any, TypeAlias
 
-import torch
 from torch import Tensor, nn
 
+from funcnet._reachable import collect_reachable, iter_containers
 from funcnet._typing import Tree, TreeLike
-from funcnet.core.internals import Call
+from funcnet.core.internals import Call, copy_inner_state
 from funcnet.foreign._carried_values import copy_extra_states, repr_to_keep
 from funcnet.foreign._draws_by_path import note_running_paths, wrap_drawing_forwards
-from funcnet.foreign._isolated_copies import (
-    collect_reachable,
-    copy_without_weights,
-    deepcopy_isolated,
-    iter_containers,
-)
+from funcnet.foreign._isolated_copies import copy_without_weights, deepcopy_isolated
 from funcnet.foreign._module_walk import named_modules
-from funcnet.random.internals import GeneratorStates
 from funcnet.tree import join
 
 TrainFlags: TypeAlias = bool | tuple[bool, ...]
@@ -69,6 +62,18 @@ class CopyPool:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._set_up(**state)
+
+    def replace_children(self, modules: Mapping[str, nn.Module]) -> CopyPool:
+        """The pool of a module with other children under some names, wherever it refers to them."""
+        memo: dict[int, Any] = {}
+        for name, new_child in modules.items():
+            old_child = self.module.get_submodule(name)
+            for named in (nn.Module.named_modules, nn.Module.named_parameters, nn.Module.named_buffers):
+                new_objects = dict(named(new_child))
+                memo.update({id(old): new_objects[path] for path, old in named(old_child) if path in new_objects})
+        pool = object.__new__(CopyPool)
+        pool._set_up(copy_without_weights(deepcopy_isolated(self.module, memo)), self.extra_states, None)
+        return pool
 
     @cached_property
     def _shared_ids(self) -> set[int]:
@@ -299,7 +304,7 @@ class Snapshot:
                 self._empty.append(obj)
             elif type(obj) is list:
                 self._lists.append(obj)
-            elif (state := _copy_inner_state(obj)) is not None:
+            elif (state := copy_inner_state(obj)) is not None:
                 self._inner_states.append((obj, state))
             elif hasattr(obj, "__next__"):
                 self._has_iterator = True  # how far an iterator has come cannot be seen
@@ -333,7 +338,7 @@ class Snapshot:
         return (
             all(tensor._version == version for tensor, version in self._tensors)
             and all(_are_same(_iter_contents(obj), contents) for obj, contents in self._others)
-            and all(_copy_inner_state(obj) == state for obj, state in self._inner_states)
+            and all(copy_inner_state(obj) == state for obj, state in self._inner_states)
         )
 
     def _values_are_same(self) -> bool:
@@ -372,14 +377,3 @@ def _are_same(contents: Iterable[Any], contents_before: list[Any]) -> bool:
 
 def _iter_contents(value: object) -> Iterator[Any]:
     return (container[key] for container, keys in iter_containers(value) for key in keys)
-
-
-def _copy_inner_state(value: Any) -> object:
-    """A copy of the state inside a value that holds nothing by name, such as a generator; None if it has no such."""
-    if isinstance(value, torch.Generator):
-        return GeneratorStates([value])
-    if isinstance(value, random.Random):
-        return value.getstate()
-    if isinstance(value, (bytearray, memoryview)) or hasattr(value, "__array_interface__"):
-        return bytes(value) if isinstance(value, bytearray) else value.tobytes()
-    return None

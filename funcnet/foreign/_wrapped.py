@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from funcnet._context import transform_levels, under_vmap
 from funcnet._errors import InitError
+from funcnet._reachable import collect_reachable
 from funcnet._torch import MODULE_CALL_CODE
 from funcnet._typing import Tree
 from funcnet.core import Buffer, Net, Param, View
@@ -25,7 +27,7 @@ from funcnet.core.internals import EMPTY_TREE, ForeignNet, call_and_path, dtype_
 from funcnet.foreign._carried_values import UNKNOWN_VALUE, carried_value
 from funcnet.foreign._compiled_call import run_while_compiling
 from funcnet.foreign._draws_by_path import find_drawing_submodule
-from funcnet.foreign._isolated_copies import CopiesById, collect_reachable, deepcopy_isolated
+from funcnet.foreign._isolated_copies import CopiesById, deepcopy_isolated
 from funcnet.foreign._leased_copies import CopyPool, LeasedCopy, TrainFlags
 from funcnet.random import Stream
 from funcnet.tree import join
@@ -139,6 +141,11 @@ class Wrapped(ForeignNet):
         del module, run  # because all references to the copy are counted
         self.copy_pool.return_copy(flags, leased)
         return output
+
+    def _with_children(self, nets: Mapping[str, Net]) -> Net:
+        modules = {name: net.as_module() for name, net in nets.items()}
+        children = tuple((name, nets.get(name, child)) for name, child in self.children)
+        return replace(self, copy_pool=self.copy_pool.replace_children(modules), children=children)
 
     def _train_flags(self, is_training: Callable[[str], bool], path: str) -> tuple[bool, ...]:
         return tuple(bool(is_training(join(path, submodule_path))) for submodule_path in self.copy_pool.paths)

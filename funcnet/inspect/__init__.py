@@ -1,7 +1,7 @@
 """What a net is and what it does, told before it is trusted with real work.
 
-summary    shows paths, types, output shapes, parameters and bytes of a net.
-effects    runs a call once and lists what it does besides computing its output.
+summary    shows paths, types, output shapes, parameters and bytes of a net or module.
+effects    runs copies and lists what a call does besides computing its output.
 """
 
 from funcnet.inspect._effect_report import Effect as Effect

@@ -24,7 +24,7 @@ from funcnet.inspect._operator_effects import (
     iter_written_tensors,
     without_work_space,
 )
-from funcnet.inspect._tensor_origins import DRAWN, GivenMemory, Names, TensorOrigins, memory_of, tensor_leaves
+from funcnet.inspect._tensor_origins import DRAWN, Names, TensorOrigins, memory_of, tensor_leaves
 from funcnet.random.internals import PythonGenerators
 from funcnet.tree import join
 
@@ -52,6 +52,7 @@ class CallWatch(DispatchMode):
         self._suspects: list[tuple[Location, str]] = []
         self._overwritten: list[tuple[Tensor, Tensor]] = []
         self._generator_states: Mapping[str, object] = {}
+        self._replaced_buffers: dict[str, tuple[object, list[tuple[str, Location]]]] = {}
         for path, submodule in module.named_modules():
             submodule.register_forward_pre_hook(self._on_start, prepend=True, with_kwargs=True)
             submodule.register_forward_hook(self._on_end, with_kwargs=True, always_call=True)
@@ -71,9 +72,11 @@ class CallWatch(DispatchMode):
         return tuple(
             Effect(kind, location.path, location.file, location.line, location.code, "; ".join(details))
             for (kind, location), details in sorted(self._details.items(), key=sort_key)
+            if details
         )
 
-    def _report(self, kind: str, detail: str, location: Location | None = None) -> None:
+    def report(self, kind: str, detail: str, location: Location | None = None) -> None:
+        """Report an effect, by default at the path and line that are running."""
         self._details.setdefault((kind, location or self.stack.locate()), {})[detail] = None
 
     def _name_operation(self, operator: Any = None) -> str:
@@ -94,7 +97,7 @@ class CallWatch(DispatchMode):
                 location, name = self._suspects[-1]
             else:
                 location, name = Location("", *self.stack.locate()[1:]), "the output"
-            self._report("mixes examples", f"{name} moves examples to the place of others", location)
+            self.report("mixes examples", f"{name} moves examples to the place of others", location)
 
     # --- modules ---
 
@@ -115,10 +118,17 @@ class CallWatch(DispatchMode):
         if self.stack.visits:
             self.stack.visits[-1].handed.update(memory for memory in map(memory_of, tensors) if memory is not None)
 
-    def _on_new_buffer(self, path: str, name: str, value: object) -> None:
-        if isinstance(value, Tensor):
-            self.origins.register(value, GivenMemory("buffers", join(path, name)))
-        self._report("writes buffer", f"replaces {join(path, name)}")
+    def _on_new_buffer(self, path: str, name: str, old: object, new: object) -> None:
+        path = join(path, name)
+        original, places = self._replaced_buffers.setdefault(path, (old, []))
+        detail = f"replaces {path}"
+        if new is original:  # it was replaced for a while, as functional_call does
+            for place in places:
+                self._details[place].pop(detail, None)
+            places.clear()
+        else:
+            places.append(("writes buffer", self.stack.locate()))
+            self.report("writes buffer", detail)
 
     def _check_python_draws(self) -> None:
         """Report draws of Python's and NumPy's generators, of which the module is known, but not the line."""
@@ -127,7 +137,7 @@ class CallWatch(DispatchMode):
             if self._generator_states.get(name) not in (None, state):
                 code = type(self.stack.visits[-1].module).forward.__code__
                 location = Location(self.stack.path, code.co_filename, code.co_firstlineno)
-                self._report("draws", f"{name}, somewhere in this forward", location)
+                self.report("draws", f"{name}, somewhere in this forward", location)
         self._generator_states = states
 
     # --- operators ---
@@ -150,7 +160,7 @@ class CallWatch(DispatchMode):
         result = func(*args, **kwargs)
         has_drawn = generators.check_drawn()
         if has_drawn:
-            self._report("draws", self._name_operation(func))
+            self.report("draws", self._name_operation(func))
         new = [tensor for tensor in iter_tensors(result) if not any(tensor is leaf for leaf in inputs)]
         dependencies = self.origins.dependencies_of(inputs) | (DRAWN if has_drawn else frozenset())
         self.origins.add_dependencies((*new, *written), dependencies)
@@ -188,7 +198,7 @@ class CallWatch(DispatchMode):
             self._suspects.append((self.stack.locate(), self._name_operation(func)))
         if mixture is not None and not has_drawn:
             what = f"reduces the examples to shape {mixture.shape}" if mixture.is_reduced else "mixes them"
-            self._report("mixes examples", f"{self._name_operation(func)} {what}")
+            self.report("mixes examples", f"{self._name_operation(func)} {what}")
 
     def _report_outside_tensors(self, tensors: list[Tensor], name: str) -> None:
         """Report tensors that were neither given to the call nor made in it, once for each module.
@@ -206,20 +216,20 @@ class CallWatch(DispatchMode):
                 continue
             self._reported_memory.add(key)
             what = f"{self.stack.name_in_user_code(tensor)} of shape {tuple(tensor.shape)}"
-            self._report("reads outside tensor", f"{name} {what}" if name in _PASSED_ON else f"{what}, by {name}")
+            self.report("reads outside tensor", f"{name} {what}" if name in _PASSED_ON else f"{what}, by {name}")
 
     def _report_write(self, tensor: Tensor, func: Any) -> None:
         origin, name = self.origins.find_given(tensor), self._name_operation(func)
         if origin is None:
             if self.origins.is_from_outside(tensor):
                 self._overwritten.append((tensor, tensor.clone()))
-                self._report("reads outside tensor", f"{name} writes to it")
+                self.report("reads outside tensor", f"{name} writes to it")
         elif origin.kind == "buffers":
-            self._report("writes buffer", f"{name} writes {origin.name}")
+            self.report("writes buffer", f"{name} writes {origin.name}")
         elif origin.kind == "inputs":
-            self._report("mutates input", f"{name} writes {origin.name}")
+            self.report("mutates input", f"{name} writes {origin.name}")
         else:
-            self._report("mutates input", f"{name} writes the parameter {origin.name}")
+            self.report("mutates input", f"{name} writes the parameter {origin.name}")
 
     def _report_branching(self, func: Any, args: Args, inputs: list[Tensor]) -> None:
         """Report an operator that reads a value into Python, or whose values say how many results there are."""
@@ -233,11 +243,11 @@ class CallWatch(DispatchMode):
             return
         names, operation = _join_names(dependencies), self._name_operation(func)
         if takes_mask:
-            self._report("branches on data", f"{operation} takes as many elements as a mask of {names} says")
+            self.report("branches on data", f"{operation} takes as many elements as a mask of {names} says")
         elif torch.Tag.data_dependent_output in func.tags:
-            self._report("branches on data", f"{operation} reads a value of {names} into Python")
+            self.report("branches on data", f"{operation} reads a value of {names} into Python")
         else:
-            self._report("branches on data", f"the shape that {operation} gives depends on {names}")
+            self.report("branches on data", f"the shape that {operation} gives depends on {names}")
 
     def report_without_operator(self, function: Any, args: Args) -> None:
         """Report a function of torch that reads or writes a tensor without an operator that could be seen."""
@@ -246,7 +256,7 @@ class CallWatch(DispatchMode):
             dependencies = self.origins.dependencies_of([args[0]])
             if dependencies:
                 names = _join_names(dependencies)
-                self._report("branches on data", f"{self._name_operation()} reads the values of {names} into Python")
+                self.report("branches on data", f"{self._name_operation()} reads the values of {names} into Python")
         elif function == SET_DATA:
             self._report_write(args[0], None)
 
@@ -272,7 +282,7 @@ class TorchFunctionWatch(TorchFunctionMode):
 class _WatchedBuffers(dict[str, Any]):
     """The buffers of a module, as a dict that says when one of them is replaced."""
 
-    def __init__(self, buffers: Mapping[str, object], on_replace: Callable[[str, object], None]) -> None:
+    def __init__(self, buffers: Mapping[str, object], on_replace: Callable[[str, object, object], None]) -> None:
         super().__init__(buffers)
         self._on_replace = on_replace
 
@@ -280,7 +290,7 @@ class _WatchedBuffers(dict[str, Any]):
         old = self.get(name)
         super().__setitem__(name, value)
         if value is not old:
-            self._on_replace(name, value)
+            self._on_replace(name, old, value)
 
 
 def _join_names(names: Names) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, overload
@@ -35,6 +36,26 @@ MEANINGS = {
         "works, and writes too",
         "a second call gives something else",
         "new_buffers of net.apply are returned, not written; train=False",
+    ),
+    "keeps state": Meaning(
+        "keeps values that belong inside of it, or one for all examples",
+        "keeps it too, or compiles anew when it has changed",
+        "a second call may give something else",
+        "take the state as an input and return it beside the output, or register_buffer in __init__ and assign it, so "
+        "that net.apply returns it in new_buffers; make parameters and submodules in __init__",
+    ),
+    "differs if repeated": Meaning(
+        "gives what one call happens to give",
+        "gives what one call happens to give",
+        "equal inputs give different outputs",
+        "read the clock, the file or the counter before the call, and pass it as an input; "
+        "torch.use_deterministic_algorithms(True) where a kernel is the reason",
+    ),
+    "reaches outside": Meaning(
+        "asks once for all examples",
+        "holds what it got fixed, or breaks the graph",
+        "the output may depend on what is no argument",
+        "ask before the call, and pass what you got as an input",
     ),
     "mixes examples": Meaning(
         "gives another result: each example is alone",
@@ -69,10 +90,11 @@ class Effect:
     """One thing that a call does besides computing its output.
 
     Attributes:
-        kind: one of "draws", "writes buffer", "mixes examples", "reads outside tensor", "mutates input" and "branches
-            on data".
+        kind: one of "draws", "writes buffer", "keeps state", "differs if repeated", "reaches outside", "mixes
+            examples", "reads outside tensor", "mutates input" and "branches on data".
         path: joined path of the module that has the effect; empty for the root.
-        file, line: the innermost line that is neither torch's nor funcnet's: for a stock layer, the line that calls it.
+        file, line: the innermost line that is neither torch's nor funcnet's: for a stock layer, the line that calls it;
+            empty and 0 if there is none.
         code: the text of that line.
         detail: the operation, and what it reads or writes.
     """
@@ -127,15 +149,20 @@ class Effects(Sequence[Effect]):
         return replace(self, found=tuple(effect for effect in self.found if is_selected(effect.path)))
 
     def _format_cells(self) -> list[tuple[str, ...]]:
+        """A row for each effect; effects that differ in numbers of layers only are one row."""
+        groups: dict[tuple[str, ...], list[Effect]] = {}
+        for effect in self.found:
+            pattern = _replace_numbers_of_path(effect.path), _replace_numbers(effect.detail)
+            groups.setdefault((*pattern, effect.kind, effect.file, str(effect.line)), []).append(effect)
         return [
             (
-                effect.path or "(root)",
-                effect.kind,
-                f"{_shorten_path(effect.file)}:{effect.line}",
-                effect.code,
-                effect.detail,
+                f"{path} ({len(effects)} times)" if len(effects) > 1 else effects[0].path or "(root)",
+                kind,
+                f"{_shorten_path(file)}:{line}" if file else "",
+                effects[0].code,
+                detail if len(effects) > 1 else effects[0].detail,
             )
-            for effect in self.found
+            for (path, detail, kind, file, line), effects in groups.items()
         ]
 
     def _explain_kinds(self) -> list[str]:
@@ -152,19 +179,39 @@ class Effects(Sequence[Effect]):
         from rich.console import Group
         from rich.text import Text
 
-        table = rich_table(_COLUMNS, self._format_cells()) if self.found else Text(_NO_EFFECTS)
+        table = rich_table(_COLUMNS, self._format_cells(), whole=_WHOLE) if self.found else Text(_NO_EFFECTS)
         return Group(table, *map(Text, self._explain_kinds()))
 
     def __str__(self) -> str:
-        table = text_table(_COLUMNS, self._format_cells()) if self.found else _NO_EFFECTS
+        table = text_table(_COLUMNS, self._format_cells(), whole=_WHOLE) if self.found else _NO_EFFECTS
         return "\n".join([table, *self._explain_kinds()])
 
 
 _COLUMNS = ("path", "effect", "line", "code", "what")
+_WHOLE = frozenset({"line"})
 _NO_EFFECTS = "no effects"
+_MAX_PATH = 50
+
+
+def _replace_numbers(text: str) -> str:
+    """A text in which ``*`` stands for the numbers in joined paths, as ``at`` takes them.
+
+    >>> _replace_numbers("add_ writes 0.1.mean; batch_norm writes 0.1.var"), _replace_numbers("by 0.5")
+    ('add_ writes *.*.mean; batch_norm writes *.*.var', 'by 0.5')
+    """
+    return re.sub(r"(?:\w+\.)*[^\W\d]\w*(?:\.\w+)*", lambda path: _replace_numbers_of_path(path[0]), text)
+
+
+def _replace_numbers_of_path(path: str) -> str:
+    return ".".join("*" if name.isdigit() else name for name in path.split("."))
 
 
 def _shorten_path(file: str) -> str:
-    """A file relative to the working directory, where it lies inside of it; otherwise its whole path."""
+    """A file relative to the working directory or to the folder of packages; of a long path, its end."""
+    folder, _, in_packages = file.rpartition("site-packages" + os.sep)
     relative = os.path.relpath(file) if os.path.isabs(file) else file
-    return file if relative.startswith(os.pardir) else relative
+    path = in_packages if folder else file if relative.startswith(os.pardir) else relative
+    if len(path) <= _MAX_PATH:
+        return path
+    end = path[-_MAX_PATH:]
+    return "\u2026" + (end[end.index(os.sep) :] if os.sep in end else end)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -18,6 +18,7 @@ from funcnet.inspect._call_watch import CallWatch, TorchFunctionWatch
 from funcnet.inspect._code_locations import describe_path
 from funcnet.inspect._effect_report import Effects
 from funcnet.inspect._example_versions import ExampleVersions
+from funcnet.inspect._repeated_calls import CallMaker, RepeatedCalls, name_inputs
 from funcnet.inspect._tensor_origins import GivenMemory, TensorOrigins, tensor_leaves
 from funcnet.random import Stream
 from funcnet.random.internals import (
@@ -43,20 +44,29 @@ def effects(
 ) -> Effects:
     """What a call does besides computing its output, by path and with the line of user code.
 
-    There are six kinds of effects: a call **draws**, **writes buffer**, **mixes examples** of a batch, **reads outside
-    tensor** (a tensor that is not a parameter, buffer or input), **mutates input**, or **branches on data**. On these
-    torch.vmap fails, or gives another result than the batch. The printed report says what each kind means, and what to
-    write instead.
+    There are nine kinds of effects. A call **draws**; it **writes buffer**; it **keeps state** for the next call (an
+    attribute, a list, a global, an attribute of a class, a default argument, the cache of a function, a parameter or
+    submodule that it makes); it **reaches outside** (a clock, a file, the environment, the operating system); or it
+    **differs if repeated** with equal inputs and draws, for whatever reason. It **mixes examples** of a batch, **reads
+    outside tensor** (a tensor that is not a parameter, buffer or input), **mutates input** (a tensor or a container),
+    or **branches on data**. On these torch.vmap fails, or gives another result than the batch. The printed report says
+    what each kind means, and what to write instead; rows that differ in numbers of layers only are one row there.
 
-    The call runs once, on copies and in the caller's grad mode: nothing that is passed in is changed, and the global
-    generators are left as they are. A net runs as its module. The report holds for this call, that is for its branches,
-    mode and shapes. It cannot show
+    The call runs on copies and in the caller's grad mode: once operator by operator, twice on one copy, to see whether
+    the second call gives the same, and once or twice line by line, to see which line keeps what was kept. Nothing that
+    is passed in is changed; globals, attributes of classes and global generators are put back. What the code does to
+    the world, such as a line in a file, happens each time. A net runs as its module. The report holds for this call,
+    that is for its branches, mode and shapes. It cannot show
 
     * code that did not run, or that is compiled or scripted;
     * what is computed from a number after ``item()`` has read it; that it was read is reported;
     * a mixture of examples that changes no bit in this run. Of more than four examples the first, second, middle and
       last are changed in turn, which ``any`` or a maximum of probabilities may not notice. Use examples that differ;
-    * changes of anything but tensors: a counter or a list on the module, a print, a file.
+    * state in objects without contents that Python can see (iterators, generators, extensions in C), in globals and
+      attributes of classes that the code does not call by name (``setattr``, ``globals()``), and in other threads or
+      processes. It is noticed if the second call gives something else;
+    * state that was put back before the call ended, which is harmless unless two threads call at once;
+    * what is printed or logged, and files and clocks that torch or another extension uses by itself.
 
     Args:
         model: a module; or a net, whose params come next.
@@ -87,21 +97,25 @@ def effects(
     >>> bool(effects(model, x))
     False
     """
-    module, inputs = _copy_module(model, inputs, buffers)
-    module.train(train)
-    (inputs, kwargs), copied_tensors = _copy_inputs(inputs, kwargs)
-    named_inputs = [(f"input {index}", value) for index, value in enumerate(inputs)]
-    named_inputs += [(f"input {name!r}", value) for name, value in kwargs.items()]
-    origins = TensorOrigins(module, [(name, leaf) for name, value in named_inputs for leaf in tensor_leaves(value)])
+    copy_module, inputs = _make_copier(model, inputs, buffers, train)
+    (args, named), copied_tensors = _copy_inputs(inputs, kwargs)
+    maker = CallMaker(
+        copy_module, lambda: _copy_inputs(inputs, kwargs)[0], lambda: lend_global_generators(rng, copied_tensors)
+    )
+    module = copy_module()
+    repeated_calls = RepeatedCalls(maker)
+    origins = TensorOrigins(
+        module, [(name, leaf) for name, value in name_inputs(args, named) for leaf in tensor_leaves(value)]
+    )
     for tensor in copied_tensors:  # those in objects that torch cannot look into have no name yet
         origins.register(tensor, GivenMemory("inputs", "an input"))
     with torch.no_grad():
-        versions = ExampleVersions(_find_batch(inputs, kwargs, batch_dim))
+        versions = ExampleVersions(_find_batch(args, named, batch_dim))
     watch = CallWatch(module, origins, versions)
-    with lend_global_generators(rng, copied_tensors):
+    with maker.lend_generators(), repeated_calls.undo_changes():
         try:
             with watch, TorchFunctionWatch(watch):
-                output = module(*inputs, **kwargs)
+                output = module(*args, **named)
         except Exception as error:
             if watch.stack.failure is not None and hasattr(error, "add_note"):
                 path = describe_path(watch.stack.failure[1].path)
@@ -111,25 +125,32 @@ def effects(
             watch.undo_writes()
         with torch.no_grad():
             watch.check_output(output)
+    repeated_calls.report(watch)
     notes = list(dict.fromkeys(watch.notes))
     if batch_dim is not None and not versions.has_changed:
         notes.append("whether examples mix: give at least two that differ")
     return Effects(watch.list_effects(), tuple(notes))
 
 
-def _copy_module(
-    model: Net | nn.Module, inputs: tuple[Any, ...], buffers: TreeLike | None
-) -> tuple[nn.Module, tuple[Any, ...]]:
-    """A copy of the module, or the module of a net, and its inputs without the params of a net."""
+def _make_copier(
+    model: Net | nn.Module, inputs: tuple[Any, ...], buffers: TreeLike | None, train: bool
+) -> tuple[Callable[[], nn.Module], tuple[Any, ...]]:
+    """A function that copies the module, or the module of a net, and the inputs without the params of a net."""
     if isinstance(model, Net):
         if not inputs:
             raise TypeError(f"effects of a net takes its params first: fn.effects({model.title()}, params, *inputs).")
-        return to_module(model, inputs[0], buffers), inputs[1:]
+        net, params = model, inputs[0]
+        return lambda: to_module(net, params, buffers).train(train), inputs[1:]
     if not isinstance(model, nn.Module):
         raise TypeError(f"effects takes a net or an nn.Module, not {model!r:.80}.")
     if buffers is not None:
         raise TypeError("a module holds its buffers itself: leave buffers out.")
-    return copy_with_tensors(model, _clone_parameter_or_buffer, "effects runs a copy"), inputs
+    module = model
+
+    def copy_module() -> nn.Module:
+        return copy_with_tensors(module, _clone_parameter_or_buffer, "effects runs a copy").train(train)
+
+    return copy_module, inputs
 
 
 def _clone_parameter_or_buffer(tensor: Tensor) -> Tensor:

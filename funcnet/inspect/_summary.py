@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from funcnet._errors import InitError, ShapeError, TreeError
 from funcnet._torch import pytree
 from funcnet._typing import Flat, Tree, TreeLike
-from funcnet.adapters import to_module
+from funcnet.adapters import from_module, to_module
 from funcnet.core import Buffer, Net, Param
 from funcnet.foreign.internals import copy_inputs
 from funcnet.inspect._effects import lend_global_generators
@@ -75,10 +75,8 @@ _COLUMNS = ("path", "type", "output", "parameters", "bytes")
 _NUMBERS = frozenset({"parameters", "bytes"})
 
 
-def summary(
-    net: Net, params: TreeLike | None = None, *inputs: Any, buffers: TreeLike | None = None, **kwargs: Any
-) -> Summary:
-    """A table of a net: path, type, output shape, parameters and bytes of each net in it.
+def summary(model: Net | nn.Module, /, *inputs: Any, buffers: TreeLike | None = None, **kwargs: Any) -> Summary:
+    """A table of a net or of a module: path, type, output shape, parameters and bytes of each part of it.
 
     The body runs once, in eval mode, on shapes alone (the meta device), so even a large model costs nothing. A forward
     for which shapes do not suffice (it reads a number, or a tensor that is not in the trees) runs on the values of
@@ -86,13 +84,17 @@ def summary(
     the module knew a first value.
 
     Args:
-        net: the net.
-        params, buffers: its trees, for their dtypes; without them the dtypes are torch's default dtype.
-        inputs, kwargs: what the net is called with; without any, the column of outputs stays empty.
+        model: a module, or a net.
+        inputs: what the module is called with. For a net, its params come first; they give the dtypes, and without them
+            the dtypes are torch's default dtype. Without any further input the column of outputs stays empty.
+        buffers: the buffers of a net.
+        kwargs: named inputs.
 
     Raises:
         TreeError: if the trees do not fit the net.
         ShapeError: if the inputs do not fit it.
+        ConversionError: if the module cannot be converted to a net.
+        TypeError: if ``model`` is neither a net nor a module.
 
     Errors of the body itself are raised as they are.
 
@@ -101,7 +103,24 @@ def summary(
     >>> table = summary(net, net.init(0)[0], torch.ones(3, 4))
     >>> [(row.path, row.type, row.output, row.parameters) for row in table.rows]
     [('', 'Sequential', '(3, 8)', 0), ('0', 'Linear', '(3, 8)', 40), ('1', 'ReLU', '(3, 8)', 0)]
+    >>> summary(nn.Linear(4, 8), torch.ones(3, 4)).parameters
+    40
     """
+    if isinstance(model, nn.Module):
+        if buffers is not None:
+            raise TypeError("a module holds its buffers itself: leave buffers out.")
+        net, params_of_module, buffers = from_module(model, example_inputs=inputs or None, copy=False)
+        return _summarize(net, params_of_module, buffers, inputs, kwargs)
+    if not isinstance(model, Net):
+        raise TypeError(f"summary takes a net or an nn.Module, not {model!r:.80}.")
+    if "params" in kwargs:
+        inputs = (kwargs.pop("params"), *inputs)
+    return _summarize(model, inputs[0] if inputs else None, buffers, inputs[1:], kwargs)
+
+
+def _summarize(
+    net: Net, params: TreeLike | None, buffers: TreeLike | None, inputs: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Summary:
     shapes_of_params, shapes_of_buffers = _trees_on_meta(net)
     if params is not None:
         shapes_of_params = map_tree(lambda leaf: leaf.to("meta"), params)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from funcnet._torch import Memory, pytree
+from funcnet._torch import Memory, is_wrapped_by_transform, pytree, unwrap_once
 
 Names = frozenset[str]
 
@@ -74,7 +74,12 @@ DRAWN: Names = frozenset({"a draw"})
 
 
 def memory_of(tensor: Tensor) -> Memory | None:
-    """The memory of a tensor; None for a tensor without a storage of its own (sparse, nested, of some subclass)."""
+    """The memory of a tensor; None for a tensor without a storage of its own (sparse, nested, of some subclass).
+
+    A tensor that a transform of torch.func wraps has the memory of the tensor inside.
+    """
+    while is_wrapped_by_transform(tensor):
+        tensor = unwrap_once(tensor)
     if tensor.layout is not torch.strided or tensor.is_nested:
         return None
     try:

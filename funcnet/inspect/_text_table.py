@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -12,7 +12,13 @@ if TYPE_CHECKING:
 Rows = Sequence[Sequence[str]]
 
 
-def rich_table(columns: Sequence[str], rows: Rows, right: frozenset[str] = frozenset(), total: bool = False) -> Table:
+def rich_table(
+    columns: Sequence[str],
+    rows: Rows,
+    right: frozenset[str] = frozenset(),
+    total: bool = False,
+    whole: frozenset[str] = frozenset(),
+) -> Table:
     """A table of rich.
 
     Args:
@@ -20,26 +26,35 @@ def rich_table(columns: Sequence[str], rows: Rows, right: frozenset[str] = froze
         rows: the cells of each row.
         right: names of the columns that are aligned to the right.
         total: whether the last row is a total, which a line separates from the rows above it.
+        whole: names of the columns whose cells stand on one line.
     """
     from rich.table import Table
     from rich.text import Text
 
     table = Table()
     for column in columns:
-        table.add_column(column, justify="right" if column in right else "left")
+        # folded, because rich would cut off the end of a long path, and the number of the line with it
+        justify: Literal["left", "right"] = "right" if column in right else "left"
+        table.add_column(column, justify=justify, overflow="fold", no_wrap=column in whole)
     for index, row in enumerate(rows):  # cells are Text, because rich would take the [mask] in x[mask] for markup
         table.add_row(*map(Text, row), end_section=total and index == len(rows) - 2)
     return table
 
 
-def text_table(columns: Sequence[str], rows: Rows, right: frozenset[str] = frozenset(), total: bool = False) -> str:
+def text_table(
+    columns: Sequence[str],
+    rows: Rows,
+    right: frozenset[str] = frozenset(),
+    total: bool = False,
+    whole: frozenset[str] = frozenset(),
+) -> str:
     """The same table as text, 200 characters wide."""
     try:
         from rich.console import Console
     except ImportError:
         return _align_columns(columns, rows, right)
     buffer = io.StringIO()
-    Console(file=buffer, width=200).print(rich_table(columns, rows, right, total))
+    Console(file=buffer, width=200).print(rich_table(columns, rows, right, total, whole))
     return buffer.getvalue().rstrip()
 
 

@@ -45,6 +45,7 @@ from funcnet.optim._decaying_schedules import MultiplicativeLR as Multiplicative
 from funcnet.optim._decaying_schedules import MultiStepLR as MultiStepLR
 from funcnet.optim._decaying_schedules import PolynomialLR as PolynomialLR
 from funcnet.optim._decaying_schedules import StepLR as StepLR
+from funcnet.optim._lbfgs import LBFGS as LBFGS
 from funcnet.optim._loss_scaling import GradScaler as GradScaler
 from funcnet.optim._master_params import MasterParams as MasterParams
 from funcnet.optim._muon import Muon as Muon
@@ -74,6 +75,7 @@ __all__ = [
     "Adafactor",
     "Muon",
     "SparseAdam",
+    "LBFGS",
     "Optimizer",
     "MasterParams",
     # schedules

@@ -199,7 +199,7 @@ class SWA(Averaging):
 
         lerps = self.lerp
         if lerps is None:
-            lerps = bool(averaged) and averaged[0].device.type in ("cuda", "xpu", "mtia")
+            lerps = len(averaged) > 0 and averaged[0].device.type in ("cuda", "xpu", "mtia")
         if lerps:
             weight = 1 / (count + 1)
             return _lerp_all(averaged, current, weight.item() if is_plainly_eager() else weight, add, writable)

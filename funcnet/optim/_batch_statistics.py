@@ -7,10 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from funcnet._errors import ConversionError, bullet_list
 from funcnet._typing import Tree, TreeLike
 from funcnet.core import Net
+from funcnet.core.internals import ForeignNet
 from funcnet.layers import BatchNorm1d, BatchNorm2d, BatchNorm3d, SyncBatchNorm
 from funcnet.random import fold_in
 from funcnet.random.internals import RngArgument, as_rng
@@ -18,6 +20,7 @@ from funcnet.tree import flatten, join
 from funcnet.tree import replace as replace_leaf
 
 _BATCH_NORMS = (BatchNorm1d, BatchNorm2d, BatchNorm3d, SyncBatchNorm)
+_MODULES = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def update_bn(loader: Iterable[Any], net: Net, params: TreeLike, buffers: TreeLike, *, rng: RngArgument = None) -> Tree:
@@ -35,7 +38,8 @@ def update_bn(loader: Iterable[Any], net: Net, params: TreeLike, buffers: TreeLi
             the batches draw in turn from ``torch.manual_seed(seed)``.
 
     Raises:
-        ConversionError: if the net is traced, and its code fixes how statistics are averaged.
+        ConversionError: if how statistics are averaged cannot be changed: in a traced net, or in a module that inherits
+            from a BatchNorm of torch.
 
     >>> import funcnet as fn
     >>> net = fn.Sequential(fn.Linear(2, 3), fn.BatchNorm1d(3))
@@ -44,6 +48,7 @@ def update_bn(loader: Iterable[Any], net: Net, params: TreeLike, buffers: TreeLi
     tensor(2)
     """
     layers = {path: layer for path, layer in net.named_nets() if isinstance(layer, _BATCH_NORMS)}
+    _refuse_inherited(net)
     present = flatten(buffers)
     fresh: dict[str, Tensor] = {}
     for path in layers:
@@ -64,3 +69,18 @@ def update_bn(loader: Iterable[Any], net: Net, params: TreeLike, buffers: TreeLi
             key = fold_in(source, index) if isinstance(source, Tensor) else source
             _, new = cumulative.apply(params, new, input, train=True, rng=key)
     return new
+
+
+def _refuse_inherited(net: Net) -> None:
+    """Refuse modules that are a BatchNorm with something of their own, which a net runs as they are."""
+    foreign = [(path, part.as_module()) for path, part in net.named_nets() if isinstance(part, ForeignNet)]
+    problems = [
+        f"{path or 'the root'!r} is a {type(module).__name__}"
+        for path, module in foreign
+        if isinstance(module, _MODULES)
+    ]
+    if problems:
+        raise ConversionError(
+            f"update_bn cannot change how these average their statistics:{bullet_list(problems)}\n"
+            "Use torch.optim.swa_utils.update_bn on funcnet.to_module(net, params, buffers)."
+        )

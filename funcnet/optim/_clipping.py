@@ -111,9 +111,8 @@ def replace_leaves(tree: TreeLike, leaves: Iterable[Tensor], new_leaves: Iterabl
 def _replace_by_id(tree: TreeLike, new_by_id: Mapping[int, Tensor]) -> Tree:
     result: Tree = {}
     for key, value in tree.items():
-        new = new_by_id.get(id(value))
-        if new is None:
-            result[key] = _replace_by_id(value, new_by_id) if isinstance(value, Mapping) else value
+        if isinstance(value, Tensor):
+            result[key] = new_by_id.get(id(value), value)
         else:
-            result[key] = new
+            result[key] = _replace_by_id(value, new_by_id) if isinstance(value, Mapping) else value
     return result

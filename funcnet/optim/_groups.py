@@ -90,13 +90,17 @@ def identity_key(values: Hyperparameters) -> tuple[Any, ...]:
 
 
 @assume_constant_result
-@lru_cache(maxsize=256)
 def assign_groups(selectors: tuple[Selector, ...], paths: tuple[str, ...]) -> tuple[int, ...]:
     """For each path the number of the first selector that selects it; -1 where none does.
 
     Raises:
         TreeError: if a selector selects no path, or none that an earlier one leaves to it.
     """
+    return _assign_groups(selectors, paths)
+
+
+@lru_cache(maxsize=256)
+def _assign_groups(selectors: tuple[Selector, ...], paths: tuple[str, ...]) -> tuple[int, ...]:
     tree = unflatten(dict.fromkeys(paths))
     indices = [-1] * len(paths)
     for index, selector in enumerate(selectors):

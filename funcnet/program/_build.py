@@ -178,7 +178,7 @@ def _refuse_differences(subject: _Subject, code: Code, expected: Observation, ar
 def _code_differences(subject: _Subject, code: Code, expected: Observation, args: Args, kwargs: Kwargs) -> list[str]:
     """What code does otherwise than the module, and anything it writes to."""
     params, buffers = subject.params, subject.buffers
-    state, given = read_torch_state(), clone_tensors((buffers, args, dict(kwargs)))
+    state, inputs_before = read_torch_state(), clone_tensors((buffers, args, dict(kwargs)))
     versions = {path: tensor._version for path, tensor in flatten(params).items()}
     forward = run_text(code.source, f"{subject.net.title()} forward", dict(code.objects))["forward"]
     values = inspect.signature(subject.module.forward).bind(*args, **kwargs).arguments
@@ -191,7 +191,7 @@ def _code_differences(subject: _Subject, code: Code, expected: Observation, args
 
     lines = list(find_differences(observe_function(call, params), expected))
     written = [path for path, tensor in flatten(params).items() if tensor._version != versions[path]]
-    if written or list(find_differences(given, (buffers, args, dict(kwargs)))):
+    if written or list(find_differences(inputs_before, (buffers, args, dict(kwargs)))):
         lines.append(f"it writes to what it is given: {', '.join(written) or 'inputs or buffers'}")
     if not torch.equal(state, read_torch_state()):
         lines.append("it moves torch's global generator")
@@ -242,8 +242,8 @@ def _text_differences(text: str, subject: _Subject, expected: Observation, value
     """What the function in a text does otherwise than the module."""
     try:
         forward, inputs = _run_source(text)["forward"], clone_tensors(values)
-        found = observe_function(lambda leaves: forward(leaves, subject.buffers, **inputs, rng=0), subject.params)
-        return list(find_differences(found, expected))
+        observation = observe_function(lambda leaves: forward(leaves, subject.buffers, **inputs, rng=0), subject.params)
+        return list(find_differences(observation, expected))
     except Exception as error:  # a text that does not run is one that may not be handed out
         return [f"it fails: {type(error).__name__}: {error}"]
 
@@ -268,10 +268,10 @@ def _write_classes(
     problems: list[str] = []
     for skip_in_eval in modes:
         text = write_classes(record(), subject.net.aliases, vocabulary, skip_in_eval)
-        found = [_class_differences(text, subject.module, train, expected[train], values) for train in modes]
-        if not any(found):
+        differences = [_class_differences(text, subject.module, train, expected[train], values) for train in modes]
+        if not any(differences):
             return text, []
-        problems = problems or [line for lines in found for line in lines]
+        problems = problems or [line for lines in differences for line in lines]
     program = record()
     drawing = [program.captured.where(node) for node in use_module_mode(program).values() if node is not None]
     return text, [*problems, *(f"it draws, in training only, at {line}" for line in dict.fromkeys(drawing))]

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import re
 import threading
 import traceback
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,10 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 
-from funcnet._context import outside_transforms
+from funcnet._context import outside_transforms, torch_silenced
 from funcnet._errors import ConversionError
 from funcnet._tensors import is_inexact
-from funcnet._torch import capture_settings, keep_size_free, tracer_shape_env
+from funcnet._torch import (
+    capture_settings,
+    keep_size_free,
+    size_expression,
+    tracer_shape_env,
+    tracer_source_name,
+)
 from funcnet.foreign.internals import copy_with_tensors
 from funcnet.program._inputs import Inputs
 from funcnet.program._writes import Writes
@@ -139,7 +142,7 @@ def _capture(module: nn.Module, train: bool, inputs: Inputs, free: Sequence[Sequ
     lines = [*inputs.vocabulary.imports, f"def call({names}):", f"    return module({inputs.call})", ""]
     # a code object of its own, so that what torch compiled for it goes when it goes, and counts for no other trace
     exec(compile("\n".join(lines), "<funcnet.trace>", "exec"), namespace)
-    with _LOCK, _tracer_silenced(), outside_transforms(), torch.enable_grad(), capture_settings(eager):
+    with _LOCK, torch_silenced(), outside_transforms(), torch.enable_grad(), capture_settings(eager):
         _active.append(captured)
         try:
             captured.result = torch.compile(namespace["call"], backend=_take_graph, fullgraph=True)(copy, *examples)  # type: ignore[no-untyped-call]
@@ -160,30 +163,8 @@ def _surroundings(copy: nn.Module, examples: list[Tensor]) -> Captured:
     for kind, tensors in (("params", copy.named_parameters()), ("buffers", copy.named_buffers())):
         captured.input_of_object |= {id(tensor): GraphInput(kind, name) for name, tensor in tensors}
     captured.input_of_object |= {id(example): GraphInput("input", index) for index, example in enumerate(examples)}
-    captured.modules = {
-        str(id(submodule)): (path, type(submodule).__name__) for path, submodule in copy.named_modules()
-    }
+    captured.modules = {str(id(module)): (path, type(module).__name__) for path, module in copy.named_modules()}
     return captured
-
-
-@contextlib.contextmanager
-def _tracer_silenced() -> Iterator[None]:
-    """Keep what torch's tracer warns of and logs in this thread from the caller: what matters of it is raised."""
-    this_thread = threading.get_ident()
-    handlers = logging.getLogger("torch").handlers
-
-    def is_from_another_thread(record: logging.LogRecord) -> bool:
-        return record.thread != this_thread
-
-    for handler in handlers:
-        handler.addFilter(is_from_another_thread)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for handler in handlers:
-            handler.removeFilter(is_from_another_thread)
 
 
 def require_gradients(module: nn.Module) -> nn.Module:
@@ -234,7 +215,8 @@ def _read_graph(captured: Captured, module: GraphModule) -> None:
             source = getattr(node.meta.get("grapharg"), "source", None)
             if isinstance(value := node.meta.get("example_value"), torch.SymInt):
                 captured.symbols[node] = size_expression(value)
-            captured.inputs[node] = GraphInput("unknown", _name_of(source) if source is not None else node.name)
+            name = tracer_source_name(source) if source is not None else node.name
+            captured.inputs[node] = GraphInput("unknown", name)
     _read_sizes(captured)
     refused = next((node for node in module.graph.nodes if node.op in ("get_attr", "call_module")), None)
     if refused is not None:
@@ -249,7 +231,7 @@ def _read_graph(captured: Captured, module: GraphModule) -> None:
 def _read_sizes(captured: Captured) -> None:
     """Read the sizes of the tensor inputs, and what the tracer asked of them."""
     shapes = tracer_shape_env()
-    fakes = {_name_of(tracked.source): tracked.fake for tracked in shapes.tracked_fakes}
+    fakes = {tracer_source_name(tracked.source): tracked.fake for tracked in shapes.tracked_fakes}
     count = len([place for place in captured.input_of_object.values() if place.kind == "input"])
     for index in range(count):
         fake = fakes.get(f"L['t{index}']")
@@ -264,18 +246,6 @@ def _read_sizes(captured: Captured) -> None:
             frame = guard.sloc.framework_loc
             follows = "_dynamo" in getattr(frame, "filename", str(frame)) and getattr(frame, "name", "") != "run_node"
             captured.guards.append(SizeGuard(condition, where, follows))
-
-
-def size_expression(size: int | torch.SymInt) -> Any:
-    """A size as an int, or as a sympy expression of free sizes."""
-    if isinstance(size, int):
-        return size
-    return int(size.node.expr) if size.node.expr.is_number else size.node.expr
-
-
-def _name_of(source: Any) -> str:
-    name = source.name  # a method before torch 2.10, and a property since
-    return name() if callable(name) else name
 
 
 def _refuse_constant_sizes(captured: Captured, inputs: Inputs, free: Sequence[Sequence[int]]) -> None:
@@ -293,9 +263,8 @@ def _refuse_constant_sizes(captured: Captured, inputs: Inputs, free: Sequence[Se
 
 def _capture_error(module: nn.Module, error: Exception) -> ConversionError:
     """The error about a forward that torch's tracer could not follow; names the line and the reason."""
-    frames = [
-        (frame.filename, frame.lineno or 0, frame.line or "") for frame in getattr(error, "real_stack", None) or ()
-    ]
+    stack = getattr(error, "real_stack", None) or ()
+    frames = [(frame.filename, frame.lineno or 0, frame.line or "") for frame in stack]
     text = str(error)
     if not frames:
         code = text.rpartition("from user code:")[2]

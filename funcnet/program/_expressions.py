@@ -24,9 +24,7 @@ _UNARY = "neg:USub pos:UAdd invert:Invert not_:Not"
 def _operators(table: str, in_place: bool = False) -> dict[object, type]:
     """Function of Python's ``operator`` module -> the kind of operator that it stands for in an expression."""
     pairs = (pair.split(":") for pair in table.split())
-    return {
-        getattr(operator, f"i{name.rstrip(chr(95))}" if in_place else name): getattr(ast, kind) for name, kind in pairs
-    }
+    return {getattr(operator, f"i{name}".rstrip("_") if in_place else name): getattr(ast, kind) for name, kind in pairs}
 
 
 IN_PLACE = _operators(_BINARY, in_place=True)
@@ -121,11 +119,9 @@ def without_repetition(value: object) -> object:
 
 
 def shorten_calls(expression: ast.expr, assume_cpu: bool) -> ast.expr:
-    """An expression whose calls use public names and leave out arguments that equal the defaults.
+    """An expression whose calls use public names and leave out arguments that equal the defaults; it is changed itself.
 
-    Args:
-        expression: it is changed in place.
-        assume_cpu: leave out the device of the CPU, too, which is where tensors are made unless told otherwise.
+    With ``assume_cpu``, the device of the CPU is left out as well: tensors are made there unless told otherwise.
     """
     result: ast.expr = _CallShortener(assume_cpu).visit(expression)
     return result

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from funcnet.program._capture import size_expression
+from funcnet._torch import size_expression
 from funcnet.program._loops import make_loops
 from funcnet.program._statements import (
     Block,
@@ -42,7 +42,7 @@ class ModuleCall:
     items: list[Step | ModuleCall] = field(default_factory=list)
     text: str = ""  # what it does, whatever its values are called: equal calls have equal texts
     free: list[str] = field(default_factory=list)  # the values that it reads from outside, first read first
-    made: list[str] = field(default_factory=list)  # the values that it assigns, in order
+    assigned: list[str] = field(default_factory=list)  # the values that it assigns, in order
 
     def calls(self) -> list[ModuleCall]:
         """The calls of modules that it makes itself."""
@@ -125,18 +125,18 @@ class Folding:
 
         def spell(name: str) -> str:
             place = split_place(name)
-            rest = None if place is None else relative_path(place[1], path)
-            if not is_value(name) or (place is not None and rest is not None):
-                return name if place is None else f"{place[0]}:{rest}"
+            suffix = None if place is None else relative_path(place[1], path)
+            if not is_value(name) or (place is not None and suffix is not None):
+                return name if place is None else f"{place[0]}:{suffix}"
             if name not in numbered:
                 numbered[name] = f"v{len(numbered)}"
-                (call.made if name in assigned else call.free).append(name)
+                (call.assigned if name in assigned else call.free).append(name)
             return numbered[name]
 
         lines = [call.level.title, *(_step_text(step, spell) for step in steps)]
         new = {value.id: name for name, value in self.program.new_buffers.items() if isinstance(value, ast.Name)}
-        made = {numbered[value]: new[value] for value in call.made if value in new}
-        lines += [f"{relative_path(buffer, path) or buffer} = {number}" for number, buffer in made.items()]
+        buffers = {numbered[value]: new[value] for value in call.assigned if value in new}
+        lines += [f"{relative_path(buffer, path) or buffer} = {number}" for number, buffer in buffers.items()]
         lines.append(str([_rank_and_dtype(self.program.example(name)) for name in call.free]))
         sizes = [name for name in call.free if name in self.program.sizes]
         axes = [axis for size in sizes if (axis := self._find_axis(size, call.free)) is not None]
@@ -172,7 +172,7 @@ class Folding:
     def _has_own_buffers(self, text: str) -> bool:
         """Whether the buffers below each of these calls are made new within it, if they are at all."""
         return all(
-            isinstance(value, ast.Name) and value.id in call.made
+            isinstance(value, ast.Name) and value.id in call.assigned
             for call in self.calls[text]
             for path, value in self.program.new_buffers.items()
             if path.startswith(f"{call.level.path}.")
@@ -192,14 +192,16 @@ class Folding:
             for call in self.calls[text]:
                 within: set[int | str] = {id(step) for step in call.steps()}
                 within |= {path for path in self.program.new_buffers if path.startswith(f"{call.level.path}.")}
-                outputs[text] |= {index for index, name in enumerate(call.made) if readers.get(name, set()) - within}
+                outputs[text] |= {
+                    index for index, name in enumerate(call.assigned) if readers.get(name, set()) - within
+                }
         return {text: sorted(positions) for text, positions in outputs.items()}
 
     def _function_for(self, call: ModuleCall) -> Routine:
         """The function for a call and its equals, which is made of the first of them that is asked for."""
         if call.text in self.functions:
             return self.functions[call.text]
-        outputs = [call.made[position] for position in self.outputs[call.text]]
+        outputs = [call.assigned[position] for position in self.outputs[call.text]]
         function = Routine("", call.level, list(call.free), outputs)
         self._fill(function, call)
         for size in call.free:
@@ -236,9 +238,8 @@ class Folding:
 
     def _lower(self, call: ModuleCall) -> tuple[list[Item], dict[str, ast.expr]]:
         """The items of the body of a function, and the buffers it makes new: by path, or all those below a path."""
-        items: list[Item] = [
-            self._use_of(item) if isinstance(item, ModuleCall) else item for item in self._items_of(call)
-        ]
+        steps = self._items_of(call)
+        items: list[Item] = [self._use_of(step) if isinstance(step, ModuleCall) else step for step in steps]
         states = {item.level.path: item.state for item in items if isinstance(item, Use) and item.state is not None}
         new_buffers: dict[str, ast.expr] = {path: ast.Name(state) for path, state in states.items()}
         for name, value in self.program.new_buffers.items():
@@ -252,7 +253,7 @@ class Folding:
         function = self._function_for(call)
         first = self.calls[call.text][0]  # its values stand at the same positions
         arguments = [call.free[first.free.index(name)] for name in function.free]
-        results = [call.made[position] for position in self.outputs[call.text]]
+        results = [call.assigned[position] for position in self.outputs[call.text]]
         state = None
         if function.new_buffers:
             state = f"%new:{call.level.path}"

@@ -219,11 +219,9 @@ def free_axes(inputs: Inputs, dynamic: object) -> list[tuple[int, ...]]:
     """
     if isinstance(dynamic, Mapping):
         return _free_axes_by_input(inputs, dynamic)
-    if dynamic == ():
-        return [() for _ in inputs.tensors]
-    if dynamic == ("batch",):
-        return [(0,) if tensor.value.dim() else () for tensor in inputs.tensors]
-    raise ValueError(f'dynamic is ("batch",), () or a mapping from inputs to axes, not {dynamic!r}.')
+    if dynamic not in ((), ("batch",)):
+        raise ValueError(f'dynamic is ("batch",), () or a mapping from inputs to axes, not {dynamic!r}.')
+    return [(0,) if dynamic and tensor.value.dim() else () for tensor in inputs.tensors]
 
 
 def _free_axes_by_input(inputs: Inputs, dynamic: Mapping[str | int, int | Sequence[int]]) -> list[tuple[int, ...]]:
@@ -237,29 +235,21 @@ def _free_axes_by_input(inputs: Inputs, dynamic: Mapping[str | int, int | Sequen
         place, rank = tensor.place, tensor.value.dim()
         names = [name for name in axes_by_name if place == name or place.startswith((f"{name}[", f"{name}."))]
         matched |= set(names)
-        axes: list[int] = []
-        for name in names:
-            value = axes_by_name[name]
-            axes += [value] if isinstance(value, int) else value
+        values = [axes_by_name[name] for name in names]
+        axes = [axis for value in values for axis in ([value] if isinstance(value, int) else value)]
         if problems := [axis for axis in axes if not -rank <= axis < rank]:
             raise ValueError(f"dynamic: {place} has {rank} axes, and no axis {problems}.")
         free.append(tuple(sorted({axis % rank for axis in axes})))
     if unknown := [name for name in axes_by_name if name not in matched]:
-        raise ValueError(
-            f"dynamic names {unknown}, the tensor inputs are {[tensor.place for tensor in inputs.tensors]}."
-        )
+        places = [tensor.place for tensor in inputs.tensors]
+        raise ValueError(f"dynamic names {unknown}, the tensor inputs are {places}.")
     return free
 
 
 def named_arguments(module: nn.Module, body: list[str], inputs: Inputs) -> dict[str, tuple[ast.expr, object]]:
     """Name of an argument -> the expression that reads it from those of the forward, and its value.
 
-    Tensors that are taken as ``*inputs`` are an argument each.
-
-    Args:
-        module: the module.
-        body: the parameters of the body of a net, which has names for the tensors in ``*inputs``.
-        inputs: the example inputs.
+    Tensors that are taken as ``*inputs`` are an argument each; the body of a net may have names for them.
     """
     kinds = {name: parameter.kind for name, parameter in inspect.signature(module.forward).parameters.items()}
     result: dict[str, tuple[ast.expr, object]] = {}
@@ -270,8 +260,8 @@ def named_arguments(module: nn.Module, body: list[str], inputs: Inputs) -> dict[
             result[inner_name(name)] = (ast.Name(name), value)
             continue
         items: Sequence[object] = value  # type: ignore[assignment]
-        for index, item in enumerate(items):
-            item_name = _variadic_names(body, len(items), name)[index]
+        names = _variadic_names(body, len(items), name)
+        for index, (item, item_name) in enumerate(zip(items, names, strict=True)):
             result[inner_name(item_name)] = (ast.Subscript(ast.Name(name), ast.Constant(index)), item)
     return result
 

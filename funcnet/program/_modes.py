@@ -16,9 +16,9 @@ from funcnet.program._statements import (
     expression_names,
     filter_statements,
     iter_statements,
-    join_path,
     read_names,
 )
+from funcnet.tree import join
 
 _TRAINING = "self.training"
 
@@ -64,7 +64,7 @@ def _use_running_averages(program: ForwardProgram) -> None:
 
 def _count_in_training(program: ForwardProgram, averaged: set[str]) -> None:
     """Add the mode, which is 0 or 1, to the counts of batches of norms whose averages are updated in place."""
-    counts = [program.new_buffers.get(join_path(path, "num_batches_tracked")) for path in averaged]
+    counts = [program.new_buffers.get(join(path, "num_batches_tracked")) for path in averaged]
     values = {count.id for count in counts if isinstance(count, ast.Name)}
     for step in program.statements:
         expression = step.value if isinstance(step, Statement) else None

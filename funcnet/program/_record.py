@@ -39,12 +39,8 @@ from funcnet.program._text import text_of
 from funcnet.program._value_names import name_around, name_at_caller, name_of_variable
 from funcnet.program._vocabulary import UnwritableError, Vocabulary
 
-_ARITHMETIC: dict[object, object] = {
-    operator.iadd: operator.add,
-    operator.isub: operator.sub,
-    operator.imul: operator.mul,
-}
-_ARITHMETIC |= {operator.imul: operator.mul, "add_": operator.add, "sub_": operator.sub, "mul_": operator.mul}
+_ARITHMETIC: dict[object, object] = {"add_": operator.add, "sub_": operator.sub, "mul_": operator.mul}
+_ARITHMETIC |= {operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul}
 """Writes in place that are read as the calculation of a new value, where all of a buffer is written to."""
 _CHECKS = ("_check", "_assert")  # private names of functions that are called for what they refuse
 _MODULE = "L['module']."  # what torch's tracer calls the module
@@ -190,10 +186,10 @@ class _Recorder:
             if isinstance(symbol, int):
                 self.values[node] = ast.Constant(symbol)
                 continue
-            found = None if symbol is None else self.captured.find_axis(symbol)
-            if found is None:
+            axis_place = None if symbol is None else self.captured.find_axis(symbol)
+            if axis_place is None:
                 raise self._error(node, f"it takes the number {symbol or node.name} from outside of its inputs")
-            index, axis = found
+            index, axis = axis_place
             place = self.inputs.tensors[index].place
             value = self._new_value("batch" if axis == 0 else _clean_name(f"{place}_size"), named=True)
             shape = ast.Attribute(self._input_expression(index), "shape")

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from funcnet._torch import size_expression
 from funcnet._torch_functions import CASTS, FRESH_RESULTS, RESHAPES, is_pure
-from funcnet.program._capture import size_expression
 from funcnet.program._expressions import call_expression, constant_value, dotted_name, name_of_function, shorten_calls
 from funcnet.program._statements import (
     Block,
@@ -128,7 +128,7 @@ def _drop_needless_in_place(program: ForwardProgram) -> None:
     statements = list(iter_statements(program.statements))
     last_reads = {name: number for number, statement in enumerate(statements) for name in read_names(statement)}
     last_reads |= {name: len(statements) for result in program.results() for name in expression_names(result)}
-    fresh: set[str] = set()
+    new_memory: set[str] = set()
     for number, statement in enumerate(statements):
         call, is_in_place = statement.value, False
         if statement.result is None:
@@ -136,11 +136,16 @@ def _drop_needless_in_place(program: ForwardProgram) -> None:
         if isinstance(call, ast.Call):
             keys = [key for key in call.keywords if key.arg == "inplace"]
             argument = call.args[0] if call.args else None
-            if keys and isinstance(argument, ast.Name) and argument.id in fresh and last_reads[argument.id] == number:
+            if (
+                keys
+                and isinstance(argument, ast.Name)
+                and argument.id in new_memory
+                and last_reads[argument.id] == number
+            ):
                 call.keywords.remove(keys.pop())
             is_in_place = bool(keys)
         if isinstance(call, ast.BinOp) or (not is_in_place and name_of_function(call) in FRESH_RESULTS):
-            fresh.add(statement.result)
+            new_memory.add(statement.result)
 
 
 def _merge_equal_statements(program: ForwardProgram) -> None:
@@ -240,8 +245,8 @@ def _statements_from_sizes(program: ForwardProgram) -> dict[str, Statement]:
         # a value that a part is given is not made there again
         is_local = all(maker is not None and maker.levels == statement.levels for maker in makers)
         example = program.example(value)
-        is_whole = isinstance(example, Tensor) and not example.is_floating_point()
-        if is_local and is_whole and _calls_only_torch(statement.value):
+        holds_whole_numbers = isinstance(example, Tensor) and not example.is_floating_point()
+        if is_local and holds_whole_numbers and _calls_only_torch(statement.value):
             result[value] = statement
     return result
 
@@ -303,6 +308,6 @@ def _mask_expression(kind: str, sizes: Sequence[ast.expr]) -> ast.expr:
     dtype = {"dtype": dotted_name("torch.bool")}
     if kind == "full":
         return call_expression("torch.ones", sizes, dtype)
-    ones = ast.Attribute(call_expression("torch.ones", sizes[-2:], dtype), kind)
-    triangle = call_expression(ones, [ast.Constant(1)] if kind == "triu" else [])
+    square = ast.Attribute(call_expression("torch.ones", sizes[-2:], dtype), kind)
+    triangle = call_expression(square, [ast.Constant(1)] if kind == "triu" else [])
     return triangle if len(sizes) == 2 else call_expression(ast.Attribute(triangle, "expand"), sizes)

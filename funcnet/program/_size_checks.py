@@ -25,10 +25,7 @@ PlaceNames = Mapping[Any, str]
 def size_checks(captured: Captured, inputs: Inputs, free: FreeAxes, relaxed: bool = False) -> list[Check]:
     """Dtype and sizes of every tensor input, and the conditions on free sizes that the capture relied on.
 
-    Args:
-        captured, inputs: the capture and what it was made with.
-        free: the axes that were to stay free.
-        relaxed: leave out what only torch's tracer asked for and excludes size 1.
+    With ``relaxed``, those are left out that only torch's tracer asked for and that exclude size 1.
 
     Raises:
         ConversionError: if it relied on a number that is in a tensor.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from torch import nn
@@ -18,17 +20,17 @@ from funcnet.program._statements import (
     Item,
     Routine,
     Statement,
-    Step,
     Use,
     assigned_names,
     expression_names,
-    join_path,
     read_names,
     relative_path,
+    split_place,
 )
 from funcnet.program._text import lines_of, text_of
 from funcnet.program._vocabulary import Vocabulary, import_lines, import_names
 from funcnet.program._writer import Writer, definition_lines, inline_statements
+from funcnet.tree import join
 
 _LISTS = (nn.Sequential, nn.ModuleList, nn.ParameterList)
 _DICTS = (nn.ModuleDict, nn.ParameterDict)
@@ -39,36 +41,26 @@ def write_classes(
 ) -> str:
     """The module that defines a class for a program, which builds its parts and has its forward.
 
-    Args:
-        program: the forward.
-        ties: path of a parameter -> of the one that it is.
-        vocabulary: what the statements may need to import.
-        skip_in_eval: let parts that draw give back what they are given in eval mode, as stochastic depth does.
+    ``ties`` has the paths of parameters that are others. With ``skip_in_eval``, parts that draw give back what they are
+    given in eval mode, as stochastic depth does.
     """
-    always_drawing = use_module_mode(program)
-    imports = list(vocabulary.imports)
-    imported = import_names(program, imports)
-    return _ClassWriter(program, ties, imports, imported, always_drawing if skip_in_eval else {}).text()
+    drawing = use_module_mode(program)
+    return _ClassWriter(program, ties, vocabulary, drawing if skip_in_eval else {}).text()
 
 
 class _ClassWriter(Folding):
     """Makes a class of each module that is no layer of torch.nn; equal modules have one class."""
 
     def __init__(
-        self,
-        program: ForwardProgram,
-        ties: Mapping[str, str],
-        imports: Sequence[str],
-        imported: Mapping[str, str],
-        skipped: Collection[str],
+        self, program: ForwardProgram, ties: Mapping[str, str], vocabulary: Vocabulary, skipped: Collection[str]
     ) -> None:
         super().__init__(program)
-        self.module, self.ties, self.imports, self.imported = program.module, ties, imports, imported
-        self.skipped = skipped
+        self.module, self.ties, self.skipped = program.module, ties, skipped
+        self.imports = list(vocabulary.imports)
+        self.imported = import_names(program, self.imports)
         self.modules = dict(self.module.named_modules(remove_duplicate=False))
         self.layers: dict[str, ast.Call] = {}  # path of a layer of torch.nn -> the call that builds it
         self.elsewhere: set[int] = set()  # ids of calls of modules that no path leads to
-        self.texts_of: dict[str, set[str]] = {}  # path of a module -> the texts of its calls
         self.call_at: dict[str, ModuleCall] = {}
         self.classes: dict[str, str] = {}  # the text of a class without its name -> the name
         self.class_texts: list[str] = []
@@ -84,18 +76,13 @@ class _ClassWriter(Folding):
         self._call_layers(root)
         self.program.statements = list(root.steps())
         self._describe(root)
+        several = Counter(path for calls in self.calls.values() for path in {call.level.path for call in calls})
         for text, calls in self.calls.items():
-            for call in calls:
-                self.texts_of.setdefault(call.level.path, set()).add(text)
-        self.chosen = {
-            text
-            for text, calls in self.calls.items()
-            if text != root.text and all(map(self._becomes_class, calls)) and self._has_own_buffers(text)
-        }
+            is_uniform = all(several[call.level.path] == 1 and self._becomes_class(call) for call in calls)
+            if text != root.text and is_uniform and self._has_own_buffers(text):
+                self.chosen.add(text)
         main = self._main_function(root)
-        self.call_at = {
-            call.level.path: call for calls in self.calls.values() for call in calls if call.text in self.chosen
-        }
+        self.call_at = {call.level.path: call for text in self.chosen for call in self.calls[text]}
         self._class_of("", main)
         text = "\n\n\n".join(self.class_texts)
         return "\n".join([*self._import_lines(text), "", "", text, ""])
@@ -105,27 +92,26 @@ class _ClassWriter(Folding):
         lines = import_lines(text, [*self.imports, *known], self.imported)
         lines = [line for line in lines if line and not line.startswith("import funcnet")]
         standard = [line for line in lines if line.split()[1] in ("math", "operator", "collections")]
-        whole = sorted({line for line in lines if line.startswith("import ")} - set(standard))
+        modules = sorted({line for line in lines if line.startswith("import ")} - set(standard))
         names = sorted({line for line in lines if line.startswith("from ")} | {"from torch import nn"})
-        return [*([*standard, ""] if standard else []), *whole, *names]
+        return [*([*standard, ""] if standard else []), *modules, *names]
 
     def _becomes_class(self, call: ModuleCall) -> bool:
-        """Whether a module is no layer of torch.nn, and all its calls are equal."""
+        """Whether a module is no container and no layer of torch.nn, nor in one."""
         path = call.level.path
         module = self.modules.get(path)
-        if module is None or path in self.layers or _is_container(module, *_LISTS, *_DICTS):
+        if module is None or id(call) in self.elsewhere or _is_container(module, *_LISTS, *_DICTS):
             return False
-        is_inside = any(path.startswith(f"{layer}.") for layer in self.layers) or id(call) in self.elsewhere
-        return len(self.texts_of[path]) == 1 and not is_inside
+        return all(relative_path(path, layer) is None for layer in self.layers)
 
     def _call_layers(self, call: ModuleCall) -> None:
         for index, item in enumerate(call.items):
             if isinstance(item, ModuleCall):
                 statement = None if id(item) in self.elsewhere else self._layer_statement(item)
-                if statement is not None:
-                    call.items[index] = statement
-                else:
+                if statement is None:
                     self._call_layers(item)
+                else:
+                    call.items[index] = statement
 
     def _layer_statement(self, call: ModuleCall) -> Statement | None:
         """The call of a layer as one statement; None for what is no layer with one input and one output."""
@@ -134,24 +120,20 @@ class _ClassWriter(Folding):
         if path not in self.layers or isinstance(self.modules[path], composed):
             return None
         steps = list(call.steps())
-        made = [name for step in steps for name in assigned_names(step)]
-        read = [name for step in steps for name in read_names(step) if ":" not in name]
-        inputs = list(dict.fromkeys(name for name in read if name not in {*made, *self.program.sizes}))
-        read_outside = self._names_read_outside(steps)
-        results = [name for name in made if name in read_outside]
+        assigned = [name for step in steps for name in assigned_names(step)]
+        read = {name for step in steps for name in read_names(step) if split_place(name) is None}
+        inputs = read - {*assigned, *self.program.sizes}
+        within = {id(step) for step in steps}
+        outside = {name for step in self.program.statements if id(step) not in within for name in read_names(step)}
+        outside |= set(expression_names(self.program.returned))
+        results = [name for name in assigned if name in outside]
         if len(inputs) != 1 or len(results) != 1:
             return None
         for name in [name for name in self.program.new_buffers if name.startswith(f"{path}.")]:
             del self.program.new_buffers[name]
         self.program.named.add(results[0])
-        layer_call = ast.Call(ast.Name(f"self:{path}"), [ast.Name(inputs[0])], [])
-        levels = steps[0].levels[:-1]
-        return Statement(layer_call, results, levels=levels, node=self.program.nodes.get(results[0]))
-
-    def _names_read_outside(self, steps: Sequence[Step]) -> set[str]:
-        within = {id(step) for step in steps}
-        outside = (step for step in self.program.statements if id(step) not in within)
-        return {name for step in outside for name in read_names(step)} | set(expression_names(self.program.returned))
+        layer_call = ast.Call(ast.Name(f"self:{path}"), [ast.Name(inputs.pop())], [])
+        return Statement(layer_call, results, levels=steps[0].levels[:-1], node=self.program.nodes.get(results[0]))
 
     def _register(self, call: ModuleCall) -> None:
         if call.level.path:
@@ -165,18 +147,17 @@ class _ClassWriter(Folding):
             return ""
         parts: list[str] = []
         for name, submodule in module.named_modules():
-            layer = self.layers.get(join_path(path, name) if name else path)
+            layer = self.layers.get(join(path, name))
             parts.append(f"{name}: {type(submodule).__name__ if layer is None else text_of(layer)}")
         return "\n".join([*parts, *(f"{name} {tuple(param.shape)}" for name, param in module.named_parameters())])
 
     def _lower(self, call: ModuleCall) -> tuple[list[Item], dict[str, ast.expr]]:
         items, new_buffers = super()._lower(call)
-        uses = [item for item in items if isinstance(item, Use)]
-        for use in uses:
+        for use in (item for item in items if isinstance(item, Use)):
             use.state = None  # a method keeps its new buffers itself
-        called = [use.level.path for use in uses]
-        is_of_called = {name: any(relative_path(name, path) is not None for path in called) for name in new_buffers}
-        return items, {name: value for name, value in new_buffers.items() if not is_of_called[name]}
+            for name in [name for name in new_buffers if relative_path(name, use.level.path) is not None]:
+                del new_buffers[name]
+        return items, new_buffers
 
     def _class_of(self, path: str, function: Routine | None) -> str:
         """The name of the class of a module; its text is written down when it is new."""
@@ -186,19 +167,15 @@ class _ClassWriter(Folding):
             lines += ["", *self._forward_lines(path, function)]
         text = "\n".join(lines)
         if text not in self.classes:
-            base = class_name(module)
-            name, count = base, 1
-            while name in self.classes.values() or name in self.imported.values():
-                count += 1
-                name = f"{base}{count}"
-            self.classes[text] = name
-            self.class_texts.append(
-                f"class {name}({'nn.Sequential' if _is_numbered(module) else 'nn.Module'}):\n{text}"
-            )
+            used_names = {*self.classes.values(), *self.imported.values()}
+            names = (f"{class_name(module)}{count if count > 1 else ''}" for count in itertools.count(1))
+            self.classes[text] = next(name for name in names if name not in used_names)
+            base = "nn.Sequential" if _is_numbered(module) else "nn.Module"
+            self.class_texts.append(f"class {self.classes[text]}({base}):\n{text}")
         return self.classes[text]
 
     def _init_lines(self, path: str, module: nn.Module) -> list[str]:
-        children = {name: self._built(join_path(path, name), child) for name, child in module._modules.items()}
+        children = {name: self._built(join(path, name), child) for name, child in module._modules.items()}
         base = call_of("super().__init__", [*children.values()] if _is_numbered(module) else [])
         lines = ["    def __init__(self):", *lines_of("", base, indent=8), *self._tensor_lines(path, module)]
         for name, child in {} if _is_numbered(module) else children.items():
@@ -220,7 +197,7 @@ class _ClassWriter(Folding):
             if param is None:
                 lines.append(f'        self.register_parameter("{name}", None)')
                 continue
-            is_frozen = not param.requires_grad and join_path(path, name) not in self.ties
+            is_frozen = not param.requires_grad and join(path, name) not in self.ties
             value: ast.expr = call_of(
                 "nn.Parameter", [empty_tensor(param)], **({"requires_grad": False} if is_frozen else {})
             )
@@ -228,7 +205,7 @@ class _ClassWriter(Folding):
         for name, buffer in module._buffers.items():
             options, value = {}, ast.Constant(None) if buffer is None else empty_tensor(buffer)
             if buffer is not None and name in module._non_persistent_buffers_set:
-                options, value = {"persistent": False}, tensor_literal(buffer, join_path(path, name))
+                options, value = {"persistent": False}, tensor_literal(buffer, join(path, name))
             lines += lines_of("", call_of("self.register_buffer", [ast.Constant(name), value], **options), indent=8)
         return lines
 
@@ -243,7 +220,7 @@ class _ClassWriter(Folding):
         if not _is_container(module, nn.Sequential, nn.ModuleList, nn.ModuleDict):
             call = self.call_at.get(path)
             return call_of(self._class_of(path, None if call is None else self._function_for(call)), [])
-        items = {name: self._built(join_path(path, name), child) for name, child in module._modules.items()}
+        items = {name: self._built(join(path, name), child) for name, child in module._modules.items()}
         if isinstance(module, nn.ModuleDict):
             return call_of("nn.ModuleDict", [ast.Dict([ast.Constant(name) for name in items], [*items.values()])])
         if isinstance(module, nn.Sequential) and not _is_numbered(module):
@@ -283,8 +260,8 @@ class _ClassWriter(Folding):
     def _access(self, path: str, base: str) -> str:
         """How a method of the module at ``base`` reaches what is at a path."""
         text, at = "self", base
-        rest = path[len(base) :].lstrip(".") if base else path
-        for key in rest.split(".") if rest else []:
+        suffix = path[len(base) :].lstrip(".") if base else path
+        for key in suffix.split(".") if suffix else []:
             holder = self.modules.get(at)
             if key.isdigit() and (_is_numbered(holder) or isinstance(holder, (nn.ModuleList, nn.ParameterList))):
                 text += f"[{key}]"
@@ -294,7 +271,7 @@ class _ClassWriter(Folding):
                 text = f'getattr({text}, "{key}")'
             else:
                 text += f".{key}"
-            at = join_path(at, key)
+            at = join(at, key)
         return text
 
 
@@ -313,9 +290,7 @@ class _MethodWriter(Writer):
         self.access = access
 
     def spell_place(self, kind: str, path: str) -> str:
-        return (
-            self.access(path, self.path) if kind in ("params", "buffers", "self") else super().spell_place(kind, path)
-        )
+        return super().spell_place(kind, path) if kind == "rng" else self.access(path, self.path)
 
     def add_comment(self, path: str, title: str) -> None:
         """A method needs no comments: its calls say what runs."""

@@ -14,14 +14,7 @@ from funcnet.program._writer import Writer, buffer_tree, definition_lines, inlin
 
 
 def write_functions(program: ForwardProgram, mode: str, input_lines: Sequence[str], vocabulary: Vocabulary) -> str:
-    """The module that defines ``forward(params, buffers, *inputs, rng=None)``.
-
-    Args:
-        program: the forward.
-        mode: "eval" or "training".
-        input_lines: what each input is, one line each.
-        vocabulary: what the statements may need to import.
-    """
+    """The module that defines ``forward(params, buffers, *inputs, rng=None)``; ``input_lines`` describe the inputs."""
     imports = list(vocabulary.imports)
     imported = import_names(program, imports)
     folding = Folding(program)
@@ -51,9 +44,9 @@ def _result_lines(program: ForwardProgram, function: Routine, writer: Writer) ->
     if function.new_buffers:
         tree = buffer_tree(program, function.new_buffers, function.level.path)
         result = ast.Tuple([*results, tree]) if results else tree
-        whole = lines_of("return ", result, writer.spell, 4)
-        if len(whole) == 1:
-            return [whole[0].replace("return (", "return ", 1)[:-1]] if results else whole
+        shown = lines_of("return ", result, writer.spell, 4)
+        if len(shown) == 1:
+            return [shown[0].replace("return (", "return ", 1)[:-1]] if results else shown
         lines = lines_of("new_buffers = ", tree, writer.spell, 4)
         results = [*results, ast.Name("new_buffers")]
     if not results:

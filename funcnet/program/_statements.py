@@ -194,11 +194,6 @@ def relative_path(path: str, base: str) -> str | None:
     return path[len(base) + 1 :] if path.startswith(f"{base}.") else None
 
 
-def join_path(path: str, name: str) -> str:
-    """The path of what has a name in the module at a path, which is empty for the root."""
-    return f"{path}.{name}" if path else name
-
-
 def expression_names(node: ast.AST) -> Iterator[str]:
     """Values and places that an expression names, in the order of its text."""
     if isinstance(node, ast.Name):

@@ -16,9 +16,7 @@ _BINARY = {
     getattr(ast, kind): (symbol, int(level)) for kind, symbol, level in (row.split() for row in _LEVELS.split(","))
 }
 """Operator -> its symbol, and how tightly it binds."""
-_COMPARE: dict[type[ast.AST], str] = dict(
-    zip((ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE), ["==", "!=", "<", "<=", ">", ">="], strict=True)
-)
+_COMPARE = {"Eq": "==", "NotEq": "!=", "Lt": "<", "LtE": "<=", "Gt": ">", "GtE": ">="}
 _UNARY: dict[type[ast.AST], str] = {ast.USub: "-", ast.UAdd: "+", ast.Invert: "~"}
 _CALL, _ATOM, _SIGN = 15, 16, 12  # how tightly a call, a name and a sign bind
 
@@ -80,9 +78,7 @@ class _OneLine:
     def arguments(self, node: ast.Call) -> list[str]:
         if len(node.args) == 1 and not node.keywords and isinstance(node.args[0], ast.GeneratorExp):
             return [self.text(node.args[0])[1:-1]]
-        named = [
-            f"{key.arg}={self.text(key.value)}" if key.arg else f"**{self.text(key.value)}" for key in node.keywords
-        ]
+        named = [f"{f'{key.arg}=' if key.arg else '**'}{self.text(key.value)}" for key in node.keywords]
         return [*map(self.text, node.args), *named]
 
     def of_Starred(self, node: ast.Starred) -> tuple[str, int]:  # noqa: N802
@@ -142,7 +138,7 @@ class _OneLine:
     def of_Compare(self, node: ast.Compare) -> tuple[str, int]:  # noqa: N802
         text = self.in_parentheses(node.left, 6)
         for operator, right in zip(node.ops, node.comparators, strict=True):
-            text += f" {_COMPARE[type(operator)]} {self.in_parentheses(right, 6)}"
+            text += f" {_COMPARE[type(operator).__name__]} {self.in_parentheses(right, 6)}"
         return text, 5
 
     def of_IfExp(self, node: ast.IfExp) -> tuple[str, int]:  # noqa: N802
@@ -175,9 +171,9 @@ class _Breaker:
 
     def lines(self, head: str, node: ast.AST, indent: int, tail: str) -> list[str]:
         flat = self.flat
-        whole = f"{head}{flat.text(node)}{tail}"
-        if len(whole) + indent <= self.width:
-            return [whole]
+        one_line = f"{head}{flat.text(node)}{tail}"
+        if len(one_line) + indent <= self.width:
+            return [one_line]
         if isinstance(node, ast.Call) and (node.args or node.keywords):
             return self._call_lines(head, node, indent, tail)
         if isinstance(node, ast.Dict) and node.keys:
@@ -200,7 +196,7 @@ class _Breaker:
                 left, right = flat.operands(node)
                 return [f"{head}(", f"    {left}", f"    {symbol_of(node.op)} {right}", f"){tail}"]
         base, keys = self._split_brackets(node)
-        return self._bracket_lines(f"{head}{base}", keys, indent, tail) if keys else [whole]
+        return self._bracket_lines(f"{head}{base}", keys, indent, tail) if keys else [one_line]
 
     def _call_lines(self, head: str, node: ast.Call, indent: int, tail: str) -> list[str]:
         start = f"{head}{self.flat.in_parentheses(node.func, _CALL)}("

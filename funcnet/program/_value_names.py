@@ -150,8 +150,8 @@ class ValueNames:
             if value in reads and (node := getattr(item, "node", None)) is not None
         ]
         module = self.program.module.get_submodule(self.path)
-        others = [self.program.hints.get(name) for name in tensors if name != value]
-        return parameter_name(module, self.program.hints.get(value), traces, others)
+        other_hints = [self.program.hints.get(name) for name in tensors if name != value]
+        return parameter_name(module, self.program.hints.get(value), traces, other_hints)
 
     def _move_holder(self, name: str) -> None:
         """Let the value that has a name be called as its later readers call it, as in ``residual = x``."""
@@ -220,11 +220,9 @@ def _statements_in(file: str) -> list[ast.stmt]:
 @lru_cache(maxsize=100_000)
 def statement_at(file: str, line: int) -> ast.stmt | None:
     """The simple statement on a line of a file."""
-    spans = [
-        (statement, (statement.end_lineno or statement.lineno) - statement.lineno) for statement in _statements_in(file)
-    ]
-    matches = [(statement, span) for statement, span in spans if 0 <= line - statement.lineno <= span]
-    return min(matches, key=lambda match: match[1], default=(None, 0))[0]
+    spans = {node: (node.end_lineno or node.lineno) - node.lineno for node in _statements_in(file)}
+    matches = [node for node, span in spans.items() if 0 <= line - node.lineno <= span]
+    return min(matches, key=spans.__getitem__, default=None)
 
 
 def _innermost_statement(trace: str) -> ast.stmt | None:

@@ -231,10 +231,7 @@ def import_names(program: ForwardProgram, imports: Sequence[str]) -> dict[str, s
 def import_lines(text: str, imports: Sequence[str], imported: Mapping[str, str]) -> list[str]:
     """The lines that a text needs, in the order and groups that isort gives them.
 
-    Args:
-        text: the text below the imports.
-        imports: lines that it may need.
-        imported: full names -> the names that the text uses for them.
+    ``imports`` are lines that it may need; ``imported`` says which names it uses for which full names.
     """
     text = re.sub(r'"""[\s\S]*?"""|# .*', "", text)  # what is said about it imports nothing
     used = [line for line in imports if re.search(rf"(?<![\w.\"]){re.escape(line.split()[-1])}\.", text)]
@@ -243,7 +240,5 @@ def import_lines(text: str, imports: Sequence[str], imported: Mapping[str, str])
         lines.add("import funcnet as fn")
     standard = {line for line in lines if line.split()[1].split(".")[0] in sys.stdlib_module_names}
     # first those that import whole modules
-    groups = [
-        sorted(group, key=lambda line: (line.startswith("from "), line)) for group in (standard, lines - standard)
-    ]
+    groups = [sorted(group, key=lambda line: (line[:5] == "from ", line)) for group in (standard, lines - standard)]
     return [*groups[0], *([""] if groups[0] and groups[1] else []), *groups[1]]

@@ -65,12 +65,12 @@ class Writer:
 
     def spell_place(self, kind: str, path: str) -> str:
         """How a param, a buffer or the rng of a module is reached."""
-        rest = relative_path(path, self.path) or ""
+        suffix = relative_path(path, self.path) or ""
         if kind != "rng":
-            return kind + "".join(f'["{key}"]' for key in rest.split(".") if key)
+            return kind + "".join(f'["{key}"]' for key in suffix.split(".") if key)
         if not self.path:
-            return f'rng("{rest}")'
-        return f'rng(f"{{path}}.{rest}")' if rest else "rng(path)"
+            return f'rng("{suffix}")'
+        return f'rng(f"{{path}}.{suffix}")' if suffix else "rng(path)"
 
     def add_line(self, text: str) -> None:
         """Add a line, behind those that give values other names for it."""
@@ -91,10 +91,10 @@ class Writer:
         level = Level("", path, title)
         if level == self.commented:
             return
-        rest = relative_path(path, self.path)
-        rest = path if rest is None else rest
-        if self.commented is not None or rest:
-            self.lines.append(" " * self.indent + f"# {f'{rest}: {title}' if rest else title}")
+        suffix = relative_path(path, self.path)
+        suffix = path if suffix is None else suffix
+        if self.commented is not None or suffix:
+            self.lines.append(" " * self.indent + f"# {f'{suffix}: {title}' if suffix else title}")
         self.commented = level
 
     def body(self, items: Sequence[Item]) -> list[str]:
@@ -235,9 +235,9 @@ def return_lines(program: ForwardProgram, writer: Writer, unchanged: str | None 
     if writer.function.new_buffers:
         tree = buffer_tree(program, writer.function.new_buffers, "")
         lines, tail = lines_of("new_buffers = ", tree, writer.spell, 4), ", new_buffers"
-    whole = f"    return {text_of(program.returned, writer.spell)}{tail}"
-    if len(whole) <= WIDTH and (not tail or isinstance(program.returned, ast.Name)):
-        return [*lines, whole]
+    line = f"    return {text_of(program.returned, writer.spell)}{tail}"
+    if len(line) <= WIDTH and (not tail or isinstance(program.returned, ast.Name)):
+        return [*lines, line]
     return [*lines, *lines_of("output = ", program.returned, writer.spell, 4), f"    return output{tail}"]
 
 
@@ -316,7 +316,7 @@ def _estimated_name(program: ForwardProgram, name: str, path: str) -> str:
     place = split_place(name)
     if place is None:
         return name
-    rest = relative_path(place[1], path)
-    if rest is None:  # it becomes an argument
+    suffix = relative_path(place[1], path)
+    if suffix is None:  # it becomes an argument
         return place[1].rpartition(".")[2]
-    return place[0] + "".join(f'["{key}"]' for key in rest.split(".") if key)
+    return place[0] + "".join(f'["{key}"]' for key in suffix.split(".") if key)

@@ -81,7 +81,7 @@ def names_of(module):
         "parameters": [name for name, _ in module.named_parameters()],
         "all parameters": [name for name, _ in module.named_parameters(remove_duplicate=False)],
         "buffers": [name for name, _ in module.named_buffers()],
-        "modules": [name for name, _ in module.named_modules(remove_duplicate=False)],
+        "modules": [name for name, _ in module.named_modules()],
         "repr": repr(module),
     }
 
@@ -145,3 +145,18 @@ def test_a_tie_keeps_the_name_that_it_goes_by(ties):
     assert list(fn.to_state_dict(net, params)) == list(module.state_dict())
     module.head.weight = nn.Parameter(torch.ones(5, 3))
     assert fn.from_module(module)[0].aliases == {}
+
+
+def test_a_module_at_two_places_stays_one_as_long_as_the_net_has_it_so():
+    module = nn.Sequential(layer := nn.Linear(3, 3), act := nn.ReLU(), own := Own(layer), act, own)
+    net, params, buffers = fn.from_module(module)
+    back = fn.to_module(net, params, buffers)
+    assert names_of(back) == names_of(module)
+    assert back[0] is back[2].inner
+    assert back[1] is back[3]
+    assert back[2] is back[4]
+    other = fn.to_module(net.replaced({"3": fn.Tanh()}), params, buffers)
+    assert (repr(other[1]), repr(other[3])) == ("ReLU()", "Tanh()")
+    untied = fn.Sequential(net[0], net[0])
+    first, second = fn.to_module(untied, *untied.init(0))
+    assert first is not second

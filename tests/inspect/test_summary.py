@@ -118,3 +118,16 @@ def test_it_prints_with_rich_and_without(monkeypatch):
         "1      ReLU        (2, 50)           0      0",
         "total                            2,050  8,200",
     ]
+
+
+def test_a_module_has_the_table_of_its_net():
+    module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    net, params, buffers = fn.from_module(module)
+    x = torch.ones(2, 3)
+    assert fn.summary(module, x) == fn.summary(net, params, x, buffers=buffers)
+    assert fn.summary(module).parameters == 24
+    assert fn.summary(nn.LazyLinear(8), x).rows[0].output == "(2, 8)"
+    with pytest.raises(TypeError, match="leave buffers out"):
+        fn.summary(module, x, buffers={})
+    with pytest.raises(TypeError, match=r"a net or an nn\.Module, not 3"):
+        fn.summary(3)

@@ -1,0 +1,343 @@
+"""What one object holds, read one level deep, so that two readings can be compared and the first be written back."""
+
+from __future__ import annotations
+
+import gc
+import random
+import types
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+_PLAIN_CLASSES = (int, float, complex, str, bytes, bool, type(None), torch.device, torch.dtype)
+_OWN_DICTS = frozenset({"_parameters", "_modules", "_buffers"})
+_LEFT_OUT = frozenset({"_non_persistent_buffers_set", "_compiled_call_impl", "__dict__", "__weakref__"})
+_LEFT_OUT_OF_MODULES = _LEFT_OUT | {*_OWN_DICTS, "_flat_weights", "_flat_weight_refs"}
+"""Attributes that tell nothing: dicts that are read apart, compiled code, and the lists that recurrent layers keep of
+their own weights."""
+
+
+@dataclass(frozen=True)
+class NamedGlobals:
+    """Those globals of a Python module that some code names, as an object that holds them as attributes."""
+
+    namespace: dict[str, Any]
+    names: set[str]
+
+    def __hash__(self) -> int:
+        return id(self.namespace)
+
+
+@dataclass(frozen=True)
+class ClassAttributes:
+    """Those attributes of a class that some code names."""
+
+    cls: type
+    names: set[str]
+
+    def __hash__(self) -> int:
+        return id(self.cls)
+
+
+class Contents(NamedTuple):
+    """What an object holds: its items, its attributes, and a state inside that has no names. None for what it lacks."""
+
+    items: Any = None
+    attributes: dict[str, Any] | None = None
+    inner: Any = None
+
+
+class ContentDifference(NamedTuple):
+    """One place in which an object holds something else than before.
+
+    Attributes:
+        suffix: what to write behind the name of the object to read the place, as in ``".h"`` or ``"['k']"``.
+        verb: what was done to the place: "sets", "adds", "removes", "makes", "grows", ...
+        values: words about the values, with a space before them; empty if there is nothing to say.
+    """
+
+    suffix: str
+    verb: str
+    values: str = ""
+
+
+def read_contents(obj: Any, keeps_values: bool = False) -> Contents | None:
+    """What an object holds now; None if it holds nothing that could change.
+
+    Args:
+        obj: the object.
+        keeps_values: whether a tensor is cloned, so that its values can be written back.
+    """
+    if isinstance(obj, Tensor):
+        return Contents(inner=_TensorState(_read_version(obj), obj.detach().clone() if keeps_values else None))
+    if isinstance(obj, types.CellType):
+        return Contents(attributes=_read_cell(obj))
+    if isinstance(obj, NamedGlobals):
+        return Contents(attributes={name: obj.namespace[name] for name in obj.names if name in obj.namespace})
+    if isinstance(obj, ClassAttributes):
+        return Contents(attributes={name: value for name, value in vars(obj.cls).items() if name in obj.names})
+    if isinstance(obj, types.FunctionType):
+        return Contents(attributes=dict(obj.__dict__)) if obj.__dict__ else None
+    if is_function_cache(obj):
+        return Contents(inner=_read_cache_uses(obj))
+    inner = _read_inner(obj)
+    if inner is not None:
+        return Contents(inner=inner)
+    items: Any = None
+    if isinstance(obj, (list, deque)):
+        items = list(obj)
+    elif isinstance(obj, set):
+        items = set(obj)
+    elif isinstance(obj, dict):
+        items = dict(dict.items(obj))
+    attributes = dict(iter_attributes(obj)) or None
+    return None if items is None and attributes is None else Contents(items, attributes)
+
+
+def iter_attributes(obj: Any) -> Iterator[tuple[str, Any]]:
+    """The attributes that an instance holds itself, in its dict and in its slots."""
+    held = getattr(obj, "__dict__", None)
+    if isinstance(held, dict):
+        left_out = _LEFT_OUT_OF_MODULES if isinstance(obj, nn.Module) else _LEFT_OUT
+        yield from ((name, value) for name, value in held.items() if name not in left_out)
+    for base in type(obj).__mro__ if not isinstance(obj, type) else ():
+        slots = base.__dict__.get("__slots__", ()) if base.__module__ not in ("builtins", "collections") else ()
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if name not in _LEFT_OUT and hasattr(obj, name):
+                yield name, getattr(obj, name)
+
+
+def write_back(obj: Any, contents: Contents) -> None:
+    """Let an object hold again what was read from it."""
+    if isinstance(obj, Tensor):
+        version, values = contents.inner
+        if values is not None and _read_version(obj) != version:
+            with torch.no_grad():
+                obj.detach().copy_(values)
+        return
+    if contents.inner is not None:
+        _write_inner(obj, contents.inner)
+    if isinstance(contents.items, list):
+        obj.clear()
+        obj.extend(contents.items)
+    elif contents.items is not None:
+        (OrderedDict if isinstance(obj, OrderedDict) else dict if isinstance(obj, dict) else set).clear(obj)
+        obj.update(contents.items)
+    if contents.attributes is not None:
+        _write_attributes(obj, contents.attributes)
+
+
+def _write_attributes(obj: Any, attributes: Mapping[str, Any]) -> None:
+    if isinstance(obj, types.CellType):
+        if attributes:
+            obj.cell_contents = attributes[""]
+    elif isinstance(obj, NamedGlobals):
+        for name in obj.names - set(attributes):
+            obj.namespace.pop(name, None)
+        obj.namespace.update(attributes)
+    elif isinstance(obj, ClassAttributes):
+        for name, value in list(vars(obj.cls).items()):
+            if name in obj.names and name not in attributes:
+                delattr(obj.cls, name)
+            elif name in obj.names and value is not attributes[name]:
+                setattr(obj.cls, name, attributes[name])
+    else:
+        held = getattr(obj, "__dict__", {})
+        for name in [name for name, _ in iter_attributes(obj) if name not in attributes]:
+            object.__delattr__(obj, name)
+        for name, value in attributes.items():
+            if name in held:
+                held[name] = value
+            else:
+                object.__setattr__(obj, name, value)
+
+
+# --- comparing ---
+
+
+def find_differences(before: Contents, after: Contents, is_own_dict: bool = False) -> list[ContentDifference]:
+    """In which places two readings of one object differ.
+
+    Args:
+        before, after: the readings.
+        is_own_dict: whether the object is the dict in which a module holds its parameters or submodules.
+    """
+    differences: list[ContentDifference] = []
+    if before.inner is not None and not _are_equal_inside(before.inner, after.inner):
+        differences.append(ContentDifference("", "writes to"))
+    if isinstance(before.items, dict):
+        differences += _compare_named(before.items, after.items, ".{}" if is_own_dict else "[{}]", is_own_dict)
+    elif isinstance(before.items, list):
+        if len(before.items) != len(after.items):
+            differences.append(_describe_size(len(before.items), len(after.items)))
+        else:
+            differences += _compare_named(dict(enumerate(before.items)), dict(enumerate(after.items)), "[{}]")
+    elif before.items is not None and before.items != after.items:
+        differences.append(_describe_size(len(before.items), len(after.items)))
+    differences += _compare_named(before.attributes or {}, after.attributes or {}, ".{}")
+    return differences
+
+
+def _describe_size(before: int, after: int) -> ContentDifference:
+    verb = "grows" if after > before else "shrinks" if after < before else "changes"
+    return ContentDifference("", verb, f" from {before} to {after} entries")
+
+
+def _compare_named(
+    before: Mapping[Any, Any], after: Mapping[Any, Any], suffix: str, is_own_dict: bool = False
+) -> Iterator[ContentDifference]:
+    def place_of(name: Any) -> str:
+        key = name if suffix == ".{}" else format_key(name)
+        return suffix.format(key) if key != "" else ""
+
+    for name, value in after.items():
+        place = place_of(name)
+        if name not in before:
+            if is_own_dict:
+                yield ContentDifference(place, "makes", f", {describe_value(value)}, in the call")
+            else:
+                yield ContentDifference(place, "sets", f" to {describe_value(value)}")
+        elif not is_same(before[name], value):
+            yield ContentDifference(place, "sets", f" from {describe_value(before[name])} to {describe_value(value)}")
+    for name in before:
+        if name not in after:
+            yield ContentDifference(place_of(name), "removes")
+
+
+def format_key(key: object) -> str:
+    """A key of a dict as it stands in brackets."""
+    return f"{key!r:.60}" if is_plain(key) else describe_value(key)
+
+
+def is_same(left: Any, right: Any) -> bool:
+    """Whether two values are one object, or equal values that cannot change."""
+    if left is right:
+        return True
+    if type(left) is not type(right):
+        return False
+    if isinstance(left, _PLAIN_CLASSES):
+        return bool(left == right or (left != left and right != right))
+    if isinstance(left, tuple):
+        return len(left) == len(right) and all(map(is_same, left, right))
+    if isinstance(left, types.MethodType):
+        return left.__func__ is right.__func__ and left.__self__ is right.__self__
+    return False
+
+
+def describe_value(value: object) -> str:
+    """A value in a few words."""
+    if isinstance(value, Tensor):
+        kind = "a parameter" if isinstance(value, nn.Parameter) else "a tensor"
+        return f"{kind} of shape {tuple(value.shape)}"
+    if is_plain(value):
+        text = repr(value)
+        return text if len(text) <= 40 else f"{text[:37]}..."
+    if isinstance(value, (list, tuple, dict, set, deque)):
+        return f"a {type(value).__name__} of {len(value)}"
+    name = type(value).__name__
+    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
+
+
+def is_plain(value: object) -> bool:
+    """Whether a value is a number, text, or the like, or a tuple of such."""
+    return isinstance(value, _PLAIN_CLASSES) or (isinstance(value, tuple) and all(map(is_plain, value)))
+
+
+# --- states without names ---
+
+
+def is_function_cache(obj: object) -> bool:
+    """Whether an object is a function with a cache, as functools.cache and functools.lru_cache make them."""
+    return callable(getattr(obj, "cache_info", None)) and hasattr(obj, "__wrapped__")
+
+
+def _read_cache_uses(cached_function: Any) -> tuple[int, ...]:
+    """How often a cache was used, as far as that matters.
+
+    It does not for results without arguments, which are constants of the process, and for numbers and texts, such as
+    the answer whether a package is installed.
+    """
+    held = gc.get_referents(cached_function)
+    cache = next((obj for obj in held if type(obj) is dict and obj is not vars(cached_function)), {})
+    links = {type(value) for value in cache.values() if type(value).__name__ == "_lru_list_elem"}
+    if links:  # a cache of limited size is a list of links, whose keys and results stand before their class
+        ends = [index for index, obj in enumerate(held[: held.index(cache)]) if obj in links and index >= 2]
+        results = {index: (held[index - 2], held[index - 1]) for index in ends}
+    else:
+        results = dict(enumerate(cache.items()))
+    uses = cached_function.cache_info()
+    matters = any(not is_plain(value) and not (type(key) is tuple and not key) for key, value in results.values())
+    return (uses.misses, uses.hits) if matters else ()
+
+
+def _read_version(tensor: Tensor) -> int | None:
+    try:
+        return tensor._version
+    except RuntimeError:  # tensors made in inference mode count no versions
+        return None
+
+
+def _read_cell(cell: types.CellType) -> dict[str, Any]:
+    try:
+        return {"": cell.cell_contents}
+    except ValueError:
+        return {}
+
+
+class _TensorState(NamedTuple):
+    """How often a tensor was written to, which is compared, and its values, if they are kept."""
+
+    version: int | None
+    values: Tensor | None
+
+
+class _NumpyState(NamedTuple):
+    """The state of a generator of NumPy, and the same as text, because it may hold arrays, which have no equality."""
+
+    text: str
+    state: Any
+
+
+def _read_inner(obj: Any) -> Any:
+    if isinstance(obj, (random.Random, torch.Generator)):
+        return (obj.getstate if isinstance(obj, random.Random) else obj.get_state)()
+    if isinstance(obj, bytearray):
+        return bytes(obj)
+    if hasattr(obj, "__array_interface__") and hasattr(obj, "copy"):
+        return obj.copy() if obj.dtype != object else None
+    if hasattr(getattr(obj, "bit_generator", None), "state"):  # a generator of NumPy
+        return _NumpyState(repr(obj.bit_generator.state), obj.bit_generator.state)
+    return None
+
+
+def _write_inner(obj: Any, inner: Any) -> None:
+    if isinstance(obj, random.Random):
+        obj.setstate(inner)
+    elif isinstance(obj, torch.Generator):
+        obj.set_state(inner)
+    elif isinstance(obj, bytearray):
+        obj[:] = inner
+    elif hasattr(obj, "__array_interface__"):
+        if obj.flags.writeable:
+            obj[...] = inner
+    elif hasattr(obj, "bit_generator"):
+        obj.bit_generator.state = inner.state
+
+
+def _are_equal_inside(before: Any, after: Any) -> bool:
+    if isinstance(before, Tensor):
+        return torch.equal(before, after)
+    if hasattr(before, "tobytes"):
+        return bool(before.shape == after.shape and before.tobytes() == after.tobytes())
+    if isinstance(before, (_NumpyState, _TensorState)):
+        return bool(before[0] == after[0])
+    return bool(before == after)
+
+
+def is_generator(obj: object) -> bool:
+    """Whether an object is a generator of random numbers."""
+    return isinstance(obj, (random.Random, torch.Generator)) or hasattr(obj, "bit_generator")

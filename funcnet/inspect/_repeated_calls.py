@@ -1,0 +1,169 @@
+"""What a call keeps for the next one: it is called twice on one copy, and then on a fresh copy, line by line.
+
+The second call tells whether what was kept matters; the call on the fresh copy tells which line keeps it, and whether
+the output depends on anything else, such as a clock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from funcnet._tensors import is_inexact, same_bits
+from funcnet._torch import pytree
+from funcnet.inspect._call_watch import CallWatch
+from funcnet.inspect._code_locations import Location
+from funcnet.inspect._line_trace import LineTrace
+from funcnet.inspect._object_contents import is_plain
+from funcnet.inspect._state_snapshot import Change, Place, StateSnapshot
+
+
+class CallMaker(NamedTuple):
+    """How to make a call anew, with equal weights, inputs and draws.
+
+    Attributes:
+        copy_module: returns a fresh copy of the module.
+        copy_inputs: returns fresh copies of the positional and the named inputs.
+        lend_generators: a context in which the global generators begin with the same numbers each time.
+    """
+
+    copy_module: Callable[[], nn.Module]
+    copy_inputs: Callable[[], tuple[tuple[Any, ...], dict[str, Any]]]
+    lend_generators: Callable[[], contextlib.AbstractContextManager[None]]
+
+    def call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
+        """Call a module; what it prints is not shown again."""
+        with self.lend_generators(), contextlib.redirect_stdout(io.StringIO()):
+            return module(*args, **kwargs)
+
+
+class RepeatedCalls:
+    """A module that will be called again, and everything that its calls could change.
+
+    Args:
+        maker: how to make the calls.
+    """
+
+    def __init__(self, maker: CallMaker) -> None:
+        self._maker = maker
+        self._module = maker.copy_module()
+        self._inputs = maker.copy_inputs()
+        self._snapshot = StateSnapshot(self._module, name_inputs(*self._inputs))
+
+    @contextlib.contextmanager
+    def undo_changes(self) -> Iterator[None]:
+        """A block after which globals, attributes of classes and the like hold what they held before."""
+        try:
+            yield
+        finally:
+            self._snapshot.restore()
+
+    def report(self, watch: CallWatch) -> None:
+        """Make the calls, and report what differs.
+
+        Args:
+            watch: has watched a call of another copy.
+        """
+        if not self._snapshot.is_complete:
+            watch.notes.append("all that the module and its code can reach: there is too much of it")
+        tensors_before = _read_tensors(self._module)
+        with self.undo_changes():
+            first = self._maker.call(self._module, *self._inputs)
+            changes = self._snapshot.list_changes()
+            self._restore_tensors(tensors_before)  # what a call does to them is reported already
+            self._snapshot.restore_generators()
+            try:
+                difference = find_difference(first, self._maker.call(self._module, *self._maker.copy_inputs()))
+            except Exception as error:
+                difference = f"a second call raises {type(error).__name__}: {str(error).partition(chr(10))[0]:.120}"
+            later = self._snapshot.list_changes()
+        changes_later = {place: change for place, change in later.items() if place not in changes}
+        trace, fresh = self._follow_calls({**changes, **changes_later}, 2 if changes_later else 1)
+        difference_of_fresh = find_difference(first, fresh)
+        for request, location in trace.requests:
+            watch.report("reaches outside", request, location)
+        for place, change in {**changes, **changes_later}.items():
+            location = trace.changes.get(place) or self._locate_forward(place.owner or "")
+            words = f"{change.verb} {place.describe(location.path)}{change.values}"
+            if change.kind == "keeps state" and difference is not None and difference_of_fresh is None:
+                words += f" ({difference})"
+            watch.report(change.kind, words, location)
+        if difference_of_fresh is not None:
+            words = difference_of_fresh.replace("a second call", "a call of a fresh copy")
+            watch.report("differs if repeated", f"{words}: it depends on something outside", self._locate_forward(""))
+        elif difference is not None and all(change.kind != "keeps state" for change in changes.values()):
+            words = f"{difference}: something that cannot be seen is kept"
+            watch.report("differs if repeated", words, self._locate_forward(""))
+
+    def _restore_tensors(self, before: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:
+        """Give the copy the parameters and buffers that it had, with the values of a fresh copy."""
+        fresh = _read_tensors(self._maker.copy_module())
+        for (held, tensors), (_, fresh_tensors) in zip(before, fresh, strict=True):
+            held.update(tensors)
+            for name, tensor in tensors.items():
+                if tensor is not None and not tensor.is_meta:
+                    with torch.no_grad():
+                        tensor.detach().copy_(fresh_tensors[name])
+
+    def _follow_calls(self, changes: Mapping[Place, Change], count: int) -> tuple[LineTrace, object]:
+        """Follow calls of a fresh copy, and return what the first of them returned."""
+        module, inputs = self._maker.copy_module(), self._maker.copy_inputs()
+        outputs: list[object] = []
+        with self.undo_changes():
+            holders = {change.holder for change in changes.values()}
+            snapshot = StateSnapshot(module, name_inputs(*inputs), only=holders)
+            trace = LineTrace(module, snapshot.make_poll())
+            for index in range(count):
+                with trace, contextlib.suppress(*() if index == 0 else (Exception,)):
+                    outputs.append(self._maker.call(module, *(self._maker.copy_inputs() if index else inputs)))
+        return trace, outputs[0]
+
+    def _locate_forward(self, path: str) -> Location:
+        """The first line of the forward of the part at a path."""
+        code = getattr(type(self._module.get_submodule(path)).forward, "__code__", None)
+        return Location(path, code.co_filename, code.co_firstlineno) if code is not None else Location(path, "", 0)
+
+
+def _read_tensors(module: nn.Module) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """The dicts in which the parts of a module hold parameters and buffers, each with what it holds now."""
+    dicts = [held for part in module.modules() for held in (part._parameters, part._buffers)]
+    return [(held, dict(held)) for held in dicts]
+
+
+def name_inputs(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The inputs of a call, each with the name by which a report calls it."""
+    positional = [(f"input {index}", value) for index, value in enumerate(args)]
+    return [*positional, *((f"input {name!r}", value) for name, value in kwargs.items())]
+
+
+def find_difference(first: object, second: object) -> str | None:
+    """In what the outputs of two calls differ, in words; None if they are equal, or if that cannot be told."""
+    left, left_spec = pytree.tree_flatten(first)
+    right, right_spec = pytree.tree_flatten(second)
+    if len(left) != len(right) or left_spec != right_spec:
+        return "a second call gives an output of another structure"
+    largest = 0.0
+    differs = False
+    for one, other in zip(left, right, strict=True):
+        if isinstance(one, Tensor) and isinstance(other, Tensor):
+            one, other = one.detach(), other.detach()
+            if one.shape != other.shape:
+                return f"a second call gives an output of shape {tuple(other.shape)}, not {tuple(one.shape)}"
+            try:
+                if same_bits(one, other):
+                    continue
+            except (NotImplementedError, RuntimeError):  # a tensor without numbers, or of a layout without equality
+                continue
+            differs = True
+            if is_inexact(one) and is_inexact(other):
+                largest = max(largest, float((one - other).abs().nan_to_num(0.0).max()))
+        elif is_plain(one) and is_plain(other) and one != other and not (one != one and other != other):
+            differs = True
+    if not differs:
+        return None
+    return f"a second call gives another output{f', by up to {largest:.3g}' if largest else ''}"

@@ -1,8 +1,8 @@
 """What torch computes in one version and not in another: one fact for each difference, with the versions it holds in.
 
 Names that a version lacks are looked up in ``_torch.py``. What a kernel computes shows only when it runs, and no import
-should run kernels: so these facts are by number, and ``tests/test_torch_versions.py`` runs each kernel on the torch that
-is installed, to see that its fact is true there.
+should run kernels: so these facts are by number, and ``tests/test_torch_versions.py`` runs each kernel on the torch at
+hand, to see that its fact is true there.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class Composed(Net, Generic[P, R], fields_in_view=False):
     def parts(self) -> Mapping[str, Any]:
         return dict(self.items)
 
-    def _with_children(self, nets: Mapping[str, Net]) -> Net:
+    def _with_children(self, nets: Mapping[str, Net], replaced: Mapping[str, Net]) -> Net:
         return Composed(self.name, self.body, tuple({**dict(self.items), **nets}.items()))
 
     def __reduce__(self) -> Any:

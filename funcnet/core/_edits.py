@@ -59,6 +59,23 @@ class Edits:
             return parts
         return dict(sorted(parts.items(), key=lambda item: self.order.index(item[0])))
 
+    def drop_what_is_gone(self, specs: Mapping[str, Param | Buffer]) -> Edits:
+        """The edits without what they say of tensors that are declared no more, or of ties that do not fit any more.
+
+        Where the owner of several names is gone, the first of these names owns what the others are tied to.
+        """
+        aliases: dict[str, str] = {}
+        heirs: dict[str, str] = {}
+        for alias, owner in self.aliases:
+            if alias not in specs:
+                continue
+            if owner not in specs or (specs[owner].shape != specs[alias].shape):
+                owner = heirs.setdefault(owner, alias)
+            if owner != alias and specs[owner].shape == specs[alias].shape:
+                aliases[alias] = owner
+        frozen = tuple(path for path in self.frozen if isinstance(specs.get(path), Param))
+        return replace(self, aliases=tuple(aliases.items()), frozen=frozen)
+
 
 def adopt_module_tensors(net: Net, module: nn.Module) -> Net | None:
     """The net whose own tensors are those of a module: in its order and with its dtypes.

@@ -330,6 +330,16 @@ class Net(RecordValue):
     def replaced(self, nets: Mapping[str, Net]) -> Net:
         """This net with other nets at some paths.
 
+        What is said of paths holds for the new nets too: a param that is frozen stays frozen, and a tie holds as long
+        as both of its tensors exist and have one shape.
+
+        Args:
+            nets: path -> the net to put there. Its params and buffers go to that path in the trees.
+
+        Raises:
+            TreeError: if there is no net at a path.
+            ConversionError: if the net calls no parts (a traced one), or a foreign module could not call the new one.
+
         >>> from funcnet import Linear, ReLU, Sequential
         >>> Sequential(Linear(2, 3), ReLU()).replaced({"0": Linear(4, 3)})[0]
         Linear(in_features=4, out_features=3, bias=True)
@@ -345,12 +355,18 @@ class Net(RecordValue):
         if not nets_by_child:
             return self
         children = {name: self._children[name].replaced(subnets) for name, subnets in nets_by_child.items()}
-        result = self._with_children(children)
+        result = self._with_children(children, nets)
         # what the edits say of paths and of the net's own tensors holds with the new children too
-        return result._with_edits(replace(self._edits, replaced=result._edits.replaced))
+        result = result._with_edits(replace(self._edits, replaced=result._edits.replaced))
+        return result._with_edits(result._edits.drop_what_is_gone(result._all_entries))
 
-    def _with_children(self, nets: Mapping[str, Net]) -> Net:
-        """A new record with other nets under some names."""
+    def _with_children(self, nets: Mapping[str, Net], replaced: Mapping[str, Net]) -> Net:
+        """A new record with other nets under some names.
+
+        Args:
+            nets: the new children by name.
+            replaced: what makes them new: nets by their path, which may lie deep in a child.
+        """
         return self._with_edits(replace(self._edits, replaced=tuple({**dict(self._edits.replaced), **nets}.items())))
 
     @property

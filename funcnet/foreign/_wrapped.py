@@ -22,7 +22,7 @@ from funcnet._errors import InitError
 from funcnet._reachable import collect_reachable
 from funcnet._torch import MODULE_CALL_CODE
 from funcnet._typing import Tree
-from funcnet.core import Buffer, Net, Param, View
+from funcnet.core import Buffer, Lazy, Net, Param, View
 from funcnet.core.internals import EMPTY_TREE, ForeignNet, call_and_path, dtype_to_declare
 from funcnet.foreign._carried_values import UNKNOWN_VALUE, carried_value
 from funcnet.foreign._compiled_call import run_while_compiling
@@ -59,6 +59,19 @@ class Wrapped(ForeignNet):
                 tensors[name] = Buffer(tuple(buffer.shape), scheme, dtype_to_declare(buffer), is_persistent)
         children = tuple((name, convert(child)) for name, child in module._modules.items() if child is not None)
         return cls(CopyPool(module), children, tuple(tensors.items()))
+
+    def _with_children(self, nets: Mapping[str, Net], replaced: Mapping[str, Net]) -> Net:
+        lazy = [path for path, net in replaced.items() for _, part in net.named_nets() if isinstance(part, Lazy)]
+        if lazy:
+            raise InitError(f"{', '.join(map(repr, lazy))}: lazy layers have no shape yet; give the layers that fit.")
+        around = {
+            join(name, path): net
+            for name, child in nets.items()
+            for path, net in child.named_nets()
+            if any(replaced_path.startswith(f"{join(name, path)}.") for replaced_path in replaced)
+        }
+        children = tuple((name, nets.get(name, net)) for name, net in self.children)
+        return replace(self, copy_pool=self.copy_pool.with_nets(replaced, around), children=children)
 
     def title(self) -> str:
         return type(self.copy_pool.module).__name__
@@ -141,11 +154,6 @@ class Wrapped(ForeignNet):
         del module, run  # because all references to the copy are counted
         self.copy_pool.return_copy(flags, leased)
         return output
-
-    def _with_children(self, nets: Mapping[str, Net]) -> Net:
-        modules = {name: net.as_module() for name, net in nets.items()}
-        children = tuple((name, nets.get(name, child)) for name, child in self.children)
-        return replace(self, copy_pool=self.copy_pool.replace_children(modules), children=children)
 
     def _train_flags(self, is_training: Callable[[str], bool], path: str) -> tuple[bool, ...]:
         return tuple(bool(is_training(join(path, submodule_path))) for submodule_path in self.copy_pool.paths)

@@ -153,7 +153,7 @@ class Traced(StockNet, reads_trees=True, one_piece=True, fields_in_view=False):
     def drawing_order(self) -> Iterable[str]:
         return self.net.drawing_order()
 
-    def _with_children(self, nets: Mapping[str, Net]) -> Net:
+    def _with_children(self, nets: Mapping[str, Net], replaced: Mapping[str, Net]) -> Net:
         raise ConversionError(
             f"{self.title()} is traced: its code is one piece and calls no parts, so no other net can take the place "
             f"of {', '.join(map(repr, nets))}. Replace them in funcnet.from_module(module)[0], or in the module."

@@ -16,7 +16,7 @@ from funcnet._errors import ConversionError, ShapeError, bullet_list
 from funcnet._tensors import iter_tensors
 from funcnet._typing import Tree
 from funcnet.core import Net, View, draw_source
-from funcnet.core.internals import Call, StockNet, call_and_path, describe_input, describe_place
+from funcnet.core.internals import Call, StockNet, call_and_path, describe_input, describe_view
 from funcnet.random.internals import DrawInterceptor
 from funcnet.tree import get, join
 from funcnet.tree import map as map_tree
@@ -206,7 +206,7 @@ class Traced(StockNet, reads_trees=True, one_piece=True, fields_in_view=False):
         called = {True: "in training mode", False: "in eval mode"}.get(train, "with some parts in training mode only")  # type: ignore[arg-type]
         way = "Trace it with train='both'" if train is not None else "A trace has one mode for all of its parts"
         raise ConversionError(
-            f"{describe_place(p)} was traced in {self._mode_names()} mode and is called {called}. {way}, "
+            f"{describe_view(p)} was traced in {self._mode_names()} mode and is called {called}. {way}, "
             f"or use funcnet.from_module(module)."
         )
 
@@ -219,7 +219,7 @@ class Traced(StockNet, reads_trees=True, one_piece=True, fields_in_view=False):
             for check in min(misfits, key=len)
         ]
         raise ShapeError(
-            f"{describe_place(p)} was traced for other inputs:{bullet_list(lines)}\n"
+            f"{describe_view(p)} was traced for other inputs:{bullet_list(lines)}\n"
             f"Trace it again with inputs like these (dynamic= keeps more sizes free), or use from_module(module)."
         )
 

@@ -21,8 +21,8 @@ trace              writes the forward of a module down as plain ``F`` code over 
 source             writes a model as a program that runs by itself.
 
 Packages: ``tree`` (nested dicts of tensors), ``random`` (keys and draws), ``init`` (first values), ``parametrize``,
-``optim`` (optimizers),
-``checkpoint`` (files), ``models`` (GPT-2, Llama, BERT), ``compare`` and ``report`` (both styles side by side).
+``optim`` (optimizers, schedules and what training needs beside them), ``checkpoint`` (files), ``models`` (GPT-2, Llama,
+BERT), ``compare`` and ``report`` (both styles side by side).
 """
 
 from importlib import import_module

@@ -50,17 +50,19 @@ def update_bn(loader: Iterable[Any], net: Net, params: TreeLike, buffers: TreeLi
     layers = {path: layer for path, layer in net.named_nets() if isinstance(layer, _BATCH_NORMS)}
     _refuse_inherited(net)
     present = flatten(buffers)
-    fresh: dict[str, Tensor] = {}
+    reset_statistics: dict[str, Tensor] = {}
     for path in layers:
         for name in ("running_mean", "running_var", "num_batches_tracked"):
             if join(path, name) in present:
                 old = present[join(path, name)]
-                fresh[join(path, name)] = torch.ones_like(old) if name == "running_var" else torch.zeros_like(old)
+                reset_statistics[join(path, name)] = (
+                    torch.ones_like(old) if name == "running_var" else torch.zeros_like(old)
+                )
     if not layers:
         return dict(buffers)
     cumulative = net.replaced({path: replace(layer, momentum=None) for path, layer in layers.items()})
     new: Tree = dict(buffers)
-    for path, value in fresh.items():
+    for path, value in reset_statistics.items():
         new = replace_leaf(new, path, value)
     source = as_rng(rng)
     with torch.no_grad():

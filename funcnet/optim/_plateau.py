@@ -92,7 +92,7 @@ class ReduceLROnPlateau:
         if cooldown > 0:
             cooldown, bad_epochs = cooldown - 1, 0
         if bad_epochs > self.patience:
-            lr = self._reduce(lr)
+            lr = self._reduce_lrs(lr)
             cooldown, bad_epochs = self.cooldown, 0
         return {
             "lr": lr,
@@ -111,7 +111,7 @@ class ReduceLROnPlateau:
         groups = zip(self.optimizer.groups, rest, strict=True)
         return {"lr": first, "groups": {selector: {"lr": lr} for selector, lr in groups}}
 
-    def _reduce(self, lrs: Sequence[float]) -> list[float]:
+    def _reduce_lrs(self, lrs: Sequence[float]) -> list[float]:
         lowest = self.min_lr if isinstance(self.min_lr, tuple) else (self.min_lr,) * len(lrs)
         assert isinstance(lowest, tuple)
         reduced = [max(lr * self.factor, limit) for lr, limit in zip(lrs, lowest, strict=True)]

@@ -9,7 +9,7 @@ from typing import Any, overload
 from torch import Tensor
 
 from funcnet._errors import InitError, TreeError, bullet_list
-from funcnet._tensors import same_bits
+from funcnet._tensors import is_tensordict, same_bits
 from funcnet._typing import Flat, Tree, TreeLike
 from funcnet.adapters._own_state_dict import (
     OTHER_STATE,
@@ -96,7 +96,7 @@ def from_state_dict(net: Net, state_dict: Mapping[str, Any], *, copy: bool = Tru
             non-persistent buffer may be missing, and then gets its first value. Names that wrappers put into keys
             (``module``, ``_orig_mod``, ``_fsdp_wrapped_module``, ``_checkpoint_wrapped_module``, ``_forward_module``)
             are left out of them. What the module itself loads by code of its own, as the keys of older versions, is
-            taken as the module takes it.
+            taken as the module takes it. Or a TensorDict, flat or nested.
         copy: when false, the trees share memory with ``state_dict``.
 
     Returns:
@@ -116,6 +116,8 @@ def from_state_dict(net: Net, state_dict: Mapping[str, Any], *, copy: bool = Tru
             f"from_state_dict takes (net, state_dict), got ({type(net).__name__}, {type(state_dict).__name__}). "
             f"For a module use funcnet.from_module(module)."
         )
+    if is_tensordict(state_dict):
+        state_dict = dict(state_dict.flatten_keys(".").items())  # type: ignore[attr-defined]  # no method of a Mapping
     paths = [path for path, _ in net.named_nets()]
     names = rename_unwrapped(list(state_dict), {*net._all_entries, *(join(path, EXTRA_STATE) for path in paths)})
     values = {names[key]: value for key, value in state_dict.items()}

@@ -161,6 +161,8 @@ class Program:
             else:
                 output = view(*inputs, **kwargs)
         except Exception as error:
+            if torch.compiler.is_compiling():
+                raise  # the compiler would trace the explanation; it runs the call again without being compiled
             explained = explain_error(self, params, error, inputs, kwargs, method)
             try:
                 if explained is error:

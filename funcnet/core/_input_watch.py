@@ -26,6 +26,7 @@ from funcnet.random.internals import GeneratorStates
 Name: TypeAlias = "tuple[Name | None, str, Any]"
 """Where a value is: the place of what holds it, the way from there as a format, and what to put into the format."""
 
+_TENSORDICT_ENTRIES = ("_tensordict", "_non_tensordict", "tensordicts")
 _PLAIN_CLASSES = (int, float, complex, str, bytes, bool, type(None))
 _NOT_LOOKED_INTO = (*ATOM_CLASSES, nn.Module, Net, Enum)
 
@@ -68,6 +69,10 @@ class InputWatch:
         state = None if isinstance(value, (tuple, list, dict)) else copy_inner_state(value)
         if state is not None:
             self._states.append((name, value, state))
+            return
+        if is_tensordict(value):  # the attributes by which it holds its entries; others it sets when it is read
+            for attribute in _TENSORDICT_ENTRIES:
+                self._add(name, vars(value).get(attribute), visited)
             return
         for kind in _kinds_of(value):
             keys, values = _read(value, kind)
@@ -131,9 +136,6 @@ def write_error(title: str, tensors: list[str], changes: Iterable[str] = ()) -> 
 
 def _kinds_of(value: Any) -> Iterator[str]:
     """In which ways a value holds others."""
-    if is_tensordict(value):
-        yield "tensordict"
-        return
     for cls, kind in ((list, "list"), (deque, "deque"), (dict, "dict"), (set, "set")):
         if isinstance(value, cls):
             yield kind
@@ -162,10 +164,8 @@ def _read(container: Any, kind: str) -> tuple[list[Any], list[Any]]:
     if kind == "attributes":
         cached = _cached_names(type(container))
         items = [(name, value) for name, value in vars(container).items() if name not in cached]
-    elif kind == "slots":
-        items = [(name, getattr(container, name)) for name in slot_names(type(container)) if hasattr(container, name)]
     else:
-        items = list(container.items())
+        items = [(name, getattr(container, name)) for name in slot_names(type(container)) if hasattr(container, name)]
     return [name for name, _ in items], [value for _, value in items]
 
 
@@ -194,16 +194,11 @@ def _write(contents: ContainerContents) -> None:
         for name in set(vars(container)) - _cached_names(type(container)):
             del vars(container)[name]
         vars(container).update(zip(keys, values, strict=True))
-    elif kind == "slots":
+    else:
         for name in set(_read(container, kind)[0]) - set(keys):
             object.__delattr__(container, name)
         for name, value in zip(keys, values, strict=True):
             object.__setattr__(container, name, value)
-    else:
-        for name in set(_read(container, kind)[0]) - set(keys):
-            del container[name]
-        for name, value in zip(keys, values, strict=True):
-            container.set(name, value)
 
 
 def _are_same(values: list[Any], before: list[Any]) -> bool:
@@ -271,7 +266,7 @@ def run_and_compare_when_compiled(
 
     The compiler traces this function, so it is written in what it knows; it looks at no other objects.
     """
-    before = [(name, value, _copy_simple(value)) for name, value in _iter_simple(name_inputs(inputs, kwargs))]
+    before = [(name, value, _copy_simple(value)) for name, value in _list_simple(name_inputs(inputs, kwargs))]
     output = body(*inputs, **kwargs)
     for name, value, items in before:
         now = _copy_simple(value)
@@ -283,20 +278,22 @@ def run_and_compare_when_compiled(
     return output
 
 
-def _iter_simple(named_values: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+def _list_simple(named_values: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
     """The lists, dicts and dataclasses in some values."""
-    found = []
+    simple = []
     for name, value in named_values:
-        if isinstance(value, (list, dict)) or dataclasses.is_dataclass(value):
-            found.append((name, value))
-        if isinstance(value, (list, dict, tuple)) or dataclasses.is_dataclass(value):
-            found += _iter_simple([(f"{name}[{key!r}]", item) for key, item in _copy_simple(value)])
-    return found
+        is_record = is_tensordict(value) or dataclasses.is_dataclass(value)
+        if isinstance(value, (list, dict)) or is_record:
+            simple.append((name, value))
+        if isinstance(value, (list, dict, tuple)) or is_record:
+            simple += _list_simple([(f"{name}[{key!r}]", item) for key, item in _copy_simple(value)])
+    return simple
 
 
 def _copy_simple(value: Any) -> list[tuple[Any, Any]]:
+    """Keys and values, or positions and items, at this moment."""
     if isinstance(value, (list, tuple)):
         return list(enumerate(value))
-    if isinstance(value, dict):
+    if isinstance(value, dict) or is_tensordict(value):
         return list(value.items())
     return [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from funcnet._context import transform_levels, under_vmap
 from funcnet._errors import InitError
 from funcnet._reachable import collect_reachable
+from funcnet._tensors import is_tensordict
 from funcnet._torch import MODULE_CALL_CODE
 from funcnet._typing import Tree
 from funcnet.core import Buffer, Lazy, Net, Param, View
@@ -187,6 +188,8 @@ def _copy_input(value: Any, tensor_copies: list[tuple[Tensor, Tensor]], memo: Co
         return {key: _copy_input(item, tensor_copies, memo) for key, item in value.items()}
     if cls is list or cls is tuple:
         return cls([_copy_input(item, tensor_copies, memo) for item in value])
+    if is_tensordict(value):
+        return value.clone()  # its items are not its entries
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return cls(*[_copy_input(item, tensor_copies, memo) for item in value])
     if isinstance(value, _SHARED_CLASSES) or callable(value):

@@ -69,9 +69,8 @@ def under_forward_mode() -> bool:
     return torch.autograd.forward_ad._current_level >= 0
 
 
-def saved_tensors_are_hooked() -> bool:
-    """Whether hooks see each tensor that autograd saves, as those of torch.utils.checkpoint count them."""
-    return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+saved_tensors_hooks: Callable[[bool], object] = torch._C._autograd._top_saved_tensors_default_hooks
+"""(True) -> the hooks on tensors that autograd saves, such as those of torch.utils.checkpoint; None without hooks."""
 
 
 def lazy_clone(tensor: torch.Tensor) -> torch.Tensor:

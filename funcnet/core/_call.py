@@ -17,7 +17,7 @@ from funcnet._typing import Selector, Tree, TreeLike
 from funcnet.core._body_errors import explain_error
 from funcnet.core._body_functions import get_defaults, iter_functions
 from funcnet.core._check import Specs, find_tree_misfits, fits_when_compiled, misfit_error, specs_by_tree
-from funcnet.core._draw_source import PASS_RNG, draw_source
+from funcnet.core._draw_source import PASS_RNG, Call, Mode, draw_source
 from funcnet.core._entries import Buffer, Param, has_entries
 from funcnet.core._facts import iter_bodies
 from funcnet.core._global_draws import GlobalDrawGuard
@@ -32,7 +32,6 @@ from funcnet.core._kinds import ForeignNet
 from funcnet.core._ties import drop_aliases, link_buffers, resolve_aliases
 from funcnet.core._view import EMPTY_TREE
 from funcnet.core._view_classes import make_view_opener, view_class_of
-from funcnet.core._view_root import Call, Mode
 from funcnet.core._wrong_calls import SWALLOWED_ARGUMENTS, refuse_swallowed_arguments
 from funcnet.random.internals import DrawInterceptor, RngArgument, as_rng
 from funcnet.tree import flatten, join, select, unflatten

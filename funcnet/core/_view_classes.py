@@ -21,10 +21,10 @@ from torch import Tensor
 
 from funcnet._typing import Tree
 from funcnet.core._buffer_recording import make_buffer_setter
+from funcnet.core._draw_source import Call
 from funcnet.core._entries import Buffer, Param, has_entries
 from funcnet.core._limits import refuse_transforms
 from funcnet.core._view import EMPTY_TREE, RESERVED, View
-from funcnet.core._view_root import Call
 
 if TYPE_CHECKING:
     from funcnet.core._net import Net

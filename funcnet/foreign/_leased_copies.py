@@ -258,13 +258,13 @@ def _clone_or_none(tensor: Tensor | None) -> Tensor | None:
 
 
 def _empty_weight_lists(module: nn.RNNBase) -> dict[str, Any]:
-    """Empty lists in place of those that a recurrent module keeps of its weights; it fills them when it sees others."""
+    """Empty lists for the weights that a recurrent module caches; it fills them when its weights change."""
     count = len(module._flat_weights_names)
     return {"_flat_weights": [None] * count, "_flat_weight_refs": [_dead_reference] * count}
 
 
 def _dead_reference() -> None:
-    """Returns what a weak reference to an object that is gone returns."""
+    """A dead weak reference: returns None."""
 
 
 def _renorms_weight(module: nn.Module) -> bool:
@@ -283,11 +283,11 @@ def _first_names(module: nn.Module) -> dict[str, str]:
     return first_names
 
 
-# --- whether a copy is as it was ---
+# --- whether a copy is unchanged ---
 
 
 class Snapshot:
-    """What some objects held at one moment, one level each, by identity; so it is cheap to compare with later.
+    """The contents of some objects at one moment, one level deep, by identity; so comparing with it later is cheap.
 
     Args:
         objects: all objects that can be reached and changed.

@@ -31,7 +31,8 @@ class Muon(Optimizer):
         eps: the smallest norm that a buffer is divided by.
         ns_steps: how often the polynomial is applied; less than 100.
         adjust_lr_fn: how the learning rate depends on the shape (A, B) of a param: "original" (or None) multiplies it
-            by ``sqrt(max(1, A / B))``, "match_rms_adamw" by ``0.2 * sqrt(max(A, B))``.
+            by ``sqrt(max(1, A / B))``, "match_rms_adamw" by ``0.2 * sqrt(max(A, B))``, and, where torch has it (since
+            2.14), "spectral_unclamped" by ``sqrt(A / B)``.
         groups: hyperparameters of some params, by selector.
 
     State: momentum_buffer with the shape of the param.
@@ -90,6 +91,13 @@ class Muon(Optimizer):
         return x.T if is_tall else x
 
     def _rate_factor(self, rows: int, columns: int) -> float:
+        if self.adjust_lr_fn in (None, "original"):
+            return math.sqrt(max(1, rows / columns))
         if self.adjust_lr_fn == "match_rms_adamw":
             return 0.2 * math.sqrt(max(rows, columns))
-        return math.sqrt(max(1, rows / columns))
+        if self.adjust_lr_fn == "spectral_unclamped":
+            return math.sqrt(rows / columns)
+        raise NotImplementedError(  # a name that only a newer torch has
+            f"Muon: adjust_lr_fn={self.adjust_lr_fn!r} is not known; take 'original', 'match_rms_adamw' or "
+            "'spectral_unclamped', or give groups a learning rate of their own."
+        )

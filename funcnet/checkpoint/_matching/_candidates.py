@@ -124,9 +124,9 @@ def iter_candidates(sources: Sequence[Family], targets: Sequence[Family]) -> Ite
 
 
 def _shape_keys(family: Family) -> list[tuple[object, ...]]:
-    """Keys of which two families that can be one another share at least one.
+    """Lookup keys: families that can be converted into each other share at least one.
 
-    A key has the counts of the holes and the sizes of the axes in any order, as they are or with one hole stacked.
+    A key has the counts of the holes and the sizes of the axes in any order, without change or with a stacked hole.
     """
     counts = family.counts
     keys: list[tuple[object, ...]] = [(counts, tuple(sorted(family.shape)))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +17,7 @@ from funcnet._torch import lazy_clone
 from funcnet._typing import Selector, Tree, TreeLike
 from funcnet.core._body_errors import explain_error
 from funcnet.core._body_functions import get_defaults, iter_functions
+from funcnet.core._call_copies import copy_buffers, copy_tree, iter_writable_buffers
 from funcnet.core._check import Specs, find_tree_misfits, fits_when_compiled, misfit_error, specs_by_tree
 from funcnet.core._draw_source import PASS_RNG, Call, Mode, draw_source
 from funcnet.core._entries import Buffer, Param, has_entries
@@ -30,11 +32,12 @@ from funcnet.core._input_watch import (
 )
 from funcnet.core._kinds import ForeignNet
 from funcnet.core._ties import drop_aliases, link_buffers, resolve_aliases
+from funcnet.core._tree_watch import TreeReader, TreeWatch, shows_writes
 from funcnet.core._view import EMPTY_TREE
 from funcnet.core._view_classes import make_view_opener, view_class_of
 from funcnet.core._wrong_calls import SWALLOWED_ARGUMENTS, refuse_swallowed_arguments
 from funcnet.random.internals import DrawInterceptor, RngArgument, as_rng
-from funcnet.tree import flatten, join, select, unflatten
+from funcnet.tree import flatten, select, unflatten
 from funcnet.tree.internals import describe_unmatched
 
 if TYPE_CHECKING:
@@ -52,8 +55,6 @@ class PreparedNet:
         self.open_view = make_view_opener(net)
         self.specs = specs_by_tree(net)
         self.has_buffers = has_entries(net, Buffer)
-        writable_paths = [path for path in _iter_writable_buffers(net) if path not in net.aliases]
-        self.writable = unflatten(dict.fromkeys(writable_paths, True))
         self.aliases_by_kind: dict[type, dict[str, str]] = {
             kind: {alias: owner for alias, owner in net.aliases.items() if isinstance(net._all_entries[alias], kind)}
             for kind in (Param, Buffer)
@@ -66,10 +67,31 @@ class PreparedNet:
         self.draws_in_training = self.drawing_paths(True)  # not cached: torch.compile cannot enter such a lock
         self.checked_trees: CheckedTrees | None = None
         self.global_draw_guard = GlobalDrawGuard(net)
-        self.compared_modes: set[tuple[Any, bool]] = set()  # in which params were compared before and after a call
+        self.functions = list(iter_functions(body for _, body in iter_bodies(net)))
+        self.modes_seen: set[tuple[Any, bool]] = set()  # in which params were compared before and after a call
+        # whether a method's code shows writes to tensors of the trees; here, because the compiler cannot trace the look
+        self.methods_that_write = {"forward": not self.is_trusted and shows_writes(self.functions, "forward", False)}
+        self.writes_to_locals = not self.is_trusted and shows_writes(self.functions, "forward", True)
+        self.param_reader = TreeReader(self.specs["params"])
+        self._set_writable(self.methods_that_write["forward"])
         self.copies_inputs = isinstance(net, ForeignNet)  # so nothing that the caller gave can be written to
-        self.mutable_defaults = list(_iter_mutable_defaults(net))
+        self.mutable_defaults = list(_iter_mutable_defaults(self.functions))
         self.scratch: set[str] = set()  # paths of params that a foreign forward in eval mode writes to: it gets copies
+
+    def _set_writable(self, below_bodies: bool) -> None:
+        """Let calls copy the buffers of bodies that may write to their own; or all below such bodies too."""
+        net = self.net
+        own = [path for path in iter_writable_buffers(net, below_bodies) if path not in net.aliases]
+        below = [path for path in iter_writable_buffers(net, True) if path not in net.aliases]
+        self.writable = unflatten(dict.fromkeys(own, True))
+        self.buffer_reader = TreeReader(path for path in below if path not in set(own))  # those of trusted parts
+        self.copies_all = below_bodies
+
+    def _shows_writes(self, method: str) -> bool:
+        """Whether the code of a method shows writes to tensors that it finds in the trees."""
+        if method not in self.methods_that_write and not torch.compiler.is_compiling():
+            self.methods_that_write[method] = shows_writes(self.functions, method, False)
+        return self.methods_that_write.get(method, False)
 
     def drawing_paths(self, train: Mode) -> list[str]:
         """Paths of the bodies that draw in this mode."""
@@ -144,9 +166,18 @@ class PreparedNet:
         call = _EVAL if mode is False and rng is None else Call(mode, as_rng(rng))
         aliases = self.aliases_by_kind[Param]
         full_params = resolve_aliases(params, aliases) if aliases else params
-        compares = self._compares_params(call)
-        if compares or self.scratch:
-            full_params = self._with_copies(full_params, compares)
+        watches = not self.is_trusted or method != "forward"
+        if method != "forward" and not self.copies_all and self._shows_writes(method):
+            self._set_writable(True)
+        has_copies = watches and (self.copies_all or not self._has_seen(call))
+        if torch.compiler.is_compiling():
+            if has_copies and not self.copies_inputs:
+                full_params = copy_tree(full_params)
+            if self.writes_to_locals and not self.copies_inputs:
+                inputs = tuple(value.clone() if isinstance(value, Tensor) else value for value in inputs)
+                kwargs = {key: value.clone() if isinstance(value, Tensor) else value for key, value in kwargs.items()}
+        elif has_copies or self.scratch:
+            full_params = self._with_copies(full_params, has_copies)
         call_buffers = self._make_call_buffers(buffers) if self.has_buffers else {}
         try:
             view = self.open_view(self.view_class, full_params, call_buffers, call)  # type: ignore[arg-type]
@@ -158,9 +189,9 @@ class PreparedNet:
                 if call is not _EVAL:
                     call.interceptor = interceptor
                 with interceptor:
-                    output = self._run_watched(body, call, full_params if compares else None, inputs, kwargs)
-            elif not self.is_trusted or method != "forward":
-                output = self._run_watched(body, call, full_params if compares else None, inputs, kwargs)
+                    output = self._run_watched(body, call, full_params, call_buffers, has_copies, inputs, kwargs)
+            elif watches:
+                output = self._run_watched(body, call, full_params, call_buffers, has_copies, inputs, kwargs)
             else:
                 output = view(*inputs, **kwargs)
         except Exception as error:
@@ -177,9 +208,9 @@ class PreparedNet:
             call.closed = True
         return output, drop_aliases(call_buffers, buffers) if self.aliases_by_kind[Buffer] else call_buffers
 
-    def _compares_params(self, call: Call) -> bool:
-        """Whether a call is the first of its mode, which looks for writes to params; there may be thousands of them."""
-        return not self.is_trusted and _mode_key(call) not in self.compared_modes and can_read_numbers()
+    def _has_seen(self, call: Call) -> bool:
+        """Whether a call of this mode was seen to write to no params, so that the next need no copies of them."""
+        return _mode_key(call) in self.modes_seen or not can_read_numbers()
 
     def _with_copies(self, params: TreeLike, copies_all: bool) -> Tree:
         """The params with lazy copies of those that the body writes to, or of all while it is not known to which."""
@@ -194,14 +225,16 @@ class PreparedNet:
         self,
         body: Callable[..., Any],
         call: Call,
-        params: TreeLike | None,
+        params: TreeLike,
+        buffers: TreeLike,
+        has_copies: bool,
         inputs: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
         """Run a body that funcnet did not write, and notice by version counters if it wrote to its arguments.
 
-        Inputs are compared in every call, params only if they are passed here. If a foreign forward in eval mode writes
-        to its params (some scale their weights once, and remember that they did), it is left alone: it has copies.
+        If a foreign forward in eval mode writes to its params (some scale their weights once, and remember that they
+        did), it is left alone: it has copies.
         """
         if torch.compiler.is_compiling():
             if self.copies_inputs or all(isinstance(value, Tensor) for value in (*inputs, *kwargs.values())):
@@ -216,23 +249,30 @@ class PreparedNet:
                 version = read_version(inputs[0])
             else:
                 watch = InputWatch(name_inputs(inputs, kwargs))
-        flat_params = {} if params is None else flatten(params)
-        param_versions = [read_version(tensor) for tensor in flat_params.values()]
+        param_watch = TreeWatch(self.param_reader, params, has_copies)
+        buffer_watch = TreeWatch(self.buffer_reader, buffers, False) if self.buffer_reader.paths else None
         output = body(*inputs, **kwargs) if watch is None else watch.run_watched(self.net.title(), body, inputs, kwargs)
         if version is not None and read_version(inputs[0]) != version:
             raise write_error(self.net.title(), ["input 0"])
-        if params is not None:
-            new_versions = map(read_version, flat_params.values())
-            paths = [
-                path for path, old, new in zip(flat_params, param_versions, new_versions, strict=True) if old != new
-            ]
-            if paths and (call.train is not False or not all(map(self._is_read_as_tree, paths))):
-                which = ", ".join(f"params {path!r}" for path in paths)
-                raise PurityError(
-                    f"the body writes in place to {which}, and a call returns no new params; none is changed. Compute "
-                    f"what it wrote outside of the call, from the params and the output, or hold it in a buffer."
-                )
-            self.compared_modes.add(_mode_key(call))
+        if buffer_watch is not None and (paths := buffer_watch.list_written()):
+            self._set_writable(True)
+            raise PurityError(
+                f"the body writes in place to {_list_paths('buffers', paths)} of its parts, which belong to the caller "
+                f"and are changed now. Later calls of this net have copies of them."
+            )
+        paths = param_watch.list_written()
+        changed = [] if has_copies else [path for path in paths if path not in self.scratch]
+        if changed or (paths and (call.train is not False or not all(map(self._is_read_as_tree, paths)))):
+            if changed:
+                self._set_writable(True)
+            state = "which is changed now; later calls have copies" if changed else "none is changed"
+            raise PurityError(
+                f"the body writes in place to {_list_paths('params', paths)}, and a call returns no new params; "
+                f"{state}. Compute what it wrote outside of the call, from the params and the output, or hold it in a "
+                f"buffer."
+            )
+        if has_copies:
+            self.modes_seen.add(_mode_key(call))
             self.scratch.update(paths)
         return output
 
@@ -243,7 +283,7 @@ class PreparedNet:
 
     def _make_call_buffers(self, buffers: TreeLike) -> Tree:
         """The tree that a call records new buffers in: new dicts, and new tensors where a body may write in place."""
-        copy = _copy_buffers(buffers, self.writable)
+        copy = copy_buffers(buffers, self.writable)
         aliases = self.aliases_by_kind[Buffer]
         return link_buffers(copy, aliases) if aliases else copy
 
@@ -282,41 +322,22 @@ class PreparedNet:
             raise RandomnessError(f"rng is None and random numbers are drawn at {names}. {PASS_RNG}")
 
 
+def _list_paths(kind: str, paths: list[str]) -> str:
+    return ", ".join(f"{kind} {path!r}" for path in paths)
+
+
 def _mode_key(call: Call) -> tuple[bool | None, bool]:
     """The mode of a call as far as it decides which code runs: training, eval or by path; and with or without rng."""
     return call.train if isinstance(call.train, bool) else None, call.rng is None
 
 
-def _iter_mutable_defaults(net: Net) -> Iterator[tuple[str, Any]]:
+def _iter_mutable_defaults(functions: list[FunctionType]) -> Iterator[tuple[str, Any]]:
     """Defaults of arguments that a body could write to, with their names: all calls of the function share them."""
-    for function in iter_functions(body for _, body in iter_bodies(net)):
+    for function in functions:
         for name, value in get_defaults(function).items():
             named = [(f"the default of {name!r} in {function.__qualname__}", value)]
             if not isinstance(value, Tensor) and not InputWatch(named).is_empty:
                 yield named[0]
-
-
-def _iter_writable_buffers(net: Net, prefix: str = "", in_tree_reader: bool = False) -> Iterator[str]:
-    """Paths of the buffers that a body not written by funcnet may write to in place, as ``p.steps += 1`` does."""
-    facts = net._facts
-    if facts.one_piece:
-        return
-    for name, spec in net._own_entries.items():
-        if isinstance(spec, Buffer) and (in_tree_reader or not facts.is_trusted):
-            yield join(prefix, name)
-    for name, child in net._children.items():
-        yield from _iter_writable_buffers(child, join(prefix, name), in_tree_reader or facts.reads_trees)
-
-
-def _copy_buffers(tree: TreeLike, writable: TreeLike) -> Tree:
-    """New dicts with the same tensors, and with clones of those that are writable."""
-    copy = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            copy[key] = _copy_buffers(value, writable.get(key, EMPTY_TREE))
-        else:
-            copy[key] = value.clone() if key in writable else value
-    return copy
 
 
 class CheckedTrees:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from funcnet._context import unwrap_transforms
 from funcnet._errors import PurityError
 from funcnet._reachable import ATOM_CLASSES, slot_names
 from funcnet._tensors import is_tensordict
@@ -243,6 +244,8 @@ def name_inputs(inputs: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[tupl
 
 def read_version(tensor: Tensor) -> int:
     """How often a tensor was written to; constant for inference tensors, which do not count."""
+    if not torch.compiler.is_compiling():
+        tensor = unwrap_transforms(tensor)  # a batch has the version of the tensor that it is a view of
     return -1 if tensor.is_inference() else tensor._version
 
 

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from funcnet._context import can_read_numbers
+from funcnet._context import can_read_numbers, tensors_are_real
 from funcnet._errors import PurityError, RandomnessError, TreeError, bullet_list
-from funcnet._torch import lazy_clone
+from funcnet._torch import lazy_clone, peek_transform
 from funcnet._typing import Selector, Tree, TreeLike
 from funcnet.core._body_errors import explain_error
-from funcnet.core._body_functions import get_defaults, iter_functions
-from funcnet.core._call_copies import copy_buffers, copy_tree, iter_writable_buffers
+from funcnet.core._body_functions import iter_functions
 from funcnet.core._check import Specs, find_tree_misfits, fits_when_compiled, misfit_error, specs_by_tree
 from funcnet.core._draw_source import PASS_RNG, Call, Mode, draw_source
 from funcnet.core._entries import Buffer, Param, has_entries
@@ -25,14 +23,16 @@ from funcnet.core._facts import iter_bodies
 from funcnet.core._global_draws import GlobalDrawGuard
 from funcnet.core._input_watch import (
     InputWatch,
+    iter_mutable_defaults,
     name_inputs,
     read_version,
     run_and_compare_when_compiled,
     write_error,
 )
 from funcnet.core._kinds import ForeignNet
+from funcnet.core._shown_writes import shows_writes
 from funcnet.core._ties import drop_aliases, link_buffers, resolve_aliases
-from funcnet.core._tree_watch import TreeReader, TreeWatch, shows_writes
+from funcnet.core._tree_watch import compile_reader, copy_tree, iter_writable_buffers, read_states
 from funcnet.core._view import EMPTY_TREE
 from funcnet.core._view_classes import make_view_opener, view_class_of
 from funcnet.core._wrong_calls import SWALLOWED_ARGUMENTS, refuse_swallowed_arguments
@@ -72,10 +72,10 @@ class PreparedNet:
         # whether a method's code shows writes to tensors of the trees; here, because the compiler cannot trace the look
         self.methods_that_write = {"forward": not self.is_trusted and shows_writes(self.functions, "forward", False)}
         self.writes_to_locals = not self.is_trusted and shows_writes(self.functions, "forward", True)
-        self.param_reader = TreeReader(self.specs["params"])
+        self.read_params = compile_reader([] if self.is_trusted else list(self.specs["params"]))
         self._set_writable(self.methods_that_write["forward"])
         self.copies_inputs = isinstance(net, ForeignNet)  # so nothing that the caller gave can be written to
-        self.mutable_defaults = list(_iter_mutable_defaults(self.functions))
+        self.mutable_defaults = list(iter_mutable_defaults(self.functions))
         self.scratch: set[str] = set()  # paths of params that a foreign forward in eval mode writes to: it gets copies
 
     def _set_writable(self, below_bodies: bool) -> None:
@@ -84,7 +84,8 @@ class PreparedNet:
         own = [path for path in iter_writable_buffers(net, below_bodies) if path not in net.aliases]
         below = [path for path in iter_writable_buffers(net, True) if path not in net.aliases]
         self.writable = unflatten(dict.fromkeys(own, True))
-        self.buffer_reader = TreeReader(path for path in below if path not in set(own))  # those of trusted parts
+        self.watched_buffers = [path for path in below if path not in set(own)]  # those of trusted parts
+        self.read_buffers = compile_reader(self.watched_buffers)
         self.copies_all = below_bodies
 
     def _shows_writes(self, method: str) -> bool:
@@ -169,9 +170,9 @@ class PreparedNet:
         watches = not self.is_trusted or method != "forward"
         if method != "forward" and not self.copies_all and self._shows_writes(method):
             self._set_writable(True)
-        has_copies = watches and (self.copies_all or not self._has_seen(call))
+        has_copies = watches and tensors_are_real() and (self.copies_all or not self._has_seen(call))
         if torch.compiler.is_compiling():
-            if has_copies and not self.copies_inputs:
+            if self.copies_all and not self.copies_inputs:
                 full_params = copy_tree(full_params)
             if self.writes_to_locals and not self.copies_inputs:
                 inputs = tuple(value.clone() if isinstance(value, Tensor) else value for value in inputs)
@@ -216,9 +217,10 @@ class PreparedNet:
         """The params with lazy copies of those that the body writes to, or of all while it is not known to which."""
         copies: dict[int, Tensor] = {}  # a tied tensor stays one
         flat = flatten(params)
+        copy_tensor = lazy_clone if can_read_numbers() else Tensor.clone
         for path, tensor in flat.items():
             if copies_all or path in self.scratch:
-                flat[path] = copies.setdefault(id(tensor), lazy_clone(tensor))
+                flat[path] = copies.setdefault(id(tensor), copy_tensor(tensor))
         return unflatten(flat)
 
     def _run_watched(
@@ -249,18 +251,20 @@ class PreparedNet:
                 version = read_version(inputs[0])
             else:
                 watch = InputWatch(name_inputs(inputs, kwargs))
-        param_watch = TreeWatch(self.param_reader, params, has_copies)
-        buffer_watch = TreeWatch(self.buffer_reader, buffers, False) if self.buffer_reader.paths else None
+        watched = [*self.read_params(params), *self.read_buffers(buffers)] if tensors_are_real() else []
+        states = _read_states(watched, has_copies)
         output = body(*inputs, **kwargs) if watch is None else watch.run_watched(self.net.title(), body, inputs, kwargs)
         if version is not None and read_version(inputs[0]) != version:
             raise write_error(self.net.title(), ["input 0"])
-        if buffer_watch is not None and (paths := buffer_watch.list_written()):
+        new_states = _read_states(watched, has_copies)
+        names = [*self.specs["params"], *self.watched_buffers] if new_states != states else []
+        paths = [path for path, old, new in zip(names, states, new_states, strict=False) if old != new]
+        if buffer_paths := [path for path in paths if path in self.specs["buffers"]]:
             self._set_writable(True)
             raise PurityError(
-                f"the body writes in place to {_list_paths('buffers', paths)} of its parts, which belong to the caller "
-                f"and are changed now. Later calls of this net have copies of them."
+                f"the body writes in place to {_list_paths('buffers', buffer_paths)} of its parts, which belong to "
+                f"the caller and are changed now. Later calls of this net have copies of them."
             )
-        paths = param_watch.list_written()
         changed = [] if has_copies else [path for path in paths if path not in self.scratch]
         if changed or (paths and (call.train is not False or not all(map(self._is_read_as_tree, paths)))):
             if changed:
@@ -283,7 +287,7 @@ class PreparedNet:
 
     def _make_call_buffers(self, buffers: TreeLike) -> Tree:
         """The tree that a call records new buffers in: new dicts, and new tensors where a body may write in place."""
-        copy = copy_buffers(buffers, self.writable)
+        copy = _copy_buffers(buffers, self.writable)
         aliases = self.aliases_by_kind[Buffer]
         return link_buffers(copy, aliases) if aliases else copy
 
@@ -322,6 +326,16 @@ class PreparedNet:
             raise RandomnessError(f"rng is None and random numbers are drawn at {names}. {PASS_RNG}")
 
 
+def _read_states(tensors: list[Tensor], reads_storages: bool) -> list[Any]:
+    """What shows later that somebody wrote to a tensor; with storages, also that somebody assigned to its data."""
+    if not reads_storages and peek_transform() is None:
+        try:
+            return [tensor._version for tensor in tensors]
+        except RuntimeError:  # an inference tensor
+            pass
+    return read_states(tensors)
+
+
 def _list_paths(kind: str, paths: list[str]) -> str:
     return ", ".join(f"{kind} {path!r}" for path in paths)
 
@@ -331,13 +345,15 @@ def _mode_key(call: Call) -> tuple[bool | None, bool]:
     return call.train if isinstance(call.train, bool) else None, call.rng is None
 
 
-def _iter_mutable_defaults(functions: list[FunctionType]) -> Iterator[tuple[str, Any]]:
-    """Defaults of arguments that a body could write to, with their names: all calls of the function share them."""
-    for function in functions:
-        for name, value in get_defaults(function).items():
-            named = [(f"the default of {name!r} in {function.__qualname__}", value)]
-            if not isinstance(value, Tensor) and not InputWatch(named).is_empty:
-                yield named[0]
+def _copy_buffers(tree: TreeLike, writable: TreeLike) -> Tree:
+    """New dicts with the same tensors, and with clones of those that are writable."""
+    copy = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            copy[key] = _copy_buffers(value, writable.get(key, EMPTY_TREE))
+        else:
+            copy[key] = value.clone() if key in writable else value
+    return copy
 
 
 class CheckedTrees:

@@ -1,25 +1,19 @@
-"""Whether a body writes to the tensors in the trees of a call: what its code shows beforehand, and what versions show.
-
-A body whose code shows in-place operations gets copies in every call, so nothing that the caller holds can change. The
-code of helpers in other files is not read; what those write to is noticed afterwards by version counters.
-"""
+"""Which tensors in the trees of a call its body writes to, seen by version counters."""
 
 from __future__ import annotations
 
-import dis
-from collections.abc import Callable, Iterable, Iterator
-from types import CodeType, FunctionType
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from funcnet._context import under_transform, unwrap_transforms
-from funcnet._typing import TreeLike
-from funcnet.core._body_functions import iter_code
+from funcnet._context import unwrap_transforms
+from funcnet._typing import Tree, TreeLike
+from funcnet.core._entries import Buffer
 from funcnet.core._input_watch import read_version
-
-_KEYWORDS_OF_WRITES = ("out", "inplace")
+from funcnet.core._net import Net
+from funcnet.tree import join
 
 
 def read_storage_id(tensor: Tensor) -> int:
@@ -32,62 +26,12 @@ def read_storage_id(tensor: Tensor) -> int:
         return -1
 
 
-class TreeReader:
-    """Reads the tensors at some paths of a tree, in order, and their versions: as fast as code that names each path.
-
-    Args:
-        paths: paths of tensors.
-    """
-
-    def __init__(self, paths: Iterable[str]) -> None:
-        self.paths = list(paths)
-        self._read: Callable[[TreeLike], list[Tensor]] | None = None
-
-    def read_tensors(self, tree: TreeLike) -> list[Tensor]:
-        """The tensors at the paths."""
-        if self._read is None:
-            self._read = _compile_reader(self.paths)
-        return self._read(tree)
+def read_states(tensors: list[Tensor]) -> list[tuple[int, int]]:
+    """Versions and identities of the memory of some tensors; different ones later show that somebody wrote to them."""
+    return [(read_version(tensor), read_storage_id(tensor)) for tensor in tensors]
 
 
-class TreeWatch:
-    """The versions of some tensors of a tree before a call.
-
-    Args:
-        reader: reads the tensors.
-        tree: where they are.
-        compares_storages: whether assignments to ``tensor.data`` count, which change no version.
-    """
-
-    __slots__ = ("_reader", "_storages", "_tensors", "_versions")
-
-    def __init__(self, reader: TreeReader, tree: TreeLike, compares_storages: bool) -> None:
-        self._reader = reader
-        self._tensors = reader.read_tensors(tree)
-        self._storages = list(map(read_storage_id, self._tensors)) if compares_storages else None
-        self._versions = _read_versions(self._tensors)
-
-    def list_written(self) -> list[str]:
-        """The paths of the tensors that were written to since."""
-        versions = _read_versions(self._tensors)
-        storages = None if self._storages is None else list(map(read_storage_id, self._tensors))
-        if versions == self._versions and storages == self._storages:
-            return []
-        before = zip(self._versions, self._storages or self._versions, strict=True)
-        now = zip(versions, storages or versions, strict=True)
-        return [path for path, old, new in zip(self._reader.paths, before, now, strict=True) if old != new]
-
-
-def _read_versions(tensors: list[Tensor]) -> list[int]:
-    if not under_transform():
-        try:
-            return [tensor._version for tensor in tensors]
-        except RuntimeError:  # an inference tensor
-            pass
-    return list(map(read_version, tensors))
-
-
-def _compile_reader(paths: list[str]) -> Callable[[TreeLike], list[Tensor]]:
+def compile_reader(paths: list[str]) -> Callable[[TreeLike], list[Tensor]]:
     """A function of a tree that returns the tensors at some paths."""
     variables: dict[tuple[str, ...], str] = {(): "tree"}
     lines = []
@@ -105,44 +49,26 @@ def _compile_reader(paths: list[str]) -> Callable[[TreeLike], list[Tensor]]:
     return read
 
 
-def shows_writes(functions: Iterable[FunctionType], method: str, to_locals: bool) -> bool:
-    """Whether the code that a call may run shows in-place operations on anything that may be a tensor.
+def iter_writable_buffers(net: Net, below: bool, prefix: str = "", is_reached: bool = False) -> Iterator[str]:
+    """Paths of the buffers that a body not written by funcnet may write to in place, as ``p.steps += 1`` does.
 
     Args:
-        functions: what the code of a net consists of; methods that no other code names are left out.
-        method: the name of the method that is called.
-        to_locals: whether ``x += 1`` and ``x[0] = 1`` count, which write to inputs more often than to params.
+        net: the net.
+        below: whether the buffers of all parts of such a body count, as for ``p.bn.running_mean.add_(1)``.
+        prefix: the path of the net.
+        is_reached: whether a body around the net may write to all tensors in it.
     """
-    codes_by_name: dict[str, list[CodeType]] = {}
-    for function in functions:
-        is_method = function.__qualname__.rpartition(".")[0].rpartition(".")[2] not in ("", "<locals>")
-        name = function.__name__ if is_method else ""
-        codes_by_name.setdefault(name, []).extend(iter_code(function))
-    waiting = ["", "forward", method, "__call__", "__getattr__", "__getattribute__"]
-    visited: set[str] = set()
-    while waiting:
-        name = waiting.pop()
-        if name in visited:
-            continue
-        visited.add(name)
-        for code in codes_by_name.get(name, ()):
-            if any(_iter_writes(code, to_locals)):
-                return True
-            waiting += code.co_names
-    return False
+    facts = net._facts
+    if facts.one_piece and not is_reached:
+        return
+    for name, spec in net._own_entries.items():
+        if isinstance(spec, Buffer) and (is_reached or not facts.is_trusted):
+            yield join(prefix, name)
+    reaches_parts = is_reached or facts.reads_trees or (below and not facts.is_trusted)
+    for name, child in net._children.items():
+        yield from iter_writable_buffers(child, below, join(prefix, name), reaches_parts)
 
 
-def _iter_writes(code: CodeType, to_locals: bool) -> Iterator[bool]:
-    """For each instruction, whether it may write to a tensor in place."""
-    for name in code.co_names:
-        yield (name.endswith("_") and not name.endswith("__")) or name.startswith("_foreach_")
-    for constant in code.co_consts:  # the names of keyword arguments are tuples among them
-        yield isinstance(constant, tuple) and any(keyword in constant for keyword in _KEYWORDS_OF_WRITES)
-    is_augmented = False
-    for instruction in dis.get_instructions(code):
-        yield to_locals and instruction.opname == "STORE_SUBSCR"
-        yield is_augmented and (to_locals or instruction.opname in ("STORE_ATTR", "SWAP", "ROT_TWO"))
-        is_augmented = instruction.opname.startswith("INPLACE_") or (
-            instruction.opname == "BINARY_OP" and instruction.argrepr.endswith("=")
-        )
-        yield instruction.opname == "STORE_ATTR" and instruction.argval == "data"
+def copy_tree(tree: TreeLike) -> Tree:
+    """Clones of all tensors, in words that the compiler can trace; it leaves out those clones that nobody writes to."""
+    return {key: copy_tree(value) if isinstance(value, Mapping) else value.clone() for key, value in tree.items()}

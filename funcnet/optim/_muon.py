@@ -11,7 +11,7 @@ from torch import Tensor
 from funcnet._typing import Tree
 from funcnet.optim._optimizer import Optimizer
 from funcnet.optim._state_entries import zeros_like
-from funcnet.optim._update_operations import Memory, add, lerp, mul
+from funcnet.optim._update_operations import Memory, add, lerp
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -70,7 +70,7 @@ class Muon(Optimizer):
     def _update(self, memory: Memory, param: Tensor, grad: Tensor, entry: Tree) -> tuple[Tensor, Tree]:
         buffer = lerp(entry["momentum_buffer"], grad, 1 - self.momentum, over=memory.donates)
         move = self._orthogonalize(lerp(grad, buffer, self.momentum) if self.nesterov else buffer)
-        param = mul(param, 1 - self.lr * self.weight_decay, over=memory.donates)
+        param = memory.mul(param, 1 - self.lr * self.weight_decay, over=memory.donates)
         rate = self.lr * self._rate_factor(*param.shape)
         return add(param, move, -rate, over=memory.reuses), {"momentum_buffer": buffer}
 

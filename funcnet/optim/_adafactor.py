@@ -56,6 +56,8 @@ class Adafactor(Optimizer):
     def _entry_names(self) -> tuple[str, ...]:
         return ("row_var", "col_var", "variance")
 
+    _is_elementwise: ClassVar[bool] = False
+
     def _check_param(self, param: Tensor) -> str | None:
         return "Adafactor does not support complex parameters" if param.is_complex() else None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -53,6 +54,8 @@ class Muon(Optimizer):
     eps: float = 1e-7
     ns_steps: int = 5
     adjust_lr_fn: str | None = None
+
+    _is_elementwise: ClassVar[bool] = False
 
     def _check_param(self, param: Tensor) -> str | None:
         if param.is_complex():

@@ -15,6 +15,7 @@ from funcnet._tensors import is_inexact
 from funcnet._torch import register_constant
 from funcnet._typing import Tree, TreeLike
 from funcnet.optim._batch import Batch, choose_memory
+from funcnet.optim._chunks import is_large, update_in_chunks
 from funcnet.optim._groups import (
     Groups,
     Hyperparameters,
@@ -44,6 +45,9 @@ class Optimizer:
     has_tensors: ClassVar[bool]
     _precise_names: ClassVar[frozenset[str]] = frozenset()
     _names_of_fields: ClassVar[dict[str, None]]
+    _is_elementwise: ClassVar[bool] = True
+    """Whether each number of a param is updated without a look at the others."""
+
     _has_other_shapes: ClassVar[bool] = False
     """Whether tensors of the state have other shapes than their param."""
 
@@ -259,7 +263,10 @@ class Optimizer:
         """The next params; what changes in the state is put into the entries."""
         new_params: list[Tensor] = []
         for param, grad, entry in zip(batch.params, batch.grads, batch.entries, strict=True):
-            new_param, changes = self._update(memory, param, grad, entry)
+            if self._is_elementwise and is_large(memory, param, grad, entry):
+                new_param, changes = update_in_chunks(self._update, memory, param, grad, entry)
+            else:
+                new_param, changes = self._update(memory, param, grad, entry)
             new_params.append(new_param)
             entry.update(changes)
         return new_params

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -43,6 +44,8 @@ class SparseAdam(Optimizer):
     betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999)
     eps: float | Tensor = 1e-8
     maximize: bool = False
+
+    _is_elementwise: ClassVar[bool] = False
 
     def _check_param(self, param: Tensor) -> str | None:
         if param.is_sparse:

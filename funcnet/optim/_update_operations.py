@@ -18,8 +18,7 @@ from funcnet.optim._scalars import Scalar, as_scalar
 _HALF_DTYPES = (torch.float16, torch.bfloat16)
 _REAL_DTYPES = {torch.complex32: torch.float16, torch.complex64: torch.float32, torch.complex128: torch.float64}
 _ONE = torch.ones((), dtype=torch.float32)
-_OPERANDS: dict[float, Tensor] = {}
-_DTYPES_OF_OPERANDS = (torch.float32, torch.float64)
+_OPERANDS: dict[torch.dtype, dict[float, Tensor]] = {torch.float32: {}, torch.float64: {}}
 
 
 @dataclass(frozen=True)
@@ -66,13 +65,15 @@ class Memory:
 
     def _as_operand(self, x: Tensor, number: float) -> Any:
         """The number, or where a kernel takes that more quickly, a tensor of it that is made once."""
-        if not (self.reuses and number and x.is_cpu and x.dim() and x.dtype in _DTYPES_OF_OPERANDS):
+        dtype = x.dtype
+        if not (self.reuses and number and x.is_cpu and x.dim() and dtype in _OPERANDS):
             return number
-        tensor = _OPERANDS.get(number)
+        operands = _OPERANDS[dtype]
+        tensor = operands.get(number)
         if tensor is None:
-            if len(_OPERANDS) >= 256:
-                _OPERANDS.clear()
-            tensor = _OPERANDS[number] = torch.tensor(number, dtype=torch.float64)
+            if len(operands) >= 256:
+                operands.clear()
+            tensor = operands[number] = torch.tensor(number, dtype=dtype)
         return tensor
 
     def sqrt(self, x: Tensor, over: bool = False) -> Tensor:

@@ -69,6 +69,16 @@ def under_forward_mode() -> bool:
     return torch.autograd.forward_ad._current_level >= 0
 
 
+def current_autograd_node() -> Any:
+    """The node whose backward is running, as its hooks see it."""
+    return torch._C._current_autograd_node()
+
+
+def is_traced_by_compiler() -> bool:
+    """Whether torch.compile is tracing, even if the code that it traces is told otherwise."""
+    return torch.compiler.is_compiling() or torch._guards.TracingContext.try_get() is not None
+
+
 def saved_tensors_are_hooked() -> bool:
     """Whether hooks see each tensor that autograd saves, as those of torch.utils.checkpoint count them."""
     return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None

@@ -32,7 +32,9 @@ TRANSFORMS: Mapping[str, str] = {
 def supports(net: Net | type[Net], transform: str, *, train: bool | None = None) -> bool:
     """Whether a net works under a transform. Answered from what each layer declares, which the tests hold it to.
 
-    Of a foreign forward (``Wrapped``, or a body of your own) only the stock layers in it are asked.
+    Of a foreign forward (``Wrapped``, or a body of your own) only the stock layers in it are asked. The functions of
+    torch that it calls itself are composed where their kernels lack a rule: attention, recurrent layers, norms and
+    losses (see ``funcnet/layers/WRONG_KERNELS.md``).
 
     Args:
         net: a net, or the class of a layer for what it does with its default options.

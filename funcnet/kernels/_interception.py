@@ -38,11 +38,11 @@ def _where_tangents_differ(composed: Callable[..., Tensor], kernel: Callable[...
     return compute
 
 
-def _under_vmap(composed: Callable[..., Any], kernel: Callable[..., Any]) -> Callable[..., Any]:
-    """A kernel without a batching rule, composed within vmap."""
+def _where_rules_lack(composed: Callable[..., Any], kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """A recurrent kernel: it has no batching rule, and on some devices no rule for jvp."""
 
     def compute(*args: Any) -> Any:
-        return (composed if "Vmap" in transform_kinds() else kernel)(*args)
+        return (composed if "Vmap" in transform_kinds() or under_forward_mode() else kernel)(*args)
 
     return compute
 
@@ -64,7 +64,7 @@ FORMS: dict[Any, Callable[..., Any]] = {
     F.layer_norm: _where_tangents_differ(_norms.layer_norm, F.layer_norm),
     F.batch_norm: _where_tangents_differ(_norms.batch_norm, F.batch_norm),
     F.instance_norm: _where_tangents_differ(_norms.instance_norm, F.instance_norm),
-    **{kernel: _under_vmap(composed, kernel) for kernel, composed in RECURRENT_FORMS.items()},
+    **{kernel: _where_rules_lack(composed, kernel) for kernel, composed in RECURRENT_FORMS.items()},
 }
 """Function of torch -> the one that computes the same, and knows more transforms."""
 

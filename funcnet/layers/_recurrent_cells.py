@@ -170,7 +170,7 @@ class LSTMCell(RNNCellBase):
     def forward(p: View, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         if hx is not None and (isinstance(hx, Tensor) or len(hx) != 2):
             raise ValueError("hx is a pair of tensors (h, c)")
-        return _step_state(p, input, hx, torch.lstm_cell, step_lstm)
+        return _step_state(p, input, hx, torch.lstm_cell, step_lstm)  # type: ignore[return-value]
 
 
 def _step_one_state(p: View, input: Tensor, hx: Tensor | None, kernel: Callable[..., Any], step: CellStep) -> Tensor:

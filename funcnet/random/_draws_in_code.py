@@ -76,11 +76,11 @@ def names_in_function(function: object) -> frozenset[str]:
     names: set[str] = set()
     while waiting:
         value = waiting.pop()
-        is_own = isinstance(value, types.FunctionType) and not value.__module__.startswith(("torch.", "funcnet."))
-        if not is_own or id(value) in visited:
+        if not isinstance(value, types.FunctionType) or id(value) in visited:
             continue
-        assert isinstance(value, types.FunctionType)
         visited.add(id(value))
+        if (value.__module__ or "").startswith(("torch.", "funcnet.")):
+            continue
         used = _names_in(value)
         names |= used
         waiting += [value.__globals__[name] for name in used if name in value.__globals__]

@@ -220,3 +220,50 @@ def test_one_gradient_runs_the_kernel_itself(run):
     torch.func.grad(loss)(ROWS)
     fn.value_and_grad(loss)(ROWS)
     assert all("FlashAttentionForCpu" in name for name in inside)
+
+
+class Recurrent(nn.Module):
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)[0]
+
+
+def _gpt2():
+    transformers = pytest.importorskip("transformers")
+    options = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "bos_token_id": None, "eos_token_id": None}
+    config = transformers.GPT2Config(vocab_size=11, n_positions=8, n_embd=4, n_layer=1, n_head=2, **options)
+    model = transformers.GPT2Model(config).eval()
+    return model, lambda net, params, buffers, x: net.apply(params, buffers, inputs_embeds=x[None])[0][0]
+
+
+def _weight_normed():
+    module = torch.nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))
+    return Recurrent(nn.Sequential(module)), lambda net, params, buffers, x: net(params, x)
+
+
+MODELS = {
+    "GPT-2 of transformers": _gpt2,
+    "TransformerEncoderLayer": lambda: (
+        Recurrent(nn.TransformerEncoderLayer(4, 2, 4, 0.0, batch_first=True)).eval(),
+        lambda net, params, buffers, x: net(params, x[None]),
+    ),
+    "LSTM": lambda: (Recurrent(nn.LSTM(4, 3)), lambda net, params, buffers, x: net(params, x)),
+    "GRU": lambda: (Recurrent(nn.GRU(4, 3)), lambda net, params, buffers, x: net(params, x)),
+    "weight norm": _weight_normed,
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("way", WAYS)
+def test_second_derivatives_of_foreign_models(name, way):
+    torch.manual_seed(0)
+    module, run = MODELS[name]()
+    net, params, buffers = fn.from_module(module.double())
+
+    def loss(x):
+        return run(net, params, buffers, x).sin().sum()
+
+    torch.testing.assert_close(_products(loss)[way](ROWS), _finite_difference(loss, ROWS), rtol=1e-4, atol=1e-6)

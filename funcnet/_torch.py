@@ -79,9 +79,8 @@ def is_traced_by_compiler() -> bool:
     return torch.compiler.is_compiling() or torch._guards.TracingContext.try_get() is not None
 
 
-def saved_tensors_are_hooked() -> bool:
-    """Whether hooks see each tensor that autograd saves, as those of torch.utils.checkpoint count them."""
-    return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+saved_tensors_hooks: Callable[[bool], object] = torch._C._autograd._top_saved_tensors_default_hooks
+"""(True) -> the hooks on tensors that autograd saves, such as those of torch.utils.checkpoint; None without hooks."""
 
 
 def lazy_clone(tensor: torch.Tensor) -> torch.Tensor:
@@ -110,7 +109,7 @@ _group_tensors = torch.utils._foreach_utils._group_tensors_by_device_and_dtype
 
 
 def group_by_device_and_dtype(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-    """The tensors in the order in which torch's own code over many of them takes them: group by group."""
+    """The tensors in the order of torch's own foreach code: grouped by device and dtype."""
     if len({(tensor.dtype, tensor.device) for tensor in tensors}) == 1:
         return tensors
     groups = _group_tensors([tensors])  # type: ignore[list-item]  # torch means lists that may hold None
@@ -182,12 +181,12 @@ OrthogonalMap = parametrizations._OrthMaps
 
 
 def inject_parametrized_class(module: torch.nn.Module) -> None:
-    """Give a module the class of its own that parametrized tensors are properties of."""
+    """Give a module its own class, in which parametrized tensors are properties."""
     parametrize._inject_new_class(module)
 
 
 def inject_parametrized_property(module: torch.nn.Module, name: str) -> None:
-    """Make an attribute of a module with such a class the tensor that its parametrizations compute."""
+    """Turn an attribute of such a module into a property that its parametrizations compute."""
     parametrize._inject_property(module, name)
 
 
@@ -279,7 +278,8 @@ def loads_by_own_code(module: torch.nn.Module) -> bool:
 def live_load_hooks(module: torch.nn.Module) -> list[Any]:
     """The hooks that change a ``state_dict`` before a module loads it.
 
-    ``torch.nn.utils.remove_spectral_norm`` forgets to take its own off: it refuses what the module saves from then on.
+    ``torch.nn.utils.remove_spectral_norm`` leaves its own hook on the module, where it refuses every later
+    ``state_dict`` of the module. That hook is left out.
     """
     hooks: list[Any] = [getattr(hook, "hook", hook) for hook in module._load_state_dict_pre_hooks.values()]
     forward_hooks = list(module._forward_pre_hooks.values())

@@ -13,7 +13,10 @@ import funcnet
 ROOT = Path(funcnet.__file__).parent
 TESTS = Path(__file__).parent
 LEVELS = [
-    {"_errors", "_format", "_typing", "_torch", "_context", "_tensors", "_reachable", "_torch_functions"},
+    {
+        *("_errors", "_format", "_typing", "_torch", "_torch_versions", "_torch_functions"),
+        *("_context", "_tensors", "_reachable"),
+    },
     {"tree"},
     {"checkpoint"},
     {"random"},
@@ -24,9 +27,9 @@ LEVELS = [
     {"layers"},
     {"parametrize"},
     {"transforms"},
-    {"optim"},
     {"foreign"},
     {"adapters"},
+    {"optim"},
     {"inspect"},
     {"program"},
     {"models"},

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from funcnet._context import beyond_one_gradient
+from funcnet._torch_versions import BAG_TAKES_WRONG_COUNTS
 from funcnet.kernels._second_derivatives import allow_second_derivatives_within
 
 
@@ -69,7 +70,7 @@ def _scale_gradient_by_frequency(weight: Tensor, flat: Tensor) -> Tensor:
     if flat.shape[0] == 0:
         return weight
     counts = flat.new_zeros(weight.shape[0]).index_add(0, flat, torch.ones_like(flat))
-    if weight.device.type == "cpu":
+    if BAG_TAKES_WRONG_COUNTS and weight.device.type == "cpu":
         # torch's kernel on the CPU divides by the wrong count: it sorts the indices, and for the n-th distinct index
         # takes the count of the n-th index of all. A net has the module's gradients, so this does the same.
         nth = ((counts > 0).cumsum(0) - 1).clamp(min=0)

@@ -1,4 +1,4 @@
-"""From a module to code, for both doors: capture the forward, write it down, compare it with the module."""
+"""From a module to code, for ``trace`` and ``source``: capture the forward, write it, compare it with the module."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from funcnet.core import Buffer, Net
 from funcnet.foreign.internals import unwrap_module
 from funcnet.program._capture import FROM_MODULE, Captured, capture
 from funcnet.program._comparison import Observation, clone_tensors, find_differences, observe_function, observe_module
+from funcnet.program._graph_to_statements import add_statements
 from funcnet.program._inputs import Inputs, free_axes, inner_name, named_arguments, read_inputs
 from funcnet.program._modes import use_module_mode
-from funcnet.program._record import record_program
 from funcnet.program._simplify import simplify
 from funcnet.program._size_checks import FreeAxes, dtype_checks, size_checks
 from funcnet.program._stateful import write_classes
 from funcnet.program._stateless import write_functions
-from funcnet.program._statements import ForwardProgram, Level, Routine, expression_names
+from funcnet.program._statements import ForwardProgram, ModuleCallKey, Routine, expression_names
 from funcnet.program._text import UNLIMITED, text_of
-from funcnet.program._traced import Check, Code, Dynamic, Traced, run_text
+from funcnet.program._traced import Check, Dynamic, ModeCode, Traced, run_text
 from funcnet.program._vocabulary import Vocabulary
 from funcnet.program._writer import Writer, definition_lines, return_lines
 from funcnet.random import ByPath
@@ -40,7 +40,7 @@ Kwargs = Mapping[str, object]
 
 
 class _Subject:
-    """A module that is written down, beside the net that runs it as it is."""
+    """A module that is to be written as code, and the net from_module makes of it."""
 
     def __init__(self, module: nn.Module, args: Args, kwargs: Kwargs, dynamic: Dynamic) -> None:
         self.net, self.params, self.buffers = from_module(module)
@@ -49,11 +49,11 @@ class _Subject:
         self.inputs = read_inputs(self.module, args, kwargs)
         self.free = free_axes(self.inputs, dynamic)
 
-    def record(
+    def write_program(
         self, captured: Captured, inputs: Inputs, arguments: Mapping[str, ast.expr], vocabulary: Vocabulary
     ) -> ForwardProgram:
         program = ForwardProgram(captured, self.module, self.net.title(), self.buffer_paths)
-        record_program(program, inputs, arguments, vocabulary)
+        add_statements(program, inputs, arguments, vocabulary)
         return program
 
 
@@ -72,41 +72,41 @@ def build_traced(
     return net, subject.params, subject.buffers  # type: ignore[return-value]  # Traced, tied or not
 
 
-def _codes_for_mode(subject: _Subject, train: bool, args: Args, kwargs: Kwargs) -> list[Code]:
-    """Code for one mode; and code of its own for free sizes of 1, if the forward treats those differently."""
+def _codes_for_mode(subject: _Subject, train: bool, args: Args, kwargs: Kwargs) -> list[ModeCode]:
+    """Code for one mode, and separate code for free sizes of 1 if the forward treats those differently."""
     inputs, free = subject.inputs, subject.free
     expected = observe_module(subject.module, train, args, kwargs)
     strict, relaxed = _write_codes(subject, train, inputs, free)
     _refuse_differences(subject, strict, expected, args, kwargs)
-    if not _excludes_ones(strict):
+    if not _excludes_size_one(strict):
         return [strict]
     args, kwargs = _with_sizes_of_one(inputs, free, args, kwargs)
     try:
         expected = observe_module(subject.module, train, args, kwargs)
     except Exception:
-        return [strict]  # the module does not take them either
-    if not _excludes_ones(relaxed) and not _code_differences(subject, relaxed, expected, args, kwargs):
+        return [strict]  # the module does not accept them either
+    if not _excludes_size_one(relaxed) and not _code_differences(subject, relaxed, expected, args, kwargs):
         return [relaxed]
     inputs = read_inputs(subject.module, args, kwargs)
-    code_for_ones, _ = _write_codes(subject, train, inputs, [() for _ in free])
-    _refuse_differences(subject, code_for_ones, expected, args, kwargs)
-    return [strict, code_for_ones]
+    code_for_size_one, _ = _write_codes(subject, train, inputs, [() for _ in free])
+    _refuse_differences(subject, code_for_size_one, expected, args, kwargs)
+    return [strict, code_for_size_one]
 
 
-def _write_codes(subject: _Subject, train: bool, inputs: Inputs, free: FreeAxes) -> tuple[Code, Code]:
+def _write_codes(subject: _Subject, train: bool, inputs: Inputs, free: FreeAxes) -> tuple[ModeCode, ModeCode]:
     """Code for inputs like these: with all conditions, and without those that only torch's tracer made."""
     captured = capture(subject.module, train, inputs, free)
     vocabulary = inputs.vocabulary.copy()
     arguments: dict[str, ast.expr] = {inner_name(name): ast.Name(name) for name in inputs.names_with_tensors}
-    program = subject.record(captured, inputs, arguments, vocabulary)
+    program = subject.write_program(captured, inputs, arguments, vocabulary)
     body = _body_lines(program, vocabulary.global_names)
     imports = sorted(vocabulary.imports, key=lambda line: (line.startswith("import funcnet"), line))
 
-    def code(relaxed: bool) -> Code:
+    def code(relaxed: bool) -> ModeCode:
         checks = [*inputs.checks, *size_checks(captured, inputs, free, relaxed), *dtype_checks(subject.params)]
         head = _head_lines(program, train, checks)
         text = "\n".join([*imports, *([""] * 2 if imports else []), *head, *body, ""])
-        return Code(
+        return ModeCode(
             train=train,
             signature=inputs.signature,
             source=text,
@@ -114,19 +114,19 @@ def _write_codes(subject: _Subject, train: bool, inputs: Inputs, free: FreeAxes)
             takes_buffers=bool(subject.buffer_paths),
             checks=tuple(checks),
             new_buffers=tuple(path for path in subject.buffer_paths if path in program.new_buffers),
-            draws=tuple(program.drawing_paths),
+            drawing_paths=tuple(program.drawing_paths),
             copied_buffers=tuple(program.copied_buffers),
-            attends="scaled_dot_product_attention(" in text or "multi_head_attention_forward" in text,
+            calls_attention_kernel="scaled_dot_product_attention(" in text or "multi_head_attention_forward" in text,
             imports=tuple(imports),
-            objects=tuple(vocabulary.objects.items()),
+            objects_by_name=tuple(vocabulary.objects.items()),
         )
 
     return code(relaxed=False), code(relaxed=True)
 
 
 def _body_lines(program: ForwardProgram, reserved: set[str]) -> list[str]:
-    """The lines of a captured function behind its head; a statement is one line, which a traceback shows whole."""
-    main = Routine("forward", Level("", "", program.title), list(program.arguments.values()), [])
+    """The lines of a captured function after its head; a statement is one line, which a traceback shows whole."""
+    main = Routine("forward", ModuleCallKey("", "", program.title), list(program.arguments.values()), [])
     main.items, main.new_buffers = [*program.statements], program.new_buffers
     main.outputs = list(expression_names(program.returned))
     writer = Writer(program, main, reserved, UNLIMITED)
@@ -135,7 +135,7 @@ def _body_lines(program: ForwardProgram, reserved: set[str]) -> list[str]:
 
 
 def _head_lines(program: ForwardProgram, train: bool, checks: Sequence[Check]) -> list[str]:
-    """The head of a captured function: what it takes and gives, and what it was captured for."""
+    """The head of a captured function: its arguments and results, and what it was captured for."""
     arguments = ["params", *(["buffers"] if program.buffer_paths else []), *program.arguments]
     returns = "(output, new buffers)" if program.new_buffers else "the output"
     mode = "training" if train else "eval"
@@ -144,7 +144,7 @@ def _head_lines(program: ForwardProgram, train: bool, checks: Sequence[Check]) -
         arguments += ["*", "rng"]
         lines.append("rng(path) is what the module at that path draws from.")
     lines.append(f"Captured by funcnet.trace for{'' if checks else ' no inputs'}")
-    lines += [*(f"{check.place}: {check.expected}" for check in checks), '"""']
+    lines += [*(f"{check.expression}: {check.expected}" for check in checks), '"""']
     return [*definition_lines("forward", arguments), *(f"    {line}".rstrip() for line in lines)]
 
 
@@ -160,12 +160,12 @@ def _with_sizes_of_one(inputs: Inputs, free: FreeAxes, args: Args, kwargs: Kwarg
     return result
 
 
-def _excludes_ones(code: Code) -> bool:
+def _excludes_size_one(code: ModeCode) -> bool:
     """Whether a call with free sizes of 1 fails the conditions on sizes."""
-    return not all(check.for_ones for check in code.checks)
+    return not all(check.holds_at_size_one for check in code.checks)
 
 
-def _refuse_differences(subject: _Subject, code: Code, expected: Observation, args: Args, kwargs: Kwargs) -> None:
+def _refuse_differences(subject: _Subject, code: ModeCode, expected: Observation, args: Args, kwargs: Kwargs) -> None:
     differences = _code_differences(subject, code, expected, args, kwargs)
     if differences:
         raise ConversionError(
@@ -175,21 +175,23 @@ def _refuse_differences(subject: _Subject, code: Code, expected: Observation, ar
         )
 
 
-def _code_differences(subject: _Subject, code: Code, expected: Observation, args: Args, kwargs: Kwargs) -> list[str]:
-    """What code does otherwise than the module, and anything it writes to."""
+def _code_differences(
+    subject: _Subject, code: ModeCode, expected: Observation, args: Args, kwargs: Kwargs
+) -> list[str]:
+    """How the results of code differ from those of the module, and which tensors it writes to."""
     params, buffers = subject.params, subject.buffers
     state, inputs_before = read_torch_state(), clone_tensors((buffers, args, dict(kwargs)))
     versions = {path: tensor._version for path, tensor in flatten(params).items()}
-    forward = run_text(code.source, f"{subject.net.title()} forward", dict(code.objects))["forward"]
+    forward = run_text(code.source, f"{subject.net.title()} forward", dict(code.objects_by_name))["forward"]
     values = inspect.signature(subject.module.forward).bind(*args, **kwargs).arguments
     inputs = [*([buffers] if code.takes_buffers else []), *(values[name] for name in code.arguments)]
-    draws = {"rng": ByPath(0)} if code.draws else {}
+    draws = {"rng": ByPath(0)} if code.drawing_paths else {}
 
-    def call(leaves: TreeLike) -> tuple[object, TreeLike]:
+    def run_code(leaves: TreeLike) -> tuple[object, TreeLike]:
         output = forward(leaves, *inputs, **draws)
         return output if code.new_buffers else (output, buffers)
 
-    lines = list(find_differences(observe_function(call, params), expected))
+    lines = list(find_differences(observe_function(run_code, params), expected))
     written = [path for path, tensor in flatten(params).items() if tensor._version != versions[path]]
     if written or list(find_differences(inputs_before, (buffers, args, dict(kwargs)))):
         lines.append(f"it writes to what it is given: {', '.join(written) or 'inputs or buffers'}")
@@ -216,19 +218,19 @@ def build_source(
     values = {name: value for name, (_, value) in named.items()}
     vocabulary = inputs.vocabulary.copy()
 
-    def record() -> ForwardProgram:
-        program = subject.record(captured, inputs, arguments, vocabulary)
+    def write_program() -> ForwardProgram:
+        program = subject.write_program(captured, inputs, arguments, vocabulary)
         simplify(program)
         return program
 
     if style == "stateful":
-        text, problems = _write_classes(subject, record, vocabulary, values, args, kwargs)
+        text, problems = _write_classes(subject, write_program, vocabulary, values, args, kwargs)
     else:
         names = {text_of(expression): name for name, expression in arguments.items()}
         about = [check for check in inputs.checks if check.expected.startswith("the tensor given")]
         about += [check for check in size_checks(captured, inputs, subject.free) if "_Tensor" in check.condition]
-        lines = [f"{names.get(check.place, check.place)}: {check.expected}" for check in about]
-        text = write_functions(record(), "training" if train else "eval", lines, vocabulary)
+        lines = [f"{names.get(check.expression, check.expression)}: {check.expected}" for check in about]
+        text = write_functions(write_program(), "training" if train else "eval", lines, vocabulary)
         problems = _text_differences(text, subject, observe_module(subject.module, train, args, kwargs), values)
     if problems:
         raise ConversionError(
@@ -239,7 +241,7 @@ def build_source(
 
 
 def _text_differences(text: str, subject: _Subject, expected: Observation, values: Kwargs) -> list[str]:
-    """What the function in a text does otherwise than the module."""
+    """How the results of the function in a text differ from those of the module."""
     try:
         forward, inputs = _run_source(text)["forward"], clone_tensors(values)
         observation = observe_function(lambda leaves: forward(leaves, subject.buffers, **inputs, rng=0), subject.params)
@@ -256,7 +258,7 @@ def _run_source(text: str) -> dict[str, Any]:
 
 def _write_classes(
     subject: _Subject,
-    record: Callable[[], ForwardProgram],
+    write_program: Callable[[], ForwardProgram],
     vocabulary: Vocabulary,
     values: Kwargs,
     args: Args,
@@ -267,12 +269,12 @@ def _write_classes(
     expected = {train: observe_module(subject.module, train, args, kwargs) for train in modes}
     problems: list[str] = []
     for skip_in_eval in modes:
-        text = write_classes(record(), subject.net.aliases, vocabulary, skip_in_eval)
+        text = write_classes(write_program(), subject.net.aliases, vocabulary, skip_in_eval)
         differences = [_class_differences(text, subject.module, train, expected[train], values) for train in modes]
         if not any(differences):
             return text, []
         problems = problems or [line for lines in differences for line in lines]
-    program = record()
+    program = write_program()
     drawing = [program.captured.where(node) for node in use_module_mode(program).values() if node is not None]
     return text, [*problems, *(f"it draws, in training only, at {line}" for line in dict.fromkeys(drawing))]
 

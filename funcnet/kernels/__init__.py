@@ -23,11 +23,11 @@ weight_norm                    is a weight of given lengths and directions.
 
 from funcnet.kernels._activations import glu as glu
 from funcnet.kernels._activations import hardsigmoid as hardsigmoid
-from funcnet.kernels._attention import scaled_dot_product_attention as scaled_dot_product_attention
-from funcnet.kernels._ctc import ctc_loss as ctc_loss
+from funcnet.kernels._attention_kernel import scaled_dot_product_attention as scaled_dot_product_attention
+from funcnet.kernels._ctc_by_steps import ctc_loss as ctc_loss
 from funcnet.kernels._distances import cdist as cdist
 from funcnet.kernels._distances import pdist as pdist
-from funcnet.kernels._embedding_bag import embedding_bag as embedding_bag
+from funcnet.kernels._embedding_bag_rows import embedding_bag as embedding_bag
 from funcnet.kernels._losses import huber_loss as huber_loss
 from funcnet.kernels._losses import mse_loss as mse_loss
 from funcnet.kernels._losses import multi_margin_loss as multi_margin_loss

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from funcnet import random
-from funcnet.kernels._ctc import compose_ctc_loss
+from funcnet.kernels._ctc_by_steps import compose_ctc_loss
 from funcnet.kernels._distances import compose_cdist, compose_pdist
 from funcnet.kernels._losses import compose_multi_margin_loss, compose_multilabel_margin_loss
 from funcnet.kernels._second_derivatives import RECIPES, Recipe

@@ -19,12 +19,12 @@ from funcnet._tensors import iter_tensors
 from funcnet._torch import weight_norm as weight_norm_kernel
 from funcnet.kernels import _norms
 from funcnet.kernels._activations import glu, hardsigmoid
-from funcnet.kernels._attention import scaled_dot_product_attention
-from funcnet.kernels._ctc import ctc_loss
+from funcnet.kernels._attention_kernel import scaled_dot_product_attention
+from funcnet.kernels._ctc_by_steps import ctc_loss
 from funcnet.kernels._distances import cdist, pdist
-from funcnet.kernels._embedding_bag import embedding_bag
+from funcnet.kernels._embedding_bag_rows import embedding_bag
 from funcnet.kernels._losses import huber_loss, mse_loss, multi_margin_loss, multilabel_margin_loss, soft_margin_loss
-from funcnet.kernels._recurrent import RECURRENT_FORMS
+from funcnet.kernels._recurrent_kernels import RECURRENT_FORMS
 from funcnet.kernels._weight_norm import weight_norm
 from funcnet.random.internals import FUNCTIONS_THAT_CALL_OTHERS
 

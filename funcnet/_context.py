@@ -43,19 +43,49 @@ def under_vmap() -> bool:
     return any(level.key() == TransformType.Vmap for level in active_transforms())
 
 
-def beyond_one_gradient() -> bool:
-    """Whether the caller runs inside torch.func transforms other than a single gradient."""
-    if not under_transform():
+def beyond_one_gradient(*tensors: torch.Tensor) -> bool:
+    """Whether the derivatives that may be taken of a call are more than a single gradient.
+
+    Under a single gradient of torch.func, the tensors of the call are asked too. Where autograd itself records them
+    beneath that transform, as in a ``value_and_grad`` around it, the gradient may be differentiated once more.
+    """
+    if torch.compiler.is_compiling():
+        return under_transform()  # which derivatives the compiler takes of the code around is not known while it traces
+    if peek_transform() is None:
+        return under_forward_mode()
+    kinds = [level.key() for level in active_transforms()]
+    return kinds != [TransformType.Grad] or any(unwrap_transforms(tensor).requires_grad for tensor in tensors)
+
+
+def tangent_is_differentiated(tensor: torch.Tensor) -> bool:
+    """Whether a tensor has a tangent, and another derivative is taken around that one, as in ``grad`` of ``jvp``."""
+    if not under_forward_mode():
         return False
     if torch.compiler.is_compiling():
-        return True  # which derivatives the compiler takes of the code around is not known while it traces
-    kinds = [level.key() for level in active_transforms()]
-    return kinds != [TransformType.Grad]
+        kinds = [kind for kind in transform_kinds() if kind != "Vmap"]
+        return "Jvp" in kinds[1:]
+    levels = transform_levels(tensor)
+    innermost_tangent = max((level for kind, level in levels if kind == "jvp"), default=0)
+    is_inside = any(kind != "vmap" and level < innermost_tangent for kind, level in levels)
+    return is_inside or unwrap_transforms(tensor).requires_grad
 
 
-def beyond_backward() -> bool:
+@assume_constant_result
+def transform_kinds() -> tuple[str, ...]:
+    """The names of the active transforms, outermost first; in compiled code those that the compiler has entered."""
+    return () if peek_transform() is None else tuple(level.key().name for level in active_transforms())
+
+
+def unwrap_transforms(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor that the active transforms wrap, as autograd itself sees it."""
+    while is_wrapped_by_transform(tensor):
+        tensor = unwrap_once(tensor)
+    return tensor
+
+
+def beyond_backward(*tensors: torch.Tensor) -> bool:
     """Whether a call needs more than itself and its backward: a batch, a tangent, a second derivative or a trace."""
-    return torch.compiler.is_compiling() or beyond_one_gradient()
+    return torch.compiler.is_compiling() or beyond_one_gradient(*tensors)
 
 
 def is_plainly_eager() -> bool:
@@ -93,9 +123,7 @@ def count_derivatives(tensor: torch.Tensor) -> int:
     if torch.compiler.is_compiling() or peek_transform() is None:
         return 0
     count = sum(kind != "vmap" for kind, _ in transform_levels(tensor))
-    while is_wrapped_by_transform(tensor):
-        tensor = unwrap_once(tensor)
-    return count + tensor.requires_grad  # by autograd itself, around the transforms
+    return count + unwrap_transforms(tensor).requires_grad  # by autograd itself, around the transforms
 
 
 def warn_caller(message: str, stacklevel: int) -> None:

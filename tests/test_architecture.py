@@ -17,6 +17,7 @@ LEVELS = [
     {"tree"},
     {"checkpoint"},
     {"random"},
+    {"kernels"},
     {"init"},
     {"core"},
     {"combinators"},

@@ -114,6 +114,7 @@ def test_the_first_layer_loads_only_the_rooms_that_layers_stand_on():
     rooms = {name.split(".")[1] for name in added if name.startswith("funcnet.")}
     assert {name for name in rooms if not name.startswith("_")} == {
         "combinators",
+        "kernels",
         "core",
         "init",
         "layers",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -10,9 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.types import Device
 
-from funcnet._context import under_vmap
+from funcnet._context import tangent_is_differentiated, under_vmap
 from funcnet._torch import private_backend_name, sync_batch_norm
 from funcnet.core import Buffer, Param, View
+from funcnet.kernels import batch_norm as composed_batch_norm
+from funcnet.kernels.internals import flatten_space_for_compiler, guard_batch_norm_gradient
 from funcnet.layers._layer import Layer
 
 
@@ -91,39 +94,49 @@ def _check_rank_and_normalise(p: View, input: Tensor, *ranks: int) -> Tensor:
 
 
 def _batch_normalise(p: View, input: Tensor) -> Tensor:
+    if input.dim() > 3 and 1 in input.shape:  # some gradients of such inputs, torch's kernels read in a wrong order
+        flat = flatten_space_for_compiler(input)
+        if flat is not input:
+            return _batch_normalise_any(p, flat).view(input.shape)
+        return guard_batch_norm_gradient(input, _batch_normalise_any(p, input))
+    return _batch_normalise_any(p, input)
+
+
+def _batch_normalise_any(p: View, input: Tensor) -> Tensor:
     momentum = p.momentum or 0.0
+    compute = composed_batch_norm if tangent_is_differentiated(input) else F.batch_norm
     if p.running_mean is None:
-        return F.batch_norm(input, None, None, p.weight, p.bias, True, momentum, p.eps)
+        return compute(input, None, None, p.weight, p.bias, True, momentum, p.eps)
     if not p.training:
         return F.batch_norm(input, p.running_mean, p.running_var, p.weight, p.bias, False, momentum, p.eps)
     p.num_batches_tracked = p.num_batches_tracked + 1
     if torch.compiler.is_compiling() or under_vmap():
-        return _normalise_traceable(p, input)
+        return _normalise_traceable(p, input, compute)
     mean, var = p.running_mean.clone(), p.running_var.clone()  # copies, because the kernels write to them
     if p.momentum is None:
         momentum = 1.0 / float(p.num_batches_tracked)
     size = p.num_features
-    if input.is_cpu and input.size(1) == size and input.numel() > size and p.eps > 0:
+    if compute is F.batch_norm and input.is_cpu and input.size(1) == size and input.numel() > size and p.eps > 0:
         # F.batch_norm calls this kernel here; in a small call, the rest of it costs as much as the kernel.
         y = torch.native_batch_norm(input, p.weight, p.bias, mean, var, True, momentum, p.eps)[0]
     else:
-        y = F.batch_norm(input, mean, var, p.weight, p.bias, True, momentum, p.eps)
+        y = compute(input, mean, var, p.weight, p.bias, True, momentum, p.eps)
     p.running_mean, p.running_var = mean, var
     return y
 
 
-def _normalise_traceable(p: View, input: Tensor) -> Tensor:
+def _normalise_traceable(p: View, input: Tensor, compute: Callable[..., Tensor]) -> Tensor:
     """The rest of a training call under vmap or a compiler."""
     mean, var = writable_copy(p.running_mean, input), writable_copy(p.running_var, input)
     if p.momentum is None:
         # The kernel takes a float and the factor is a tensor here, so the averages are rounded once more than in eager
         # mode.
         batch_mean, batch_var = torch.zeros_like(mean), torch.zeros_like(var)
-        y = F.batch_norm(input, batch_mean, batch_var, p.weight, p.bias, True, 1.0, p.eps)
+        y = compute(input, batch_mean, batch_var, p.weight, p.bias, True, 1.0, p.eps)
         factor = p.num_batches_tracked.to(mean.dtype).reciprocal()
         mean, var = torch.lerp(mean, batch_mean, factor), torch.lerp(var, batch_var, factor)
     else:
-        y = F.batch_norm(input, mean, var, p.weight, p.bias, True, p.momentum, p.eps)
+        y = compute(input, mean, var, p.weight, p.bias, True, p.momentum, p.eps)
     p.running_mean, p.running_var = mean, var
     return y
 

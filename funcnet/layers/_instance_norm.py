@@ -11,8 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.types import Device
 
-from funcnet._context import under_vmap, warn_caller
+from funcnet._context import tangent_is_differentiated, under_vmap, warn_caller
 from funcnet.core import Buffer, Param, View
+from funcnet.kernels import instance_norm as composed_instance_norm
+from funcnet.kernels.internals import guard_instance_norm_gradient
 from funcnet.layers._batch_norm import norm_parts, writable_copy
 from funcnet.layers._layer import Layer
 from funcnet.layers._sizes import describe_spatial_input
@@ -72,12 +74,21 @@ def _check_shape_and_normalise(p: View, input: Tensor, axes: int) -> Tensor:
 
 
 def _instance_normalise(p: View, input: Tensor) -> Tensor:
+    if torch.compiler.is_compiling() and input.dim() > 3 and input.is_cpu:
+        # The kernel reads gradients of one axis of space in the right order, and compiled code takes no hooks.
+        return _instance_normalise_any(p, input.flatten(2)).view(input.shape)
+    return guard_instance_norm_gradient(_instance_normalise_any(p, input))
+
+
+def _instance_normalise_any(p: View, input: Tensor) -> Tensor:
     mean, var, momentum = p.running_mean, p.running_var, p.momentum or 0.0
+    is_composed = tangent_is_differentiated(input)
+    compute = composed_instance_norm if is_composed else F.instance_norm
     if mean is None or not p.training:
-        return F.instance_norm(input, mean, var, p.weight, p.bias, mean is None, momentum, p.eps)
-    if under_vmap() or torch.compiler.is_compiling() or input.dtype != mean.dtype:
+        return compute(input, mean, var, p.weight, p.bias, mean is None, momentum, p.eps)
+    if is_composed or under_vmap() or torch.compiler.is_compiling() or input.dtype != mean.dtype:
         mean, var = writable_copy(mean, input), writable_copy(var, input)
-        y = F.instance_norm(input, mean, var, p.weight, p.bias, True, momentum, p.eps)
+        y = compute(input, mean, var, p.weight, p.bias, True, momentum, p.eps)
     else:
         y, mean, var = _normalise_and_track(p, input, mean, var, momentum)
     p.running_mean, p.running_var = mean, var  # num_batches_tracked does not change, as in the module

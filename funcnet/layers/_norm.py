@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.types import Device
 
-from funcnet._context import under_forward_mode
+from funcnet._context import tangent_is_differentiated, under_forward_mode
 from funcnet.core import Param, View
+from funcnet.kernels import layer_norm as composed_layer_norm
 from funcnet.layers._layer import Layer
 
 
@@ -68,7 +69,8 @@ class LayerNorm(Layer):
 
     @staticmethod
     def forward(p: View, input: Tensor) -> Tensor:
-        return F.layer_norm(input, p.normalized_shape, p.weight, p.bias, p.eps)
+        compute = composed_layer_norm if tangent_is_differentiated(input) else F.layer_norm
+        return compute(input, p.normalized_shape, p.weight, p.bias, p.eps)
 
 
 class GroupNorm(Layer):

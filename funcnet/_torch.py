@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from functools import cache
-from threading import get_ident
+from threading import Lock, RLock, get_ident
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -62,6 +62,39 @@ unwrap_once = functorch.get_unwrapped
 
 count_dispatch_modes = torch._C._len_torch_dispatch_stack
 """The number of modes that see operators before they run: those that trace, fake or log them."""
+
+
+TRANSFORM_STARTS = {
+    "_vmap_increment_nesting": "torch.vmap",
+    "_grad_increment_nesting": "torch.func.grad, vjp or jacrev",
+    "_jvp_increment_nesting": "torch.func.jvp or jacfwd",
+}
+"""Names of what stands in a captured graph where a transform begins, and of the transforms."""
+
+
+@contextlib.contextmanager
+def contain_transforms() -> Iterator[None]:
+    """A block in which transforms may be entered and not left, as where torch's tracer fails; they are left after it.
+
+    Forward mode that stays on would break every later ``jvp`` of the process.
+    """
+    forward_mode, autograd = torch.autograd.forward_ad, torch._C._autograd
+    depth, level = functorch.get_dynamic_layer_stack_depth(), forward_mode._current_level
+    is_enabled = torch._C._is_fwd_grad_enabled()
+    hooks_message = autograd._saved_tensors_hooks_get_disabled_error_message()
+    try:
+        yield
+    finally:
+        functorch.pop_dynamic_layer_stack_and_undo_to_depth(depth)
+        torch._C._set_fwd_grad_enabled(is_enabled)
+        if hooks_message is None:
+            autograd._saved_tensors_hooks_enable()
+        else:
+            autograd._saved_tensors_hooks_disable(hooks_message)
+        if level < 0:
+            forward_mode._current_level = level
+            with contextlib.suppress(RuntimeError):  # it says that no level is open, as it should be
+                torch._C._exit_dual_level(level=0)
 
 
 def under_forward_mode() -> bool:
@@ -288,7 +321,23 @@ MODULE_CALL_CODE = torch.nn.Module._call_impl.__code__
 """The code of every call of a module, hooks included: a frame of it says which module is running."""
 
 
+_LOCK_CLASSES = (type(Lock()), type(RLock()))
 _LOGGING = ("debug", "info", "warning", "error", "exception", "critical", "log", "warn")
+
+
+def apply_function(function_class: type[torch.autograd.Function]) -> Callable[..., Any]:
+    """What stands in a captured graph for a call of a function with a gradient of its own, which is not followed."""
+
+    def apply(*args: Any, **kwargs: Any) -> Any:
+        return function_class.apply(*args, **kwargs)
+
+    apply.function_class = function_class  # type: ignore[attr-defined]
+    return apply
+
+
+def applied_function(target: object) -> type[torch.autograd.Function] | None:
+    """The function with a gradient of its own that a node of a captured graph calls; None for any other node."""
+    return getattr(target, "function_class", None)
 
 
 @contextlib.contextmanager
@@ -298,15 +347,21 @@ def capture_settings(eager: bool) -> Iterator[None]:
     Two switches are private. Without ``backed_size_oblivious`` a free size is never 0 or 1, and code that asks for it
     is answered without a guard; with ``use_duck_shape`` sizes that are equal by chance would be taken for one size.
 
-    Log messages and warnings of a forward do not belong to what it computes, so they are left out.
+    Log messages and warnings of a forward do not belong to what it computes, so they are left out. A function with a
+    gradient of its own is called as it is, and not followed. Locks are not taken: nobody else has the copy.
 
     Args:
         eager: code that asks is told that it is not being compiled, so that it does what it does outside; and functions
             are followed further down than torch's tracer does by itself.
     """
     import torch._dynamo.variables.torch as torch_variables
+    from torch._dynamo.symbolic_convert import InstructionTranslatorBase
     from torch._dynamo.trace_rules import get_torch_obj_rule_map
+    from torch._dynamo.utils import proxy_args_kwargs
     from torch._dynamo.variables import UserFunctionVariable
+    from torch._dynamo.variables.builder import wrap_fx_proxy
+    from torch._dynamo.variables.ctx_manager import NullContextVariable
+    from torch._dynamo.variables.misc import AutogradFunctionVariable
     from torch.fx.experimental import _config as sizes
 
     settings: dict[str, Any] = {
@@ -352,11 +407,32 @@ def capture_settings(eager: bool) -> Iterator[None]:
             functional._check_key_padding_mask: torch_variables.TorchInGraphFunctionVariable,  # type: ignore[attr-defined]
         }
         rules_before = {function: rules.get(function) for function in changed_rules}
+        follow_function = AutogradFunctionVariable.call_apply
+
+        def keep_function(variable: Any, tracer: Any, args: Any, kwargs: Any) -> Any:
+            if get_ident() != this_thread:
+                return follow_function(variable, tracer, args, kwargs)
+            call = apply_function(variable.fn_cls)
+            proxy = tracer.output.create_proxy("call_function", call, *proxy_args_kwargs(args, kwargs))
+            return wrap_fx_proxy(tx=tracer, proxy=proxy)
+
+        enter_context = InstructionTranslatorBase.setup_or_before_with
+
+        def enter_unless_lock(translator: Any, instruction: Any) -> None:
+            entered = translator.stack[-1].realize()
+            if get_ident() == this_thread and isinstance(getattr(entered, "value", None), _LOCK_CLASSES):
+                translator.stack[-1] = NullContextVariable()
+            enter_context(translator, instruction)
+
+        InstructionTranslatorBase.setup_or_before_with = enter_unless_lock  # type: ignore[assignment,method-assign]
+        AutogradFunctionVariable.call_apply = keep_function  # type: ignore[assignment,method-assign]
         if eager:
             rules.update(changed_rules)
         try:
             yield
         finally:
+            InstructionTranslatorBase.setup_or_before_with = enter_context  # type: ignore[method-assign]
+            AutogradFunctionVariable.call_apply = follow_function  # type: ignore[method-assign]
             rules.update(rules_before)
             torch_variables.tracing_state_functions = get_answers
             torch.compiler._compile_session_context = start_session  # type: ignore[assignment]

@@ -17,6 +17,7 @@ from funcnet._torch import (
     ENTERING_CALLS,
     EXITING_CALLS,
     IGNORED_CALLS,
+    applied_function,
     assert_scalar,
     is_internal_function,
     set_grad_enabled,
@@ -294,7 +295,11 @@ class _Recorder:
     def _record_function(self, node: Node) -> None:
         target, args = node.target, node.args
         self._refuse_internals(node)
-        if draws_when_called(target, args, node.kwargs):
+        function_class = applied_function(target)
+        if function_class is not None:
+            apply = ast.Attribute(dotted_name(self.vocabulary.function_name(function_class)), "apply")
+            self._assign(node, call_expression(apply, self._expressions(args), self._keywords(node)))
+        elif draws_when_called(target, args, node.kwargs):
             self._record_draw(node, target)
         elif target in PUBLIC_DROPOUTS:  # it does not draw, so it gives its input back
             self.values[node] = self._expression(args[0] if args else node.kwargs["input"])

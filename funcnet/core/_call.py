@@ -14,10 +14,11 @@ from funcnet._context import can_read_numbers
 from funcnet._errors import PurityError, RandomnessError, TreeError, bullet_list
 from funcnet._torch import lazy_clone
 from funcnet._typing import Selector, Tree, TreeLike
+from funcnet.core._body_errors import explain_error
 from funcnet.core._body_functions import get_defaults, iter_functions
 from funcnet.core._check import Specs, find_tree_misfits, fits_when_compiled, misfit_error, specs_by_tree
+from funcnet.core._draw_source import PASS_RNG, Call, Mode, draw_source
 from funcnet.core._entries import Buffer, Param, has_entries
-from funcnet.core._explain import explain_error
 from funcnet.core._facts import iter_bodies
 from funcnet.core._global_draws import GlobalDrawGuard
 from funcnet.core._input_watch import (
@@ -29,7 +30,7 @@ from funcnet.core._input_watch import (
 )
 from funcnet.core._kinds import ForeignNet
 from funcnet.core._ties import drop_aliases, link_buffers, resolve_aliases
-from funcnet.core._view import EMPTY_TREE, PASS_RNG, Call, Mode, draw_source
+from funcnet.core._view import EMPTY_TREE
 from funcnet.core._view_classes import make_view_opener, view_class_of
 from funcnet.core._wrong_calls import SWALLOWED_ARGUMENTS, refuse_swallowed_arguments
 from funcnet.random.internals import DrawInterceptor, RngArgument, as_rng
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 _EVAL = Call(False, None)
 
 
-class Program:
+class PreparedNet:
     """A net made ready to be called: its view classes and what is known of its bodies before they run."""
 
     def __init__(self, net: Net) -> None:
@@ -151,7 +152,9 @@ class Program:
             view = self.open_view(self.view_class, full_params, call_buffers, call)  # type: ignore[arg-type]
             body = view if method == "forward" else self.net.method(view, method)
             if interceptor is not None:
-                interceptor.next_rng = lambda: draw_source(view if call.find_place is None else call.find_place())
+                interceptor.next_rng = lambda: draw_source(
+                    view if call.find_drawing_path is None else call.find_drawing_path()
+                )
                 if call is not _EVAL:
                     call.interceptor = interceptor
                 with interceptor:
@@ -161,6 +164,8 @@ class Program:
             else:
                 output = view(*inputs, **kwargs)
         except Exception as error:
+            if torch.compiler.is_compiling():
+                raise  # the compiler would trace the explanation; it runs the call again without being compiled
             explained = explain_error(self, params, error, inputs, kwargs, method)
             try:
                 if explained is error:

@@ -34,7 +34,7 @@ class InitContext(NamedTuple):
         net.check_init(path)
         names = net._own_entries
         if names and all(join(path, name) in self.aliases for name in names):
-            return  # the same layer at a second place: its module was built, and drew, once
+            return  # the same layer at a second path: its module was built, and drew, only once
         yield from net.first_values(self, path)
 
     def init_tensor(self, spec: Param | Buffer, path: str, net: Net) -> Tensor:

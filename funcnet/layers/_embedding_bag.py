@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.types import Device
 
 from funcnet._context import beyond_one_gradient, under_forward_mode
+from funcnet._torch_versions import BAG_TAKES_WRONG_COUNTS
 from funcnet.core import Param, View
 from funcnet.layers._embedding import NO_WEIGHT, limit_row_norms, normal_except_row, refuse_tensor_arguments
 from funcnet.layers._layer import Layer
@@ -152,7 +153,7 @@ def _scale_gradient_by_frequency(weight: Tensor, flat: Tensor) -> Tensor:
     if flat.shape[0] == 0:
         return weight
     counts = flat.new_zeros(weight.shape[0]).index_add(0, flat, torch.ones_like(flat))
-    if weight.device.type == "cpu":
+    if BAG_TAKES_WRONG_COUNTS and weight.device.type == "cpu":
         # torch's kernel on the CPU divides by the wrong count: it sorts the indices, and for the n-th distinct index
         # takes the count of the n-th index of all. A net has the module's gradients, so this does the same.
         nth = ((counts > 0).cumsum(0) - 1).clamp(min=0)

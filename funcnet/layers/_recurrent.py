@@ -20,7 +20,7 @@ from torch.types import Device
 from funcnet.core import Param, View
 from funcnet.layers._layer import Layer
 from funcnet.layers._linear import fan_in_uniform
-from funcnet.layers._recurrent_call import NO_BATCHING, Hidden, call_recurrent
+from funcnet.layers._recurrent_call import NO_BATCHING_MESSAGE, Hidden, call_recurrent
 
 _GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "GRU": 3, "LSTM": 4}
 
@@ -119,7 +119,7 @@ class _Recurrent(RNNBase):
         return training and self.dropout > 0 and self.num_layers > 1
 
     def limits(self, training: bool) -> Mapping[str, str]:
-        return {} if self.impl == "composed" else dict.fromkeys(("vmap", "vmap(grad)", "ensemble"), NO_BATCHING)
+        return {} if self.impl == "composed" else dict.fromkeys(("vmap", "vmap(grad)", "ensemble"), NO_BATCHING_MESSAGE)
 
     def expects(self) -> str:
         axes = "N, L" if self.batch_first else "L, N"

@@ -14,6 +14,11 @@ accumulate       is value_and_grad on one part of the batch after the other.
 EMA, SWA         average params over the steps of a run; WeightAverage does it by a function of one's own.
 update_bn        computes the statistics of batch normalisation anew, for averaged params.
 GradScaler       scales losses, for gradients in half precision.
+
+from_torch       makes the record and the state of a live optimizer of torch.
+to_torch         makes the live optimizer of a record and a state.
+from_state_dict  makes the record and the state of the state_dict of an optimizer of torch.
+to_state_dict    makes that state_dict.
 """
 
 from funcnet.optim._accumulation import accumulate as accumulate
@@ -45,11 +50,14 @@ from funcnet.optim._decaying_schedules import MultiplicativeLR as Multiplicative
 from funcnet.optim._decaying_schedules import MultiStepLR as MultiStepLR
 from funcnet.optim._decaying_schedules import PolynomialLR as PolynomialLR
 from funcnet.optim._decaying_schedules import StepLR as StepLR
+from funcnet.optim._lbfgs import LBFGS as LBFGS
 from funcnet.optim._loss_scaling import GradScaler as GradScaler
 from funcnet.optim._master_params import MasterParams as MasterParams
 from funcnet.optim._muon import Muon as Muon
 from funcnet.optim._nadam import NAdam as NAdam
 from funcnet.optim._optimizer import Optimizer as Optimizer
+from funcnet.optim._optimizer_state_dicts import from_state_dict as from_state_dict
+from funcnet.optim._optimizer_state_dicts import to_state_dict as to_state_dict
 from funcnet.optim._plateau import ReduceLROnPlateau as ReduceLROnPlateau
 from funcnet.optim._radam import RAdam as RAdam
 from funcnet.optim._rmsprop import RMSprop as RMSprop
@@ -57,6 +65,8 @@ from funcnet.optim._rprop import Rprop as Rprop
 from funcnet.optim._schedule import Schedule as Schedule
 from funcnet.optim._sgd import SGD as SGD
 from funcnet.optim._sparse_adam import SparseAdam as SparseAdam
+from funcnet.optim._torch_optimizers import from_torch as from_torch
+from funcnet.optim._torch_optimizers import to_torch as to_torch
 
 __all__ = [
     # optimizers
@@ -74,6 +84,7 @@ __all__ = [
     "Adafactor",
     "Muon",
     "SparseAdam",
+    "LBFGS",
     "Optimizer",
     "MasterParams",
     # schedules
@@ -103,6 +114,11 @@ __all__ = [
     "WeightAverage",
     "update_bn",
     "GradScaler",
+    # both ways with torch.optim
+    "from_torch",
+    "to_torch",
+    "from_state_dict",
+    "to_state_dict",
 ]
 
 

@@ -139,6 +139,7 @@ class Adam(_AdamFamily):
     ({'w': tensor([0.9000, 2.1000])}, tensor(1.))
     """
 
+    _: KW_ONLY
     decoupled_weight_decay: bool = False
 
     def _decays_param(self) -> bool:

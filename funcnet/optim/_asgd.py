@@ -58,7 +58,7 @@ class ASGD(Optimizer):
     def _init_entry(self, param: Tensor) -> Tree:
         return {
             "step": torch.zeros((), dtype=scalar_dtype(), device=param.device),
-            "eta": self._entry_of(self.lr, param.device),
+            "eta": self._entry_of(self.lr, param),
             "mu": torch.ones((), dtype=scalar_dtype(), device=param.device),
             "ax": zeros_like(param),
         }
@@ -76,17 +76,18 @@ class ASGD(Optimizer):
         param = add(param, grad, -eta, over=memory.reuses)
         changes = {
             "step": step,
-            "eta": self._entry_of(self.lr / ((1 + self.lambd * self.lr * count) ** self.alpha), entry["eta"].device),
-            "mu": self._entry_of(1 / larger(1, count - self.t0), entry["mu"].device),
+            "eta": self._entry_of(self.lr / ((1 + self.lambd * self.lr * count) ** self.alpha), old_param),
+            "mu": self._entry_of(1 / larger(1, count - self.t0), old_param),
             "ax": as_dtype_of(_next_mean(memory, mean, param, mu), old_param),
         }
         return as_dtype_of(param, old_param), changes
 
-    def _entry_of(self, value: Scalar, device: torch.device) -> Tensor:
-        """A scalar as an entry of the state."""
+    def _entry_of(self, value: Scalar, param: Tensor) -> Tensor:
+        """A scalar as an entry of the state of a param."""
+        dtype = self._number_dtype(param, "lr", "lambd", "alpha", "t0")
         if isinstance(value, Tensor):
-            return value.to(device, self._number_dtype())
-        return torch.as_tensor(value, dtype=self._number_dtype(), device=device)
+            return value.to(param.device, dtype)
+        return torch.as_tensor(value, dtype=dtype, device=param.device)
 
 
 def _next_mean(memory: Memory, mean: Tensor, param: Tensor, mu: Scalar) -> Tensor:

@@ -90,13 +90,17 @@ def identity_key(values: Hyperparameters) -> tuple[Any, ...]:
 
 
 @assume_constant_result
-@lru_cache(maxsize=256)
 def assign_groups(selectors: tuple[Selector, ...], paths: tuple[str, ...]) -> tuple[int, ...]:
     """For each path the number of the first selector that selects it; -1 where none does.
 
     Raises:
         TreeError: if a selector selects no path, or none that an earlier one leaves to it.
     """
+    return _assign_groups(selectors, paths)
+
+
+@lru_cache(maxsize=256)
+def _assign_groups(selectors: tuple[Selector, ...], paths: tuple[str, ...]) -> tuple[int, ...]:
     tree = unflatten(dict.fromkeys(paths))
     indices = [-1] * len(paths)
     for index, selector in enumerate(selectors):
@@ -126,7 +130,7 @@ def _checker(name: str) -> type[torch.optim.Optimizer]:
 
 
 @cache
-def _torch_arguments(name: str) -> frozenset[str]:
+def torch_arguments(name: str) -> frozenset[str]:
     return frozenset(inspect.signature(getattr(torch.optim, name)).parameters) - {"params"}
 
 
@@ -135,7 +139,7 @@ def check_values(name: str, values: Hyperparameters) -> None:
 
     Tensors without a number that can be read, under vmap for example, are left out.
     """
-    known = {key: value for key, value in values.items() if key in _torch_arguments(name) and _is_known(value)}
+    known = {key: value for key, value in values.items() if key in torch_arguments(name) and _is_known(value)}
     _checker(name)([], **known)
 
 

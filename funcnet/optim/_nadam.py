@@ -67,9 +67,10 @@ class NAdam(Optimizer):
         return ("exp_avg", "exp_avg_sq")
 
     def _init_entry(self, param: Tensor) -> Tree:
+        dtype = self._number_dtype(param, "betas", "momentum_decay")
         return {
             "step": zero_step(param, self.capturable),
-            "mu_product": torch.ones((), dtype=self._number_dtype(), device=param.device if self.capturable else "cpu"),
+            "mu_product": torch.ones((), dtype=dtype, device=param.device if self.capturable else "cpu"),
             "exp_avg": zeros_like(param),
             "exp_avg_sq": zeros_like(param),
         }

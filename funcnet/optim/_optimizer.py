@@ -24,11 +24,10 @@ from funcnet.optim._groups import (
     freeze,
     identity_key,
 )
-from funcnet.optim._pairing import Pairing, format_place, memory_key
+from funcnet.optim._pairing import Pairing, find_owners, format_place
 from funcnet.optim._scalars import as_scalar
 from funcnet.optim._state_entries import scalar_dtype
-from funcnet.optim._update_operations import Memory
-from funcnet.tree import join
+from funcnet.optim._update_operations import Memory, real_dtype
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -43,7 +42,7 @@ class Optimizer:
 
     _group_records: ClassVar[tuple[Any, ...]]
     _has_tensors: ClassVar[bool]
-    _is_precise: ClassVar[bool] = False
+    _precise_names: ClassVar[frozenset[str]] = frozenset()
     _names_of_fields: ClassVar[dict[str, None]]
     _starts_empty: ClassVar[bool] = False
     """Whether an entry of the state may lack tensors that a later step puts there."""
@@ -175,27 +174,24 @@ class Optimizer:
         """
         record = self.replace(**hyperparameters) if hyperparameters else self
         paths: list[str] = []
-        leaves: list[tuple[Tree, str, Any]] = []
-        state = _copy_structure(params, "", paths, leaves)
-        records = record._records_of(paths, range(len(paths)))
+        places: list[tuple[Tree, str]] = []
+        params_at: dict[int, Tensor] = {}
+        state = _start_state(params, "", paths, places, params_at)
+        records = dict(zip(params_at, record._records_of(paths, params_at), strict=True))
         problems = [
-            f"{format_place('params', path)}: {problem}"
-            for path, (_, _, leaf) in zip(paths, leaves, strict=True)
-            if isinstance(leaf, Tensor) and is_inexact(leaf) and (problem := record._check_param(leaf))
+            f"{format_place('params', paths[at])}: {problem}"
+            for at, param in params_at.items()
+            if (problem := records[at]._check_param(param))
         ]
         if problems:
-            raise _param_error(problems)
-        entries_by_memory: dict[Any, Tree] = {}
-        for of_leaf, (node, key, leaf) in zip(records, leaves, strict=True):
-            if isinstance(leaf, Tensor) and is_inexact(leaf):
-                memory = memory_key(leaf)
-                if memory not in entries_by_memory:
-                    entries_by_memory[memory] = of_leaf._init_entry(leaf)
-                node[key] = entries_by_memory[memory]
-            elif isinstance(leaf, Tensor):
-                node[key] = {}
-            else:
-                node[key] = leaf
+            raise TreeError(f"the params cannot be optimized:{bullet_list(problems)}")
+        indices = list(params_at)
+        entries: dict[int, Tree] = {}
+        for at, owner in zip(indices, find_owners(list(params_at.values())), strict=True):
+            node, key = places[at]
+            if indices[owner] == at:
+                entries[at] = records[at]._init_entry(params_at[at])
+            node[key] = entries[indices[owner]]
         return state
 
     def step(
@@ -268,16 +264,18 @@ class Optimizer:
             return self
         values = self.values()
         record = self._copy({name: as_scalar(value) for name, value in values.items()})
-        if any(map(_has_float64_tensor, values.values())):
-            object.__setattr__(record, "_is_precise", True)
+        precise = frozenset(name for name, value in values.items() if _has_float64_tensor(value))
+        object.__setattr__(record, "_precise_names", precise)
         return record
 
-    def _number_dtype(self) -> torch.dtype:
-        """The dtype of numbers in the state: torch's, and float64 where a hyperparameter is a tensor in float64.
+    def _number_dtype(self, param: Tensor, *names: str) -> torch.dtype:
+        """The dtype of a number in the state that depends on these hyperparameters: torch's, mostly float32.
 
-        Then it may be one that somebody differentiates by, or varies a little, and float32 would round that off.
+        It is float64 for a float64 param, if a hyperparameter is a tensor in float64. Such a tensor may be
+        differentiated or slightly perturbed; float32 would round that away.
         """
-        return torch.float64 if self._is_precise else scalar_dtype()
+        is_precise = real_dtype(param) == torch.float64 and not self._precise_names.isdisjoint(names)
+        return torch.float64 if is_precise else scalar_dtype()
 
     def _complete_entries(self, pairing: Pairing, records: Sequence[Self], entries: list[Tree]) -> None:
         """Start the state of params that have none yet, as torch does at their first step; refuse what does not fit."""
@@ -318,22 +316,24 @@ def _choose_memory(pairing: Pairing, records: Sequence[Optimizer], donate: bool)
     return Memory(donates=donate, reuses=True)
 
 
-def _copy_structure(tree: TreeLike, prefix: str, paths: list[str], leaves: list[tuple[Tree, str, Any]]) -> Tree:
-    """The dicts of a tree without its leaves, which are listed with their paths and with where they belong."""
-    copy: Tree = {}
+def _start_state(
+    tree: TreeLike, prefix: str, paths: list[str], places: list[tuple[Tree, str]], params_at: dict[int, Tensor]
+) -> Tree:
+    """The dicts of a state, still without entries of params. The lists take up the leaves: paths, where their entries
+    belong, and by index in the lists the leaves that are params.
+    """
+    state: Tree = {}
     for key, value in tree.items():
-        path = join(prefix, key)
+        path = f"{prefix}.{key}" if prefix else key
         if isinstance(value, Mapping):
-            copy[key] = _copy_structure(value, path, paths, leaves)
-        else:
-            copy[key] = None  # the order of keys
-            paths.append(path)
-            leaves.append((copy, key, value))
-    return copy
-
-
-def _param_error(problems: list[str]) -> TreeError:
-    return TreeError(f"the params cannot be optimized:{bullet_list(problems)}")
+            state[key] = _start_state(value, path, paths, places, params_at)
+            continue
+        if isinstance(value, Tensor) and is_inexact(value):
+            params_at[len(paths)] = value
+        state[key] = {} if isinstance(value, Tensor) else value
+        paths.append(path)
+        places.append((state, key))
+    return state
 
 
 def _has_tensor(value: Any) -> bool:

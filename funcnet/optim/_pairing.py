@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from funcnet._errors import TreeError, bullet_list
 from funcnet._tensors import is_inexact
 from funcnet._torch import is_wrapped_by_transform, unwrap_once
 from funcnet._typing import Tree, TreeLike
-from funcnet.tree import ABSENT, Absent, join
+from funcnet.tree import ABSENT, join
 
 _MISSING: Any = object()
 
@@ -78,43 +78,47 @@ class Pairing:
                     self.grads.append(grad)
                     self.entries.append(entry)
                     self._places.append((new_params, new_state, key))
-            elif not (param is ABSENT or grad is None or grad is ABSENT) or not isinstance(param, (Tensor, Absent)):
+            elif isinstance(param, Tensor):
+                self._has_misfits = self._has_misfits or not (grad is None or grad is ABSENT)
+            elif not (param is None or param is ABSENT) or isinstance(grad, Tensor):
                 self._has_misfits = True
         return new_params, new_state
 
     def _join_ties(self) -> None:
         """Let a tensor at several paths be updated once, at the first, by the sum of its gradients."""
-        memories = [memory_key(param) for param in self.params]
-        if len(set(memories)) == len(memories):
+        owners = find_owners(self.params)
+        first_indices = [index for index, owner in enumerate(owners) if owner == index]
+        if len(first_indices) == len(owners):
             return
-        first_by_memory: dict[Any, int] = {}
-        kept: list[int] = []
-        for at, memory in enumerate(memories):
-            first = first_by_memory.setdefault(memory, at)
-            if first == at:
-                kept.append(at)
-                continue
-            self._ties.append((kept.index(first), self._places[at]))
-            if self.grads[at] is not self.grads[first]:
-                self.grads[first] = self.grads[first] + self.grads[at]
+        for index, owner in enumerate(owners):
+            if owner != index:
+                self._ties.append((first_indices.index(owner), self._places[index]))
+                if self.grads[index] is not self.grads[owner]:
+                    self.grads[owner] = self.grads[owner] + self.grads[index]
         for name in ("indices", "params", "grads", "entries", "_places"):
             values = getattr(self, name)
-            setattr(self, name, [values[at] for at in kept])
+            setattr(self, name, [values[index] for index in first_indices])
 
     def put(self, params: list[Tensor], entries: list[Tree]) -> tuple[Tree, Tree]:
         """The trees of the result, with these tensors and entries at the leaves that the step updates."""
         for (new_params, new_state, key), param, entry in zip(self._places, params, entries, strict=True):
             new_params[key] = param
             new_state[key] = entry
-        for at, (new_params, new_state, key) in self._ties:
-            new_params[key], new_state[key] = params[at], entries[at]
+        for index, (new_params, new_state, key) in self._ties:
+            new_params[key], new_state[key] = params[index], entries[index]
         return self.new_params, self.new_state
 
 
-def memory_key(tensor: Tensor) -> Any:
-    """A key that tensors share which are the same numbers in memory, also when transforms wrap them."""
+def find_owners(tensors: Sequence[Tensor]) -> list[int]:
+    """For each tensor the index of the first tensor with the same memory, shape and strides, also inside transforms."""
     if torch.compiler.is_compiling():
-        return id(tensor)
+        return _find_owners_by_identity(tensors)
+    owner_by_memory: dict[Any, int] = {}
+    return [owner_by_memory.setdefault(_memory_key(tensor), index) for index, tensor in enumerate(tensors)]
+
+
+def _memory_key(tensor: Tensor) -> Any:
+    """A key that is equal for tensors with the same memory, shape and strides, also inside transforms."""
     while is_wrapped_by_transform(tensor):
         tensor = unwrap_once(tensor)
     try:
@@ -122,6 +126,22 @@ def memory_key(tensor: Tensor) -> Any:
     except RuntimeError:  # fake tensors and the like have no memory
         return id(tensor)
     return (address, tensor.shape, tensor.stride()) if address else id(tensor)
+
+
+def _find_owners_by_identity(tensors: Sequence[Tensor]) -> list[int]:
+    """The same in compiled code, where a guard on the id of a tensor would fail with each new tensor."""
+    owners: list[int] = []
+    indices_by_shape: dict[Any, list[int]] = {}
+    for index, tensor in enumerate(tensors):
+        indices = indices_by_shape.setdefault(tuple(tensor.shape), [])
+        owner = index
+        for earlier in indices:
+            if tensors[earlier] is tensor:
+                owner = earlier
+        if owner == index:
+            indices.append(index)
+        owners.append(owner)
+    return owners
 
 
 def _describe_node(params: TreeLike, grads: Any, state: Any, prefix: str) -> list[str]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from funcnet.optim._scalars import Scalar, as_scalar
 
 _HALF_DTYPES = (torch.float16, torch.bfloat16)
+_REAL_DTYPES = {torch.complex32: torch.float16, torch.complex64: torch.float32, torch.complex128: torch.float64}
 _ONE = torch.ones((), dtype=torch.float32)
 
 
@@ -32,8 +33,8 @@ class Memory:
 
     def next_step(self, step: Tensor) -> tuple[Scalar, Tensor]:
         """The count of this step, from 1 on, as a scalar and as the entry of the next state."""
-        one = _ONE if self.reuses and step.dtype == torch.float32 else 1  # a tensor is added more quickly
-        step = step.add_(one) if self.donates else step + one
+        increment = _ONE if self.reuses and step.dtype == torch.float32 else 1  # a tensor is added more quickly
+        step = step.add_(increment) if self.donates else step + increment
         return as_scalar(step), step
 
     def sqrt(self, x: Tensor, over: bool = False) -> Tensor:
@@ -61,7 +62,7 @@ def div(x: Tensor, divisor: Scalar, over: bool = False) -> Tensor:
 def add_scalar(x: Tensor, value: Scalar, over: bool = False) -> Tensor:
     """``x + value``; written over ``x`` if ``over`` is true."""
     if isinstance(value, Tensor):
-        return _in_compute_dtype(torch.add, x, value)
+        return torch.add(x, value.to(x.device, real_dtype(x)))  # this kernel rounds a number to the dtype of x
     return x.add_(value) if over else torch.add(x, value)
 
 
@@ -69,8 +70,8 @@ def add(x: Tensor, y: Tensor, alpha: Scalar, over: bool = False) -> Tensor:
     """``x + alpha * y``; written over ``x`` if ``over`` is true."""
     if isinstance(alpha, Tensor):
         if y.is_sparse:
-            return x + y * alpha.to(y.dtype)
-        return _in_compute_dtype(torch.addcmul, x, y, alpha)
+            return x + y * alpha.to(real_dtype(y))
+        return torch.addcmul(x, y.to(x.dtype), alpha.to(x.device, real_dtype(x)))  # and so does this one
     return x.add_(y, alpha=alpha) if over else torch.add(x, y, alpha=alpha)
 
 
@@ -100,15 +101,20 @@ def maximum(x: Tensor, y: Tensor, over: bool = False) -> Tensor:
     return torch.maximum(x, y, out=x) if over else torch.maximum(x, y)
 
 
-def _in_compute_dtype(function: Callable[..., Tensor], x: Tensor, *rest: Tensor) -> Tensor:
+def _in_compute_dtype(function: Callable[..., Tensor], x: Tensor, *scalars: Tensor) -> Tensor:
     """The function of tensors and 0-d float64 scalars, rounded as by a kernel that takes the scalars as numbers.
 
     Kernels compute half dtypes in float32, and round numbers to the dtype in which they compute.
     """
     if x.dtype in _HALF_DTYPES:
-        return function(*[tensor.to(x.device, torch.float32) for tensor in (x, *rest)]).to(x.dtype)
-    dtype = x.dtype.to_real()
-    return function(x, *[tensor if tensor.is_complex() else tensor.to(x.device, dtype) for tensor in rest])
+        return function(*[tensor.to(x.device, torch.float32) for tensor in (x, *scalars)]).to(x.dtype)
+    dtype = real_dtype(x)
+    return function(x, *[tensor if tensor.is_complex() else tensor.to(x.device, dtype) for tensor in scalars])
+
+
+def real_dtype(tensor: Tensor) -> torch.dtype:
+    """The dtype of the real numbers in a tensor."""
+    return _REAL_DTYPES.get(tensor.dtype, tensor.dtype)
 
 
 def as_real(tensor: Tensor) -> Tensor:

@@ -17,18 +17,18 @@ from torch.fx import Graph, GraphModule, Node
 from funcnet._context import outside_transforms, torch_silenced
 from funcnet._errors import ConversionError
 from funcnet._tensors import is_inexact
-from funcnet._torch import (
+from funcnet._torch import keep_size_free
+from funcnet._torch_tracer import (
     TRANSFORM_STARTS,
     capture_settings,
     contain_transforms,
-    keep_size_free,
     size_expression,
     tracer_shape_env,
     tracer_source_name,
 )
 from funcnet.foreign.internals import copy_with_tensors
+from funcnet.program._inplace_writes import InplaceWriteFinder
 from funcnet.program._inputs import Inputs
-from funcnet.program._writes import Writes
 from funcnet.random.internals import preserve_torch_state
 
 FROM_MODULE = "funcnet.from_module(module) runs any forward as it is."
@@ -63,7 +63,7 @@ class Captured:
     guards: list[SizeGuard] = field(default_factory=list)  # the conditions that the capture relied on
     symbols: dict[Node, Any] = field(default_factory=dict)  # of placeholders that are sizes
     pinned: list[str] = field(default_factory=list)  # lines that made a free size a constant
-    writes: Writes | None = None
+    writes: InplaceWriteFinder | None = None
     input_of_object: dict[int, GraphInput] = field(default_factory=dict)  # by the id of a tensor
     outputs: dict[int, Any] = field(default_factory=dict)  # id of a stand-in -> the value of the graph
     result: Any = None  # what the forward returned
@@ -264,19 +264,19 @@ def _read_graph(captured: Captured, module: GraphModule) -> None:
         if transform is not None:
             where = next(filter(None, map(captured.where_of_transform, nodes[index:])), "an unknown line")
             raise ConversionError(
-                f"trace cannot write down {where}: there {transform} is applied inside of the forward, "
-                f"and trace writes one statement for each operation, which a transform is not. Apply it to the net "
-                f"instead, as in torch.vmap(net); or {FROM_MODULE}"
+                f"trace cannot write down {where}: there {transform} is applied inside of the forward, and trace "
+                f"writes one statement for each operation, which a transform is not. Apply it to the net instead, as "
+                f"in torch.vmap(net); or {FROM_MODULE}"
             )
     fakes = {node: meta["example_value"] for node, meta in captured.meta.items() if "example_value" in meta}
-    captured.writes = Writes(module, fakes)
+    captured.writes = InplaceWriteFinder(module, fakes)
 
 
 def _read_sizes(captured: Captured) -> None:
     """Read the sizes of the tensor inputs, and what the tracer asked of them."""
     shapes = tracer_shape_env()
     fakes = {tracer_source_name(tracked.source): tracked.fake for tracked in shapes.tracked_fakes}
-    count = len([place for place in captured.input_of_object.values() if place.kind == "input"])
+    count = len([graph_input for graph_input in captured.input_of_object.values() if graph_input.kind == "input"])
     for index in range(count):
         fake = fakes.get(f"L['t{index}']")
         captured.input_sizes.append(() if fake is None else tuple(size_expression(size) for size in fake.shape))
@@ -293,14 +293,14 @@ def _read_sizes(captured: Captured) -> None:
 
 
 def _refuse_constant_sizes(captured: Captured, inputs: Inputs, free: Sequence[Sequence[int]]) -> None:
-    """Refuse a size that was to stay free and that the forward needs to be what it is."""
+    """Refuse a size that should stay free but that the forward fixes."""
     batches = [tensor.value.shape[0] for tensor, axes in zip(inputs.tensors, free, strict=True) if 0 in axes]
     for tensor, axes, sizes in zip(inputs.tensors, free, captured.input_sizes, strict=False):
         for axis in axes:
             if sizes and isinstance(sizes[axis], int) and tensor.value.shape[axis] == batches[0]:
                 where = next(iter(captured.pinned), "")
                 raise ConversionError(
-                    f"axis {axis} of {tensor.place} cannot stay free: the forward needs its size to be {sizes[axis]}"
+                    f"axis {axis} of {tensor.text} cannot stay free: the forward needs its size to be {sizes[axis]}"
                     f"{f', as at {where}' if where else ''}. Pass dynamic=() to keep every size, or {FROM_MODULE}"
                 )
 

@@ -100,12 +100,10 @@ class Mismatch(NamedTuple):
 
     Attributes:
         text: the place, and how it differs.
-        place: the place alone.
         distance: the largest distance of two numbers there; None where they differ in more than rounding.
     """
 
     text: str
-    place: str
     distance: float | None = None
 
 
@@ -114,20 +112,20 @@ def find_differences(left: object, right: object, path: str = "") -> Iterator[Mi
     if isinstance(left, Tensor) and isinstance(right, Tensor):
         if left.dtype != right.dtype or left.shape != right.shape:
             text = f"{path}: {tuple(left.shape)} {left.dtype} against {tuple(right.shape)} {right.dtype}"
-            yield Mismatch(text, path)
+            yield Mismatch(text)
         elif not same_bits(left, right):
             yield _describe_mismatch(left, right, path)
     elif type(left) is not type(right):
-        yield Mismatch(f"{path}: {type(left).__name__} against {type(right).__name__}", path)
+        yield Mismatch(f"{path}: {type(left).__name__} against {type(right).__name__}")
     elif isinstance(left, Mapping) and isinstance(right, Mapping):
         if list(left) != list(right):
-            yield Mismatch(f"{path}: keys {list(left)} against {list(right)}", path)
+            yield Mismatch(f"{path}: keys {list(left)} against {list(right)}")
         else:
             for key in left:
                 yield from find_differences(left[key], right[key], f"{path}[{key!r}]")
     elif isinstance(left, (list, tuple)) and isinstance(right, (list, tuple)):
         if len(left) != len(right):
-            yield Mismatch(f"{path}: {len(left)} items against {len(right)}", path)
+            yield Mismatch(f"{path}: {len(left)} items against {len(right)}")
         else:
             for index, items in enumerate(zip(left, right, strict=True)):
                 yield from find_differences(*items, f"{path}[{index}]")
@@ -135,7 +133,7 @@ def find_differences(left: object, right: object, path: str = "") -> Iterator[Mi
         for field in dataclasses.fields(left):
             yield from find_differences(getattr(left, field.name), getattr(right, field.name), f"{path}.{field.name}")
     elif left != right and not (left != left and right != right):
-        yield Mismatch(f"{path}: {left!r:.40} against {right!r:.40}", path)
+        yield Mismatch(f"{path}: {left!r:.40} against {right!r:.40}")
 
 
 def _describe_mismatch(left: Tensor, right: Tensor, path: str) -> Mismatch:
@@ -146,10 +144,10 @@ def _describe_mismatch(left: Tensor, right: Tensor, path: str) -> Mismatch:
     """
     text = f"{path}: {int((left != right).sum())} of {left.numel()} elements"
     if not is_inexact(left):
-        return Mismatch(text, path)
+        return Mismatch(text)
     wide = torch.complex128 if left.is_complex() else torch.float64
     left_wide, right_wide = left.detach().to(wide), right.detach().to(wide)
     distance, size = float((left_wide - right_wide).abs().max()), float(right_wide.abs().max())
     is_rounding = distance <= size * torch.finfo(left.dtype).eps ** 0.5  # false for a NaN
     text = f"{text}, by up to {distance:.2g}; the largest is {size:.2g}"
-    return Mismatch(text, path, distance if is_rounding else None)
+    return Mismatch(text, distance if is_rounding else None)

@@ -1,4 +1,4 @@
-"""Tells from code what it may draw from, without running it.
+"""Finds out from code which generators it may draw from, without running it.
 
 Two questions are asked of code before a net is called for the first time:
 
@@ -112,7 +112,7 @@ def _generator_classes() -> tuple[type, ...]:
 
 
 def _underlying_function(value: object) -> types.FunctionType | None:
-    """The Python function behind a property, a method or a decorated function; None for any other value."""
+    """The Python function of a property, a method or a decorated function; None for any other value."""
     value = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
     value = inspect.unwrap(value) if callable(value) else value
     return value if isinstance(value, types.FunctionType) else None

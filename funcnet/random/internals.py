@@ -1,4 +1,4 @@
-"""What other rooms use of this one, besides its public names; it is no part of the public interface."""
+"""Machinery of this package that other packages use. It is not part of the public interface."""
 
 from funcnet.random._distributions import contiguous_stride as contiguous_stride
 from funcnet.random._distributions import draw_tensor as draw_tensor

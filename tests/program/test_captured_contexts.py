@@ -204,7 +204,7 @@ def test_a_difference_of_rounding_is_named_and_taken_only_if_asked_for():
     for door in (fn.trace, fn.source):
         with pytest.raises(fn.ConversionError, match=r"by up to \d\.?\d*e-0\d; the largest is .*[\s\S]*exact=False"):
             door(module, x)
-    assert fn.source(module, x, exact=False).startswith("# Not exact. Where this is farthest")
+    assert fn.source(module, x, exact=False).startswith("# Not exact. The largest difference")
     net, params, _ = fn.trace(module, x, exact=False)
     assert net.source.startswith("# Not exact")
     torch.testing.assert_close(net(params, x), module(x))

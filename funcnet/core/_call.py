@@ -127,7 +127,7 @@ class PreparedNet:
         if self.draws_from_views_only and method == "forward":
             return self._run_body(params, buffers, mode, inputs, kwargs, method, rng)
         run_body = partial(self._run_body, params, buffers, mode, inputs, kwargs, method)
-        return self.global_draw_guard.run(run_body, mode is False, rng)
+        return self.global_draw_guard.run_guarded(run_body, mode is False, rng)
 
     def _run_body(
         self,
@@ -218,7 +218,7 @@ class PreparedNet:
                 watch = InputWatch(name_inputs(inputs, kwargs))
         flat_params = {} if params is None else flatten(params)
         param_versions = [read_version(tensor) for tensor in flat_params.values()]
-        output = body(*inputs, **kwargs) if watch is None else watch.run(self.net.title(), body, inputs, kwargs)
+        output = body(*inputs, **kwargs) if watch is None else watch.run_watched(self.net.title(), body, inputs, kwargs)
         if version is not None and read_version(inputs[0]) != version:
             raise write_error(self.net.title(), ["input 0"])
         if params is not None:

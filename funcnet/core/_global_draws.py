@@ -89,7 +89,7 @@ class GlobalDrawGuard:
         self._may_seed_torch = not names.isdisjoint(("manual_seed", "seed"))
         self._python_draws_have_no_effect = False  # in a call without rng
 
-    def run(self, run_body: RunBody, is_eval: bool, rng: RngArgument) -> tuple[Any, Tree]:
+    def run_guarded(self, run_body: RunBody, is_eval: bool, rng: RngArgument) -> tuple[Any, Tree]:
         """Run a body so that all it draws comes from ``rng``.
 
         Reading the generators of Python and NumPy takes longer than many calls. So it is done in the first call of each

@@ -121,10 +121,10 @@ def _body_function(net: Net) -> Callable[..., Any]:
 def _make_reader(tree: str, name: str) -> Callable[[View], Tensor]:
     """The getter of a tensor of this name, in the tree that views hold as ``tree``."""
 
-    def read(view: View) -> Tensor:
+    def read_tensor(view: View) -> Tensor:
         return getattr(view, tree)[name]
 
-    return read
+    return read_tensor
 
 
 def _part_accessors(name: str, index: int, net: Net, part_class: type[View]) -> tuple[GetView, ApplyPart]:

@@ -136,7 +136,7 @@ class Effects(Sequence[Effect]):
         """The effects of these kinds.
 
         Raises:
-            ValueError: for a name that is no kind of effect.
+            ValueError: for a name that is not a kind of effect.
         """
         unknown = [kind for kind in kinds if kind not in MEANINGS]
         if unknown:

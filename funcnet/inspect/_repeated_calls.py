@@ -63,7 +63,7 @@ class RepeatedCalls:
         finally:
             self._snapshot.restore_contents()
 
-    def report(self, watch: CallWatch) -> None:
+    def report_repeats(self, watch: CallWatch) -> None:
         """Make the calls, and report what differs.
 
         Args:
@@ -86,19 +86,21 @@ class RepeatedCalls:
         trace, result_of_new_copy = self._follow_calls({**changes, **changes_later}, 2 if changes_later else 1)
         difference_of_new_copy = find_difference(first, result_of_new_copy)
         for request, location in trace.requests:
-            watch.report("reaches outside", request, location)
+            watch.report_effect("reaches outside", request, location)
         for place, change in {**changes, **changes_later}.items():
             location = trace.changes.get(place) or self._locate_forward(place.owner or "")
             words = f"{change.verb} {place.describe_place(location.path)}{change.values}"
             if change.kind == "keeps state" and difference is not None and difference_of_new_copy is None:
                 words += f" ({difference})"
-            watch.report(change.kind, words, location)
+            watch.report_effect(change.kind, words, location)
         if difference_of_new_copy is not None:
             words = difference_of_new_copy.replace("a second call", "a call of a fresh copy")
-            watch.report("differs if repeated", f"{words}: it depends on something outside", self._locate_forward(""))
+            watch.report_effect(
+                "differs if repeated", f"{words}: it depends on something outside", self._locate_forward("")
+            )
         elif difference is not None and all(change.kind != "keeps state" for change in changes.values()):
             words = f"{difference}: something that cannot be seen is kept"
-            watch.report("differs if repeated", words, self._locate_forward(""))
+            watch.report_effect("differs if repeated", words, self._locate_forward(""))
 
     def _restore_tensors(self, before: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:
         """Give the copy the parameters and buffers that it had, with the values of a fresh copy."""

@@ -54,7 +54,7 @@ class SizeGuard(NamedTuple):
 
 @dataclass
 class Captured:
-    """A forward as a graph, with its surroundings. In results, stand-ins take the places of tensors."""
+    """A forward as a graph, with its surroundings. In results, fake tensors take the places of tensors."""
 
     graph: Graph = field(default_factory=Graph)
     meta: dict[Node, dict[str, Any]] = field(default_factory=dict)  # what the tracer knows of each node
@@ -65,7 +65,7 @@ class Captured:
     pinned: list[str] = field(default_factory=list)  # lines that made a free size a constant
     writes: InplaceWriteFinder | None = None
     input_of_object: dict[int, GraphInput] = field(default_factory=dict)  # by the id of a tensor
-    outputs: dict[int, Any] = field(default_factory=dict)  # id of a stand-in -> the value of the graph
+    outputs: dict[int, Any] = field(default_factory=dict)  # id of a fake tensor -> the value of the graph
     result: Any = None  # what the forward returned
     reassigned: dict[str, Any] = field(default_factory=dict)  # the buffers that the forward replaced
     # id of a module as text -> its path and the name of its class
@@ -74,7 +74,7 @@ class Captured:
     failure: Exception | None = None  # an error in reading what the tracer said
 
     def example(self, node: Node) -> Any:
-        """The stand-in without numbers that the tracer has for the value of a node."""
+        """The fake tensor, or other value without numbers, that the tracer has for a node."""
         return self.meta.get(node, {}).get("example_value")
 
     def stack_trace(self, node: Node) -> str:
@@ -209,7 +209,7 @@ def require_gradients(module: nn.Module) -> nn.Module:
 
 
 def _take_graph(module: GraphModule, _: Sequence[Tensor]) -> Callable[..., list[Any]]:
-    """The backend of the compiler: it keeps the graph, and returns stand-ins where the graph would be run."""
+    """The backend of the compiler: it keeps the graph, and returns fake tensors where the graph would be run."""
     captured = _active[-1]
     try:
         _read_graph(captured, module)

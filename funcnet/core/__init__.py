@@ -12,7 +12,7 @@ The functions:
 * :func:`draw_source`: the rng of the next draw at the path of a view.
 
 Reading order: ``_entries`` (what a net declares), ``_net`` (the record and its verbs), ``_init_context`` (first
-values), ``_view``, ``_draw_source``, ``_view_classes`` and ``_buffer_recording`` (what a body sees, what its draws come
+values), ``_draw_source``, ``_view``, ``_view_classes`` and ``_buffer_recording`` (what a body sees, what its draws come
 from, and how it assigns a new buffer), ``_call`` (one call from start to end), ``_check`` (trees against declarations),
 ``_body_errors`` (an error of a body gets its path), ``_traits`` and ``_facts`` (what is known of a body before it
 runs), ``_global_draws`` (how draws are contained), ``_limits`` (which transforms a net supports), ``_ties`` and

@@ -15,9 +15,9 @@ from funcnet._context import under_transform
 from funcnet._errors import FuncnetError, ShapeError, TransformError
 from funcnet._typing import TreeLike
 from funcnet.core._check import find_tree_misfits, misfit_error
+from funcnet.core._draw_source import call_and_path, describe_view
 from funcnet.core._kinds import ForeignNet
 from funcnet.core._view import EMPTY_TREE, View
-from funcnet.core._view_root import call_and_path, describe_view
 from funcnet.core._wrong_calls import explain_wrong_call, mention_buffers
 from funcnet.tree import join
 

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from funcnet._errors import TreeError
 from funcnet.core._check import describe_misfit
+from funcnet.core._draw_source import Call, call_and_path
 from funcnet.core._entries import Buffer
 from funcnet.core._view import View
-from funcnet.core._view_root import Call, call_and_path
 from funcnet.tree import join
 
 

@@ -17,7 +17,7 @@ from funcnet._typing import Selector, Tree, TreeLike
 from funcnet.core._body_errors import explain_error
 from funcnet.core._body_functions import get_defaults, iter_functions
 from funcnet.core._check import Specs, find_tree_misfits, fits_when_compiled, misfit_error, specs_by_tree
-from funcnet.core._draw_source import PASS_RNG, draw_source
+from funcnet.core._draw_source import PASS_RNG, Call, Mode, draw_source
 from funcnet.core._entries import Buffer, Param, has_entries
 from funcnet.core._facts import iter_bodies
 from funcnet.core._global_draws import GlobalDrawGuard
@@ -32,7 +32,6 @@ from funcnet.core._kinds import ForeignNet
 from funcnet.core._ties import drop_aliases, link_buffers, resolve_aliases
 from funcnet.core._view import EMPTY_TREE
 from funcnet.core._view_classes import make_view_opener, view_class_of
-from funcnet.core._view_root import Call, Mode
 from funcnet.core._wrong_calls import SWALLOWED_ARGUMENTS, refuse_swallowed_arguments
 from funcnet.random.internals import DrawInterceptor, RngArgument, as_rng
 from funcnet.tree import flatten, join, select, unflatten
@@ -128,7 +127,7 @@ class PreparedNet:
         if self.draws_from_views_only and method == "forward":
             return self._run_body(params, buffers, mode, inputs, kwargs, method, rng)
         run_body = partial(self._run_body, params, buffers, mode, inputs, kwargs, method)
-        return self.global_draw_guard.run(run_body, mode is False, rng)
+        return self.global_draw_guard.run_guarded(run_body, mode is False, rng)
 
     def _run_body(
         self,
@@ -219,7 +218,7 @@ class PreparedNet:
                 watch = InputWatch(name_inputs(inputs, kwargs))
         flat_params = {} if params is None else flatten(params)
         param_versions = [read_version(tensor) for tensor in flat_params.values()]
-        output = body(*inputs, **kwargs) if watch is None else watch.run(self.net.title(), body, inputs, kwargs)
+        output = body(*inputs, **kwargs) if watch is None else watch.run_watched(self.net.title(), body, inputs, kwargs)
         if version is not None and read_version(inputs[0]) != version:
             raise write_error(self.net.title(), ["input 0"])
         if params is not None:

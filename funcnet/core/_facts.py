@@ -1,4 +1,4 @@
-"""What is known of a body before it runs: one record, made when the first program with the net is built."""
+"""What is known of a body before it runs: one record, made when a net that contains it is first prepared."""
 
 from __future__ import annotations
 

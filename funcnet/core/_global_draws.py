@@ -48,7 +48,7 @@ from torch import Tensor
 from funcnet._context import can_read_numbers, is_plainly_eager, under_vmap
 from funcnet._errors import RandomnessError
 from funcnet._tensors import same_bits
-from funcnet._torch import pytree, saved_tensors_are_hooked
+from funcnet._torch import pytree, saved_tensors_hooks
 from funcnet._typing import Tree
 from funcnet.core._draw_source import PASS_RNG
 from funcnet.core._facts import iter_bodies
@@ -89,7 +89,7 @@ class GlobalDrawGuard:
         self._may_seed_torch = not names.isdisjoint(("manual_seed", "seed"))
         self._python_draws_have_no_effect = False  # in a call without rng
 
-    def run(self, run_body: RunBody, is_eval: bool, rng: RngArgument) -> tuple[Any, Tree]:
+    def run_guarded(self, run_body: RunBody, is_eval: bool, rng: RngArgument) -> tuple[Any, Tree]:
         """Run a body so that all it draws comes from ``rng``.
 
         Reading the generators of Python and NumPy takes longer than many calls. So it is done in the first call of each
@@ -135,7 +135,8 @@ class GlobalDrawGuard:
         if self._may_seed_torch:  # a seed may set the generator to its old state, and then no move is seen
             with GLOBAL_GENERATORS_LOCK, Stream(_UNLIKELY_SEED).as_global_generator():
                 return self._run_intercepted(run_body, is_plain_eval, rng, None)
-        runs_once = is_plain_eval in self._drawing_modes or saved_tensors_are_hooked()  # a checkpoint counts the saved
+        # a checkpoint counts the tensors that are saved, so under its hooks the body runs once
+        runs_once = is_plain_eval in self._drawing_modes or saved_tensors_hooks(True) is not None
         state = None if runs_once else read_torch_state()
         if state is not None:
             result = run_body(rng)

@@ -22,7 +22,7 @@ Device: TypeAlias = "torch.device | str | None"
 
 
 class InitContext(NamedTuple):
-    """What one ``init`` knows: its source of draws, where tensors go, and the paths that are aliases of others."""
+    """What one ``init`` knows: its rng, where tensors go, and the paths that are aliases of others."""
 
     rng: Tensor | Stream
     device: Device

@@ -103,7 +103,9 @@ class InputWatch:
                 _write_contents(contents)
         return lines
 
-    def run(self, title: str, body: Callable[..., Any], inputs: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def run_watched(
+        self, title: str, body: Callable[..., Any], inputs: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Any:
         """Run the body of the net of this title; containers are as they were afterwards, also if it fails.
 
         Raises:

@@ -12,10 +12,10 @@ from funcnet._errors import InitError
 from funcnet._torch import pytree
 from funcnet._typing import Flat, Tree
 from funcnet.core._body_errors import explain_error
+from funcnet.core._draw_source import Call, call_and_path, describe_view
 from funcnet.core._entries import Param
 from funcnet.core._net import Net
 from funcnet.core._view import View
-from funcnet.core._view_root import Call, call_and_path, describe_view
 from funcnet.random import Stream
 from funcnet.tree import join, unflatten
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from funcnet._context import transform_levels, under_transform
 from funcnet._errors import TransformError
 from funcnet._torch import pytree
+from funcnet.core._draw_source import describe_view
 from funcnet.core._view import View
-from funcnet.core._view_root import describe_view
 
 if TYPE_CHECKING:
     from funcnet.core._net import Net

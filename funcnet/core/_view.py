@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor, nn
 
 from funcnet._typing import Tree
-from funcnet.core._draw_source import draw_source
-from funcnet.core._view_root import Call, call_and_path
+from funcnet.core._draw_source import Call, call_and_path, draw_source
 from funcnet.random import Stream, fold_in
 from funcnet.random.internals import KeyAtPath
 

@@ -21,10 +21,10 @@ from torch import Tensor
 
 from funcnet._typing import Tree
 from funcnet.core._buffer_recording import make_buffer_setter
+from funcnet.core._draw_source import Call
 from funcnet.core._entries import Buffer, Param, has_entries
 from funcnet.core._limits import refuse_transforms
 from funcnet.core._view import EMPTY_TREE, RESERVED, View
-from funcnet.core._view_root import Call
 
 if TYPE_CHECKING:
     from funcnet.core._net import Net
@@ -121,10 +121,10 @@ def _body_function(net: Net) -> Callable[..., Any]:
 def _make_reader(tree: str, name: str) -> Callable[[View], Tensor]:
     """The getter of a tensor of this name, in the tree that views hold as ``tree``."""
 
-    def read(view: View) -> Tensor:
+    def read_tensor(view: View) -> Tensor:
         return getattr(view, tree)[name]
 
-    return read
+    return read_tensor
 
 
 def _part_accessors(name: str, index: int, net: Net, part_class: type[View]) -> tuple[GetView, ApplyPart]:

@@ -4,6 +4,9 @@ from funcnet.core._body_errors import describe_input as describe_input
 from funcnet.core._check import describe_misfits as describe_misfits
 from funcnet.core._check import find_misfits as find_misfits
 from funcnet.core._check import misfit_error as misfit_error
+from funcnet.core._draw_source import Call as Call
+from funcnet.core._draw_source import call_and_path as call_and_path
+from funcnet.core._draw_source import describe_view as describe_view
 from funcnet.core._draw_source import draw_source as draw_source
 from funcnet.core._edits import Edits as Edits
 from funcnet.core._edits import adopt_module_tensors as adopt_module_tensors
@@ -17,6 +20,3 @@ from funcnet.core._kinds import StockNet as StockNet
 from funcnet.core._part_check import check_part as check_part
 from funcnet.core._ties import resolve_aliases as resolve_aliases
 from funcnet.core._view import EMPTY_TREE as EMPTY_TREE
-from funcnet.core._view_root import Call as Call
-from funcnet.core._view_root import call_and_path as call_and_path
-from funcnet.core._view_root import describe_view as describe_view

@@ -107,7 +107,7 @@ class CopyPool:
 
     def return_copy(self, flags: TrainFlags, leased: LeasedCopy) -> None:
         """Let other calls have a copy, if it is as it was made; else it is thrown away."""
-        if leased.restore() and leased.drawing_paths is self._drawing_paths:
+        if leased.take_tensors_out() and leased.drawing_paths is self._drawing_paths:
             self._ready.setdefault(flags, deque()).append(leased)
 
     def learn_drawing_path(self, path: str) -> bool:
@@ -179,10 +179,10 @@ class LeasedCopy:
         """Record the buffers as the call left them in the tree that it was given."""
         _record_by_plan(self._buffer_plan, buffers)
 
-    def restore(self) -> bool:
-        """Take the tensors out again, and return whether the copy is then as it was made."""
+    def take_tensors_out(self) -> bool:
+        """Take the tensors out again. Returns whether the copy is unchanged then."""
         if self._count_references() != self._reference_counts:
-            # Somebody will come back to the copy, and must not write to the new buffers that the caller has.
+            # Something still refers to the copy; it must not write to the new buffers that the caller has.
             for module in self.modules:
                 module._buffers.update({name: _clone_or_none(buffer) for name, buffer in module._buffers.items()})
             return False
@@ -195,7 +195,7 @@ class LeasedCopy:
             container[key] = tensors[name]
         for submodule, empty_lists in self._recurrent:
             submodule.__dict__.update(empty_lists)
-        return self._snapshot.restore()
+        return self._snapshot.restore_objects()
 
 
 # --- where the tensors of a module are ---
@@ -337,7 +337,7 @@ class Snapshot:
             [sys.getrefcount(self._dicts[index][0]) for index in range(len(self._dicts))],
         ]
 
-    def restore(self) -> bool:
+    def restore_objects(self) -> bool:
         """Put back the contents of dicts that differ, and return whether everything is now as it was."""
         if self._has_iterator or (any(self._empty) and not self._clear_filled()):
             return False

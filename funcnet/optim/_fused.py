@@ -87,11 +87,11 @@ class FusedOptimizer(Optimizer):
     def _count(self, donates: bool, entries: Sequence[Tree]) -> None:
         """Add 1 to the step counts of these entries."""
         steps = [entry["step"] for entry in entries]
-        one = _ONE if steps[0].device.type == "cpu" else 1
+        increment = _ONE if steps[0].device.type == "cpu" else 1
         if donates:
-            foreach_add_(steps, one)
+            foreach_add_(steps, increment)
             return
-        for entry, step in zip(entries, foreach_add(steps, one), strict=True):
+        for entry, step in zip(entries, foreach_add(steps, increment), strict=True):
             entry["step"] = step
 
 

@@ -20,7 +20,7 @@ class Muon(Optimizer):
 
     ``buffer = momentum * buffer + (1 - momentum) * g``. The move is ``buffer`` (with ``nesterov`` a step further from
     ``g`` towards it) after ``ns_steps`` of the Newton-Schulz iteration, which computes in bfloat16. Other params than
-    matrices take another optimizer: see ``fn.tree.partition``.
+    matrices take a different optimizer: see ``fn.tree.partition``.
 
     Args:
         lr: the learning rate.
@@ -36,7 +36,7 @@ class Muon(Optimizer):
         groups: hyperparameters of some params, by selector.
 
     State: momentum_buffer with the shape of the param.
-    Raises: what torch.optim.Muon raises for values that it does not take; TreeError for params that are no matrices.
+    Raises: what torch.optim.Muon raises for values that it does not take; TreeError for params that are not matrices.
     Source: torch.optim.Muon; Jordan, 2024, https://kellerjordan.github.io/posts/muon/.
 
     >>> optimizer = Muon(lr=0.1, weight_decay=0.0)
@@ -76,7 +76,7 @@ class Muon(Optimizer):
         return add(param, move, -rate, over=memory.reuses), {"momentum_buffer": buffer}
 
     def _orthogonalize(self, matrix: Tensor) -> Tensor:
-        """A matrix near the orthogonal one that is next to this, by the Newton-Schulz iteration in bfloat16."""
+        """An approximation of the nearest orthogonal matrix, by the Newton-Schulz iteration in bfloat16."""
         if self.ns_steps >= 100:
             raise ValueError(f"Muon takes less than 100 steps of the Newton-Schulz iteration, got {self.ns_steps}.")
         a, b, c = self.ns_coefficients

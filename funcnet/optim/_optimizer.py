@@ -271,8 +271,8 @@ class Optimizer:
     def _number_dtype(self, param: Tensor, *names: str) -> torch.dtype:
         """The dtype of a number in the state that depends on these hyperparameters: torch's, mostly float32.
 
-        It is float64 beside a float64 param, where a hyperparameter is a tensor in float64. Then somebody may
-        differentiate by it or vary it a little, which float32 would round off.
+        It is float64 for a float64 param, if a hyperparameter is a tensor in float64. Such a tensor may be
+        differentiated or slightly perturbed; float32 would round that away.
         """
         is_precise = real_dtype(param) == torch.float64 and not self._precise_names.isdisjoint(names)
         return torch.float64 if is_precise else scalar_dtype()

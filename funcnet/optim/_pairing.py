@@ -87,37 +87,38 @@ class Pairing:
     def _join_ties(self) -> None:
         """Let a tensor at several paths be updated once, at the first, by the sum of its gradients."""
         owners = find_owners(self.params)
-        kept = [at for at, owner in enumerate(owners) if owner == at]
-        if len(kept) == len(owners):
+        first_indices = [index for index, owner in enumerate(owners) if owner == index]
+        if len(first_indices) == len(owners):
             return
-        for at, owner in enumerate(owners):
-            if owner != at:
-                self._ties.append((kept.index(owner), self._places[at]))
-                if self.grads[at] is not self.grads[owner]:
-                    self.grads[owner] = self.grads[owner] + self.grads[at]
+        for index, owner in enumerate(owners):
+            if owner != index:
+                self._ties.append((first_indices.index(owner), self._places[index]))
+                if self.grads[index] is not self.grads[owner]:
+                    self.grads[owner] = self.grads[owner] + self.grads[index]
         for name in ("indices", "params", "grads", "entries", "_places"):
             values = getattr(self, name)
-            setattr(self, name, [values[at] for at in kept])
+            setattr(self, name, [values[index] for index in first_indices])
 
     def put(self, params: list[Tensor], entries: list[Tree]) -> tuple[Tree, Tree]:
         """The trees of the result, with these tensors and entries at the leaves that the step updates."""
         for (new_params, new_state, key), param, entry in zip(self._places, params, entries, strict=True):
             new_params[key] = param
             new_state[key] = entry
-        for at, (new_params, new_state, key) in self._ties:
-            new_params[key], new_state[key] = params[at], entries[at]
+        for index, (new_params, new_state, key) in self._ties:
+            new_params[key], new_state[key] = params[index], entries[index]
         return self.new_params, self.new_state
 
 
 def find_owners(tensors: Sequence[Tensor]) -> list[int]:
-    """For each tensor the index of the first that is the same numbers in memory, also when transforms wrap them."""
+    """For each tensor the index of the first tensor with the same memory, shape and strides, also inside transforms."""
     if torch.compiler.is_compiling():
         return _find_owners_by_identity(tensors)
     owner_by_memory: dict[Any, int] = {}
-    return [owner_by_memory.setdefault(_memory_key(tensor), at) for at, tensor in enumerate(tensors)]
+    return [owner_by_memory.setdefault(_memory_key(tensor), index) for index, tensor in enumerate(tensors)]
 
 
 def _memory_key(tensor: Tensor) -> Any:
+    """A key that is equal for tensors with the same memory, shape and strides, also inside transforms."""
     while is_wrapped_by_transform(tensor):
         tensor = unwrap_once(tensor)
     try:
@@ -131,14 +132,14 @@ def _find_owners_by_identity(tensors: Sequence[Tensor]) -> list[int]:
     """The same in compiled code, where a guard on the id of a tensor would fail with each new tensor."""
     owners: list[int] = []
     indices_by_shape: dict[Any, list[int]] = {}
-    for at, tensor in enumerate(tensors):
-        others = indices_by_shape.setdefault(tuple(tensor.shape), [])
-        owner = at
-        for other in others:
-            if tensors[other] is tensor:
-                owner = other
-        if owner == at:
-            others.append(at)
+    for index, tensor in enumerate(tensors):
+        indices = indices_by_shape.setdefault(tuple(tensor.shape), [])
+        owner = index
+        for earlier in indices:
+            if tensors[earlier] is tensor:
+                owner = earlier
+        if owner == index:
+            indices.append(index)
         owners.append(owner)
     return owners
 

@@ -33,8 +33,8 @@ class Memory:
 
     def next_step(self, step: Tensor) -> tuple[Scalar, Tensor]:
         """The count of this step, from 1 on, as a scalar and as the entry of the next state."""
-        one = _ONE if self.reuses and step.dtype == torch.float32 else 1  # a tensor is added more quickly
-        step = step.add_(one) if self.donates else step + one
+        increment = _ONE if self.reuses and step.dtype == torch.float32 else 1  # a tensor is added more quickly
+        step = step.add_(increment) if self.donates else step + increment
         return as_scalar(step), step
 
     def sqrt(self, x: Tensor, over: bool = False) -> Tensor:
@@ -101,15 +101,15 @@ def maximum(x: Tensor, y: Tensor, over: bool = False) -> Tensor:
     return torch.maximum(x, y, out=x) if over else torch.maximum(x, y)
 
 
-def _in_compute_dtype(function: Callable[..., Tensor], x: Tensor, *rest: Tensor) -> Tensor:
+def _in_compute_dtype(function: Callable[..., Tensor], x: Tensor, *scalars: Tensor) -> Tensor:
     """The function of tensors and 0-d float64 scalars, rounded as by a kernel that takes the scalars as numbers.
 
     Kernels compute half dtypes in float32, and round numbers to the dtype in which they compute.
     """
     if x.dtype in _HALF_DTYPES:
-        return function(*[tensor.to(x.device, torch.float32) for tensor in (x, *rest)]).to(x.dtype)
+        return function(*[tensor.to(x.device, torch.float32) for tensor in (x, *scalars)]).to(x.dtype)
     dtype = real_dtype(x)
-    return function(x, *[tensor if tensor.is_complex() else tensor.to(x.device, dtype) for tensor in rest])
+    return function(x, *[tensor if tensor.is_complex() else tensor.to(x.device, dtype) for tensor in scalars])
 
 
 def real_dtype(tensor: Tensor) -> torch.dtype:

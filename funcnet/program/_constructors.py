@@ -50,7 +50,7 @@ def _unchanged(value: object) -> object:
 
 
 def _constructor_call(kind: type[nn.Module], net: Net, simplify: Callable[[object], object]) -> ast.Call | None:
-    """The call of a class with the fields of its net that differ from the defaults; None if one is no constant."""
+    """The call of a class with the fields of its net that differ from the defaults; None if one is not a constant."""
     args: list[ast.expr] = []
     keywords: list[ast.keyword] = []
     has_mode = not issubclass(kind, (nn.RNNBase, nn.RNNCellBase))

@@ -193,7 +193,7 @@ class _InputReader:
 
 
 def _signature_text(signature: inspect.Signature, vocabulary: Vocabulary) -> str:
-    """The parameters of a forward as text, with their defaults; a default that is no constant becomes NOT_GIVEN."""
+    """The parameters of a forward as text, with their defaults; a default that is not a constant becomes NOT_GIVEN."""
     parts: list[str] = []
     kinds = [parameter.kind for parameter in signature.parameters.values()]
     for index, (name, parameter) in enumerate(signature.parameters.items()):
@@ -217,7 +217,7 @@ def free_axes(inputs: Inputs, dynamic: object) -> list[tuple[int, ...]]:
     """For each tensor input the axes whose size stays free.
 
     Raises:
-        ValueError: if ``dynamic`` names something that is no input or no axis.
+        ValueError: if ``dynamic`` names something that is not an input or an axis.
     """
     if isinstance(dynamic, Mapping):
         return _free_axes_by_input(inputs, dynamic)
@@ -269,7 +269,7 @@ def named_arguments(module: nn.Module, body: list[str], inputs: Inputs) -> dict[
 
 
 def _variadic_names(body: list[str], count: int, name: str) -> list[str]:
-    """Names for a number of inputs: those behind ``self`` or ``p`` in a body, if it has as many."""
+    """Names for a number of inputs: those after ``self`` or ``p`` in a body, if it has as many."""
     names = [parameter for parameter in body if parameter not in ("self", "p", name)]
     if len(names) >= count and len(names) in (len(body), len(body) - 1):
         return names[:count]

@@ -262,14 +262,14 @@ class LentPythonGenerators:
     def from_start(self, function: Callable[..., _R]) -> Callable[..., _R]:
         """The function, with the generators set to their start before it runs and ``have_drawn`` set after it."""
 
-        def run(*args: Any) -> _R:
+        def run_from_start(*args: Any) -> _R:
             self._generators.seed(self._seed)
             start = self._generators.read_fingerprints()
             result = function(*args)
             self.have_drawn = self._generators.read_fingerprints() != start
             return result
 
-        return run
+        return run_from_start
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""How tensors of one layout can become those of another: transposed, fused, split, stacked or unstacked."""
+"""How tensors of one layout can become those of a second one: transposed, fused, split, stacked or unstacked."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Candidate:
     Attributes:
         sources, targets: several sources are fused, and one source is split into several targets.
         permutation: the new order of the axes of each source; None to leave them.
-        is_ambiguous: whether another permutation would fit the shapes too.
+        is_ambiguous: whether a second permutation would fit the shapes too.
         dim, sizes: of fusing or splitting.
         stack_hole: the hole of the sources whose numbers become an axis of the target.
         unstack_hole: the hole of the targets whose numbers are an axis of the source.

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from funcnet._tensors import is_tensordict
 from funcnet._torch import module_inside_wrapper
 
 ATOM_CLASSES = (
@@ -61,7 +62,7 @@ def iter_containers(value: object) -> Iterator[tuple[Any, Iterable[Any]]]:
         yield value, range(len(value))
     elif isinstance(value, (set, frozenset)):
         yield (items := list(value)), range(len(items))
-    elif isinstance(value, Mapping):
+    elif isinstance(value, Mapping) and not is_tensordict(value):  # a TensorDict holds its entries in an attribute
         yield value, list(value)
         yield (keys := list(value)), range(len(keys))
     attributes = getattr(value, "__dict__", None)

@@ -1,4 +1,4 @@
-"""Small questions about tensors that every room asks: their dtype, their bits, and which of them a value contains."""
+"""Questions about tensors that every package asks: their dtype, their bits, and which of them a value contains."""
 
 from __future__ import annotations
 
@@ -26,10 +26,8 @@ def is_tensordict(value: object) -> bool:
     >>> is_tensordict({"a": torch.ones(2)})
     False
     """
-    cls = type(value)
-    if cls in (dict, list, tuple):  # nearly always
-        return False
-    return hasattr(cls, "_is_tensorclass") or any(base.__module__.startswith("tensordict.") for base in cls.__mro__)
+    cls = type(value)  # which is asked in words that torch.compile knows
+    return hasattr(cls, "_is_tensorclass") or (hasattr(cls, "flatten_keys") and hasattr(cls, "batch_size"))
 
 
 def same_bits(left: Tensor, right: Tensor) -> bool:

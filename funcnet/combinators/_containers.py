@@ -43,7 +43,7 @@ class _Container(StockNet, fields_in_view=False):
             )
         object.__setattr__(self, "items_", items)
 
-    def _with_children(self, nets: Mapping[str, Net]) -> Net:
+    def _with_children(self, nets: Mapping[str, Net], replaced: Mapping[str, Net]) -> Net:
         return self._from_items(tuple((name, nets.get(name, net)) for name, net in self.items_))
 
     @classmethod

@@ -80,3 +80,12 @@ def repr_to_keep(module: nn.Module, copied: nn.Module) -> str | None:
         return None if repr(copied) == module_repr else module_repr
     except (RuntimeError, ValueError, NotImplementedError):
         return module_repr
+
+
+def repr_without_numbers(module: nn.Module) -> str | None:
+    """The ``repr`` of a module that cannot write its own on the meta device; None if it can."""
+    try:
+        repr(module)
+    except (RuntimeError, ValueError, NotImplementedError):
+        return f"{type(module).__name__}(...)"
+    return None

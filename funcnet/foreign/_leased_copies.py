@@ -20,11 +20,13 @@ from torch import Tensor, nn
 
 from funcnet._reachable import collect_reachable, iter_containers
 from funcnet._typing import Tree, TreeLike
+from funcnet.core import Net
 from funcnet.core.internals import Call, copy_inner_state
-from funcnet.foreign._carried_values import copy_extra_states, repr_to_keep
+from funcnet.foreign._carried_values import copy_extra_states, repr_to_keep, repr_without_numbers
 from funcnet.foreign._draws_by_path import note_running_paths, wrap_drawing_forwards
 from funcnet.foreign._isolated_copies import copy_without_weights, deepcopy_isolated
 from funcnet.foreign._module_walk import named_modules
+from funcnet.foreign._replaced_parts import edit_modules
 from funcnet.tree import join
 
 TrainFlags: TypeAlias = bool | tuple[bool, ...]
@@ -57,23 +59,31 @@ class CopyPool:
         self._ready: dict[TrainFlags, deque[LeasedCopy]] = {}
         self._drawing_paths: set[str] = set()  # of submodules that were seen to draw
 
+    def with_nets(self, replaced: Mapping[str, Net], nets_around: Mapping[str, Net]) -> CopyPool:
+        """The pool of the module that has the twins of other nets at some paths, and wherever else it refers to them.
+
+        Args:
+            replaced: the nets by path.
+            nets_around: the nets that hold any of those, by path.
+
+        Raises:
+            ConversionError: if the module refers to a tensor of a part for which the new part has none of that name,
+                or has the part around it at a second path, where it is not replaced.
+        """
+        module = edit_modules(self.module, {path: net.twin_module() for path, net in replaced.items()})
+        for path, net in nets_around.items():
+            submodule = module.get_submodule(path)
+            if "_funcnet_net" in submodule.__dict__:  # the module of a body, which knows what it was made of
+                submodule.__dict__["_funcnet_net"] = net
+        pool = object.__new__(CopyPool)
+        pool._set_up(module, self.extra_states, None if self.module_repr is None else repr_without_numbers(module))
+        return pool
+
     def __getstate__(self) -> dict[str, Any]:
         return {"module": self.module, "extra_states": self.extra_states, "module_repr": self.module_repr}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._set_up(**state)
-
-    def replace_children(self, modules: Mapping[str, nn.Module]) -> CopyPool:
-        """The pool of a module with other children under some names, wherever it refers to them."""
-        memo: dict[int, Any] = {}
-        for name, new_child in modules.items():
-            old_child = self.module.get_submodule(name)
-            for named in (nn.Module.named_modules, nn.Module.named_parameters, nn.Module.named_buffers):
-                new_objects = dict(named(new_child))
-                memo.update({id(old): new_objects[path] for path, old in named(old_child) if path in new_objects})
-        pool = object.__new__(CopyPool)
-        pool._set_up(copy_without_weights(deepcopy_isolated(self.module, memo)), self.extra_states, None)
-        return pool
 
     @cached_property
     def _shared_ids(self) -> set[int]:
@@ -97,7 +107,7 @@ class CopyPool:
 
     def return_copy(self, flags: TrainFlags, leased: LeasedCopy) -> None:
         """Let other calls have a copy, if it is as it was made; else it is thrown away."""
-        if leased.restore() and leased.drawing_paths is self._drawing_paths:
+        if leased.take_tensors_out() and leased.drawing_paths is self._drawing_paths:
             self._ready.setdefault(flags, deque()).append(leased)
 
     def learn_drawing_path(self, path: str) -> bool:
@@ -169,10 +179,10 @@ class LeasedCopy:
         """Record the buffers as the call left them in the tree that it was given."""
         _record_by_plan(self._buffer_plan, buffers)
 
-    def restore(self) -> bool:
-        """Take the tensors out again, and return whether the copy is then as it was made."""
+    def take_tensors_out(self) -> bool:
+        """Take the tensors out again. Returns whether the copy is unchanged then."""
         if self._count_references() != self._reference_counts:
-            # Somebody will come back to the copy, and must not write to the new buffers that the caller has.
+            # Something still refers to the copy; it must not write to the new buffers that the caller has.
             for module in self.modules:
                 module._buffers.update({name: _clone_or_none(buffer) for name, buffer in module._buffers.items()})
             return False
@@ -185,7 +195,7 @@ class LeasedCopy:
             container[key] = tensors[name]
         for submodule, empty_lists in self._recurrent:
             submodule.__dict__.update(empty_lists)
-        return self._snapshot.restore()
+        return self._snapshot.restore_objects()
 
 
 # --- where the tensors of a module are ---
@@ -248,13 +258,13 @@ def _clone_or_none(tensor: Tensor | None) -> Tensor | None:
 
 
 def _empty_weight_lists(module: nn.RNNBase) -> dict[str, Any]:
-    """Empty lists in place of those that a recurrent module keeps of its weights; it fills them when it sees others."""
+    """Empty lists for the weights that a recurrent module caches; it fills them when its weights change."""
     count = len(module._flat_weights_names)
     return {"_flat_weights": [None] * count, "_flat_weight_refs": [_dead_reference] * count}
 
 
 def _dead_reference() -> None:
-    """Returns what a weak reference to an object that is gone returns."""
+    """A dead weak reference: returns None."""
 
 
 def _renorms_weight(module: nn.Module) -> bool:
@@ -273,11 +283,11 @@ def _first_names(module: nn.Module) -> dict[str, str]:
     return first_names
 
 
-# --- whether a copy is as it was ---
+# --- whether a copy is unchanged ---
 
 
 class Snapshot:
-    """What some objects held at one moment, one level each, by identity; so it is cheap to compare with later.
+    """The contents of some objects at one moment, one level deep, by identity; so comparing with it later is cheap.
 
     Args:
         objects: all objects that can be reached and changed.
@@ -327,7 +337,7 @@ class Snapshot:
             [sys.getrefcount(self._dicts[index][0]) for index in range(len(self._dicts))],
         ]
 
-    def restore(self) -> bool:
+    def restore_objects(self) -> bool:
         """Put back the contents of dicts that differ, and return whether everything is now as it was."""
         if self._has_iterator or (any(self._empty) and not self._clear_filled()):
             return False

@@ -31,7 +31,7 @@ def accumulate(
     Args:
         function: ``function(params, *inputs)`` returns the mean loss of its inputs; with ``has_buffers``
             ``function(params, buffers, *inputs)`` returns ``(value, buffers)``.
-        microbatches: number of parts. Where the batch is no multiple of it, sizes differ by one, and each part's value
+        microbatches: number of parts. If the batch is not a multiple, sizes differ by one, and each part's value
             counts by its size.
         has_buffers: whether the function takes buffers and returns new ones, with which the next part goes on.
         has_aux: whether it returns more: ``(value, aux)``, with buffers ``(value, (buffers, aux))``.
@@ -61,7 +61,7 @@ def accumulate(
     def compute_value_and_grad(params: Tree, *args: Any, rng: RngArgument = None, **kwargs: Any) -> Any:
         buffers, inputs = (args[0], args[1:]) if has_buffers else (None, args)
         sizes = _part_sizes(inputs, microbatches)
-        weigh = _weighing(sizes, microbatches) if reduction == "mean" else None
+        weigh = _make_weighing(sizes, microbatches) if reduction == "mean" else None
         source = as_rng(rng)
         total_value: Any = None
         total_grads: Tree = {}
@@ -128,23 +128,23 @@ def _iter_parts(inputs: tuple[Any, ...], sizes: list[int] | None, microbatches: 
     start = 0
     for index in range(microbatches):
         length = sizes[index] if sizes else 0
-        yield tuple(_narrow(value, start, length) for value in inputs)
+        yield tuple(_narrow_batch(value, start, length) for value in inputs)
         start += length
 
 
-def _narrow(value: Any, start: int, length: int) -> Any:
+def _narrow_batch(value: Any, start: int, length: int) -> Any:
     if isinstance(value, Tensor):
         return value.narrow(0, start, length) if value.dim() else value
     if isinstance(value, Mapping):
-        return {key: _narrow(item, start, length) for key, item in value.items()}
+        return {key: _narrow_batch(item, start, length) for key, item in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_narrow(item, start, length) for item in value))
+        return type(value)(*(_narrow_batch(item, start, length) for item in value))
     if isinstance(value, (list, tuple)):
-        return type(value)(_narrow(item, start, length) for item in value)
+        return type(value)(_narrow_batch(item, start, length) for item in value)
     return value
 
 
-def _weighing(sizes: list[int] | None, microbatches: int) -> Callable[[Tensor, int], Tensor]:
+def _make_weighing(sizes: list[int] | None, microbatches: int) -> Callable[[Tensor, int], Tensor]:
     """The function that makes a part's mean its share in the mean of the batch."""
     if sizes is None or len(set(sizes)) == 1:
         return lambda value, index: value / microbatches  # division, as in torch's recipe: a factor rounds differently
@@ -155,9 +155,9 @@ def _weighing(sizes: list[int] | None, microbatches: int) -> Callable[[Tensor, i
 def _add_grads(total: Tree, grads: Tree, owned: bool) -> Tree:
     """The sum of two gradients; written over the first if it is ours, which it is from the second sum on."""
 
-    def add(total: Tensor, grad: Tensor) -> Tensor:
+    def add_leaf(total: Tensor, grad: Tensor) -> Tensor:
         if owned and is_plainly_eager() and not (total.requires_grad or grad.requires_grad):
             return total.add_(grad)
         return total + grad
 
-    return map(add, total, grads)
+    return map(add_leaf, total, grads)

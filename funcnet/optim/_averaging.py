@@ -88,21 +88,21 @@ class Averaging:
     def _average_first_or_next(
         self, averaged: list[Tensor], current: list[Tensor], count: Tensor, writable: list[bool]
     ) -> list[Tensor]:
-        """The averages after an update, of which the first copies the params."""
+        """The averages after an update; the first update copies the params."""
         if can_read_numbers() and not count.is_meta:
             if count.item() == 0:
                 return [
                     target.copy_(source) if may_write else source.to(target.dtype, copy=True)
                     for target, source, may_write in zip(averaged, current, writable, strict=True)
                 ]
-            return self._average(averaged, current, count, writable)
-        averages = self._average(averaged, current, count, [False] * len(averaged))
+            return self._average_leaves(averaged, current, count, writable)
+        averages = self._average_leaves(averaged, current, count, [False] * len(averaged))
         return [
             torch.where(count == 0, source.to(average.dtype), average)
             for source, average in zip(current, averages, strict=True)
         ]
 
-    def _average(
+    def _average_leaves(
         self, averaged: list[Tensor], current: list[Tensor], count: Tensor, writable: list[bool]
     ) -> list[Tensor]:
         """The averages after an update that is not the first."""
@@ -126,13 +126,13 @@ class WeightAverage(Averaging):
 
     avg_fn: AverageFunction
 
-    def _average(
+    def _average_leaves(
         self, averaged: list[Tensor], current: list[Tensor], count: Tensor, writable: list[bool]
     ) -> list[Tensor]:
-        def combine(target: Tensor, source: Tensor) -> Tensor:
+        def mix_leaf(target: Tensor, source: Tensor) -> Tensor:
             return torch.as_tensor(self.avg_fn(target, source, count.to(target.device)))
 
-        return _combine_all(averaged, current, combine, writable)
+        return _mix_all(averaged, current, mix_leaf, writable)
 
 
 @dataclass(frozen=True)
@@ -159,17 +159,17 @@ class EMA(Averaging):
         if not 0.0 <= self.decay <= 1.0:
             raise ValueError(f"EMA: decay is a weight in [0, 1], got {self.decay}.")
 
-    def _average(
+    def _average_leaves(
         self, averaged: list[Tensor], current: list[Tensor], count: Tensor, writable: list[bool]
     ) -> list[Tensor]:
         weight = 1 - self.decay
 
-        def add(target: Tensor, source: Tensor) -> Tensor:
+        def mix_leaf(target: Tensor, source: Tensor) -> Tensor:
             return self.decay * target + weight * source
 
         if self.lerp:
-            return _lerp_all(averaged, current, weight, add, writable)
-        return _combine_all(averaged, current, add, writable)
+            return _lerp_all(averaged, current, weight, mix_leaf, writable)
+        return _mix_all(averaged, current, mix_leaf, writable)
 
 
 @dataclass(frozen=True)
@@ -191,10 +191,10 @@ class SWA(Averaging):
 
     lerp: bool | None = None
 
-    def _average(
+    def _average_leaves(
         self, averaged: list[Tensor], current: list[Tensor], count: Tensor, writable: list[bool]
     ) -> list[Tensor]:
-        def add(target: Tensor, source: Tensor) -> Tensor:
+        def mix_leaf(target: Tensor, source: Tensor) -> Tensor:
             return target + (source - target) / (count.to(target.device) + 1)
 
         lerps = self.lerp
@@ -202,18 +202,18 @@ class SWA(Averaging):
             lerps = len(averaged) > 0 and averaged[0].device.type in ("cuda", "xpu", "mtia")
         if lerps:
             weight = 1 / (count + 1)
-            return _lerp_all(averaged, current, weight.item() if is_plainly_eager() else weight, add, writable)
-        return _combine_all(averaged, current, add, writable)
+            return _lerp_all(averaged, current, weight.item() if is_plainly_eager() else weight, mix_leaf, writable)
+        return _mix_all(averaged, current, mix_leaf, writable)
 
 
 PairFunction: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
-def _combine_all(
-    averaged: list[Tensor], current: list[Tensor], combine: PairFunction, writable: list[bool]
+def _mix_all(
+    averaged: list[Tensor], current: list[Tensor], mix_leaf: PairFunction, writable: list[bool]
 ) -> list[Tensor]:
     return [
-        target.copy_(combine(target, source)) if may_write else combine(target, source).to(target.dtype)
+        target.copy_(mix_leaf(target, source)) if may_write else mix_leaf(target, source).to(target.dtype)
         for target, source, may_write in zip(averaged, current, writable, strict=True)
     ]
 
@@ -222,20 +222,20 @@ def _lerp_all(
     averaged: list[Tensor],
     current: list[Tensor],
     weight: float | Tensor,
-    combine: PairFunction,
+    mix_leaf: PairFunction,
     writable: list[bool],
 ) -> list[Tensor]:
     """Interpolations of all pairs; integers, which have none, are combined instead and rounded toward zero."""
     if not all(is_inexact(target) for target in averaged):
         return [
-            _lerp_all([target], [source], weight, combine, [may_write])[0]
+            _lerp_all([target], [source], weight, mix_leaf, [may_write])[0]
             if is_inexact(target)
-            else _combine_all([target], [source], combine, [may_write])[0]
+            else _mix_all([target], [source], mix_leaf, [may_write])[0]
             for target, source, may_write in zip(averaged, current, writable, strict=True)
         ]
     sources = [source.to(target.dtype) for target, source in zip(averaged, current, strict=True)]
     if isinstance(weight, Tensor) or not is_plainly_eager() or under_forward_mode() or not averaged:
-        return [_lerp(target, source, weight) for target, source in zip(averaged, sources, strict=True)]
+        return [_lerp_leaf(target, source, weight) for target, source in zip(averaged, sources, strict=True)]
     if all(writable):
         foreach_lerp_(averaged, sources, weight)
         return averaged
@@ -246,7 +246,7 @@ def _lerp_all(
     ]
 
 
-def _lerp(target: Tensor, source: Tensor, weight: float | Tensor) -> Tensor:
+def _lerp_leaf(target: Tensor, source: Tensor, weight: float | Tensor) -> Tensor:
     if isinstance(weight, Tensor):
         return torch.lerp(target, source, weight.to(target.device, target.dtype))
     return torch.lerp(target, source, weight)

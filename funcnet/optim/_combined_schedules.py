@@ -44,8 +44,8 @@ class SequentialLR(Schedule):
             )
         super().__post_init__()
 
-    def _build(self, optimizer: torch.optim.Optimizer) -> Scheduler:
-        schedulers = [schedule._build(optimizer) for schedule in self.schedulers]
+    def _build_scheduler(self, optimizer: torch.optim.Optimizer) -> Scheduler:
+        schedulers = [schedule._build_scheduler(optimizer) for schedule in self.schedulers]
         return torch.optim.lr_scheduler.SequentialLR(optimizer, schedulers, list(self.milestones))
 
     def _moves_momentum(self) -> bool:
@@ -76,13 +76,13 @@ class ChainedScheduler(Schedule):
         _check_schedules(self, self.schedulers)
         super().__post_init__()
 
-    def _source(self) -> HasHyperparameters | float:
+    def _initial_source(self) -> HasHyperparameters | float:
         if self.optimizer is not None:
             return self.optimizer
-        return self.schedulers[0]._source() if self.schedulers else 0.0
+        return self.schedulers[0]._initial_source() if self.schedulers else 0.0
 
-    def _build(self, optimizer: torch.optim.Optimizer) -> Scheduler:
-        schedulers = [schedule._build(optimizer) for schedule in self.schedulers]
+    def _build_scheduler(self, optimizer: torch.optim.Optimizer) -> Scheduler:
+        schedulers = [schedule._build_scheduler(optimizer) for schedule in self.schedulers]
         return torch.optim.lr_scheduler.ChainedScheduler(schedulers, optimizer)
 
     def _moves_momentum(self) -> bool:
@@ -90,7 +90,7 @@ class ChainedScheduler(Schedule):
 
 
 def _check_schedules(schedule: Schedule, schedulers: Sequence[Schedule]) -> None:
-    """Refuse what is no schedule, and schedules that do not start from the same optimizer or learning rate."""
+    """Refuse values that are not schedules, and schedules that start from different optimizers or learning rates."""
     name = type(schedule).__name__
     for index, scheduler in enumerate(schedulers):
         if not isinstance(scheduler, Schedule):
@@ -98,11 +98,11 @@ def _check_schedules(schedule: Schedule, schedulers: Sequence[Schedule]) -> None
                 f"{name} is made of schedules of funcnet.optim, and number {index} is {scheduler!r}. "
                 "A function of the step becomes one by LambdaLR(1.0, function)."
             )
-    source = schedule._source() if schedulers else None
+    source = schedule._initial_source() if schedulers else None
     problems = [
-        f"schedule {index} starts from {scheduler._source()!r}"
+        f"schedule {index} starts from {scheduler._initial_source()!r}"
         for index, scheduler in enumerate(schedulers)
-        if scheduler._source() != source
+        if scheduler._initial_source() != source
     ]
     if problems:
         raise ValueError(f"{name} starts from {source!r}, and all its schedules do: {'; '.join(problems)}.")

@@ -37,7 +37,7 @@ class CosineAnnealingWarmRestarts(Schedule):
     def __call__(self, step: float | Tensor) -> float:
         if not isinstance(step, float) or step.is_integer():
             return super().__call__(int(step) if isinstance(step, float) else step)
-        replay = Replay(self._build, read_groups(self.optimizer))
+        replay = Replay(self._build_scheduler, read_groups(self.optimizer))
         replay.scheduler.step(step)
         lrs: list[float] = replay.scheduler.get_last_lr()
         if len(lrs) > 1:

@@ -103,7 +103,7 @@ class ConstantLR(Schedule):
 
 @dataclass(frozen=True)
 class LinearLR(Schedule):
-    """The learning rate times a factor that goes linearly from one number to another, for a warm-up.
+    """The learning rate times a factor that goes linearly between two numbers, for a warm-up.
 
     Args:
         optimizer: a record of ``funcnet.optim``, or a learning rate.
@@ -195,6 +195,6 @@ class SWALR(Schedule):
     anneal_epochs: int = 10
     anneal_strategy: Literal["cos", "linear"] = "cos"
 
-    def _build(self, optimizer: torch.optim.Optimizer) -> Scheduler:
+    def _build_scheduler(self, optimizer: torch.optim.Optimizer) -> Scheduler:
         swa_lr: Any = self.swa_lr
         return torch.optim.swa_utils.SWALR(optimizer, swa_lr, self.anneal_epochs, self.anneal_strategy)

@@ -135,13 +135,13 @@ class GradScaler:
             return optimizer.step(params, grads, state, donate=donate, **hyperparameters)
         new_params, new_state = optimizer.step(params, grads, state, **hyperparameters)
 
-        def choose(old: Any, new: Any) -> Any:
+        def choose_leaf(old: Any, new: Any) -> Any:
             return torch.where(found_inf != 0, old, new) if isinstance(new, Tensor) else new
 
-        return map(choose, params, new_params), map(choose, state, new_state)
+        return map(choose_leaf, params, new_params), map(choose_leaf, state, new_state)
 
     def update(self, state: Mapping[str, Any], found_inf: Tensor) -> Tree:
-        """The state after a step: another scale, if it was time or a gradient was not finite."""
+        """The state after a step; its scale changes if it is time, or if a gradient was not finite."""
         scale, tracker = state["scale"], state["growth_tracker"]
         overflows = found_inf.to(scale.device) != 0
         steps = tracker + 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -144,6 +144,11 @@ class Optimizer:
         """Names of the tensors in the entry of a param, without those of no axes."""
         return ()
 
+    def _entry_shapes(self, param: Tensor) -> dict[str, torch.Size]:
+        """Names and shapes of the tensors in the entry of a param, without those of no axes."""
+        shapes = {name: self._entry_shape(name, param.shape) for name in self._entry_names()}
+        return {name: shape for name, shape in shapes.items() if shape is not None}
+
     def differentiable_names(self) -> tuple[str, ...]:
         """Names of the tensors in the entry of a param that a derivative may go through."""
         return self._entry_names()
@@ -188,11 +193,8 @@ class Optimizer:
         places: list[tuple[Tree, str]] = []
         params_at: dict[int, Tensor] = {}
         state = _start_state(params, "", paths, places, params_at)
-        default = record._as_scalars()
-        of_groups = [*[of_group._as_scalars() for of_group in record._group_records], default]
-        groups = assign_groups(tuple(record.groups), tuple(paths)) if record._group_records else ()
-        records = {at: of_groups[groups[at]] if groups else default for at in params_at}
         indices = list(params_at)
+        records = dict(zip(indices, record._records_of(paths, indices), strict=True))
         problems = [
             f"{format_place('params', paths[at])}: {problem}"
             for at, param in params_at.items()
@@ -283,6 +285,15 @@ class Optimizer:
             numbers_by_group.setdefault(groups[leaf], []).append(number)
         return [(records[group], batch.split(numbers)) for group, numbers in numbers_by_group.items()]
 
+    def _records_of(self, paths: Sequence[str], indices: Sequence[int]) -> list[Self]:
+        """For each of these leaves of a tree the record with the hyperparameters of its group, as scalars."""
+        default = self._as_scalars()
+        if not self._group_records:
+            return [default] * len(indices)
+        records = [*[record._as_scalars() for record in self._group_records], default]
+        groups = assign_groups(tuple(self.groups), tuple(paths))
+        return [records[groups[index]] for index in indices]
+
     def _as_scalars(self) -> Self:
         """This record with numbers and 0-d float64 tensors in place of all tensors."""
         if not self.has_tensors:
@@ -296,8 +307,8 @@ class Optimizer:
     def _number_dtype(self, param: Tensor, *names: str) -> torch.dtype:
         """The dtype of a number in the state that depends on these hyperparameters: torch's, mostly float32.
 
-        It is float64 beside a float64 param, where a hyperparameter is a tensor in float64. Then somebody may
-        differentiate by it or vary it a little, which float32 would round off.
+        It is float64 for a float64 param, if a hyperparameter is a tensor in float64. Such a tensor may be
+        differentiated or slightly perturbed; float32 would round that away.
         """
         is_precise = real_dtype(param) == torch.float64 and not self._precise_names.isdisjoint(names)
         return torch.float64 if is_precise else scalar_dtype()
@@ -316,9 +327,9 @@ class Optimizer:
             if not entry:
                 batch.set_entry(number, self._init_entry(param))
                 continue
-            for name in names:
-                tensor, expected = entry.get(name), self._entry_shape(name, param.shape)
-                if expected is None or (tensor is None and self._starts_empty):
+            for name, expected in self._entry_shapes(param).items():
+                tensor = entry.get(name)
+                if tensor is None and self._starts_empty:
                     continue
                 if tensor is None or tensor.shape != expected:
                     got = "is missing" if tensor is None else f"has shape {tuple(tensor.shape)}"

@@ -108,19 +108,19 @@ class Pairing:
     def _join_ties(self) -> None:
         """Let a tensor at several paths be updated once, at the first, by the sum of its gradients."""
         owners = find_owners(self._params)
-        kept = [at for at, owner in enumerate(owners) if owner == at]
-        if len(kept) == len(owners):
+        first_indices = [at for at, owner in enumerate(owners) if owner == at]
+        if len(first_indices) == len(owners):
             return
         grads = self._grads.copy()
         for at, owner in enumerate(owners):
             if owner != at:
-                self._ties.append((kept.index(owner), self._places[at]))
+                self._ties.append((first_indices.index(owner), self._places[at]))
                 if self._grads[at] is not self._grads[owner]:
                     grads[owner] = grads[owner] + self._grads[at]
-        self._params = [self._params[at] for at in kept]
-        self._grads = [grads[at] for at in kept]
-        self._entries = [self._entries[at] for at in kept]
-        self._places = [self._places[at] for at in kept]
+        self._params = [self._params[at] for at in first_indices]
+        self._grads = [grads[at] for at in first_indices]
+        self._entries = [self._entries[at] for at in first_indices]
+        self._places = [self._places[at] for at in first_indices]
 
     def leaf_paths(self) -> tuple[str, ...]:
         """The joined paths of all leaves of params, also of those that are not updated."""
@@ -189,16 +189,17 @@ def _iter_paths(tree: TreeLike, prefix: str) -> Iterator[str]:
 
 
 def find_owners(tensors: Sequence[Tensor]) -> Sequence[int]:
-    """For each tensor the index of the first that is the same numbers in memory, also when transforms wrap them."""
+    """For each tensor the index of the first tensor with the same memory, shape and strides, also inside transforms."""
     if torch.compiler.is_compiling():
         return _find_owners_by_identity(tensors)
     if is_plainly_eager() and len({tensor.data_ptr() for tensor in tensors}) == len(tensors):
         return range(len(tensors))
     owner_by_memory: dict[Any, int] = {}
-    return [owner_by_memory.setdefault(_memory_key(tensor), at) for at, tensor in enumerate(tensors)]
+    return [owner_by_memory.setdefault(_memory_key(tensor), index) for index, tensor in enumerate(tensors)]
 
 
 def _memory_key(tensor: Tensor) -> Any:
+    """A key that is equal for tensors with the same memory, shape and strides, also inside transforms."""
     while is_wrapped_by_transform(tensor):
         tensor = unwrap_once(tensor)
     try:
@@ -212,14 +213,14 @@ def _find_owners_by_identity(tensors: Sequence[Tensor]) -> list[int]:
     """The same in compiled code, where a guard on the id of a tensor would fail with each new tensor."""
     owners: list[int] = []
     indices_by_shape: dict[Any, list[int]] = {}
-    for at, tensor in enumerate(tensors):
-        others = indices_by_shape.setdefault(tuple(tensor.shape), [])
-        owner = at
-        for other in others:
-            if tensors[other] is tensor:
-                owner = other
-        if owner == at:
-            others.append(at)
+    for index, tensor in enumerate(tensors):
+        indices = indices_by_shape.setdefault(tuple(tensor.shape), [])
+        owner = index
+        for earlier in indices:
+            if tensors[earlier] is tensor:
+                owner = earlier
+        if owner == index:
+            indices.append(index)
         owners.append(owner)
     return owners
 

@@ -92,7 +92,7 @@ class ReduceLROnPlateau:
         if cooldown > 0:
             cooldown, bad_epochs = cooldown - 1, 0
         if bad_epochs > self.patience:
-            lr = self._reduce(lr)
+            lr = self._reduce_lrs(lr)
             cooldown, bad_epochs = self.cooldown, 0
         return {
             "lr": lr,
@@ -104,14 +104,14 @@ class ReduceLROnPlateau:
 
     def hyperparameters(self, state: Mapping[str, Any]) -> Hyperparameters:
         """The learning rates of a state, for ``optimizer.step(..., **plateau.hyperparameters(state))``."""
-        first, *rest = state["lr"]
-        if not rest:
-            return {"lr": first}
+        first_rate, *group_rates = state["lr"]
+        if not group_rates:
+            return {"lr": first_rate}
         assert not isinstance(self.optimizer, (int, float, Tensor))
-        groups = zip(self.optimizer.groups, rest, strict=True)
-        return {"lr": first, "groups": {selector: {"lr": lr} for selector, lr in groups}}
+        groups = zip(self.optimizer.groups, group_rates, strict=True)
+        return {"lr": first_rate, "groups": {selector: {"lr": lr} for selector, lr in groups}}
 
-    def _reduce(self, lrs: Sequence[float]) -> list[float]:
+    def _reduce_lrs(self, lrs: Sequence[float]) -> list[float]:
         lowest = self.min_lr if isinstance(self.min_lr, tuple) else (self.min_lr,) * len(lrs)
         assert isinstance(lowest, tuple)
         reduced = [max(lr * self.factor, limit) for lr, limit in zip(lrs, lowest, strict=True)]

@@ -78,18 +78,20 @@ class Replay:
     """What a scheduler of torch does to the groups of an optimizer, for every step up to the last that was asked for.
 
     Args:
-        build: makes the scheduler for an optimizer of torch.
+        build_scheduler: makes the scheduler for an optimizer of torch.
         groups: hyperparameters of each group before the first step.
     """
 
-    def __init__(self, build: Callable[[torch.optim.Optimizer], Scheduler], groups: Sequence[Hyperparameters]) -> None:
+    def __init__(
+        self, build_scheduler: Callable[[torch.optim.Optimizer], Scheduler], groups: Sequence[Hyperparameters]
+    ) -> None:
         self._optimizer = ParamlessOptimizer(groups)
         self._names = [name for name in ("lr", "momentum", "betas") if name in groups[0]]
-        self.scheduler = build(self._optimizer)
+        self.scheduler = build_scheduler(self._optimizer)
         self._lock = threading.Lock()
         self._table = [self._read_groups()]
 
-    def read(self, step: int) -> tuple[Hyperparameters, ...]:
+    def read_step(self, step: int) -> tuple[Hyperparameters, ...]:
         """For each group the learning rate, momentum and betas that it has, after ``step`` steps of the scheduler."""
         if step >= len(self._table):
             with self._lock:

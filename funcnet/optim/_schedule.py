@@ -1,4 +1,4 @@
-"""What every schedule is: a frozen record that is a function of the step."""
+"""The base of all schedules: a frozen record that is a function of the step."""
 
 from __future__ import annotations
 
@@ -48,16 +48,16 @@ class Schedule:
     def _replay(self) -> Replay:
         replay: Replay | None = self.__dict__.get("_cached_replay")
         if replay is None:
-            replay = Replay(self._build, read_groups(self._source()))
+            replay = Replay(self._build_scheduler, read_groups(self._initial_source()))
             self.__dict__["_cached_replay"] = replay
         return replay
 
-    def _source(self) -> HasHyperparameters | float:
+    def _initial_source(self) -> HasHyperparameters | float:
         """The optimizer or the learning rate that the schedule starts from."""
         source: HasHyperparameters | float = getattr(self, "optimizer")
         return source
 
-    def _build(self, optimizer: torch.optim.Optimizer) -> Scheduler:
+    def _build_scheduler(self, optimizer: torch.optim.Optimizer) -> Scheduler:
         """The scheduler of torch for an optimizer of torch."""
         cls = getattr(torch.optim.lr_scheduler, type(self).__name__)
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -93,7 +93,7 @@ class Schedule:
         >>> ExponentialLR(0.5, gamma=0.5).hyperparameters(1)
         {'lr': 0.25}
         """
-        return _differences(self._source(), read_step(self, _as_step(step)), self._moves_momentum())
+        return _collect_moved(self._initial_source(), read_step(self, _as_step(step)), self._moves_momentum())
 
     def table(self, steps: int, *, device: torch.device | str | None = None) -> Tensor:
         """The learning rates of the first ``steps`` steps, shape (steps,), float64; of several groups, (steps, groups).
@@ -127,10 +127,10 @@ class Schedule:
         groups = [
             {name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups
         ]
-        scheduler = self._build(optimizer)  # which also makes the optimizer count its steps for schedulers
+        scheduler = self._build_scheduler(optimizer)  # which also makes the optimizer count its steps for schedulers
         if step:
-            replay = Replay(self._build, groups)
-            moved = replay.read(step)
+            replay = Replay(self._build_scheduler, groups)
+            moved = replay.read_step(step)
             scheduler = replay.scheduler
             _hand_over(scheduler, optimizer)
             for group, values in zip(optimizer.param_groups, moved, strict=True):
@@ -142,7 +142,7 @@ class Schedule:
 
 
 def _hand_over(scheduler: Scheduler, optimizer: torch.optim.Optimizer) -> None:
-    """Let a scheduler, and those that it is made of, write to another optimizer."""
+    """Make a scheduler, and its parts, write to a different optimizer."""
     scheduler.optimizer = optimizer
     for part in getattr(scheduler, "_schedulers", ()):
         _hand_over(part, optimizer)
@@ -151,7 +151,7 @@ def _hand_over(scheduler: Scheduler, optimizer: torch.optim.Optimizer) -> None:
 @assume_constant_result
 def read_step(schedule: Schedule, step: int) -> tuple[Hyperparameters, ...]:
     """The groups of a schedule at a step; compiled code takes them for constants."""
-    return schedule._replay.read(step)
+    return schedule._replay.read_step(step)
 
 
 def _as_step(step: int | Tensor) -> int:
@@ -166,18 +166,18 @@ def _as_step(step: int | Tensor) -> int:
     return number
 
 
-def _differences(
+def _collect_moved(
     source: HasHyperparameters | float, groups: Sequence[Hyperparameters], moves_momentum: bool
 ) -> Hyperparameters:
-    """What ``Optimizer.step`` takes: values of the params in no group, and those of groups that differ or are own."""
+    """Arguments of ``Optimizer.step``: values of params in no group, and of groups that differ or have their own."""
     names = [name for name in groups[0] if name == "lr" or moves_momentum]
     result: Hyperparameters = {name: groups[0][name] for name in names}
     if len(groups) == 1:
         return result
     assert not isinstance(source, (int, float, Tensor))
     of_groups = {}
-    for (selector, own), group in zip(source.groups.items(), groups[1:], strict=True):
-        values = {name: group[name] for name in names if name in own or group[name] != result[name]}
+    for (selector, group_values), group in zip(source.groups.items(), groups[1:], strict=True):
+        values = {name: group[name] for name in names if name in group_values or group[name] != result[name]}
         if values:
             of_groups[selector] = values
     return {**result, "groups": of_groups} if of_groups else result

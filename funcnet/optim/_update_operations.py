@@ -38,8 +38,8 @@ class Memory:
         if not self.reuses:
             step = step + 1
             return as_scalar(step), step
-        one = _ONE if step.dtype == torch.float32 else 1  # a tensor is added more quickly
-        step = step.add_(one) if self.donates else step.add(one)
+        increment = _ONE if step.dtype == torch.float32 else 1  # a tensor is added more quickly
+        step = step.add_(increment) if self.donates else step.add(increment)
         return step.item(), step
 
     def mul(self, x: Tensor, factor: Scalar, over: bool = False) -> Tensor:
@@ -119,15 +119,15 @@ def maximum(x: Tensor, y: Tensor, over: bool = False) -> Tensor:
     return torch.maximum(x, y, out=x) if over else torch.maximum(x, y)
 
 
-def _in_compute_dtype(function: Callable[..., Tensor], x: Tensor, *rest: Tensor) -> Tensor:
+def _in_compute_dtype(function: Callable[..., Tensor], x: Tensor, *scalars: Tensor) -> Tensor:
     """The function of tensors and 0-d float64 scalars, rounded as by a kernel that takes the scalars as numbers.
 
     Kernels compute half dtypes in float32, and round numbers to the dtype in which they compute.
     """
     if x.dtype in _HALF_DTYPES:
-        return function(*[tensor.to(x.device, torch.float32) for tensor in (x, *rest)]).to(x.dtype)
+        return function(*[tensor.to(x.device, torch.float32) for tensor in (x, *scalars)]).to(x.dtype)
     dtype = real_dtype(x)
-    return function(x, *[tensor if tensor.is_complex() else tensor.to(x.device, dtype) for tensor in rest])
+    return function(x, *[tensor if tensor.is_complex() else tensor.to(x.device, dtype) for tensor in scalars])
 
 
 def real_dtype(tensor: Tensor) -> torch.dtype:

@@ -58,7 +58,7 @@ class ParametrizationList(StockNet):
     def as_module(self) -> nn.Module:
         return build_list_module(list(map(_twin_of_step, self.items)), self.originals, self.unsafe)
 
-    def _with_children(self, nets: Mapping[str, Net]) -> Net:
+    def _with_children(self, nets: Mapping[str, Net], replaced: Mapping[str, Net]) -> Net:
         items = tuple(nets.get(str(index), net) for index, net in enumerate(self.items))
         return ParametrizationList(items, self.originals, self.unsafe)
 
@@ -167,10 +167,10 @@ class Parametrized(StockNet):
             attach_computed_tensor(module, name, computed.as_module())
         return module
 
-    def _with_children(self, nets: Mapping[str, Net]) -> Net:
+    def _with_children(self, nets: Mapping[str, Net], replaced: Mapping[str, Net]) -> Net:
         base_nets = {name: net for name, net in nets.items() if name != "parametrizations"}
         lists: Any = nets.get("parametrizations", self._children["parametrizations"])
-        return Parametrized(self.base._with_children(base_nets) if base_nets else self.base, lists.items_)
+        return Parametrized(self.base._with_children(base_nets, base_nets) if base_nets else self.base, lists.items_)
 
     def first_values(self, context: InitContext, path: str) -> Iterator[tuple[str, Tensor]]:
         if all(join(path, name) in context.aliases for name in self._all_entries):

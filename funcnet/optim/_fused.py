@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from funcnet._torch import foreach_add_
-from funcnet.optim._batch import Batch
+from funcnet.optim._leaf_batch import LeafBatch
 from funcnet.optim._optimizer import Optimizer
 from funcnet.optim._update_operations import Memory
 
@@ -42,7 +42,7 @@ class FusedOptimizer(Optimizer):
             return f"fused=True takes floating params, got {param.dtype}"
         return super()._check_param(param)
 
-    def _update_batch(self, memory: Memory, batch: Batch) -> list[Tensor]:
+    def _update_batch(self, memory: Memory, batch: LeafBatch) -> list[Tensor]:
         if not memory.reuses or not self._is_fused() or not batch.params:
             return super()._update_batch(memory, batch)
         dtypes = {param.dtype for param in batch.params}
@@ -59,7 +59,7 @@ class FusedOptimizer(Optimizer):
                 new_params[number] = param
         return new_params
 
-    def _update_kind(self, memory: Memory, batch: Batch) -> list[Tensor]:
+    def _update_kind(self, memory: Memory, batch: LeafBatch) -> list[Tensor]:
         """Step leaves of one dtype and device by one call of the kernel."""
         params = batch.params
         if not self._has_kernel(params[0]):

@@ -14,7 +14,6 @@ from funcnet._errors import TreeError, bullet_list
 from funcnet._tensors import is_inexact
 from funcnet._torch import register_constant
 from funcnet._typing import Tree, TreeLike
-from funcnet.optim._batch import Batch, choose_memory
 from funcnet.optim._chunks import is_large, update_in_chunks
 from funcnet.optim._groups import (
     Groups,
@@ -25,6 +24,7 @@ from funcnet.optim._groups import (
     freeze,
     identity_key,
 )
+from funcnet.optim._leaf_batch import LeafBatch, choose_memory
 from funcnet.optim._pairing import Pairing, find_owners, format_place
 from funcnet.optim._scalars import as_scalar
 from funcnet.optim._state_entries import scalar_dtype
@@ -261,7 +261,7 @@ class Optimizer:
                 pairing.put(batch, of_group._update_batch(memory, batch))
         return pairing.result(in_place=memory.donates)
 
-    def _update_batch(self, memory: Memory, batch: Batch) -> list[Tensor]:
+    def _update_batch(self, memory: Memory, batch: LeafBatch) -> list[Tensor]:
         """The next params; what changes in the state is put into the entries."""
         new_params: list[Tensor] = []
         for param, grad, entry in zip(batch.params, batch.grads, batch.entries, strict=True):
@@ -273,7 +273,7 @@ class Optimizer:
             entry.update(changes)
         return new_params
 
-    def _batch(self, pairing: Pairing) -> list[tuple[Self, Batch]]:
+    def _batch(self, pairing: Pairing) -> list[tuple[Self, LeafBatch]]:
         """The leaves of each group, with the record that has its hyperparameters as scalars."""
         default, batch = self._as_scalars(), pairing.batch()
         if not self._group_records:
@@ -313,7 +313,7 @@ class Optimizer:
         is_precise = real_dtype(param) == torch.float64 and not self._precise_names.isdisjoint(names)
         return torch.float64 if is_precise else scalar_dtype()
 
-    def _complete_entries(self, batch: Batch, pairing: Pairing) -> list[str]:
+    def _complete_entries(self, batch: LeafBatch, pairing: Pairing) -> list[str]:
         """Start entries that are empty, as torch does at the first step of a param.
 
         Returns:

@@ -12,7 +12,7 @@ from funcnet._context import is_plainly_eager
 from funcnet._errors import TreeError, bullet_list
 from funcnet._torch import is_wrapped_by_transform, unwrap_once
 from funcnet._typing import Tree, TreeLike
-from funcnet.optim._batch import Batch
+from funcnet.optim._leaf_batch import LeafBatch
 from funcnet.tree import ABSENT, join
 
 _MISSING: Any = object()
@@ -51,9 +51,9 @@ class Pairing:
         self._places: list[_Place] = []
         self._leaf_count = 0
 
-    def batch(self) -> Batch:
+    def batch(self) -> LeafBatch:
         """All leaves that the step updates; tied tensors count once."""
-        return Batch(range(len(self._params)), self._params, self._grads, self._entries)
+        return LeafBatch(range(len(self._params)), self._params, self._grads, self._entries)
 
     def _collect_plain(self, params: Any, grads: Any, state: Any) -> bool:
         """Collect leaves from dicts with the same keys; False where there is anything else, which is left to others."""
@@ -134,7 +134,7 @@ class Pairing:
         """The expression that reads an updated leaf in a tree, for messages."""
         return format_place(tree, self.leaf_paths()[self._places[index][0]])
 
-    def put(self, batch: Batch, new_params: list[Tensor]) -> None:
+    def put(self, batch: LeafBatch, new_params: list[Tensor]) -> None:
         """Take up the next params, and the entries, of a batch."""
         for index, param, entry in zip(batch.indices, new_params, batch.entries, strict=True):
             self._results.append((self._places[index], param, entry))

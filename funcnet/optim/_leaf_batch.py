@@ -15,7 +15,7 @@ from funcnet.optim._update_operations import Memory
 _NOTHING, _TEMPORARIES, _DONATIONS = Memory(), Memory(reuses=True), Memory(donates=True, reuses=True)
 
 
-class Batch:
+class LeafBatch:
     """Leaves that one record steps.
 
     Attributes:
@@ -41,9 +41,9 @@ class Batch:
         self.entries[number] = entry
         self._columns.clear()
 
-    def split(self, numbers: Sequence[int]) -> Batch:
+    def split(self, numbers: Sequence[int]) -> LeafBatch:
         """Some of these leaves, by their numbers in this batch."""
-        return Batch(
+        return LeafBatch(
             [self.indices[number] for number in numbers],
             [self.params[number] for number in numbers],
             [self.grads[number] for number in numbers],
@@ -72,7 +72,7 @@ class Batch:
         return False
 
 
-def choose_memory(batches: Sequence[tuple[Any, Batch]], donate: bool) -> Memory:
+def choose_memory(batches: Sequence[tuple[Any, LeafBatch]], donate: bool) -> Memory:
     """What a step may write over: its own temporaries and donations, but only where nobody differentiates it.
 
     Args:

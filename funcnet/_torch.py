@@ -65,6 +65,16 @@ def under_forward_mode() -> bool:
     return torch.autograd.forward_ad._current_level >= 0
 
 
+def current_autograd_node() -> Any:
+    """The node whose backward is running, as its hooks see it."""
+    return torch._C._current_autograd_node()
+
+
+def is_traced_by_compiler() -> bool:
+    """Whether torch.compile is tracing, even if the code that it traces is told otherwise."""
+    return torch.compiler.is_compiling() or torch._guards.TracingContext.try_get() is not None
+
+
 saved_tensors_hooks: Callable[[bool], object] = torch._C._autograd._top_saved_tensors_default_hooks
 """(True) -> the hooks on tensors that autograd saves, such as those of torch.utils.checkpoint; None without hooks."""
 

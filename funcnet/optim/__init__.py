@@ -15,8 +15,8 @@ grad mode is on and something requires grad. torch.optim is silently wrong in th
 * Muon without nesterov on bfloat16 params, which writes over its own momentum buffer;
 * Adafactor of params of several dtypes, where the first dtype decides the smallest root of all.
 
-What has torch's limits here too: Muon computes in bfloat16, so its gradients are those of rounded numbers; and kernels of
-half dtypes round by the place of a number in memory, so members that are mapped or stacked may differ in the last bit.
+What has torch's limits here too: Muon computes in bfloat16, so its gradients are those of rounded numbers; and kernels
+of half dtypes round by the place of a number in memory, so mapped or stacked members may differ in the last bit.
 
 **Schedules** are functions of the step with the names, arguments and floats of torch.optim.lr_scheduler:
 ``optimizer.step(..., lr=schedule(step))``, or ``**schedule.hyperparameters(step)`` for those that move momentum or

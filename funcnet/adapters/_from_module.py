@@ -18,7 +18,7 @@ from funcnet.core import Body, Function, FunctionModule, Net, Param
 from funcnet.core.internals import adopt_module_tensors, dtype_to_declare
 from funcnet.foreign import Wrapped
 from funcnet.foreign.internals import UNKNOWN_VALUE, named_modules, named_tensors, unwrap_module
-from funcnet.layers import COUNTERPARTS
+from funcnet.layers import COUNTERPARTS, Layer
 from funcnet.parametrize.internals import (
     STOCK_PARAMETRIZATIONS,
     ParametrizationList,
@@ -256,9 +256,11 @@ def _native_net(module: nn.Module, nets: dict[int, Net]) -> Net | None:
     children = {name: convert_module(child, nets) for name, child in module._modules.items() if child is not None}
     if kind in COUNTERPARTS:
         try:
-            return COUNTERPARTS[kind].from_module(module, children)
+            net = COUNTERPARTS[kind].from_module(module, children)
+            is_stale = isinstance(net, Layer) and bool(net.list_stale_attributes(module))
         except (AttributeError, LookupError, TypeError, ValueError):
             return None  # it was changed since it was built, into a state that no arguments make
+        return None if is_stale else net
     if kind is nn.Sequential:
         return Sequential(children)
     if kind is nn.ModuleList:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from funcnet._context import can_read_numbers
+from funcnet._context import can_read_numbers, under_forward_mode, under_transform, under_vmap
 from funcnet._errors import PurityError, RandomnessError, TreeError, bullet_list
 from funcnet._torch import lazy_clone
 from funcnet._typing import Selector, Tree, TreeLike
@@ -33,6 +33,7 @@ from funcnet.core._ties import drop_aliases, link_buffers, resolve_aliases
 from funcnet.core._view import EMPTY_TREE
 from funcnet.core._view_classes import make_view_opener, view_class_of
 from funcnet.core._wrong_calls import SWALLOWED_ARGUMENTS, refuse_swallowed_arguments
+from funcnet.kernels.internals import KernelInterceptor, allow_second_derivatives_within, kernels_lack_rules
 from funcnet.random.internals import DrawInterceptor, RngArgument, as_rng
 from funcnet.tree import flatten, join, select, unflatten
 from funcnet.tree.internals import describe_unmatched
@@ -58,6 +59,9 @@ class PreparedNet:
             kind: {alias: owner for alias, owner in net.aliases.items() if isinstance(net._all_entries[alias], kind)}
             for kind in (Param, Buffer)
         }
+        bodies = [body for _, body in iter_bodies(net)]
+        self.has_recurrent_kernels = any(isinstance(body, ForeignNet) and body.is_recurrent() for body in bodies)
+        self.calls_unruled_kernels = any(body._facts.calls_unruled_kernels for body in bodies)
         self.nets_by_path = dict(net.named_nets())
         self.facts = {path: body._facts for path, body in iter_bodies(net)}
         self.draws_from_views_only = all(facts.draws_from_view_only for facts in self.facts.values())
@@ -158,9 +162,9 @@ class PreparedNet:
                 if call is not _EVAL:
                     call.interceptor = interceptor
                 with interceptor:
-                    output = self._run_watched(body, call, full_params if compares else None, inputs, kwargs)
+                    output = self._run_untrusted(body, call, full_params, compares, inputs, kwargs)
             elif not self.is_trusted or method != "forward":
-                output = self._run_watched(body, call, full_params if compares else None, inputs, kwargs)
+                output = self._run_untrusted(body, call, full_params, compares, inputs, kwargs)
             else:
                 output = view(*inputs, **kwargs)
         except Exception as error:
@@ -189,6 +193,25 @@ class PreparedNet:
             if copies_all or path in self.scratch:
                 flat[path] = copies.setdefault(id(tensor), lazy_clone(tensor))
         return unflatten(flat)
+
+    def _run_untrusted(
+        self,
+        body: Callable[..., Any],
+        call: Call,
+        params: TreeLike,
+        compares_params: bool,
+        inputs: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """Run a body that funcnet did not write; the kernels it calls have the rules that funcnet's layers have."""
+        watched_params = params if compares_params else None
+        if (under_transform() or under_forward_mode()) and (
+            kernels_lack_rules((params, inputs, kwargs)) or (self.has_recurrent_kernels and under_vmap())
+        ):
+            with KernelInterceptor():
+                return self._run_watched(body, call, watched_params, inputs, kwargs)
+        output = self._run_watched(body, call, watched_params, inputs, kwargs)
+        return allow_second_derivatives_within(output) if self.calls_unruled_kernels else output
 
     def _run_watched(
         self,

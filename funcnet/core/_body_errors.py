@@ -19,6 +19,7 @@ from funcnet.core._draw_source import call_and_path, describe_view
 from funcnet.core._kinds import ForeignNet
 from funcnet.core._view import EMPTY_TREE, View
 from funcnet.core._wrong_calls import explain_wrong_call, mention_buffers
+from funcnet.kernels.internals import describe_missing_rule
 from funcnet.tree import join
 
 if TYPE_CHECKING:
@@ -77,6 +78,10 @@ def _explain_where(prepared: PreparedNet, error: Exception) -> Exception:
             f"torch.func know nothing. Switch checkpointing off in the module, or take gradients by "
             f"funcnet.value_and_grad, which is a plain backward pass."
         )
+    missing_rule = describe_missing_rule(error)
+    if missing_rule is not None:
+        message = str(error).strip().partition("\n")[0]
+        return TransformError(f"{title_and_path}: {missing_rule}. Torch says: {message}")
     is_about_transform = under_transform() and _ABOUT_TRANSFORMS.search(str(error))  # what torch cannot transform
     if expects is not None and isinstance(error, _ERRORS_OF_INPUTS) and not is_about_transform:
         error_type = TypeError if isinstance(error, (TypeError, AttributeError)) else ShapeError

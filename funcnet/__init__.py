@@ -21,8 +21,8 @@ trace              writes the forward of a module down as plain ``F`` code over 
 source             writes a model as a program that runs by itself.
 
 Packages: ``tree`` (nested dicts of tensors), ``random`` (keys and draws), ``init`` (first values), ``parametrize``,
-``optim`` (optimizers, schedules and what training needs beside them), ``checkpoint`` (files), ``models`` (GPT-2, Llama,
-BERT), ``compare`` and ``report`` (both styles side by side).
+``optim`` (optimizers, schedules and what else training needs), ``checkpoint`` (files), ``models`` (GPT-2, Llama, BERT),
+``compare`` and ``report`` (both styles side by side).
 """
 
 from importlib import import_module
@@ -74,7 +74,7 @@ if TYPE_CHECKING:
     from funcnet.program import trace as trace
     from funcnet.transforms import value_and_grad as value_and_grad
 else:
-    # Importing funcnet imports nothing, not even torch: a room is loaded when one of its names is read for the first
+    # Importing funcnet imports nothing, not even torch: a package is loaded when one of its names is read for the first
     # time. A type checker must not see __getattr__, or every misspelt name would be right.
     _PUBLIC_NAMES = {
         "_errors": (
@@ -100,7 +100,7 @@ else:
     _NOT_IN_STAR_IMPORT = {"random"}  # the standard library has a module of that name
 
     def __getattr__(name):
-        """Load the room that a name comes from. A name that is not in the table may be a layer."""
+        """Load the package that a name comes from. A name that is not in the table may be a layer."""
         if name == "__all__":
             value = sorted({*_ROOM_OF, *_PACKAGES, *import_module("funcnet.layers").__all__} - _NOT_IN_STAR_IMPORT)
         elif name.startswith("_"):

@@ -30,8 +30,8 @@ from funcnet._torch import (
 def under_transform() -> bool:
     """Whether the caller runs inside any torch.func transform.
 
-    The compiler enters the transforms that it traces. So it is asked while it traces, and the answer is a constant of
-    the compiled code; the question itself, when traced, would always be answered by yes.
+    The compiler enters the transforms that it traces. So this function runs while the compiler traces, and its result
+    is a constant of the compiled code. If the function itself were traced, the result would always be True.
     """
     return peek_transform() is not None
 

@@ -1,4 +1,4 @@
-"""Small questions about tensors that every room asks: their dtype, their bits, and which of them a value contains."""
+"""Questions about tensors that every package asks: their dtype, their bits, and which of them a value contains."""
 
 from __future__ import annotations
 

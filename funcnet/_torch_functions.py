@@ -1,4 +1,4 @@
-"""What is known of torch's functions and operators beyond what they declare, in one table for every room.
+"""What is known of torch's functions and operators beyond what they declare, in one table for every package.
 
 A row holds what the documentation of torch says of a function, or what its kernels were seen to do: whether it does
 anything besides computing its result, whether that result is memory of its own, whether it draws from the global
@@ -41,7 +41,7 @@ linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d b
 instance_norm relu relu6 silu gelu elu hardswish leaky_relu max_pool2d
 """
 FRESH_RESULTS = frozenset(f"F.{name}" for name in _FRESH.split())
-"""Functions whose result is new memory, so that writing over it is seen by nobody else."""
+"""Functions whose result is new memory, so that no other tensor sees writes to it."""
 
 VARIADIC_SIZES = frozenset({"view", "reshape", "expand", "permute", "repeat"})
 """Methods that take sizes as one tuple or as several arguments."""
@@ -133,7 +133,7 @@ def _multi_head_draws(*args: Any, training: bool = True, **_: Any) -> bool:
 def recurrent_mode_position(args: Sequence[Any]) -> int:
     """Where the mode stands among the arguments of torch.lstm and its kin.
 
-    The first flag is ``has_biases``; behind it come ``num_layers``, ``dropout`` and ``train``.
+    The first flag is ``has_biases``; after it come ``num_layers``, ``dropout`` and ``train``.
     """
     return 3 + next(index for index, value in enumerate(args) if isinstance(value, bool))
 
@@ -240,7 +240,7 @@ READS_A_VALUE = {Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.__dlpack_
 """Functions that take values out of a tensor without an operator."""
 
 SET_DATA = Tensor.data.__set__  # type: ignore[attr-defined]
-"""What ``x.data = y`` calls, which is no operator either."""
+"""What ``x.data = y`` calls, which is not an operator either."""
 
 WRITES_AVERAGES_UNDECLARED = {
     getattr(_aten, name).default for name in ("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm")

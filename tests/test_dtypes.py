@@ -49,6 +49,9 @@ def compare(case: Any, dtype: torch.dtype, train: bool, change: Any) -> None:
         leaf.requires_grad_()
     result = run(lambda: net.apply(params, buffers, *xs, **case.call, train=train, rng=7))
     expected = run(lambda: module(*xs, **case.call))  # last, as it may write to them; a copy would be contiguous
+    if isinstance(expected, NotImplementedError) and "bernoulli" in str(expected):
+        assert not isinstance(result, Exception)
+        pytest.skip("torch drops no complex elements before 2.15")
     assert isinstance(result, Exception) == isinstance(expected, Exception), f"{result}\n{expected}"
     if isinstance(result, Exception):
         return

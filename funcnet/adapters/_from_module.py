@@ -18,7 +18,7 @@ from funcnet.core import Body, Function, FunctionModule, Net, Param
 from funcnet.core.internals import adopt_module_tensors, dtype_to_declare
 from funcnet.foreign import Wrapped
 from funcnet.foreign.internals import UNKNOWN_VALUE, named_modules, named_tensors, unwrap_module
-from funcnet.layers import COUNTERPARTS
+from funcnet.layers import COUNTERPARTS, Layer
 from funcnet.parametrize.internals import (
     STOCK_PARAMETRIZATIONS,
     ParametrizationList,
@@ -100,7 +100,7 @@ def from_module(module: nn.Module, *, example_inputs: object = None, copy: bool 
     named_params = list(named_tensors(module, "_parameters"))
     owners = set(getattr(module, TIE_OWNERS, ()))
     params, param_owners = _collect_tensors(named_params, owners, copy)
-    buffers, buffer_owners = _collect_tensors(named_tensors(module, "_buffers"), owners, copy)
+    buffers, buffer_owners = _collect_tensors(list(named_tensors(module, "_buffers")), owners, copy)
     aliases = {**param_owners, **buffer_owners}
     if aliases:
         net = net.tie(aliases)
@@ -161,8 +161,35 @@ def _function_name(function: object) -> str:
     return getattr(function, "__qualname__", repr(function))
 
 
+def list_params(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The parameters of a module by their paths in the params of ``from_module``, and what other names they have.
+
+    Returns:
+        The parameters, each once, in the order of ``module.parameters()``; and every name of one, with wrappers or
+        without, -> its path. The first name of a path is that of ``named_parameters()`` without wrappers.
+    """
+    outer = list(module.named_parameters(remove_duplicate=False))
+    module = unwrap_module(module)
+    named = list(named_tensors(module, "_parameters"))
+    path_by_name = _find_owner_paths(named, set(getattr(module, TIE_OWNERS, ())))
+    params = {path_by_name[name]: param for name, param in named}
+    path_by_id = {id(param): path for path, param in params.items()}
+    return params, path_by_name | {name: path_by_id[id(param)] for name, param in outer if id(param) in path_by_id}
+
+
+def _find_owner_paths(named: Iterable[tuple[str, Tensor]], owners: Collection[str]) -> dict[str, str]:
+    """For each path the one that its tensor goes by: one of the owners, else the first path of the tensor."""
+    paths_by_id: dict[int, list[str]] = {}
+    for path, tensor in named:
+        paths_by_id.setdefault(id(tensor), []).append(path)
+    owner_by_path: dict[str, str] = {}
+    for paths in paths_by_id.values():
+        owner_by_path |= dict.fromkeys(paths, next((path for path in paths if path in owners), paths[0]))
+    return owner_by_path
+
+
 def _collect_tensors(
-    named: Iterable[tuple[str, Tensor]], owners: Collection[str], copy: bool
+    named: Collection[tuple[str, Tensor]], owners: Collection[str], copy: bool
 ) -> tuple[Flat, dict[str, str]]:
     """Tensors by path, each once, and the further paths of those that have several.
 
@@ -171,20 +198,13 @@ def _collect_tensors(
         owners: the paths that tied tensors go by; those that are tied at none of these go by their first path.
         copy: whether the tensors are copied.
     """
-    paths_by_id: dict[int, list[str]] = {}
-    tensors: Flat = {}
-    for path, tensor in named:
-        paths_by_id.setdefault(id(tensor), []).append(path)
-        tensors[path] = tensor
-    owner_by_path: dict[str, str] = {}
-    for paths in paths_by_id.values():
-        owner_by_path |= dict.fromkeys(paths, next((path for path in paths if path in owners), paths[0]))
+    owner_by_path = _find_owner_paths(named, owners)
     flat = {
         path: tensor.detach().clone() if copy else tensor.detach()
-        for path, tensor in tensors.items()
+        for path, tensor in named
         if owner_by_path[path] == path
     }
-    return flat, {path: owner_by_path[path] for path in tensors if owner_by_path[path] != path}
+    return flat, {path: owner_by_path[path] for path, _ in named if owner_by_path[path] != path}
 
 
 def _find_shared_modules(module: nn.Module) -> tuple[tuple[str, str], ...]:
@@ -236,9 +256,11 @@ def _native_net(module: nn.Module, nets: dict[int, Net]) -> Net | None:
     children = {name: convert_module(child, nets) for name, child in module._modules.items() if child is not None}
     if kind in COUNTERPARTS:
         try:
-            return COUNTERPARTS[kind].from_module(module, children)
+            net = COUNTERPARTS[kind].from_module(module, children)
+            is_stale = isinstance(net, Layer) and bool(net.list_stale_attributes(module))
         except (AttributeError, LookupError, TypeError, ValueError):
             return None  # it was changed since it was built, into a state that no arguments make
+        return None if is_stale else net
     if kind is nn.Sequential:
         return Sequential(children)
     if kind is nn.ModuleList:

@@ -1,9 +1,9 @@
-"""State_dicts of modules that save or load by code of their own: that code runs, on a module that nobody else has.
+"""State_dicts of modules that save or load by code of their own: that code runs, on a private copy of the module.
 
 A class may override ``_save_to_state_dict`` or ``_load_from_state_dict``, and hooks may rename, add and remove keys.
-What such a module saves is more, or other, than the joined paths of the trees; and what it can load has other keys than
-it has now. torch's own layers are among them: BatchNorm loads files that are older than its counter, and a weight norm
-by parametrization those that are older than parametrizations.
+Such a module may save more than the joined paths of the trees, and may load keys that it does not have now. Some of
+torch's own layers do so: BatchNorm loads files from before it counted batches, and a weight norm by parametrization
+loads files from before there were parametrizations.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from funcnet.tree import join, unflatten
 
 
 def has_own_saving(net: Net) -> bool:
-    """Whether code of a foreign module in a net has a say in its ``state_dict``, or in what a version of it means."""
+    """Whether code of a foreign module in a net changes its ``state_dict``, or the meaning of a version of it."""
     return any(saves_by_own_code(module) or loads_by_own_code(module) for module in _foreign_modules(net))
 
 
 def has_own_loading(net: Net) -> bool:
-    """Whether code of a foreign module in a net has a say in how a ``state_dict`` is loaded."""
+    """Whether code of a foreign module in a net changes how a ``state_dict`` is loaded."""
     return any(map(loads_by_own_code, _foreign_modules(net)))
 
 
@@ -48,7 +48,7 @@ def save_by_module(net: Net, params: TreeLike, buffers: TreeLike) -> Flat:
 
 
 class LoadError(Exception):
-    """A module did not take a ``state_dict``, or took more of it than trees can hold. The arguments are lines."""
+    """A module refused a ``state_dict``, or loaded more from it than trees can hold; each argument is a problem."""
 
 
 def load_by_module(net: Net, values: Mapping[str, Any], metadata: Mapping[str, Any] | None) -> Flat:
@@ -57,7 +57,7 @@ def load_by_module(net: Net, values: Mapping[str, Any], metadata: Mapping[str, A
     Args:
         net: the net.
         values: a ``state_dict``, whose tensors the module may write to and keep.
-        metadata: the versions of the modules that it was saved from, by path, as torch keeps them beside the keys.
+        metadata: the versions of the modules that it was saved from, by path, as torch stores them next to the keys.
 
     Raises:
         LoadError: if the module refuses it, if a tensor gets no value, or if more is loaded than trees can hold.
@@ -106,7 +106,7 @@ def _run_load_state_dict(module: nn.Module, values: Mapping[str, Any], metadata:
     )
     if metadata is not None:
         state._metadata = OrderedDict(metadata)
-    # The module takes over the tensors that it is given, with their dtypes, unless its own method cannot be told so.
+    # The module then uses these tensors themselves, with their dtypes, if its own method accepts ``assign``.
     parameters = inspect.signature(module.load_state_dict).parameters.values()
     can_assign = any(parameter.name == "assign" or parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
     try:
@@ -121,7 +121,7 @@ def _run_load_state_dict(module: nn.Module, values: Mapping[str, Any], metadata:
 
 
 def _make_placeholder(path: str, spec: Param | Buffer, values: Mapping[str, Any]) -> Tensor:
-    """A tensor for a module to load into: its first value if it is known, else zeros like those that are there."""
+    """A tensor for a module to load into: its first value if that is known, else zeros like the value."""
     value = values.get(path)
     like = value if isinstance(value, Tensor) and tuple(value.shape) == spec.shape else None
     if _has_first_value(spec):
@@ -161,7 +161,7 @@ def _tensors_of(net: Net, module: nn.Module) -> Flat:
 
 
 def _describe_state(module: nn.Module) -> dict[str, Any]:
-    """All that a module saves, and the plain values among its attributes."""
+    """Everything that a module saves, and the plain values among its attributes."""
     state = dict(module.state_dict())
     for path, submodule in module.named_modules(remove_duplicate=False):
         for name, value in vars(submodule).items():
@@ -171,7 +171,7 @@ def _describe_state(module: nn.Module) -> dict[str, Any]:
 
 
 def _compare_states(loaded: Mapping[str, Any], rebuilt: Mapping[str, Any]) -> Iterator[str]:
-    """A line for all that a module has loaded and a module rebuilt of the trees has not."""
+    """A line for each value that a module loaded and that a module rebuilt from the trees does not have."""
     for name in dict.fromkeys((*loaded, *rebuilt)):
         if name not in loaded or name not in rebuilt or not are_equal(loaded[name], rebuilt[name]):
             yield OTHER_STATE.format(name=name)
@@ -181,11 +181,11 @@ OTHER_STATE = (
     "other       {name!r}: it is part of the net, not of the trees, and this one is another; module.load_state_dict, "
     "then funcnet.from_module(module)"
 )
-"""The line about a value that a net has from its module, and that a state_dict has otherwise."""
+"""The line about a value that a net takes from its module, and that is different in a state_dict."""
 
 
 def are_equal(left: object, right: object) -> bool:
-    """Whether two states besides tensors are equal; both may hold tensors, whose ``==`` is not a bool."""
+    """Whether two nested states are equal; both may hold tensors, whose ``==`` is not a bool."""
     if isinstance(left, Tensor) and isinstance(right, Tensor):
         return _is_same_memory(left, right) or same_bits(left, right)
     if isinstance(left, Mapping) and isinstance(right, Mapping):

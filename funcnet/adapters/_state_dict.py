@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any, overload
 
@@ -69,9 +69,9 @@ def to_state_dict(*args: Any) -> Flat:
 
 
 def _state_dict_of_net(net: Net, params: TreeLike, buffers: TreeLike) -> Flat:
-    lines = find_misfits(net, params, buffers)
-    if lines:
-        raise misfit_error(net, lines)
+    problems = find_misfits(net, params, buffers)
+    if problems:
+        raise misfit_error(net, problems)
     if has_own_saving(net):
         return save_by_module(net, params, buffers)
     aliases = net.aliases
@@ -95,8 +95,8 @@ def from_state_dict(net: Net, state_dict: Mapping[str, Any], *, copy: bool = Tru
             weights_only=True)`` returns it. A tied tensor may be there under one of its names or under all of them; a
             non-persistent buffer may be missing, and then gets its first value. Names that wrappers put into keys
             (``module``, ``_orig_mod``, ``_fsdp_wrapped_module``, ``_checkpoint_wrapped_module``, ``_forward_module``)
-            are left out of them. What the module itself loads by code of its own, as the keys of older versions, is
-            taken as the module takes it. Or a TensorDict, flat or nested.
+            are removed. If the module has its own loading code, for keys of older versions for example,
+            that code runs. Or a TensorDict, flat or nested.
         copy: when false, the trees share memory with ``state_dict``.
 
     Returns:
@@ -124,17 +124,17 @@ def from_state_dict(net: Net, state_dict: Mapping[str, Any], *, copy: bool = Tru
     metadata = getattr(state_dict, "_metadata", None)
     metadata = None if metadata is None else rename_metadata(metadata, paths)
     _fill_tied(net.aliases, values)
-    tensors, lines = (None, []) if has_own_loading(net) else _read_directly(net, dict(values))
+    tensors, problems = (None, []) if has_own_loading(net) else _read_directly(net, dict(values))
     if tensors is None:
         if copy:  # code of the module may write to what it loads
             values = {key: value.clone() if isinstance(value, Tensor) else value for key, value in values.items()}
             copy = False
-        tensors, own_lines = _read_by_module(net, values, metadata)
-        lines = lines or own_lines
+        tensors, module_problems = _read_by_module(net, values, metadata)
+        problems = problems or module_problems
     if tensors is None:
         raise TreeError(
-            f"the state_dict does not fit {net.title()}: {len(lines)} problem{'s' * (len(lines) > 1)}"
-            f"{bullet_list(lines)}\nRename or reshape the keys, or build the net the file was saved from."
+            f"the state_dict does not fit {net.title()}: {len(problems)} problem{'s' * (len(problems) > 1)}"
+            f"{bullet_list(problems)}\nRename or reshape the keys, or build the net the file was saved from."
         )
     del values
     params: Flat = {}
@@ -146,7 +146,7 @@ def from_state_dict(net: Net, state_dict: Mapping[str, Any], *, copy: bool = Tru
 
 
 def _fill_tied(aliases: Mapping[str, str], values: dict[str, Any]) -> None:
-    """Give a tied tensor, which may be there under one of its names alone, all of them."""
+    """Add every name of a tied tensor that is there under only some of its names."""
     for alias, owner in aliases.items():
         if owner not in values and alias in values:
             values[owner] = values[alias]
@@ -157,12 +157,12 @@ def _fill_tied(aliases: Mapping[str, str], values: dict[str, Any]) -> None:
 def _read_directly(net: Net, values: dict[str, Any]) -> tuple[Flat | None, list[str]]:
     """The tensors of a ``state_dict`` whose keys are the paths of the net; else None, and a line for each problem."""
     specs = net._all_entries
-    lines = list(_remove_extra_states(net, values))
+    problems = _pop_extra_states(net, values)
     for key, spec in specs.items():
         if key not in values and isinstance(spec, Buffer) and not spec.persistent:
             values[key] = _first_value_at(key, spec)
-    lines += _find_problems(net, values)
-    return (None, lines) if lines else (values, [])
+    problems += _find_problems(net, values)
+    return (None, problems) if problems else (values, [])
 
 
 def _read_by_module(
@@ -173,8 +173,8 @@ def _read_by_module(
         tensors = load_by_module(net, values, metadata)
     except LoadError as error:
         return None, list(error.args)
-    lines = _find_problems(net, tensors)
-    return (None, lines) if lines else (tensors, [])
+    problems = _find_problems(net, tensors)
+    return (None, problems) if problems else (tensors, [])
 
 
 def _find_problems(net: Net, values: Mapping[str, Any]) -> list[str]:
@@ -187,15 +187,17 @@ def _find_problems(net: Net, values: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _remove_extra_states(net: Net, values: dict[str, Any]) -> Iterator[str]:
-    """Remove what ``get_extra_state`` returned, and yield a line for each that is missing or not as the net has it."""
+def _pop_extra_states(net: Net, values: dict[str, Any]) -> list[str]:
+    """Remove what ``get_extra_state`` returned; return a line for each that is missing or differs from the net's."""
+    problems: list[str] = []
     for path, part in net.named_nets():
         if isinstance(part, Wrapped) and EXTRA_STATE in part.copy_pool.extra_states:
             key = join(path, EXTRA_STATE)
             if key not in values:
-                yield f"missing     {key!r}: the module saves it by get_extra_state"
+                problems.append(f"missing     {key!r}: the module saves it by get_extra_state")
             elif not are_equal(values.pop(key), part.copy_pool.extra_states[EXTRA_STATE]):
-                yield OTHER_STATE.format(name=key)
+                problems.append(OTHER_STATE.format(name=key))
+    return problems
 
 
 def _first_value_at(path: str, spec: Buffer) -> Tensor:

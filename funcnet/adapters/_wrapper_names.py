@@ -14,7 +14,7 @@ _WRAPPER_NAMES = TRANSPARENT_NAMES | {_COMMON_NAME}
 
 
 def rename_unwrapped(keys: Collection[str], expected: Collection[str]) -> dict[str, str]:
-    """The keys and what each is called in the module itself; keys that fit are not renamed.
+    """Key -> the name in the module itself; keys that fit are not renamed.
 
     A name of a wrapper is left out where that gives an expected key, in front or between others, in any nesting. Where
     it would give one key twice, or could give several, all keys stay as they are.
@@ -40,7 +40,7 @@ def rename_unwrapped(keys: Collection[str], expected: Collection[str]) -> dict[s
 
 
 def rename_metadata(metadata: Mapping[str, Any], paths: Iterable[str]) -> dict[str, Any]:
-    """The metadata that torch keeps beside a state_dict, under the paths of the module itself."""
+    """The metadata that torch stores with a state_dict, under the paths of the module itself."""
     by_bare = {_without(path, _WRAPPER_NAMES): value for path, value in metadata.items()}  # the innermost comes last
     renamed: dict[str, Any] = {}
     for path in paths:

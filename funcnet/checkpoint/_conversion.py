@@ -1,4 +1,4 @@
-"""One checkpoint to another, tensor by tensor."""
+"""Converts a checkpoint into a new one, tensor by tensor."""
 
 from __future__ import annotations
 

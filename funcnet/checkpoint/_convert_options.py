@@ -11,8 +11,7 @@ from funcnet._typing import Selector
 class ConvertOptions:
     """The choices of one conversion, besides its source, target and rules.
 
-    :func:`funcnet.checkpoint.convert` builds it from its keyword arguments, which it has the same names and defaults
-    as, and says what each of them means.
+    :func:`funcnet.checkpoint.convert` builds it from its keyword arguments; names, defaults and meanings are the same.
     """
 
     inverse: bool = False

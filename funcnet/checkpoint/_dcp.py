@@ -99,7 +99,7 @@ def read_dcp(path: Path) -> Checkpoint:
     """The checkpoint of a folder.
 
     Raises:
-        CheckpointError: if the metadata are damaged, name what they should not, or do not fit the files beside them.
+        CheckpointError: if the metadata are damaged, name what they should not, or do not fit the files next to them.
     """
     metadata = _read_metadata(path)
     files: dict[str, File] = {}

@@ -22,7 +22,7 @@ class Difference:
         name: the name.
         kind: "missing", "new", "shape", "dtype", "tie", "value".
         text: both sides, in words.
-        largest: largest difference of two values, for "value"; None if a NaN or an infinity stands against another
+        largest: largest difference of two values, for "value"; None if a NaN or an infinity stands against a different
             value.
         elements: how many elements have other bits, for "value".
     """

@@ -1,4 +1,4 @@
-"""The errors of this room, and helpers for their messages."""
+"""The errors of this package, and helpers for their messages."""
 
 from __future__ import annotations
 

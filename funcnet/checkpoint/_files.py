@@ -23,7 +23,7 @@ CHUNK = 512 << 10
 
 
 class File:
-    """A file that stays open while anything reads from it, even when another file has taken its name.
+    """A file that stays open while anything reads from it, even when a new file has taken its name.
 
     Raises:
         CheckpointError: if it is a pipe or a device, which might be waited for or read forever.
@@ -63,7 +63,7 @@ class File:
                 done += count
 
     def read(self, offset: int, count: int) -> bytes:
-        """The ``count`` bytes from ``offset`` on; the caller has checked that memory for so many can be taken."""
+        """The ``count`` bytes from ``offset`` on; the caller has checked that this much memory is available."""
         data = bytearray(count)
         self.read_into(offset, memoryview(data))
         return bytes(data)

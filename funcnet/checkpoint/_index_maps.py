@@ -137,7 +137,7 @@ def _map_operation(node: Node, map_node: Callable[[Node], IndexMap]) -> IndexMap
 
 
 def permute_map(index: IndexMap, dims: Sequence[int]) -> IndexMap:
-    """Axes in another order."""
+    """Axes in a different order."""
     shape, blocks, strides = (tuple(sizes[dim] for dim in dims) for sizes in (index.shape, index.blocks, index.strides))
     return IndexMap(shape, blocks, strides, index.base.permute(*dims))
 
@@ -167,7 +167,7 @@ def cat_maps(maps: Sequence[IndexMap], dim: int) -> IndexMap:
 
 
 def reshape_map(index: IndexMap, shape: Shape) -> IndexMap:
-    """The same elements in row-major order under another shape."""
+    """The same elements in row-major order in a different shape."""
     if 0 in shape:
         return _empty_map(shape)
     dim = 0  # the first axis of the result that is not finished

@@ -1,4 +1,4 @@
-"""What this room asks of a net: a protocol, so that checkpoints stand on trees, below the rooms that make nets."""
+"""What this package needs of a net, as a protocol: so checkpoints import trees, and no package that makes nets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class DeclaredTensor(Protocol):
     @property
     def path(self) -> str: ...
     @property
-    def spec(self) -> Any: ...  # a Param or a Buffer, whose fields are typed in the room of nets
+    def spec(self) -> Any: ...  # a Param or a Buffer, whose fields are typed in the package of nets
 
 
 @runtime_checkable

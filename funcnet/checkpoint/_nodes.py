@@ -59,14 +59,14 @@ class _UnaryNode(Node):
 
 @dataclass(frozen=True, eq=False)
 class PermuteNode(_UnaryNode):
-    """A tensor with its axes in another order, as ``torch.permute``."""
+    """A tensor with its axes in a different order, as ``torch.permute``."""
 
     dims: tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class ReshapeNode(_UnaryNode):
-    """The same elements in row-major order under another shape."""
+    """The same elements in row-major order in a different shape."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +79,7 @@ class NarrowNode(_UnaryNode):
 
 @dataclass(frozen=True, eq=False)
 class CastNode(_UnaryNode):
-    """A tensor in another dtype. If it is not lossy, the cast is checked to change no value when it is carried out."""
+    """A tensor in a new dtype. If it is not lossy, the cast is checked to change no value when it is carried out."""
 
     lossy: bool
 
@@ -107,7 +107,7 @@ def permute_node(node: Node, dims: Sequence[int]) -> Node:
 
 
 def reshape_node(node: Node, shape: Sequence[int]) -> Node:
-    """The node under another shape of as many elements."""
+    """The node in a different shape with as many elements."""
     assert math.prod(shape) == math.prod(node.shape)
     if isinstance(node, ReshapeNode):
         node = node.operand
@@ -148,7 +148,7 @@ def cat_nodes(pieces: Sequence[Node], dim: int) -> Node:
 
 
 def cast_node(node: Node, dtype: torch.dtype, lossy: bool) -> Node:
-    """The node in another dtype."""
+    """The node in a different dtype."""
     return CastNode(Spec(node.shape, dtype), node, lossy)
 
 

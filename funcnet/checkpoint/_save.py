@@ -119,7 +119,7 @@ def _content_of_tree(tree: TreeLike | tuple[TreeLike, TreeLike]) -> tuple[Conten
 
 
 def _find_ties(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors without those that view the memory of another in the same way; those as alias -> owner."""
+    """The tensors without those that view the same memory in the same way; those as alias -> owner."""
     owners: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
     owner_of_view: dict[object, str] = {}
@@ -215,13 +215,15 @@ def _check_is_no_shard(path: Path) -> None:
     """Refuse to write over one shard of several, whose index would then be wrong.
 
     Raises:
-        CheckpointError: if an index beside the file lists it.
+        CheckpointError: if an index next to the file lists it.
     """
     if not path.exists():
         return
     for index in sorted(path.parent.glob(f"*{INDEX_SUFFIX}")):
         shards: set[str] = set()
-        with contextlib.suppress(CheckpointError, OSError):  # an index that is damaged already is no reason to refuse
+        with contextlib.suppress(
+            CheckpointError, OSError
+        ):  # an index that is already damaged is not a reason to refuse
             shards = set(read_weight_map(index).values())
         if path.name in shards:
             raise file_error(path, f"is a shard of {index.name!r}, which would be wrong", "Write to another name.")
@@ -241,7 +243,7 @@ def _list_replaced_files(path: Path, main_files: list[str]) -> list[str]:
     """The files of the checkpoint in a folder, which will be replaced by a checkpoint with one of these main files.
 
     Raises:
-        CheckpointError: if the folder has a checkpoint with another main file.
+        CheckpointError: if the folder has a checkpoint with a different main file.
     """
     if not path.is_dir():
         return []

@@ -1,4 +1,4 @@
-"""Machinery of this room that other rooms use. It is not part of the public interface."""
+"""Machinery of this package that other packages use. It is not part of the public interface."""
 
 from funcnet.checkpoint._atomic import replace_file as replace_file
 from funcnet.checkpoint._conversion import prepare_conversion as prepare_conversion

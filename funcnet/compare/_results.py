@@ -1,6 +1,6 @@
 """The results of a comparison: records of plain values, which :func:`to_json` writes out.
 
-A record lists in ``json_properties`` the properties that are written out beside its fields.
+A record lists in ``json_properties`` the properties that are written out besides its fields.
 """
 
 from __future__ import annotations

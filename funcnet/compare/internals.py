@@ -1,4 +1,4 @@
-"""Machinery of the comparison that other rooms of funcnet use. It is not for users, and may change."""
+"""Machinery of the comparison that other packages of funcnet use. It is not for users, and may change."""
 
 from funcnet.compare._lab._forms import CALL, COMPILED, FORM_NAMES, MODULE, NATIVE, TRACED
 from funcnet.compare._lab._vmap_curves import LOOP

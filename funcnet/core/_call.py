@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from funcnet._context import can_read_numbers
+from funcnet._context import can_read_numbers, under_forward_mode, under_transform, under_vmap
 from funcnet._errors import PurityError, RandomnessError, TreeError, bullet_list
 from funcnet._torch import lazy_clone
 from funcnet._typing import Selector, Tree, TreeLike
+from funcnet.core._body_errors import explain_error
 from funcnet.core._body_functions import get_defaults, iter_functions
 from funcnet.core._check import Specs, find_tree_misfits, fits_when_compiled, misfit_error, specs_by_tree
+from funcnet.core._draw_source import PASS_RNG, Call, Mode, draw_source
 from funcnet.core._entries import Buffer, Param, has_entries
-from funcnet.core._explain import explain_error
 from funcnet.core._facts import iter_bodies
 from funcnet.core._global_draws import GlobalDrawGuard
 from funcnet.core._input_watch import (
@@ -29,9 +30,10 @@ from funcnet.core._input_watch import (
 )
 from funcnet.core._kinds import ForeignNet
 from funcnet.core._ties import drop_aliases, link_buffers, resolve_aliases
-from funcnet.core._view import EMPTY_TREE, PASS_RNG, Call, Mode, draw_source
+from funcnet.core._view import EMPTY_TREE
 from funcnet.core._view_classes import make_view_opener, view_class_of
 from funcnet.core._wrong_calls import SWALLOWED_ARGUMENTS, refuse_swallowed_arguments
+from funcnet.kernels.internals import KernelInterceptor, allow_second_derivatives_within, kernels_lack_rules
 from funcnet.random.internals import DrawInterceptor, RngArgument, as_rng
 from funcnet.tree import flatten, join, select, unflatten
 from funcnet.tree.internals import describe_unmatched
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
 _EVAL = Call(False, None)
 
 
-class Program:
+class PreparedNet:
     """A net made ready to be called: its view classes and what is known of its bodies before they run."""
 
     def __init__(self, net: Net) -> None:
@@ -57,6 +59,9 @@ class Program:
             kind: {alias: owner for alias, owner in net.aliases.items() if isinstance(net._all_entries[alias], kind)}
             for kind in (Param, Buffer)
         }
+        bodies = [body for _, body in iter_bodies(net)]
+        self.has_recurrent_kernels = any(isinstance(body, ForeignNet) and body.is_recurrent() for body in bodies)
+        self.calls_unruled_kernels = any(body._facts.calls_unruled_kernels for body in bodies)
         self.nets_by_path = dict(net.named_nets())
         self.facts = {path: body._facts for path, body in iter_bodies(net)}
         self.draws_from_views_only = all(facts.draws_from_view_only for facts in self.facts.values())
@@ -126,7 +131,7 @@ class Program:
         if self.draws_from_views_only and method == "forward":
             return self._run_body(params, buffers, mode, inputs, kwargs, method, rng)
         run_body = partial(self._run_body, params, buffers, mode, inputs, kwargs, method)
-        return self.global_draw_guard.run(run_body, mode is False, rng)
+        return self.global_draw_guard.run_guarded(run_body, mode is False, rng)
 
     def _run_body(
         self,
@@ -151,13 +156,15 @@ class Program:
             view = self.open_view(self.view_class, full_params, call_buffers, call)  # type: ignore[arg-type]
             body = view if method == "forward" else self.net.method(view, method)
             if interceptor is not None:
-                interceptor.next_rng = lambda: draw_source(view if call.find_place is None else call.find_place())
+                interceptor.next_rng = lambda: draw_source(
+                    view if call.find_drawing_path is None else call.find_drawing_path()
+                )
                 if call is not _EVAL:
                     call.interceptor = interceptor
                 with interceptor:
-                    output = self._run_watched(body, call, full_params if compares else None, inputs, kwargs)
+                    output = self._run_untrusted(body, call, full_params, compares, inputs, kwargs)
             elif not self.is_trusted or method != "forward":
-                output = self._run_watched(body, call, full_params if compares else None, inputs, kwargs)
+                output = self._run_untrusted(body, call, full_params, compares, inputs, kwargs)
             else:
                 output = view(*inputs, **kwargs)
         except Exception as error:
@@ -187,6 +194,25 @@ class Program:
                 flat[path] = copies.setdefault(id(tensor), lazy_clone(tensor))
         return unflatten(flat)
 
+    def _run_untrusted(
+        self,
+        body: Callable[..., Any],
+        call: Call,
+        params: TreeLike,
+        compares_params: bool,
+        inputs: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """Run a body that funcnet did not write; the kernels it calls have the rules that funcnet's layers have."""
+        watched_params = params if compares_params else None
+        if (under_transform() or under_forward_mode()) and (
+            kernels_lack_rules((params, inputs, kwargs)) or (self.has_recurrent_kernels and under_vmap())
+        ):
+            with KernelInterceptor():
+                return self._run_watched(body, call, watched_params, inputs, kwargs)
+        output = self._run_watched(body, call, watched_params, inputs, kwargs)
+        return allow_second_derivatives_within(output) if self.calls_unruled_kernels else output
+
     def _run_watched(
         self,
         body: Callable[..., Any],
@@ -215,7 +241,7 @@ class Program:
                 watch = InputWatch(name_inputs(inputs, kwargs))
         flat_params = {} if params is None else flatten(params)
         param_versions = [read_version(tensor) for tensor in flat_params.values()]
-        output = body(*inputs, **kwargs) if watch is None else watch.run(self.net.title(), body, inputs, kwargs)
+        output = body(*inputs, **kwargs) if watch is None else watch.run_watched(self.net.title(), body, inputs, kwargs)
         if version is not None and read_version(inputs[0]) != version:
             raise write_error(self.net.title(), ["input 0"])
         if params is not None:

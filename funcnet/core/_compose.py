@@ -22,7 +22,7 @@ class Composed(Net, Generic[P, R], fields_in_view=False):
 
     name: str
     body: Callable[Concatenate[Any, P], R]
-    items: tuple[tuple[str, Any], ...]
+    named_parts: tuple[tuple[str, Any], ...]
 
     if TYPE_CHECKING:
 
@@ -38,30 +38,30 @@ class Composed(Net, Generic[P, R], fields_in_view=False):
         return self.name
 
     def parts(self) -> Mapping[str, Any]:
-        return dict(self.items)
+        return dict(self.named_parts)
 
     def _with_children(self, nets: Mapping[str, Net], replaced: Mapping[str, Net]) -> Net:
-        return Composed(self.name, self.body, tuple({**dict(self.items), **nets}.items()))
+        return Composed(self.name, self.body, tuple({**dict(self.named_parts), **nets}.items()))
 
     def __reduce__(self) -> Any:
-        # By name, as functions are: the decorated name is this net, so the bare body cannot be pickled.
+        # By name, as functions are: the name of the body now means this net, so the body itself cannot be pickled.
         module, name = self.body.__module__, self.body.__qualname__
         value: Any = sys.modules.get(module)
         for key in name.split("."):
             value = getattr(value, key, None)
-        if isinstance(value, Composed) and _is_same_but_for_edits(value, self):
+        if isinstance(value, Composed) and _differ_only_in_edits(value, self):
             return (_load_composed, (module, name, self._edits))
         raise PicklingError(
             f"{self.name} cannot be pickled: {module}.{name} is another. Compose it at the top of a module."
         )
 
 
-def _is_same_but_for_edits(net: Composed[..., Any], named: Composed[..., Any]) -> bool:
-    return net._field_values() == named._field_values()
+def _differ_only_in_edits(net: Composed[..., Any], edited_net: Composed[..., Any]) -> bool:
+    return net._field_values() == edited_net._field_values()
 
 
 def _load_composed(module: str, name: str, edits: Edits) -> Composed[..., Any]:
-    """The net of this name in a module, with the edits of the one that was pickled."""
+    """The net with this name in a module, with the edits of the pickled net."""
     value: Any = import_module(module)
     for key in name.split("."):
         value = getattr(value, key)

@@ -1,4 +1,4 @@
-"""What the methods of a net that return another net add to its record."""
+"""Changes to a net besides its fields: ties, frozen params, replaced parts, order and dtypes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Edits:
-    """What a record holds beside the fields that its class declares.
+    """What a net holds besides the fields that its class declares.
 
     Args:
         aliases: pairs of alias path and owner path, as :meth:`Net.tie` declares them.
@@ -34,8 +34,7 @@ class Edits:
         dtypes: names of the net's own tensors whose declared dtype is not that of ``parts()``, with the dtype.
         sequences: names of fields that were given as a list or a ``torch.Size``, and which of the two. The record
             holds tuples, which are hashable. They change no result, so nets that differ in this alone are equal.
-        shared: pairs of a path and of the path before it at which the module has the same module. They change no result
-            either.
+        shared: pairs (path, earlier path) at which the module holds the same submodule. They change no result either.
     """
 
     aliases: tuple[tuple[str, str], ...] = ()
@@ -47,7 +46,7 @@ class Edits:
     shared: tuple[tuple[str, str], ...] = ()
 
     def edit_parts(self, parts: Mapping[str, Any]) -> dict[str, Any]:
-        """Named parts with the nets and the dtypes that were put in the place of others."""
+        """Named parts with the replaced nets and dtypes."""
         edited = {**parts, **dict(self.replaced)}
         for name, dtype in self.dtypes:
             edited[name] = replace(edited[name], dtype=dtype)
@@ -59,18 +58,18 @@ class Edits:
             return parts
         return dict(sorted(parts.items(), key=lambda item: self.order.index(item[0])))
 
-    def drop_what_is_gone(self, specs: Mapping[str, Param | Buffer]) -> Edits:
-        """The edits without what they say of tensors that are declared no more, or of ties that do not fit any more.
+    def drop_outdated(self, specs: Mapping[str, Param | Buffer]) -> Edits:
+        """The edits without tensors that are no longer declared and without ties that no longer fit.
 
-        Where the owner of several names is gone, the first of these names owns what the others are tied to.
+        Where the owner of several aliases is gone, the first alias becomes the owner of the later ones.
         """
         aliases: dict[str, str] = {}
-        heirs: dict[str, str] = {}
+        new_owners: dict[str, str] = {}
         for alias, owner in self.aliases:
             if alias not in specs:
                 continue
             if owner not in specs or (specs[owner].shape != specs[alias].shape):
-                owner = heirs.setdefault(owner, alias)
+                owner = new_owners.setdefault(owner, alias)
             if owner != alias and specs[owner].shape == specs[alias].shape:
                 aliases[alias] = owner
         frozen = tuple(path for path in self.frozen if isinstance(specs.get(path), Param))
@@ -117,7 +116,7 @@ def _exact_or_none(dtype: torch.dtype | None) -> torch.dtype | None:
 
 
 def sort_module(module: nn.Module, net: Net) -> None:
-    """Give the module twin of a net the order that the net has of its tensors and children, in all parts."""
+    """Order the tensors and children of a module twin as the net has them, in all submodules."""
     for path, part in net.named_nets():
         if part._edits.order:
             submodule = module.get_submodule(path)
@@ -126,6 +125,6 @@ def sort_module(module: nn.Module, net: Net) -> None:
 
 
 def _sort_names(named: dict[str, Any], order: tuple[str, ...]) -> None:
-    """Sort a dict in place; names that are not in the order, which stand for nothing, come last."""
+    """Sort a dict in place; names that are not in the order come last: their values are None."""
     for name in sorted(named, key=lambda name: order.index(name) if name in order else len(order)):
         named[name] = named.pop(name)

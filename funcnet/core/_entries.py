@@ -77,7 +77,7 @@ def _normalize_shape(shape: int | Sequence[int]) -> Shape:
 
 
 def dtype_to_declare(tensor: Tensor) -> torch.dtype | None:
-    """The dtype to declare for a tensor like this one; None for inexact ones, of which any will do for another."""
+    """The dtype to declare for a tensor like this one; None for inexact ones, which may replace each other."""
     return None if is_inexact(tensor) else tensor.dtype
 
 
@@ -92,7 +92,7 @@ def make_empty_tensor(spec: Param | Buffer) -> Tensor:
 
 
 class Entry(NamedTuple):
-    """One declared tensor at its place in a net."""
+    """One declared tensor and its path in a net."""
 
     path: str
     spec: Param | Buffer

@@ -2,10 +2,10 @@
 
 A body may call ``F.dropout``, ``torch.rand``, ``random.random`` or ``numpy.random.rand``, which draw from generators
 that the whole process shares. :class:`GlobalDrawGuard` runs it in one of these ways, so that what it draws comes from
-the ``rng`` of the call. The ways further down cost more, so each is taken only where those above it do not do.
+the ``rng`` of the call. Later ways cost more, so each is taken only where no earlier one works.
 
 =========================  ===========================================  ===============================================
-road                       when it is taken                             what happens
+way                        when it is taken                             what happens
 =========================  ===========================================  ===============================================
 no guard                   no body can draw from a global generator:    the body just runs (``core/_call.py`` decides,
                            it is funcnet's own, or its code shows it    by ``never_draws`` in
@@ -28,10 +28,10 @@ lent to Python and NumPy   the first call of each mode; and every       under a 
                            a foreign class names one in its code        (``lend_python_generators``)
 =========================  ===========================================  ===============================================
 
-The last road goes along with any of those above it. Where a foreign class may seed torch's generator itself (its code
+The last way is combined with any of the others. Where a foreign class may seed torch's generator itself (its code
 names ``manual_seed`` or ``seed``), watching proves nothing, because a seed may put the generator just where it was.
-Such a body runs as the global generator even beside other threads, or intercepted, from a seed that no body will use;
-if it seeds the generator there, that call raises.
+Such a body runs as the global generator even while other threads run, or intercepted, from a seed that no body will
+use; if it seeds the generator there, that call raises.
 
 A draw by none of torch's functions that are known to draw (one by a C++ extension, say) still moves the generator when
 the body is intercepted: that call raises too, and the generator is put back.
@@ -48,10 +48,10 @@ from torch import Tensor
 from funcnet._context import can_read_numbers, is_plainly_eager, under_vmap
 from funcnet._errors import RandomnessError
 from funcnet._tensors import same_bits
-from funcnet._torch import pytree, saved_tensors_are_hooked
+from funcnet._torch import pytree, saved_tensors_hooks
 from funcnet._typing import Tree
+from funcnet.core._draw_source import PASS_RNG
 from funcnet.core._facts import iter_bodies
-from funcnet.core._view import PASS_RNG
 from funcnet.random import Stream
 from funcnet.random.internals import (
     GLOBAL_GENERATORS_LOCK,
@@ -73,30 +73,34 @@ RunBody: TypeAlias = Callable[..., tuple[Any, Tree]]
 
 
 class GlobalDrawGuard:
-    """Runs the body of a net so that all its draws come from ``rng``; remembers in which mode it draws from what."""
+    """Runs the body of a net so that all its draws come from ``rng``; remembers, per mode, which generators it uses."""
 
     def __init__(self, net: Net) -> None:
         self._title = net.title()
-        self._drawing_modes: set[bool] = set()  # those, plain eval or not, in which the body draws from torch's
-        self._watched_modes: set[tuple[bool, bool]] = set()  # those in which Python's and NumPy's were watched
+        self._drawing_modes: set[bool] = (
+            set()
+        )  # modes (is it plain eval?) in which the body draws from torch's generator
+        self._watched_modes: set[tuple[bool, bool]] = (
+            set()
+        )  # modes in which Python's and NumPy's generators were watched
         classes = {cls for _, body in iter_bodies(net) for cls in body._facts.foreign_classes}
         names = frozenset().union(*map(names_in_methods, classes))
         self._draws_in_python = "random" in names
         self._may_seed_torch = not names.isdisjoint(("manual_seed", "seed"))
         self._python_draws_have_no_effect = False  # in a call without rng
 
-    def run(self, run_body: RunBody, is_eval: bool, rng: RngArgument) -> tuple[Any, Tree]:
+    def run_guarded(self, run_body: RunBody, is_eval: bool, rng: RngArgument) -> tuple[Any, Tree]:
         """Run a body so that all it draws comes from ``rng``.
 
-        Looking at the generators of Python and NumPy takes longer than many a call. So it is done in the first call of
-        each mode, and from then on only if that call moved them, or if the code of a foreign module names a "random".
+        Reading the generators of Python and NumPy takes longer than many calls. So it is done in the first call of each
+        mode, and later only if that call moved them, or if the code of a foreign module names a "random".
         """
         mode = (is_eval, rng is None)
         if torch.compiler.is_compiling() or (mode in self._watched_modes and not self._draws_in_python):
-            return self._run_without_torch_draws(run_body, all(mode), rng)
+            return self._run_with_torch_draws_redirected(run_body, all(mode), rng)
         with GLOBAL_GENERATORS_LOCK:
             with lend_python_generators(as_rng(rng) if can_read_numbers() else None) as lent:
-                result = self._run_without_torch_draws(lent.from_start(run_body), all(mode), rng)
+                result = self._run_with_torch_draws_redirected(lent.from_start(run_body), all(mode), rng)
             self._watched_modes.add(mode)
             if lent.have_drawn and not (rng is None and self._python_draws_have_no_effect):
                 self._draws_in_python = True
@@ -104,7 +108,7 @@ class GlobalDrawGuard:
                     raise self._python_draw_error("once for all examples: not under vmap.")
                 if rng is None:
                     with lend_python_generators(Stream(1)) as lent:
-                        second_result = self._run_without_torch_draws(lent.from_start(run_body), all(mode), rng)
+                        second_result = self._run_with_torch_draws_redirected(lent.from_start(run_body), all(mode), rng)
                     if not _have_same_bits(result, second_result):
                         raise self._python_draw_error(f"and rng is None. {PASS_RNG}")
                     self._python_draws_have_no_effect = True
@@ -113,10 +117,12 @@ class GlobalDrawGuard:
     def _python_draw_error(self, how: str) -> RandomnessError:
         return RandomnessError(f"{self._title} draws from the global generator of Python or NumPy {how}")
 
-    def _run_without_torch_draws(self, run_body: RunBody, is_plain_eval: bool, rng: RngArgument) -> tuple[Any, Tree]:
-        """The same for torch's generator alone.
+    def _run_with_torch_draws_redirected(
+        self, run_body: RunBody, is_plain_eval: bool, rng: RngArgument
+    ) -> tuple[Any, Tree]:
+        """Run a body so that its draws from torch's generators come from ``rng``.
 
-        Intercepting costs a third of a small call, and keeps torch from its fast paths. So a body is only watched, and
+        Intercepting costs a third of a small call, and blocks torch's fast paths. So a body is only watched, and
         run again if the generator moved: another thread drew, or the body did. A foreign body then learns where it
         draws, and intercepts that part of itself in later calls; any other is intercepted as a whole from then on.
         """
@@ -124,12 +130,13 @@ class GlobalDrawGuard:
             return run_body(rng, DrawInterceptor())
         stream = as_rng(rng)
         if isinstance(stream, Stream) and stream is not rng and self._can_lend_torch():
-            with GLOBAL_GENERATORS_LOCK, stream.as_global_generator():  # nobody can tell it from a module's own call
+            with GLOBAL_GENERATORS_LOCK, stream.as_global_generator():  # the body draws just as in a call of the module
                 return run_body(stream)
-        if self._may_seed_torch:  # a seed may put the generator just where it was: then nobody would see it move
+        if self._may_seed_torch:  # a seed may set the generator to its old state, and then no move is seen
             with GLOBAL_GENERATORS_LOCK, Stream(_UNLIKELY_SEED).as_global_generator():
                 return self._run_intercepted(run_body, is_plain_eval, rng, None)
-        runs_once = is_plain_eval in self._drawing_modes or saved_tensors_are_hooked()  # a checkpoint counts the saved
+        # a checkpoint counts the tensors that are saved, so under its hooks the body runs once
+        runs_once = is_plain_eval in self._drawing_modes or saved_tensors_hooks(True) is not None
         state = None if runs_once else read_torch_state()
         if state is not None:
             result = run_body(rng)

@@ -22,7 +22,7 @@ Device: TypeAlias = "torch.device | str | None"
 
 
 class InitContext(NamedTuple):
-    """What one ``init`` knows: its source of draws, where tensors go, and the paths that are aliases of others."""
+    """What one ``init`` knows: its rng, where tensors go, and the paths that are aliases of others."""
 
     rng: Tensor | Stream
     device: Device
@@ -34,7 +34,7 @@ class InitContext(NamedTuple):
         net.check_init(path)
         names = net._own_entries
         if names and all(join(path, name) in self.aliases for name in names):
-            return  # the same layer at a second place: its module was built, and drew, once
+            return  # the same layer at a second path: its module was built, and drew, only once
         yield from net.first_values(self, path)
 
     def init_tensor(self, spec: Param | Buffer, path: str, net: Net) -> Tensor:

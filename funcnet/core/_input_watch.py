@@ -1,8 +1,8 @@
 """Whether a body wrote to what the caller gave it: to tensors in place, and to lists, dicts, sets and objects.
 
-A list that grows in a call is a hidden output: the second call gives other numbers. Tensors tell by their version
-counters that they were written to. Of everything else the watch remembers, one level each, what it held before the
-call, by identity. So it can say what changed, and give containers back what they held.
+A list that grows in a call is a hidden output: the second call gives other numbers. The version counter of a
+tensor shows that it was written to. For all other values, the watch remembers the objects they contained before the
+call, one level deep, and compares them by identity. So it can name what changed, and restore the containers.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from funcnet._tensors import is_tensordict
 from funcnet.core._net import Net
 from funcnet.random.internals import GeneratorStates
 
-Name: TypeAlias = "tuple[Name | None, str, Any]"
-"""Where a value is: the place of what holds it, the way from there as a format, and what to put into the format."""
+AccessPath: TypeAlias = "tuple[AccessPath | None, str, Any]"
+"""How a value is read: the access path of its container, a format string, and the key for that format."""
 
 _TENSORDICT_ENTRIES = ("_tensordict", "_non_tensordict", "tensordicts")
 _PLAIN_CLASSES = (int, float, complex, str, bytes, bool, type(None))
@@ -32,9 +32,9 @@ _NOT_LOOKED_INTO = (*ATOM_CLASSES, nn.Module, Net, Enum)
 
 
 class ContainerContents(NamedTuple):
-    """What a container held: values by key for dicts and attributes, by position for sequences."""
+    """The contents of a container: values by key for dicts and attributes, by position for sequences."""
 
-    name: Name
+    access_path: AccessPath
     container: Any
     kind: str
     keys: list[Any]
@@ -49,15 +49,15 @@ class InputWatch:
     """
 
     def __init__(self, named_values: Iterable[tuple[str, Any]]) -> None:
-        self._tensors: list[tuple[Name, Tensor, int]] = []
+        self._tensors: list[tuple[AccessPath, Tensor, int]] = []
         self._contents: list[ContainerContents] = []
-        self._states: list[tuple[Name, Any, object]] = []
+        self._states: list[tuple[AccessPath, Any, object]] = []
         visited: set[int] = set()
         for name, value in named_values:
-            self._add((None, "{}", name), value, visited)
+            self._watch_value((None, "{}", name), value, visited)
 
-    def _add(self, name: Name, value: Any, visited: set[int]) -> None:
-        if type(value) is Tensor or isinstance(value, Tensor):  # the first question is the quicker one
+    def _watch_value(self, name: AccessPath, value: Any, visited: set[int]) -> None:
+        if type(value) is Tensor or isinstance(value, Tensor):  # the first test is faster
             self._tensors.append((name, value, read_version(value)))
             return
         if isinstance(value, _NOT_LOOKED_INTO) or id(value) in visited:
@@ -65,22 +65,22 @@ class InputWatch:
         visited.add(id(value))
         if isinstance(value, tuple):
             for index, item in enumerate(value):
-                self._add((name, "{}[{!r}]", index), item, visited)
+                self._watch_value((name, "{}[{!r}]", index), item, visited)
         state = None if isinstance(value, (tuple, list, dict)) else copy_inner_state(value)
         if state is not None:
             self._states.append((name, value, state))
             return
         if is_tensordict(value):  # the attributes by which it holds its entries; others it sets when it is read
             for attribute in _TENSORDICT_ENTRIES:
-                self._add(name, vars(value).get(attribute), visited)
+                self._watch_value(name, vars(value).get(attribute), visited)
             return
         for kind in _kinds_of(value):
-            keys, values = _read(value, kind)
+            keys, values = _read_contents(value, kind)
             self._contents.append(ContainerContents(name, value, kind, keys, values))
             if kind != "set":
                 form = "{}.{}" if kind in ("attributes", "slots") else "{}[{!r}]"
                 for key, item in zip(keys, values, strict=True):
-                    self._add((name, form, key), item, visited)
+                    self._watch_value((name, form, key), item, visited)
 
     @property
     def is_empty(self) -> bool:
@@ -94,16 +94,18 @@ class InputWatch:
         return list(map(_format_name, names))
 
     def restore_containers(self) -> list[str]:
-        """Give containers back what they held, and return a line for each change that was undone."""
+        """Restore the contents of containers, and return a line for each change that was undone."""
         lines: list[str] = []
         for contents in self._contents:
-            keys, values = _read(contents.container, contents.kind)
+            keys, values = _read_contents(contents.container, contents.kind)
             if not _are_same(values, contents.values) or not _are_same(keys, contents.keys):
                 lines += _describe_changes(contents, keys, values)
-                _write(contents)
+                _write_contents(contents)
         return lines
 
-    def run(self, title: str, body: Callable[..., Any], inputs: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def run_watched(
+        self, title: str, body: Callable[..., Any], inputs: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Any:
         """Run the body of the net of this title; containers are as they were afterwards, also if it fails.
 
         Raises:
@@ -135,7 +137,7 @@ def write_error(title: str, tensors: list[str], changes: Iterable[str] = ()) -> 
 
 
 def _kinds_of(value: Any) -> Iterator[str]:
-    """In which ways a value holds others."""
+    """The ways in which a value contains others."""
     for cls, kind in ((list, "list"), (deque, "deque"), (dict, "dict"), (set, "set")):
         if isinstance(value, cls):
             yield kind
@@ -147,8 +149,8 @@ def _kinds_of(value: Any) -> Iterator[str]:
         yield "slots"
 
 
-def _read(container: Any, kind: str) -> tuple[list[Any], list[Any]]:
-    """The keys and values of a container; methods that its class overrides are not asked."""
+def _read_contents(container: Any, kind: str) -> tuple[list[Any], list[Any]]:
+    """The keys and values of a container; methods that its class overrides are not called."""
     if kind == "list":
         values = list.copy(container)
         return list(range(len(values))), values
@@ -170,12 +172,12 @@ def _read(container: Any, kind: str) -> tuple[list[Any], list[Any]]:
 
 
 def _cached_names(cls: type) -> set[str]:
-    """The attributes that are computed when they are first read: that is no write which matters."""
+    """``cached_property`` names; filling one does not count as a write."""
     return {name for base in cls.__mro__ for name, value in vars(base).items() if isinstance(value, cached_property)}
 
 
-def _write(contents: ContainerContents) -> None:
-    """Give a container back what it held."""
+def _write_contents(contents: ContainerContents) -> None:
+    """Restore the contents of a container."""
     _, container, kind, keys, values = contents
     if kind == "list":
         list.__setitem__(container, slice(None), values)
@@ -195,7 +197,7 @@ def _write(contents: ContainerContents) -> None:
             del vars(container)[name]
         vars(container).update(zip(keys, values, strict=True))
     else:
-        for name in set(_read(container, kind)[0]) - set(keys):
+        for name in set(_read_contents(container, kind)[0]) - set(keys):
             object.__delattr__(container, name)
         for name, value in zip(keys, values, strict=True):
             object.__setattr__(container, name, value)
@@ -211,24 +213,24 @@ def _is_same(value: Any, before: Any) -> bool:
 
 def _describe_changes(contents: ContainerContents, keys: list[Any], values: list[Any]) -> Iterator[str]:
     """Words for what was added to a container, taken out of it or replaced in it."""
-    place = _format_name(contents.name)
+    container_name = _format_name(contents.access_path)
     if contents.kind in ("list", "deque", "set") and len(values) != len(contents.values):
-        yield f"{place} ({len(contents.values)} items became {len(values)})"
+        yield f"{container_name} ({len(contents.values)} items became {len(values)})"
         return
     if contents.kind == "set":
-        yield f"{place} (other items)"
+        yield f"{container_name} (other items)"
         return
     form = "{}.{}" if contents.kind in ("attributes", "slots") else "{}[{!r}]"
     before, after = (dict(zip(contents.keys, contents.values, strict=True)), dict(zip(keys, values, strict=True)))
     for key in {**before, **after}:
         if key not in before or key not in after or not _is_same(after[key], before[key]):
             change = "new" if key not in before else "gone" if key not in after else "another value"
-            yield f"{form.format(place, key)} ({change})"
+            yield f"{form.format(container_name, key)} ({change})"
     if list(before) != list(after) and before.keys() == after.keys():
-        yield f"{place} (another order)"
+        yield f"{container_name} (another order)"
 
 
-def _format_name(name: Name) -> str:
+def _format_name(name: AccessPath) -> str:
     holder, form, key = name
     return form.format(key) if holder is None else form.format(_format_name(holder), key)
 
@@ -245,10 +247,10 @@ def read_version(tensor: Tensor) -> int:
 
 
 def copy_inner_state(value: Any) -> object:
-    """A copy of the state inside a value that holds nothing by name, such as a generator; None if it has no such."""
+    """A copy of the inner state of a value such as a generator; None for other values."""
     if type(value) is torch.Generator:
         return GeneratorStates([value])
-    if hasattr(value, "getstate"):  # random.Random, by which the compiler cannot ask
+    if hasattr(value, "getstate"):  # random.Random; the compiler cannot test for this class
         state: object = value.getstate()
         return state
     if isinstance(value, (bytearray, memoryview)) or hasattr(value, "__array_interface__"):
@@ -264,7 +266,7 @@ def run_and_compare_when_compiled(
 ) -> Any:
     """Run a body that is being compiled, and refuse writes to lists, dicts and dataclasses, which the compiler repeats.
 
-    The compiler traces this function, so it is written in what it knows; it looks at no other objects.
+    The compiler traces this function, so it uses only what the compiler supports, and checks no other objects.
     """
     before = [(name, value, _copy_simple(value)) for name, value in _list_simple(name_inputs(inputs, kwargs))]
     output = body(*inputs, **kwargs)

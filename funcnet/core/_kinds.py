@@ -1,4 +1,4 @@
-"""The two kinds of nets beside those that users write: funcnet's own, and modules of other people."""
+"""The two kinds of nets besides those that users write: funcnet's own, and modules of other people."""
 
 from __future__ import annotations
 
@@ -27,8 +27,12 @@ class ForeignNet(Net, reads_trees=True, fields_in_view=False):
         """The classes in whose methods the body may draw from global generators, or seed them."""
         return ()
 
+    def is_recurrent(self) -> bool:
+        """Whether the body calls torch's recurrent kernels, which have no batching rule."""
+        return False
+
     def called_function(self, method: str) -> Callable[..., Any]:
-        """The forward of the module, or another method of it."""
+        """The forward of the module, or any other method of it."""
         raise NotImplementedError
 
     def find_running_submodule(self, trace: TracebackType | None) -> tuple[str, dict[str, Any]] | None:
@@ -36,5 +40,5 @@ class ForeignNet(Net, reads_trees=True, fields_in_view=False):
         return None
 
     def module_repr(self) -> str | None:
-        """The ``repr`` of the module, where that of its twin without numbers is another one."""
+        """The ``repr`` of the module, where the ``repr`` of its twin without numbers differs."""
         return None

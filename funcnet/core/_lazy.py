@@ -11,10 +11,11 @@ from funcnet._context import outside_transforms
 from funcnet._errors import InitError
 from funcnet._torch import pytree
 from funcnet._typing import Flat, Tree
+from funcnet.core._body_errors import explain_error
+from funcnet.core._draw_source import Call, call_and_path, describe_view
 from funcnet.core._entries import Param
-from funcnet.core._explain import explain_error
 from funcnet.core._net import Net
-from funcnet.core._view import Call, View, call_and_path, describe_place
+from funcnet.core._view import View
 from funcnet.random import Stream
 from funcnet.tree import join, unflatten
 
@@ -33,7 +34,7 @@ class Lazy(Net):
         call, path = call_and_path(p)
         nets = call.concrete_nets
         if nets is None:
-            raise InitError(f"{describe_place(p)} has no shape yet. {SHOW_INPUTS}")
+            raise InitError(f"{describe_view(p)} has no shape yet. {SHOW_INPUTS}")
         if path not in nets:
             nets[path] = self.concrete(*inputs, **kwargs)
         net = nets[path]
@@ -64,15 +65,15 @@ def find_concrete_nets(net: Net, example_inputs: Any, dtype: torch.dtype | None)
     """
     inputs = example_inputs if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
     concrete_nets = ConcreteNets(dtype)
-    program = net._program()
+    prepared = net._prepared()
     with outside_transforms(), torch.no_grad(), torch.device("meta"):
         inputs = pytree.tree_map(lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) else leaf, inputs)
         params, buffers = _make_meta_trees(net, dtype)
-        view = program.open_view(program.view_class, params, buffers, Call(False, Stream(0), concrete_nets))
+        view = prepared.open_view(prepared.view_class, params, buffers, Call(False, Stream(0), concrete_nets))
         try:
             view(*inputs)
         except Exception as error:
-            explained = explain_error(program, params, error)
+            explained = explain_error(prepared, params, error)
             if explained is error:
                 raise
             raise explained from error

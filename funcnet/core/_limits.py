@@ -1,4 +1,4 @@
-"""Which transforms a net can be put through: known before it is called, and said before torch fails."""
+"""Which transforms a net supports: known before it is called, and refused by name before torch fails."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from torch import Tensor
 from funcnet._context import transform_levels, under_transform
 from funcnet._errors import TransformError
 from funcnet._torch import pytree
-from funcnet.core._view import View, describe_place
+from funcnet.core._draw_source import describe_view
+from funcnet.core._view import View
 
 if TYPE_CHECKING:
     from funcnet.core._net import Net
@@ -30,9 +31,11 @@ TRANSFORMS: Mapping[str, str] = {
 
 
 def supports(net: Net | type[Net], transform: str, *, train: bool | None = None) -> bool:
-    """Whether a net works under a transform. Answered from what each layer declares, which the tests hold it to.
+    """Whether a net works under a transform.
 
-    Of a foreign forward (``Wrapped``, or a body of your own) only the stock layers in it are asked.
+    The answer comes from each layer's declaration; tests check these declarations. In a foreign forward (``Wrapped``,
+    or a body of your own), only its stock layers are considered. The functions of torch that it calls itself are
+    composed where their kernels lack a rule: attention, recurrent layers, norms and losses.
 
     Args:
         net: a net, or the class of a layer for what it does with its default options.
@@ -59,7 +62,7 @@ def supports(net: Net | type[Net], transform: str, *, train: bool | None = None)
 def refuse_transforms(net: Net, body: Callable[..., Any]) -> Callable[..., Any]:
     """The body of a net, which first refuses the transforms that its tensors are in and that it does not support."""
     limits = net._facts.limits
-    names = tuple(net._own_entries)  # not the net: torch.compile cannot take one out of a closure
+    names = tuple(net._own_entries)  # not the net: torch.compile cannot read a net from a closure
 
     def call(p: View, *inputs: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling():
@@ -71,7 +74,7 @@ def refuse_transforms(net: Net, body: Callable[..., Any]) -> Callable[..., Any]:
         for transform in active:
             if transform in limits[p.training]:
                 way_out = limits[p.training][transform]
-                raise TransformError(f"{describe_place(p)} cannot run under {transform}: {way_out}.")
+                raise TransformError(f"{describe_view(p)} cannot run under {transform}: {way_out}.")
         return body(p, *inputs, **kwargs)
 
     return call

@@ -59,7 +59,7 @@ class FunctionModule(nn.Module):
 
 
 class TextModule(nn.Module):
-    """An ``nn.Module`` that stands in a ``repr`` for a module of which only the text is known."""
+    """An ``nn.Module`` that represents, in a ``repr``, a module whose text alone is known."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

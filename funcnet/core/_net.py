@@ -24,8 +24,8 @@ from funcnet.core._edits import sort_module
 from funcnet.core._entries import Buffer, Entry, Param
 from funcnet.core._init_context import Device, InitContext
 from funcnet.core._module_names import HINTS_BY_NAME
+from funcnet.core._net_equality import RecordValue
 from funcnet.core._part_check import check_part
-from funcnet.core._record_value import RecordValue
 from funcnet.core._ties import check_aliases
 from funcnet.core._traits import BodyTraits, traits_of_class
 from funcnet.core._view import View
@@ -34,7 +34,7 @@ from funcnet.tree import join, unflatten
 from funcnet.tree.internals import select_paths
 
 if TYPE_CHECKING:
-    from funcnet.core._call import Program
+    from funcnet.core._call import PreparedNet
     from funcnet.core._facts import BodyFacts
 
 
@@ -182,7 +182,7 @@ class Net(RecordValue):
             TreeError: if ``params`` does not fit, or the net needs buffers, which only :meth:`apply` takes.
             RandomnessError: if the body draws in eval mode too.
         """
-        return self._program().evaluate(params, inputs, kwargs, method)
+        return self._prepared().evaluate(params, inputs, kwargs, method)
 
     @overload
     def apply(
@@ -235,7 +235,7 @@ class Net(RecordValue):
             RandomnessError: if a draw is needed and ``rng`` is None; names the paths.
             PurityError: if a body wrote to an input: to a tensor in place, or to a list, a dict or an object.
         """
-        return self._program().apply(params, buffers, inputs, kwargs, train, rng, method)
+        return self._prepared().apply(params, buffers, inputs, kwargs, train, rng, method)
 
     # --- tensors ---
 
@@ -358,7 +358,7 @@ class Net(RecordValue):
         result = self._with_children(children, nets)
         # what the edits say of paths and of the net's own tensors holds with the new children too
         result = result._with_edits(replace(self._edits, replaced=result._edits.replaced))
-        return result._with_edits(result._edits.drop_what_is_gone(result._all_entries))
+        return result._with_edits(result._edits.drop_outdated(result._all_entries))
 
     def _with_children(self, nets: Mapping[str, Net], replaced: Mapping[str, Net]) -> Net:
         """A new record with other nets under some names.
@@ -437,11 +437,11 @@ class Net(RecordValue):
         except AttributeError as error:  # which Python would take for a missing ``_facts``
             raise TypeError(f"{type(self).__name__}.draws() or limits() failed: {error}") from error
 
-    def _program(self) -> Program:
-        if torch.compiler.is_compiling() or "_built_program" not in self.__dict__:
-            _build_program(self)
-        program: Program = self.__dict__["_built_program"]
-        return program
+    def _prepared(self) -> PreparedNet:
+        if torch.compiler.is_compiling() or "_prepared_net" not in self.__dict__:
+            _prepare_net(self)
+        prepared: PreparedNet = self.__dict__["_prepared_net"]
+        return prepared
 
     def __repr__(self) -> str:
         from funcnet.core._module_body import format_as_module
@@ -471,11 +471,11 @@ class Net(RecordValue):
 
 
 @assume_constant_result
-def _build_program(net: Net) -> bool:
+def _prepare_net(net: Net) -> bool:
     # torch.compile cannot trace how view classes are made, so it is told to call this and believe the result. What it
     # can take for a constant is a bool, not a Program; that it finds on the net afterwards.
-    from funcnet.core._call import Program
+    from funcnet.core._call import PreparedNet
 
-    if "_built_program" not in net.__dict__:
-        net.__dict__["_built_program"] = Program(net)
+    if "_prepared_net" not in net.__dict__:
+        net.__dict__["_prepared_net"] = PreparedNet(net)
     return True

@@ -32,7 +32,7 @@ def check_aliases(aliases: Mapping[str, str], specs: Mapping[str, Param | Buffer
 
 
 def resolve_aliases(params: TreeLike, aliases: Mapping[str, str]) -> Tree:
-    """The params with the tensor of its owner at every alias; nodes on the way are copied, never written to."""
+    """The params with the tensor of its owner at every alias; changed dicts are copies."""
     full = dict(params)
     copies: dict[str, Tree] = {"": full}
     for alias, owner in aliases.items():
@@ -51,15 +51,17 @@ def _copy_node(path: str, copies: dict[str, Tree]) -> Tree:
 
 
 def link_buffers(buffers: TreeLike, aliases: Mapping[str, str]) -> Tree:
-    """A call's own tree of buffers with aliases resolved; a layer at two places is one node and sees its updates."""
+    """The buffers of one call, aliases resolved. A layer at two paths is one dict, so both paths see its updates."""
     full = resolve_aliases(buffers, aliases)
     names_by_nodes: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
     for alias, owner in aliases.items():
         names_by_nodes[alias.rpartition(".")[0], owner.rpartition(".")[0]].append(alias.rpartition(".")[2])
-    for (place, owner_place), names in names_by_nodes.items():
-        if place != owner_place and set(get(full, place)) == set(get(full, owner_place)) == set(names):
-            parent, _, key = place.rpartition(".")
-            get(full, parent)[key] = get(full, owner_place)
+    for (parent_path, owner_parent_path), names in names_by_nodes.items():
+        if parent_path != owner_parent_path and set(get(full, parent_path)) == set(get(full, owner_parent_path)) == set(
+            names
+        ):
+            parent, _, key = parent_path.rpartition(".")
+            get(full, parent)[key] = get(full, owner_parent_path)
     return full
 
 

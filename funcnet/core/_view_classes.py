@@ -1,6 +1,6 @@
-"""The classes of views: one is generated for each net when its program is built.
+"""The classes of views: one is generated for each net when it is prepared for calls.
 
-Views are made for every part on every call, and each nanosecond is paid that often. So a class is made to measure:
+Each call makes a view for every part, so this must be fast. Each net gets its own generated class:
 
 * params of a stock layer are slots, filled when the view is made (a body reads them at the price of an attribute);
 * params and buffers of other nets are properties over the dicts; they are read-only, or record what is assigned;
@@ -17,16 +17,14 @@ from functools import cache
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import torch
 from torch import Tensor
 
-from funcnet._errors import TreeError
 from funcnet._typing import Tree
-from funcnet.core._check import describe_misfit
+from funcnet.core._buffer_recording import make_buffer_setter
+from funcnet.core._draw_source import Call
 from funcnet.core._entries import Buffer, Param, has_entries
 from funcnet.core._limits import refuse_transforms
-from funcnet.core._view import EMPTY_TREE, RESERVED, Call, View, call_and_path
-from funcnet.tree import join
+from funcnet.core._view import EMPTY_TREE, RESERVED, View
 
 if TYPE_CHECKING:
     from funcnet.core._net import Net
@@ -71,7 +69,7 @@ def view_class_of(net: Net, classes: dict[Net, type[View]]) -> type[View]:
         slots.append("_buffers")
     for name, spec in entries.items():
         if isinstance(spec, Buffer):
-            space[name] = property(_make_reader("_buffers", name), _make_recorder(name, spec))
+            space[name] = property(_make_reader("_buffers", name), make_buffer_setter(name, spec))
 
     body = _body_function(net)
     part_classes: list[type[View]] = []
@@ -123,32 +121,10 @@ def _body_function(net: Net) -> Callable[..., Any]:
 def _make_reader(tree: str, name: str) -> Callable[[View], Tensor]:
     """The getter of a tensor of this name, in the tree that views hold as ``tree``."""
 
-    def read(view: View) -> Tensor:
+    def read_tensor(view: View) -> Tensor:
         return getattr(view, tree)[name]
 
-    return read
-
-
-def _make_recorder(name: str, spec: Buffer) -> Callable[[View, Tensor], None]:
-    """The setter of a buffer: it checks the new value and puts it in the tree of the call."""
-    shape, dtype = spec.shape, spec.dtype or torch.float32
-    floating = dtype.is_floating_point
-
-    def record(view: View, value: Tensor) -> None:
-        # this check takes a quarter of the time of describe_misfit: a normalisation records three values a call
-        fits = isinstance(value, Tensor) and value.shape == shape
-        if not fits or not (value.is_floating_point() if floating else value.dtype is dtype):
-            problems = list(describe_misfit(spec, value))
-            if problems:
-                path = join(call_and_path(view)[1], name)
-                raise TreeError(f"buffer {path!r} cannot be recorded: {'; '.join(problems)}.")
-        call = view._up
-        while type(call) is not Call:
-            call = call._up
-        if not call.closed:  # a part that runs again after its call (checkpointing) has nothing left to record
-            view._buffers[name] = value
-
-    return record
+    return read_tensor
 
 
 def _part_accessors(name: str, index: int, net: Net, part_class: type[View]) -> tuple[GetView, ApplyPart]:

@@ -1,4 +1,4 @@
-"""Calls that a net cannot take, explained by what the body takes and by where buffers, a mode and draws are given."""
+"""Explains calls whose inputs do not fit: what the body takes, and where buffers, mode and rng are passed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from funcnet.core._net import Net
 
 _MODE_ARGUMENTS = frozenset({"train", "training", "rng", "seed", "generator"})
 SWALLOWED_ARGUMENTS = frozenset({"train", "training", "rng", "seed"})
-"""Names under which a caller may mean a mode or draws, and which a body that takes any keyword would not miss."""
+"""Names by which a caller may mean the mode or rng; a body with ``**kwargs`` would accept them silently."""
 
 _MODE_IS_FOR_APPLY = "A mode and draws are for net.apply(params, buffers, *inputs, train=, rng=)."
 _BUFFERS_ARE_FOR_APPLY = (
@@ -23,7 +23,7 @@ _BUFFERS_ARE_FOR_APPLY = (
 
 
 def refuse_swallowed_arguments(net: Net, kwargs: Mapping[str, Any], method: str) -> None:
-    """Refuse a mode, or a source of draws, that a body would take for an argument of its own and never read.
+    """Refuse a mode or an rng that a body would accept as a keyword argument and never read.
 
     Raises:
         TypeError: if the body takes any keyword and no code of the net takes or reads one of this name.
@@ -50,7 +50,7 @@ def _takes_or_reads(code: CodeType, name: str) -> bool:
 
 
 def signature_of_call(net: Net, method: str) -> inspect.Signature | None:
-    """The inputs that a body, or another method, takes after its view; None if that is not known."""
+    """The inputs that a body, or any other method, takes after its view; None if they are not known."""
     part = None if isinstance(net, ForeignNet) or method == "forward" else net._parts.get(method)
     if isinstance(part, Net):
         return signature_of_call(part, "forward")
@@ -68,7 +68,7 @@ def signature_of_call(net: Net, method: str) -> inspect.Signature | None:
 def explain_wrong_call(
     net: Net, error: Exception, inputs: tuple[Any, ...], kwargs: Mapping[str, Any], method: str
 ) -> TypeError | None:
-    """The error for inputs of another number or of other names than the body takes; None if they fit."""
+    """The error for inputs whose number or names the body does not take; None if they fit."""
     signature = signature_of_call(net, method) if isinstance(error, TypeError) else None
     if signature is None:
         return None
@@ -84,7 +84,7 @@ def explain_wrong_call(
 
 
 def mention_buffers(error: Exception, inputs: tuple[Any, ...]) -> Exception:
-    """The error of a call, with a word on buffers if the first input looks like some."""
+    """The error of a call; it also explains where buffers go if the first input looks like buffers."""
     is_about_types = isinstance(error, (TypeError, AttributeError))
     if is_about_types and _begin_with_buffers(inputs) and _BUFFERS_ARE_FOR_APPLY not in str(error):
         return TypeError(f"{str(error).rstrip('.')}. The first input is {{}}: {_BUFFERS_ARE_FOR_APPLY}")

@@ -17,7 +17,7 @@ from funcnet._torch import assume_constant_result
 from funcnet._typing import Tree, TreeLike
 from funcnet.core import View
 from funcnet.core.internals import Call
-from funcnet.foreign._draws_by_path import place_in_compiled_call
+from funcnet.foreign._draws_by_path import path_in_compiled_call
 from funcnet.tree import flatten
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def run_while_compiling(
     }
     for path in pool.renormed_weights:
         tensors[path] = tensors[path].clone()
-    outer_find_place, call.find_place = call.find_place, partial(place_in_compiled_call, view)
+    outer_find_drawing_path, call.find_drawing_path = call.find_drawing_path, partial(path_in_compiled_call, view)
     prefix = ""
     if method is not None:
         module, prefix = _MethodAsForward(module, method), "module."
@@ -53,7 +53,7 @@ def run_while_compiling(
     try:
         output = functional_call(module, tensors, inputs, dict(kwargs), tie_weights=False)
     finally:  # calls in eval mode share their record
-        call.find_place = outer_find_place
+        call.find_drawing_path = outer_find_drawing_path
     for path in flat_buffers:
         *parents, name = path.split(".")
         node: Any = buffers

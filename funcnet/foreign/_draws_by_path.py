@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from funcnet.foreign._leased_copies import LeasedCopy
 
 
-class SubmodulePlace:
-    """The place of a submodule of a foreign module: it stands in for a view where a draw asks for its path."""
+class SubmodulePath:
+    """The path of a submodule of a foreign module, in the form of a view, for :func:`draw_source`."""
 
     __slots__ = ("_name", "_up")
 
@@ -46,13 +46,13 @@ class SubmodulePlace:
 
 def find_drawing_submodule(
     view: View, leased: LeasedCopy, learn_path: Callable[[str], bool], outermost: CodeType
-) -> View | SubmodulePlace:
-    """The place of the submodule whose call is innermost. It is looked up only when something draws.
+) -> View | SubmodulePath:
+    """The path of the submodule whose call is innermost. It is looked up only when something draws.
 
     Args:
         view: of the foreign net.
         leased: the copy that is running.
-        learn_path: is told the path, and returns whether that is news.
+        learn_path: is called with the path, and returns whether that path is new.
         outermost: the code of the frame at which the search ends.
     """
     frame: FrameType | None = sys._getframe(1)
@@ -63,7 +63,7 @@ def find_drawing_submodule(
                 if learn_path(path) and leased.call is not None and leased.call.interceptor is not None:
                     leased.call.interceptor.found_submodule = True
                 _refuse_checkpoint(frame, view, path, outermost)
-                return SubmodulePlace(view, path)
+                return SubmodulePath(view, path)
         frame = frame.f_back
     return view
 
@@ -81,7 +81,7 @@ def _refuse_checkpoint(frame: FrameType | None, view: View, path: str, outermost
 
 
 def wrap_drawing_forwards(leased: LeasedCopy, drawing_paths: set[str]) -> None:
-    """Have the submodules at these paths, and all dropout modules, draw from the call that has the copy."""
+    """Make the submodules at these paths, and all dropout modules, draw from the call that has the copy."""
     for module in leased.modules:
         if type(module) in DROPOUT_OF_MODULES and "forward" not in module.__dict__:
             module.__dict__["forward"] = _dropout_forward(module, leased)
@@ -93,34 +93,36 @@ def _intercepted_forward(forward: Callable[..., Any], leased: LeasedCopy) -> Cal
     """A forward in which torch's random functions draw from the call that has the copy."""
 
     @wraps(forward)
-    def run(*inputs: Any, **kwargs: Any) -> Any:
+    def run_intercepted(*inputs: Any, **kwargs: Any) -> Any:
         call = leased.call
-        if call is None or call.interceptor is not None or call.find_place is None:
+        if call is None or call.interceptor is not None or call.find_drawing_path is None:
             return forward(*inputs, **kwargs)
-        find_place = call.find_place
-        call.interceptor = DrawInterceptor(lambda: draw_source(find_place()))
+        find_drawing_path = call.find_drawing_path
+        call.interceptor = DrawInterceptor(lambda: draw_source(find_drawing_path()))
         try:
             with call.interceptor:
                 return forward(*inputs, **kwargs)
         finally:
             call.interceptor = None
 
-    return run
+    return run_intercepted
 
 
 def _dropout_forward(module: Any, leased: LeasedCopy) -> Callable[..., Tensor]:
-    """The forward of a dropout module of torch.nn, which needs no interception: half the price."""
-    rule, forward = DROPOUT_OF_MODULES[type(module)], module.forward
+    """The forward of a dropout module of torch.nn. It needs no interception, so it costs half as much."""
+    dropout_function, forward = DROPOUT_OF_MODULES[type(module)], module.forward
 
     @wraps(forward)
-    def run(input: Tensor) -> Tensor:
+    def draw_from_call(input: Tensor) -> Tensor:
         call = leased.call
-        if call is None or call.interceptor is not None or call.find_place is None:
+        if call is None or call.interceptor is not None or call.find_drawing_path is None:
             return forward(input)
-        find_place = call.find_place
-        return rule(lambda: draw_source(find_place()), input, module.p, module.training, module.inplace)
+        find_drawing_path = call.find_drawing_path
+        return dropout_function(
+            lambda: draw_source(find_drawing_path()), input, module.p, module.training, module.inplace
+        )
 
-    return run
+    return draw_from_call
 
 
 # --- compiled calls ---
@@ -150,6 +152,6 @@ def _leave_submodule(module: nn.Module, inputs: Any, output: Any) -> None:
     _running_paths.pop()
 
 
-def place_in_compiled_call(view: View) -> View | SubmodulePlace:
-    """The place of the innermost submodule that is running."""
-    return SubmodulePlace(view, _running_paths[-1]) if _running_paths else view
+def path_in_compiled_call(view: View) -> View | SubmodulePath:
+    """The path of the innermost submodule that is running."""
+    return SubmodulePath(view, _running_paths[-1]) if _running_paths else view

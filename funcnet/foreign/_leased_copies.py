@@ -108,7 +108,7 @@ class CopyPool:
 
     def return_copy(self, flags: TrainFlags, leased: LeasedCopy) -> None:
         """Let other calls have a copy, if it is as it was made; else it is thrown away."""
-        if leased.restore() and leased.drawing_paths is self._drawing_paths:
+        if leased.take_tensors_out() and leased.drawing_paths is self._drawing_paths:
             self._ready.setdefault(flags, deque()).append(leased)
 
     def learn_drawing_path(self, path: str) -> bool:
@@ -188,8 +188,8 @@ class LeasedCopy:
         """Record the buffers as the call left them in the tree that it was given."""
         _record_by_plan(self._buffer_plan, buffers)
 
-    def restore(self) -> bool:
-        """Take the tensors out again, and return whether the copy is then as it was made.
+    def take_tensors_out(self) -> bool:
+        """Take the tensors out again. Returns whether the copy is unchanged then.
 
         Raises:
             PurityError: if the call made a submodule that has params.
@@ -197,7 +197,7 @@ class LeasedCopy:
         if list(map(len, self._children)) != self._child_counts or not self._children_are_same():
             refuse_new_submodules(self.module, self.path_by_id)
         if self._count_references() != self._reference_counts:
-            # Somebody will come back to the copy, and must not write to the new buffers that the caller has.
+            # Something still refers to the copy; it must not write to the new buffers that the caller has.
             for module in self.modules:
                 module._buffers.update({name: _clone_or_none(buffer) for name, buffer in module._buffers.items()})
             return False
@@ -210,7 +210,7 @@ class LeasedCopy:
             container[key] = tensors[name]
         for submodule, empty_lists in self._recurrent:
             submodule.__dict__.update(empty_lists)
-        return self._snapshot.restore()
+        return self._snapshot.restore_objects()
 
 
 # --- where the tensors of a module are ---
@@ -273,13 +273,13 @@ def _clone_or_none(tensor: Tensor | None) -> Tensor | None:
 
 
 def _empty_weight_lists(module: nn.RNNBase) -> dict[str, Any]:
-    """Empty lists in place of those that a recurrent module keeps of its weights; it fills them when it sees others."""
+    """Empty lists for the weights that a recurrent module caches; it fills them when its weights change."""
     count = len(module._flat_weights_names)
     return {"_flat_weights": [None] * count, "_flat_weight_refs": [_dead_reference] * count}
 
 
 def _dead_reference() -> None:
-    """Returns what a weak reference to an object that is gone returns."""
+    """A dead weak reference: returns None."""
 
 
 def _renorms_weight(module: nn.Module) -> bool:
@@ -298,11 +298,11 @@ def _first_names(module: nn.Module) -> dict[str, str]:
     return first_names
 
 
-# --- whether a copy is as it was ---
+# --- whether a copy is unchanged ---
 
 
 class Snapshot:
-    """What some objects held at one moment, one level each, by identity; so it is cheap to compare with later.
+    """The contents of some objects at one moment, one level deep, by identity; so comparing with it later is cheap.
 
     Args:
         objects: all objects that can be reached and changed.
@@ -352,7 +352,7 @@ class Snapshot:
             [sys.getrefcount(self._dicts[index][0]) for index in range(len(self._dicts))],
         ]
 
-    def restore(self) -> bool:
+    def restore_objects(self) -> bool:
         """Put back the contents of dicts that differ, and return whether everything is now as it was."""
         if self._has_iterator or (any(self._empty) and not self._clear_filled()):
             return False

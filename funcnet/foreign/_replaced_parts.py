@@ -70,8 +70,8 @@ def _refuse_shared_parents(module: nn.Module, new_modules: Mapping[str, nn.Modul
     modules_by_path = dict(named_modules(module))
     for part in new_modules:
         parent, _, name = part.rpartition(".")
-        for path, other in modules_by_path.items():
-            if other is modules_by_path[parent] and join(path, name) not in new_modules:
+        for path, module_at_path in modules_by_path.items():
+            if module_at_path is modules_by_path[parent] and join(path, name) not in new_modules:
                 raise ConversionError(
                     f"{parent!r} and {path!r} of {type(module).__name__} are one module: replace {join(path, name)!r} "
                     f"as well as {part!r}, or the whole of {parent!r}."

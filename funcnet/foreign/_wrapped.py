@@ -87,6 +87,9 @@ class Wrapped(ForeignNet):
         classes = {type(submodule) for submodule in self.copy_pool.module.modules()}
         return {cls for cls in classes if not cls.__module__.startswith(("torch.", "funcnet."))}
 
+    def is_recurrent(self) -> bool:
+        return any(isinstance(submodule, nn.RNNBase) for submodule in self.copy_pool.module.modules())
+
     def as_module(self) -> nn.Module:
         return copy.deepcopy(self.copy_pool.module).train()
 
@@ -101,7 +104,7 @@ class Wrapped(ForeignNet):
         return function
 
     def find_running_submodule(self, trace: TracebackType | None) -> tuple[str, dict[str, Any]] | None:
-        place: tuple[str, dict[str, Any]] | None = None
+        title_and_inputs: tuple[str, dict[str, Any]] | None = None
         leased: LeasedCopy | None = None
         path = ""
         while trace is not None:
@@ -111,9 +114,9 @@ class Wrapped(ForeignNet):
             if code is MODULE_CALL_CODE and leased is not None and id(values["self"]) in leased.path_by_id:
                 full_path = join(path, leased.path_by_id[id(values["self"])])
                 inputs = {f"input {index}": value for index, value in enumerate(values["args"])} | values["kwargs"]
-                place = f"{type(values['self']).__name__}{f' at {full_path!r}' if full_path else ''}", inputs
+                title_and_inputs = f"{type(values['self']).__name__}{f' at {full_path!r}' if full_path else ''}", inputs
             trace = trace.tb_next
-        return place
+        return title_and_inputs
 
     def method(self, view: View, name: str) -> Callable[..., Any]:
         module = self.copy_pool.module
@@ -142,14 +145,14 @@ class Wrapped(ForeignNet):
             output = run(*inputs, **kwargs)
         else:
             leased.call = call
-            outer_find_place, call.find_place = (
-                call.find_place,
+            outer_find_drawing_path, call.find_drawing_path = (
+                call.find_drawing_path,
                 partial(find_drawing_submodule, view, leased, self.copy_pool.learn_drawing_path, _RUN_CODE),
             )
             try:
                 output = run(*inputs, **kwargs)
             finally:
-                leased.call, call.find_place = None, outer_find_place
+                leased.call, call.find_drawing_path = None, outer_find_drawing_path
         if not call.closed:
             leased.record_buffers(buffers)
         del module, run  # because all references to the copy are counted
@@ -169,8 +172,8 @@ _SHARED_CLASSES = (int, float, complex, str, bytes, bool, type(None), torch.dtyp
 
 
 def copy_inputs(inputs: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Copies of all inputs; a tensor that is given twice stays one."""
-    if len(inputs) == 1 and not kwargs and isinstance(inputs[0], Tensor):  # the common case, without a detour
+    """Copies of all inputs; a tensor that occurs twice is copied once."""
+    if len(inputs) == 1 and not kwargs and isinstance(inputs[0], Tensor):  # the common case takes the short way
         return (_copy_tensor(inputs[0]),), {}
     copied: tuple[tuple[Any, ...], dict[str, Any]] = _copy_input((inputs, dict(kwargs)), [], {})
     return copied
@@ -178,7 +181,10 @@ def copy_inputs(inputs: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tup
 
 def _copy_input(value: Any, tensor_copies: list[tuple[Tensor, Tensor]], memo: CopiesById) -> Any:
     if isinstance(value, Tensor):
-        for tensor, tensor_copy in tensor_copies:  # not by id: to the compiler that is a constant, another each time
+        for (
+            tensor,
+            tensor_copy,
+        ) in tensor_copies:  # compare by identity; id() would be a different constant in every compiled call
             if tensor is value:
                 return tensor_copy
         tensor_copies.append((value, _copy_tensor(value)))
@@ -194,7 +200,9 @@ def _copy_input(value: Any, tensor_copies: list[tuple[Tensor, Tensor]], memo: Co
         return cls(*[_copy_input(item, tensor_copies, memo) for item in value])
     if isinstance(value, _SHARED_CLASSES) or callable(value):
         return value
-    for obj in collect_reachable(value).values():  # a cache, an output of another model: copied with all it holds
+    for obj in collect_reachable(
+        value
+    ).values():  # a cache, or an output of a different model: copied with its contents
         if isinstance(obj, Tensor):
             memo[id(obj)] = _copy_input(obj, tensor_copies, memo)
         elif isinstance(obj, nn.Module):
@@ -212,7 +220,7 @@ def _copy_tensor(tensor: Tensor) -> Tensor:
 
 
 def _list_tensors(value: object) -> list[Tensor]:
-    """The tensors in nested dicts, lists and tuples: no more than that, because the compiler traces this function."""
+    """The tensors in nested dicts, lists and tuples; only those, because the compiler traces this function."""
     if isinstance(value, Tensor):
         return [value]
     items = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()

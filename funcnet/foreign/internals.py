@@ -1,4 +1,4 @@
-"""What other rooms use of this one, besides ``Wrapped``; it is no part of the public interface."""
+"""Machinery of this package that other packages use. It is not part of the public interface."""
 
 from funcnet.foreign._carried_values import EXTRA_STATE as EXTRA_STATE
 from funcnet.foreign._carried_values import UNKNOWN_VALUE as UNKNOWN_VALUE

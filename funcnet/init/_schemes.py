@@ -20,7 +20,7 @@ from funcnet.random.internals import KeyAtPath, as_rng, contiguous_stride, draw_
 
 @dataclass(frozen=True)
 class TensorRequest:
-    """One tensor that a scheme is asked to make: its shape, dtype and device, and the source of its draws."""
+    """One tensor that a scheme is asked to make: its shape, dtype and device, and the rng that it draws from."""
 
     rng: Rng
     shape: Shape

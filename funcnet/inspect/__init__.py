@@ -1,4 +1,4 @@
-"""What a net is and what it does, told before it is trusted with real work.
+"""Inspect a net or module before using it.
 
 summary    shows paths, types, output shapes, parameters and bytes of a net or module.
 effects    runs copies and lists what a call does besides computing its output.

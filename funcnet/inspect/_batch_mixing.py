@@ -1,11 +1,11 @@
 """Which operator mixes examples: every operator also runs with one example of the batch changed.
 
-An operator keeps examples apart if its result in version k differs from the true one in what belongs to example k only:
-then no element differs in two versions. Where an element does, the operator mixes examples. It is reported, and what
-it changed in other examples is put back, so that the operators after it are judged by what they do themselves.
+Version k changes only example k. An operator keeps examples apart if only example k of its result changes in version k:
+then no element differs in two versions. If an element does, the operator mixes examples. It is reported, and its
+changes to other examples are undone, so that later operators are judged only by what they do themselves.
 
 The Python code runs once, and all versions see the same draws, branches and sizes. The axis of examples need not be
-known after the start: a batch may be transposed, or folded into another axis and out again.
+known after the start: a batch may be transposed, or merged into a different axis and split off again.
 """
 
 from __future__ import annotations
@@ -175,14 +175,14 @@ class OperatorRerun:
         return None
 
     def moves_examples(self, result: object) -> bool:
-        """Whether the operator puts what belongs to one example at the place of another, and did not get it so."""
+        """Whether the operator moves values of one example to the position of a different one."""
         if not any(is_misplaced(self.versions, tensor) for tensor in (*iter_tensors(result), *self.written)):
             return False
         return all(changed.owners is not None for changed in self.changed_inputs)
 
 
 def is_misplaced(versions: ExampleVersions, tensor: Tensor) -> bool:
-    """Whether a tensor has something of an example where another example belongs, or where no axis has examples."""
+    """Whether a tensor has values of an example at the position of a different one, or without an axis of examples."""
     if not versions.contains(tensor):
         return False
     differences = versions.differences(tensor)

@@ -75,7 +75,7 @@ class CallWatch(DispatchMode):
             if details
         )
 
-    def report(self, kind: str, detail: str, location: Location | None = None) -> None:
+    def report_effect(self, kind: str, detail: str, location: Location | None = None) -> None:
         """Report an effect, by default at the path and line that are running."""
         self._details.setdefault((kind, location or self.stack.locate()), {})[detail] = None
 
@@ -97,7 +97,7 @@ class CallWatch(DispatchMode):
                 location, name = self._suspects[-1]
             else:
                 location, name = Location("", *self.stack.locate()[1:]), "the output"
-            self.report("mixes examples", f"{name} moves examples to the place of others", location)
+            self.report_effect("mixes examples", f"{name} moves examples to the place of others", location)
 
     # --- modules ---
 
@@ -128,7 +128,7 @@ class CallWatch(DispatchMode):
             places.clear()
         else:
             places.append(("writes buffer", self.stack.locate()))
-            self.report("writes buffer", detail)
+            self.report_effect("writes buffer", detail)
 
     def _check_python_draws(self) -> None:
         """Report draws of Python's and NumPy's generators, of which the module is known, but not the line."""
@@ -137,7 +137,7 @@ class CallWatch(DispatchMode):
             if self._generator_states.get(name) not in (None, state):
                 code = type(self.stack.visits[-1].module).forward.__code__
                 location = Location(self.stack.path, code.co_filename, code.co_firstlineno)
-                self.report("draws", f"{name}, somewhere in this forward", location)
+                self.report_effect("draws", f"{name}, somewhere in this forward", location)
         self._generator_states = states
 
     # --- operators ---
@@ -160,7 +160,7 @@ class CallWatch(DispatchMode):
         result = func(*args, **kwargs)
         has_drawn = generators.check_drawn()
         if has_drawn:
-            self.report("draws", self._name_operation(func))
+            self.report_effect("draws", self._name_operation(func))
         new = [tensor for tensor in iter_tensors(result) if not any(tensor is leaf for leaf in inputs)]
         dependencies = self.origins.dependencies_of(inputs) | (DRAWN if has_drawn else frozenset())
         self.origins.add_dependencies((*new, *written), dependencies)
@@ -198,7 +198,7 @@ class CallWatch(DispatchMode):
             self._suspects.append((self.stack.locate(), self._name_operation(func)))
         if mixture is not None and not has_drawn:
             what = f"reduces the examples to shape {mixture.shape}" if mixture.is_reduced else "mixes them"
-            self.report("mixes examples", f"{self._name_operation(func)} {what}")
+            self.report_effect("mixes examples", f"{self._name_operation(func)} {what}")
 
     def _report_outside_tensors(self, tensors: list[Tensor], name: str) -> None:
         """Report tensors that were neither given to the call nor made in it, once for each module.
@@ -216,20 +216,20 @@ class CallWatch(DispatchMode):
                 continue
             self._reported_memory.add(key)
             what = f"{self.stack.name_in_user_code(tensor)} of shape {tuple(tensor.shape)}"
-            self.report("reads outside tensor", f"{name} {what}" if name in _PASSED_ON else f"{what}, by {name}")
+            self.report_effect("reads outside tensor", f"{name} {what}" if name in _PASSED_ON else f"{what}, by {name}")
 
     def _report_write(self, tensor: Tensor, func: Any) -> None:
         origin, name = self.origins.find_given(tensor), self._name_operation(func)
         if origin is None:
             if self.origins.is_from_outside(tensor):
                 self._overwritten.append((tensor, tensor.clone()))
-                self.report("reads outside tensor", f"{name} writes to it")
+                self.report_effect("reads outside tensor", f"{name} writes to it")
         elif origin.kind == "buffers":
-            self.report("writes buffer", f"{name} writes {origin.name}")
+            self.report_effect("writes buffer", f"{name} writes {origin.name}")
         elif origin.kind == "inputs":
-            self.report("mutates input", f"{name} writes {origin.name}")
+            self.report_effect("mutates input", f"{name} writes {origin.name}")
         else:
-            self.report("mutates input", f"{name} writes the parameter {origin.name}")
+            self.report_effect("mutates input", f"{name} writes the parameter {origin.name}")
 
     def _report_branching(self, func: Any, args: Args, inputs: list[Tensor]) -> None:
         """Report an operator that reads a value into Python, or whose values say how many results there are."""
@@ -243,11 +243,11 @@ class CallWatch(DispatchMode):
             return
         names, operation = _join_names(dependencies), self._name_operation(func)
         if takes_mask:
-            self.report("branches on data", f"{operation} takes as many elements as a mask of {names} says")
+            self.report_effect("branches on data", f"{operation} takes as many elements as a mask of {names} says")
         elif torch.Tag.data_dependent_output in func.tags:
-            self.report("branches on data", f"{operation} reads a value of {names} into Python")
+            self.report_effect("branches on data", f"{operation} reads a value of {names} into Python")
         else:
-            self.report("branches on data", f"the shape that {operation} gives depends on {names}")
+            self.report_effect("branches on data", f"the shape that {operation} gives depends on {names}")
 
     def report_without_operator(self, function: Any, args: Args) -> None:
         """Report a function of torch that reads or writes a tensor without an operator that could be seen."""
@@ -256,7 +256,9 @@ class CallWatch(DispatchMode):
             dependencies = self.origins.dependencies_of([args[0]])
             if dependencies:
                 names = _join_names(dependencies)
-                self.report("branches on data", f"{self._name_operation()} reads the values of {names} into Python")
+                self.report_effect(
+                    "branches on data", f"{self._name_operation()} reads the values of {names} into Python"
+                )
         elif function == SET_DATA:
             self._report_write(args[0], None)
 

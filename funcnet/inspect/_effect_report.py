@@ -136,7 +136,7 @@ class Effects(Sequence[Effect]):
         """The effects of these kinds.
 
         Raises:
-            ValueError: for a name that is no kind of effect.
+            ValueError: for a name that is not a kind of effect.
         """
         unknown = [kind for kind in kinds if kind not in MEANINGS]
         if unknown:
@@ -179,16 +179,24 @@ class Effects(Sequence[Effect]):
         from rich.console import Group
         from rich.text import Text
 
-        table = rich_table(_COLUMNS, self._format_cells(), whole=_WHOLE) if self.found else Text(_NO_EFFECTS)
+        table = (
+            rich_table(_COLUMNS, self._format_cells(), unwrapped_columns=_UNWRAPPED_COLUMNS)
+            if self.found
+            else Text(_NO_EFFECTS)
+        )
         return Group(table, *map(Text, self._explain_kinds()))
 
     def __str__(self) -> str:
-        table = text_table(_COLUMNS, self._format_cells(), whole=_WHOLE) if self.found else _NO_EFFECTS
+        table = (
+            text_table(_COLUMNS, self._format_cells(), unwrapped_columns=_UNWRAPPED_COLUMNS)
+            if self.found
+            else _NO_EFFECTS
+        )
         return "\n".join([table, *self._explain_kinds()])
 
 
 _COLUMNS = ("path", "effect", "line", "code", "what")
-_WHOLE = frozenset({"line"})
+_UNWRAPPED_COLUMNS = frozenset({"line"})
 _NO_EFFECTS = "no effects"
 _MAX_PATH = 50
 

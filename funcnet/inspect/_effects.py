@@ -125,7 +125,7 @@ def effects(
             watch.undo_writes()
         with torch.no_grad():
             watch.check_output(output)
-    repeated_calls.report(watch)
+    repeated_calls.report_repeats(watch)
     notes = list(dict.fromkeys(watch.notes))
     if batch_dim is not None and not versions.has_changed:
         notes.append("whether examples mix: give at least two that differ")

@@ -1,7 +1,8 @@
-"""What one object holds, read one level deep, so that two readings can be compared and the first be written back."""
+"""The contents of one object, one level deep: two readings can be compared, and the first can be written back."""
 
 from __future__ import annotations
 
+import functools
 import gc
 import random
 import types
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+_CACHED_FUNCTION = type(functools.cache(abs))
 _PLAIN_CLASSES = (int, float, complex, str, bytes, bool, type(None), torch.device, torch.dtype)
 _OWN_DICTS = frozenset({"_parameters", "_modules", "_buffers"})
 _LEFT_OUT = frozenset({"_non_persistent_buffers_set", "_compiled_call_impl", "__dict__", "__weakref__"})
@@ -44,7 +46,7 @@ class ClassAttributes:
 
 
 class Contents(NamedTuple):
-    """What an object holds: its items, its attributes, and a state inside that has no names. None for what it lacks."""
+    """The contents of an object: its items, its attributes, and an inner state without names; None if it lacks one."""
 
     items: Any = None
     attributes: dict[str, Any] | None = None
@@ -52,11 +54,11 @@ class Contents(NamedTuple):
 
 
 class ContentDifference(NamedTuple):
-    """One place in which an object holds something else than before.
+    """A difference between two readings of an object.
 
     Attributes:
-        suffix: what to write behind the name of the object to read the place, as in ``".h"`` or ``"['k']"``.
-        verb: what was done to the place: "sets", "adds", "removes", "makes", "grows", ...
+        suffix: what to write after the name of the object to read the value, as in ``".h"`` or ``"['k']"``.
+        verb: what was done: "sets", "adds", "removes", "makes", "grows", ...
         values: words about the values, with a space before them; empty if there is nothing to say.
     """
 
@@ -66,7 +68,7 @@ class ContentDifference(NamedTuple):
 
 
 def read_contents(obj: Any, keeps_values: bool = False) -> Contents | None:
-    """What an object holds now; None if it holds nothing that could change.
+    """The present contents of an object; None if it has none that could change.
 
     Args:
         obj: the object.
@@ -100,10 +102,10 @@ def read_contents(obj: Any, keeps_values: bool = False) -> Contents | None:
 
 def iter_attributes(obj: Any) -> Iterator[tuple[str, Any]]:
     """The attributes that an instance holds itself, in its dict and in its slots."""
-    held = getattr(obj, "__dict__", None)
-    if isinstance(held, dict):
+    own_dict = getattr(obj, "__dict__", None)
+    if isinstance(own_dict, dict):
         left_out = _LEFT_OUT_OF_MODULES if isinstance(obj, nn.Module) else _LEFT_OUT
-        yield from ((name, value) for name, value in held.items() if name not in left_out)
+        yield from ((name, value) for name, value in own_dict.items() if name not in left_out)
     for base in type(obj).__mro__ if not isinstance(obj, type) else ():
         slots = base.__dict__.get("__slots__", ()) if base.__module__ not in ("builtins", "collections") else ()
         for name in (slots,) if isinstance(slots, str) else slots:
@@ -112,7 +114,7 @@ def iter_attributes(obj: Any) -> Iterator[tuple[str, Any]]:
 
 
 def write_back(obj: Any, contents: Contents) -> None:
-    """Let an object hold again what was read from it."""
+    """Restore the contents that were read from an object."""
     if isinstance(obj, Tensor):
         version, values = contents.inner
         if values is not None and _read_version(obj) != version:
@@ -146,12 +148,12 @@ def _write_attributes(obj: Any, attributes: Mapping[str, Any]) -> None:
             elif name in obj.names and value is not attributes[name]:
                 setattr(obj.cls, name, attributes[name])
     else:
-        held = getattr(obj, "__dict__", {})
+        own_dict = getattr(obj, "__dict__", {})
         for name in [name for name, _ in iter_attributes(obj) if name not in attributes]:
             object.__delattr__(obj, name)
         for name, value in attributes.items():
-            if name in held:
-                held[name] = value
+            if name in own_dict:
+                own_dict[name] = value
             else:
                 object.__setattr__(obj, name, value)
 
@@ -160,7 +162,7 @@ def _write_attributes(obj: Any, attributes: Mapping[str, Any]) -> None:
 
 
 def find_differences(before: Contents, after: Contents, is_own_dict: bool = False) -> list[ContentDifference]:
-    """In which places two readings of one object differ.
+    """The differences between two readings of one object.
 
     Args:
         before, after: the readings.
@@ -190,27 +192,29 @@ def _describe_size(before: int, after: int) -> ContentDifference:
 def _compare_named(
     before: Mapping[Any, Any], after: Mapping[Any, Any], suffix: str, is_own_dict: bool = False
 ) -> Iterator[ContentDifference]:
-    def place_of(name: Any) -> str:
+    def suffix_of(name: Any) -> str:
         key = name if suffix == ".{}" else format_key(name)
         return suffix.format(key) if key != "" else ""
 
     for name, value in after.items():
-        place = place_of(name)
+        name_suffix = suffix_of(name)
         if name not in before:
             if is_own_dict:
-                yield ContentDifference(place, "makes", f", {describe_value(value)}, in the call")
+                yield ContentDifference(name_suffix, "makes", f", {describe_object(value)}, in the call")
             else:
-                yield ContentDifference(place, "sets", f" to {describe_value(value)}")
+                yield ContentDifference(name_suffix, "sets", f" to {describe_object(value)}")
         elif not is_same(before[name], value):
-            yield ContentDifference(place, "sets", f" from {describe_value(before[name])} to {describe_value(value)}")
+            yield ContentDifference(
+                name_suffix, "sets", f" from {describe_object(before[name])} to {describe_object(value)}"
+            )
     for name in before:
         if name not in after:
-            yield ContentDifference(place_of(name), "removes")
+            yield ContentDifference(suffix_of(name), "removes")
 
 
 def format_key(key: object) -> str:
     """A key of a dict as it stands in brackets."""
-    return f"{key!r:.60}" if is_plain(key) else describe_value(key)
+    return f"{key!r:.60}" if is_plain(key) else describe_object(key)
 
 
 def is_same(left: Any, right: Any) -> bool:
@@ -228,7 +232,7 @@ def is_same(left: Any, right: Any) -> bool:
     return False
 
 
-def describe_value(value: object) -> str:
+def describe_object(value: object) -> str:
     """A value in a few words."""
     if isinstance(value, Tensor):
         kind = "a parameter" if isinstance(value, nn.Parameter) else "a tensor"
@@ -252,7 +256,7 @@ def is_plain(value: object) -> bool:
 
 def is_function_cache(obj: object) -> bool:
     """Whether an object is a function with a cache, as functools.cache and functools.lru_cache make them."""
-    return callable(getattr(obj, "cache_info", None)) and hasattr(obj, "__wrapped__")
+    return isinstance(obj, _CACHED_FUNCTION)
 
 
 def _read_cache_uses(cached_function: Any) -> tuple[int, ...]:
@@ -261,12 +265,12 @@ def _read_cache_uses(cached_function: Any) -> tuple[int, ...]:
     It does not for results without arguments, which are constants of the process, and for numbers and texts, such as
     the answer whether a package is installed.
     """
-    held = gc.get_referents(cached_function)
-    cache = next((obj for obj in held if type(obj) is dict and obj is not vars(cached_function)), {})
+    referents = gc.get_referents(cached_function)
+    cache = next((obj for obj in referents if type(obj) is dict and obj is not vars(cached_function)), {})
     links = {type(value) for value in cache.values() if type(value).__name__ == "_lru_list_elem"}
     if links:  # a cache of limited size is a list of links, whose keys and results stand before their class
-        ends = [index for index, obj in enumerate(held[: held.index(cache)]) if obj in links and index >= 2]
-        results = {index: (held[index - 2], held[index - 1]) for index in ends}
+        ends = [index for index, obj in enumerate(referents[: referents.index(cache)]) if obj in links and index >= 2]
+        results = {index: (referents[index - 2], referents[index - 1]) for index in ends}
     else:
         results = dict(enumerate(cache.items()))
     uses = cached_function.cache_info()
@@ -307,10 +311,12 @@ def _read_inner(obj: Any) -> Any:
         return (obj.getstate if isinstance(obj, random.Random) else obj.get_state)()
     if isinstance(obj, bytearray):
         return bytes(obj)
-    if hasattr(obj, "__array_interface__") and hasattr(obj, "copy"):
+    # the class is asked, because an object may answer for every name, and import something for it
+    if hasattr(type(obj), "__array_interface__"):
         return obj.copy() if obj.dtype != object else None
-    if hasattr(getattr(obj, "bit_generator", None), "state"):  # a generator of NumPy
-        return _NumpyState(repr(obj.bit_generator.state), obj.bit_generator.state)
+    if is_generator(obj):
+        state = obj.bit_generator.state if hasattr(obj, "bit_generator") else obj.get_state()
+        return _NumpyState(repr(state), state)
     return None
 
 
@@ -321,11 +327,13 @@ def _write_inner(obj: Any, inner: Any) -> None:
         obj.set_state(inner)
     elif isinstance(obj, bytearray):
         obj[:] = inner
-    elif hasattr(obj, "__array_interface__"):
+    elif hasattr(type(obj), "__array_interface__"):
         if obj.flags.writeable:
             obj[...] = inner
     elif hasattr(obj, "bit_generator"):
         obj.bit_generator.state = inner.state
+    elif isinstance(inner, _NumpyState):
+        obj.set_state(inner.state)
 
 
 def _are_equal_inside(before: Any, after: Any) -> bool:
@@ -340,4 +348,8 @@ def _are_equal_inside(before: Any, after: Any) -> bool:
 
 def is_generator(obj: object) -> bool:
     """Whether an object is a generator of random numbers."""
-    return isinstance(obj, (random.Random, torch.Generator)) or hasattr(obj, "bit_generator")
+    is_of_numpy = type(obj).__module__.partition(".")[0] == "numpy" and type(obj).__name__ in (
+        "Generator",
+        "RandomState",
+    )
+    return is_of_numpy or isinstance(obj, (random.Random, torch.Generator))

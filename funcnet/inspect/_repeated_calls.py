@@ -1,4 +1,4 @@
-"""What a call keeps for the next one: it is called twice on one copy, and then on a fresh copy, line by line.
+"""State that a call keeps for the next one: a module is called twice on one copy, then on a new copy, line by line.
 
 The second call tells whether what was kept matters; the call on the fresh copy tells which line keeps it, and whether
 the output depends on anything else, such as a clock.
@@ -61,13 +61,13 @@ class RepeatedCalls:
         try:
             yield
         finally:
-            self._snapshot.restore()
+            self._snapshot.restore_contents()
 
-    def report(self, watch: CallWatch) -> None:
+    def report_repeats(self, watch: CallWatch) -> None:
         """Make the calls, and report what differs.
 
         Args:
-            watch: has watched a call of another copy.
+            watch: has watched a call of a different copy.
         """
         if not self._snapshot.is_complete:
             watch.notes.append("all that the module and its code can reach: there is too much of it")
@@ -83,32 +83,34 @@ class RepeatedCalls:
                 difference = f"a second call raises {type(error).__name__}: {str(error).partition(chr(10))[0]:.120}"
             later = self._snapshot.list_changes()
         changes_later = {place: change for place, change in later.items() if place not in changes}
-        trace, fresh = self._follow_calls({**changes, **changes_later}, 2 if changes_later else 1)
-        difference_of_fresh = find_difference(first, fresh)
+        trace, result_of_new_copy = self._follow_calls({**changes, **changes_later}, 2 if changes_later else 1)
+        difference_of_new_copy = find_difference(first, result_of_new_copy)
         for request, location in trace.requests:
-            watch.report("reaches outside", request, location)
+            watch.report_effect("reaches outside", request, location)
         for place, change in {**changes, **changes_later}.items():
             location = trace.changes.get(place) or self._locate_forward(place.owner or "")
-            words = f"{change.verb} {place.describe(location.path)}{change.values}"
-            if change.kind == "keeps state" and difference is not None and difference_of_fresh is None:
+            words = f"{change.verb} {place.describe_place(location.path)}{change.values}"
+            if change.kind == "keeps state" and difference is not None and difference_of_new_copy is None:
                 words += f" ({difference})"
-            watch.report(change.kind, words, location)
-        if difference_of_fresh is not None:
-            words = difference_of_fresh.replace("a second call", "a call of a fresh copy")
-            watch.report("differs if repeated", f"{words}: it depends on something outside", self._locate_forward(""))
+            watch.report_effect(change.kind, words, location)
+        if difference_of_new_copy is not None:
+            words = difference_of_new_copy.replace("a second call", "a call of a fresh copy")
+            watch.report_effect(
+                "differs if repeated", f"{words}: it depends on something outside", self._locate_forward("")
+            )
         elif difference is not None and all(change.kind != "keeps state" for change in changes.values()):
             words = f"{difference}: something that cannot be seen is kept"
-            watch.report("differs if repeated", words, self._locate_forward(""))
+            watch.report_effect("differs if repeated", words, self._locate_forward(""))
 
     def _restore_tensors(self, before: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:
         """Give the copy the parameters and buffers that it had, with the values of a fresh copy."""
-        fresh = _read_tensors(self._maker.copy_module())
-        for (held, tensors), (_, fresh_tensors) in zip(before, fresh, strict=True):
-            held.update(tensors)
+        tensors_of_new_copy = _read_tensors(self._maker.copy_module())
+        for (own_dict, tensors), (_, new_tensors) in zip(before, tensors_of_new_copy, strict=True):
+            own_dict.update(tensors)
             for name, tensor in tensors.items():
                 if tensor is not None and not tensor.is_meta:
                     with torch.no_grad():
-                        tensor.detach().copy_(fresh_tensors[name])
+                        tensor.detach().copy_(new_tensors[name])
 
     def _follow_calls(self, changes: Mapping[Place, Change], count: int) -> tuple[LineTrace, object]:
         """Follow calls of a fresh copy, and return what the first of them returned."""
@@ -131,8 +133,8 @@ class RepeatedCalls:
 
 def _read_tensors(module: nn.Module) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """The dicts in which the parts of a module hold parameters and buffers, each with what it holds now."""
-    dicts = [held for part in module.modules() for held in (part._parameters, part._buffers)]
-    return [(held, dict(held)) for held in dicts]
+    dicts = [own_dict for part in module.modules() for own_dict in (part._parameters, part._buffers)]
+    return [(own_dict, dict(own_dict)) for own_dict in dicts]
 
 
 def name_inputs(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[tuple[str, Any]]:
@@ -142,27 +144,32 @@ def name_inputs(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[tuple[
 
 
 def find_difference(first: object, second: object) -> str | None:
-    """In what the outputs of two calls differ, in words; None if they are equal, or if that cannot be told."""
+    """The difference between the outputs of two calls, in words; None if they are equal or cannot be compared."""
     left, left_spec = pytree.tree_flatten(first)
     right, right_spec = pytree.tree_flatten(second)
     if len(left) != len(right) or left_spec != right_spec:
         return "a second call gives an output of another structure"
     largest = 0.0
     differs = False
-    for one, other in zip(left, right, strict=True):
-        if isinstance(one, Tensor) and isinstance(other, Tensor):
-            one, other = one.detach(), other.detach()
-            if one.shape != other.shape:
-                return f"a second call gives an output of shape {tuple(other.shape)}, not {tuple(one.shape)}"
+    for left_leaf, right_leaf in zip(left, right, strict=True):
+        if isinstance(left_leaf, Tensor) and isinstance(right_leaf, Tensor):
+            left_leaf, right_leaf = left_leaf.detach(), right_leaf.detach()
+            if left_leaf.shape != right_leaf.shape:
+                return f"a second call gives an output of shape {tuple(right_leaf.shape)}, not {tuple(left_leaf.shape)}"
             try:
-                if same_bits(one, other):
+                if same_bits(left_leaf, right_leaf):
                     continue
             except (NotImplementedError, RuntimeError):  # a tensor without numbers, or of a layout without equality
                 continue
             differs = True
-            if is_inexact(one) and is_inexact(other):
-                largest = max(largest, float((one - other).abs().nan_to_num(0.0).max()))
-        elif is_plain(one) and is_plain(other) and one != other and not (one != one and other != other):
+            if is_inexact(left_leaf) and is_inexact(right_leaf):
+                largest = max(largest, float((left_leaf - right_leaf).abs().nan_to_num(0.0).max()))
+        elif (
+            is_plain(left_leaf)
+            and is_plain(right_leaf)
+            and left_leaf != right_leaf
+            and not (left_leaf != left_leaf and right_leaf != right_leaf)
+        ):
             differs = True
     if not differs:
         return None

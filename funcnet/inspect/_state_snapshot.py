@@ -36,7 +36,7 @@ from funcnet.tree import join
 
 _MAX_OBJECTS = 50_000
 _MAX_ITEMS = 10_000  # the items of longer containers are compared, and not looked into
-_ATOM_CLASSES = (
+_UNWATCHED_CLASSES = (
     *(str, bytes, int, float, complex, bool, type(None), type(...), slice, range, types.BuiltinFunctionType),
     *(types.CodeType, logging.Logger),
 )
@@ -47,13 +47,13 @@ class Place(NamedTuple):
 
     Attributes:
         owner: the path of the module that holds it; None for inputs, globals and what else no module holds.
-        name: how it is read: behind ``self`` where a module holds it, as in ``".cache['k']"``; else in words.
+        name: how it is read: after ``self`` where a module holds it, as in ``".cache['k']"``; else in words.
     """
 
     owner: str | None
     name: str
 
-    def describe(self, path: str) -> str:
+    def describe_place(self, path: str) -> str:
         """The place as the code of the module at a path would name it."""
         if self.owner is None:
             return self.name
@@ -126,7 +126,7 @@ class StateSnapshot:
         """A function that returns the places that have changed since it was called last."""
         return _Poll(self._records)
 
-    def restore(self) -> None:
+    def restore_contents(self) -> None:
         """Put back what was held."""
         for record in self._records:
             if self._compare(record, record.before):
@@ -159,16 +159,16 @@ class StateSnapshot:
             if isinstance(obj, type):
                 self._classes.setdefault(obj, set())
                 continue
-            self._record(obj, place, role)
+            self._note_contents(obj, place, role)
             waiting.extend((child, child_place, role) for child, child_place in self._iter_children(obj, place))
 
-    def _record(self, obj: Any, place: Place, role: str, is_own_dict: bool = False) -> None:
+    def _note_contents(self, obj: Any, place: Place, role: str, is_own_dict: bool = False) -> None:
         if self._only is not None and place not in self._only:
             return
         if isinstance(obj, Tensor) and (id(obj) in self._exempt or role == "inputs"):
             return
-        if isinstance(obj, Net):
-            return  # nets are immutable; what they hold besides is computed from themselves
+        if isinstance(obj, (Net, types.ModuleType)):
+            return  # nets are immutable, and of a Python module only those globals matter that the code names
         contents = read_contents(obj, keeps_values=role == "code")
         if contents is not None:
             self._records.append(_Record(obj, place, role, is_own_dict, contents))
@@ -179,14 +179,14 @@ class StateSnapshot:
             return False
         if isinstance(obj, type):
             return self._is_user_code(obj.__module__)
-        return not isinstance(obj, _ATOM_CLASSES)
+        return not isinstance(obj, _UNWATCHED_CLASSES)
 
     def _iter_children(self, obj: Any, place: Place) -> Iterator[tuple[Any, Place]]:
         owner, name = place
         yield type(obj), place
         if isinstance(obj, nn.Module):
-            for own in ("_parameters", "_modules"):
-                self._record(obj.__dict__[own], place, "module", is_own_dict=True)
+            for dict_name in ("_parameters", "_modules"):
+                self._note_contents(obj.__dict__[dict_name], place, "module", is_own_dict=True)
         if isinstance(obj, types.FunctionType):
             yield from self._iter_children_of_function(obj)
             return
@@ -203,7 +203,7 @@ class StateSnapshot:
             values = (obj.__self__,) if isinstance(obj, types.MethodType) else (*obj.args, *obj.keywords.values())
             yield from ((value, place) for value in values)
             return
-        if hasattr(obj, "__wrapped__"):
+        if is_function_cache(obj):
             yield obj.__wrapped__, place
         if isinstance(obj, (list, tuple, deque, set, frozenset)) and len(obj) <= _MAX_ITEMS:
             yield from ((value, Place(owner, f"{name}[{index}]")) for index, value in enumerate(obj))
@@ -235,21 +235,25 @@ class StateSnapshot:
         if self._is_user_code(function.__module__ or ""):
             names = set(_iter_names(code))
             self._names |= names
-            held = self._globals.setdefault(id(function.__globals__), NamedGlobals(function.__globals__, set()))
-            held.names.update(names & set(function.__globals__))
-            held.names.update(_iter_global_assignments(code))
+            named_globals = self._globals.setdefault(
+                id(function.__globals__), NamedGlobals(function.__globals__, set())
+            )
+            named_globals.names.update(names & set(function.__globals__))
+            named_globals.names.update(_iter_global_assignments(code))
 
     def _walk_code(self) -> None:
         """Walk what the code names in globals and classes, until it names nothing new."""
         walked: set[tuple[int, str]] = set()
         while True:
             starts: list[tuple[Any, Place, str]] = []
-            for held in list(self._globals.values()):
-                held.names.update(name for name in self._names if name in held.namespace)
-                for name in sorted(held.names - {name for key, name in walked if key == id(held.namespace)}):
-                    walked.add((id(held.namespace), name))
+            for named_globals in list(self._globals.values()):
+                named_globals.names.update(name for name in self._names if name in named_globals.namespace)
+                for name in sorted(
+                    named_globals.names - {name for key, name in walked if key == id(named_globals.namespace)}
+                ):
+                    walked.add((id(named_globals.namespace), name))
                     if not name.startswith("__"):
-                        starts.append((held.namespace.get(name), Place(None, f"the global {name}"), "code"))
+                        starts.append((named_globals.namespace.get(name), Place(None, f"the global {name}"), "code"))
             for cls, names in list(self._classes.items()):
                 for name in sorted(self._names - names):
                     names.add(name)
@@ -264,13 +268,13 @@ class StateSnapshot:
             if not starts:
                 break
             self._walk(starts)
-        for held in self._globals.values():
-            held.names.difference_update({name for name in held.names if name.startswith("__")})
-            self._record(held, Place(None, "the global"), "code")
+        for named_globals in self._globals.values():
+            named_globals.names.difference_update({name for name in named_globals.names if name.startswith("__")})
+            self._note_contents(named_globals, Place(None, "the global"), "code")
         for cls in self._classes:
             names = {name for name in self._names if not (name.startswith("__") and name.endswith("__"))}
             place = Place(None, cls.__qualname__.rpartition(".")[2])
-            self._record(ClassAttributes(cls, names), place, "code")
+            self._note_contents(ClassAttributes(cls, names), place, "code")
 
 
 class _Poll:

@@ -17,7 +17,7 @@ def rich_table(
     rows: Rows,
     right: frozenset[str] = frozenset(),
     total: bool = False,
-    whole: frozenset[str] = frozenset(),
+    unwrapped_columns: frozenset[str] = frozenset(),
 ) -> Table:
     """A table of rich.
 
@@ -35,7 +35,7 @@ def rich_table(
     for column in columns:
         # folded, because rich would cut off the end of a long path, and the number of the line with it
         justify: Literal["left", "right"] = "right" if column in right else "left"
-        table.add_column(column, justify=justify, overflow="fold", no_wrap=column in whole)
+        table.add_column(column, justify=justify, overflow="fold", no_wrap=column in unwrapped_columns)
     for index, row in enumerate(rows):  # cells are Text, because rich would take the [mask] in x[mask] for markup
         table.add_row(*map(Text, row), end_section=total and index == len(rows) - 2)
     return table
@@ -46,7 +46,7 @@ def text_table(
     rows: Rows,
     right: frozenset[str] = frozenset(),
     total: bool = False,
-    whole: frozenset[str] = frozenset(),
+    unwrapped_columns: frozenset[str] = frozenset(),
 ) -> str:
     """The same table as text, 200 characters wide."""
     try:
@@ -54,7 +54,7 @@ def text_table(
     except ImportError:
         return _align_columns(columns, rows, right)
     buffer = io.StringIO()
-    Console(file=buffer, width=200).print(rich_table(columns, rows, right, total, whole))
+    Console(file=buffer, width=200).print(rich_table(columns, rows, right, total, unwrapped_columns))
     return buffer.getvalue().rstrip()
 
 

@@ -141,7 +141,7 @@ class AdaptiveSoftmaxView(View):
 
 
 class _MethodNet(StockNet):
-    """A net that runs a further method of another net's view, over the parts of that net."""
+    """A net that runs a second method of a different net's view, over the parts of that net."""
 
     of: Net
     name: str

@@ -15,7 +15,7 @@ SPATIAL_AXES = {1: "L", 2: "H, W", 3: "D, H, W"}
 
 
 def describe_spatial_input(channels: int | str, axes: int) -> str:
-    """Words for an input of so many axes of space, with or without a batch axis."""
+    """Words for an input with this number of axes of space, with or without a batch axis."""
     return f"input (N, {channels}, {SPATIAL_AXES[axes]}) or ({channels}, {SPATIAL_AXES[axes]})"
 
 

@@ -59,10 +59,10 @@ class LayerStackView(View):
     __slots__ = ()
 
     def __iter__(self) -> Iterator[Any]:
-        program = self.layer._program()
+        prepared = self.layer._prepared()
         views = []
         for index, tree in enumerate(unstack_layers(self._params, self.count)):
-            view = program.open_view(program.view_class, tree, EMPTY_TREE, self)
+            view = prepared.open_view(prepared.view_class, tree, EMPTY_TREE, self)
             view._name = str(index)
             views.append(view)
         return iter(views)

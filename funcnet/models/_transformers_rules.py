@@ -27,7 +27,7 @@ def rules(
     Args:
         config, architecture, fused_qkv, stacked: as in :func:`from_config`.
         source: the checkpoint, if there is one. Files differ in whether a tied head is stored, in whether the names
-            have the prefix of the base model, and in what older versions saved beside weights.
+            have the prefix of the base model, and in what older versions saved besides weights.
 
     Raises:
         ConversionError: lists every setting of the config that no net here supports.
@@ -56,17 +56,19 @@ def _rename_rules(old_prefix: str, new_prefix: str, names: Mapping[str, str]) ->
 
 
 def _tied_head_rules(stored_name: str, alias: str, owner: str, source: Checkpoint | None) -> list[Rule]:
-    """Rules for a head that is the embedding: the file has it not at all, as a tie, or a second time."""
+    """Rules for a head that is the embedding: the file may lack it, store it as a tie, or store it a second time."""
     if source is None or stored_name not in source:
         return [Tie(alias, owner, stored=False)]
     return [Rename(stored_name, alias), *([Tie(alias, owner)] if stored_name in source.entries else [])]
 
 
 def _gpt2_rules(model: ModelConfig, fused_qkv: bool, source: Checkpoint | None) -> list[Rule]:
-    fields, base = model.fields, _base_prefix("transformer.", model.head is not None, source)
-    rules = _mask_rules(f"{base}h.{{i}}.attn.", source)
-    rules += _rename_rules(base, "", {"wte.weight": "embed.token.weight", "wpe.weight": "embed.position.weight"})
-    rules += _rename_rules(f"{base}h.{{i}}.", "layers.{i}.", {
+    fields, base_prefix = model.fields, _base_prefix("transformer.", model.head is not None, source)
+    result = _mask_rules(f"{base_prefix}h.{{i}}.attn.", source)
+    result += _rename_rules(
+        base_prefix, "", {"wte.weight": "embed.token.weight", "wpe.weight": "embed.position.weight"}
+    )
+    result += _rename_rules(f"{base_prefix}h.{{i}}.", "layers.{i}.", {
         "ln_1.{w}": "norm1.{w}",
         "attn.c_attn.{w}": "attn.qkv.{w}",
         "attn.c_proj.{w}": "attn.out.{w}",
@@ -74,27 +76,27 @@ def _gpt2_rules(model: ModelConfig, fused_qkv: bool, source: Checkpoint | None) 
         "mlp.c_fc.{w}": "mlp.up.{w}",
         "mlp.c_proj.{w}": "mlp.down.{w}",
     })  # fmt: skip
-    rules += _rename_rules(base, "", {"ln_f.{w}": "norm.{w}"})
-    rules += _head_rules("lm_head.weight", model, source)
+    result += _rename_rules(base_prefix, "", {"ln_f.{w}": "norm.{w}"})
+    result += _head_rules("lm_head.weight", model, source)
     conv1d_names = ("attn.qkv", "attn.out", "mlp.up", "mlp.down")  # their weights are (in, out)
-    rules += [Transpose(f"layers.{{i}}.{name}.weight") for name in conv1d_names]
+    result += [Transpose(f"layers.{{i}}.{name}.weight") for name in conv1d_names]
     if not fused_qkv:
         size = fields.get("hidden_size", 768)
-        rules.append(Split("layers.{i}.attn.qkv.{w}", _QKV, (size, size, size)))
-    return rules
+        result.append(Split("layers.{i}.attn.qkv.{w}", _QKV, (size, size, size)))
+    return result
 
 
-def _mask_rules(attention: str, source: Checkpoint | None) -> list[Rule]:
+def _mask_rules(attention_prefix: str, source: Checkpoint | None) -> list[Rule]:
     """Rules that leave out the causal masks that older versions saved."""
     specs = {} if source is None else source.specs
-    rules: list[Rule] = []
+    result: list[Rule] = []
     masks: dict[str, float | str] = {"bias": "tril", "masked_bias": -10000.0}
     for name, value in masks.items():
-        spec = specs.get(attention.format(i=0) + name)  # that of the first layer
+        spec = specs.get(attention_prefix.format(i=0) + name)  # that of the first layer
         if spec is not None:
-            beside = f"{attention}c_attn.weight"
-            rules.append(Drop(attention + name, value, spec.shape, dtype_name(spec.dtype), beside))
-    return rules
+            weight_name = f"{attention_prefix}c_attn.weight"
+            result.append(Drop(attention_prefix + name, value, spec.shape, dtype_name(spec.dtype), weight_name))
+    return result
 
 
 def _head_rules(stored_name: str, model: ModelConfig, source: Checkpoint | None) -> list[Rule]:
@@ -106,9 +108,9 @@ def _head_rules(stored_name: str, model: ModelConfig, source: Checkpoint | None)
 
 
 def _llama_rules(model: ModelConfig, fused_qkv: bool, source: Checkpoint | None) -> list[Rule]:
-    fields, base = model.fields, _base_prefix("model.", model.head is not None, source)
-    rules: list[Rule] = [Rename(f"{base}embed_tokens.weight", "embed.token.weight")]
-    rules += _rename_rules(f"{base}layers.{{i}}.", "layers.{i}.", {
+    fields, base_prefix = model.fields, _base_prefix("model.", model.head is not None, source)
+    result: list[Rule] = [Rename(f"{base_prefix}embed_tokens.weight", "embed.token.weight")]
+    result += _rename_rules(f"{base_prefix}layers.{{i}}.", "layers.{i}.", {
         "input_layernorm.weight": "norm1.weight",
         "self_attn.q_proj.{w}": "attn.q.{w}",
         "self_attn.k_proj.{w}": "attn.k.{w}",
@@ -119,31 +121,31 @@ def _llama_rules(model: ModelConfig, fused_qkv: bool, source: Checkpoint | None)
         "mlp.up_proj.{w}": "mlp.up.{w}",
         "mlp.down_proj.{w}": "mlp.down.{w}",
     })  # fmt: skip
-    if f"{base}layers.0.self_attn.rotary_emb.inv_freq" in (source or ()):
-        rules.append(Drop(f"{base}layers.{{i}}.self_attn.rotary_emb.inv_freq"))  # computed from the config
-    rules += [Rename(f"{base}norm.weight", "norm.weight")] if base else []
-    rules += _head_rules("lm_head.weight", model, source)
+    if f"{base_prefix}layers.0.self_attn.rotary_emb.inv_freq" in (source or ()):
+        result.append(Drop(f"{base_prefix}layers.{{i}}.self_attn.rotary_emb.inv_freq"))  # computed from the config
+    result += [Rename(f"{base_prefix}norm.weight", "norm.weight")] if base_prefix else []
+    result += _head_rules("lm_head.weight", model, source)
     if fused_qkv:
         heads = fields.get("num_attention_heads", 32)
         width = fields.get("head_dim") or fields.get("hidden_size", 4096) // heads
         kv_size = (fields.get("num_key_value_heads") or heads) * width
-        rules.append(Fuse(_QKV, "layers.{i}.attn.qkv.{w}", (heads * width, kv_size, kv_size)))
-    return rules
+        result.append(Fuse(_QKV, "layers.{i}.attn.qkv.{w}", (heads * width, kv_size, kv_size)))
+    return result
 
 
 def _bert_rules(model: ModelConfig, fused_qkv: bool, source: Checkpoint | None) -> list[Rule]:
-    fields, base = model.fields, _base_prefix("bert.", model.head is not None, source)
-    rules: list[Rule] = []
-    positions = f"{base}embeddings.position_ids"
+    fields, base_prefix = model.fields, _base_prefix("bert.", model.head is not None, source)
+    result: list[Rule] = []
+    positions = f"{base_prefix}embeddings.position_ids"
     if source is not None and (spec := source.specs.get(positions)) is not None:
-        rules.append(Drop(positions, "arange", spec.shape, dtype_name(spec.dtype)))
-    rules += _rename_rules(f"{base}embeddings.", "embed.", {
+        result.append(Drop(positions, "arange", spec.shape, dtype_name(spec.dtype)))
+    result += _rename_rules(f"{base_prefix}embeddings.", "embed.", {
         "word_embeddings.weight": "token.weight",
         "token_type_embeddings.weight": "kind.weight",
         "position_embeddings.weight": "position.weight",
         "LayerNorm.{w}": "norm.{w}",
     })  # fmt: skip
-    rules += _rename_rules(f"{base}encoder.layer.{{i}}.", "layers.{i}.", {
+    result += _rename_rules(f"{base_prefix}encoder.layer.{{i}}.", "layers.{i}.", {
         "attention.self.query.{w}": "attn.q.{w}",
         "attention.self.key.{w}": "attn.k.{w}",
         "attention.self.value.{w}": "attn.v.{w}",
@@ -154,29 +156,33 @@ def _bert_rules(model: ModelConfig, fused_qkv: bool, source: Checkpoint | None) 
         "output.LayerNorm.{w}": "norm2.{w}",
     })  # fmt: skip
     if fields["pooler"]:
-        rules.append(Rename(f"{base}pooler.dense.{{w}}", "pooler.{w}"))
+        result.append(Rename(f"{base_prefix}pooler.dense.{{w}}", "pooler.{w}"))
     if model.head == "classes":
-        rules.append(Rename("classifier.{w}", "head.{w}"))
+        result.append(Rename("classifier.{w}", "head.{w}"))
     if model.head == "masked_lm":
-        rules += _masked_word_head_rules(fields, source)
+        result += _masked_word_head_rules(fields, source)
     if fused_qkv:
         size = fields.get("hidden_size", 768)
-        rules.append(Fuse(_QKV, "layers.{i}.attn.qkv.{w}", (size, size, size)))
-    return rules
+        result.append(Fuse(_QKV, "layers.{i}.attn.qkv.{w}", (size, size, size)))
+    return result
 
 
 def _masked_word_head_rules(fields: Mapping[str, Any], source: Checkpoint | None) -> list[Rule]:
-    base = "cls.predictions."
-    rules = _rename_rules(f"{base}transform.", "head.", {"dense.{w}": "transform.{w}", "LayerNorm.{w}": "norm.{w}"})
+    base_prefix = "cls.predictions."
+    result = _rename_rules(
+        f"{base_prefix}transform.", "head.", {"dense.{w}": "transform.{w}", "LayerNorm.{w}": "norm.{w}"}
+    )
     if not fields.get("tie_word_embeddings", True):
-        spec = None if source is None else source.specs.get(f"{base}bias")
+        spec = None if source is None else source.specs.get(f"{base_prefix}bias")
         # nothing reads this bias, so it still has its first value
-        unused = Drop(f"{base}bias", *((0.0, spec.shape, dtype_name(spec.dtype)) if spec else ()))
-        return [*rules, unused, Rename(f"{base}decoder.{{w}}", "head.decoder.{w}")]
-    if source is not None and f"{base}decoder.bias" in source.aliases:
-        rules.append(Untie(f"{base}decoder.bias", f"{base}bias", stored=False))
-    elif source is not None and f"{base}decoder.bias" in source.entries:
-        rules.append(Tie(f"{base}decoder.bias", f"{base}bias"))
-        rules.append(Untie(f"{base}decoder.bias", f"{base}bias", stored=False))
-    rules.append(Rename(f"{base}bias", "head.decoder.bias"))
-    return rules + _tied_head_rules(f"{base}decoder.weight", "head.decoder.weight", "embed.token.weight", source)
+        unused = Drop(f"{base_prefix}bias", *((0.0, spec.shape, dtype_name(spec.dtype)) if spec else ()))
+        return [*result, unused, Rename(f"{base_prefix}decoder.{{w}}", "head.decoder.{w}")]
+    if source is not None and f"{base_prefix}decoder.bias" in source.aliases:
+        result.append(Untie(f"{base_prefix}decoder.bias", f"{base_prefix}bias", stored=False))
+    elif source is not None and f"{base_prefix}decoder.bias" in source.entries:
+        result.append(Tie(f"{base_prefix}decoder.bias", f"{base_prefix}bias"))
+        result.append(Untie(f"{base_prefix}decoder.bias", f"{base_prefix}bias", stored=False))
+    result.append(Rename(f"{base_prefix}bias", "head.decoder.bias"))
+    return result + _tied_head_rules(
+        f"{base_prefix}decoder.weight", "head.decoder.weight", "embed.token.weight", source
+    )

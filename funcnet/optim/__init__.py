@@ -4,9 +4,28 @@
 then ``params, state = optimizer.step(params, grads, state)``. ``MasterParams`` keeps float32 copies of params in half
 precision.
 
+A step is a function of params, gradients, state and hyperparameters, and can be differentiated by each of them where
+grad mode is on and something requires grad. torch.optim is silently wrong in these places, and steps are right:
+
+* gradients through the foreach and fused kernels, through the first momentum buffer of SGD, and by learning rates;
+* gradients through a root where a gradient is exactly 0, which are NaN in torch and finite here;
+* fused kernels that ignore strides: of transposed, expanded or sliced tensors they update other elements;
+* fused SGD of params in half precision on a CPU, which in torch 2.13 moves by something else than the gradient;
+* a learning rate in a float32 tensor, in which torch computes the sizes of steps of float64 params;
+* Muon without nesterov on bfloat16 params, which writes over its own momentum buffer;
+* Adafactor of params of several dtypes, where the first dtype decides the smallest root of all.
+
+What has torch's limits here too: Muon computes in bfloat16, so its gradients are those of rounded numbers; and kernels
+of half dtypes round by the place of a number in memory, so mapped or stacked members may differ in the last bit.
+
 **Schedules** are functions of the step with the names, arguments and floats of torch.optim.lr_scheduler:
 ``optimizer.step(..., lr=schedule(step))``, or ``**schedule.hyperparameters(step)`` for those that move momentum or
 several groups. How far a run has come is one number. ``ReduceLROnPlateau`` has a state.
+
+**A run** is a value too: ``run = {"params": ..., "buffers": ..., "optimizer": state, "ema": ..., "key": ..., "step":
+step}``. Where each step takes all it needs from there (its key is ``fn.random.fold_in(run["key"], run["step"])``, its
+learning rate ``schedule(run["step"])``), ``checkpoint.save(path, run)`` after a step and ``run =
+checkpoint.load(path).tree(extras=True)`` are all it takes to go on in the same bits, even after kill -9.
 
 clip_grad_norm   scales gradients by their norm.
 clip_grad_value  limits every number of gradients.
@@ -14,6 +33,11 @@ accumulate       is value_and_grad on one part of the batch after the other.
 EMA, SWA         average params over the steps of a run; WeightAverage does it by a function of one's own.
 update_bn        computes the statistics of batch normalisation anew, for averaged params.
 GradScaler       scales losses, for gradients in half precision.
+
+from_torch       makes the record and the state of a live optimizer of torch.
+to_torch         makes the live optimizer of a record and a state.
+from_state_dict  makes the record and the state of the state_dict of an optimizer of torch.
+to_state_dict    makes that state_dict.
 """
 
 from funcnet.optim._accumulation import accumulate as accumulate
@@ -51,6 +75,8 @@ from funcnet.optim._master_params import MasterParams as MasterParams
 from funcnet.optim._muon import Muon as Muon
 from funcnet.optim._nadam import NAdam as NAdam
 from funcnet.optim._optimizer import Optimizer as Optimizer
+from funcnet.optim._optimizer_state_dicts import from_state_dict as from_state_dict
+from funcnet.optim._optimizer_state_dicts import to_state_dict as to_state_dict
 from funcnet.optim._plateau import ReduceLROnPlateau as ReduceLROnPlateau
 from funcnet.optim._radam import RAdam as RAdam
 from funcnet.optim._rmsprop import RMSprop as RMSprop
@@ -58,6 +84,8 @@ from funcnet.optim._rprop import Rprop as Rprop
 from funcnet.optim._schedule import Schedule as Schedule
 from funcnet.optim._sgd import SGD as SGD
 from funcnet.optim._sparse_adam import SparseAdam as SparseAdam
+from funcnet.optim._torch_optimizers import from_torch as from_torch
+from funcnet.optim._torch_optimizers import to_torch as to_torch
 
 __all__ = [
     # optimizers
@@ -105,6 +133,11 @@ __all__ = [
     "WeightAverage",
     "update_bn",
     "GradScaler",
+    # both ways with torch.optim
+    "from_torch",
+    "to_torch",
+    "from_state_dict",
+    "to_state_dict",
 ]
 
 

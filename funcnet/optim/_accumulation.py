@@ -31,7 +31,7 @@ def accumulate(
     Args:
         function: ``function(params, *inputs)`` returns the mean loss of its inputs; with ``has_buffers``
             ``function(params, buffers, *inputs)`` returns ``(value, buffers)``.
-        microbatches: number of parts. Where the batch is no multiple of it, sizes differ by one, and each part's value
+        microbatches: number of parts. If the batch is not a multiple, sizes differ by one, and each part's value
             counts by its size.
         has_buffers: whether the function takes buffers and returns new ones, with which the next part goes on.
         has_aux: whether it returns more: ``(value, aux)``, with buffers ``(value, (buffers, aux))``.

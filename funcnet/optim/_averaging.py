@@ -88,7 +88,7 @@ class Averaging:
     def _average_first_or_next(
         self, averaged: list[Tensor], current: list[Tensor], count: Tensor, writable: list[bool]
     ) -> list[Tensor]:
-        """The averages after an update, of which the first copies the params."""
+        """The averages after an update; the first update copies the params."""
         if can_read_numbers() and not count.is_meta:
             if count.item() == 0:
                 return [

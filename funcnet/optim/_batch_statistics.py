@@ -20,7 +20,7 @@ from funcnet.tree import flatten, join
 from funcnet.tree import replace as replace_leaf
 
 _BATCH_NORMS = (BatchNorm1d, BatchNorm2d, BatchNorm3d, SyncBatchNorm)
-_MODULES = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_BATCH_NORM_MODULES = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def update_bn(loader: Iterable[Any], net: Net, params: TreeLike, buffers: TreeLike, *, rng: RngArgument = None) -> Tree:
@@ -48,38 +48,38 @@ def update_bn(loader: Iterable[Any], net: Net, params: TreeLike, buffers: TreeLi
     tensor(2)
     """
     layers = {path: layer for path, layer in net.named_nets() if isinstance(layer, _BATCH_NORMS)}
-    _refuse_inherited(net)
-    present = flatten(buffers)
-    reset_statistics: dict[str, Tensor] = {}
+    _refuse_batch_norm_subclasses(net)
+    flat_buffers = flatten(buffers)
+    start_values: dict[str, Tensor] = {}
     for path in layers:
         for name in ("running_mean", "running_var", "num_batches_tracked"):
-            if join(path, name) in present:
-                old = present[join(path, name)]
-                reset_statistics[join(path, name)] = (
-                    torch.ones_like(old) if name == "running_var" else torch.zeros_like(old)
+            if join(path, name) in flat_buffers:
+                buffer = flat_buffers[join(path, name)]
+                start_values[join(path, name)] = (
+                    torch.ones_like(buffer) if name == "running_var" else torch.zeros_like(buffer)
                 )
     if not layers:
         return dict(buffers)
-    cumulative = net.replaced({path: replace(layer, momentum=None) for path, layer in layers.items()})
-    new: Tree = dict(buffers)
-    for path, value in reset_statistics.items():
-        new = replace_leaf(new, path, value)
-    source = as_rng(rng)
+    averaging_net = net.replaced({path: replace(layer, momentum=None) for path, layer in layers.items()})
+    new_buffers: Tree = dict(buffers)
+    for path, value in start_values.items():
+        new_buffers = replace_leaf(new_buffers, path, value)
+    checked_rng = as_rng(rng)
     with torch.no_grad():
         for index, batch in enumerate(loader):
             input = batch[0] if isinstance(batch, (list, tuple)) else batch
-            key = fold_in(source, index) if isinstance(source, Tensor) else source
-            _, new = cumulative.apply(params, new, input, train=True, rng=key)
-    return new
+            key = fold_in(checked_rng, index) if isinstance(checked_rng, Tensor) else checked_rng
+            _, new_buffers = averaging_net.apply(params, new_buffers, input, train=True, rng=key)
+    return new_buffers
 
 
-def _refuse_inherited(net: Net) -> None:
-    """Refuse modules that are a BatchNorm with something of their own, which a net runs as they are."""
+def _refuse_batch_norm_subclasses(net: Net) -> None:
+    """Refuse subclasses of torch's BatchNorm: a net runs them as foreign modules."""
     foreign = [(path, part.as_module()) for path, part in net.named_nets() if isinstance(part, ForeignNet)]
     problems = [
         f"{path or 'the root'!r} is a {type(module).__name__}"
         for path, module in foreign
-        if isinstance(module, _MODULES)
+        if isinstance(module, _BATCH_NORM_MODULES)
     ]
     if problems:
         raise ConversionError(

@@ -39,7 +39,7 @@ def clip_grad_norm(
         The gradients, and their norm before clipping, shape ().
 
     Raises:
-        TreeError: if a leaf is no tensor.
+        TreeError: if a leaf is not a tensor.
         RuntimeError: if ``error_if_nonfinite`` and the norm is not finite; names the leaves that are not.
 
     >>> grads = {"weight": torch.tensor([3.0, 0.0]), "bias": torch.tensor(4.0)}
@@ -88,7 +88,7 @@ def clip_grad_value(grads: TreeLike, clip_value: float, *, donate: bool = False)
         donate: whether the memory of ``grads`` may be written over and returned. It is kept where two leaves share it.
 
     Raises:
-        TreeError: if a leaf is no tensor.
+        TreeError: if a leaf is not a tensor.
 
     >>> clip_grad_value({"weight": torch.tensor([3.0, -0.5])}, 1.0)
     {'weight': tensor([ 1.0000, -0.5000])}

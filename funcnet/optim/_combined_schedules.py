@@ -90,7 +90,7 @@ class ChainedScheduler(Schedule):
 
 
 def _check_schedules(schedule: Schedule, schedulers: Sequence[Schedule]) -> None:
-    """Refuse what is no schedule, and schedules that do not start from the same optimizer or learning rate."""
+    """Refuse values that are not schedules, and schedules that start from different optimizers or learning rates."""
     name = type(schedule).__name__
     for index, scheduler in enumerate(schedulers):
         if not isinstance(scheduler, Schedule):

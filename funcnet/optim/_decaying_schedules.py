@@ -103,7 +103,7 @@ class ConstantLR(Schedule):
 
 @dataclass(frozen=True)
 class LinearLR(Schedule):
-    """The learning rate times a factor that goes linearly from one number to another, for a warm-up.
+    """The learning rate times a factor that goes linearly between two numbers, for a warm-up.
 
     Args:
         optimizer: a record of ``funcnet.optim``, or a learning rate.

@@ -11,7 +11,7 @@ from funcnet._context import is_plainly_eager
 
 
 def are_writable(tensors: Iterable[Tensor]) -> list[bool]:
-    """For each tensor whether its memory may be written over without a change to another, or to a derivative.
+    """For each tensor whether its memory may be written over without a change to any other tensor, or to a derivative.
 
     A gradient may be one number that is shown many times, as that of a sum is, and two paths may share one gradient, as
     the two terms of a sum do. Nor is anything written over where a transform, the compiler or autograd looks on.

@@ -130,7 +130,7 @@ def _checker(name: str) -> type[torch.optim.Optimizer]:
 
 
 @cache
-def _torch_arguments(name: str) -> frozenset[str]:
+def torch_arguments(name: str) -> frozenset[str]:
     return frozenset(inspect.signature(getattr(torch.optim, name)).parameters) - {"params"}
 
 
@@ -139,7 +139,7 @@ def check_values(name: str, values: Hyperparameters) -> None:
 
     Tensors without a number that can be read, under vmap for example, are left out.
     """
-    known = {key: value for key, value in values.items() if key in _torch_arguments(name) and _is_known(value)}
+    known = {key: value for key, value in values.items() if key in torch_arguments(name) and _is_known(value)}
     _checker(name)([], **known)
 
 

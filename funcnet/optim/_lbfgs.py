@@ -225,7 +225,7 @@ class _History:
         return direction
 
     def scratch(self) -> Tree:
-        """The weights of the first loop, which torch keeps beside the state."""
+        """The weights of the first loop, which torch keeps outside of the state."""
         return {"al": self._weights} if self._weights else {}
 
     def entries(self) -> Tree:

@@ -37,7 +37,7 @@ class Trial:
 def search_line(
     evaluate: Callable[[Scalar], Trial], start: Trial, t: Scalar, direction: Tensor, max_trials: int
 ) -> tuple[Trial, int]:
-    """A trial that satisfies the strong Wolfe conditions, or the best after so many trials; and how many were made.
+    """A trial that satisfies the strong Wolfe conditions, or the best trial; and the number of trials.
 
     Args:
         evaluate: makes the trial at a distance.
@@ -113,12 +113,12 @@ def _keep_inside(t: Scalar, bracket: list[Trial], is_stuck: bool) -> tuple[Scala
 
 def _minimum_of_cubic(first: Trial, second: Trial, bounds: tuple[Scalar, Scalar] | None = None) -> Scalar:
     """Where the cubic through two trials, with their slopes, has its minimum; within bounds, or between the two."""
-    near, far = (first, second) if first.t <= second.t else (second, first)
-    left, right = bounds or (near.t, far.t)
+    nearer, farther = (first, second) if first.t <= second.t else (second, first)
+    left, right = bounds or (nearer.t, farther.t)
     mean = first.slope + second.slope - 3 * (first.loss - second.loss) / (first.t - second.t)
     radicand = mean**2 - first.slope * second.slope
     if not radicand >= 0:
         return (left + right) / 2.0
     root = radicand.sqrt()
-    t = far.t - (far.t - near.t) * ((far.slope + root - mean) / (far.slope - near.slope + 2 * root))
+    t = farther.t - (farther.t - nearer.t) * ((farther.slope + root - mean) / (farther.slope - nearer.slope + 2 * root))
     return min(max(t, left), right)

@@ -141,7 +141,7 @@ class GradScaler:
         return map(choose_leaf, params, new_params), map(choose_leaf, state, new_state)
 
     def update(self, state: Mapping[str, Any], found_inf: Tensor) -> Tree:
-        """The state after a step: another scale, if it was time or a gradient was not finite."""
+        """The state after a step; its scale changes if it is time, or if a gradient was not finite."""
         scale, tracker = state["scale"], state["growth_tracker"]
         overflows = found_inf.to(scale.device) != 0
         steps = tracker + 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from funcnet._typing import Tree
 from funcnet.optim._optimizer import Optimizer
 from funcnet.optim._state_entries import zeros_like
-from funcnet.optim._update_operations import Memory, add, lerp, mul
+from funcnet.optim._update_operations import Memory, add, lerp
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -20,7 +21,7 @@ class Muon(Optimizer):
 
     ``buffer = momentum * buffer + (1 - momentum) * g``. The move is ``buffer`` (with ``nesterov`` a step further from
     ``g`` towards it) after ``ns_steps`` of the Newton-Schulz iteration, which computes in bfloat16. Other params than
-    matrices take another optimizer: see ``fn.tree.partition``.
+    matrices take a different optimizer: see ``fn.tree.partition``.
 
     Args:
         lr: the learning rate.
@@ -31,11 +32,12 @@ class Muon(Optimizer):
         eps: the smallest norm that a buffer is divided by.
         ns_steps: how often the polynomial is applied; less than 100.
         adjust_lr_fn: how the learning rate depends on the shape (A, B) of a param: "original" (or None) multiplies it
-            by ``sqrt(max(1, A / B))``, "match_rms_adamw" by ``0.2 * sqrt(max(A, B))``.
+            by ``sqrt(max(1, A / B))``, "match_rms_adamw" by ``0.2 * sqrt(max(A, B))``, and, where torch has it (since
+            2.14), "spectral_unclamped" by ``sqrt(A / B)``.
         groups: hyperparameters of some params, by selector.
 
     State: momentum_buffer with the shape of the param.
-    Raises: what torch.optim.Muon raises for values that it does not take; TreeError for params that are no matrices.
+    Raises: what torch.optim.Muon raises for values that it does not take; TreeError for params that are not matrices.
     Source: torch.optim.Muon; Jordan, 2024, https://kellerjordan.github.io/posts/muon/.
 
     >>> optimizer = Muon(lr=0.1, weight_decay=0.0)
@@ -54,6 +56,8 @@ class Muon(Optimizer):
     ns_steps: int = 5
     adjust_lr_fn: str | None = None
 
+    _is_elementwise: ClassVar[bool] = False
+
     def _check_param(self, param: Tensor) -> str | None:
         if param.is_complex():
             return "Muon does not support complex parameters"
@@ -70,12 +74,12 @@ class Muon(Optimizer):
     def _update(self, memory: Memory, param: Tensor, grad: Tensor, entry: Tree) -> tuple[Tensor, Tree]:
         buffer = lerp(entry["momentum_buffer"], grad, 1 - self.momentum, over=memory.donates)
         move = self._orthogonalize(lerp(grad, buffer, self.momentum) if self.nesterov else buffer)
-        param = mul(param, 1 - self.lr * self.weight_decay, over=memory.donates)
+        param = memory.mul(param, 1 - self.lr * self.weight_decay, over=memory.donates)
         rate = self.lr * self._rate_factor(*param.shape)
         return add(param, move, -rate, over=memory.reuses), {"momentum_buffer": buffer}
 
     def _orthogonalize(self, matrix: Tensor) -> Tensor:
-        """A matrix near the orthogonal one that is next to this, by the Newton-Schulz iteration in bfloat16."""
+        """An approximation of the nearest orthogonal matrix, by the Newton-Schulz iteration in bfloat16."""
         if self.ns_steps >= 100:
             raise ValueError(f"Muon takes less than 100 steps of the Newton-Schulz iteration, got {self.ns_steps}.")
         a, b, c = self.ns_coefficients
@@ -90,6 +94,13 @@ class Muon(Optimizer):
         return x.T if is_tall else x
 
     def _rate_factor(self, rows: int, columns: int) -> float:
+        if self.adjust_lr_fn in (None, "original"):
+            return math.sqrt(max(1, rows / columns))
         if self.adjust_lr_fn == "match_rms_adamw":
             return 0.2 * math.sqrt(max(rows, columns))
-        return math.sqrt(max(1, rows / columns))
+        if self.adjust_lr_fn == "spectral_unclamped":
+            return math.sqrt(rows / columns)
+        raise NotImplementedError(  # a name that only a newer torch has
+            f"Muon: adjust_lr_fn={self.adjust_lr_fn!r} is not known; take 'original', 'match_rms_adamw' or "
+            "'spectral_unclamped', or give groups a learning rate of their own."
+        )

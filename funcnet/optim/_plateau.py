@@ -104,12 +104,12 @@ class ReduceLROnPlateau:
 
     def hyperparameters(self, state: Mapping[str, Any]) -> Hyperparameters:
         """The learning rates of a state, for ``optimizer.step(..., **plateau.hyperparameters(state))``."""
-        first, *rest = state["lr"]
-        if not rest:
-            return {"lr": first}
+        first_rate, *group_rates = state["lr"]
+        if not group_rates:
+            return {"lr": first_rate}
         assert not isinstance(self.optimizer, (int, float, Tensor))
-        groups = zip(self.optimizer.groups, rest, strict=True)
-        return {"lr": first, "groups": {selector: {"lr": lr} for selector, lr in groups}}
+        groups = zip(self.optimizer.groups, group_rates, strict=True)
+        return {"lr": first_rate, "groups": {selector: {"lr": lr} for selector, lr in groups}}
 
     def _reduce_lrs(self, lrs: Sequence[float]) -> list[float]:
         lowest = self.min_lr if isinstance(self.min_lr, tuple) else (self.min_lr,) * len(lrs)

@@ -1,4 +1,4 @@
-"""What every schedule is: a frozen record that is a function of the step."""
+"""The base of all schedules: a frozen record that is a function of the step."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ class Schedule:
 
 
 def _hand_over(scheduler: Scheduler, optimizer: torch.optim.Optimizer) -> None:
-    """Let a scheduler, and those that it is made of, write to another optimizer."""
+    """Make a scheduler, and its parts, write to a different optimizer."""
     scheduler.optimizer = optimizer
     for part in getattr(scheduler, "_schedulers", ()):
         _hand_over(part, optimizer)
@@ -169,15 +169,15 @@ def _as_step(step: int | Tensor) -> int:
 def _collect_moved(
     source: HasHyperparameters | float, groups: Sequence[Hyperparameters], moves_momentum: bool
 ) -> Hyperparameters:
-    """What ``Optimizer.step`` takes: values of the params in no group, and those of groups that differ or are own."""
+    """Arguments of ``Optimizer.step``: values of params in no group, and of groups that differ or have their own."""
     names = [name for name in groups[0] if name == "lr" or moves_momentum]
     result: Hyperparameters = {name: groups[0][name] for name in names}
     if len(groups) == 1:
         return result
     assert not isinstance(source, (int, float, Tensor))
     of_groups = {}
-    for (selector, own), group in zip(source.groups.items(), groups[1:], strict=True):
-        values = {name: group[name] for name in names if name in own or group[name] != result[name]}
+    for (selector, group_values), group in zip(source.groups.items(), groups[1:], strict=True):
+        values = {name: group[name] for name in names if name in group_values or group[name] != result[name]}
         if values:
             of_groups[selector] = values
     return {**result, "groups": of_groups} if of_groups else result

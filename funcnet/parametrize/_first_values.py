@@ -106,10 +106,10 @@ class _NetWithTensors:
             net.fit_to_weight(self._open_view(), weight)  # type: ignore[attr-defined]
 
     def _open_view(self) -> View:
-        program = self.net._program()
-        aliases = program.aliases_by_kind[Param]
+        prepared = self.net._prepared()
+        aliases = prepared.aliases_by_kind[Param]
         params = resolve_aliases(self.params, aliases) if aliases else self.params
-        view = program.open_view(program.view_class, params, self.buffers, self.call)
+        view = prepared.open_view(prepared.view_class, params, self.buffers, self.call)
         view._name = self.path
         return view
 

@@ -1,4 +1,4 @@
-"""What other rooms use of this one, besides its public names; it is no part of the public interface."""
+"""Machinery of this package that other packages use. It is not part of the public interface."""
 
 from funcnet.parametrize._parametrized import ParametrizationList as ParametrizationList
 from funcnet.parametrize._parametrized import parametrize_net as parametrize_net

@@ -1,19 +1,19 @@
 """A captured forward as a program: a net that runs plain ``F`` code, or a text that runs by itself.
 
-trace     writes the forward of a module down as plain ``F`` code over params, and runs that.
+trace     writes the forward of a module as plain ``F`` code over params, and runs that code.
 source    writes a model as a program that runs by itself.
 
-Both capture the forward once, write it down as statements, and hand out only text that was run beside the module and
-gave its bits. What happens in between, and where:
+Both capture the forward once, write it as statements, and return the text only after running it and getting the same
+bits as the module. The steps and their files:
 
-* **capture**: ``_inputs`` (example inputs by their parts), ``_capture`` (torch's tracer and what it says), ``_writes``
-  (which operations write in place to what belongs to the caller), ``_size_checks`` (what a call must fulfil);
-* **statements**: ``_statements`` (the one representation), ``_record`` (a graph as statements), ``_vocabulary`` (what
-  functions, classes and values are called in them), ``_expressions`` (small expressions, and shorter calls);
+* **capture**: ``_inputs`` (example inputs by their parts), ``_capture`` (torch's tracer and its results),
+  ``_inplace_writes`` (operations that write to tensors of the caller), ``_size_checks`` (what a call must fulfil);
+* **statements**: ``_statements`` (the one representation), ``_graph_to_statements``, ``_vocabulary`` (names of
+  functions, classes and values), ``_expressions`` (small expressions, and shorter calls);
 * **passes**: ``_simplify``, ``_modes``, ``_folding``, ``_loops``;
-* **writing**: ``_writer`` (the lines of a function), ``_value_names`` (which value has which name), ``_text``
+* **writing**: ``_writer`` (the lines of a function), ``_value_names`` (the name of each value), ``_text``
   (expressions as formatted text), ``_stateless`` and ``_stateful`` (whole texts), ``_constructors``;
-* **doors**: ``_traced``, ``_source``, and for both ``_build`` (from start to end) and ``_comparison``.
+* **public functions**: ``_traced``, ``_source``, and for both ``_build`` (from start to end) and ``_comparison``.
 
 Only ``_traced`` and ``_source`` are imported before the first use: torch's tracer costs seconds.
 """

@@ -17,16 +17,19 @@ from torch.fx import Graph, GraphModule, Node
 from funcnet._context import outside_transforms, torch_silenced
 from funcnet._errors import ConversionError
 from funcnet._tensors import is_inexact
-from funcnet._torch import (
+from funcnet._torch import keep_size_free
+from funcnet._torch_tracer import (
+    TRANSFORM_STARTS,
     capture_settings,
-    keep_size_free,
+    contain_transforms,
     size_expression,
     tracer_shape_env,
     tracer_source_name,
 )
 from funcnet.foreign.internals import copy_with_tensors
+from funcnet.program._inplace_writes import InplaceWriteFinder
 from funcnet.program._inputs import Inputs
-from funcnet.program._writes import Writes
+from funcnet.random.internals import preserve_torch_state
 
 FROM_MODULE = "funcnet.from_module(module) runs any forward as it is."
 
@@ -51,7 +54,7 @@ class SizeGuard(NamedTuple):
 
 @dataclass
 class Captured:
-    """A forward as a graph, with its surroundings. In results, stand-ins take the places of tensors."""
+    """A forward as a graph, with its surroundings. In results, fake tensors take the places of tensors."""
 
     graph: Graph = field(default_factory=Graph)
     meta: dict[Node, dict[str, Any]] = field(default_factory=dict)  # what the tracer knows of each node
@@ -60,9 +63,9 @@ class Captured:
     guards: list[SizeGuard] = field(default_factory=list)  # the conditions that the capture relied on
     symbols: dict[Node, Any] = field(default_factory=dict)  # of placeholders that are sizes
     pinned: list[str] = field(default_factory=list)  # lines that made a free size a constant
-    writes: Writes | None = None
+    writes: InplaceWriteFinder | None = None
     input_of_object: dict[int, GraphInput] = field(default_factory=dict)  # by the id of a tensor
-    outputs: dict[int, Any] = field(default_factory=dict)  # id of a stand-in -> the value of the graph
+    outputs: dict[int, Any] = field(default_factory=dict)  # id of a fake tensor -> the value of the graph
     result: Any = None  # what the forward returned
     reassigned: dict[str, Any] = field(default_factory=dict)  # the buffers that the forward replaced
     # id of a module as text -> its path and the name of its class
@@ -71,7 +74,7 @@ class Captured:
     failure: Exception | None = None  # an error in reading what the tracer said
 
     def example(self, node: Node) -> Any:
-        """The stand-in without numbers that the tracer has for the value of a node."""
+        """The fake tensor, or other value without numbers, that the tracer has for a node."""
         return self.meta.get(node, {}).get("example_value")
 
     def stack_trace(self, node: Node) -> str:
@@ -102,6 +105,12 @@ class Captured:
         frames = re.findall(_FRAME, self.stack_trace(node))
         return _describe_frame([(file, int(line), code) for file, line, code in frames])
 
+    def where_of_transform(self, node: Node) -> str | None:
+        """File, line and code at which the outermost transform is applied that a node is in; None if it is unknown."""
+        frames = [(file, int(line), code) for file, line, code in re.findall(_FRAME, self.stack_trace(node))]
+        inside = next((index for index, frame in enumerate(frames) if "_functorch" in frame[0]), None)
+        return _describe_frame(frames[:inside]) if inside else None
+
 
 _FRAME = r'File "(.+)", line (\d+), in .+(?:\n\s+(?!File )(\S.*))?'
 _LOCK = threading.RLock()
@@ -120,14 +129,29 @@ def capture(module: nn.Module, train: bool, inputs: Inputs, free: Sequence[Seque
     try:
         captured = _capture(module, train, inputs, free, eager=True)
     except ConversionError:
-        captured = _capture(module, train, inputs, free, eager=False)
+        try:
+            captured = _capture(module, train, inputs, free, eager=False)
+        except ConversionError as error:
+            # what its first call sets up, such as hooks, may be there already in its second
+            try:
+                captured = _capture(module, train, inputs, free, eager=False, is_called_before=True)
+            except Exception:
+                raise error from error.__cause__
     _refuse_constant_sizes(captured, inputs, free)
     return captured
 
 
-def _capture(module: nn.Module, train: bool, inputs: Inputs, free: Sequence[Sequence[int]], eager: bool) -> Captured:
-    # the copy has the same memory: tracing never computes, so nothing is written to it
-    copy = require_gradients(copy_with_tensors(module, torch.Tensor.detach, "trace runs a forward on a private copy"))
+def _capture(
+    module: nn.Module,
+    train: bool,
+    inputs: Inputs,
+    free: Sequence[Sequence[int]],
+    eager: bool,
+    is_called_before: bool = False,
+) -> Captured:
+    # the copy has the same memory: tracing never computes, so nothing is written to it, unless it is called
+    tensor_for = torch.clone if is_called_before else torch.Tensor.detach
+    copy = require_gradients(copy_with_tensors(module, tensor_for, "trace runs a forward on a private copy"))
     for submodule in copy.modules():
         submodule.training = train
     values = [tensor.value for tensor in inputs.tensors]
@@ -135,14 +159,24 @@ def _capture(module: nn.Module, train: bool, inputs: Inputs, free: Sequence[Sequ
     for example, axes in zip(examples, free, strict=True):
         for axis in axes:
             keep_size_free(example, axis)
-    captured = _surroundings(copy, examples)
     buffers = dict(copy.named_buffers())
     namespace: dict[str, Any] = dict(inputs.vocabulary.objects)
     names = ", ".join(["module", *(f"t{index}" for index in range(len(examples)))])
     lines = [*inputs.vocabulary.imports, f"def call({names}):", f"    return module({inputs.call})", ""]
     # a code object of its own, so that what torch compiled for it goes when it goes, and counts for no other trace
     exec(compile("\n".join(lines), "<funcnet.trace>", "exec"), namespace)
-    with _LOCK, torch_silenced(), outside_transforms(), torch.enable_grad(), capture_settings(eager):
+    if is_called_before:
+        with preserve_torch_state(), torch.no_grad():
+            namespace["call"](copy, *(example.clone() for example in examples))
+    captured = _surroundings(copy, examples)
+    with (
+        _LOCK,
+        torch_silenced(),
+        outside_transforms(),
+        contain_transforms(),
+        torch.enable_grad(),
+        capture_settings(eager),
+    ):
         _active.append(captured)
         try:
             captured.result = torch.compile(namespace["call"], backend=_take_graph, fullgraph=True)(copy, *examples)  # type: ignore[no-untyped-call]
@@ -175,7 +209,7 @@ def require_gradients(module: nn.Module) -> nn.Module:
 
 
 def _take_graph(module: GraphModule, _: Sequence[Tensor]) -> Callable[..., list[Any]]:
-    """The backend of the compiler: it keeps the graph, and returns stand-ins where the graph would be run."""
+    """The backend of the compiler: it keeps the graph, and returns fake tensors where the graph would be run."""
     captured = _active[-1]
     try:
         _read_graph(captured, module)
@@ -224,15 +258,25 @@ def _read_graph(captured: Captured, module: GraphModule) -> None:
             f"trace cannot write down {captured.where(refused)}: it holds a function or tensor of its own "
             f"({refused.target}), as torch.utils.checkpoint, torch.cond and autograd.Function do. {FROM_MODULE}"
         )
+    nodes = list(module.graph.nodes)
+    for index, node in enumerate(nodes):
+        transform = TRANSFORM_STARTS.get(getattr(node.target, "__name__", ""))
+        if transform is not None:
+            where = next(filter(None, map(captured.where_of_transform, nodes[index:])), "an unknown line")
+            raise ConversionError(
+                f"trace cannot write down {where}: there {transform} is applied inside of the forward, and trace "
+                f"writes one statement for each operation, which a transform is not. Apply it to the net instead, as "
+                f"in torch.vmap(net); or {FROM_MODULE}"
+            )
     fakes = {node: meta["example_value"] for node, meta in captured.meta.items() if "example_value" in meta}
-    captured.writes = Writes(module, fakes)
+    captured.writes = InplaceWriteFinder(module, fakes)
 
 
 def _read_sizes(captured: Captured) -> None:
     """Read the sizes of the tensor inputs, and what the tracer asked of them."""
     shapes = tracer_shape_env()
     fakes = {tracer_source_name(tracked.source): tracked.fake for tracked in shapes.tracked_fakes}
-    count = len([place for place in captured.input_of_object.values() if place.kind == "input"])
+    count = len([graph_input for graph_input in captured.input_of_object.values() if graph_input.kind == "input"])
     for index in range(count):
         fake = fakes.get(f"L['t{index}']")
         captured.input_sizes.append(() if fake is None else tuple(size_expression(size) for size in fake.shape))
@@ -249,14 +293,14 @@ def _read_sizes(captured: Captured) -> None:
 
 
 def _refuse_constant_sizes(captured: Captured, inputs: Inputs, free: Sequence[Sequence[int]]) -> None:
-    """Refuse a size that was to stay free and that the forward needs to be what it is."""
+    """Refuse a size that should stay free but that the forward fixes."""
     batches = [tensor.value.shape[0] for tensor, axes in zip(inputs.tensors, free, strict=True) if 0 in axes]
     for tensor, axes, sizes in zip(inputs.tensors, free, captured.input_sizes, strict=False):
         for axis in axes:
             if sizes and isinstance(sizes[axis], int) and tensor.value.shape[axis] == batches[0]:
                 where = next(iter(captured.pinned), "")
                 raise ConversionError(
-                    f"axis {axis} of {tensor.place} cannot stay free: the forward needs its size to be {sizes[axis]}"
+                    f"axis {axis} of {tensor.text} cannot stay free: the forward needs its size to be {sizes[axis]}"
                     f"{f', as at {where}' if where else ''}. Pass dynamic=() to keep every size, or {FROM_MODULE}"
                 )
 

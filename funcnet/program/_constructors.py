@@ -50,7 +50,7 @@ def _unchanged(value: object) -> object:
 
 
 def _constructor_call(kind: type[nn.Module], net: Net, simplify: Callable[[object], object]) -> ast.Call | None:
-    """The call of a class with the fields of its net that differ from the defaults; None if one is no constant."""
+    """The call of a class with the fields of its net that differ from the defaults; None if one is not a constant."""
     args: list[ast.expr] = []
     keywords: list[ast.keyword] = []
     has_mode = not issubclass(kind, (nn.RNNBase, nn.RNNCellBase))
@@ -101,11 +101,11 @@ def _state_shapes(module: nn.Module) -> dict[str, torch.Size]:
 def call_of(name: str, args: Sequence[ast.expr | int], **keywords: ast.expr | bool) -> ast.Call:
     """The expression for a call, with numbers and flags as they are."""
 
-    def expression(value: ast.expr | int) -> ast.expr:
+    def as_expression(value: ast.expr | int) -> ast.expr:
         return value if isinstance(value, ast.expr) else ast.Constant(value)
 
-    named = [ast.keyword(key, expression(value)) for key, value in keywords.items()]
-    return ast.Call(dotted_name(name), [expression(arg) for arg in args], named)
+    named = [ast.keyword(key, as_expression(value)) for key, value in keywords.items()]
+    return ast.Call(dotted_name(name), [as_expression(arg) for arg in args], named)
 
 
 def empty_tensor(tensor: Tensor) -> ast.Call:

@@ -202,7 +202,7 @@ def _equals(node: ast.expr, default: object) -> bool:
 
 
 def _name_later_arguments(node: ast.Call, count: int, names: tuple[str, ...], defaults: tuple[object, ...]) -> None:
-    """Give the arguments behind the first ones by name, without those that equal their defaults."""
+    """Pass the arguments after the first ones by name, without those that equal their defaults."""
     if len(node.args) > count + len(names) or any(isinstance(arg, ast.Starred) for arg in node.args):
         return
     later = [ast.keyword(name, arg) for name, arg in zip(names, node.args[count:], strict=False)]

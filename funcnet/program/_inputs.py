@@ -30,7 +30,7 @@ class TensorInput:
     value: Tensor
 
     @property
-    def place(self) -> str:
+    def text(self) -> str:
         """The expression as text."""
         return text_of(self.expression)
 
@@ -79,24 +79,24 @@ def read_inputs(module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str
     reader = _InputReader()
     for name, parameter in signature.parameters.items():
         if name in arguments:
-            reader.read(arguments[name], ast.Name(name))
+            reader.add_value(arguments[name], ast.Name(name))
         elif parameter.kind is parameter.VAR_POSITIONAL or parameter.kind is parameter.VAR_KEYWORD:
             reader.add_check(name, "nothing", f"not {name}")
         else:
             try:
-                reader.vocabulary.constant(parameter.default)
+                reader.vocabulary.constant_expression(parameter.default)
             except UnwritableError:
                 reader.add_check(name, "nothing", f"{name} is NOT_GIVEN")
             else:
-                reader.read(parameter.default, ast.Name(name))
+                reader.add_value(parameter.default, ast.Name(name))
     tensors = reader.distinct_tensors()
     names = {id(tensor.value): ast.Name(f"t{index}") for index, tensor in enumerate(tensors)}
 
-    def expression(value: object, where: str) -> str:
-        return text_of(reader.vocabulary.expression(value, lambda leaf: names.get(id(leaf)), where))
+    def write_value(value: object, where: str) -> str:
+        return text_of(reader.vocabulary.value_expression(value, lambda leaf: names.get(id(leaf)), where))
 
-    call = [expression(value, f"input {index}") for index, value in enumerate(args)]
-    call += [f"{key}={expression(value, key)}" for key, value in kwargs.items()]
+    call = [write_value(value, f"input {index}") for index, value in enumerate(args)]
+    call += [f"{key}={write_value(value, key)}" for key, value in kwargs.items()]
     return Inputs(
         _signature_text(signature, reader.vocabulary),
         list(signature.parameters),
@@ -116,48 +116,50 @@ class _InputReader:
         self.checks: list[Check] = []
         self.vocabulary = Vocabulary()
 
-    def add_check(self, place: str, expected: str, condition: str) -> None:
-        self.checks.append(Check(place, expected, condition))
+    def add_check(self, text: str, expected: str, condition: str) -> None:
+        self.checks.append(Check(text, expected, condition))
 
     def distinct_tensors(self) -> list[TensorInput]:
         """Each tensor once, with checks that a call gives one tensor twice exactly where the example does."""
         first: dict[int, TensorInput] = {}
         for tensor in self.tensors:
-            owner = first.setdefault(id(tensor.value), tensor)
-            if owner is not tensor:
-                self.add_check(tensor.place, f"the tensor given as {owner.place}", f"{tensor.place} is {owner.place}")
-        places = [tensor.place for tensor in first.values()]
-        if len(places) == 2:
-            self.add_check(", ".join(places), "different tensors", f"{places[0]} is not {places[1]}")
-        elif len(places) > 2:
-            ids = ", ".join(f"_id({place})" for place in places)
-            self.add_check(", ".join(places), "different tensors", f"_len({{{ids}}}) == {len(places)}")
+            first_tensor = first.setdefault(id(tensor.value), tensor)
+            if first_tensor is not tensor:
+                self.add_check(
+                    tensor.text, f"the tensor given as {first_tensor.text}", f"{tensor.text} is {first_tensor.text}"
+                )
+        texts = [tensor.text for tensor in first.values()]
+        if len(texts) == 2:
+            self.add_check(", ".join(texts), "different tensors", f"{texts[0]} is not {texts[1]}")
+        elif len(texts) > 2:
+            ids = ", ".join(f"_id({text})" for text in texts)
+            self.add_check(", ".join(texts), "different tensors", f"_len({{{ids}}}) == {len(texts)}")
         return list(first.values())
 
-    def read(self, value: object, expression: ast.expr) -> None:
-        """Read an input, or what is within one, that an expression stands for in a call."""
-        kind, place = type(value), text_of(expression)
+    def add_value(self, value: object, expression: ast.expr) -> None:
+        """Add the tensors and checks of an input or of a value inside it; ``expression`` reads the value in a call."""
+        kind, text = type(value), text_of(expression)
         if isinstance(value, Tensor):
-            self._read_tensor(value, expression)
+            self._add_tensor(value, expression)
         elif isinstance(value, enum.Enum) or value is None or kind is bool:
-            self.add_check(place, repr(value), f"{place} is {text_of(self.vocabulary.constant(value))}")
+            self.add_check(text, repr(value), f"{text} is {text_of(self.vocabulary.constant_expression(value))}")
         elif kind in (dict, OrderedDict):
-            self._read_items(value.items(), kind, expression)  # type: ignore[attr-defined]
+            self._add_items(value.items(), kind, expression)  # type: ignore[attr-defined]
         elif kind in (list, tuple):
-            is_kind = f"_type({place}) is {kind.__name__} and _len({place}) == {len(value)}"  # type: ignore[arg-type]
-            self.add_check(place, f"a {kind.__name__} of {len(value)}", is_kind)  # type: ignore[arg-type]
+            is_kind = f"_type({text}) is {kind.__name__} and _len({text}) == {len(value)}"  # type: ignore[arg-type]
+            self.add_check(text, f"a {kind.__name__} of {len(value)}", is_kind)  # type: ignore[arg-type]
             for index, item in enumerate(value):  # type: ignore[arg-type, var-annotated]
-                self.read(item, ast.Subscript(expression, ast.Constant(index)))
+                self.add_value(item, ast.Subscript(expression, ast.Constant(index)))
         else:
             try:
-                self._read_record_or_constant(value, expression)
+                self._add_fields_or_constant(value, expression)
             except UnwritableError as error:
                 raise ConversionError(
-                    f"input {place} is {error.value!r:.60}, which is neither a tensor nor a constant nor a container "
+                    f"input {text} is {error.value!r:.60}, which is neither a tensor nor a constant nor a container "
                     f"of those. funcnet.from_module(module) runs the module's own forward on anything."
                 ) from None
 
-    def _read_tensor(self, value: Tensor, expression: ast.expr) -> None:
+    def _add_tensor(self, value: Tensor, expression: ast.expr) -> None:
         if type(value) not in (Tensor, nn.Parameter) or value.layout is not torch.strided:
             raise ConversionError(
                 f"input {text_of(expression)} is a {type(value).__name__} of layout {value.layout}; trace takes plain "
@@ -165,33 +167,33 @@ class _InputReader:
             )
         self.tensors.append(TensorInput(expression, value))
 
-    def _read_items(self, items: Sequence[tuple[object, object]], kind: type, expression: ast.expr) -> None:
-        place = text_of(expression)
-        keys = [self.vocabulary.constant(key, place) for key, _ in items]
-        same_keys = f"_list({place}) == [{', '.join(map(text_of, keys))}]"
-        condition = f"_type({place}) is {self.vocabulary.function_name(kind)} and {same_keys}"
-        self.add_check(place, f"a {kind.__name__} of {[key for key, _ in items]}", condition)
+    def _add_items(self, items: Sequence[tuple[object, object]], kind: type, expression: ast.expr) -> None:
+        text = text_of(expression)
+        keys = [self.vocabulary.constant_expression(key, text) for key, _ in items]
+        same_keys = f"_list({text}) == [{', '.join(map(text_of, keys))}]"
+        condition = f"_type({text}) is {self.vocabulary.function_name(kind)} and {same_keys}"
+        self.add_check(text, f"a {kind.__name__} of {[key for key, _ in items]}", condition)
         for key, (_, item) in zip(keys, items, strict=True):
-            self.read(item, ast.Subscript(expression, key))
+            self.add_value(item, ast.Subscript(expression, key))
 
-    def _read_record_or_constant(self, value: object, expression: ast.expr) -> None:
-        kind, place = type(value), text_of(expression)
-        class_name = f"_type({place}) is {self.vocabulary.function_name(kind)}"
+    def _add_fields_or_constant(self, value: object, expression: ast.expr) -> None:
+        kind, text = type(value), text_of(expression)
+        class_name = f"_type({text}) is {self.vocabulary.function_name(kind)}"
         if not hasattr(value, "_fields") and not dataclasses.is_dataclass(value):
-            constant = text_of(self.vocabulary.constant(value))
-            self.add_check(place, repr(value), f"{class_name} and {place} == {constant}")
+            constant = text_of(self.vocabulary.constant_expression(value))
+            self.add_check(text, repr(value), f"{class_name} and {text} == {constant}")
             return
         fields = fields_of(value)
-        self.add_check(place, f"a {kind.__name__}", class_name)
+        self.add_check(text, f"a {kind.__name__}", class_name)
         if dataclasses.is_dataclass(value) and isinstance(value, Mapping):  # a ModelOutput, whose unset fields are None
             for name in sorted({field.name for field in dataclasses.fields(value)} - set(fields)):
-                self.add_check(f"{place}.{name}", "None", f"{place}.{name} is None")
+                self.add_check(f"{text}.{name}", "None", f"{text}.{name} is None")
         for name, item in fields.items():
-            self.read(item, ast.Attribute(expression, name))
+            self.add_value(item, ast.Attribute(expression, name))
 
 
 def _signature_text(signature: inspect.Signature, vocabulary: Vocabulary) -> str:
-    """The parameters of a forward as text, with their defaults; a default that is no constant becomes NOT_GIVEN."""
+    """The parameters of a forward as text, with their defaults; a default that is not a constant becomes NOT_GIVEN."""
     parts: list[str] = []
     kinds = [parameter.kind for parameter in signature.parameters.values()]
     for index, (name, parameter) in enumerate(signature.parameters.items()):
@@ -201,7 +203,7 @@ def _signature_text(signature: inspect.Signature, vocabulary: Vocabulary) -> str
         default = ""
         if parameter.default is not parameter.empty:
             try:
-                default = f"={text_of(vocabulary.constant(parameter.default))}"
+                default = f"={text_of(vocabulary.constant_expression(parameter.default))}"
             except UnwritableError:
                 default = "=NOT_GIVEN"
         parts.append(f"{star}{name}{default}")
@@ -215,7 +217,7 @@ def free_axes(inputs: Inputs, dynamic: object) -> list[tuple[int, ...]]:
     """For each tensor input the axes whose size stays free.
 
     Raises:
-        ValueError: if ``dynamic`` names something that is no input or no axis.
+        ValueError: if ``dynamic`` names something that is not an input or an axis.
     """
     if isinstance(dynamic, Mapping):
         return _free_axes_by_input(inputs, dynamic)
@@ -232,17 +234,17 @@ def _free_axes_by_input(inputs: Inputs, dynamic: Mapping[str | int, int | Sequen
     free: list[tuple[int, ...]] = []
     matched: set[str | int] = set()
     for tensor in inputs.tensors:
-        place, rank = tensor.place, tensor.value.dim()
-        names = [name for name in axes_by_name if place == name or place.startswith((f"{name}[", f"{name}."))]
+        text, rank = tensor.text, tensor.value.dim()
+        names = [name for name in axes_by_name if text == name or text.startswith((f"{name}[", f"{name}."))]
         matched |= set(names)
         values = [axes_by_name[name] for name in names]
         axes = [axis for value in values for axis in ([value] if isinstance(value, int) else value)]
         if problems := [axis for axis in axes if not -rank <= axis < rank]:
-            raise ValueError(f"dynamic: {place} has {rank} axes, and no axis {problems}.")
+            raise ValueError(f"dynamic: {text} has {rank} axes, and no axis {problems}.")
         free.append(tuple(sorted({axis % rank for axis in axes})))
     if unknown := [name for name in axes_by_name if name not in matched]:
-        places = [tensor.place for tensor in inputs.tensors]
-        raise ValueError(f"dynamic names {unknown}, the tensor inputs are {places}.")
+        texts = [tensor.text for tensor in inputs.tensors]
+        raise ValueError(f"dynamic names {unknown}, the tensor inputs are {texts}.")
     return free
 
 
@@ -267,7 +269,7 @@ def named_arguments(module: nn.Module, body: list[str], inputs: Inputs) -> dict[
 
 
 def _variadic_names(body: list[str], count: int, name: str) -> list[str]:
-    """Names for a number of inputs: those behind ``self`` or ``p`` in a body, if it has as many."""
+    """Names for a number of inputs: those after ``self`` or ``p`` in a body, if it has as many."""
     names = [parameter for parameter in body if parameter not in ("self", "p", name)]
     if len(names) >= count and len(names) in (len(body), len(body) - 1):
         return names[:count]

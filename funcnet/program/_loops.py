@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import ast
 
-from funcnet.program._statements import Item, Loop, Routine, Use, expression_names, item_reads
+from funcnet.program._statements import Item, Loop, Routine, RoutineCall, expression_names, item_reads
 
 SHORTEST = 3
 """The number of calls in a row that are worth a loop."""
 
 
 def make_loops(function: Routine) -> None:
-    """Make loops of calls in a row, where each takes what the one before gives."""
+    """Replace consecutive calls by loops, where each call may read results of the previous one."""
     items: list[Item] = []
     index = 0
     while index < len(function.items):
@@ -21,15 +21,15 @@ def make_loops(function: Routine) -> None:
             index += 1
             continue
         items.append(loop)
-        index += len(loop.uses)
-        if loop.state is not None:
-            states = {use.state for use in loop.uses}
+        index += len(loop.calls_in_loop)
+        if loop.new_buffers_value is not None:
+            new_buffers_values = {routine_call.new_buffers_value for routine_call in loop.calls_in_loop}
             function.new_buffers = {
                 path: value
                 for path, value in function.new_buffers.items()
-                if not (isinstance(value, ast.Name) and value.id in states)
+                if not (isinstance(value, ast.Name) and value.id in new_buffers_values)
             }
-            function.new_buffers[f"{loop.head}.*"] = ast.Name(loop.state)
+            function.new_buffers[f"{loop.head}.*"] = ast.Name(loop.new_buffers_value)
     function.items = items
 
 
@@ -37,41 +37,45 @@ def _loop_from(function: Routine, index: int) -> Loop | None:
     """The longest loop that starts at an item, if one is worth it."""
     items = function.items
     first = items[index]
-    if not isinstance(first, Use):
+    if not isinstance(first, RoutineCall):
         return None
-    uses = [first]
-    place: tuple[str, int, str] | None = None
+    calls_in_loop = [first]
+    split_path: tuple[str, int, str] | None = None
     carried: dict[int, int] | None = None
     for following in items[index + 1 :]:
-        last = uses[-1]
-        if not isinstance(following, Use) or following.function is not last.function:
+        last = calls_in_loop[-1]
+        if not isinstance(following, RoutineCall) or following.function is not last.function:
             break
-        step = _numbered_place(last.level.path, following.level.path)
-        if step is None or (place is not None and (step[0], step[2]) != (place[0], place[2])):
+        split_here = _split_at_number(last.call_key.path, following.call_key.path)
+        if split_here is None or (
+            split_path is not None and (split_here[0], split_here[2]) != (split_path[0], split_path[2])
+        ):
             break
-        if last.state is not None and step[2]:
+        if last.new_buffers_value is not None and split_here[2]:
             break
-        now = _carried_results(last, following)
-        if now is None or (carried is not None and now != carried):
+        carried_here = _carried_results(last, following)
+        if carried_here is None or (carried is not None and carried_here != carried):
             break
-        if carried is None and not _start_alike(now, last):
+        if carried is None and not _have_equal_starts(carried_here, last):
             break
-        place, carried = place or step, now
-        uses.append(following)
+        split_path, carried = split_path or split_here, carried_here
+        calls_in_loop.append(following)
     results = {name for value in function.new_buffers.values() for name in expression_names(value)}
-    # what an earlier call gives may be read by the next one only
-    for length in range(len(uses), SHORTEST - 1, -1):
+    # results of all calls but the last may be read only by the next call
+    for length in range(len(calls_in_loop), SHORTEST - 1, -1):
         read = {name for item in items[index + length :] for name in item_reads(item)}
         read |= results | set(function.outputs)
-        early = {name for use in uses[: length - 1] for name in use.results}
-        if place is not None and not early & read:
-            state = None if first.state is None else f"%new:{place[0]}"
-            return Loop(uses[:length], place[0], place[2], place[1], carried or {}, state)
+        early = {name for routine_call in calls_in_loop[: length - 1] for name in routine_call.results}
+        if split_path is not None and not early & read:
+            new_buffers_value = None if first.new_buffers_value is None else f"%new:{split_path[0]}"
+            return Loop(
+                calls_in_loop[:length], split_path[0], split_path[2], split_path[1], carried or {}, new_buffers_value
+            )
     return None
 
 
-def _carried_results(last: Use, following: Use) -> dict[int, int] | None:
-    """Which arguments of a call are which results of the one before; None if another argument differs."""
+def _carried_results(last: RoutineCall, following: RoutineCall) -> dict[int, int] | None:
+    """Argument position -> position of the previous call's result; None if any other argument differs."""
     carried: dict[int, int] = {}
     for position, (before, after) in enumerate(zip(last.arguments, following.arguments, strict=True)):
         if after in last.results:
@@ -81,8 +85,8 @@ def _carried_results(last: Use, following: Use) -> dict[int, int] | None:
     return carried
 
 
-def _start_alike(carried: dict[int, int], first: Use) -> bool:
-    """Whether arguments that become one value start as one."""
+def _have_equal_starts(carried: dict[int, int], first: RoutineCall) -> bool:
+    """Whether arguments carried by one loop variable are equal before the first call."""
     starts: dict[int, str] = {}
     return all(
         starts.setdefault(result, first.arguments[position]) == first.arguments[position]
@@ -90,8 +94,8 @@ def _start_alike(carried: dict[int, int], first: Use) -> bool:
     )
 
 
-def _numbered_place(path: str, next_path: str) -> tuple[str, int, str] | None:
-    """The parts of a path around the one number in it that is one more in the next path, and that number.
+def _split_at_number(path: str, next_path: str) -> tuple[str, int, str] | None:
+    """Split a path at its one number, if that number is one larger in the next path: (before, number, after).
 
     >>> _numbered_place("steps.0.fc", "steps.1.fc")
     ('steps', 0, 'fc')

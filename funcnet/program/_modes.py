@@ -24,10 +24,10 @@ _TRAINING = "self.training"
 
 
 def use_module_mode(program: ForwardProgram) -> dict[str, Node | None]:
-    """Draw as a module draws, and update running averages as it does: in training only.
+    """Make a program draw, and update running averages, in training mode only, as a module does.
 
     Returns:
-        The path of each part that draws by a function that knows no mode, and the operation that does.
+        The path of each part that draws by a function without a mode argument, and the operation that draws.
     """
     _use_running_averages(program)
     always_drawing: dict[str, Node | None] = {}
@@ -35,7 +35,7 @@ def use_module_mode(program: ForwardProgram) -> dict[str, Node | None]:
         calls = _DrawingCalls()
         statement.value = calls.visit(statement.value)
         if calls.draws_in_any_mode:
-            path = statement.levels[-1].path if statement.levels else ""
+            path = statement.call_keys[-1].path if statement.call_keys else ""
             always_drawing[path] = statement.node
     return always_drawing
 
@@ -78,9 +78,9 @@ def _copies_of_buffers(program: ForwardProgram) -> dict[str, str]:
     for step in program.statements:
         function = step.value.func if isinstance(step, Statement) and isinstance(step.value, ast.Call) else None
         if isinstance(step, Statement) and isinstance(function, ast.Attribute) and function.attr == "clone":
-            owners = [name for name in expression_names(function) if name.startswith("buffers:")]
-            if len(owners) == 1 and step.result is not None:
-                copies[step.result] = owners[0]
+            buffers = [name for name in expression_names(function) if name.startswith("buffers:")]
+            if len(buffers) == 1 and step.result is not None:
+                copies[step.result] = buffers[0]
     return copies
 
 
@@ -89,7 +89,7 @@ def _averages_in(norm: ast.Call) -> list[str]:
 
 
 def _training_norm(statement: Statement) -> ast.Call | None:
-    """The call of ``F.batch_norm`` in training that a statement is."""
+    """The call of ``F.batch_norm`` in training mode, if that is all a statement does."""
     call = statement.value
     if not isinstance(call, ast.Call) or name_of_function(call) not in ("F.batch_norm", "torch.batch_norm"):
         return None
@@ -98,7 +98,7 @@ def _training_norm(statement: Statement) -> ast.Call | None:
 
 
 class _DrawingCalls(ast.NodeTransformer):
-    """Has the calls of funcnet's functions that draw call torch's, in the mode of the module."""
+    """Replaces calls of funcnet's random functions by torch's, with ``self.training`` as the mode."""
 
     def __init__(self) -> None:
         self.draws_in_any_mode = False

@@ -11,14 +11,16 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from funcnet._torch import size_expression
 from funcnet._torch_functions import CASTS, FRESH_RESULTS, RESHAPES, is_pure
+from funcnet._torch_tracer import (
+    size_expression,
+)
 from funcnet.program._expressions import call_expression, constant_value, dotted_name, name_of_function, shorten_calls
 from funcnet.program._statements import (
     Block,
     ForwardProgram,
     Statement,
-    Step,
+    StatementOrBlock,
     expression_names,
     filter_statements,
     is_value,
@@ -32,7 +34,7 @@ from funcnet.program._text import text_of
 
 
 def simplify(program: ForwardProgram) -> None:
-    """Take out of a program what changes nothing; the numbers it computes stay, bit by bit."""
+    """Remove what has no effect from a program; it still computes the same bits."""
     _inline_sizes(program)
     _drop_identities(program)
     _drop_needless_in_place(program)
@@ -45,13 +47,13 @@ def simplify(program: ForwardProgram) -> None:
 
 
 def _replace_values(program: ForwardProgram, expressions: Mapping[str, ast.expr]) -> None:
-    """Put expressions in the place of values, and remove the statements that assign those."""
+    """Replace values by expressions, and remove the statements that assign those."""
     program.statements = filter_statements(program.statements, lambda statement: statement.result not in expressions)
     map_expressions(program, lambda expression: replace_names(expression, expressions))
 
 
-def _iter_operations(steps: Sequence[Step]) -> Iterator[tuple[Statement, str, Node]]:
-    """The statements that assign the value of one operation, with both; those in blocks are left out."""
+def _iter_operations(steps: Sequence[StatementOrBlock]) -> Iterator[tuple[Statement, str, Node]]:
+    """The statements outside of blocks that assign one value of one operation: (statement, value, operation)."""
     for step in steps:
         if isinstance(step, Statement) and step.result is not None and step.node is not None:
             yield step, step.result, step.node
@@ -69,7 +71,7 @@ def _inline_sizes(program: ForwardProgram) -> None:
 
 
 def _drop_identities(program: ForwardProgram) -> None:
-    """Drop operations that give back what they are given."""
+    """Drop operations that return their argument unchanged."""
     expressions: dict[str, ast.expr] = {}
     for statement, value, node in _iter_operations(list(iter_statements(program.statements))):
         argument = None if value in program.mutated else _unchanged_argument(program, statement.value, node)
@@ -85,7 +87,7 @@ def _drop_identities(program: ForwardProgram) -> None:
 
 
 def _unchanged_argument(program: ForwardProgram, expression: ast.expr, node: Node) -> ast.expr | None:
-    """The expression for the first argument of an operation that gives just that back."""
+    """The expression of the first argument, if the operation returns it unchanged."""
     argument = node.args[0] if node.args else None
     if not isinstance(argument, Node):
         return None
@@ -109,7 +111,7 @@ def _shape_of(tensor: Tensor) -> tuple[object, ...]:
 
 
 def _gives_back_argument(node: Node, argument: Node, before: Tensor) -> bool:
-    """Whether an operation gives its first argument back if it has the same shape and dtype afterwards."""
+    """Whether an operation returns its first argument unchanged, given that shape and dtype are the same."""
     target = node.target
     if node.op == "call_method":
         if target in CASTS:
@@ -149,7 +151,7 @@ def _drop_needless_in_place(program: ForwardProgram) -> None:
 
 
 def _merge_equal_statements(program: ForwardProgram) -> None:
-    """Compute whole numbers and masks once."""
+    """Compute equal whole numbers and masks only once."""
     values: dict[str, str] = {}  # text of an expression -> the value that has it
     expressions: dict[str, ast.expr] = {}
     for statement, value, node in _iter_operations([] if program.mutated else program.statements):
@@ -157,14 +159,14 @@ def _merge_equal_statements(program: ForwardProgram) -> None:
         if is_pure(node.target) and isinstance(example, Tensor) and not example.is_floating_point():
             statement.value = replace_names(statement.value, expressions)
             # within one call of a module: equal calls stay equal
-            first = values.setdefault(f"{statement.levels} {text_of(statement.value)}", value)
+            first = values.setdefault(f"{statement.call_keys} {text_of(statement.value)}", value)
             if first != value:
                 expressions[value] = ast.Name(first)
     _replace_values(program, expressions)
 
 
 def _drop_unread(program: ForwardProgram) -> bool:
-    """Drop statements whose values nobody reads and that do nothing else; whether there was one."""
+    """Drop statements whose values nobody reads and that have no other effect. Returns whether there was one."""
     read, count = set(iter_reads(program)), len(list(iter_statements(program.statements)))
 
     def is_needed(statement: Statement) -> bool:
@@ -175,9 +177,11 @@ def _drop_unread(program: ForwardProgram) -> bool:
     return len(list(iter_statements(program.statements))) < count
 
 
-def _unpack_tuples(program: ForwardProgram, steps: list[Step], counts: Counter[str]) -> list[Step]:
-    """``a, b = f(x)`` for a tuple that is only taken apart, in the statements behind it."""
-    result: list[Step] = []
+def _unpack_tuples(
+    program: ForwardProgram, steps: list[StatementOrBlock], counts: Counter[str]
+) -> list[StatementOrBlock]:
+    """``a, b = f(x)`` for a tuple that is only unpacked, in the statements after it."""
+    result: list[StatementOrBlock] = []
     index = 0
     while index < len(steps):
         step = steps[index]
@@ -201,21 +205,21 @@ def _unpack_tuples(program: ForwardProgram, steps: list[Step], counts: Counter[s
     return result
 
 
-def _part_of(step: Step, value: str) -> tuple[int, str] | None:
+def _part_of(step: StatementOrBlock, value: str) -> tuple[int, str] | None:
     """The position of the item of a tuple that a statement reads, and the value that it assigns."""
     if isinstance(step, Statement) and step.result is not None and isinstance(step.value, ast.Subscript):
-        owner, index = step.value.value, constant_value(step.value.slice)
-        if isinstance(owner, ast.Name) and owner.id == value and isinstance(index, int) and index >= 0:
+        sequence, index = step.value.value, constant_value(step.value.slice)
+        if isinstance(sequence, ast.Name) and sequence.id == value and isinstance(index, int) and index >= 0:
             return index, step.result
     return None
 
 
-_BATCHES = (2, 3, 8, 129)  # sizes to try what is free with
-_MOST_ELEMENTS = 1 << 20  # of a mask that is worth a look
+_BATCHES = (2, 3, 8, 129)  # values to try for a free size
+_MOST_ELEMENTS = 1 << 20  # larger masks are left alone
 
 
 def _shorten_masks(program: ForwardProgram) -> None:
-    """Say ``torch.ones(6, 6).tril()`` for a boolean mask that is calculated from positions in several steps."""
+    """Write ``torch.ones(6, 6).tril()`` for a boolean mask that several statements calculate from positions."""
     if program.mutated or len(program.sizes) > 1:
         return
     positions = _statements_from_sizes(program)
@@ -226,12 +230,12 @@ def _shorten_masks(program: ForwardProgram) -> None:
         example = program.example(value)
         if value not in read_outside or not isinstance(example, Tensor) or example.dtype != torch.bool:
             continue
-        if not example.dim() or _count_steps(value, positions) < 3:
+        if not example.dim() or _count_statements(value, positions) < 3:
             continue
         shape = [size_expression(size) for size in example.shape]
         names = {symbol: name for name, symbol in program.sizes.items()}
         if all(isinstance(size, int) or size in names for size in shape):
-            masks = [_evaluate(positions, value, dict.fromkeys(program.sizes, batch)) for batch in _BATCHES]
+            masks = [_compute_mask(positions, value, dict.fromkeys(program.sizes, batch)) for batch in _BATCHES]
             kind = _common_kind(masks)
             sizes = [ast.Constant(size) if isinstance(size, int) else ast.Name(names[size]) for size in shape]
             statement.value = statement.value if kind is None else _mask_expression(kind, sizes)
@@ -242,8 +246,8 @@ def _statements_from_sizes(program: ForwardProgram) -> dict[str, Statement]:
     result: dict[str, Statement] = {}
     for statement, value, _ in _iter_operations(program.statements):
         makers = [result.get(name) for name in read_names(statement) if name not in program.sizes]
-        # a value that a part is given is not made there again
-        is_local = all(maker is not None and maker.levels == statement.levels for maker in makers)
+        # a value that is passed to a part is not computed again there
+        is_local = all(maker is not None and maker.call_keys == statement.call_keys for maker in makers)
         example = program.example(value)
         holds_whole_numbers = isinstance(example, Tensor) and not example.is_floating_point()
         if is_local and holds_whole_numbers and _calls_only_torch(statement.value):
@@ -256,8 +260,8 @@ def _calls_only_torch(expression: ast.expr) -> bool:
     return names <= {"torch"}
 
 
-def _count_steps(value: str, makers: Mapping[str, Statement]) -> int:
-    """How many statements a value takes."""
+def _count_statements(value: str, makers: Mapping[str, Statement]) -> int:
+    """How many statements are needed to compute a value."""
     needed: set[str] = set()
     waiting = [value]
     while waiting:
@@ -268,26 +272,26 @@ def _count_steps(value: str, makers: Mapping[str, Statement]) -> int:
     return len(needed)
 
 
-def _evaluate(makers: Mapping[str, Statement], value: str, sizes: Mapping[str, int]) -> Tensor | None:
-    """The tensor that a value is for given sizes."""
+def _compute_mask(makers: Mapping[str, Statement], value: str, sizes: Mapping[str, int]) -> Tensor | None:
+    """The tensor that a value becomes for given sizes."""
 
-    def spell(name: str) -> str:
+    def python_name(name: str) -> str:
         return f"v{name[1:]}" if is_value(name) else name
 
-    namespace: dict[str, object] = {"torch": torch, **{spell(name): size for name, size in sizes.items()}}
+    namespace: dict[str, object] = {"torch": torch, **{python_name(name): size for name, size in sizes.items()}}
     try:
         for name, statement in makers.items():
-            namespace[spell(name)] = eval(text_of(statement.value, spell), namespace)
+            namespace[python_name(name)] = eval(text_of(statement.value, python_name), namespace)
             if name == value:
                 break
     except Exception:
         return None
-    mask = namespace[spell(value)]
+    mask = namespace[python_name(value)]
     return mask if isinstance(mask, Tensor) and mask.numel() <= _MOST_ELEMENTS else None
 
 
 def _common_kind(masks: list[Tensor | None]) -> str | None:
-    """The kind of mask that all of these are: "full", "tril" or "triu"; None if there is none."""
+    """The kind that all these masks have: "full", "tril" or "triu"; None if there is none."""
     kinds = {next(_kinds_of(mask), None) if mask is not None else None for mask in masks}
     shapes = {tuple(mask.shape[-2:]) for mask in masks if mask is not None}
     kind = kinds.pop() if len(kinds) == 1 else None

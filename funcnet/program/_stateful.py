@@ -16,16 +16,18 @@ from funcnet.program._expressions import dotted_name
 from funcnet.program._folding import Folding, ModuleCall, call_tree, calls_from_elsewhere
 from funcnet.program._modes import use_module_mode
 from funcnet.program._statements import (
+    Block,
     ForwardProgram,
     Item,
     Routine,
+    RoutineCall,
     Statement,
-    Use,
+    StatementOrBlock,
     assigned_names,
     expression_names,
     read_names,
     relative_path,
-    split_place,
+    split_slot,
 )
 from funcnet.program._text import lines_of, text_of
 from funcnet.program._vocabulary import Vocabulary, import_lines, import_names
@@ -41,15 +43,15 @@ def write_classes(
 ) -> str:
     """The module that defines a class for a program, which builds its parts and has its forward.
 
-    ``ties`` has the paths of parameters that are others. With ``skip_in_eval``, parts that draw give back what they are
-    given in eval mode, as stochastic depth does.
+    ``ties`` maps the path of a tied parameter to the path of its owner. With ``skip_in_eval``, parts that draw return
+    their input in eval mode, as stochastic depth does.
     """
     drawing = use_module_mode(program)
-    return _ClassWriter(program, ties, vocabulary, drawing if skip_in_eval else {}).text()
+    return _ClassWriter(program, ties, vocabulary, drawing if skip_in_eval else {}).write_text()
 
 
 class _ClassWriter(Folding):
-    """Makes a class of each module that is no layer of torch.nn; equal modules have one class."""
+    """Writes a class for each module that is not a layer of torch.nn; equal modules share one class."""
 
     def __init__(
         self, program: ForwardProgram, ties: Mapping[str, str], vocabulary: Vocabulary, skipped: Collection[str]
@@ -65,7 +67,7 @@ class _ClassWriter(Folding):
         self.classes: dict[str, str] = {}  # the text of a class without its name -> the name
         self.class_texts: list[str] = []
 
-    def text(self) -> str:
+    def write_text(self) -> str:
         layer = layer_constructor(self.module)
         if layer is not None:
             return _one_layer(self.module, layer)
@@ -74,15 +76,17 @@ class _ClassWriter(Folding):
         built = {path: layer_constructor(module) for path, module in self.modules.items() if path}
         self.layers = {path: call for path, call in built.items() if call is not None}
         self._call_layers(root)
-        self.program.statements = list(root.steps())
-        self._describe(root)
-        several = Counter(path for calls in self.calls.values() for path in {call.level.path for call in calls})
+        self.program.statements = list(root.iter_steps())
+        self._set_texts(root)
+        calls_per_path = Counter(
+            path for calls in self.calls.values() for path in {call.call_key.path for call in calls}
+        )
         for text, calls in self.calls.items():
-            is_uniform = all(several[call.level.path] == 1 and self._becomes_class(call) for call in calls)
+            is_uniform = all(calls_per_path[call.call_key.path] == 1 and self._becomes_class(call) for call in calls)
             if text != root.text and is_uniform and self._has_own_buffers(text):
                 self.chosen.add(text)
         main = self._main_function(root)
-        self.call_at = {call.level.path: call for text in self.chosen for call in self.calls[text]}
+        self.call_at = {call.call_key.path: call for text in self.chosen for call in self.calls[text]}
         self._class_of("", main)
         text = "\n\n\n".join(self.class_texts)
         return "\n".join([*self._import_lines(text), "", "", text, ""])
@@ -97,8 +101,8 @@ class _ClassWriter(Folding):
         return [*([*standard, ""] if standard else []), *modules, *names]
 
     def _becomes_class(self, call: ModuleCall) -> bool:
-        """Whether a module is no container and no layer of torch.nn, nor in one."""
-        path = call.level.path
+        """Whether a class is written for the module: it is not a container, not a torch.nn layer, and not in one."""
+        path = call.call_key.path
         module = self.modules.get(path)
         if module is None or id(call) in self.elsewhere or _is_container(module, *_LISTS, *_DICTS):
             return False
@@ -113,17 +117,26 @@ class _ClassWriter(Folding):
                 else:
                     call.items[index] = statement
 
-    def _layer_statement(self, call: ModuleCall) -> Statement | None:
-        """The call of a layer as one statement; None for what is no layer with one input and one output."""
-        path = call.level.path
+    def _layer_statement(self, call: ModuleCall) -> StatementOrBlock | None:
+        """The call of a layer as one statement; None unless it is a layer with one input and one output.
+
+        No layer of torch.nn enters a context itself, so a context around all that it does is around its call.
+        """
+        path = call.call_key.path
         composed = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
         if path not in self.layers or isinstance(self.modules[path], composed):
             return None
-        steps = list(call.steps())
-        assigned = [name for step in steps for name in assigned_names(step)]
-        read = {name for step in steps for name in read_names(step) if split_place(name) is None}
-        inputs = read - {*assigned, *self.program.sizes}
+        steps = list(call.iter_steps())
+        contexts_around: list[list[ast.expr]] = []
         within = {id(step) for step in steps}
+        while len(steps) == 1 and isinstance(steps[0], Block):
+            contexts_around.append(steps[0].contexts)
+            steps = steps[0].body
+        if any(isinstance(step, Block) for step in steps):
+            return None
+        assigned = [name for step in steps for name in assigned_names(step)]
+        read = {name for step in steps for name in read_names(step) if split_slot(name) is None}
+        inputs = read - {*assigned, *self.program.sizes}
         outside = {name for step in self.program.statements if id(step) not in within for name in read_names(step)}
         outside |= set(expression_names(self.program.returned))
         results = [name for name in assigned if name in outside]
@@ -133,15 +146,19 @@ class _ClassWriter(Folding):
             del self.program.new_buffers[name]
         self.program.named.add(results[0])
         layer_call = ast.Call(ast.Name(f"self:{path}"), [ast.Name(inputs.pop())], [])
-        return Statement(layer_call, results, levels=steps[0].levels[:-1], node=self.program.nodes.get(results[0]))
+        keys = steps[0].call_keys[:-1]
+        step: StatementOrBlock = Statement(layer_call, results, call_keys=keys, node=self.program.nodes.get(results[0]))
+        for contexts in reversed(contexts_around):
+            step = Block(contexts, [step])
+        return step
 
-    def _register(self, call: ModuleCall) -> None:
-        if call.level.path:
-            call.text += f"\n{self._structure(call.level.path)}"
-        super()._register(call)
+    def _add_call(self, call: ModuleCall) -> None:
+        if call.call_key.path:
+            call.text += f"\n{self._structure(call.call_key.path)}"
+        super()._add_call(call)
 
     def _structure(self, path: str) -> str:
-        """What a module is built of, as text: modules of one class have the same."""
+        """The layers and params of a module as text; modules of one class have the same text."""
         module = self.modules.get(path)
         if module is None:
             return ""
@@ -153,9 +170,9 @@ class _ClassWriter(Folding):
 
     def _lower(self, call: ModuleCall) -> tuple[list[Item], dict[str, ast.expr]]:
         items, new_buffers = super()._lower(call)
-        for use in (item for item in items if isinstance(item, Use)):
-            use.state = None  # a method keeps its new buffers itself
-            for name in [name for name in new_buffers if relative_path(name, use.level.path) is not None]:
+        for routine_call in (item for item in items if isinstance(item, RoutineCall)):
+            routine_call.new_buffers_value = None  # a method assigns its new buffers itself
+            for name in [name for name in new_buffers if relative_path(name, routine_call.call_key.path) is not None]:
                 del new_buffers[name]
         return items, new_buffers
 
@@ -238,16 +255,16 @@ class _ClassWriter(Folding):
     def _forward_lines(self, path: str, function: Routine) -> list[str]:
         reserved = {"self", *self.imported.values(), "nn"} | set(self.classes.values())
         # of equal modules, the function is made of the first; the main function is that of the module itself
-        writer = _MethodWriter(self.program, function, reserved, self._access, function.level.path or path)
+        writer = _MethodWriter(self.program, function, reserved, self._access, function.call_key.path or path)
         if path:
-            arguments = [writer.names.name_argument(value) for value in function.free]
+            arguments = [writer.names.name_argument(value) for value in function.inputs]
         else:
             arguments = list(self.program.arguments)
             writer.fix_arguments()
         lines = definition_lines("forward", ["self", *arguments], 4)
         writer.indent = 8
-        if path in self.skipped and function.free:
-            lines += ["        if not self.training:", f"            return {writer.spell(function.free[0])}"]
+        if path in self.skipped and function.inputs:
+            lines += ["        if not self.training:", f"            return {writer.spell(function.inputs[0])}"]
         lines += writer.body(inline_statements(self.program, function))
         for buffer, expression in function.new_buffers.items():
             lines += lines_of(f"{self._access(buffer, writer.path)} = ", expression, writer.spell, 8)
@@ -258,7 +275,7 @@ class _ClassWriter(Folding):
         return lines
 
     def _access(self, path: str, base: str) -> str:
-        """How a method of the module at ``base`` reaches what is at a path."""
+        """The expression with which a method of the module at ``base`` reads what is at a path."""
         text, at = "self", base
         suffix = path[len(base) :].lstrip(".") if base else path
         for key in suffix.split(".") if suffix else []:
@@ -276,7 +293,7 @@ class _ClassWriter(Folding):
 
 
 class _MethodWriter(Writer):
-    """Writes a method, where a place is an attribute."""
+    """Writes a method, in which a slot is an attribute."""
 
     def __init__(
         self,
@@ -289,13 +306,13 @@ class _MethodWriter(Writer):
         super().__init__(program, function, reserved, path=path)
         self.access = access
 
-    def spell_place(self, kind: str, path: str) -> str:
-        return super().spell_place(kind, path) if kind == "rng" else self.access(path, self.path)
+    def spell_slot(self, kind: str, path: str) -> str:
+        return super().spell_slot(kind, path) if kind == "rng" else self.access(path, self.path)
 
     def add_comment(self, path: str, title: str) -> None:
         """A method needs no comments: its calls say what runs."""
 
-    def call(self, function: Routine, arguments: Sequence[str], path: str, tail: str | None = None) -> ast.Call:
+    def routine_call(self, function: Routine, arguments: Sequence[str], path: str, tail: str | None = None) -> ast.Call:
         text = self.access(path, self.path)
         if tail is not None:
             text += "[i]" + "".join(f".{key}" for key in tail.split(".") if key)
@@ -312,7 +329,7 @@ def _one_layer(module: nn.Module, layer: ast.Call) -> str:
 
 
 def class_name(module: nn.Module) -> str:
-    """What the class for a module is called: a body written as a function is named after the function."""
+    """The name of the class for a module; for a body written as a function, it comes from the function's name."""
     name = module._get_name()
     if isinstance(module, Body):
         name = "".join(word[:1].upper() + word[1:] for word in name.split("_"))

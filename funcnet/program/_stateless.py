@@ -29,10 +29,10 @@ def write_functions(program: ForwardProgram, mode: str, input_lines: Sequence[st
 def _function_lines(program: ForwardProgram, function: Routine, reserved: set[str]) -> list[str]:
     writer = Writer(program, function, reserved)
     arguments: list[str] = [kind for kind in ("params", "buffers") if kind in function.kinds]
-    arguments += [writer.names.name_argument(value) for value in function.free]
+    arguments += [writer.names.name_argument(value) for value in function.inputs]
     arguments += ["rng", "path"] if "rng" in function.kinds else []
-    path = re.sub(r"(?<=\.)\d+(?=\.|$)", "N", function.level.path)
-    head = [*definition_lines(function.name, arguments), f'    """{function.level.title}, as at {path}."""']
+    path = re.sub(r"(?<=\.)\d+(?=\.|$)", "N", function.call_key.path)
+    head = [*definition_lines(function.name, arguments), f'    """{function.call_key.title}, as at {path}."""']
     body = writer.body(inline_statements(program, function))
     return [*head, *body, *_result_lines(program, function, writer)]
 
@@ -42,7 +42,7 @@ def _result_lines(program: ForwardProgram, function: Routine, writer: Writer) ->
     results: list[ast.expr] = [ast.Name(name) for name in function.outputs]
     lines: list[str] = []
     if function.new_buffers:
-        tree = buffer_tree(program, function.new_buffers, function.level.path)
+        tree = buffer_tree(program, function.new_buffers, function.call_key.path)
         result = ast.Tuple([*results, tree]) if results else tree
         shown = lines_of("return ", result, writer.spell, 4)
         if len(shown) == 1:

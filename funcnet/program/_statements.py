@@ -4,7 +4,7 @@ An expression is a tree of ``ast`` nodes. A name in it that starts with ``%`` or
 only the writer decides how it is spelled:
 
 * ``%12`` is a value that a statement assigns, and ``%new:a`` the new buffers that the call of a part gives;
-* ``params:a.b``, ``buffers:a.b``, ``rng:a.b`` and ``self:a.b`` are what a part at a path has: they are called places.
+* ``params:a.b``, ``buffers:a.b``, ``rng:a.b`` and ``self:a.b`` stand for what a part at a path has: these are slots.
 
 Other names, such as ``F``, mean what they mean at the top of the text.
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from funcnet.program._capture import Captured
 
 
-class Level(NamedTuple):
+class ModuleCallKey(NamedTuple):
     """A call of a module that was running: a key that tells its calls apart, its path, and the name of its class."""
 
     key: str
@@ -40,7 +40,7 @@ class Statement:
     targets: list[str] = field(default_factory=list)
     written: ast.expr | None = None  # what it writes to in place: ``x[0]`` in ``x[0] = y``, ``x`` in ``x += y``
     operator: ast.operator | None = None  # that of ``x += y``
-    levels: tuple[Level, ...] = ()  # the calls of modules that were running, outermost first
+    call_keys: tuple[ModuleCallKey, ...] = ()  # the calls of modules that were running, outermost first
     node: Node | None = None  # the operation in the graph, if it is one
 
     @property
@@ -54,20 +54,20 @@ class Block:
     """A ``with`` statement: the expressions of its contexts, and the statements in it."""
 
     contexts: list[ast.expr]
-    body: list[Step] = field(default_factory=list)
+    body: list[StatementOrBlock] = field(default_factory=list)
 
     @property
-    def levels(self) -> tuple[Level, ...]:
+    def call_keys(self) -> tuple[ModuleCallKey, ...]:
         """The calls of modules that all statements of the block are in."""
-        shared: list[Level] = []
-        for levels in zip(*(step.levels for step in self.body), strict=False):
-            if len(set(levels)) > 1:
+        shared: list[ModuleCallKey] = []
+        for call_keys in zip(*(step.call_keys for step in self.body), strict=False):
+            if len(set(call_keys)) > 1:
                 break
-            shared.append(levels[0])
+            shared.append(call_keys[0])
         return tuple(shared)
 
 
-Step: TypeAlias = "Statement | Block"
+StatementOrBlock: TypeAlias = "Statement | Block"
 
 
 @dataclass
@@ -77,8 +77,8 @@ class ForwardProgram:
     captured: Captured
     module: nn.Module
     title: str
-    buffer_paths: list[str]  # of all buffers of the module
-    statements: list[Step] = field(default_factory=list)
+    buffer_paths: list[str]  # paths of all buffers of the module
+    statements: list[StatementOrBlock] = field(default_factory=list)
     arguments: dict[str, str] = field(default_factory=dict)  # the values of arguments by name
     returned: ast.expr = field(default_factory=lambda: ast.Constant(None))
     new_buffers: dict[str, ast.expr] = field(default_factory=dict)  # the buffers that are replaced, by path
@@ -94,12 +94,12 @@ class ForwardProgram:
     copied_buffers: list[str] = field(default_factory=list)  # paths of those that are written to in place, on a copy
 
     def example(self, value: str) -> object:
-        """The stand-in without numbers that the tracer has for a value: a fake tensor, a size, a tuple of those."""
+        """What the tracer has for a value: a fake tensor, a size, or a tuple of those."""
         node = self.nodes.get(value)
         return None if node is None else self.captured.example(node)
 
     def results(self) -> Iterator[ast.expr]:
-        """The expressions that are read after all statements."""
+        """The expressions that are evaluated after all statements."""
         yield self.returned
         yield from self.new_buffers.values()
 
@@ -109,39 +109,39 @@ class Routine:
     """A function of a program: the main one, or one made of the calls of equal modules."""
 
     name: str
-    level: Level  # the call of a module that it is made of
-    free: list[str]  # the values from outside that it takes, in the order of its arguments
+    call_key: ModuleCallKey  # the call of a module that it is made from
+    inputs: list[str]  # the values from outside that are passed to it, in the order of its arguments
     outputs: list[str]  # the values that it returns
     items: list[Item] = field(default_factory=list)
-    new_buffers: dict[str, ast.expr] = field(default_factory=dict)  # the buffers that it makes new, by path
+    new_buffers: dict[str, ast.expr] = field(default_factory=dict)  # path of a buffer that it replaces -> the new value
     sizes: dict[str, tuple[str, int]] = field(default_factory=dict)  # size -> the tensor and axis it is read from
-    kinds: frozenset[str] = frozenset()  # the kinds of places that it needs of those below its path
+    kinds: frozenset[str] = frozenset()  # the kinds of slots below its path that it reads
 
 
 @dataclass
-class Use:
-    """A call of a function in another one; ``state`` is the value that its new buffers are."""
+class RoutineCall:
+    """A call of a function in a different one; ``new_buffers_value`` is the value that holds its new buffers."""
 
     function: Routine
-    level: Level
+    call_key: ModuleCallKey
     arguments: list[str]
     results: list[str]
-    state: str | None = None
+    new_buffers_value: str | None = None
 
 
 @dataclass
 class Loop:
     """Calls of one function in a row, at paths that differ in one number."""
 
-    uses: list[Use]
-    head: str  # the path in front of the number
-    tail: str  # and behind it
+    calls_in_loop: list[RoutineCall]
+    head: str  # the path before the number
+    tail: str  # the path after the number
     start: int  # the first number
-    carried: dict[int, int]  # position of an argument -> of the result of the call before that it is
-    state: str | None = None  # the value that all new buffers are
+    carried: dict[int, int]  # argument position -> position of the previous call's result that is passed to it
+    new_buffers_value: str | None = None  # the value that holds all new buffers
 
 
-Item: TypeAlias = "Statement | Block | Use | Loop"
+Item: TypeAlias = "Statement | Block | RoutineCall | Loop"
 
 
 def iter_items(items: Iterable[Item]) -> Iterator[tuple[Item, list[str]]]:
@@ -155,17 +155,17 @@ def iter_items(items: Iterable[Item]) -> Iterator[tuple[Item, list[str]]]:
 
 
 def item_reads(item: Item) -> Iterator[str]:
-    """Values and places that an item reads, those in a block included."""
+    """Values and slots that an item reads, those in a block included."""
     if isinstance(item, Loop):
-        yield from (name for use in item.uses for name in use.arguments)
-    elif isinstance(item, Use):
+        yield from (name for routine_call in item.calls_in_loop for name in routine_call.arguments)
+    elif isinstance(item, RoutineCall):
         yield from item.arguments
     else:
         yield from read_names(item)
 
 
 def is_value(name: str) -> bool:
-    """Whether a name stands for a value or a place, and is no function or module.
+    """Whether a name stands for a value or a slot, not for a function or module.
 
     >>> is_value("%12"), is_value("params:fc.weight"), is_value("F")
     (True, True, False)
@@ -173,8 +173,8 @@ def is_value(name: str) -> bool:
     return name.startswith("%") or ":" in name
 
 
-def split_place(name: str) -> tuple[str, str] | None:
-    """The kind and path of a place; None for any other name.
+def split_slot(name: str) -> tuple[str, str] | None:
+    """The kind and path of a slot; None for any other name.
 
     >>> split_place("params:fc.weight"), split_place("%new:fc")
     (('params', 'fc.weight'), None)
@@ -195,7 +195,7 @@ def relative_path(path: str, base: str) -> str | None:
 
 
 def expression_names(node: ast.AST) -> Iterator[str]:
-    """Values and places that an expression names, in the order of its text."""
+    """Values and slots that an expression names, in the order of its text."""
     if isinstance(node, ast.Name):
         if is_value(node.id):
             yield node.id
@@ -204,8 +204,8 @@ def expression_names(node: ast.AST) -> Iterator[str]:
         yield from expression_names(child)
 
 
-def read_names(step: Step) -> Iterator[str]:
-    """Values and places that a statement reads, those in a block included."""
+def read_names(step: StatementOrBlock) -> Iterator[str]:
+    """Values and slots that a statement reads, those in a block included."""
     if isinstance(step, Block):
         for context in step.contexts:
             yield from expression_names(context)
@@ -218,14 +218,14 @@ def read_names(step: Step) -> Iterator[str]:
             yield from expression_names(part)
 
 
-def assigned_names(step: Step) -> list[str]:
+def assigned_names(step: StatementOrBlock) -> list[str]:
     """The values that a statement assigns, those in a block included."""
     if isinstance(step, Block):
         return [name for inner in step.body for name in assigned_names(inner)]
     return [name for name in step.targets if is_value(name)]
 
 
-def iter_statements(steps: Iterable[Step]) -> Iterator[Statement]:
+def iter_statements(steps: Iterable[StatementOrBlock]) -> Iterator[Statement]:
     """All statements in order, those in blocks included."""
     for step in steps:
         if isinstance(step, Block):
@@ -252,19 +252,19 @@ class _Replacement(ast.NodeTransformer):
 
 
 def replace_names(expression: ast.expr, expressions: Mapping[str, ast.expr]) -> ast.expr:
-    """An expression with other expressions in the place of some names; it is changed itself where it can be."""
+    """An expression with some names replaced by expressions; the given expression is changed itself where it can be."""
     result: ast.expr = _Replacement(expressions.get).visit(expression)
     return result
 
 
 def map_expressions(program: ForwardProgram, change: Callable[[ast.expr], ast.expr]) -> None:
-    """Replace every expression of a program by another one."""
+    """Replace every expression of a program by what ``change`` returns for it."""
     _map_steps(program.statements, change)
     program.returned = change(program.returned)
     program.new_buffers = {path: change(value) for path, value in program.new_buffers.items()}
 
 
-def _map_steps(steps: Sequence[Step], change: Callable[[ast.expr], ast.expr]) -> None:
+def _map_steps(steps: Sequence[StatementOrBlock], change: Callable[[ast.expr], ast.expr]) -> None:
     for step in steps:
         if isinstance(step, Block):
             step.contexts = [change(context) for context in step.contexts]
@@ -274,9 +274,9 @@ def _map_steps(steps: Sequence[Step], change: Callable[[ast.expr], ast.expr]) ->
             step.written = None if step.written is None else change(step.written)
 
 
-def filter_statements(steps: Sequence[Step], keep: Callable[[Statement], bool]) -> list[Step]:
-    """The statements that are to be kept; a block in which nothing is left goes as well."""
-    remaining: list[Step] = []
+def filter_statements(steps: Sequence[StatementOrBlock], keep: Callable[[Statement], bool]) -> list[StatementOrBlock]:
+    """The statements for which ``keep`` is true; a block that becomes empty is removed as well."""
+    remaining: list[StatementOrBlock] = []
     for step in steps:
         if isinstance(step, Block):
             step.body = filter_statements(step.body, keep)

@@ -226,7 +226,7 @@ class _Breaker:
         return self.flat.text(node), []
 
     def _bracket_lines(self, text: str, keys: list[list[str]], indent: int, tail: str) -> list[str]:
-        """Break the first bracket behind which the line would be too long, and go on from its end."""
+        """Break the first bracket after which the line would be too long, and continue from its end."""
         lines: list[str] = []
         for index, parts in enumerate(keys):
             inside = ", ".join(parts)

@@ -16,7 +16,7 @@ from funcnet._errors import ConversionError, ShapeError, bullet_list
 from funcnet._tensors import iter_tensors
 from funcnet._typing import Tree
 from funcnet.core import Net, View, draw_source
-from funcnet.core.internals import Call, StockNet, call_and_path, describe_place, describe_value
+from funcnet.core.internals import Call, StockNet, call_and_path, describe_input, describe_view
 from funcnet.random.internals import DrawInterceptor
 from funcnet.tree import get, join
 from funcnet.tree import map as map_tree
@@ -30,6 +30,7 @@ def trace(
     *example_inputs: object,
     train: bool | Literal["both"] = False,
     dynamic: Dynamic = ("batch",),
+    exact: bool = True,
     **example_kwargs: object,
 ) -> tuple[Traced, Tree, Tree]:
     """Write a module's forward down as plain ``F.*`` code over params: a net with the same bits, and faster.
@@ -37,7 +38,7 @@ def trace(
     torch's own tracer runs the forward on the shapes of the example inputs; modules, hooks, Python branches and loops
     are gone afterwards, and what is left is one statement per operation, ``net.source``. In-place writes to buffers
     become new buffers, and draws come from ``rng`` at the path of the module that makes them. Before it is handed out,
-    the net is run beside a copy of the module on the examples, and must give the same bits.
+    the net is compared with a copy of the module on the examples, and must give the same bits.
 
     A trace holds for what it was made with, ``net.specialised``: the mode, the dtypes and sizes of inputs, everything
     else in them (numbers, flags, None, the structure of dicts), and the branches taken. Other inputs are refused.
@@ -49,6 +50,8 @@ def trace(
         train: the mode to trace, ``True`` or ``False``; or ``"both"``, for a net that can be called in either.
         dynamic: which sizes stay free. ``("batch",)``: axis 0 of every tensor input; ``()``: none; or a mapping from
             the name or number of an input to an axis or a tuple of axes.
+        exact: when false, code whose numbers differ from the module's by rounding is handed out too, and says by how
+            much in its head; as where a model takes another kernel of attention while it is captured.
 
     Returns:
         ``(net, params, buffers)``, the trees as from :func:`funcnet.from_module`.
@@ -83,33 +86,33 @@ def trace(
     """
     from funcnet.program._build import build_traced  # torch's tracer costs seconds to import
 
-    return build_traced(module, example_inputs, example_kwargs, train, dynamic)
+    return build_traced(module, example_inputs, example_kwargs, train, dynamic, exact)
 
 
 class Check(NamedTuple):
-    """One thing asked of a call."""
+    """A condition that a call must fulfil."""
 
-    place: str  # the expression for what is looked at
+    expression: str  # the text of the expression that is checked
     expected: str  # what it must be, in words
     condition: str  # the same as an expression
-    for_ones: bool = True  # whether it holds where every free size is 1
+    holds_at_size_one: bool = True  # whether it holds where every free size is 1
 
 
-class Code(NamedTuple):
+class ModeCode(NamedTuple):
     """A forward in one mode."""
 
     train: bool
     signature: str  # the parameters of the module's forward, as text
-    source: str  # of ``forward(params, buffers, *arguments, rng)``, with its imports
+    source: str  # text of ``forward(params, buffers, *arguments, rng)``, with its imports
     arguments: tuple[str, ...]  # the parameters that hold tensors
     takes_buffers: bool  # whether ``forward`` takes buffers
     checks: tuple[Check, ...]  # what must hold for a call
-    new_buffers: tuple[str, ...]  # paths of those that it gives new
-    draws: tuple[str, ...]  # paths of the modules that draw
-    copied_buffers: tuple[str, ...]  # paths of those that it writes to in place, on a copy
-    attends: bool  # whether it calls torch's attention, which knows no transforms
+    new_buffers: tuple[str, ...]  # paths of the buffers it replaces
+    drawing_paths: tuple[str, ...]  # paths of the modules that draw
+    copied_buffers: tuple[str, ...]  # paths of the buffers that it writes to in place, on a copy
+    calls_attention_kernel: bool  # whether it calls torch's attention, which has no rules for transforms
     imports: tuple[str, ...]  # lines that the checks need
-    objects: tuple[tuple[str, object], ...]  # what the text calls by a name and cannot import
+    objects_by_name: tuple[tuple[str, object], ...]  # name in the text -> an object that it cannot import
 
 
 Paths = tuple[tuple[str, ...], ...]
@@ -125,7 +128,7 @@ class Traced(StockNet, reads_trees=True, one_piece=True, fields_in_view=False):
     """
 
     net: Net
-    codes: tuple[Code, ...]
+    codes: tuple[ModeCode, ...]
 
     @property
     def source(self) -> str:
@@ -135,7 +138,7 @@ class Traced(StockNet, reads_trees=True, one_piece=True, fields_in_view=False):
     @property
     def specialised(self) -> tuple[str, ...]:
         """What the code is for: the mode, and what each input must be, one line each."""
-        lines = {f"{check.place}: {check.expected}": None for code in self.codes for check in code.checks}
+        lines = {f"{check.expression}: {check.expected}": None for code in self.codes for check in code.checks}
         return (f"{self._mode_names()} mode", *lines)
 
     def title(self) -> str:
@@ -160,11 +163,11 @@ class Traced(StockNet, reads_trees=True, one_piece=True, fields_in_view=False):
         )
 
     def draws(self, training: bool) -> bool:
-        return any(code.draws for code in self.codes if code.train == training)
+        return any(code.drawing_paths for code in self.codes if code.train == training)
 
     def expects(self) -> str:
         return ", ".join(
-            f"{check.place} {check.expected}" for check in self.codes[0].checks if "_Tensor" in check.condition
+            f"{check.expression} {check.expected}" for check in self.codes[0].checks if "_Tensor" in check.condition
         )
 
     @cached_property
@@ -190,8 +193,8 @@ class Traced(StockNet, reads_trees=True, one_piece=True, fields_in_view=False):
         lines = [f"def body(_p{', ' * bool(signature)}{signature}):", "    _mode = _mode_of(_p, _paths)"]
         for index, code in enumerate(self.codes):
             name = f"_forward{index}"
-            namespace[name] = run_text(code.source, f"{self.title()} forward", dict(code.objects))["forward"]
-            namespace.update(code.objects)
+            namespace[name] = run_text(code.source, f"{self.title()} forward", dict(code.objects_by_name))["forward"]
+            namespace.update(code.objects_by_name)
             lines += [f"    {line}" for line in _calling_lines(name, code)]
         for mode in dict.fromkeys(code.train for code in self.codes):
             lines += [f"    if _mode is {mode}:", f"        _refuse_inputs(_p, {mode}, locals())"]
@@ -206,7 +209,7 @@ class Traced(StockNet, reads_trees=True, one_piece=True, fields_in_view=False):
         called = {True: "in training mode", False: "in eval mode"}.get(train, "with some parts in training mode only")  # type: ignore[arg-type]
         way = "Trace it with train='both'" if train is not None else "A trace has one mode for all of its parts"
         raise ConversionError(
-            f"{describe_place(p)} was traced in {self._mode_names()} mode and is called {called}. {way}, "
+            f"{describe_view(p)} was traced in {self._mode_names()} mode and is called {called}. {way}, "
             f"or use funcnet.from_module(module)."
         )
 
@@ -215,25 +218,25 @@ class Traced(StockNet, reads_trees=True, one_piece=True, fields_in_view=False):
         codes = [code for code in self.codes if code.train == train]
         misfits = [[check for check in code.checks if not _holds(check, namespace)] for code in codes]
         lines = [
-            f"{check.place}: expected {check.expected}, got {_describe_value_at(check.place, namespace)}"
+            f"{check.expression}: expected {check.expected}, got {_describe_value_at(check.expression, namespace)}"
             for check in min(misfits, key=len)
         ]
         raise ShapeError(
-            f"{describe_place(p)} was traced for other inputs:{bullet_list(lines)}\n"
+            f"{describe_view(p)} was traced for other inputs:{bullet_list(lines)}\n"
             f"Trace it again with inputs like these (dynamic= keeps more sizes free), or use from_module(module)."
         )
 
-    def _record(self) -> tuple[Any, ...]:
-        # the code, and the tensors it is for; the template behind the net is equal to itself only
+    def _equality_key(self) -> tuple[Any, ...]:
+        # the code, and the tensors it is for; the module inside the net is equal only to itself
         return (self.codes, self.title(), tuple(self._all_entries.items()), self._edits.aliases)
 
 
-def _calling_lines(name: str, code: Code) -> list[str]:
+def _calling_lines(name: str, code: ModeCode) -> list[str]:
     """The lines that call a captured function, if the mode and the inputs are those it was captured for."""
     # buffers that are written to in place on copies: vmap allows that only if they are batched as what is written
     buffers = "_buffers" if code.copied_buffers else "_p._buffers"
     arguments = ["_p._params", *([buffers] if code.takes_buffers else []), *code.arguments]
-    call = f"{name}({', '.join([*arguments, *(['rng=_partial(_draw_source, _p)'] if code.draws else [])])})"
+    call = f"{name}({', '.join([*arguments, *(['rng=_partial(_draw_source, _p)'] if code.drawing_paths else [])])})"
     lines = [f"return {call}"]
     if code.new_buffers:
         lines = [
@@ -249,7 +252,9 @@ def _calling_lines(name: str, code: Code) -> list[str]:
             f"    _buffers = _batch_buffers(_p, {_split_paths(code.copied_buffers)}, ({inputs}))",
             *lines,
         ]
-    if code.attends:  # torch's kernels of attention have no rules for transforms, funcnet's own form passes all
+    if (
+        code.calls_attention_kernel
+    ):  # torch's kernels of attention have no rules for transforms, funcnet's own form passes all
         lines = [
             "if _beyond_one_gradient():",
             "    with _Interceptor(_partial(_draw_source, _p)):",
@@ -284,7 +289,7 @@ def batch_buffers(p: View, paths: Paths, inputs: object) -> Tree:
 
 
 def may_be_batched() -> bool:
-    """Whether tensors of a call may be batches of a vmap; in code that is being compiled nobody can tell."""
+    """Whether tensors of a call may be batches of a vmap; in compiled code this is unknown: True."""
     return under_vmap() or torch.compiler.is_compiling()
 
 
@@ -294,11 +299,11 @@ class _NotGiven:
 
 
 NOT_GIVEN = _NotGiven()
-"""The default of an argument whose own default no constant stands for."""
+"""Stands for a default that cannot be written as a constant."""
 
 
 def mode_of(p: View, paths: Sequence[str]) -> bool | None:
-    """The mode of a view and of everything below it; None where they are not all in one."""
+    """The mode of a view and of everything below it; None where parts are in different modes."""
     up: Any = p._up
     while type(up) is not Call:
         up = up._up
@@ -327,8 +332,8 @@ def _holds(check: Check, namespace: Namespace) -> bool:
         return False
 
 
-def _describe_value_at(place: str, namespace: Namespace) -> str:
+def _describe_value_at(expression: str, namespace: Namespace) -> str:
     try:
-        return describe_value(eval(place, namespace))
+        return describe_input(eval(expression, namespace))
     except (AttributeError, KeyError, IndexError, TypeError, NameError):
         return "nothing"

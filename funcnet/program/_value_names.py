@@ -32,7 +32,7 @@ _OPERATORS: dict[object, type[ast.operator]] = {
 
 
 class ValueNames:
-    """Which value has which name at a line of a function; ``reserved`` are names that mean something else in the text.
+    """The names of values at a line of a function; ``reserved`` are names that mean something else in the text.
 
     A name is free again once the last statement that reads its value is reached. So values have the names they have in
     the forward, ``x = F.relu(x)``, and no value is kept alive by a name of its own when it is no longer needed.
@@ -40,7 +40,7 @@ class ValueNames:
 
     def __init__(self, program: ForwardProgram, function: Routine, reserved: set[str]) -> None:
         self.program, self.function = program, function
-        self.path = function.level.path
+        self.path = function.call_key.path
         self.reserved = RESERVED | reserved
         self.names: dict[str, str] = {}
         self.holders: dict[str, str] = {}  # name -> the value that has it
@@ -51,7 +51,7 @@ class ValueNames:
         self._read_now: list[str] = []
         self._assigned_now: set[str] = set()
         self._named_by_operation: set[str] = set()
-        self._recorded_nodes = set(program.nodes.values())
+        self._written_nodes = set(program.nodes.values())
 
     def start(self, items: Iterable[Item]) -> None:
         """Note where the values of a function are read for the last time."""
@@ -66,11 +66,11 @@ class ValueNames:
         self._names_after.clear()
 
     def is_read_later(self, value: str) -> bool:
-        """Whether anything behind the statement at hand reads a value."""
+        """Whether a later statement than the one at hand reads a value."""
         return self.last_reads.get(value, -1) > self.number
 
     def fix_name(self, value: str, name: str) -> None:
-        """Give a value a name, whoever had it."""
+        """Give a value a name, even if a different value has it."""
         self.names[value] = name
         self.holders[name] = value
 
@@ -130,7 +130,7 @@ class ValueNames:
     def _carried_name(self) -> str | None:
         """The name of the first value that the statement at hand reads, if nobody reads that value again.
 
-        A name that only says by which operation the value was made is not handed on to what is made of it.
+        A name taken from the operation that made a value is not passed on to later values.
         """
         for value in self._read_now:
             if value in self.names and value.startswith("%") and value not in self.program.sizes:
@@ -141,7 +141,7 @@ class ValueNames:
 
     def _name_in_forward(self, value: str) -> str | None:
         """What the forward of the module calls an argument."""
-        tensors = [name for name in self.function.free if name.startswith("%") and name not in self.program.sizes]
+        tensors = [name for name in self.function.inputs if name.startswith("%") and name not in self.program.sizes]
         if value not in tensors or not self.path:
             return None
         traces = [
@@ -154,7 +154,7 @@ class ValueNames:
         return parameter_name(module, self.program.hints.get(value), traces, other_hints)
 
     def _move_holder(self, name: str) -> None:
-        """Let the value that has a name be called as its later readers call it, as in ``residual = x``."""
+        """Rename the value that has a name to what its later readers call it, as in ``residual = x``."""
         holder = self.holders.get(name)
         if holder is None:
             return
@@ -191,9 +191,12 @@ class ValueNames:
         return None
 
     def _iter_readers(self, node: Node) -> Iterator[tuple[Node, Node]]:
-        """The operations that read a value, and as what; through those that only pass it on."""
+        """The written operations that read a value, each with the node it reads.
+
+        Operations that only pass the value on are looked through.
+        """
         for user in node.users:
-            if user in self._recorded_nodes or user.op == "output":
+            if user in self._written_nodes or user.op == "output":
                 yield user, node
             else:
                 yield from self._iter_readers(user)
@@ -203,7 +206,7 @@ _FRAME = re.compile(r'File "(.+)", line (\d+), in ')
 
 
 def frames_of(trace: str) -> list[tuple[str, int]]:
-    """File and line of each frame of a stack trace, outermost first; without those that are no files."""
+    """File and line of each frame of a stack trace, outermost first; without frames that are not in files."""
     return [(file, int(line)) for file, line in _FRAME.findall(trace) if not file.startswith("<")]
 
 
@@ -242,7 +245,7 @@ def assigned_variables(statement: ast.stmt | None) -> list[str]:
 
 
 def name_of_variable(node: Node, trace: str) -> str | None:
-    """The local variable that the tracer saw a value being stored in; None if it was not stored in one.
+    """The local variable in which the tracer saw a value being stored; None if there was none.
 
     The tracer tells its names apart by numbers: a number that the author gave is read from the line.
     """
@@ -260,11 +263,11 @@ def _without_numbers(name: str) -> str:
 
 
 _PASSING_ON = ("torch/nn/modules/container.py", "transformers/utils/generic.py", "utils/output_capturing.py")
-"""Files whose code hands values on under names that mean nothing."""
+"""Files whose code passes values on under meaningless names."""
 
 
 def name_around(trace: str) -> str | None:
-    """What the innermost statement that assigns anything calls it, on the way out from an operation."""
+    """The variable assigned by the innermost statement around an operation that assigns one."""
     for file, line in reversed(frames_of(trace)):
         variables = assigned_variables(statement_at(file, line))
         if variables and variables[0] != "_" and not file.endswith(_PASSING_ON):
@@ -296,7 +299,7 @@ def name_at_caller(trace: str, readers: Sequence[str]) -> str | None:
 def _count_shared(left: Sequence[object], right: Sequence[object]) -> int:
     """How many items two sequences start with in common."""
     pairs = enumerate(zip(left, right, strict=False))
-    return next((index for index, (mine, yours) in pairs if mine != yours), len(right))
+    return next((index for index, (left_item, right_item) in pairs if left_item != right_item), len(right))
 
 
 def parameter_name(
@@ -336,7 +339,7 @@ def variables_read(trace: str) -> list[str]:
 
 
 def operand_variables(trace: str, symbol: type[ast.AST]) -> list[str | None]:
-    """The variables left and right of the one operator on the line of an operation; None for an operand that is none.
+    """The variables left and right of the one operator on the line of an operation; None for any other operand.
 
     The list is empty if the line has no such operator, or several.
     """

@@ -23,11 +23,11 @@ from funcnet.program._expressions import call_expression, dotted_name, number
 from funcnet.program._statements import ForwardProgram, map_expressions
 
 LeafExpression = Callable[[object], "ast.expr | None"]
-"""Says which expression stands for a leaf of nested data, a tensor for example; None where the leaf is a constant."""
+"""Returns the expression for a leaf of nested data, a tensor for example; None where the leaf is a constant."""
 
 
 class UnwritableError(Exception):
-    """A value that no expression stands for: ``where`` it is within what was asked about, and the value."""
+    """A value that cannot be written as an expression; ``where`` is its position inside the given value."""
 
     def __init__(self, where: str, value: object) -> None:
         super().__init__(where, value)
@@ -38,7 +38,7 @@ class Vocabulary:
     """What functions, classes and values are called in a generated text, and what that text has to import.
 
     ``objects`` are those that cannot be imported by name, such as a class defined in a function; they are handed to the
-    text beside its imports.
+    text together with its imports.
     """
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class Vocabulary:
         self.objects: dict[str, object] = {}
 
     def copy(self) -> Vocabulary:
-        """A vocabulary that starts with everything in this one and adds nothing to it."""
+        """A copy; what is added to it later is not added to this one."""
         result = Vocabulary()
         result.imports, result.objects = dict(self.imports), dict(self.objects)
         return result
@@ -83,56 +83,60 @@ class Vocabulary:
             self.objects[alias] = function
         return alias
 
-    def call(self, function: object, args: Sequence[ast.expr], keywords: Mapping[str, ast.expr]) -> ast.Call:
+    def function_call(self, function: object, args: Sequence[ast.expr], keywords: Mapping[str, ast.expr]) -> ast.Call:
         """The expression that calls a function."""
         return call_expression(self.function_name(function), args, keywords)
 
-    def expression(self, value: object, leaf: LeafExpression, where: str = "") -> ast.expr:
+    def value_expression(self, value: object, leaf: LeafExpression, where: str = "") -> ast.expr:
         """An expression that builds a value of containers and constants; ``leaf`` says what its tensors are called.
 
         Raises:
-            UnwritableError: if there is none.
+            UnwritableError: if there is no such expression.
         """
         known = leaf(value)
         if known is not None:
             return known
         kind = type(value)
         if kind in (tuple, torch.Size, list, immutable_list):
-            items = self._items(value, leaf, where)  # type: ignore[arg-type]  # a sequence, as its kind says
+            items = self._item_expressions(value, leaf, where)  # type: ignore[arg-type]  # a sequence, as its kind says
             return ast.Tuple(items) if isinstance(value, tuple) else ast.List(items)
         if isinstance(value, Mapping) and kind in (dict, immutable_dict, OrderedDict):
-            keys: list[ast.expr | None] = [self.constant(key, where) for key in value]
-            pairs = ast.Dict(keys, [self.expression(item, leaf, f"{where}[{key!r}]") for key, item in value.items()])
-            return self.call(OrderedDict, [pairs], {}) if kind is OrderedDict else pairs
+            keys: list[ast.expr | None] = [self.constant_expression(key, where) for key in value]
+            pairs = ast.Dict(
+                keys, [self.value_expression(item, leaf, f"{where}[{key!r}]") for key, item in value.items()]
+            )
+            return self.function_call(OrderedDict, [pairs], {}) if kind is OrderedDict else pairs
         if isinstance(value, slice):
             parts = (value.start, value.stop, value.step)
-            return call_expression("slice", [self.expression(part, leaf, where) for part in parts])
+            return call_expression("slice", [self.value_expression(part, leaf, where) for part in parts])
         if isinstance(value, tuple) and kind.__module__ == "torch.return_types":
             self.add_import("import torch")
-            items = self._items(value, leaf, where)
+            items = self._item_expressions(value, leaf, where)
             return call_expression(f"torch.return_types.{kind.__name__}", [ast.Tuple(items)])
         if _has_fields(value):
             fields = fields_of(value).items()
-            return self.call(kind, [], {name: self.expression(item, leaf, f"{where}.{name}") for name, item in fields})
-        return self.constant(value, where)
+            return self.function_call(
+                kind, [], {name: self.value_expression(item, leaf, f"{where}.{name}") for name, item in fields}
+            )
+        return self.constant_expression(value, where)
 
-    def _items(self, value: Sequence[object], leaf: LeafExpression, where: str) -> list[ast.expr]:
-        return [self.expression(item, leaf, f"{where}[{index}]") for index, item in enumerate(value)]
+    def _item_expressions(self, value: Sequence[object], leaf: LeafExpression, where: str) -> list[ast.expr]:
+        return [self.value_expression(item, leaf, f"{where}[{index}]") for index, item in enumerate(value)]
 
-    def index(self, value: object, leaf: LeafExpression) -> ast.expr:
+    def index_expression(self, value: object, leaf: LeafExpression) -> ast.expr:
         """The expression that stands between the brackets of ``x[...]``."""
         if isinstance(value, tuple) and value:
-            return ast.Tuple([self.index(item, leaf) for item in value])
+            return ast.Tuple([self.index_expression(item, leaf) for item in value])
         if isinstance(value, slice):
             parts = (value.start, value.stop, value.step)
-            return ast.Slice(*(None if part is None else self.expression(part, leaf) for part in parts))
-        return self.expression(value, leaf)
+            return ast.Slice(*(None if part is None else self.value_expression(part, leaf) for part in parts))
+        return self.value_expression(value, leaf)
 
-    def constant(self, value: object, where: str = "") -> ast.expr:
+    def constant_expression(self, value: object, where: str = "") -> ast.expr:
         """An expression for an immutable value.
 
         Raises:
-            UnwritableError: if it is none of those that are known.
+            UnwritableError: if it is not of a known type.
         """
         if isinstance(value, enum.Enum):
             return ast.Attribute(dotted_name(self.function_name(type(value))), value.name)
@@ -194,7 +198,7 @@ def _public_names() -> dict[int, str]:
 
 
 def _resolve_name(module: str, qualified_name: str) -> object:
-    """The object that a name stands for in a module; None if there is none."""
+    """The object with a name in a module; None if there is no such object."""
     try:
         result: object = importlib.import_module(module)
         for name in qualified_name.split("."):
@@ -205,7 +209,7 @@ def _resolve_name(module: str, qualified_name: str) -> object:
 
 
 class _ImportedNames(ast.NodeTransformer):
-    """Says ``Name`` for ``package.module.Name``, and remembers which names it said."""
+    """Replaces ``package.module.Name`` by ``Name``, and remembers the names."""
 
     def __init__(self, modules: set[str]) -> None:
         self.modules = modules
@@ -222,7 +226,7 @@ class _ImportedNames(ast.NodeTransformer):
 
 
 def import_names(program: ForwardProgram, imports: Sequence[str]) -> dict[str, str]:
-    """Say ``Name`` for ``package.module.Name`` in a program; the full name of each -> the name."""
+    """Replace ``package.module.Name`` by ``Name`` in a program. Returns full name -> name."""
     change = _ImportedNames({line.split()[1] for line in imports if " as " not in line and "." in line})
     map_expressions(program, change.visit)
     return change.names
@@ -233,7 +237,7 @@ def import_lines(text: str, imports: Sequence[str], imported: Mapping[str, str])
 
     ``imports`` are lines that it may need; ``imported`` says which names it uses for which full names.
     """
-    text = re.sub(r'"""[\s\S]*?"""|# .*', "", text)  # what is said about it imports nothing
+    text = re.sub(r'"""[\s\S]*?"""|# .*', "", text)  # comments and docstrings need no imports
     used = [line for line in imports if re.search(rf"(?<![\w.\"]){re.escape(line.split()[-1])}\.", text)]
     lines = {*used, *(f"from {name.rpartition('.')[0]} import {short}" for name, short in imported.items())}
     if re.search(r"(?<![\w.\"])fn\.", text):

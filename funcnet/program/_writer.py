@@ -12,18 +12,18 @@ from funcnet.program._statements import (
     Block,
     ForwardProgram,
     Item,
-    Level,
     Loop,
+    ModuleCallKey,
     Routine,
+    RoutineCall,
     Statement,
-    Use,
     expression_names,
     item_reads,
     iter_items,
     read_names,
     relative_path,
     replace_names,
-    split_place,
+    split_slot,
 )
 from funcnet.program._text import WIDTH, lines_of, symbol_of, text_of
 from funcnet.program._value_names import ValueNames
@@ -44,11 +44,11 @@ class Writer:
         path: str | None = None,
     ) -> None:
         self.program, self.function, self.width = program, function, width
-        self.path = function.level.path if path is None else path
+        self.path = function.call_key.path if path is None else path
         self.names = ValueNames(program, function, reserved)
         self.lines: list[str] = []
         self.indent = 4
-        self.commented: Level | None = None  # the part that the last comment is about
+        self.commented: ModuleCallKey | None = None  # the part that the last comment is about
 
     def fix_arguments(self) -> None:
         """Give the arguments of the program the names that the caller uses."""
@@ -56,15 +56,15 @@ class Writer:
             self.names.fix_name(value, name)
 
     def spell(self, name: str) -> str:
-        """How a value or a place is written at this line."""
+        """The text for a value or a slot at this line."""
         known = self.names.names.get(name)
         if known is not None:
             return known
-        place = split_place(name)
-        return name if place is None else self.spell_place(*place)
+        slot = split_slot(name)
+        return name if slot is None else self.spell_slot(*slot)
 
-    def spell_place(self, kind: str, path: str) -> str:
-        """How a param, a buffer or the rng of a module is reached."""
+    def spell_slot(self, kind: str, path: str) -> str:
+        """The text that reads a param, a buffer or the rng of a module."""
         suffix = relative_path(path, self.path) or ""
         if kind != "rng":
             return kind + "".join(f'["{key}"]' for key in suffix.split(".") if key)
@@ -73,7 +73,7 @@ class Writer:
         return f'rng(f"{{path}}.{suffix}")' if suffix else "rng(path)"
 
     def add_line(self, text: str) -> None:
-        """Add a line, behind those that give values other names for it."""
+        """Append a line, after the pending ``new = old`` lines that it needs."""
         indent = " " * self.indent
         self.lines += [f"{indent}{new} = {old}" for new, old in self.names.moves]
         self.names.moves.clear()
@@ -87,18 +87,18 @@ class Writer:
         self.names.finish_line()
 
     def add_comment(self, path: str, title: str) -> None:
-        """Say which part begins, if it is not the one that the last comment is about."""
-        level = Level("", path, title)
-        if level == self.commented:
+        """Add a comment that names the part that begins, unless the last comment named it."""
+        call_key = ModuleCallKey("", path, title)
+        if call_key == self.commented:
             return
         suffix = relative_path(path, self.path)
         suffix = path if suffix is None else suffix
         if self.commented is not None or suffix:
             self.lines.append(" " * self.indent + f"# {f'{suffix}: {title}' if suffix else title}")
-        self.commented = level
+        self.commented = call_key
 
     def body(self, items: Sequence[Item]) -> list[str]:
-        """The lines of the function behind its head."""
+        """The lines of the function after its head."""
         self.names.start(items)
         self.names.number = -1
         for size, (tensor, axis) in self.function.sizes.items():
@@ -113,8 +113,8 @@ class Writer:
         for item in items:
             if isinstance(item, Loop):
                 self._write_loop(item)
-            elif isinstance(item, Use):
-                self._write_use(item)
+            elif isinstance(item, RoutineCall):
+                self._write_call(item)
             elif isinstance(item, Block):
                 self._write_block(item)
                 continue
@@ -123,11 +123,11 @@ class Writer:
             self.names.number += 1
 
     def _comment_on(self, item: Statement | Block) -> None:
-        level = item.levels[-1] if item.levels else None
-        if level is not None and relative_path(level.path, self.path) is not None:
-            self.add_comment(level.path, level.title)
+        call_key = item.call_keys[-1] if item.call_keys else None
+        if call_key is not None and relative_path(call_key.path, self.path) is not None:
+            self.add_comment(call_key.path, call_key.title)
         elif isinstance(item, Block) or self.program.sizes.keys().isdisjoint(item.targets):
-            self.add_comment(self.path, self.function.level.title)
+            self.add_comment(self.path, self.function.call_key.title)
 
     def _write_block(self, block: Block) -> None:
         self._comment_on(block)
@@ -144,31 +144,31 @@ class Writer:
             self.add_statement(f"{text_of(statement.written, self.spell)} {symbol}= ", statement.value)
             return
         names = self.names.name_targets(statement.targets, list(item_reads(statement)))
-        if names == ["_"]:  # nobody reads the value: the operation is there for what else it does
+        if names == ["_"]:  # no statement reads the value: the operation is kept for its other effects
             names = []
             if statement.result in self.program.sizes:
                 return
         self.add_statement(f"{', '.join(names)} = " if names else "", statement.value)
 
-    def _write_use(self, use: Use) -> None:
-        self.add_comment(use.level.path, use.level.title)
-        results = [*use.results, *([use.state] if use.state else [])]
-        names = self.names.name_targets(results, use.arguments)
-        call = self.call(use.function, use.arguments, use.level.path)
+    def _write_call(self, routine_call: RoutineCall) -> None:
+        self.add_comment(routine_call.call_key.path, routine_call.call_key.title)
+        results = [*routine_call.results, *([routine_call.new_buffers_value] if routine_call.new_buffers_value else [])]
+        names = self.names.name_targets(results, routine_call.arguments)
+        call = self.routine_call(routine_call.function, routine_call.arguments, routine_call.call_key.path)
         self.add_statement(f"{', '.join(names)} = " if names else "", call)
 
-    def call(self, function: Routine, arguments: Sequence[str], path: str, tail: str | None = None) -> ast.Call:
-        """The call of a function for the module at a path; in a loop, ``tail`` is the path behind the number."""
-        keys = self._keys(path, tail)
-        place = "".join("[str(i)]" if key is None else f'["{key}"]' for key in keys)
-        args = [ast.Name(kind + place) for kind in ("params", "buffers") if kind in function.kinds]
+    def routine_call(self, function: Routine, arguments: Sequence[str], path: str, tail: str | None = None) -> ast.Call:
+        """The call of a function for the module at a path; in a loop, ``tail`` is the path after the number."""
+        keys = self._keys_from_here(path, tail)
+        brackets = "".join("[str(i)]" if key is None else f'["{key}"]' for key in keys)
+        args = [ast.Name(kind + brackets) for kind in ("params", "buffers") if kind in function.kinds]
         args += [ast.Name(name) for name in arguments]
         if "rng" in function.kinds:
             text = ".".join([*(["{path}"] if self.path else []), *("{i}" if key is None else key for key in keys)])
             args += [ast.Name("rng"), ast.Name(f'f"{text}"' if "{" in text else f'"{text}"')]
         return call_expression(function.name, args)
 
-    def _keys(self, path: str, tail: str | None) -> list[str | None]:
+    def _keys_from_here(self, path: str, tail: str | None) -> list[str | None]:
         """The keys that lead to a module from the one whose function is written; None for the number of a loop."""
         keys: list[str | None] = [key for key in (relative_path(path, self.path) or "").split(".") if key]
         if tail is not None:
@@ -176,11 +176,11 @@ class Writer:
         return keys
 
     def _write_loop(self, loop: Loop) -> None:
-        names, first, final = self.names, loop.uses[0], loop.uses[-1]
+        names, first, final = self.names, loop.calls_in_loop[0], loop.calls_in_loop[-1]
         carried = self._names_of_carried(loop)
-        last = relative_path(final.level.path, self.path) or ""
+        last = relative_path(final.call_key.path, self.path) or ""
         self.commented = None
-        self.add_comment(f"{first.level.path} to {last}", final.level.title)
+        self.add_comment(f"{first.call_key.path} to {last}", final.call_key.title)
         arguments = [
             carried[loop.carried[position]] if position in loop.carried else self.spell(value)
             for position, value in enumerate(first.arguments)
@@ -192,21 +192,21 @@ class Writer:
             carried[result] if result in carried else (names.name_value(value) if value in names.last_reads else "_")
             for result, value in enumerate(final.results)
         ]
-        if loop.state is not None:
-            state = names.name_value(loop.state)
-            self.add_line(f"{state} = {{}}")
-            targets.append(f"{state}[str(i)]")
-        count = len(loop.uses)
+        if loop.new_buffers_value is not None:
+            new_buffers_value = names.name_value(loop.new_buffers_value)
+            self.add_line(f"{new_buffers_value} = {{}}")
+            targets.append(f"{new_buffers_value}[str(i)]")
+        count = len(loop.calls_in_loop)
         self.add_line(f"for i in {f'range({loop.start}, {loop.start + count})' if loop.start else f'range({count})'}:")
         self.indent += 4
-        call = self.call(first.function, arguments, loop.head, loop.tail)
+        call = self.routine_call(first.function, arguments, loop.head, loop.tail)
         self.add_statement(f"{', '.join(targets)} = " if targets else "", call)
         self.indent -= 4
-        self.commented = Level("", f"{first.level.path} to {last}", "")
+        self.commented = ModuleCallKey("", f"{first.call_key.path} to {last}", "")
 
     def _names_of_carried(self, loop: Loop) -> dict[int, str]:
-        """What the values are called that each round of a loop hands on to the next, by the position of the result."""
-        names, first, final = self.names, loop.uses[0], loop.uses[-1]
+        """Variable names of the values passed from one iteration to the next, by result position."""
+        names, first, final = self.names, loop.calls_in_loop[0], loop.calls_in_loop[-1]
         carried: dict[int, str] = {}
         for position, result in loop.carried.items():
             if result in carried:
@@ -242,7 +242,7 @@ def return_lines(program: ForwardProgram, writer: Writer, unchanged: str | None 
 
 
 def buffer_tree(program: ForwardProgram, new_buffers: Mapping[str, ast.expr], base: str) -> ast.expr:
-    """The expression for all buffers below a path, with the new ones in their places."""
+    """The expression for all buffers below a path, with the new ones at their paths."""
     inside = f"{base}." if base else ""
     names = dict.fromkeys(path[len(inside) :].split(".")[0] for path in program.buffer_paths if path.startswith(inside))
     pairs: dict[str | None, ast.expr] = {}
@@ -265,7 +265,7 @@ def inline_statements(program: ForwardProgram, function: Routine) -> list[Item]:
     counts: Counter[str] = Counter(name for _, reads in iter_items(function.items) for name in reads)
     counts.update(function.outputs)
     counts.update(name for value in function.new_buffers.values() for name in expression_names(value))
-    return _inline_items(program, function.items, counts, function.level.path)
+    return _inline_items(program, function.items, counts, function.call_key.path)
 
 
 def _inline_items(program: ForwardProgram, items: Sequence[Item], counts: Counter[str], path: str) -> list[Item]:
@@ -286,8 +286,8 @@ def _inline_items(program: ForwardProgram, items: Sequence[Item], counts: Counte
 
 
 def _merge(program: ForwardProgram, before: Item, item: Statement, counts: Counter[str], path: str) -> Statement | None:
-    """A statement with the value of the one before it written where it is used; None if that is not worth it."""
-    if not isinstance(before, Statement) or before.levels != item.levels or before.node is None:
+    """A statement that contains the value of the previous one; None if they should stay separate."""
+    if not isinstance(before, Statement) or before.call_keys != item.call_keys or before.node is None:
         return None
     value = before.result
     if value is None or value in program.named or counts[value] != 1 or value in program.mutated:
@@ -306,17 +306,17 @@ def _merge(program: ForwardProgram, before: Item, item: Statement, counts: Count
     if 4 + len(text) + head > WIDTH:
         return None
     expression = shorten_calls(expression, assume_cpu=True)
-    return Statement(expression, item.targets, item.written, item.operator, item.levels, item.node)
+    return Statement(expression, item.targets, item.written, item.operator, item.call_keys, item.node)
 
 
 def _estimated_name(program: ForwardProgram, name: str, path: str) -> str:
-    """About what a name will be in the text."""
+    """A guess at the text for a name, for estimates of line lengths."""
     if name.startswith("%"):
         return program.hints.get(name) or "value"
-    place = split_place(name)
-    if place is None:
+    slot = split_slot(name)
+    if slot is None:
         return name
-    suffix = relative_path(place[1], path)
+    suffix = relative_path(slot[1], path)
     if suffix is None:  # it becomes an argument
-        return place[1].rpartition(".")[2]
-    return place[0] + "".join(f'["{key}"]' for key in suffix.split(".") if key)
+        return slot[1].rpartition(".")[2]
+    return slot[0] + "".join(f'["{key}"]' for key in suffix.split(".") if key)

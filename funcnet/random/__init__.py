@@ -28,7 +28,6 @@ No call leaves the global generator of torch moved. Wherever funcnet takes ``rng
 """
 
 from funcnet.random._attention_function import scaled_dot_product_attention as scaled_dot_product_attention
-from funcnet.random._by_path import ByPath as ByPath
 from funcnet.random._distributions import bernoulli as bernoulli
 from funcnet.random._distributions import normal as normal
 from funcnet.random._distributions import normal_like as normal_like
@@ -43,6 +42,7 @@ from funcnet.random._interception import drawn as drawn
 from funcnet.random._keys import fold_in as fold_in
 from funcnet.random._keys import key as key
 from funcnet.random._keys import split as split
+from funcnet.random._program_draws import ByPath as ByPath
 from funcnet.random._rrelu_function import rrelu as rrelu
 
 __all__ = [

@@ -83,7 +83,7 @@ def normal_like(rng: Rng, tree: TreeLike, mean: float = 0.0, std: float = 1.0) -
 def normal_like(rng: Rng, tree: Tensor | TreeLike, mean: float = 0.0, std: float = 1.0) -> Tensor | Tree:
     """Numbers drawn from the normal distribution for every leaf of a tree: noise, a direction, a tangent.
 
-    A leaf's numbers depend on the Key and on its path, so another leaf beside it changes nothing. Shapes, dtypes,
+    A leaf's numbers depend on the Key and on its path, so other leaves do not matter. Shapes, dtypes,
     devices and strides are those of the leaves. Integer leaves get zeros, because they have no direction; ``None`` and
     ``ABSENT`` stay as they are.
 

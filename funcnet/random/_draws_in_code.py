@@ -1,4 +1,4 @@
-"""Tells from code what it may draw from, without running it.
+"""Finds out from code which generators it may draw from, without running it.
 
 Two questions are asked of code before a net is called for the first time:
 
@@ -69,6 +69,25 @@ def _never_draws(value: object, safe_classes: tuple[type, ...], visited: set[int
     return value in _KNOWN_BUILTINS if module == "builtins" else is_known and name not in DRAWING_NAMES
 
 
+def names_in_function(function: object) -> frozenset[str]:
+    """The names that a function uses, and those of the functions that it calls, but not of torch's or funcnet's."""
+    waiting: list[object] = [function]
+    visited: set[int] = set()
+    names: set[str] = set()
+    while waiting:
+        value = waiting.pop()
+        if not isinstance(value, types.FunctionType) or id(value) in visited:
+            continue
+        visited.add(id(value))
+        if (value.__module__ or "").startswith(("torch.", "funcnet.")):
+            continue
+        used = _names_in(value)
+        names |= used
+        waiting += [value.__globals__[name] for name in used if name in value.__globals__]
+        waiting += [cell.cell_contents for cell in value.__closure__ or () if _holds_value(cell)]
+    return frozenset(names)
+
+
 def _code_never_draws(function: types.FunctionType, safe_classes: tuple[type, ...], visited: set[int]) -> bool:
     names = _names_in(function)
     if names & DRAWING_NAMES:
@@ -112,7 +131,7 @@ def _generator_classes() -> tuple[type, ...]:
 
 
 def _underlying_function(value: object) -> types.FunctionType | None:
-    """The Python function behind a property, a method or a decorated function; None for any other value."""
+    """The Python function of a property, a method or a decorated function; None for any other value."""
     value = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
     value = inspect.unwrap(value) if callable(value) else value
     return value if isinstance(value, types.FunctionType) else None

@@ -88,9 +88,9 @@ def _apply_dropout(
     if p == 1:
         return input * input.new_zeros(())
     in_place = can_fill_in_place(rng, input)
-    keep = _draw_mask(input, p, rng, channels, in_place)
+    keep = _draw_mask(input.real if input.is_complex() else input, p, rng, channels, in_place)
     if not alpha:
-        return input * (keep.mul_(_cached_scale(p, input.dtype, input.device)) if in_place else keep.div_(1 - p))
+        return input * (keep.mul_(_cached_scale(p, keep.dtype, input.device)) if in_place else keep.div_(1 - p))
     # These are torch's numbers in torch's order: any other order gives other bits.
     scale = 1 / math.sqrt((_ALPHA * _ALPHA * p + 1) * (1 - p))
     numbers: tuple[float | Tensor, ...] = (1, _ALPHA * scale, _ALPHA * scale * p, scale)

@@ -61,7 +61,7 @@ class Stream:
 
     @contextmanager
     def as_global_generator(self) -> Iterator[None]:
-        """Have torch's global generator make these draws, from the first on; nobody else may draw meanwhile."""
+        """Have torch's global generator make these draws, from the first on; no other code may draw meanwhile."""
         assert self.seed is not None, "the global generator makes these draws already"
         state = read_torch_state()
         torch.default_generator.manual_seed(self.seed)
@@ -220,7 +220,7 @@ class GeneratorStates:
 class PythonGenerators:
     """The global generators of Python and, if it is loaded, of NumPy.
 
-    Layer drop and masking in many a foreign forward draw from them, and no function that does takes another generator.
+    Layer drop and masking in many foreign forwards draw from them, by functions that take no other generator.
     """
 
     def __init__(self) -> None:
@@ -243,7 +243,7 @@ class PythonGenerators:
             self._numpy.random.set_state(states[1])
 
     def read_fingerprints(self) -> dict[str, Hashable]:
-        """A value for each generator, by the name of its module, that is another one as soon as it draws."""
+        """A value for each generator, by the name of its module; it changes as soon as the generator draws."""
         python, numpy = self.read_states()
         if numpy is None:
             return {"random": python}
@@ -262,14 +262,14 @@ class LentPythonGenerators:
     def from_start(self, function: Callable[..., _R]) -> Callable[..., _R]:
         """The function, with the generators set to their start before it runs and ``have_drawn`` set after it."""
 
-        def run(*args: Any) -> _R:
+        def run_from_start(*args: Any) -> _R:
             self._generators.seed(self._seed)
             start = self._generators.read_fingerprints()
             result = function(*args)
             self.have_drawn = self._generators.read_fingerprints() != start
             return result
 
-        return run
+        return run_from_start
 
 
 @contextmanager

@@ -67,7 +67,7 @@ class DrawInterceptor(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func not in _INTERCEPTED:  # this is nearly every call, so a single lookup has to do
+        if func not in _INTERCEPTED:  # this is nearly every call, so there is only a single lookup
             return func(*args, **kwargs) if kwargs else func(*args)
         kwargs = kwargs or {}
         if "generator" in kwargs and kwargs["generator"] is None:
@@ -76,20 +76,22 @@ class DrawInterceptor(TorchFunctionMode):
             return _COMPUTED_HERE[func](self._next_rng, *args, **kwargs)
         if func in TAKES_GENERATOR and "generator" not in kwargs:
             return _call_with_generator(self._next_rng(), func, args, kwargs)
-        if func in _CALLS_THEM and not torch.compiler.is_compiling():  # Dynamo stops in it if a mode is on
+        if (
+            func in FUNCTIONS_THAT_CALL_OTHERS and not torch.compiler.is_compiling()
+        ):  # Dynamo stops inside of it while a mode is active
             with self:
-                return _CALLS_THEM[func](*args, **kwargs)
+                return FUNCTIONS_THAT_CALL_OTHERS[func](*args, **kwargs)
         if func in DRAWS_INSIDE and DRAWS_INSIDE[func](*args, **kwargs):
             return _call_with_lent_generator(self._next_rng(), func, args, kwargs)
         return func(*args, **kwargs)
 
 
 def drawn(func: Callable[..., Any], *args: Any, rng: Rng, **kwargs: Any) -> Any:
-    """One call of a function of torch that draws, with its draws from ``rng``: what a body's own call of it does.
+    """Call a random function of torch with its draws from ``rng``.
 
     Args:
-        func: ``torch.rand``, ``F.dropout2d`` or another.
-        args, kwargs: what it is called with.
+        func: ``torch.rand``, ``F.dropout2d`` or any other.
+        args, kwargs: its arguments, without ``rng``.
         rng: a Key, or ``p.rng``.
 
     >>> drawn(torch.rand, 3, rng=Stream(0))
@@ -107,9 +109,11 @@ def _show_draws_to_compiler() -> bool:
 # --- computed by funcnet ---
 
 
-def _kernel_with_torch_arguments(rule: Callable[..., Tensor], inplace: bool = False) -> Callable[..., Tensor]:
+def _kernel_with_torch_arguments(
+    dropout_function: Callable[..., Tensor], inplace: bool = False
+) -> Callable[..., Tensor]:
     """A dropout function as torch itself calls it: ``torch.dropout(input, p, train)``."""
-    apply = with_torch_arguments(rule)
+    apply = with_torch_arguments(dropout_function)
     return lambda next_rng, input, p, train: apply(next_rng, input, p, train, inplace)
 
 
@@ -143,7 +147,7 @@ def _attention_with_torch_arguments(
     is_causal: bool = False,
     **options: Any,
 ) -> Tensor:
-    if dropout_p <= 0 and not beyond_one_gradient():
+    if dropout_p <= 0 and not beyond_one_gradient(query, key, value):
         return F.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, **options)
     rng = next_rng() if dropout_p > 0 else None  # without dropout: torch's kernel has no rule for vmap
     return scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, **options, rng=rng)
@@ -156,8 +160,14 @@ _COMPUTED_HERE: dict[Any, Callable[..., Tensor]] = {
     F.dropout3d: feature_dropout_with_torch_arguments(5),
     F.alpha_dropout: with_torch_arguments(alpha_dropout, False),
     F.feature_alpha_dropout: with_torch_arguments(feature_alpha_dropout, False),
-    **{getattr(torch, rule.__name__): _kernel_with_torch_arguments(rule) for rule in _DROPOUTS},
-    **{getattr(torch, f"{rule.__name__}_"): _kernel_with_torch_arguments(rule, inplace=True) for rule in _DROPOUTS},
+    **{
+        getattr(torch, dropout_function.__name__): _kernel_with_torch_arguments(dropout_function)
+        for dropout_function in _DROPOUTS
+    },
+    **{
+        getattr(torch, f"{dropout_function.__name__}_"): _kernel_with_torch_arguments(dropout_function, inplace=True)
+        for dropout_function in _DROPOUTS
+    },
     **_RRELU,
     F.scaled_dot_product_attention: _attention_with_torch_arguments,
 }
@@ -167,13 +177,13 @@ _COMPUTED_HERE: dict[Any, Callable[..., Tensor]] = {
 
 
 def _without_override_check(function: Any) -> Callable[..., Any]:
-    """A Python function of torch that does not first ask who overrides it, so that its own calls are intercepted."""
+    """A Python function of torch without its check for overrides, so that its own calls are intercepted."""
     never = dict.fromkeys(("has_torch_function", "has_torch_function_unary"), lambda inputs: False)
     namespace = {**function.__globals__, **never}
     return FunctionType(function.__code__, namespace, function.__name__, function.__defaults__, function.__closure__)
 
 
-_CALLS_THEM = {
+FUNCTIONS_THAT_CALL_OTHERS = {
     function: _without_override_check(function) for function in (F.multi_head_attention_forward, F.gumbel_softmax)
 }
 
@@ -222,4 +232,4 @@ def _generator_for(rng: Rng, device: torch.device) -> torch.Generator:
     return generator
 
 
-_INTERCEPTED = frozenset({*_COMPUTED_HERE, *TAKES_GENERATOR, *_CALLS_THEM, *DRAWS_INSIDE})
+_INTERCEPTED = frozenset({*_COMPUTED_HERE, *TAKES_GENERATOR, *FUNCTIONS_THAT_CALL_OTHERS, *DRAWS_INSIDE})

@@ -1,4 +1,4 @@
-"""Keys: jax.random's idea as int64 tensors, and the 64-bit mixing function behind them.
+"""Keys: jax.random's idea as int64 tensors, and their 64-bit mixing function.
 
 The mixing function exists twice, on Python ints and on int64 tensors, with the same result: numbers that are known are
 mixed as ints, because that is cheaper, and Keys within a transform or compiled code are mixed as tensors.

@@ -200,7 +200,7 @@ class _LinkedCodeWriter:
         )
 
     def _text_between(self, start: Position, end: Position) -> str:
-        """The text between two positions, which may lie behind the last line."""
+        """The text between two positions, which may lie after the last line."""
         (first, first_column), (last, last_column) = start, end
         if first > len(self.lines):
             return ""

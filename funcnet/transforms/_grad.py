@@ -123,15 +123,17 @@ def _compute_by_transform(
     leaves, treedef = pytree.tree_flatten(tuple(args[number] for number in numbers))
     _check_leaves(args, numbers, [leaf for leaf in leaves if leaf is not None])
     places = [index for index, leaf in enumerate(leaves) if leaf is not None and is_inexact(leaf)]
-    others = [None if number in {n % len(args) for n in numbers} else arg for number, arg in enumerate(args)]
+    fixed_args = [None if number in {n % len(args) for n in numbers} else arg for number, arg in enumerate(args)]
     plain_values: list[Any] = []
 
-    def compute_scalar(inputs: list[Tensor], others: list[Any], kwargs: dict[str, Any]) -> tuple[Tensor, list[Tensor]]:
-        filled = list(leaves)
-        for place, tensor in zip(places, inputs, strict=True):
-            filled[place] = tensor
-        traced_args = list(others)
-        for number, tree in zip(numbers, pytree.tree_unflatten(filled, treedef), strict=True):
+    def compute_scalar(
+        inputs: list[Tensor], fixed_args: list[Any], kwargs: dict[str, Any]
+    ) -> tuple[Tensor, list[Tensor]]:
+        all_leaves = list(leaves)
+        for index, tensor in zip(places, inputs, strict=True):
+            all_leaves[index] = tensor
+        traced_args = list(fixed_args)
+        for number, tree in zip(numbers, pytree.tree_unflatten(all_leaves, treedef), strict=True):
             traced_args[number] = tree
         result = function(*traced_args, **kwargs)
         value = _scalar_of(function, result, has_aux)
@@ -143,10 +145,10 @@ def _compute_by_transform(
         return value.reshape(()), [leaf for leaf in result_leaves if isinstance(leaf, Tensor)]
 
     if places:
-        inputs = [leaves[place] for place in places]
-        by_leaf, (_, tensors) = torch.func.grad_and_value(compute_scalar, has_aux=True)(inputs, others, kwargs)
+        inputs = [leaves[index] for index in places]
+        by_leaf, (_, tensors) = torch.func.grad_and_value(compute_scalar, has_aux=True)(inputs, fixed_args, kwargs)
     else:
-        by_leaf, (_, tensors) = [], compute_scalar([], others, kwargs)
+        by_leaf, (_, tensors) = [], compute_scalar([], fixed_args, kwargs)
     result_leaves, result_treedef = plain_values[0]
     remaining = iter(tensors)
     result_leaves = [next(remaining) if isinstance(leaf, Tensor) else leaf for leaf in result_leaves]
@@ -154,8 +156,8 @@ def _compute_by_transform(
         None if leaf is None else torch.zeros_like(leaf) if index not in places else leaf
         for index, leaf in enumerate(leaves)
     ]
-    for place, grad in zip(places, by_leaf, strict=True):
-        grads[place] = grad
+    for index, grad in zip(places, by_leaf, strict=True):
+        grads[index] = grad
     return pytree.tree_unflatten(result_leaves, result_treedef), pytree.tree_unflatten(grads, treedef)
 
 
@@ -265,12 +267,12 @@ _running = threading.local()
 
 
 def _is_nested() -> bool:
-    """Whether the call is inside of a transform of torch.func, or of the function of another value_and_grad."""
+    """Whether the call is inside of a transform of torch.func, or of the function of an outer value_and_grad."""
     return under_transform() or (not torch.compiler.is_compiling() and bool(getattr(_running, "depth", 0)))
 
 
 def _plain_backward_suffices(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether nobody else differentiates by the arguments, and autograd may record what is computed from them."""
+    """Whether only this call differentiates by the arguments, and autograd may record what is computed from them."""
     if torch.is_inference_mode_enabled():
         return False
     leaves, _ = _flatten((args, kwargs) if kwargs else args)

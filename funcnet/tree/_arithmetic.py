@@ -29,7 +29,7 @@ def norm(tree: TreeLike, ord: float = 2.0) -> Tensor:
         ord: order of the norm, as in :func:`torch.linalg.vector_norm`; ``inf`` is the largest absolute value.
 
     Raises:
-        TreeError: if a leaf is no tensor; names all of them.
+        TreeError: if a leaf is not a tensor; names all of them.
 
     >>> norm({"weight": torch.tensor([3.0, 0.0]), "bias": torch.tensor(4.0)})
     tensor(5.)
@@ -61,7 +61,7 @@ def dot(left: TreeLike, right: TreeLike) -> Tensor:
             not count. Where two dtypes meet, the product has the one that torch promotes them to.
 
     Raises:
-        TreeError: if paths or shapes differ, or a leaf is no tensor; names all of them.
+        TreeError: if paths or shapes differ, or a leaf is not a tensor; names all of them.
 
     >>> left, right = {"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([3.0, 4.0])}
     >>> dot(left, right)
@@ -91,7 +91,7 @@ def collect_tensors(tree: TreeLike, verb: str) -> dict[str, Tensor]:
     """The leaves of a tree by path, in its order, without ``None``.
 
     Raises:
-        TreeError: if a leaf is no tensor; the message says what ``verb`` takes.
+        TreeError: if a leaf is not a tensor; the message says what ``verb`` takes.
     """
     leaves = {path: leaf for path, leaf in flatten(tree).items() if leaf is not None}
     problems = [

@@ -39,7 +39,7 @@ def partition(tree: TreeLike, selector: Selector) -> tuple[Tree, Tree]:
 
 
 def combine(*trees: TreeLike) -> Tree:
-    """The tree of which these are partitions; the inverse of :func:`partition`.
+    """The tree that these are partitions of; the inverse of :func:`partition`.
 
     Raises:
         TreeError: if a path is a leaf in several trees or in none; names all of them.
@@ -87,7 +87,7 @@ def _take_out(leaf: object) -> Absent:
 def _map_by_membership(
     tree: TreeLike, paths: set[str], *, inside: LeafFunction, outside: LeafFunction, prefix: str = ""
 ) -> Tree:
-    """The tree with one function applied to the leaves at these paths, and another to all other leaves."""
+    """The tree with one function applied to the leaves at these paths, and a second function to all other leaves."""
     result: Tree = {}
     for key, value in tree.items():
         path = join(prefix, key)

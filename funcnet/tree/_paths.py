@@ -118,17 +118,17 @@ def map(function: Callable[..., Any], tree: TreeLike, *trees: TreeLike) -> Tree:
         raise
 
 
-def require_same_paths(verb: str, tree: TreeLike, *trees: TreeLike) -> None:
-    """Refuse trees with different paths; ``None`` and ``ABSENT`` are no leaves.
+def require_same_paths(function_name: str, tree: TreeLike, *trees: TreeLike) -> None:
+    """Refuse trees with different paths; ``None`` and ``ABSENT`` do not count as leaves.
 
     Raises:
-        TreeError: that says what ``verb`` needs, and names the paths that differ.
+        TreeError: names ``function_name`` and the paths that differ.
     """
     paths = _leaf_paths(tree)
     unmatched = sorted({path for tree in trees for path in paths ^ _leaf_paths(tree)})
     if unmatched:
         raise TreeError(
-            f"{verb} needs trees of one structure; these paths are not in all of them: {', '.join(unmatched)}."
+            f"{function_name} needs trees of one structure; these paths are not in all of them: {', '.join(unmatched)}."
         ) from None
 
 
@@ -157,16 +157,16 @@ def map_with_path(function: Callable[..., Any], tree: TreeLike, *trees: TreeLike
     return _map_nodes(function, tree, [flatten(tree) for tree in trees], "")
 
 
-def _map_nodes(function: Callable[..., Any], tree: TreeLike, others: list[dict[str, Any]], prefix: str) -> Tree:
+def _map_nodes(function: Callable[..., Any], tree: TreeLike, other_leaves: list[dict[str, Any]], prefix: str) -> Tree:
     result: Tree = {}
     for key, value in tree.items():
         path = f"{prefix}.{key}" if prefix else str(key)
         if isinstance(value, Mapping):
-            result[key] = _map_nodes(function, value, others, path)
+            result[key] = _map_nodes(function, value, other_leaves, path)
         elif value is None or value is ABSENT:
             result[key] = value
         else:
-            result[key] = function(path, value, *(leaves[path] for leaves in others))
+            result[key] = function(path, value, *(leaves[path] for leaves in other_leaves))
     return result
 
 

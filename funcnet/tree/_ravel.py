@@ -27,8 +27,8 @@ def ravel(tree: TreeLike) -> tuple[Tensor, Callable[[Tensor], Tree]]:
         the dtype that torch promotes all leaves to; ``unravel`` gives each leaf its own dtype back.
 
     Raises:
-        TreeError: if a leaf is no tensor, or if integer leaves stand beside floating ones, which cannot hold all
-            integers; names all of them. ``unravel`` raises it for a vector of another shape.
+        TreeError: if a leaf is not a tensor, or if there are integer and floating leaves, which cannot hold all
+            integers; names all of them. ``unravel`` raises it for a vector of a different shape.
 
     >>> vector, unravel = ravel({"weight": torch.ones(2, 2), "bias": torch.zeros(1)})
     >>> vector

@@ -50,7 +50,7 @@ def _describe(leaf: Tensor) -> str:
 
 
 def unstack(tree: TreeLike, dim: int = 0) -> list[Tree]:
-    """The trees of which this one is the :func:`stack`; their leaves are views of its leaves.
+    """The trees that were stacked into this one; their leaves are views of its leaves.
 
     Args:
         tree: nested dicts of tensors that have the same size along ``dim``.

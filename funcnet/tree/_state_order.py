@@ -28,6 +28,6 @@ def _interleave_keys(first: list[str], second: list[str]) -> list[str]:
     merged = list(first)
     for index, key in enumerate(second):
         if key not in merged:
-            before = next((merged.index(other) for other in reversed(second[:index]) if other in merged), -1)
+            before = next((merged.index(earlier) for earlier in reversed(second[:index]) if earlier in merged), -1)
             merged.insert(before + 1, key)
     return merged

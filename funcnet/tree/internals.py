@@ -1,4 +1,4 @@
-"""Machinery of this room that other rooms use. It is not part of the public interface."""
+"""Machinery of this package that other packages use. It is not part of the public interface."""
 
 from funcnet.tree._arithmetic import collect_inexact as collect_inexact
 from funcnet.tree._arithmetic import collect_tensors as collect_tensors

@@ -1,4 +1,4 @@
-"""How tensors of one layout can become those of another: transposed, fused, split, stacked or unstacked."""
+"""How tensors of one layout can become those of a second one: transposed, fused, split, stacked or unstacked."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Candidate:
     Attributes:
         sources, targets: several sources are fused, and one source is split into several targets.
         permutation: the new order of the axes of each source; None to leave them.
-        is_ambiguous: whether another permutation would fit the shapes too.
+        is_ambiguous: whether a second permutation would fit the shapes too.
         dim, sizes: of fusing or splitting.
         stack_hole: the hole of the sources whose numbers become an axis of the target.
         unstack_hole: the hole of the targets whose numbers are an axis of the source.
@@ -124,9 +124,9 @@ def iter_candidates(sources: Sequence[Family], targets: Sequence[Family]) -> Ite
 
 
 def _shape_keys(family: Family) -> list[tuple[object, ...]]:
-    """Keys of which two families that can be one another share at least one.
+    """Lookup keys: families that can be converted into each other share at least one.
 
-    A key has the counts of the holes and the sizes of the axes in any order, as they are or with one hole stacked.
+    A key has the counts of the holes and the sizes of the axes in any order, without change or with a stacked hole.
     """
     counts = family.counts
     keys: list[tuple[object, ...]] = [(counts, tuple(sorted(family.shape)))]

@@ -21,7 +21,7 @@ def flax_rules(source: Checkpoint | Mapping[str, Spec]) -> tuple[Rule, ...]:
 
     ``kernel`` (I, O) becomes ``weight`` (O, I), and (*, I, O) of a convolution becomes (O, I, *). Projections with an
     axis for heads, (I, H, E) and (H, E, O), become matrices. ``scale`` and ``embedding`` become ``weight``; ``mean``
-    and ``var`` become ``running_mean`` and ``running_var``, beside a ``num_batches_tracked`` of 0, which Flax does not
+    and ``var`` become ``running_mean`` and ``running_var``, with a ``num_batches_tracked`` of 0, which Flax does not
     have. The collections ``params`` and ``batch_stats`` are removed from the names, and slashes become dots.
 
     Names of modules stay as they are: ``match`` proposes rules from there to a net.

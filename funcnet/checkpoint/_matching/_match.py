@@ -1,4 +1,4 @@
-"""Proposes rules from one layout to another whose names differ."""
+"""Proposes rules between two layouts whose names differ."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Match:
     Attributes:
         proposals: the proposals, in the order in which their rules apply.
         same: how many tensors already have their name and shape.
-        left: names in the source that have no place in the target.
+        left: names in the source that no target tensor is made from.
         missing: names in the target for which the source has no tensor.
     """
 
@@ -125,7 +125,7 @@ def match(
         target: a net, a module, a checkpoint, its path, or shapes by name.
 
     Raises:
-        TypeError: if one of them is none of these.
+        TypeError: if one of them has any other type.
 
     >>> proposed = match({"module.a.weight": (3, 2), "module.b": (3,)}, {"a.weight": (3, 2), "c": (3,)})
     >>> print(proposed)
@@ -136,14 +136,14 @@ def match(
     (Prefix(add='', remove='module.', optional=False), Rename(source='b', target='c', optional=False))
     """
     source_layout, target_layout = read_layout(source), read_layout(target)
-    proposed = _propose_rules(source_layout, target_layout, numbered=True)
+    proposed = _propose_rules(source_layout, target_layout, groups_numbers=True)
     if _gives_target(proposed, source_layout, target_layout):
         return proposed
     # The pattern of one rule may match a tensor that another rule made, or one that already has its name.
-    return _propose_rules(source_layout, target_layout, numbered=False)
+    return _propose_rules(source_layout, target_layout, groups_numbers=False)
 
 
-def _propose_rules(source: Layout, target: Layout, numbered: bool) -> Match:
+def _propose_rules(source: Layout, target: Layout, groups_numbers: bool) -> Match:
     proposals: list[Proposal] = []
     prefix = _find_prefix(source, target)
     if prefix is not None:
@@ -152,16 +152,18 @@ def _propose_rules(source: Layout, target: Layout, numbered: bool) -> Match:
     proposals += [_untie_proposal(alias, owner) for alias, owner in source.ties.items() if alias not in target.ties]
     unchanged = {name for name, shape in source.shapes.items() if target.shapes.get(name) == shape}
     families = (
-        group_families({name: shape for name, shape in layout.shapes.items() if name not in unchanged}, numbered)
+        group_families({name: shape for name, shape in layout.shapes.items() if name not in unchanged}, groups_numbers)
         for layout in (source, target)
     )
     detours, choices = _avoid_collisions(choose_candidates(*families))
     proposals += detours
     proposals += [_choice_proposal(choice) for choice in choices]
     used = unchanged | {name for choice in choices for family in choice.candidate.sources for name in family.names}
-    reached = unchanged | {name for choice in choices for family in choice.candidate.targets for name in family.names}
+    covered_targets = unchanged | {
+        name for choice in choices for family in choice.candidate.targets for name in family.names
+    }
     left = [name for name in source.shapes if name not in used]
-    missing = [name for name in target.shapes if name not in reached]
+    missing = [name for name in target.shapes if name not in covered_targets]
     for alias, owner in target.ties.items():
         if alias not in source.ties and owner not in missing:
             proposals.append(_tie_proposal(alias, owner, stored=alias in left))
@@ -193,17 +195,19 @@ def _find_prefix(source: Layout, target: Layout) -> Prefix | None:
     def count_fitting(prefix: Prefix) -> int:
         return sum(target.shapes.get(name) == shape for name, shape in source.with_prefix(prefix).shapes.items())
 
-    removable = [start for start in _first_prefixes(source) if all(name.startswith(start) for name in source.shapes)]
+    removable = [
+        start for start in _prefixes_of_first_name(source) if all(name.startswith(start) for name in source.shapes)
+    ]
     options = [Prefix(remove=start) for start in removable]
-    options += [Prefix(add=start) for start in _first_prefixes(target)]
+    options += [Prefix(add=start) for start in _prefixes_of_first_name(target)]
     best = max(options, key=count_fitting, default=None)
     if best is None or count_fitting(best) <= max(count_fitting(Prefix()), (len(source.shapes) - 1) // 2):
         return None
     return best
 
 
-def _first_prefixes(layout: Layout) -> list[str]:
-    """The prefixes of the first name, each with the sign that ends it."""
+def _prefixes_of_first_name(layout: Layout) -> list[str]:
+    """The prefixes of the first name, each with the separator that ends it."""
     first = next(iter(layout.shapes), "")
     return [first[: end + 1] for end, sign in enumerate(first) if sign in "./"]
 
@@ -235,7 +239,7 @@ def _family_patterns(families: Sequence[Family]) -> tuple[str, ...]:
 
 
 def _avoid_collisions(choices: Sequence[Choice]) -> tuple[list[Proposal], list[Choice]]:
-    """Rename families first whose names other tensors will get, because rules apply one after the other.
+    """First give temporary names to sources whose names other tensors will take; rules are applied in order.
 
     Returns:
         The proposals that rename them, and the choices with the new names.

@@ -47,7 +47,7 @@ class Transpose(Rule):
 
 @dataclass(frozen=True)
 class Permute(Rule):
-    """Put all axes in another order, as ``torch.permute``.
+    """Put all axes in a different order, as ``torch.permute``.
 
     >>> Permute("conv.kernel", (3, 2, 0, 1)).inverse().dims
     (2, 3, 1, 0)

@@ -1,4 +1,4 @@
-"""Draws by path outside of a net: what emitted programs draw from."""
+"""Draws by path in written programs, outside of a net: :class:`ByPath` is their ``rng``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from funcnet.random._generators import Rng, RngArgument, Stream, as_rng, rng_at_
 
 
 class ByPath:
-    """Lets plain code draw as a net does: ``rng("h.0.drop")`` gives what the next draw at that path draws from.
+    """Lets plain code draw as a net does: ``rng("h.0.drop")`` returns the rng of the next draw at that path.
 
     Args:
         rng: a Key, or an int seed for the draws that ``torch.manual_seed(seed)`` and the module would make.

@@ -15,75 +15,76 @@ from funcnet._context import under_transform
 from funcnet._errors import FuncnetError, ShapeError, TransformError
 from funcnet._typing import TreeLike
 from funcnet.core._check import find_tree_misfits, misfit_error
+from funcnet.core._draw_source import call_and_path, describe_view
 from funcnet.core._kinds import ForeignNet
-from funcnet.core._view import EMPTY_TREE, View, call_and_path, describe_place
+from funcnet.core._view import EMPTY_TREE, View
 from funcnet.core._wrong_calls import explain_wrong_call, mention_buffers
 from funcnet.tree import join
 
 if TYPE_CHECKING:
-    from funcnet.core._call import Program
+    from funcnet.core._call import PreparedNet
 
 
 def explain_error(
-    program: Program,
+    prepared: PreparedNet,
     params: TreeLike,
     error: Exception,
     inputs: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] = EMPTY_TREE,
     method: str = "forward",
 ) -> Exception:
-    """The error to raise for one that came out of a body: with a path, and what funcnet knows about the cause.
+    """The error to raise for an error of a body: it names the path and what funcnet knows about the cause.
 
     Args:
-        program: of the net that was called.
+        prepared: the net that was called.
         params, inputs, kwargs, method: what it was called with.
         error: what the body raised, or Python when it called the body.
     """
     if isinstance(error, FuncnetError) or type(error).__module__ == "torch.utils.checkpoint":
-        return error  # the second is how a checkpoint ends a call that has recomputed enough
-    lines = find_tree_misfits(program.specs, {"params": params})
+        return error  # torch.utils.checkpoint stops its recomputation by this exception
+    lines = find_tree_misfits(prepared.specs, {"params": params})
     if lines:
-        return misfit_error(program.net, lines)
-    wrong_call = explain_wrong_call(program.net, error, inputs, kwargs, method)
-    return wrong_call or mention_buffers(_explain_where(program, error), inputs)
+        return misfit_error(prepared.net, lines)
+    wrong_call = explain_wrong_call(prepared.net, error, inputs, kwargs, method)
+    return wrong_call or mention_buffers(_explain_where(prepared, error), inputs)
 
 
-def _explain_where(program: Program, error: Exception) -> Exception:
-    """The error with the place and the inputs of the body that it came from."""
+def _explain_where(prepared: PreparedNet, error: Exception) -> Exception:
+    """The error with the path and the inputs of the body that raised it."""
     if isinstance(error, AttributeError) and isinstance(error.obj, View):
         return _missing_name_error(error.obj, error.name or "")
     bodies = list(_iter_bodies_passed(error))
     if not bodies:
         return error
-    view, place, inputs = bodies[-1]
-    net = program.nets_by_path.get(call_and_path(view)[1])
+    view, title_and_path, inputs = bodies[-1]
+    net = prepared.nets_by_path.get(call_and_path(view)[1])
     if isinstance(net, ForeignNet):
-        place, inputs = net.find_running_submodule(error.__traceback__) or (place, inputs)
+        title_and_path, inputs = net.find_running_submodule(error.__traceback__) or (title_and_path, inputs)
     elif isinstance(error, AttributeError) and (name := _unassignable_name(view, error)):
         if name in vars(type(view)):
             return _missing_name_error(view, name)
         return AttributeError(
-            f"{place}: p.{name} cannot be set, as a call keeps nothing but buffers. Use a local variable, or "
+            f"{title_and_path}: p.{name} cannot be set, as a call keeps nothing but buffers. Use a local variable, or "
             f"declare {name}=funcnet.Buffer(shape)."
         )
     expects = view._expects
     expected = f"expected {expects}, " if expects else ""
-    inputs_text = ", ".join(f"{name} {describe_value(value)}" for name, value in inputs.items()) or "no input"
+    inputs_text = ", ".join(f"{name} {describe_input(value)}" for name, value in inputs.items()) or "no input"
     expected_and_got = f"{expected}got {inputs_text}"
     if under_transform() and "saved tensor hooks" in str(error):
         return TransformError(
-            f"{place} uses torch.utils.checkpoint (or other hooks on saved tensors), of which transforms of torch.func "
-            f"know nothing. Switch checkpointing off in the module, or take gradients by funcnet.value_and_grad, which "
-            f"is a plain backward pass."
+            f"{title_and_path} uses torch.utils.checkpoint (or other hooks on saved tensors), of which transforms of "
+            f"torch.func know nothing. Switch checkpointing off in the module, or take gradients by "
+            f"funcnet.value_and_grad, which is a plain backward pass."
         )
     is_about_transform = under_transform() and _ABOUT_TRANSFORMS.search(str(error))  # what torch cannot transform
     if expects is not None and isinstance(error, _ERRORS_OF_INPUTS) and not is_about_transform:
         error_type = TypeError if isinstance(error, (TypeError, AttributeError)) else ShapeError
         is_nested = any(isinstance(value, torch.Tensor) and value.is_nested for value in inputs.values())
         way_out = _PAD_NESTED if is_nested else ""
-        return error_type(f"{place}: {expected_and_got}. {_message_as_sentence(error)}{way_out}")
+        return error_type(f"{title_and_path}: {expected_and_got}. {_message_as_sentence(error)}{way_out}")
     if sys.version_info >= (3, 11):
-        error.add_note(f"in the body of {place}: {expected_and_got}")
+        error.add_note(f"in the body of {title_and_path}: {expected_and_got}")
     return error
 
 
@@ -101,7 +102,7 @@ def _message_as_sentence(error: Exception) -> str:
 
 
 def _iter_bodies_passed(error: Exception) -> Iterator[tuple[View, str, dict[str, Any]]]:
-    """The view, the place in words and the inputs of each body that an error went through, outermost first."""
+    """The view, the title with path, and the inputs of each body that an error passed through, outermost first."""
     trace, parent = error.__traceback__, None
     while trace is not None:
         code = trace.tb_frame.f_code
@@ -116,7 +117,7 @@ def _iter_bodies_passed(error: Exception) -> Iterator[tuple[View, str, dict[str,
                 varargs = values[code.co_varnames[code.co_argcount + code.co_kwonlyargcount]]
                 inputs.update({f"input {index}": value for index, value in enumerate(varargs)})
             shared = _find_shared_view(parent, view, code) if parent is not None else None
-            yield (*(shared or (view, describe_place(view))), inputs)
+            yield (*(shared or (view, describe_view(view))), inputs)
             parent = parent if shared else view
         trace = trace.tb_next
 
@@ -124,7 +125,7 @@ def _iter_bodies_passed(error: Exception) -> Iterator[tuple[View, str, dict[str,
 def _find_shared_view(parent: View, view: View, code: CodeType) -> tuple[View, str] | None:
     """The shared view of a body that ignores its view, and the paths under ``parent`` where that body may be.
 
-    None if the body with this code uses its view. One that ignores it is called with any view, so its own is unknown.
+    None if the body with this code uses its view. A body that ignores its view is called with any view.
     """
     matches = [
         (cls, path)
@@ -133,7 +134,7 @@ def _find_shared_view(parent: View, view: View, code: CodeType) -> tuple[View, s
     ]
     if matches:
         return matches[0][0]._shared, f"{matches[0][0].__name__} at {' or '.join(repr(path) for _, path in matches)}"
-    return (parent, describe_place(parent)) if view is type(view)._shared else None
+    return (parent, describe_view(parent)) if view is type(view)._shared else None
 
 
 def _iter_view_classes(cls: type[View], path: str) -> Iterator[tuple[Any, str]]:
@@ -147,7 +148,7 @@ def _is_data(value: object) -> bool:
     return value is not None and not isinstance(value, bool)
 
 
-def describe_value(value: object) -> str:
+def describe_input(value: object) -> str:
     """A value in a few words: for a tensor its shape and dtype.
 
     >>> describe_value(torch.ones(2, 3)), describe_value((torch.ones(1), None))
@@ -158,7 +159,7 @@ def describe_value(value: object) -> str:
     if isinstance(value, torch.Tensor):
         return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
     if isinstance(value, (tuple, list)) and any(isinstance(item, (torch.Tensor, tuple)) for item in value):
-        return f"({', '.join(map(describe_value, value))})"
+        return f"({', '.join(map(describe_input, value))})"
     return f"{value!r:.40}"
 
 
@@ -167,9 +168,9 @@ _NO_SLOT = re.compile(r"'(\w+)' object has no attribute '(\w+)'")
 
 
 def _unassignable_name(view: View, error: AttributeError) -> str | None:
-    """The name that a body assigned to its view in vain, as Python's message says it; None for any other error.
+    """The name in a failed ``p.name = …``, taken from Python's message; None otherwise.
 
-    An attribute that is looked up in vain has the same message, and then ``error.obj`` is what has no such attribute.
+    A failed read of an attribute has the same message; there ``error.obj`` is the object without that attribute.
     """
     if error.obj is not None and error.obj is not view:
         return None
@@ -186,7 +187,9 @@ def _missing_name_error(view: View, name: str) -> AttributeError:
     """The error for a name that a view does not have, or cannot be assigned; it lists the names that exist."""
     cls = type(view)
     names = sorted(name for name in (*cls.__dict__, *getattr(cls, "__slots__", ())) if not name.startswith("_"))
-    place = describe_place(view)
+    title_and_path = describe_view(view)
     if isinstance(cls.__dict__.get(name), property):
-        return AttributeError(f"{place}: {name!r} is a param or a part, which a call cannot replace. Buffers it can.")
-    return AttributeError(f"{place} has no {name!r}; it has {', '.join(names) or 'no names'}.")
+        return AttributeError(
+            f"{title_and_path}: {name!r} is a param or a part, which a call cannot replace. Buffers it can."
+        )
+    return AttributeError(f"{title_and_path} has no {name!r}; it has {', '.join(names) or 'no names'}.")

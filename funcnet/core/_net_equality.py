@@ -1,4 +1,4 @@
-"""A record as a value: how it is compared, hashed, copied and pickled."""
+"""A net as a value: how it is compared, hashed, copied and pickled."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from funcnet.core._edits import Edits
 
 
 class RecordValue:
-    """A frozen dataclass that is equal to another of its class if the fields and the edits are equal."""
+    """A frozen dataclass; two instances of one class are equal if their fields and edits are equal."""
 
-    _edits: ClassVar[Edits] = Edits()  # a net that has been tied, frozen or replaced in has a value of its own
+    _edits: ClassVar[Edits] = Edits()  # set on an instance once it is tied, frozen, or has a replaced part
 
     def _with_edits(self, edits: Edits) -> Self:
         """The same record with other edits."""
@@ -25,19 +25,19 @@ class RecordValue:
     def _field_values(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
 
-    def _record(self) -> tuple[Any, ...]:
-        """The values that make two records of one class equal; what changes no result is not among them."""
+    def _equality_key(self) -> tuple[Any, ...]:
+        """Two nets of one class are equal if these values are equal; edits that change no result are left out."""
         edits = self._edits
         return (*self._field_values().values(), edits.replaced, edits.order, edits.dtypes, edits.aliases)
 
     @cached_property
     def _hash(self) -> int:
-        return hash((type(self), self._record()))
+        return hash((type(self), self._equality_key()))
 
     def __eq__(self, other: object) -> bool:
         if self is other:
             return True
-        return type(other) is type(self) and hash(self) == hash(other) and self._record() == other._record()
+        return type(other) is type(self) and hash(self) == hash(other) and self._equality_key() == other._equality_key()
 
     def __hash__(self) -> int:
         return self._hash

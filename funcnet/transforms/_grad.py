@@ -11,7 +11,7 @@ import optree
 import torch
 from torch import Tensor
 
-from funcnet._context import under_transform
+from funcnet._context import under_forward_mode, under_transform
 from funcnet._errors import FuncnetError, TransformError
 from funcnet._tensors import is_inexact
 from funcnet._torch import AccumulateGrad, is_wrapped_by_transform, pytree
@@ -38,9 +38,9 @@ def value_and_grad(
     """A function that returns the value of ``function`` and its gradient by one argument.
 
     At top level it runs torch.autograd.grad, which frees the graph as it goes; ``torch.func.grad`` always keeps it for
-    a second derivative, at about twice the peak memory. Under vmap, grad, compile or torch.inference_mode, inside
-    another ``value_and_grad``, and where an argument requires grad already, it is ``torch.func.grad_and_value``, so it
-    nests. Same bits.
+    a second derivative, at about twice the peak memory. Under vmap, grad, compile, torch.inference_mode or a level
+    of torch.autograd.forward_ad, inside another ``value_and_grad``, and where an argument requires grad already, it is
+    ``torch.func.grad_and_value``, so it nests. Same bits.
 
     Args:
         function: returns a scalar tensor; with ``has_aux``, a pair of one and anything.
@@ -286,7 +286,7 @@ def _is_nested() -> bool:
 
 def _plain_backward_suffices(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether only this call differentiates by the arguments, and autograd may record what is computed from them."""
-    if torch.is_inference_mode_enabled():
+    if torch.is_inference_mode_enabled() or under_forward_mode():  # a plain backward pass drops tangents
         return False
     leaves, _ = _flatten((args, kwargs) if kwargs else args)
     is_recording = torch.is_grad_enabled()

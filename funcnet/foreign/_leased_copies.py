@@ -27,6 +27,7 @@ from funcnet.foreign._carried_values import copy_extra_states, repr_to_keep, rep
 from funcnet.foreign._draws_by_path import note_running_paths, wrap_drawing_forwards
 from funcnet.foreign._isolated_copies import copy_without_weights, deepcopy_isolated
 from funcnet.foreign._module_walk import named_modules
+from funcnet.foreign._new_parameters import refuse_new_parameters, refuse_new_submodules
 from funcnet.foreign._replaced_parts import edit_modules
 from funcnet.tree import join
 
@@ -124,6 +125,7 @@ class CopyPool:
         if flags not in self.compiled:
             module = self.make_copy(flags)
             note_running_paths(module)
+            refuse_new_parameters(module)
             self.compiled[flags] = module
 
 
@@ -144,6 +146,10 @@ class LeasedCopy:
             self.path_by_id.setdefault(id(submodule), path)
         self.modules = list(module.modules())
         wrap_drawing_forwards(self, drawing_paths)
+        refuse_new_parameters(module)
+        self._children = [submodule._modules for submodule in self.modules]
+        self._child_counts = list(map(len, self._children))
+        self._children_before = list(chain.from_iterable(map(dict.values, self._children)))
         self._tensors = [(tensors, name, tensors[name]) for tensors, name in _iter_tensor_slots(self.modules)]
         self._references = list(_iter_references(self._tensors, objects))
         self._param_plan, self._buffer_plan = (_make_plan(module, kind) for kind in ("_parameters", "_buffers"))
@@ -160,6 +166,9 @@ class LeasedCopy:
 
     def _count_references(self) -> list[int]:
         return list(map(sys.getrefcount, self.modules))
+
+    def _children_are_same(self) -> bool:
+        return all(map(is_, chain.from_iterable(map(dict.values, self._children)), self._children_before))
 
     def put_tensors(self, params: TreeLike, buffers: TreeLike) -> None:
         """Put the tensors of a call where the module looks for its own."""
@@ -192,7 +201,13 @@ class LeasedCopy:
             ) from None
 
     def take_tensors_out(self) -> bool:
-        """Take the tensors out again. Returns whether the copy is unchanged then."""
+        """Take the tensors out again. Returns whether the copy is unchanged then.
+
+        Raises:
+            PurityError: if the call made a submodule that has params.
+        """
+        if list(map(len, self._children)) != self._child_counts or not self._children_are_same():
+            refuse_new_submodules(self.module, self.path_by_id)
         if self._count_references() != self._reference_counts:
             # Something still refers to the copy; it must not write to the new buffers that the caller has.
             for module in self.modules:

@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
+from funcnet._errors import TreeError
 from funcnet._reachable import collect_reachable, iter_containers
 from funcnet._typing import Tree, TreeLike
 from funcnet.core import Net
@@ -185,8 +186,19 @@ class LeasedCopy:
             container[key] = tensors[name]
 
     def record_buffers(self, buffers: Tree) -> None:
-        """Record the buffers as the call left them in the tree that it was given."""
-        _record_by_plan(self._buffer_plan, buffers)
+        """Record the buffers as the call left them in the tree that it was given.
+
+        Raises:
+            TreeError: if the call deleted one.
+        """
+        try:
+            _record_by_plan(self._buffer_plan, buffers)
+        except KeyError:
+            names = ", ".join(map(repr, _iter_deleted(self._buffer_plan)))
+            raise TreeError(
+                f"{type(self.module).__name__} deleted its buffer {names} in the call, which is to return every buffer "
+                f"that it was given. Assign zeros in place of `del`, or hold a plain attribute."
+            ) from None
 
     def take_tensors_out(self) -> bool:
         """Take the tensors out again. Returns whether the copy is unchanged then.
@@ -266,6 +278,14 @@ def _record_by_plan(plan: Plan, tree: Tree) -> None:
         tree[name] = tensors[name]
     for name, child in children:
         _record_by_plan(child, tree[name])
+
+
+def _iter_deleted(plan: Plan, path: str = "") -> Iterator[str]:
+    """The paths of what the plan places and is there no more."""
+    slots, children = plan
+    yield from (join(path, name) for name, tensors in slots if name not in tensors)
+    for name, child in children:
+        yield from _iter_deleted(child, join(path, name))
 
 
 def _clone_or_none(tensor: Tensor | None) -> Tensor | None:

@@ -56,6 +56,14 @@ wrapping_level = functorch.maybe_get_level
 unwrap_once = functorch.get_unwrapped
 """Whether a transform wraps a tensor, the level of the outermost that does, and the tensor that this one wraps."""
 
+
+def unwrap_all(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor inside of all that transforms of torch.func put around it; one that has ended leaves its wrapper."""
+    while is_wrapped_by_transform(tensor):
+        tensor = unwrap_once(tensor)
+    return tensor
+
+
 count_dispatch_modes = torch._C._len_torch_dispatch_stack
 """The number of modes that see operators before they run: those that trace, fake or log them."""
 

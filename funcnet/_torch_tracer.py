@@ -212,6 +212,9 @@ EXITING_CALLS = frozenset({torch.amp.autocast_mode._exit_autocast, torch.autogra
 IGNORED_CALLS = frozenset({torch._C._log_api_usage_once})
 """What stands in a captured graph and computes nothing."""
 
+get_data: object = getattr(torch._C._autograd, "_get_data_attr", None)
+"""What stands in a captured graph for a read of ``tensor.data``."""
+
 
 def is_internal_function(function: object) -> bool:
     """Whether a function of a captured graph belongs to the machinery of torch, and cannot be called from outside."""

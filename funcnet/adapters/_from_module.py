@@ -49,7 +49,7 @@ def from_module(module: nn.Module, *, example_inputs: object = None, copy: bool 
     ``Wrapped``, which runs that forward on a private copy. The module itself is never called and never written to.
     Parameters that do not require grad are listed in ``net.frozen``; :func:`funcnet.train_flags` gives the ``train=``
     of parts in different modes. What torch.compile, DataParallel or checkpoint_wrapper were put around is converted
-    without them.
+    without them. Tensors that the module keeps of earlier calls are constants of the net, and lose their graph.
 
     Args:
         module: any ``nn.Module``.

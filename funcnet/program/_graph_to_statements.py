@@ -20,6 +20,7 @@ from funcnet._torch_tracer import (
     IGNORED_CALLS,
     applied_function,
     assert_scalar,
+    get_data,
     is_internal_function,
     set_grad_enabled,
 )
@@ -325,6 +326,8 @@ class _GraphReader:
                 self._value_expression(args[0]), self.vocabulary.index_expression(args[1], self._leaf)
             )
             self._add_write(node, Statement(self._value_expression(args[2]), written=written))
+        elif target is get_data:
+            self._assign(node, ast.Attribute(self._value_expression(args[0]), "data"))
         elif target is getattr and len(args) == 2:
             self._assign(node, ast.Attribute(self._value_expression(args[0]), str(args[1])))
         else:

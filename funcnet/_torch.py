@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable
 from functools import cache
-from threading import get_ident
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -60,6 +56,14 @@ wrapping_level = functorch.maybe_get_level
 unwrap_once = functorch.get_unwrapped
 """Whether a transform wraps a tensor, the level of the outermost that does, and the tensor that this one wraps."""
 
+
+def unwrap_all(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor inside of all that transforms of torch.func put around it; one that has ended leaves its wrapper."""
+    while is_wrapped_by_transform(tensor):
+        tensor = unwrap_once(tensor)
+    return tensor
+
+
 count_dispatch_modes = torch._C._len_torch_dispatch_stack
 """The number of modes that see operators before they run: those that trace, fake or log them."""
 
@@ -67,6 +71,16 @@ count_dispatch_modes = torch._C._len_torch_dispatch_stack
 def under_forward_mode() -> bool:
     """Whether the caller differentiates in forward mode, by ``torch.func.jvp`` or ``torch.autograd.forward_ad``."""
     return torch.autograd.forward_ad._current_level >= 0
+
+
+def current_autograd_node() -> Any:
+    """The node whose backward is running, as its hooks see it."""
+    return torch._C._current_autograd_node()
+
+
+def is_traced_by_compiler() -> bool:
+    """Whether torch.compile is tracing, even if the code that it traces is told otherwise."""
+    return torch.compiler.is_compiling() or torch._guards.TracingContext.try_get() is not None
 
 
 saved_tensors_hooks: Callable[[bool], object] = torch._C._autograd._top_saved_tensors_default_hooks
@@ -288,80 +302,6 @@ MODULE_CALL_CODE = torch.nn.Module._call_impl.__code__
 """The code of every call of a module, hooks included: a frame of it says which module is running."""
 
 
-_LOGGING = ("debug", "info", "warning", "error", "exception", "critical", "log", "warn")
-
-
-@contextlib.contextmanager
-def capture_settings(eager: bool) -> Iterator[None]:
-    """Let torch's tracer keep marked sizes free and everything else constant, whatever its settings are outside.
-
-    Two switches are private. Without ``backed_size_oblivious`` a free size is never 0 or 1, and code that asks for it
-    is answered without a guard; with ``use_duck_shape`` sizes that are equal by chance would be taken for one size.
-
-    Log messages and warnings of a forward do not belong to what it computes, so they are left out.
-
-    Args:
-        eager: code that asks is told that it is not being compiled, so that it does what it does outside; and functions
-            are followed further down than torch's tracer does by itself.
-    """
-    import torch._dynamo.variables.torch as torch_variables
-    from torch._dynamo.trace_rules import get_torch_obj_rule_map
-    from torch._dynamo.variables import UserFunctionVariable
-    from torch.fx.experimental import _config as sizes
-
-    settings: dict[str, Any] = {
-        "specialize_int": True,
-        "specialize_float": True,
-        "capture_scalar_outputs": True,
-        "capture_dynamic_output_shape_ops": True,
-        "automatic_dynamic_shapes": False,
-        "assume_static_by_default": True,
-        "allow_rnn": True,
-        "suppress_errors": False,
-        "verbose": False,
-        "ignore_logging_functions": {
-            warnings.warn,
-            *(method for name, method in vars(logging.Logger).items() if name.startswith(_LOGGING)),
-        },
-    }
-    known_settings = {name: value for name, value in settings.items() if hasattr(torch._dynamo.config, name)}
-    with (
-        torch._dynamo.config.patch(known_settings),
-        sizes.patch(use_duck_shape=False, backed_size_oblivious=True),  # type: ignore[attr-defined]
-    ):
-        get_answers, this_thread = torch_variables.tracing_state_functions, get_ident()
-        start_session = getattr(torch.compiler, "_compile_session_context", nullcontext)  # not before torch 2.13
-        answers: dict[Any, bool | None] = dict(get_answers())
-        if eager:
-            for name in ("is_compiling", "is_dynamo_compiling", "is_exporting"):
-                answers[getattr(torch.compiler, name)] = False
-            answers[torch._utils.is_compiling] = False
-
-        def answer_this_thread() -> Any:
-            return answers if get_ident() == this_thread else get_answers()
-
-        def start_no_session() -> Any:  # a session would tell all threads that they are being compiled
-            return nullcontext() if get_ident() == this_thread else start_session()
-
-        torch_variables.tracing_state_functions = answer_this_thread  # type: ignore[assignment]
-        torch.compiler._compile_session_context = start_no_session
-        # Attention is followed into its parts, which are faster than the kernel for all of it and know more transforms.
-        rules, functional = get_torch_obj_rule_map(), torch.nn.functional
-        changed_rules = {
-            functional.multi_head_attention_forward: UserFunctionVariable,
-            functional._check_key_padding_mask: torch_variables.TorchInGraphFunctionVariable,  # type: ignore[attr-defined]
-        }
-        rules_before = {function: rules.get(function) for function in changed_rules}
-        if eager:
-            rules.update(changed_rules)
-        try:
-            yield
-        finally:
-            rules.update(rules_before)
-            torch_variables.tracing_state_functions = get_answers
-            torch.compiler._compile_session_context = start_session  # type: ignore[assignment]
-
-
 def keep_size_free(tensor: torch.Tensor, axis: int) -> None:
     """Ask torch's tracer not to take one size of a tensor for a constant; it may still find that it is one."""
     import torch._dynamo
@@ -376,20 +316,6 @@ def allow_graphs(limit: int = 64) -> contextlib.AbstractContextManager[Any]:
     return torch._dynamo.config.patch(recompile_limit=limit)
 
 
-def tracer_shape_env() -> Any:
-    """The ShapeEnv of the graph that is being compiled: its guards, ranges and the inputs it knows."""
-    context = torch._guards.TracingContext.get()
-    assert context.fake_mode is not None
-    return context.fake_mode.shape_env
-
-
-def tracer_operator_rules() -> contextlib.AbstractContextManager[Any]:
-    """Run operators on fakes by the rules the tracer runs them by, which know of sizes that are free."""
-    from torch._dispatch.python import enable_python_dispatcher
-
-    return enable_python_dispatcher()
-
-
 def show_functions_to_modes(functions: Iterable[Any]) -> None:
     """Have the compiler hand these functions of torch to TorchFunctionModes, as torch itself does in eager calls.
 
@@ -399,17 +325,6 @@ def show_functions_to_modes(functions: Iterable[Any]) -> None:
     from torch._dynamo.variables.torch import get_overridable_functions
 
     get_overridable_functions().update(functions)
-
-
-assert_scalar = torch.ops.aten._assert_scalar.default
-"""What the tracer calls with a condition on free sizes that code relies on."""
-
-
-def print_condition(expression: Any) -> str:
-    """A condition on free sizes, which torch's tracer holds as an expression of sympy, as Python code."""
-    from torch.utils._sympy.printers import PythonPrinter  # imports sympy, which import torch does not
-
-    return str(PythonPrinter().doprint(expression))
 
 
 def checkpoint_offset(tensor: torch.Tensor) -> int | None:
@@ -449,42 +364,3 @@ def is_operator(function: object) -> bool:
 def native_functions() -> dict[str, object]:
     """The modules in which torch keeps functions that have no public name, by the names of the modules."""
     return {"torch._C._nn": torch._C._nn, "torch._C": torch._C}
-
-
-FakeTensor = torch._subclasses.FakeTensor
-"""A tensor without numbers, by which torch's tracer follows shapes and memory."""
-
-set_grad_enabled = torch._C._set_grad_enabled
-"""What stands in a captured graph where gradients are switched on or off."""
-
-ENTERING_CALLS: dict[object, str] = {
-    torch.amp.autocast_mode._enter_autocast: "torch.amp.autocast",
-    torch.autograd.grad_mode._enter_inference_mode: "torch.inference_mode",
-}
-"""What stands in a captured graph where a context is entered -> the public name of the context."""
-
-EXITING_CALLS = frozenset({torch.amp.autocast_mode._exit_autocast, torch.autograd.grad_mode._exit_inference_mode})
-"""What stands in a captured graph where such a context is left."""
-
-IGNORED_CALLS = frozenset({torch._C._log_api_usage_once})
-"""What stands in a captured graph and computes nothing."""
-
-
-def is_internal_function(function: object) -> bool:
-    """Whether a function of a captured graph belongs to the machinery of torch, and cannot be called from outside."""
-    module = getattr(function, "__module__", None) or ""
-    internals = ("torch._functorch", "torch._C._functorch", "torch._dynamo", "torch._higher_order_ops")
-    return module.startswith(internals) or isinstance(function, torch._ops.HigherOrderOperator)
-
-
-def size_expression(size: int | torch.SymInt) -> Any:
-    """A size as an int, or as a sympy expression of free sizes."""
-    if isinstance(size, int):
-        return size
-    return int(size.node.expr) if size.node.expr.is_number else size.node.expr
-
-
-def tracer_source_name(source: Any) -> str:
-    """What torch's tracer calls an input of a graph."""
-    name = source.name  # a method before torch 2.10, and a property since
-    return name() if callable(name) else name

@@ -18,7 +18,7 @@ from funcnet.core import Body, Function, FunctionModule, Net, Param
 from funcnet.core.internals import adopt_module_tensors, dtype_to_declare
 from funcnet.foreign import Wrapped
 from funcnet.foreign.internals import UNKNOWN_VALUE, named_modules, named_tensors, unwrap_module
-from funcnet.layers import COUNTERPARTS
+from funcnet.layers import COUNTERPARTS, Layer
 from funcnet.parametrize.internals import (
     STOCK_PARAMETRIZATIONS,
     ParametrizationList,
@@ -49,7 +49,7 @@ def from_module(module: nn.Module, *, example_inputs: object = None, copy: bool 
     ``Wrapped``, which runs that forward on a private copy. The module itself is never called and never written to.
     Parameters that do not require grad are listed in ``net.frozen``; :func:`funcnet.train_flags` gives the ``train=``
     of parts in different modes. What torch.compile, DataParallel or checkpoint_wrapper were put around is converted
-    without them.
+    without them. Tensors that the module keeps of earlier calls are constants of the net, and lose their graph.
 
     Args:
         module: any ``nn.Module``.
@@ -256,9 +256,11 @@ def _native_net(module: nn.Module, nets: dict[int, Net]) -> Net | None:
     children = {name: convert_module(child, nets) for name, child in module._modules.items() if child is not None}
     if kind in COUNTERPARTS:
         try:
-            return COUNTERPARTS[kind].from_module(module, children)
+            net = COUNTERPARTS[kind].from_module(module, children)
+            is_stale = isinstance(net, Layer) and bool(net.list_stale_attributes(module))
         except (AttributeError, LookupError, TypeError, ValueError):
             return None  # it was changed since it was built, into a state that no arguments make
+        return None if is_stale else net
     if kind is nn.Sequential:
         return Sequential(children)
     if kind is nn.ModuleList:

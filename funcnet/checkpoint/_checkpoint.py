@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -109,14 +110,28 @@ class Checkpoint(Mapping[str, Tensor]):
     def __repr__(self) -> str:
         return f"Checkpoint({str(self.path)!r}, {self.format}, {len(self)} tensors, {self.nbytes:,} bytes)"
 
-    def tree(self) -> Tree:
+    def tree(self, *, extras: bool = False) -> Tree:
         """All tensors as nested dicts; tied ones are one tensor.
+
+        Args:
+            extras: whether the values that are not tensors are in it too, each at its place: a training state comes
+                back as it was saved, but for the order of keys. What was a list with tensors is a dict by index.
 
         Raises:
             CheckpointError: if one name is both a tensor and a node, as with ``"a"`` and ``"a.b"``.
+
+        >>> import tempfile
+        >>> from funcnet.checkpoint import load, save
+        >>> run = {"params": {"w": torch.ones(2)}, "optimizer": {"w": {}}, "step": 7}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save(f"{folder}/run.safetensors", run)
+        ...     load(f"{folder}/run.safetensors").tree(extras=True)
+        {'params': {'w': tensor([1., 1.])}, 'optimizer': {'w': {}}, 'step': 7}
         """
-        flat = {name: entry.read() for name, entry in self.entries.items()}
+        flat: dict[str, Any] = {name: entry.read() for name, entry in self.entries.items()}
         flat |= {alias: flat[owner] for alias, owner in self.aliases.items()}
+        if extras:
+            flat |= copy.deepcopy(self.extras)
         try:
             return unflatten(flat)
         except TreeError as error:

@@ -20,7 +20,7 @@ def flatten_checkpoint(tree: object) -> tuple[dict[str, Tensor], dict[str, Any]]
     """The tensors and the other values of a nested structure, by joined path.
 
     Dicts are walked; so are lists and tuples that contain tensors, by index. Keys that are not strings are written as
-    strings, as in ``optimizer.state.0.exp_avg``.
+    strings, as in ``optimizer.state.0.exp_avg``. An empty dict below the root is a value.
 
     Raises:
         CheckpointError: if two leaves have one path, or the structure contains itself, is nested too deep, or unfolds
@@ -38,7 +38,8 @@ def flatten_checkpoint(tree: object) -> tuple[dict[str, Tensor], dict[str, Any]]
     survey.contains_tensors(tree)
 
     def walk(node: object, path: str) -> None:
-        if isinstance(node, Mapping) or (isinstance(node, (list, tuple)) and survey.contains_tensors(node)):
+        is_walked = bool(node) or not path if isinstance(node, Mapping) else survey.contains_tensors(node)
+        if is_walked and isinstance(node, (Mapping, list, tuple)):
             items = node.items() if isinstance(node, Mapping) else enumerate(node)
             for key, child in items:
                 walk(child, f"{path}.{key}" if path else str(key))
@@ -48,7 +49,7 @@ def flatten_checkpoint(tree: object) -> tuple[dict[str, Tensor], dict[str, Any]]
         if isinstance(node, Tensor):
             tensors[path] = node
         else:
-            values[path] = node
+            values[path] = {} if isinstance(node, Mapping) else node
 
     walk(tree, "")
     if duplicates:

@@ -43,6 +43,12 @@ Select = Annotated[
     ),
 ]
 Train = Annotated[bool, typer.Option("--train", help="Call it in training mode.")]
+AllowRounding = Annotated[
+    bool,
+    typer.Option(
+        "--allow-rounding", help="Take code whose numbers are off by rounding; its head says by how much (exact=False)."
+    ),
+]
 Output = Annotated[
     Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write to a file.", show_default=False)
 ]

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from funcnet._errors import FuncnetError
-from funcnet.cli._options import Inputs, Target
+from funcnet.cli._options import AllowRounding, Inputs, Target
 from funcnet.cli._terminal import exit_on_error, print_code, user_code, write_lines
 from funcnet.compare import built_target
 from funcnet.program import source
@@ -19,6 +19,7 @@ def source_command(
     inputs: Inputs = None,
     train: Annotated[bool, typer.Option("--train", help="Write the forward of training mode down.")] = False,
     style: Annotated[str, typer.Option("--style", metavar="STYLE", help="stateless or stateful.")] = "stateless",
+    allow_rounding: AllowRounding = False,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write to a file, which runs by itself.")
     ] = None,
@@ -29,7 +30,7 @@ def source_command(
     """
     with exit_on_error("source", FuncnetError, ValueError, TypeError, as_one_line=True), user_code():
         module, args, kwargs = built_target(target, inputs or (), seed=0)
-        program = source(module, *args, train=train, style=style, **kwargs)  # type: ignore[arg-type]  # it refuses others
+        program = source(module, *args, train=train, style=style, exact=not allow_rounding, **kwargs)  # type: ignore[arg-type]
     if output is not None:
         write_lines(output, program)
     else:

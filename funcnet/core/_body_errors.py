@@ -19,6 +19,7 @@ from funcnet.core._draw_source import call_and_path, describe_view
 from funcnet.core._kinds import ForeignNet
 from funcnet.core._view import EMPTY_TREE, View
 from funcnet.core._wrong_calls import explain_wrong_call, mention_buffers
+from funcnet.kernels.internals import describe_missing_rule
 from funcnet.tree import join
 
 if TYPE_CHECKING:
@@ -77,10 +78,16 @@ def _explain_where(prepared: PreparedNet, error: Exception) -> Exception:
             f"torch.func know nothing. Switch checkpointing off in the module, or take gradients by "
             f"funcnet.value_and_grad, which is a plain backward pass."
         )
+    missing_rule = describe_missing_rule(error)
+    if missing_rule is not None:
+        message = str(error).strip().partition("\n")[0]
+        return TransformError(f"{title_and_path}: {missing_rule}. Torch says: {message}")
     is_about_transform = under_transform() and _ABOUT_TRANSFORMS.search(str(error))  # what torch cannot transform
     if expects is not None and isinstance(error, _ERRORS_OF_INPUTS) and not is_about_transform:
         error_type = TypeError if isinstance(error, (TypeError, AttributeError)) else ShapeError
-        return error_type(f"{title_and_path}: {expected_and_got}. {_message_as_sentence(error)}")
+        is_nested = any(isinstance(value, torch.Tensor) and value.is_nested for value in inputs.values())
+        way_out = _PAD_NESTED if is_nested else ""
+        return error_type(f"{title_and_path}: {expected_and_got}. {_message_as_sentence(error)}{way_out}")
     if sys.version_info >= (3, 11):
         error.add_note(f"in the body of {title_and_path}: {expected_and_got}")
     return error
@@ -89,6 +96,7 @@ def _explain_where(prepared: PreparedNet, error: Exception) -> Exception:
 _ABOUT_TRANSFORMS = re.compile(
     r"vmap|batch|functorch|torch\.func|forward AD|derivative|data-dependent|item\(\)|not implemented"
 )
+_PAD_NESTED = " Pad a nested tensor, torch.nested.to_padded_tensor(x, 0.0), and give a mask of what is padding."
 _ERRORS_OF_INPUTS = (RuntimeError, ValueError, IndexError, AssertionError, TypeError, AttributeError)
 
 
@@ -151,6 +159,8 @@ def describe_input(value: object) -> str:
     >>> describe_value(torch.ones(2, 3)), describe_value((torch.ones(1), None))
     ('(2, 3) float32', '((1,) float32, None)')
     """
+    if isinstance(value, torch.Tensor) and value.is_nested:
+        return f"a nested tensor of {value.size(0)} {str(value.dtype).removeprefix('torch.')}"
     if isinstance(value, torch.Tensor):
         return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
     if isinstance(value, (tuple, list)) and any(isinstance(item, (torch.Tensor, tuple)) for item in value):

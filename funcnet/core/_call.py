@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from funcnet._context import can_read_numbers, tensors_are_real
-from funcnet._errors import PurityError, RandomnessError, TreeError, bullet_list
+from funcnet._context import can_read_numbers, tensors_are_real, under_forward_mode, under_transform, under_vmap
+from funcnet._errors import RandomnessError, TreeError, bullet_list
 from funcnet._torch import lazy_clone, peek_transform
 from funcnet._typing import Selector, Tree, TreeLike
 from funcnet.core._body_errors import explain_error
@@ -32,10 +32,18 @@ from funcnet.core._input_watch import (
 from funcnet.core._kinds import ForeignNet
 from funcnet.core._shown_writes import shows_writes
 from funcnet.core._ties import drop_aliases, link_buffers, resolve_aliases
-from funcnet.core._tree_watch import compile_reader, copy_tree, iter_writable_buffers, read_states
+from funcnet.core._tree_watch import (
+    buffers_write_error,
+    compile_reader,
+    copy_tree,
+    iter_writable_buffers,
+    params_write_error,
+    read_states,
+)
 from funcnet.core._view import EMPTY_TREE
 from funcnet.core._view_classes import make_view_opener, view_class_of
 from funcnet.core._wrong_calls import SWALLOWED_ARGUMENTS, refuse_swallowed_arguments
+from funcnet.kernels.internals import KernelInterceptor, allow_second_derivatives_within, kernels_lack_rules
 from funcnet.random.internals import DrawInterceptor, RngArgument, as_rng
 from funcnet.tree import flatten, select, unflatten
 from funcnet.tree.internals import describe_unmatched
@@ -59,6 +67,9 @@ class PreparedNet:
             kind: {alias: owner for alias, owner in net.aliases.items() if isinstance(net._all_entries[alias], kind)}
             for kind in (Param, Buffer)
         }
+        bodies = [body for _, body in iter_bodies(net)]
+        self.has_recurrent_kernels = any(isinstance(body, ForeignNet) and body.is_recurrent() for body in bodies)
+        self.calls_unruled_kernels = any(body._facts.calls_unruled_kernels for body in bodies)
         self.nets_by_path = dict(net.named_nets())
         self.facts = {path: body._facts for path, body in iter_bodies(net)}
         self.draws_from_views_only = all(facts.draws_from_view_only for facts in self.facts.values())
@@ -190,9 +201,9 @@ class PreparedNet:
                 if call is not _EVAL:
                     call.interceptor = interceptor
                 with interceptor:
-                    output = self._run_watched(body, call, full_params, call_buffers, has_copies, inputs, kwargs)
+                    output = self._run_untrusted(body, call, full_params, call_buffers, has_copies, inputs, kwargs)
             elif watches:
-                output = self._run_watched(body, call, full_params, call_buffers, has_copies, inputs, kwargs)
+                output = self._run_untrusted(body, call, full_params, call_buffers, has_copies, inputs, kwargs)
             else:
                 output = view(*inputs, **kwargs)
         except Exception as error:
@@ -222,6 +233,25 @@ class PreparedNet:
             if copies_all or path in self.scratch:
                 flat[path] = copies.setdefault(id(tensor), copy_tensor(tensor))
         return unflatten(flat)
+
+    def _run_untrusted(
+        self,
+        body: Callable[..., Any],
+        call: Call,
+        params: TreeLike,
+        buffers: TreeLike,
+        has_copies: bool,
+        inputs: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """Run a body that funcnet did not write; the kernels it calls have the rules that funcnet's layers have."""
+        if (under_transform() or under_forward_mode()) and (
+            kernels_lack_rules((params, inputs, kwargs)) or (self.has_recurrent_kernels and under_vmap())
+        ):
+            with KernelInterceptor():
+                return self._run_watched(body, call, params, buffers, has_copies, inputs, kwargs)
+        output = self._run_watched(body, call, params, buffers, has_copies, inputs, kwargs)
+        return allow_second_derivatives_within(output) if self.calls_unruled_kernels else output
 
     def _run_watched(
         self,
@@ -261,20 +291,12 @@ class PreparedNet:
         paths = [path for path, old, new in zip(names, states, new_states, strict=False) if old != new]
         if buffer_paths := [path for path in paths if path in self.specs["buffers"]]:
             self._set_writable(True)
-            raise PurityError(
-                f"the body writes in place to {_list_paths('buffers', buffer_paths)} of its parts, which belong to "
-                f"the caller and are changed now. Later calls of this net have copies of them."
-            )
+            raise buffers_write_error(buffer_paths)
         changed = [] if has_copies else [path for path in paths if path not in self.scratch]
         if changed or (paths and (call.train is not False or not all(map(self._is_read_as_tree, paths)))):
             if changed:
                 self._set_writable(True)
-            state = "which is changed now; later calls have copies" if changed else "none is changed"
-            raise PurityError(
-                f"the body writes in place to {_list_paths('params', paths)}, and a call returns no new params; "
-                f"{state}. Compute what it wrote outside of the call, from the params and the output, or hold it in a "
-                f"buffer."
-            )
+            raise params_write_error(paths, bool(changed))
         if has_copies:
             self.modes_seen.add(_mode_key(call))
             self.scratch.update(paths)
@@ -334,10 +356,6 @@ def _read_states(tensors: list[Tensor], reads_storages: bool) -> list[Any]:
         except RuntimeError:  # an inference tensor
             pass
     return read_states(tensors)
-
-
-def _list_paths(kind: str, paths: list[str]) -> str:
-    return ", ".join(f"{kind} {path!r}" for path in paths)
 
 
 def _mode_key(call: Call) -> tuple[bool | None, bool]:

@@ -9,7 +9,8 @@ from funcnet.core._entries import Param
 from funcnet.core._function import Function
 from funcnet.core._kinds import ForeignNet, StockNet
 from funcnet.core._net import Net
-from funcnet.random.internals import never_draws
+from funcnet.kernels.internals import UNRULED_KERNEL_NAMES
+from funcnet.random.internals import names_in_function, never_draws
 from funcnet.tree import join
 
 _MODES = (False, True)
@@ -50,6 +51,7 @@ class BodyFacts:
             them from the dicts. For bodies that are trusted, have no parts and read their params by name.
         limits: the transforms that the body refuses, each with the way out; for eval (False) and training (True).
         draws: whether the body draws random numbers from its view, by the same modes.
+        calls_unruled_kernels: the body may call kernels of torch that have no second derivative, and is not funcnet's.
         foreign_classes: the classes of a foreign module in whose methods code may use global generators.
     """
 
@@ -61,6 +63,7 @@ class BodyFacts:
     slots: tuple[str, ...] | None
     limits: Mapping[bool, Mapping[str, str]]
     draws: Mapping[bool, bool]
+    calls_unruled_kernels: bool
     foreign_classes: frozenset[type]
 
     @property
@@ -84,6 +87,7 @@ def collect_facts(net: Net) -> BodyFacts:
         slots=tuple(name for name, spec in net._own_entries.items() if isinstance(spec, Param)) if has_slots else None,
         limits=limits,
         draws={mode: bool(net.draws(mode)) for mode in _MODES},
+        calls_unruled_kernels=not trusted and _names_unruled_kernel(net),
         foreign_classes=frozenset(net.code_classes()) if isinstance(net, ForeignNet) else frozenset(),
     )
 
@@ -94,6 +98,15 @@ def never_draws_globally(net: Net) -> bool:
         return False
     function = net.function if isinstance(net, Function) else getattr(net.forward, "__func__", net.forward)
     return all(never_draws(value, safe_classes=(Net,)) for value in (function, *net._named_constants.values()))
+
+
+def _names_unruled_kernel(net: Net) -> bool:
+    if isinstance(net, ForeignNet):
+        return True
+    if net._traits.reads_trees or not hasattr(type(net), "forward"):
+        return False
+    function = net.function if isinstance(net, Function) else getattr(net.forward, "__func__", net.forward)
+    return not names_in_function(function).isdisjoint(UNRULED_KERNEL_NAMES)
 
 
 def iter_bodies(net: Net, prefix: str = "") -> Iterator[tuple[str, Net]]:

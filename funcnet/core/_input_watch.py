@@ -248,7 +248,10 @@ def read_version(tensor: Tensor) -> int:
     """How often a tensor was written to; constant for inference tensors, which do not count."""
     if not torch.compiler.is_compiling():
         tensor = unwrap_transforms(tensor)  # a batch has the version of the tensor that it is a view of
-    return -1 if tensor.is_inference() else tensor._version
+    try:
+        return tensor._version
+    except RuntimeError:  # not asked by is_inference, which the compiler cannot trace
+        return -1
 
 
 def copy_inner_state(value: Any) -> object:

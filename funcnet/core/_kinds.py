@@ -27,6 +27,10 @@ class ForeignNet(Net, reads_trees=True, fields_in_view=False):
         """The classes in whose methods the body may draw from global generators, or seed them."""
         return ()
 
+    def is_recurrent(self) -> bool:
+        """Whether the body calls torch's recurrent kernels, which have no batching rule."""
+        return False
+
     def called_function(self, method: str) -> Callable[..., Any]:
         """The forward of the module, or any other method of it."""
         raise NotImplementedError

@@ -34,7 +34,8 @@ def supports(net: Net | type[Net], transform: str, *, train: bool | None = None)
     """Whether a net works under a transform.
 
     The answer comes from each layer's declaration; tests check these declarations. In a foreign forward (``Wrapped``,
-    or a body of your own), only its stock layers are considered.
+    or a body of your own), only its stock layers are considered. The functions of torch that it calls itself are
+    composed where their kernels lack a rule: attention, recurrent layers, norms and losses.
 
     Args:
         net: a net, or the class of a layer for what it does with its default options.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from funcnet._context import unwrap_transforms
+from funcnet._errors import PurityError
 from funcnet._typing import Tree, TreeLike
 from funcnet.core._entries import Buffer
 from funcnet.core._input_watch import read_version
@@ -72,3 +73,24 @@ def iter_writable_buffers(net: Net, below: bool, prefix: str = "", is_reached: b
 def copy_tree(tree: TreeLike) -> Tree:
     """Clones of all tensors, in words that the compiler can trace; it leaves out those clones that nobody writes to."""
     return {key: copy_tree(value) if isinstance(value, Mapping) else value.clone() for key, value in tree.items()}
+
+
+def buffers_write_error(paths: list[str]) -> PurityError:
+    """The error for a body that wrote to buffers of its parts where nothing had shown that it would."""
+    return PurityError(
+        f"the body writes in place to {_list_paths('buffers', paths)} of its parts, which belong to the caller and are "
+        f"changed now. Later calls of this net have copies of them."
+    )
+
+
+def params_write_error(paths: list[str], are_changed: bool) -> PurityError:
+    """The error for a body that wrote to params: to those of the caller, or to copies."""
+    state = "which is changed now; later calls have copies" if are_changed else "none is changed"
+    return PurityError(
+        f"the body writes in place to {_list_paths('params', paths)}, and a call returns no new params; {state}. "
+        f"Compute what it wrote outside of the call, from the params and the output, or hold it in a buffer."
+    )
+
+
+def _list_paths(kind: str, paths: list[str]) -> str:
+    return ", ".join(f"{kind} {path!r}" for path in paths)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import CodeType
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from funcnet.core._body_functions import iter_code, iter_functions
 from funcnet.core._function import Function
@@ -13,8 +16,47 @@ from funcnet.core._kinds import ForeignNet
 from funcnet.core._net import Net
 
 _MODE_ARGUMENTS = frozenset({"train", "training", "rng", "seed", "generator"})
-SWALLOWED_ARGUMENTS = frozenset({"train", "training", "rng", "seed"})
-"""Names by which a caller may mean the mode or rng; a body with ``**kwargs`` would accept them silently."""
+_PLAIN_NAMES = ("train", "training", "rng", "seed", "buffers")
+
+
+def _is_mode(value: object) -> bool:
+    return isinstance(value, bool) or callable(value)
+
+
+def _is_rng(value: object) -> bool:
+    is_key = isinstance(value, Tensor) and value.dtype == torch.int64 and not value.dim()
+    return is_key or (isinstance(value, int) and not isinstance(value, bool))
+
+
+def _is_tree(value: object) -> bool:
+    return isinstance(value, Mapping)
+
+
+_VALUE_TESTS = {"train": _is_mode, "training": _is_mode, "rng": _is_rng, "seed": _is_rng, "key": _is_rng}
+
+
+def _misspell(name: str) -> Iterator[str]:
+    """A name with two letters exchanged, one left out, one doubled, or an s at its end."""
+    for index in range(len(name)):
+        before, letter, after = name[:index], name[index], name[index + 1 :]
+        yield f"{before}{letter}{letter}{after}"
+        if len(name) > 4:
+            yield before + after
+        if after:
+            yield f"{before}{after[0]}{letter}{after[1:]}"
+    yield f"{name}s"
+
+
+_TESTS_BY_NAME: dict[str, Callable[[object], bool]] = {
+    misspelt: test
+    for name, test in (*_VALUE_TESTS.items(), ("buffers", _is_tree))
+    for misspelt in (name, *_misspell(name))
+    if misspelt not in _PLAIN_NAMES
+}
+"""What the value of a near name has to be for it to be taken as that name; else it is the body's own affair."""
+
+SWALLOWED_ARGUMENTS = frozenset({*_PLAIN_NAMES, *_TESTS_BY_NAME})
+"""Names by which a caller may mean the mode, rng or buffers; a body with ``**kwargs`` would accept them silently."""
 
 _MODE_IS_FOR_APPLY = "A mode and draws are for net.apply(params, buffers, *inputs, train=, rng=)."
 _BUFFERS_ARE_FOR_APPLY = (
@@ -23,14 +65,14 @@ _BUFFERS_ARE_FOR_APPLY = (
 
 
 def refuse_swallowed_arguments(net: Net, kwargs: Mapping[str, Any], method: str) -> None:
-    """Refuse a mode or an rng that a body would accept as a keyword argument and never read.
+    """Refuse a mode, an rng or buffers that a body would accept as a keyword argument and never read.
 
     Raises:
         TypeError: if the body takes any keyword and no code of the net takes or reads one of this name.
     """
     signature = signature_of_call(net, method)
     parameters = {} if signature is None else signature.parameters
-    names = [name for name in kwargs if name in SWALLOWED_ARGUMENTS and name not in parameters]
+    names = [name for name, value in kwargs.items() if name not in parameters and _is_meant_for_apply(name, value)]
     if not names or not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
     functions = iter_functions(part for _, part in net.named_nets())
@@ -41,6 +83,11 @@ def refuse_swallowed_arguments(net: Net, kwargs: Mapping[str, Any], method: str)
             f"{net.title()} takes {_format_inputs(signature)} and would swallow {', '.join(unread)} unread, as no code "
             f"of it reads such an argument. {_MODE_IS_FOR_APPLY}"
         )
+
+
+def _is_meant_for_apply(name: str, value: object) -> bool:
+    """Whether a keyword argument is the mode, rng or buffers, perhaps misspelt."""
+    return name in _PLAIN_NAMES or (name in _TESTS_BY_NAME and _TESTS_BY_NAME[name](value))
 
 
 def _takes_or_reads(code: CodeType, name: str) -> bool:

@@ -50,8 +50,10 @@ def run_while_compiling(
     if method is not None:
         module, prefix = _MethodAsForward(module, method), "module."
         tensors = {prefix + path: tensor for path, tensor in tensors.items()}
-    output = functional_call(module, tensors, inputs, dict(kwargs), tie_weights=False)
-    call.find_drawing_path = outer_find_drawing_path
+    try:
+        output = functional_call(module, tensors, inputs, dict(kwargs), tie_weights=False)
+    finally:  # calls in eval mode share their record
+        call.find_drawing_path = outer_find_drawing_path
     for path in flat_buffers:
         *parents, name = path.split(".")
         node: Any = buffers

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from funcnet._errors import ConversionError, bullet_list
 from funcnet._reachable import ATOM_CLASSES, CellContents, collect_reachable, is_assigned, iter_containers
-from funcnet._torch import module_inside_wrapper
+from funcnet._torch import is_wrapped_by_transform, module_inside_wrapper, unwrap_all
 from funcnet.foreign._module_walk import named_modules
 from funcnet.tree import join
 
@@ -129,6 +129,10 @@ def copy_with_tensors(module: nn.Module, tensor_for: Callable[[Tensor], Tensor],
     for _, submodule in named_modules(module):
         for tensor in _iter_hook_tensors(submodule):
             memo[id(tensor)] = tensor_for(tensor.detach())
+    for obj in collect_reachable(module).values():
+        is_kept_by_a_call = isinstance(obj, Tensor) and (is_wrapped_by_transform(obj) or not obj.is_leaf)
+        if is_kept_by_a_call and id(obj) not in memo:  # which deepcopy refuses
+            memo[id(obj)] = unwrap_all(obj).detach().clone()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # deprecated classes warn when an object of theirs is made
@@ -137,7 +141,7 @@ def copy_with_tensors(module: nn.Module, tensor_for: Callable[[Tensor], Tensor],
         reason = str(error).partition("\n")[0]
         raise ConversionError(
             f"cannot copy {type(module).__name__}: {reason:.200}{bullet_list(_iter_obstacles(module, memo))}\n"
-            f"{why}, so every attribute must survive copy.deepcopy: take files, generators and graph tensors off the "
+            f"{why}, so every attribute must survive copy.deepcopy: take files, iterators and the like off the "
             f"module."
         ) from error
 

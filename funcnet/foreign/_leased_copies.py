@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
+from funcnet._errors import TreeError
 from funcnet._reachable import collect_reachable, iter_containers
 from funcnet._typing import Tree, TreeLike
 from funcnet.core import Net
@@ -26,6 +27,7 @@ from funcnet.foreign._carried_values import copy_extra_states, repr_to_keep, rep
 from funcnet.foreign._draws_by_path import note_running_paths, wrap_drawing_forwards
 from funcnet.foreign._isolated_copies import copy_without_weights, deepcopy_isolated
 from funcnet.foreign._module_walk import named_modules
+from funcnet.foreign._new_parameters import refuse_new_parameters, refuse_new_submodules
 from funcnet.foreign._replaced_parts import edit_modules
 from funcnet.tree import join
 
@@ -123,6 +125,7 @@ class CopyPool:
         if flags not in self.compiled:
             module = self.make_copy(flags)
             note_running_paths(module)
+            refuse_new_parameters(module)
             self.compiled[flags] = module
 
 
@@ -143,6 +146,10 @@ class LeasedCopy:
             self.path_by_id.setdefault(id(submodule), path)
         self.modules = list(module.modules())
         wrap_drawing_forwards(self, drawing_paths)
+        refuse_new_parameters(module)
+        self._children = [submodule._modules for submodule in self.modules]
+        self._child_counts = list(map(len, self._children))
+        self._children_before = list(chain.from_iterable(map(dict.values, self._children)))
         self._tensors = [(tensors, name, tensors[name]) for tensors, name in _iter_tensor_slots(self.modules)]
         self._references = list(_iter_references(self._tensors, objects))
         self._param_plan, self._buffer_plan = (_make_plan(module, kind) for kind in ("_parameters", "_buffers"))
@@ -160,6 +167,9 @@ class LeasedCopy:
     def _count_references(self) -> list[int]:
         return list(map(sys.getrefcount, self.modules))
 
+    def _children_are_same(self) -> bool:
+        return all(map(is_, chain.from_iterable(map(dict.values, self._children)), self._children_before))
+
     def put_tensors(self, params: TreeLike, buffers: TreeLike) -> None:
         """Put the tensors of a call where the module looks for its own."""
         self._reference_counts = self._reference_counts or self._count_references()
@@ -176,11 +186,28 @@ class LeasedCopy:
             container[key] = tensors[name]
 
     def record_buffers(self, buffers: Tree) -> None:
-        """Record the buffers as the call left them in the tree that it was given."""
-        _record_by_plan(self._buffer_plan, buffers)
+        """Record the buffers as the call left them in the tree that it was given.
+
+        Raises:
+            TreeError: if the call deleted one.
+        """
+        try:
+            _record_by_plan(self._buffer_plan, buffers)
+        except KeyError:
+            names = ", ".join(map(repr, _iter_deleted(self._buffer_plan)))
+            raise TreeError(
+                f"{type(self.module).__name__} deleted its buffer {names} in the call, which is to return every buffer "
+                f"that it was given. Assign zeros in place of `del`, or hold a plain attribute."
+            ) from None
 
     def take_tensors_out(self) -> bool:
-        """Take the tensors out again. Returns whether the copy is unchanged then."""
+        """Take the tensors out again. Returns whether the copy is unchanged then.
+
+        Raises:
+            PurityError: if the call made a submodule that has params.
+        """
+        if list(map(len, self._children)) != self._child_counts or not self._children_are_same():
+            refuse_new_submodules(self.module, self.path_by_id)
         if self._count_references() != self._reference_counts:
             # Something still refers to the copy; it must not write to the new buffers that the caller has.
             for module in self.modules:
@@ -251,6 +278,14 @@ def _record_by_plan(plan: Plan, tree: Tree) -> None:
         tree[name] = tensors[name]
     for name, child in children:
         _record_by_plan(child, tree[name])
+
+
+def _iter_deleted(plan: Plan, path: str = "") -> Iterator[str]:
+    """The paths of what the plan places and is there no more."""
+    slots, children = plan
+    yield from (join(path, name) for name, tensors in slots if name not in tensors)
+    for name, child in children:
+        yield from _iter_deleted(child, join(path, name))
 
 
 def _clone_or_none(tensor: Tensor | None) -> Tensor | None:

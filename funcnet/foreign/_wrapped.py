@@ -87,6 +87,9 @@ class Wrapped(ForeignNet):
         classes = {type(submodule) for submodule in self.copy_pool.module.modules()}
         return {cls for cls in classes if not cls.__module__.startswith(("torch.", "funcnet."))}
 
+    def is_recurrent(self) -> bool:
+        return any(isinstance(submodule, nn.RNNBase) for submodule in self.copy_pool.module.modules())
+
     def as_module(self) -> nn.Module:
         return copy.deepcopy(self.copy_pool.module).train()
 

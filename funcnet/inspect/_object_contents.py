@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import random
 import types
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+_CACHED_FUNCTION = type(functools.cache(abs))
 _PLAIN_CLASSES = (int, float, complex, str, bytes, bool, type(None), torch.device, torch.dtype)
 _OWN_DICTS = frozenset({"_parameters", "_modules", "_buffers"})
 _LEFT_OUT = frozenset({"_non_persistent_buffers_set", "_compiled_call_impl", "__dict__", "__weakref__"})
@@ -254,7 +256,7 @@ def is_plain(value: object) -> bool:
 
 def is_function_cache(obj: object) -> bool:
     """Whether an object is a function with a cache, as functools.cache and functools.lru_cache make them."""
-    return callable(getattr(obj, "cache_info", None)) and hasattr(obj, "__wrapped__")
+    return isinstance(obj, _CACHED_FUNCTION)
 
 
 def _read_cache_uses(cached_function: Any) -> tuple[int, ...]:
@@ -309,10 +311,12 @@ def _read_inner(obj: Any) -> Any:
         return (obj.getstate if isinstance(obj, random.Random) else obj.get_state)()
     if isinstance(obj, bytearray):
         return bytes(obj)
-    if hasattr(obj, "__array_interface__") and hasattr(obj, "copy"):
+    # the class is asked, because an object may answer for every name, and import something for it
+    if hasattr(type(obj), "__array_interface__"):
         return obj.copy() if obj.dtype != object else None
-    if hasattr(getattr(obj, "bit_generator", None), "state"):  # a generator of NumPy
-        return _NumpyState(repr(obj.bit_generator.state), obj.bit_generator.state)
+    if is_generator(obj):
+        state = obj.bit_generator.state if hasattr(obj, "bit_generator") else obj.get_state()
+        return _NumpyState(repr(state), state)
     return None
 
 
@@ -323,11 +327,13 @@ def _write_inner(obj: Any, inner: Any) -> None:
         obj.set_state(inner)
     elif isinstance(obj, bytearray):
         obj[:] = inner
-    elif hasattr(obj, "__array_interface__"):
+    elif hasattr(type(obj), "__array_interface__"):
         if obj.flags.writeable:
             obj[...] = inner
     elif hasattr(obj, "bit_generator"):
         obj.bit_generator.state = inner.state
+    elif isinstance(inner, _NumpyState):
+        obj.set_state(inner.state)
 
 
 def _are_equal_inside(before: Any, after: Any) -> bool:
@@ -342,4 +348,8 @@ def _are_equal_inside(before: Any, after: Any) -> bool:
 
 def is_generator(obj: object) -> bool:
     """Whether an object is a generator of random numbers."""
-    return isinstance(obj, (random.Random, torch.Generator)) or hasattr(obj, "bit_generator")
+    is_of_numpy = type(obj).__module__.partition(".")[0] == "numpy" and type(obj).__name__ in (
+        "Generator",
+        "RandomState",
+    )
+    return is_of_numpy or isinstance(obj, (random.Random, torch.Generator))

@@ -167,8 +167,8 @@ class StateSnapshot:
             return
         if isinstance(obj, Tensor) and (id(obj) in self._exempt or role == "inputs"):
             return
-        if isinstance(obj, Net):
-            return  # nets are immutable; what they hold besides is computed from themselves
+        if isinstance(obj, (Net, types.ModuleType)):
+            return  # nets are immutable, and of a Python module only those globals matter that the code names
         contents = read_contents(obj, keeps_values=role == "code")
         if contents is not None:
             self._records.append(_Record(obj, place, role, is_own_dict, contents))
@@ -203,7 +203,7 @@ class StateSnapshot:
             values = (obj.__self__,) if isinstance(obj, types.MethodType) else (*obj.args, *obj.keywords.values())
             yield from ((value, place) for value in values)
             return
-        if hasattr(obj, "__wrapped__"):
+        if is_function_cache(obj):
             yield obj.__wrapped__, place
         if isinstance(obj, (list, tuple, deque, set, frozenset)) and len(obj) <= _MAX_ITEMS:
             yield from ((value, Place(owner, f"{name}[{index}]")) for index, value in enumerate(obj))

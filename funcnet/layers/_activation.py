@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from funcnet._context import is_plainly_eager, under_vmap
+from funcnet._context import is_plainly_eager
 from funcnet.core import View
+from funcnet.kernels import glu
 from funcnet.layers._layer import Layer
 
 
@@ -228,10 +229,7 @@ class GLU(Layer):
 
     @staticmethod
     def forward(p: View, input: Tensor) -> Tensor:
-        if under_vmap() and input.dim() and input.shape[p.dim] % 2 == 0:
-            value, gate = input.chunk(2, p.dim)  # the kernel's rule for jvp has no batching rule
-            return value * torch.sigmoid(gate)
-        return F.glu(input, p.dim)
+        return glu(input, p.dim)
 
 
 def _copy_layout(input: Tensor) -> Tensor:

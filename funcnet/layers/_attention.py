@@ -104,6 +104,9 @@ class MultiheadAttention(Layer):
             "impl": getattr(module, "_funcnet_impl", "fused"),
         }
 
+    def list_unread_attributes(self) -> frozenset[str]:
+        return frozenset({"head_dim"})
+
     def parts(self) -> dict[str, Any]:
         size = self.embed_dim
         is_packed = self.kdim == self.vdim == size

@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from funcnet._context import beyond_one_gradient
+from funcnet import random
 from funcnet.core import View
-from funcnet.random import Rng, dropout, scaled_dot_product_attention
+from funcnet.kernels import scaled_dot_product_attention
+from funcnet.random import Rng, dropout
 
 
 def sequence_first(query: Tensor, key: Tensor, value: Tensor, batched: bool, batch_first: bool) -> tuple[Tensor, ...]:
@@ -148,7 +149,7 @@ def attention_output(
 ) -> Tensor:
     """Outputs (N, H, L, D) for q, k and v by heads, (N, H, *, D)."""
     if rng is not None:  # torch does not use its fused kernel with dropout either
-        return scaled_dot_product_attention(q, k, v, mask, dropout_p, causal, rng=rng)
-    if not fused or beyond_one_gradient():  # the kernel has no rule for vmap, jvp, or a second derivative
-        return scaled_dot_product_attention(q, k, v, mask, 0.0, causal, rng=None)
-    return F.scaled_dot_product_attention(q, k, v, mask, 0.0, causal)
+        return random.scaled_dot_product_attention(q, k, v, mask, dropout_p, causal, rng=rng)
+    if not fused:
+        return random.scaled_dot_product_attention(q, k, v, mask, 0.0, causal, rng=None)
+    return scaled_dot_product_attention(q, k, v, mask, 0.0, causal)

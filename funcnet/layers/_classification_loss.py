@@ -16,8 +16,10 @@ from torch import Tensor, nn
 
 from funcnet._context import under_vmap
 from funcnet.core import Net, View
+from funcnet.kernels import soft_margin_loss
+from funcnet.kernels.internals import reduce_loss
 from funcnet.layers._layer import NO_CHILDREN
-from funcnet.layers._loss import Loss, NestedNumbers, PlainLoss, WeightedLoss, nested_shape, reduce_loss
+from funcnet.layers._loss import Loss, NestedNumbers, PlainLoss, WeightedLoss, nested_shape
 
 
 class _ClassWeightedLoss(Loss):
@@ -275,7 +277,7 @@ class SoftMarginLoss(PlainLoss):
     @staticmethod
     def forward(p: View, input: Tensor, target: Tensor) -> Tensor:
         if not under_vmap():
-            return F.soft_margin_loss(input, target, reduction=p.reduction)
+            return soft_margin_loss(input, target, reduction=p.reduction)
         return reduce_loss((-target * input).exp().log1p(), p.reduction)
 
 

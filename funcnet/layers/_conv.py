@@ -55,6 +55,9 @@ class _Conv(Layer):
             "pad": _pad_amounts(self),
         }
 
+    def list_unread_attributes(self) -> frozenset[str]:
+        return frozenset({"_reversed_padding_repeated_twice"} if self.padding_mode == "zeros" else ())
+
     def expects(self) -> str:
         return describe_spatial_input(self.in_channels, self.axes)
 

@@ -54,6 +54,9 @@ class _ConvTranspose(Layer):
             "bias": Param(self.out_channels, fan_in_uniform(math.prod(shape[1:]))) if self.bias else None,
         }
 
+    def list_unread_attributes(self) -> frozenset[str]:
+        return frozenset({"_reversed_padding_repeated_twice"})
+
     def expects(self) -> str:
         return describe_spatial_input(self.in_channels, self.axes)
 

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from typing import TypeAlias
-
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from funcnet._context import beyond_backward, under_transform
 from funcnet.core import View
-from funcnet.layers._loss import Loss, reduce_loss
-
-Lengths: TypeAlias = "Tensor | tuple[int, ...]"
-"""One length for each example."""
-
-_LOG_ZERO = -1e30  # stands for the log of probability zero; minus infinity would have no gradient
+from funcnet.kernels import ctc_loss
+from funcnet.kernels.internals import Lengths
+from funcnet.layers._loss import Loss
 
 
 class CTCLoss(Loss):
@@ -59,74 +50,4 @@ class CTCLoss(Loss):
 
     @staticmethod
     def forward(p: View, log_probs: Tensor, targets: Tensor, input_lengths: Lengths, target_lengths: Lengths) -> Tensor:
-        if not beyond_backward():
-            if under_transform():  # given tuples, the kernel makes tensors itself, which the transform does not know
-                input_lengths, target_lengths = torch.as_tensor(input_lengths), torch.as_tensor(target_lengths)
-            return F.ctc_loss(
-                log_probs,
-                targets,
-                input_lengths,  # type: ignore[arg-type]  # F also takes tuples
-                target_lengths,  # type: ignore[arg-type]
-                p.blank,
-                p.reduction,
-                p.zero_infinity,
-            )
-        is_unbatched = log_probs.dim() == 2
-        if is_unbatched:
-            log_probs, targets = log_probs[:, None], targets.reshape(1, -1)
-        input_sizes, target_sizes = (
-            torch.as_tensor(lengths, device=log_probs.device).reshape(-1) for lengths in (input_lengths, target_lengths)
-        )
-        loss = _ctc_by_steps(p, log_probs, targets, input_sizes, target_sizes)
-        if p.reduction == "mean":
-            loss = loss / target_sizes.clamp(min=1)
-        return reduce_loss(loss.squeeze(0) if is_unbatched else loss, p.reduction)
-
-
-def _ctc_by_steps(p: View, log_probs: Tensor, targets: Tensor, input_sizes: Tensor, target_sizes: Tensor) -> Tensor:
-    """Losses (N,) in operations that every transform supports; ``input_sizes`` and ``target_sizes`` are (N,)."""
-    time, _, classes = log_probs.shape
-    if targets.dim() == 1:
-        targets = _pad_targets(targets, target_sizes)
-    size = targets.shape[1]
-    is_padding = torch.arange(size, device=targets.device) >= target_sizes[:, None]
-    has_valid_classes = (((targets >= 0) & (targets < classes)) | is_padding).all(1)
-    is_valid = has_valid_classes & (input_sizes >= 0) & (input_sizes <= time)
-    is_valid = is_valid & (target_sizes >= 0) & (target_sizes <= size)
-    targets = targets.clamp(0, classes - 1)  # the padding may hold any number
-    # The states are blank, first class, blank, second class, ..., blank.
-    states = torch.stack([torch.full_like(targets, p.blank), targets], 2).flatten(1)
-    states = F.pad(states, (0, 1), value=p.blank)
-    # A class can follow a different class without a blank between them.
-    can_skip_blank = (states[:, 2:] != states[:, :-2]) & (states[:, 2:] != p.blank)
-    emitted = log_probs.clamp(min=_LOG_ZERO).gather(2, states.expand(time, *states.shape))
-
-    is_start = torch.arange(states.shape[1], device=states.device) < 2
-    log_alpha = torch.where(is_start, emitted[0], _LOG_ZERO)  # of all alignments that are in a state at this step
-    for step in range(1, time):
-        from_previous = F.pad(log_alpha[:, :-1], (1, 0), value=_LOG_ZERO)
-        from_class = F.pad(torch.where(can_skip_blank, log_alpha[:, :-2], _LOG_ZERO), (2, 0), value=_LOG_ZERO)
-        sources = torch.stack([log_alpha, from_previous, from_class[:, : 2 * size + 1]])
-        log_alpha = torch.where(step < input_sizes[:, None], sources.logsumexp(0) + emitted[step], log_alpha)
-    last = (2 * target_sizes.clamp(0, size))[:, None]
-    ends = torch.cat([log_alpha.gather(1, last), log_alpha.gather(1, (last - 1).clamp(min=0))], 1)
-    ends = torch.where(torch.cat([last < 0, last == 0], 1), _LOG_ZERO, ends)
-    loss = -ends.logsumexp(1)
-
-    # The kernel adds exp(log_probs) to its gradient, so this adds a term with that gradient and the value zero. After a
-    # log_softmax the gradient of the term is zero too.
-    is_input = torch.arange(time, device=log_probs.device)[:, None] < input_sizes
-    mass = torch.where(is_input[:, :, None], log_probs.exp(), 0).sum((0, 2))
-    mass = mass - mass.detach()
-    loss_without_input = torch.where(target_sizes == 0, 0.0, math.inf)
-    loss = torch.where(input_sizes == 0, loss_without_input, loss + mass)
-    is_impossible = loss > -_LOG_ZERO / 2
-    infinite = 0.0 if p.zero_infinity else math.inf * (1 + torch.where(is_impossible, mass, 0.0))
-    return torch.where(is_valid, torch.where(is_impossible, infinite, loss), math.nan)
-
-
-def _pad_targets(targets: Tensor, target_sizes: Tensor) -> Tensor:
-    """Concatenated targets as one row for each. A row is as long as all targets, as the longest size is not known."""
-    starts = target_sizes.cumsum(0) - target_sizes
-    positions = starts[:, None] + torch.arange(len(targets), device=targets.device)
-    return targets[positions.clamp(max=len(targets) - 1)] if len(targets) else targets.new_zeros(len(target_sizes), 0)
+        return ctc_loss(log_probs, targets, input_lengths, target_lengths, p.blank, p.reduction, p.zero_infinity)

@@ -88,6 +88,27 @@ class Layer(StockNet):
         changed = {name: child for name, child in children.items() if child != net._children[name]}
         return net.replaced(changed) if not changed or cls.calls_parts else None
 
+    def list_stale_attributes(self, module: nn.Module) -> list[str]:
+        """The names of what a module derived from its arguments, and still holds after its fields were edited.
+
+        Args:
+            module: an instance of the twin's class, of which this record was read.
+
+        >>> conv = nn.Conv1d(1, 1, 3, padding=1, padding_mode="reflect")
+        >>> conv.padding = (2,)
+        >>> COUNTERPARTS[nn.Conv1d].from_module(conv).list_stale_attributes(conv)
+        ['_reversed_padding_repeated_twice']
+        """
+        fields = {field.name for field in dataclasses.fields(self) if field.init}
+        names = vars(module).keys() - vars(nn.Module()).keys() - fields - self.list_unread_attributes()
+        names = {name for name in names if _is_plain(vars(module)[name])}
+        expected = vars(self._build_twin()) if names else {}
+        return sorted(name for name in names & expected.keys() if vars(module)[name] != expected[name])
+
+    def list_unread_attributes(self) -> frozenset[str]:
+        """The names of what the twin derives from its arguments, and its forward does not read."""
+        return frozenset()
+
     @classmethod
     def fields_from_children(cls, children: Mapping[str, Net]) -> Mapping[str, Any]:
         """The fields that hold nets, taken from the nets of a module's children."""
@@ -107,3 +128,10 @@ class Layer(StockNet):
             else:
                 fields[field.name] = getattr(module, field.name)
         return fields
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a value is of numbers and text alone."""
+    if isinstance(value, (tuple, list)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (int, float, str))

@@ -95,13 +95,6 @@ def nested_shape(numbers: NestedNumbers) -> tuple[int, ...]:
     return (len(numbers), *(nested_shape(numbers[0]) if numbers else ()))
 
 
-def reduce_loss(loss: Tensor, reduction: str) -> Tensor:
-    """The loss of each element, reduced by "none", "sum", or else the mean."""
-    if reduction == "none":
-        return loss
-    return loss.sum() if reduction == "sum" else loss.mean()
-
-
 class PlainLoss(Loss):
     """A loss whose only option is how to reduce."""
 

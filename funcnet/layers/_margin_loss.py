@@ -6,13 +6,14 @@ torch warns and derives ``reduction`` from them; in the record they are None.
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from funcnet._context import beyond_backward, under_vmap
+from funcnet._context import under_vmap
 from funcnet.core import View
-from funcnet.layers._loss import Loss, NestedNumbers, PlainLoss, reduce_loss
+from funcnet.kernels import multi_margin_loss, multilabel_margin_loss
+from funcnet.kernels.internals import reduce_loss
+from funcnet.layers._loss import Loss, NestedNumbers, PlainLoss
 
 
 class HingeEmbeddingLoss(Loss):
@@ -137,17 +138,7 @@ class MultiMarginLoss(Loss):
 
     @staticmethod
     def forward(p: View, input: Tensor, target: Tensor) -> Tensor:
-        if not beyond_backward():
-            return F.multi_margin_loss(input, target, p=p.p, margin=p.margin, weight=p.weight, reduction=p.reduction)
-        classes = input.shape[-1]
-        rows, target = input.reshape(-1, classes), target.reshape(-1)
-        is_target = target[:, None] == torch.arange(classes, device=input.device)
-        target_score = torch.where(is_target, rows, 0).sum(1, keepdim=True)
-        excess = torch.where(is_target, 0, (p.margin - target_score + rows).relu() ** p.p)
-        if p.weight is not None:
-            excess = excess * torch.where(is_target, p.weight, 0).sum(1, keepdim=True)
-        loss = torch.where(is_target.any(1), excess.sum(1) / classes, torch.nan)
-        return reduce_loss(loss if input.dim() == 2 else loss.squeeze(0), p.reduction)
+        return multi_margin_loss(input, target, p.p, p.margin, p.weight, reduction=p.reduction)
 
 
 class MultiLabelMarginLoss(PlainLoss):
@@ -171,16 +162,4 @@ class MultiLabelMarginLoss(PlainLoss):
 
     @staticmethod
     def forward(p: View, input: Tensor, target: Tensor) -> Tensor:
-        if not beyond_backward():
-            return F.multilabel_margin_loss(input, target, reduction=p.reduction)
-        if input.shape != target.shape:
-            raise RuntimeError(f"inconsistent target size: {tuple(target.shape)} for {tuple(input.shape)}")
-        classes = input.shape[-1]
-        rows, target = input.reshape(-1, classes), target.reshape(-1, classes)
-        is_listed = (target >= 0).to(input.dtype).cumprod(1)  # 1 for the entries before the first -1
-        one_hot = (target[:, :, None] == torch.arange(classes, device=input.device)) & (is_listed[:, :, None] > 0)
-        target_scores = torch.where(one_hot, rows[:, None], 0).sum(2)
-        excess = (1 - target_scores[:, :, None] + rows[:, None]).relu() * is_listed[:, :, None]
-        loss = torch.where(one_hot.any(1)[:, None], 0, excess).sum((1, 2)) / classes
-        loss = torch.where((target < classes).all(1), loss, torch.nan)
-        return reduce_loss(loss if input.dim() == 2 else loss.squeeze(0), p.reduction)
+        return multilabel_margin_loss(input, target, reduction=p.reduction)

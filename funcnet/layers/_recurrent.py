@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Mapping
 from dataclasses import field
 from typing import Any, Literal
 
@@ -20,7 +19,7 @@ from torch.types import Device
 from funcnet.core import Param, View
 from funcnet.layers._layer import Layer
 from funcnet.layers._linear import fan_in_uniform
-from funcnet.layers._recurrent_call import NO_BATCHING_MESSAGE, Hidden, call_recurrent
+from funcnet.layers._recurrent_call import Hidden, call_recurrent
 
 _GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "GRU": 3, "LSTM": 4}
 
@@ -118,9 +117,6 @@ class _Recurrent(RNNBase):
     def draws(self, training: bool) -> bool:
         return training and self.dropout > 0 and self.num_layers > 1
 
-    def limits(self, training: bool) -> Mapping[str, str]:
-        return {} if self.impl == "composed" else dict.fromkeys(("vmap", "vmap(grad)", "ensemble"), NO_BATCHING_MESSAGE)
-
     def expects(self) -> str:
         axes = "N, L" if self.batch_first else "L, N"
         sizes = [f"({self._parts['state_front']}, N, {size})" for size in self._parts["state_sizes"]]
@@ -141,13 +137,14 @@ class RNN(_Recurrent):
         input_size, hidden_size, num_layers: sizes I and H, and how many layers are stacked.
         nonlinearity: "tanh" or "relu".
         bias, batch_first, dropout, bidirectional, device, dtype: as for :class:`RNNBase`.
-        impl: "fused" runs torch's kernel, with the bits of the module. "composed" runs cell by cell: it supports every
-            transform, takes two to five times as long, and differs in the last bits.
+        impl: "fused" runs torch's kernel, with the bits of the module; under vmap, for which the kernel has no rule, it
+            is composed. "composed" runs cell by cell everywhere: it takes two to five times as long, and differs in the
+            last bits.
 
     Params: see :class:`RNNBase`.  Buffers: none.  Draws: in training, with dropout between several layers.
     Shape:  input (L, N, I) or (L, I) without a batch, or a PackedSequence; hx (S, N, H) or (S, H), zeros if None
         -> output (L, N, D * H), last state (S, N, H). If packed, the batch of ``hx`` is in the order before packing.
-    Raises: ShapeError if ``input`` or ``hx`` do not fit; TransformError for "fused" under ``torch.vmap``.
+    Raises: ShapeError if ``input`` or ``hx`` do not fit.
     Source: torch.rnn_tanh, torch.rnn_relu. With ``batch_first``, these kernels, torch.gru and torch.lstm round
         differently when the weights require gradients. A net has the bits of a module whose weights require gradients
         exactly where ``params`` do.
@@ -194,7 +191,7 @@ class LSTM(_Recurrent):
     Params: see :class:`RNNBase`.  Buffers: none.  Draws: in training, with dropout between several layers.
     Shape:  input as for :class:`RNN`; hx a pair (h, c) of (S, N, P) and (S, N, H), zeros if None
         -> output (L, N, D * P), (last h, last c).
-    Raises: ShapeError if ``input`` or ``hx`` do not fit; TransformError for "fused" under ``torch.vmap``.
+    Raises: ShapeError if ``input`` or ``hx`` do not fit.
     Source: torch.lstm. On a CPU, for float32, that is oneDNN's kernel, which has no forward-mode derivative and no
         compiled backward pass: where these are needed, "fused" runs cell by cell.
 
@@ -213,7 +210,7 @@ class GRU(_Recurrent):
     The reset gate is applied after ``weight_hh``, as in cuDNN. Arguments and shapes are those of :class:`LSTM`,
     without ``proj_size``, and with one state ``h``.
 
-    Raises: ShapeError if ``input`` or ``hx`` do not fit; TransformError for "fused" under ``torch.vmap``.
+    Raises: ShapeError if ``input`` or ``hx`` do not fit.
     Source: torch.gru.
 
     >>> gru = GRU(3, 4, batch_first=True, bidirectional=True)

@@ -5,36 +5,26 @@ Axes: L time, N batch, I input, S states of all layers and directions, H hidden,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from funcnet._context import transform_levels, under_forward_mode, under_vmap
+from funcnet._context import transform_kinds, under_forward_mode
 from funcnet._errors import TransformError
 from funcnet._torch import any_autocast
 from funcnet.core import View, draw_source
 from funcnet.core.internals import describe_view
-from funcnet.layers._recurrent_composed import STEPS, LayerWeights, State, run_layer
+from funcnet.kernels.internals import CELL_STEPS, RECURRENT_KERNELS, State, divide_by_direction, run_layer
 from funcnet.random import dropout
-
-KERNELS: dict[str, Callable[..., Any]] = {
-    "RNN_TANH": torch.rnn_tanh,
-    "RNN_RELU": torch.rnn_relu,
-    "GRU": torch.gru,
-    "LSTM": torch.lstm,
-}
-"""Torch's kernel for each mode."""
 
 LayerRunner: TypeAlias = "Callable[[Tensor, State, list[Tensor]], tuple[Tensor, ...]]"
 """Computes one or more layers: ``run(data, state, weights)`` returns the output and each part of the last state."""
 
 Hidden: TypeAlias = "Tensor | tuple[Tensor, ...]"
 """The states of a layer as its callers see them: h, or the pair (h, c) of an LSTM."""
-
-NO_BATCHING_MESSAGE = 'torch\'s kernel has no batching rule; build it with impl="composed"'
 
 
 def call_recurrent(
@@ -104,7 +94,7 @@ def _run_layers(
     """The output and the last state of all layers, computed by one kernel where that is possible."""
     training = p.training
     needs_dropout = p.dropout > 0 and p.num_layers > 1 and training
-    if p.impl == "composed" or _onednn_lacks_needed_rule(p, data, state, weights):
+    if p.impl == "composed" or "Vmap" in transform_kinds() or _onednn_lacks_needed_rule(p, data, state, weights):
         run = _composed_runner(p, batch_sizes)
     elif needs_dropout:  # a kernel for all layers would draw from the global generator
         run = _kernel_runner(p, batch_sizes, 1, training, False)
@@ -132,7 +122,7 @@ def _onednn_lacks_needed_rule(p: View, data: Tensor, state: State, weights: list
 
 def _kernel_runner(p: View, batch_sizes: Tensor | None, layers: int, training: bool, batch_first: bool) -> LayerRunner:
     """A runner that calls torch's kernel for this many layers, without dropout."""
-    kernel, is_lstm = KERNELS[p.mode], p.mode == "LSTM"
+    kernel, is_lstm = RECURRENT_KERNELS[p.mode], p.mode == "LSTM"
     options = (p.bias, layers, 0.0, training, p.bidirectional)
     if batch_sizes is None:
         return lambda data, state, weights: kernel(data, state if is_lstm else state[0], weights, *options, batch_first)
@@ -141,11 +131,12 @@ def _kernel_runner(p: View, batch_sizes: Tensor | None, layers: int, training: b
 
 def _composed_runner(p: View, batch_sizes: Tensor | None) -> LayerRunner:
     """A runner that computes one layer cell by cell."""
-    cell, lengths = STEPS[p.mode], None if batch_sizes is None else batch_sizes.tolist()
+    cell, lengths = CELL_STEPS[p.mode], None if batch_sizes is None else batch_sizes.tolist()
 
     def run_one_layer(data: Tensor, state: State, weights: list[Tensor]) -> tuple[Tensor, ...]:
         states = list(zip(*(part.unbind(0) for part in state), strict=True))
-        output, last_state = run_layer(cell, data, lengths, states, _weights_by_direction(p, weights))
+        by_direction = divide_by_direction(weights, 2 if p.bidirectional else 1, p.bias, p.proj_size > 0)
+        output, last_state = run_layer(cell, data, lengths, states, by_direction)
         return output, *last_state
 
     return run_one_layer
@@ -159,28 +150,13 @@ def _run_layer_by_layer(
         raise ValueError("input has no time steps")
     layers, directions = p.num_layers, 2 if p.bidirectional else 1
     weights_per_layer = len(weights) // layers
-    is_fused_under_vmap = needs_dropout and p.impl == "fused" and under_vmap()
     states = list(zip(*(part.view(layers, directions, *part.shape[1:]).unbind(0) for part in state), strict=True))
     last_states = []
     for index in range(layers):
         if index and needs_dropout:
             data = dropout(data, p.dropout, rng=draw_source(p))
-            if is_fused_under_vmap and any(kind == "vmap" for kind, _ in transform_levels(data)):
-                # The inputs may be unbatched where vmap maps over the Key alone; dropout makes them batched.
-                raise TransformError(f"{describe_view(p)} cannot run under vmap: {NO_BATCHING_MESSAGE}.")
         data, *last_state = run(
             data, states[index], weights[index * weights_per_layer : (index + 1) * weights_per_layer]
         )
         last_states.append(last_state)
     return data, tuple(torch.cat(parts) for parts in zip(*last_states, strict=True))
-
-
-def _weights_by_direction(p: View, weights: Sequence[Tensor]) -> list[LayerWeights]:
-    """The weights of one layer, in the form that :func:`run_layer` expects."""
-    count = len(weights) // 2 if p.bidirectional else len(weights)
-    by_direction: list[LayerWeights] = []
-    for start in range(0, len(weights), count):
-        w_ih, w_hh, *optional = weights[start : start + count]
-        b_ih, b_hh = optional[:2] if p.bias else (None, None)
-        by_direction.append((w_ih, b_ih, w_hh, b_hh, optional[-1] if p.proj_size else None))
-    return by_direction

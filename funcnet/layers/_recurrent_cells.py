@@ -16,7 +16,7 @@ from torch.types import Device
 
 from funcnet._context import under_vmap
 from funcnet.core import Param, View
-from funcnet.layers import _recurrent_composed as composed
+from funcnet.kernels.internals import CellStep, State, step_gru, step_lstm, step_rnn_relu, step_rnn_tanh
 from funcnet.layers._layer import Layer
 from funcnet.layers._linear import fan_in_uniform
 
@@ -115,8 +115,8 @@ class RNNCell(RNNCellBase):
     @staticmethod
     def forward(p: View, input: Tensor, hx: Tensor | None = None) -> Tensor:
         if p.nonlinearity == "tanh":
-            return _step_one_state(p, input, hx, torch.rnn_tanh_cell, composed.step_rnn_tanh)
-        return _step_one_state(p, input, hx, torch.rnn_relu_cell, composed.step_rnn_relu)
+            return _step_one_state(p, input, hx, torch.rnn_tanh_cell, step_rnn_tanh)
+        return _step_one_state(p, input, hx, torch.rnn_relu_cell, step_rnn_relu)
 
 
 class GRUCell(RNNCellBase):
@@ -140,7 +140,7 @@ class GRUCell(RNNCellBase):
 
     @staticmethod
     def forward(p: View, input: Tensor, hx: Tensor | None = None) -> Tensor:
-        return _step_one_state(p, input, hx, torch.gru_cell, composed.step_gru)
+        return _step_one_state(p, input, hx, torch.gru_cell, step_gru)
 
 
 class LSTMCell(RNNCellBase):
@@ -170,18 +170,14 @@ class LSTMCell(RNNCellBase):
     def forward(p: View, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         if hx is not None and (isinstance(hx, Tensor) or len(hx) != 2):
             raise ValueError("hx is a pair of tensors (h, c)")
-        return _step_state(p, input, hx, torch.lstm_cell, composed.step_lstm)  # type: ignore[return-value]
+        return _step_state(p, input, hx, torch.lstm_cell, step_lstm)  # type: ignore[return-value]
 
 
-def _step_one_state(
-    p: View, input: Tensor, hx: Tensor | None, kernel: Callable[..., Any], step: composed.CellStep
-) -> Tensor:
+def _step_one_state(p: View, input: Tensor, hx: Tensor | None, kernel: Callable[..., Any], step: CellStep) -> Tensor:
     return _step_state(p, input, None if hx is None else (hx,), kernel, step)[0]
 
 
-def _step_state(
-    p: View, input: Tensor, hx: composed.State | None, kernel: Callable[..., Any], step: composed.CellStep
-) -> composed.State:
+def _step_state(p: View, input: Tensor, hx: State | None, kernel: Callable[..., Any], step: CellStep) -> State:
     """The state after ``input``; it has a batch axis where ``input`` has one."""
     if input.dim() not in (1, 2):
         raise ValueError(f"input has 1 or 2 dimensions, got {input.dim()}")

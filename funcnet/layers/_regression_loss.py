@@ -14,9 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from funcnet._context import beyond_backward, beyond_one_gradient
+from funcnet._context import beyond_backward
 from funcnet.core import View
-from funcnet.layers._loss import Loss, PlainLoss, reduce_loss
+from funcnet.kernels import huber_loss, mse_loss
+from funcnet.kernels.internals import reduce_loss
+from funcnet.layers._loss import Loss, PlainLoss
 
 _EQUAL_SHAPES = "input and target of equal shape"
 
@@ -57,7 +59,7 @@ class MSELoss(PlainLoss):
 
     @staticmethod
     def forward(p: View, input: Tensor, target: Tensor) -> Tensor:
-        return F.mse_loss(input, target, reduction=p.reduction)
+        return mse_loss(input, target, reduction=p.reduction)
 
 
 class SmoothL1Loss(Loss):
@@ -119,9 +121,7 @@ class HuberLoss(Loss):
 
     @staticmethod
     def forward(p: View, input: Tensor, target: Tensor) -> Tensor:
-        if beyond_one_gradient():  # the backward of the kernel has no rule for jvp; that of smooth_l1_loss has
-            return F.smooth_l1_loss(input, target, reduction=p.reduction, beta=p.delta) * p.delta
-        return F.huber_loss(input, target, reduction=p.reduction, delta=p.delta)
+        return huber_loss(input, target, p.reduction, p.delta)
 
 
 class PoissonNLLLoss(Loss):
@@ -187,7 +187,7 @@ class GaussianNLLLoss(Loss):
 
     @staticmethod
     def forward(p: View, input: Tensor, target: Tensor, var: Tensor | float) -> Tensor:
-        if beyond_backward():
+        if beyond_backward(input, target):
             return _gaussian_nll_branchless(p, input, target, var)
         return F.gaussian_nll_loss(input, target, var, full=p.full, eps=p.eps, reduction=p.reduction)
 

@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.types import Device
 
-from funcnet._context import count_derivatives, under_vmap
+from funcnet._context import under_vmap
 from funcnet.core import Net, Param, View, draw_source
+from funcnet.kernels import hardsigmoid
 from funcnet.layers._layer import NO_CHILDREN, Layer
 from funcnet.random import rrelu
 
@@ -224,9 +225,7 @@ class Hardsigmoid(Layer, ignores_view=True):
 
     @staticmethod
     def forward(_: View, input: Tensor) -> Tensor:
-        if count_derivatives(input) > 1:
-            return F.relu6(input + 3) / 6
-        return F.hardsigmoid(input)
+        return hardsigmoid(input)
 
 
 class Hardswish(Layer, ignores_view=True):

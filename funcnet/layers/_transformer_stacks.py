@@ -29,6 +29,9 @@ class _Stack(Layer):
 
     calls_parts = True
 
+    def list_unread_attributes(self) -> frozenset[str]:
+        return frozenset({"use_nested_tensor"})  # chosen for speed
+
     def __post_init__(self: Any) -> None:
         name = fields(self)[0].name
         for part in (name, "norm"):

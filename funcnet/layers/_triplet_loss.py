@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from funcnet._context import under_vmap
 from funcnet.core import Body, Function, FunctionModule, Net, View
+from funcnet.kernels.internals import reduce_loss
 from funcnet.layers._distance import PairwiseDistance
 from funcnet.layers._layer import COUNTERPARTS
-from funcnet.layers._loss import Loss, reduce_loss
+from funcnet.layers._loss import Loss
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 

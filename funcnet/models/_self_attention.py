@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from funcnet import random
-from funcnet._context import beyond_one_gradient
 from funcnet.core import Net, Param, View
 from funcnet.core.internals import StockNet
+from funcnet.kernels import scaled_dot_product_attention
 from funcnet.layers import Linear
 
 
@@ -129,10 +129,7 @@ def _apply_attention(p: View, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | No
     if p.training and p.dropout > 0:
         options: Any = {"scale": p.scale, "enable_gqa": groups > 1, "rng": p.rng}
         return random.scaled_dot_product_attention(q, k, v, mask, p.dropout, causal, **options)
-    if beyond_one_gradient():  # the kernel has no rule for vmap, jvp, or a second derivative
-        options = {"scale": p.scale, "enable_gqa": groups > 1, "rng": None}
-        return random.scaled_dot_product_attention(q, k, v, mask, 0.0, causal, **options)
-    return F.scaled_dot_product_attention(q, k, v, mask, 0.0, causal, scale=p.scale, enable_gqa=groups > 1)
+    return scaled_dot_product_attention(q, k, v, mask, 0.0, causal, scale=p.scale, enable_gqa=groups > 1)
 
 
 def expand_mask(attention_mask: Tensor | None, causal: bool) -> Tensor | None:

@@ -4,9 +4,28 @@
 then ``params, state = optimizer.step(params, grads, state)``. ``MasterParams`` keeps float32 copies of params in half
 precision.
 
+A step is a function of params, gradients, state and hyperparameters, and can be differentiated by each of them where
+grad mode is on and something requires grad. torch.optim is silently wrong in these places, and steps are right:
+
+* gradients through the foreach and fused kernels, through the first momentum buffer of SGD, and by learning rates;
+* gradients through a root where a gradient is exactly 0, which are NaN in torch and finite here;
+* fused kernels that ignore strides: of transposed, expanded or sliced tensors they update other elements;
+* fused SGD of params in half precision on a CPU, which in torch 2.13 moves by something else than the gradient;
+* a learning rate in a float32 tensor, in which torch computes the sizes of steps of float64 params;
+* Muon without nesterov on bfloat16 params, which writes over its own momentum buffer;
+* Adafactor of params of several dtypes, where the first dtype decides the smallest root of all.
+
+What has torch's limits here too: Muon computes in bfloat16, so its gradients are those of rounded numbers; and kernels
+of half dtypes round by the place of a number in memory, so mapped or stacked members may differ in the last bit.
+
 **Schedules** are functions of the step with the names, arguments and floats of torch.optim.lr_scheduler:
 ``optimizer.step(..., lr=schedule(step))``, or ``**schedule.hyperparameters(step)`` for those that move momentum or
 several groups. How far a run has come is one number. ``ReduceLROnPlateau`` has a state.
+
+**A run** is a value too: ``run = {"params": ..., "buffers": ..., "optimizer": state, "ema": ..., "key": ..., "step":
+step}``. Where each step takes all it needs from there (its key is ``fn.random.fold_in(run["key"], run["step"])``, its
+learning rate ``schedule(run["step"])``), ``checkpoint.save(path, run)`` after a step and ``run =
+checkpoint.load(path).tree(extras=True)`` are all it takes to go on in the same bits, even after kill -9.
 
 clip_grad_norm   scales gradients by their norm.
 clip_grad_value  limits every number of gradients.

@@ -10,7 +10,7 @@ from funcnet._typing import Tree
 from funcnet.optim._optimizer import Optimizer
 from funcnet.optim._scalars import is_zero
 from funcnet.optim._state_entries import zero_step, zeros_like
-from funcnet.optim._update_operations import Memory, add, add_scalar, addcmul, as_dtype_of, as_real, mul
+from funcnet.optim._update_operations import Memory, add, addcmul, as_dtype_of, as_real
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -70,12 +70,12 @@ class Adadelta(Optimizer):
             grad = add(grad, param, self.weight_decay)
         grad = as_real(grad)
         old_acc_delta = as_real(entry["acc_delta"])
-        square_avg = mul(as_real(entry["square_avg"]), self.rho, over=memory.donates)
+        square_avg = memory.mul(as_real(entry["square_avg"]), self.rho, over=memory.donates)
         square_avg = addcmul(square_avg, grad, grad, 1 - self.rho, over=memory.reuses)
-        gradient_size = memory.sqrt(add_scalar(square_avg, self.eps), over=memory.reuses)
-        move_size = memory.sqrt(add_scalar(old_acc_delta, self.eps), over=memory.reuses)
+        gradient_size = memory.sqrt(memory.add_scalar(square_avg, self.eps), over=memory.reuses)
+        move_size = memory.sqrt(memory.add_scalar(old_acc_delta, self.eps), over=memory.reuses)
         move = move_size.div_(gradient_size).mul_(grad) if memory.reuses else move_size / gradient_size * grad
-        acc_delta = mul(old_acc_delta, self.rho, over=memory.donates)
+        acc_delta = memory.mul(old_acc_delta, self.rho, over=memory.donates)
         acc_delta = addcmul(acc_delta, move, move, 1 - self.rho, over=memory.reuses)
         new_param = add(param, as_dtype_of(move, param), -self.lr, over=memory.donates)
         changes = {

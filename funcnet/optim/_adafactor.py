@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from funcnet._typing import Tree
 from funcnet.optim._optimizer import Optimizer
 from funcnet.optim._scalars import Scalar, as_scalar, is_zero, larger, smaller
 from funcnet.optim._state_entries import scalar_dtype, zeros_like
-from funcnet.optim._update_operations import Memory, add, lerp, mul
+from funcnet.optim._update_operations import Memory, add, lerp
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -50,22 +51,29 @@ class Adafactor(Optimizer):
     foreach: bool | None = None
     maximize: bool = False
 
+    _has_other_shapes: ClassVar[bool] = True
+
+    def _entry_names(self) -> tuple[str, ...]:
+        return ("row_var", "col_var", "variance")
+
+    _is_elementwise: ClassVar[bool] = False
+
     def _check_param(self, param: Tensor) -> str | None:
         return "Adafactor does not support complex parameters" if param.is_complex() else None
 
-    def _entry_shapes(self, param: Tensor) -> dict[str, torch.Size]:
-        if param.dim() <= 1:
-            return {"variance": param.shape}
-        return {
-            "row_var": torch.Size((*param.shape[:-1], 1)),
-            "col_var": torch.Size((*param.shape[:-2], 1, param.shape[-1])),
-        }
+    def _entry_shape(self, name: str, shape: torch.Size) -> torch.Size | None:
+        if (name == "variance") != (len(shape) <= 1):
+            return None
+        if name == "row_var":
+            return torch.Size((*shape[:-1], 1))
+        return torch.Size((*shape[:-2], 1, shape[-1])) if name == "col_var" else shape
 
     def _init_entry(self, param: Tensor) -> Tree:
         step = torch.zeros((), dtype=scalar_dtype())
         if param.dim() <= 1:
             return {"step": step, "variance": zeros_like(param)}
-        return {"step": step, **{name: param.new_zeros(shape) for name, shape in self._entry_shapes(param).items()}}
+        rows, columns = (*param.shape[:-1], 1), (*param.shape[:-2], 1, param.shape[-1])
+        return {"step": step, "row_var": param.new_zeros(rows), "col_var": param.new_zeros(columns)}
 
     def _update(self, memory: Memory, param: Tensor, grad: Tensor, entry: Tree) -> tuple[Tensor, Tree]:
         count, step = memory.next_step(entry["step"])
@@ -78,7 +86,7 @@ class Adafactor(Optimizer):
         rate = smaller(self.lr, 1 / (count**0.5)) * larger(smallest_size, _root_mean_square(memory, param))
         shrinks = not is_zero(self.weight_decay)
         if shrinks:
-            param = mul(param, 1 - self.lr * self.weight_decay, over=memory.donates)
+            param = memory.mul(param, 1 - self.lr * self.weight_decay, over=memory.donates)
         changes: Tree = {"step": step}
         if grad.dim() > 1:
             row_var = lerp(entry["row_var"], _mean_square(grad, -1), weight, over=memory.donates)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 
 import torch
@@ -10,11 +9,11 @@ from torch import Tensor
 
 from funcnet._torch import fused_adagrad
 from funcnet._typing import Tree
-from funcnet.optim._fused import FusedOptimizer
+from funcnet.optim._fused import Columns, FusedOptimizer
 from funcnet.optim._scalars import Scalar, is_zero
 from funcnet.optim._sparse_rows import rows_of
 from funcnet.optim._state_entries import full_like, zero_step
-from funcnet.optim._update_operations import Memory, add, add_scalar, addcdiv, addcmul, as_dtype_of, as_real
+from funcnet.optim._update_operations import Memory, add, addcdiv, addcmul, as_dtype_of, as_real
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -77,7 +76,7 @@ class Adagrad(FusedOptimizer):
             return new_param, {"step": step, "sum": total}
         grad = as_real(grad)
         total = addcmul(as_real(entry["sum"]), grad, grad, over=memory.donates)
-        scale = add_scalar(memory.sqrt(total), self.eps, over=memory.reuses)
+        scale = memory.add_scalar(memory.sqrt(total), self.eps, over=memory.reuses)
         new_param = addcdiv(as_real(param), grad, scale, -rate, over=memory.donates)
         return as_dtype_of(new_param, param), {"step": step, "sum": as_dtype_of(total, param)}
 
@@ -87,15 +86,15 @@ class Adagrad(FusedOptimizer):
         """The next param and sum for a sparse gradient."""
         rows = rows_of(grad)
         total = rows.add_to(total, rows.values.pow(2), over=memory.donates)
-        scale = add_scalar(memory.sqrt(rows.take_from(total), over=memory.reuses), self.eps, over=memory.reuses)
+        scale = memory.add_scalar(memory.sqrt(rows.take_from(total), over=memory.reuses), self.eps, over=memory.reuses)
         return rows.add_to(param, rows.values / scale, -rate, memory.donates), total
 
-    def _step_fused(self, params: Sequence[Tensor], grads: Sequence[Tensor], entries: Sequence[Tree]) -> None:
+    def _step_fused(self, params: list[Tensor], grads: list[Tensor], columns: Columns) -> None:
         fused_adagrad(
             params,
             grads,
-            [entry["sum"] for entry in entries],
-            [entry["step"] for entry in entries],
+            columns["sum"],
+            columns["step"],
             lr=self.lr,
             lr_decay=self.lr_decay,
             weight_decay=self.weight_decay,

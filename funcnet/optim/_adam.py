@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import TypeAlias
 
@@ -11,22 +10,10 @@ from torch import Tensor
 
 from funcnet._torch import fused_adam, fused_adamw
 from funcnet._typing import Tree
-from funcnet.optim._fused import FusedOptimizer
+from funcnet.optim._fused import Columns, FusedOptimizer
 from funcnet.optim._scalars import is_zero
 from funcnet.optim._state_entries import zero_step, zeros_like
-from funcnet.optim._update_operations import (
-    Memory,
-    add,
-    add_scalar,
-    addcdiv,
-    addcmul,
-    as_dtype_of,
-    as_real,
-    div,
-    lerp,
-    maximum,
-    mul,
-)
+from funcnet.optim._update_operations import Memory, add, addcdiv, addcmul, as_dtype_of, as_real, lerp, maximum
 
 Betas: TypeAlias = "tuple[float | Tensor, float | Tensor]"
 
@@ -67,12 +54,12 @@ class _AdamFamily(FusedOptimizer):
             grad = -grad
         if not is_zero(self.weight_decay):
             if self._decays_param():
-                param, shrinks = mul(param, 1 - self.lr * self.weight_decay, over=memory.donates), True
+                param, shrinks = memory.mul(param, 1 - self.lr * self.weight_decay, over=memory.donates), True
             else:
                 grad = add(grad, param, self.weight_decay)
         grad = as_real(grad)
         exp_avg = lerp(as_real(entry["exp_avg"]), grad, 1 - beta1, over=memory.donates)
-        exp_avg_sq = mul(as_real(entry["exp_avg_sq"]), beta2, over=memory.donates)
+        exp_avg_sq = memory.mul(as_real(entry["exp_avg_sq"]), beta2, over=memory.donates)
         exp_avg_sq = addcmul(exp_avg_sq, grad, grad, 1 - beta2, over=memory.reuses)
         changes = {"step": step, "exp_avg": as_dtype_of(exp_avg, param), "exp_avg_sq": as_dtype_of(exp_avg_sq, param)}
         step_size = self.lr / (1 - beta1**count)
@@ -80,23 +67,23 @@ class _AdamFamily(FusedOptimizer):
         if self.amsgrad:
             largest = maximum(as_real(entry["max_exp_avg_sq"]), exp_avg_sq, over=memory.donates)
             changes["max_exp_avg_sq"] = as_dtype_of(largest, param)
-        scale = div(memory.sqrt(largest), (1 - beta2**count) ** 0.5, over=memory.reuses)
-        scale = add_scalar(scale, self.eps, over=memory.reuses)
+        scale = memory.div(memory.sqrt(largest), (1 - beta2**count) ** 0.5, over=memory.reuses)
+        scale = memory.add_scalar(scale, self.eps, over=memory.reuses)
         new_param = addcdiv(
             as_real(param), exp_avg, scale, -step_size, over=memory.reuses if shrinks else memory.donates
         )
         return as_dtype_of(new_param, old_param), changes
 
-    def _step_fused(self, params: Sequence[Tensor], grads: Sequence[Tensor], entries: Sequence[Tree]) -> None:
+    def _step_fused(self, params: list[Tensor], grads: list[Tensor], columns: Columns) -> None:
         kernel = fused_adamw if self._decays_param() else fused_adam
         beta1, beta2 = self.betas
         kernel(
             params,
             grads,
-            [entry["exp_avg"] for entry in entries],
-            [entry["exp_avg_sq"] for entry in entries],
-            [entry["max_exp_avg_sq"] for entry in entries] if self.amsgrad else [],
-            [entry["step"] for entry in entries],
+            columns["exp_avg"],
+            columns["exp_avg_sq"],
+            columns["max_exp_avg_sq"] if self.amsgrad else [],
+            columns["step"],
             lr=self.lr,
             beta1=beta1,
             beta2=beta2,

@@ -10,7 +10,7 @@ from funcnet._typing import Tree
 from funcnet.optim._optimizer import Optimizer
 from funcnet.optim._scalars import is_zero
 from funcnet.optim._state_entries import zero_step, zeros_like
-from funcnet.optim._update_operations import Memory, add, add_scalar, addcdiv, as_dtype_of, as_real, lerp, maximum, mul
+from funcnet.optim._update_operations import Memory, add, addcdiv, as_dtype_of, as_real, lerp, maximum
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -70,8 +70,8 @@ class Adamax(Optimizer):
             grad = add(grad, param, self.weight_decay)
         grad = as_real(grad)
         exp_avg = lerp(as_real(entry["exp_avg"]), grad, 1 - beta1, over=memory.donates)
-        size = add_scalar(grad.abs(), self.eps, over=memory.reuses)
-        exp_inf = mul(as_real(entry["exp_inf"]), beta2, over=memory.donates)
+        size = memory.add_scalar(grad.abs(), self.eps, over=memory.reuses)
+        exp_inf = memory.mul(as_real(entry["exp_inf"]), beta2, over=memory.donates)
         exp_inf = maximum(exp_inf, size, over=memory.reuses)
         step_size = self.lr / (1 - beta1**count)
         new_param = addcdiv(as_real(param), exp_avg, exp_inf, -step_size, over=memory.donates)

@@ -11,7 +11,7 @@ from funcnet._typing import Tree
 from funcnet.optim._optimizer import Optimizer
 from funcnet.optim._scalars import Scalar, as_scalar, is_zero, larger
 from funcnet.optim._state_entries import scalar_dtype, zeros_like
-from funcnet.optim._update_operations import Memory, add, as_dtype_of, as_real, mul
+from funcnet.optim._update_operations import Memory, add, as_dtype_of, as_real
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -55,6 +55,9 @@ class ASGD(Optimizer):
     def _entry_names(self) -> tuple[str, ...]:
         return ("ax",)
 
+    def differentiable_names(self) -> tuple[str, ...]:
+        return ("ax", "eta", "mu")
+
     def _init_entry(self, param: Tensor) -> Tree:
         return {
             "step": torch.zeros((), dtype=scalar_dtype(), device=param.device),
@@ -72,7 +75,7 @@ class ASGD(Optimizer):
         if not is_zero(self.weight_decay):
             grad = add(grad, param, self.weight_decay)
         eta, mu = as_scalar(entry["eta"]), as_scalar(entry["mu"])
-        param = mul(param, 1 - self.lambd * eta, over=memory.donates)
+        param = memory.mul(param, 1 - self.lambd * eta, over=memory.donates)
         param = add(param, grad, -eta, over=memory.reuses)
         changes = {
             "step": step,
@@ -93,8 +96,8 @@ class ASGD(Optimizer):
 def _next_mean(memory: Memory, mean: Tensor, param: Tensor, mu: Scalar) -> Tensor:
     """The mean moved towards the param by ``mu``, or the param itself where ``mu`` is 1."""
     if isinstance(mu, Tensor):
-        return torch.where((mu == 1).to(param.device), param, mean + mul(param - mean, mu))
+        return torch.where((mu == 1).to(param.device), param, mean + memory.mul(param - mean, mu))
     if mu != 1:
-        move = mul(param - mean, mu, over=memory.reuses)
+        move = memory.mul(param - mean, mu, over=memory.reuses)
         return mean.add_(move) if memory.donates else mean + move
     return mean.copy_(param) if memory.donates else param.clone()

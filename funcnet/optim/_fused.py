@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from typing_extensions import Self
 
-from funcnet._errors import TreeError
-from funcnet._torch import foreach_add, foreach_add_
-from funcnet._typing import Tree
+from funcnet._torch import foreach_add_
+from funcnet.optim._leaf_batch import LeafBatch
 from funcnet.optim._optimizer import Optimizer
-from funcnet.optim._pairing import Pairing, format_place
 from funcnet.optim._update_operations import Memory
+
+Columns: TypeAlias = dict[str, list[Any]]
+"""Tensors of several entries of the state by name."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -28,8 +28,13 @@ class FusedOptimizer(Optimizer):
         """Whether the fused kernel is right for the dtype and device of a param."""
         return True
 
-    def _step_fused(self, params: Sequence[Tensor], grads: Sequence[Tensor], entries: Sequence[Tree]) -> None:
-        """Write the next values over params and over the tensors of their entries."""
+    def _step_fused(self, params: list[Tensor], grads: list[Tensor], columns: Columns) -> None:
+        """Write the next values over params and over the tensors of the state.
+
+        Args:
+            params, grads: of all leaves that are stepped.
+            columns: the tensors of their entries by name, counts of steps too; an entry may lack one.
+        """
         raise NotImplementedError
 
     def _check_param(self, param: Tensor) -> str | None:
@@ -37,76 +42,73 @@ class FusedOptimizer(Optimizer):
             return f"fused=True takes floating params, got {param.dtype}"
         return super()._check_param(param)
 
-    def _update_all(
-        self, memory: Memory, records: Sequence[Self], pairing: Pairing, entries: list[Tree]
-    ) -> tuple[list[Tensor], list[Tree]]:
-        if not memory.reuses or not any(record._is_fused() for record in records):
-            return super()._update_all(memory, records, pairing, entries)
-        params = list(pairing.params)
-        for record, indices in _batch(records, params):
-            if record._is_fused() and record._has_kernel(params[indices[0]]):
-                record._update_batch(memory.donates, pairing, indices, params, entries)
-                continue
-            for at in indices:
-                params[at], changes = record._update(memory, params[at], pairing.grads[at], entries[at])
-                entries[at].update(changes)
-        return params, entries
+    def _update_batch(self, memory: Memory, batch: LeafBatch) -> list[Tensor]:
+        if not memory.reuses or not self._is_fused() or not batch.params:
+            return super()._update_batch(memory, batch)
+        dtypes = {param.dtype for param in batch.params}
+        # Lists, for they are quicker than generators here.
+        if len(dtypes) == 1 and all([param.is_cpu for param in batch.params]):  # noqa: C419
+            return self._update_kind(memory, batch)
+        numbers_by_kind: dict[object, list[int]] = {}
+        for number, param in enumerate(batch.params):
+            numbers_by_kind.setdefault((param.dtype, param.device), []).append(number)
+        new_params = batch.params.copy()
+        for numbers in numbers_by_kind.values():
+            results = self._update_kind(memory, batch.split(numbers))
+            for number, param in zip(numbers, results, strict=True):
+                new_params[number] = param
+        return new_params
 
-    def _update_batch(
-        self, donates: bool, pairing: Pairing, indices: Sequence[int], params: list[Tensor], entries: list[Tree]
-    ) -> None:
-        """Step some leaves by the fused kernel; their results are put into ``params`` and ``entries``."""
-        targets: list[Tensor] = []
-        grads: list[Tensor] = []
-        for at in indices:
-            param, grad = params[at], pairing.grads[at]
-            if grad.layout != torch.strided or not param.is_floating_point():
-                place = format_place("grads", pairing.paths[pairing.indices[at]])
-                raise TreeError(f"{place}: fused=True takes dense floating tensors, got {grad.layout}, {param.dtype}.")
-            target = param
-            if not donates:
-                target = param.clone()
-            if not _is_dense(target):
-                target = torch.empty_like(param).copy_(param)
-            targets.append(target)
-            grads.append(_laid_out_like(target, grad))
-            entry = entries[at]
-            for name, value in entry.items():
-                if value is not None and name != "step":
-                    tensor = _laid_out_like(target, value)
-                    entry[name] = value.clone() if tensor is value and not donates else tensor
-        if "step" in entries[indices[0]]:
-            self._count(donates, [entries[at] for at in indices])
-        self._step_fused(targets, grads, [entries[at] for at in indices])
-        for at, target in zip(indices, targets, strict=True):
-            if donates and target is not params[at]:
-                params[at].copy_(target)
-            else:
-                params[at] = target
+    def _update_kind(self, memory: Memory, batch: LeafBatch) -> list[Tensor]:
+        """Step leaves of one dtype and device by one call of the kernel."""
+        params = batch.params
+        if not self._has_kernel(params[0]):
+            return super()._update_batch(memory, batch)
+        layouts = {grad.layout for grad in batch.grads}
+        if layouts != {torch.strided} or not params[0].is_floating_point():
+            raise TypeError(
+                f"{type(self).__name__}(fused=True) takes dense gradients of floating params, got "
+                f"{', '.join(map(str, layouts))} of {params[0].dtype}."
+            )
+        are_contiguous = all([param.is_contiguous() for param in params])  # noqa: C419
+        targets = params if memory.donates else [param.clone() for param in params]
+        if not are_contiguous:
+            targets = [target if _is_dense(target) else torch.empty_like(target).copy_(target) for target in targets]
+        columns: Columns = {}
+        for name in self._entry_names():
+            column = batch.column(name)
+            columns[name] = laid_out = _lay_out_like(targets, column, are_contiguous)
+            if not memory.donates:
+                columns[name] = [
+                    old.clone() if old is new and old is not None else new
+                    for old, new in zip(column, laid_out, strict=True)
+                ]
+        if "step" in batch.entries[0]:
+            columns["step"] = _count(memory.donates, batch.column("step"))
+        self._step_fused(targets, _lay_out_like(targets, batch.grads, are_contiguous), columns)
+        for name, column in columns.items():
+            if column is not batch.column(name):
+                for entry, tensor in zip(batch.entries, column, strict=True):
+                    entry[name] = tensor
+        if targets is params or not memory.donates:
+            return targets
+        return [
+            param if param is target else param.copy_(target) for param, target in zip(params, targets, strict=True)
+        ]
 
-    def _count(self, donates: bool, entries: Sequence[Tree]) -> None:
-        """Add 1 to the step counts of these entries."""
-        steps = [entry["step"] for entry in entries]
-        increment = _ONE if steps[0].device.type == "cpu" else 1
-        if donates:
-            foreach_add_(steps, increment)
-            return
-        for entry, step in zip(entries, foreach_add(steps, increment), strict=True):
-            entry["step"] = step
+
+def _count(donates: bool, steps: list[Tensor]) -> list[Tensor]:
+    """The next step counts."""
+    if not donates:
+        return [step + 1 for step in steps]
+    if steps[0].is_cpu:
+        foreach_add_(steps, _ONE, alpha=1)
+    else:
+        foreach_add_(steps, 1)
+    return steps
 
 
 _ONE = torch.ones(())
-
-
-def _batch(records: Sequence[FusedOptimizer], params: Sequence[Tensor]) -> list[tuple[FusedOptimizer, list[int]]]:
-    """The leaves that one call of a kernel can step: those of one group, dtype and device."""
-    batches: dict[object, tuple[FusedOptimizer, list[int]]] = {}
-    for at, (record, param) in enumerate(zip(records, params, strict=True)):
-        key = (id(record), param.dtype, param.device)
-        if key not in batches:
-            batches[key] = (record, [])
-        batches[key][1].append(at)
-    return list(batches.values())
 
 
 def _is_dense(tensor: Tensor) -> bool:
@@ -114,8 +116,19 @@ def _is_dense(tensor: Tensor) -> bool:
     return tensor.is_contiguous() or torch.empty_like(tensor).stride() == tensor.stride()
 
 
-def _laid_out_like(param: Tensor, tensor: Tensor) -> Tensor:
-    """The tensor with the strides of a dense param; itself, if it has them."""
-    if tensor.stride() == param.stride() or (tensor.is_contiguous() and param.is_contiguous()):
-        return tensor
-    return torch.empty_like(param).copy_(tensor)
+def _lay_out_like(params: list[Tensor], tensors: list[Any], are_contiguous: bool) -> list[Any]:
+    """The tensors with the strides of dense params, those that have them as they are; None stays None.
+
+    Args:
+        are_contiguous: whether all params are contiguous.
+    """
+    if are_contiguous and all([tensor is not None and tensor.is_contiguous() for tensor in tensors]):  # noqa: C419
+        return tensors
+    return [
+        tensor if tensor is None or _has_strides_of(param, tensor) else torch.empty_like(param).copy_(tensor)
+        for param, tensor in zip(params, tensors, strict=True)
+    ]
+
+
+def _has_strides_of(param: Tensor, tensor: Tensor) -> bool:
+    return (param.is_contiguous() and tensor.is_contiguous()) or tensor.stride() == param.stride()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from funcnet._typing import Tree
 from funcnet.optim._optimizer import Optimizer
 from funcnet.optim._state_entries import zeros_like
-from funcnet.optim._update_operations import Memory, add, lerp, mul
+from funcnet.optim._update_operations import Memory, add, lerp
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -55,6 +56,8 @@ class Muon(Optimizer):
     ns_steps: int = 5
     adjust_lr_fn: str | None = None
 
+    _is_elementwise: ClassVar[bool] = False
+
     def _check_param(self, param: Tensor) -> str | None:
         if param.is_complex():
             return "Muon does not support complex parameters"
@@ -71,7 +74,7 @@ class Muon(Optimizer):
     def _update(self, memory: Memory, param: Tensor, grad: Tensor, entry: Tree) -> tuple[Tensor, Tree]:
         buffer = lerp(entry["momentum_buffer"], grad, 1 - self.momentum, over=memory.donates)
         move = self._orthogonalize(lerp(grad, buffer, self.momentum) if self.nesterov else buffer)
-        param = mul(param, 1 - self.lr * self.weight_decay, over=memory.donates)
+        param = memory.mul(param, 1 - self.lr * self.weight_decay, over=memory.donates)
         rate = self.lr * self._rate_factor(*param.shape)
         return add(param, move, -rate, over=memory.reuses), {"momentum_buffer": buffer}
 

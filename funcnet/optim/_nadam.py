@@ -11,18 +11,7 @@ from funcnet._typing import Tree
 from funcnet.optim._optimizer import Optimizer
 from funcnet.optim._scalars import as_scalar, is_zero
 from funcnet.optim._state_entries import zero_step, zeros_like
-from funcnet.optim._update_operations import (
-    Memory,
-    add,
-    add_scalar,
-    addcdiv,
-    addcmul,
-    as_dtype_of,
-    as_real,
-    div,
-    lerp,
-    mul,
-)
+from funcnet.optim._update_operations import Memory, add, addcdiv, addcmul, as_dtype_of, as_real, lerp
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -66,6 +55,9 @@ class NAdam(Optimizer):
     def _entry_names(self) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq")
 
+    def differentiable_names(self) -> tuple[str, ...]:
+        return ("exp_avg", "exp_avg_sq", "mu_product")
+
     def _init_entry(self, param: Tensor) -> Tree:
         dtype = self._number_dtype(param, "betas", "momentum_decay")
         return {
@@ -84,18 +76,18 @@ class NAdam(Optimizer):
         grad = as_real(grad)
         if not is_zero(self.weight_decay):
             if self.decoupled_weight_decay:
-                param, shrinks = mul(param, 1 - self.lr * self.weight_decay, over=memory.donates), True
+                param, shrinks = memory.mul(param, 1 - self.lr * self.weight_decay, over=memory.donates), True
             else:
                 grad = add(grad, param, self.weight_decay)
         mu = beta1 * (1.0 - 0.5 * (0.96 ** (count * self.momentum_decay)))
         next_mu = beta1 * (1.0 - 0.5 * (0.96 ** ((count + 1) * self.momentum_decay)))
-        mu_product = mul(entry["mu_product"], mu, over=memory.donates)
+        mu_product = memory.mul(entry["mu_product"], mu, over=memory.donates)
         product = as_scalar(mu_product)
         exp_avg = lerp(as_real(entry["exp_avg"]), grad, 1 - beta1, over=memory.donates)
-        exp_avg_sq = mul(as_real(entry["exp_avg_sq"]), beta2, over=memory.donates)
+        exp_avg_sq = memory.mul(as_real(entry["exp_avg_sq"]), beta2, over=memory.donates)
         exp_avg_sq = addcmul(exp_avg_sq, grad, grad, 1 - beta2, over=memory.reuses)
-        mean_square = div(exp_avg_sq, 1 - beta2**count)
-        scale = add_scalar(memory.sqrt(mean_square, over=memory.reuses), self.eps, over=memory.reuses)
+        mean_square = memory.div(exp_avg_sq, 1 - beta2**count)
+        scale = memory.add_scalar(memory.sqrt(mean_square, over=memory.reuses), self.eps, over=memory.reuses)
         param = addcdiv(
             param,
             grad,

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from funcnet._context import is_plainly_eager, under_forward_mode
 from funcnet._errors import TreeError, bullet_list
 from funcnet._tensors import is_inexact
 from funcnet._torch import register_constant
 from funcnet._typing import Tree, TreeLike
+from funcnet.optim._chunks import is_large, update_in_chunks
 from funcnet.optim._groups import (
     Groups,
     Hyperparameters,
@@ -24,6 +24,7 @@ from funcnet.optim._groups import (
     freeze,
     identity_key,
 )
+from funcnet.optim._leaf_batch import LeafBatch, choose_memory
 from funcnet.optim._pairing import Pairing, find_owners, format_place
 from funcnet.optim._scalars import as_scalar
 from funcnet.optim._state_entries import scalar_dtype
@@ -41,9 +42,15 @@ class Optimizer:
     groups: Mapping[Any, Hyperparameters] = dataclasses.field(default_factory=Groups, kw_only=True)
 
     _group_records: ClassVar[tuple[Any, ...]]
-    _has_tensors: ClassVar[bool]
+    has_tensors: ClassVar[bool]
     _precise_names: ClassVar[frozenset[str]] = frozenset()
     _names_of_fields: ClassVar[dict[str, None]]
+    _is_elementwise: ClassVar[bool] = True
+    """Whether each number of a param is updated without a look at the others."""
+
+    _has_other_shapes: ClassVar[bool] = False
+    """Whether tensors of the state have other shapes than their param."""
+
     _starts_empty: ClassVar[bool] = False
     """Whether an entry of the state may lack tensors that a later step puts there."""
 
@@ -63,7 +70,7 @@ class Optimizer:
             object.__setattr__(self, name, value)
         records = tuple(self._copy({**of_group, "groups": Groups()}) for of_group in self.groups.values())
         object.__setattr__(self, "_group_records", records)
-        object.__setattr__(self, "_has_tensors", any(map(_has_tensor, self.values().values())))
+        object.__setattr__(self, "has_tensors", any(map(_has_tensor, self.values().values())))
 
     def _copy(self, values: Mapping[str, Any]) -> Self:
         """This record with other values, unchecked."""
@@ -134,12 +141,21 @@ class Optimizer:
     # --- what a subclass says ---
 
     def _entry_names(self) -> tuple[str, ...]:
-        """Names of the tensors in a param's entry of the state that have the shape of the param."""
+        """Names of the tensors in the entry of a param, without those of no axes."""
         return ()
 
-    def _entry_shapes(self, param: Tensor) -> Mapping[str, torch.Size]:
-        """Names and shapes of the tensors in a param's entry of the state, without those of no axes."""
-        return dict.fromkeys(self._entry_names(), param.shape)
+    def _entry_shapes(self, param: Tensor) -> dict[str, torch.Size]:
+        """Names and shapes of the tensors in the entry of a param, without those of no axes."""
+        shapes = {name: self._entry_shape(name, param.shape) for name in self._entry_names()}
+        return {name: shape for name, shape in shapes.items() if shape is not None}
+
+    def differentiable_names(self) -> tuple[str, ...]:
+        """Names of the tensors in the entry of a param that a derivative may go through."""
+        return self._entry_names()
+
+    def _entry_shape(self, name: str, shape: torch.Size) -> torch.Size | None:
+        """The shape of a tensor in the entry of a param of some shape; None if such a param has no such tensor."""
+        return shape
 
     def _init_entry(self, param: Tensor) -> Tree:
         """The entry of the state for a param before its first step."""
@@ -177,7 +193,8 @@ class Optimizer:
         places: list[tuple[Tree, str]] = []
         params_at: dict[int, Tensor] = {}
         state = _start_state(params, "", paths, places, params_at)
-        records = dict(zip(params_at, record._records_of(paths, params_at), strict=True))
+        indices = list(params_at)
+        records = dict(zip(indices, record._records_of(paths, indices), strict=True))
         problems = [
             f"{format_place('params', paths[at])}: {problem}"
             for at, param in params_at.items()
@@ -185,7 +202,6 @@ class Optimizer:
         ]
         if problems:
             raise TreeError(f"the params cannot be optimized:{bullet_list(problems)}")
-        indices = list(params_at)
         entries: dict[int, Tree] = {}
         for at, owner in zip(indices, find_owners(list(params_at.values())), strict=True):
             node, key = places[at]
@@ -227,40 +243,60 @@ class Optimizer:
         """
         record = self.replace(**hyperparameters) if hyperparameters else self
         pairing = Pairing(params, grads, state)
-        records = record._records_of(pairing.paths, pairing.indices)
-        entries = [*map(dict, pairing.entries)]
-        record._complete_entries(pairing, records, entries)
-        memory = _choose_memory(pairing, records, donate)
+        batches = record._batch(pairing)
+        problems = [line for of_group, batch in batches for line in of_group._complete_entries(batch, pairing)]
+        if problems:
+            raise TreeError(
+                f"the state does not fit {type(self).__name__} and its params:{bullet_list(problems)}\n"
+                f"optimizer.init(params) makes one that does."
+            )
+        memory = choose_memory(batches, donate)
         if memory.donates:
             with torch.no_grad():
-                return pairing.put(*record._update_all(memory, records, pairing, entries))
-        return pairing.put(*record._update_all(memory, records, pairing, entries))
+                for of_group, batch in batches:
+                    pairing.put(batch, of_group._update_batch(memory, batch))
+        else:
+            for of_group, batch in batches:
+                batch.entries = [entry.copy() for entry in batch.entries]
+                pairing.put(batch, of_group._update_batch(memory, batch))
+        return pairing.result(in_place=memory.donates)
 
-    def _update_all(
-        self, memory: Memory, records: Sequence[Self], pairing: Pairing, entries: list[Tree]
-    ) -> tuple[list[Tensor], list[Tree]]:
-        """The next params and entries of all leaves."""
+    def _update_batch(self, memory: Memory, batch: LeafBatch) -> list[Tensor]:
+        """The next params; what changes in the state is put into the entries."""
         new_params: list[Tensor] = []
-        new_entries: list[Tree] = []
-        for record, param, grad, entry in zip(records, pairing.params, pairing.grads, entries, strict=True):
-            new_param, changes = record._update(memory, param, grad, entry)
+        for param, grad, entry in zip(batch.params, batch.grads, batch.entries, strict=True):
+            if self._is_elementwise and is_large(memory, param, grad, entry):
+                new_param, changes = update_in_chunks(self._update, memory, param, grad, entry)
+            else:
+                new_param, changes = self._update(memory, param, grad, entry)
             new_params.append(new_param)
             entry.update(changes)
-            new_entries.append(entry)
-        return new_params, new_entries
+        return new_params
 
-    def _records_of(self, paths: Sequence[str], indices: Iterable[int]) -> list[Self]:
-        """For each of these leaves the record with the hyperparameters of its group, as scalars."""
+    def _batch(self, pairing: Pairing) -> list[tuple[Self, LeafBatch]]:
+        """The leaves of each group, with the record that has its hyperparameters as scalars."""
+        default, batch = self._as_scalars(), pairing.batch()
+        if not self._group_records:
+            return [(default, batch)]
+        records = [*[record._as_scalars() for record in self._group_records], default]
+        numbers_by_group: dict[int, list[int]] = {}
+        groups = assign_groups(tuple(self.groups), pairing.leaf_paths())
+        for number, leaf in enumerate(pairing.leaf_indices()):
+            numbers_by_group.setdefault(groups[leaf], []).append(number)
+        return [(records[group], batch.split(numbers)) for group, numbers in numbers_by_group.items()]
+
+    def _records_of(self, paths: Sequence[str], indices: Sequence[int]) -> list[Self]:
+        """For each of these leaves of a tree the record with the hyperparameters of its group, as scalars."""
         default = self._as_scalars()
         if not self._group_records:
-            return [default for _ in indices]
-        records = [record._as_scalars() for record in self._group_records]
+            return [default] * len(indices)
+        records = [*[record._as_scalars() for record in self._group_records], default]
         groups = assign_groups(tuple(self.groups), tuple(paths))
-        return [records[groups[at]] if groups[at] >= 0 else default for at in indices]
+        return [records[groups[index]] for index in indices]
 
     def _as_scalars(self) -> Self:
         """This record with numbers and 0-d float64 tensors in place of all tensors."""
-        if not self._has_tensors:
+        if not self.has_tensors:
             return self
         values = self.values()
         record = self._copy({name: as_scalar(value) for name, value in values.items()})
@@ -277,43 +313,30 @@ class Optimizer:
         is_precise = real_dtype(param) == torch.float64 and not self._precise_names.isdisjoint(names)
         return torch.float64 if is_precise else scalar_dtype()
 
-    def _complete_entries(self, pairing: Pairing, records: Sequence[Self], entries: list[Tree]) -> None:
-        """Start the state of params that have none yet, as torch does at their first step; refuse what does not fit."""
+    def _complete_entries(self, batch: LeafBatch, pairing: Pairing) -> list[str]:
+        """Start entries that are empty, as torch does at the first step of a param.
+
+        Returns:
+            One line for every tensor of the others that does not fit.
+        """
+        names = self._entry_names()
+        if not self._has_other_shapes and all(batch.entries) and batch.has_shapes_of_params(names):
+            return []
         problems: list[str] = []
-        for at, (record, param, entry) in enumerate(zip(records, pairing.params, entries, strict=True)):
+        for number, (index, param, entry) in enumerate(zip(batch.indices, batch.params, batch.entries, strict=True)):
             if not entry:
-                entries[at] = record._init_entry(param)
+                batch.set_entry(number, self._init_entry(param))
                 continue
-            for name, shape in record._entry_shapes(param).items():
+            for name, expected in self._entry_shapes(param).items():
                 tensor = entry.get(name)
                 if tensor is None and self._starts_empty:
                     continue
-                if tensor is None or tensor.shape != shape:
+                if tensor is None or tensor.shape != expected:
                     got = "is missing" if tensor is None else f"has shape {tuple(tensor.shape)}"
-                    place = format_place("state", pairing.paths[pairing.indices[at]])
-                    problems.append(f"{place}[{name!r}] {got}: expected {tuple(shape)}")
-        if problems:
-            raise TreeError(
-                f"the state does not fit {type(self).__name__} and its params:{bullet_list(problems)}\n"
-                f"optimizer.init(params) makes one that does."
-            )
-
-
-def _choose_memory(pairing: Pairing, records: Sequence[Optimizer], donate: bool) -> Memory:
-    """How a step may use memory: only where nothing follows it may it write over temporaries, or over donations."""
-    if not is_plainly_eager() or under_forward_mode():
-        return Memory()
-    if torch.is_grad_enabled():
-        # A record has tensors only where they are not numbers: there they are differentiated.
-        if any(record._has_tensors for record in records) or any(grad.requires_grad for grad in pairing.grads):
-            return Memory()
-        for entry in pairing.entries:
-            if any(isinstance(value, Tensor) and value.requires_grad for value in entry.values()):
-                return Memory()
-        # A leaf may be written over, as torch.optim does; the result of something else has a graph to keep.
-        if any(param.requires_grad and not (donate and param.is_leaf) for param in pairing.params):
-            return Memory()
-    return Memory(donates=donate, reuses=True)
+                    problems.append(
+                        f"{pairing.format_place('state', index)}[{name!r}] {got}: expected {tuple(expected)}"
+                    )
+        return problems
 
 
 def _start_state(

@@ -2,42 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
+from funcnet._context import is_plainly_eager
 from funcnet._errors import TreeError, bullet_list
-from funcnet._tensors import is_inexact
 from funcnet._torch import is_wrapped_by_transform, unwrap_once
 from funcnet._typing import Tree, TreeLike
+from funcnet.optim._leaf_batch import LeafBatch
 from funcnet.tree import ABSENT, join
 
 _MISSING: Any = object()
 
 
-class Pairing:
-    """The leaves that one step updates, in the order of params, and the trees that take up the results.
+_Place: TypeAlias = tuple[int, Any, Any, str]
+"""The number of a leaf in params, the dicts of params and state that it lies in, and its key in them."""
 
-    Attributes:
-        paths: joined paths of all leaves of params, also of those that are not updated.
-        indices: the place of each updated leaf in ``paths``.
-        params, grads, entries: tensors, gradients and state entries of the updated leaves.
-        new_params, new_state: the trees of the result, so far with what the step does not change.
-    """
+
+class Pairing:
+    """The leaves that one step updates, in the order of params, and the way back from results to trees."""
 
     def __init__(self, params: TreeLike, grads: TreeLike, state: TreeLike) -> None:
-        self.paths: list[str] = []
-        self.indices: list[int] = []
-        self.params: list[Tensor] = []
-        self.grads: list[Tensor] = []
-        self.entries: list[Mapping[str, Any]] = []
-        self._places: list[tuple[Tree, Tree, str]] = []
-        self._ties: list[tuple[int, tuple[Tree, Tree, str]]] = []
-        self._has_misfits = False
-        self.new_params, self.new_state = self._visit(params, grads, state, "")
-        if self._has_misfits:
+        self._trees = (params, state)
+        self._ties: list[tuple[int, _Place]] = []
+        self._results: list[tuple[_Place, Tensor, Tree]] = []
+        self._clear()
+        self._is_plain = self._collect_plain(params, grads, state)
+        if not self._is_plain:
+            self._clear()
+            self._collect(params, grads, state)
+        if not (self._is_plain and self._do_grads_fit()):
             problems = [*_describe_node(params, grads, state, "")]
             if problems:
                 noun = "problem" if len(problems) == 1 else "problems"
@@ -47,72 +44,156 @@ class Pairing:
                 )
         self._join_ties()
 
-    def _visit(self, params: TreeLike, grads: Any, state: Any, prefix: str) -> tuple[Tree, Tree]:
-        new_params: Tree = {}
-        new_state: Tree = {}
-        if grads is None or grads is ABSENT:
-            grads = dict.fromkeys(params)
-        elif len(grads) != len(params):
-            self._has_misfits = True
-        if len(state) != len(params):
-            self._has_misfits = True
+    def _clear(self) -> None:
+        self._params: list[Tensor] = []
+        self._grads: list[Tensor] = []
+        self._entries: list[Tree] = []
+        self._places: list[_Place] = []
+        self._leaf_count = 0
+
+    def batch(self) -> LeafBatch:
+        """All leaves that the step updates; tied tensors count once."""
+        return LeafBatch(range(len(self._params)), self._params, self._grads, self._entries)
+
+    def _collect_plain(self, params: Any, grads: Any, state: Any) -> bool:
+        """Collect leaves from dicts with the same keys; False where there is anything else, which is left to others."""
+        if type(params) is not dict or type(grads) is not dict or type(state) is not dict:
+            return False
+        if not len(params) == len(grads) == len(state):
+            return False
         for key, param in params.items():
-            path = f"{prefix}.{key}" if prefix else key
-            grad, entry = grads.get(key, _MISSING), state.get(key, _MISSING)
+            if key not in grads or key not in state:
+                return False
+            grad, entry = grads[key], state[key]
+            if isinstance(param, Tensor):
+                if isinstance(grad, Tensor) and type(entry) is dict:
+                    self._add(param, grad, entry, params, state, key)
+                elif grad is None or grad is ABSENT:
+                    self._leaf_count += 1
+                else:
+                    return False
+            elif not self._collect_plain(param, grad, entry):
+                return False
+        return True
+
+    def _add(self, param: Tensor, grad: Tensor, entry: Tree, params: Any, state: Any, key: str) -> None:
+        if param.is_floating_point() or param.is_complex():
+            self._params.append(param)
+            self._grads.append(grad)
+            self._entries.append(entry)
+            self._places.append((self._leaf_count, params, state, key))
+        self._leaf_count += 1
+
+    def _collect(self, params: TreeLike, grads: Any, state: Any) -> None:
+        """Collect leaves from any mappings; what does not fit is left out."""
+        if not isinstance(grads, Mapping):
+            grads = {}
+        if not isinstance(state, Mapping):
+            state = {}
+        for key, param in params.items():
+            grad, entry = grads.get(key), state.get(key)
             if isinstance(param, Mapping):
-                if not isinstance(entry, Mapping) or not (isinstance(grad, Mapping) or grad is None or grad is ABSENT):
-                    self._has_misfits = self._has_misfits or bool(param)
-                    continue
-                new_params[key], new_state[key] = self._visit(param, grad, entry, path)
-                continue
-            self.paths.append(path)
-            new_params[key] = param
-            if entry is not _MISSING:
-                new_state[key] = entry
-            if isinstance(param, Tensor) and isinstance(grad, Tensor) and type(entry) is dict:
-                if grad.shape != param.shape or grad.dtype != param.dtype:
-                    self._has_misfits = True
-                elif is_inexact(param):
-                    self.indices.append(len(self.paths) - 1)
-                    self.params.append(param)
-                    self.grads.append(grad)
-                    self.entries.append(entry)
-                    self._places.append((new_params, new_state, key))
-            elif isinstance(param, Tensor):
-                self._has_misfits = self._has_misfits or not (grad is None or grad is ABSENT)
-            elif not (param is None or param is ABSENT) or isinstance(grad, Tensor):
-                self._has_misfits = True
-        return new_params, new_state
+                self._collect(param, grad, entry)
+            elif isinstance(param, Tensor) and isinstance(grad, Tensor) and isinstance(entry, Mapping):
+                self._add(param, grad, {**entry}, params, state, key)
+            else:
+                self._leaf_count += 1
+
+    def _do_grads_fit(self) -> bool:
+        """Whether all gradients have the shapes and dtypes of their params."""
+        return [grad.shape for grad in self._grads] == [param.shape for param in self._params] and [
+            grad.dtype for grad in self._grads
+        ] == [param.dtype for param in self._params]
 
     def _join_ties(self) -> None:
         """Let a tensor at several paths be updated once, at the first, by the sum of its gradients."""
-        owners = find_owners(self.params)
-        first_indices = [index for index, owner in enumerate(owners) if owner == index]
+        owners = find_owners(self._params)
+        first_indices = [at for at, owner in enumerate(owners) if owner == at]
         if len(first_indices) == len(owners):
             return
-        for index, owner in enumerate(owners):
-            if owner != index:
-                self._ties.append((first_indices.index(owner), self._places[index]))
-                if self.grads[index] is not self.grads[owner]:
-                    self.grads[owner] = self.grads[owner] + self.grads[index]
-        for name in ("indices", "params", "grads", "entries", "_places"):
-            values = getattr(self, name)
-            setattr(self, name, [values[index] for index in first_indices])
+        grads = self._grads.copy()
+        for at, owner in enumerate(owners):
+            if owner != at:
+                self._ties.append((first_indices.index(owner), self._places[at]))
+                if self._grads[at] is not self._grads[owner]:
+                    grads[owner] = grads[owner] + self._grads[at]
+        self._params = [self._params[at] for at in first_indices]
+        self._grads = [grads[at] for at in first_indices]
+        self._entries = [self._entries[at] for at in first_indices]
+        self._places = [self._places[at] for at in first_indices]
 
-    def put(self, params: list[Tensor], entries: list[Tree]) -> tuple[Tree, Tree]:
-        """The trees of the result, with these tensors and entries at the leaves that the step updates."""
-        for (new_params, new_state, key), param, entry in zip(self._places, params, entries, strict=True):
-            new_params[key] = param
+    def leaf_paths(self) -> tuple[str, ...]:
+        """The joined paths of all leaves of params, also of those that are not updated."""
+        return tuple(_iter_paths(self._trees[0], ""))
+
+    def leaf_indices(self) -> list[int]:
+        """The places of the updated leaves among all leaves."""
+        return [place[0] for place in self._places]
+
+    def format_place(self, tree: str, index: int) -> str:
+        """The expression that reads an updated leaf in a tree, for messages."""
+        return format_place(tree, self.leaf_paths()[self._places[index][0]])
+
+    def put(self, batch: LeafBatch, new_params: list[Tensor]) -> None:
+        """Take up the next params, and the entries, of a batch."""
+        for index, param, entry in zip(batch.indices, new_params, batch.entries, strict=True):
+            self._results.append((self._places[index], param, entry))
+        if self._ties:
+            number_by_index = {index: number for number, index in enumerate(batch.indices)}
+            for owner, place in self._ties:
+                if owner in number_by_index:
+                    number = number_by_index[owner]
+                    self._results.append((place, new_params[number], batch.entries[number]))
+
+    def result(self, in_place: bool) -> tuple[Tree, Tree]:
+        """The trees of the next params and state.
+
+        Args:
+            in_place: whether the dicts of the step may be changed and returned, and not only the tensors in them.
+        """
+        if in_place and self._is_plain:
+            for (_, node, state_node, key), param, entry in self._results:
+                node[key], state_node[key] = param, entry
+            return self._trees  # type: ignore[return-value]
+        results = {place[0]: (param, entry) for place, param, entry in self._results}
+        return _rebuild(*self._trees, results, [0])
+
+
+def _rebuild(
+    params: TreeLike, state: Any, results: Mapping[int, tuple[Tensor, Tree]], counter: list[int]
+) -> tuple[Tree, Tree]:
+    """New trees with the results, by the numbers of the leaves; the counter has the number of the next leaf."""
+    new_params: Tree = {}
+    new_state: Tree = {}
+    for key, param in params.items():
+        entry = state.get(key, _MISSING) if isinstance(state, Mapping) else _MISSING
+        if not isinstance(param, Tensor) and isinstance(param, Mapping):
+            new_params[key], new_state[key] = _rebuild(param, entry, results, counter)
+            continue
+        if counter[0] in results:
+            param, entry = results[counter[0]]
+        counter[0] += 1
+        new_params[key] = param
+        if entry is not _MISSING:
             new_state[key] = entry
-        for index, (new_params, new_state, key) in self._ties:
-            new_params[key], new_state[key] = params[index], entries[index]
-        return self.new_params, self.new_state
+    return new_params, new_state
 
 
-def find_owners(tensors: Sequence[Tensor]) -> list[int]:
+def _iter_paths(tree: TreeLike, prefix: str) -> Iterator[str]:
+    for key, value in tree.items():
+        path = f"{prefix}.{key}" if prefix else key
+        if isinstance(value, Mapping):
+            yield from _iter_paths(value, path)
+        else:
+            yield path
+
+
+def find_owners(tensors: Sequence[Tensor]) -> Sequence[int]:
     """For each tensor the index of the first tensor with the same memory, shape and strides, also inside transforms."""
     if torch.compiler.is_compiling():
         return _find_owners_by_identity(tensors)
+    if is_plainly_eager() and len({tensor.data_ptr() for tensor in tensors}) == len(tensors):
+        return range(len(tensors))
     owner_by_memory: dict[Any, int] = {}
     return [owner_by_memory.setdefault(_memory_key(tensor), index) for index, tensor in enumerate(tensors)]
 

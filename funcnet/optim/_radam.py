@@ -11,7 +11,7 @@ from funcnet._typing import Tree
 from funcnet.optim._optimizer import Optimizer
 from funcnet.optim._scalars import Scalar, is_zero
 from funcnet.optim._state_entries import zero_step, zeros_like
-from funcnet.optim._update_operations import Memory, add, add_scalar, addcmul, as_dtype_of, as_real, div, lerp, mul
+from funcnet.optim._update_operations import Memory, add, addcmul, as_dtype_of, as_real, lerp
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -69,14 +69,14 @@ class RAdam(Optimizer):
         grad = as_real(grad)
         if not is_zero(self.weight_decay):
             if self.decoupled_weight_decay:
-                param, shrinks = mul(param, 1 - self.lr * self.weight_decay, over=memory.donates), True
+                param, shrinks = memory.mul(param, 1 - self.lr * self.weight_decay, over=memory.donates), True
             else:
                 grad = add(grad, param, self.weight_decay)
         exp_avg = lerp(as_real(entry["exp_avg"]), grad, 1 - beta1, over=memory.donates)
-        exp_avg_sq = mul(as_real(entry["exp_avg_sq"]), beta2, over=memory.donates)
+        exp_avg_sq = memory.mul(as_real(entry["exp_avg_sq"]), beta2, over=memory.donates)
         exp_avg_sq = addcmul(exp_avg_sq, grad, grad, 1 - beta2, over=memory.reuses)
         correction2 = 1 - beta2**count
-        move = mul(div(exp_avg, 1 - beta1**count), self.lr, over=memory.reuses)
+        move = memory.mul(memory.div(exp_avg, 1 - beta1**count), self.lr, over=memory.reuses)
         longest = 2 / (1 - beta2) - 1
         length = longest - 2 * count * (beta2**count) / correction2
         move = self._rectify(memory, move, exp_avg_sq, length, longest, correction2)
@@ -103,8 +103,8 @@ class RAdam(Optimizer):
             length = torch.where(is_long, length, 6.0)  # so that the root below has a derivative in any case
         elif not is_long:
             return move
-        scale = add_scalar(memory.sqrt(exp_avg_sq), self.eps, over=memory.reuses)
-        scale = mul(scale.reciprocal(), correction2**0.5, over=memory.reuses)
+        scale = memory.add_scalar(memory.sqrt(exp_avg_sq), self.eps, over=memory.reuses)
+        scale = memory.mul(scale.reciprocal(), correction2**0.5, over=memory.reuses)
         rect = ((length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)) ** 0.5
-        rectified = mul(move * scale, rect, over=memory.reuses)
+        rectified = memory.mul(move * scale, rect, over=memory.reuses)
         return torch.where(is_long, rectified, move) if isinstance(is_long, Tensor) else rectified

@@ -11,7 +11,7 @@ from funcnet._typing import Tree
 from funcnet.optim._optimizer import Optimizer
 from funcnet.optim._scalars import is_zero
 from funcnet.optim._state_entries import zero_step, zeros_like
-from funcnet.optim._update_operations import Memory, add, add_scalar, addcdiv, addcmul, as_dtype_of, as_real, lerp, mul
+from funcnet.optim._update_operations import Memory, add, addcdiv, addcmul, as_dtype_of, as_real, lerp
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -73,7 +73,7 @@ class RMSprop(Optimizer):
         if not is_zero(self.weight_decay):
             grad = add(grad, param, self.weight_decay)
         param, grad = as_real(param), as_real(grad)
-        square_avg = mul(as_real(entry["square_avg"]), self.alpha, over=memory.donates)
+        square_avg = memory.mul(as_real(entry["square_avg"]), self.alpha, over=memory.donates)
         square_avg = addcmul(square_avg, grad, grad, 1 - self.alpha, over=memory.reuses)
         changes = {"step": step, "square_avg": as_dtype_of(square_avg, old_param)}
         if self.centered:
@@ -82,11 +82,11 @@ class RMSprop(Optimizer):
             scale = memory.sqrt(torch.addcmul(square_avg, grad_avg, grad_avg, value=-1), over=True)
         else:
             scale = memory.sqrt(square_avg)
-        scale = add_scalar(scale, self.eps, over=memory.reuses)
+        scale = memory.add_scalar(scale, self.eps, over=memory.reuses)
         if is_zero(self.momentum):
             param = addcdiv(param, grad, scale, -self.lr, over=memory.donates)
         else:
-            buffer = mul(as_real(entry["momentum_buffer"]), self.momentum, over=memory.donates)
+            buffer = memory.mul(as_real(entry["momentum_buffer"]), self.momentum, over=memory.donates)
             buffer = addcdiv(buffer, grad, scale, over=memory.reuses)
             changes["momentum_buffer"] = as_dtype_of(buffer, old_param)
             param = add(param, buffer, -self.lr, over=memory.donates)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cache
 from typing import ClassVar
@@ -12,9 +11,9 @@ from torch import Tensor
 
 from funcnet._torch import fused_sgd
 from funcnet._typing import Tree
-from funcnet.optim._fused import FusedOptimizer
+from funcnet.optim._fused import Columns, FusedOptimizer
 from funcnet.optim._scalars import is_zero
-from funcnet.optim._update_operations import Memory, add, mul
+from funcnet.optim._update_operations import Memory, add
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -75,7 +74,7 @@ class SGD(FusedOptimizer):
             if buffer is None:
                 buffer = grad.clone()
             else:
-                buffer = mul(buffer, self.momentum, over=memory.donates)
+                buffer = memory.mul(buffer, self.momentum, over=memory.donates)
                 buffer = add(buffer, grad, 1 - self.dampening, over=memory.reuses)
             grad = add(grad, buffer, self.momentum) if self.nesterov else buffer
             changes["momentum_buffer"] = buffer
@@ -84,18 +83,18 @@ class SGD(FusedOptimizer):
     def _has_kernel(self, param: Tensor) -> bool:
         return _is_kernel_right(param.dtype, param.device)
 
-    def _step_fused(self, params: Sequence[Tensor], grads: Sequence[Tensor], entries: Sequence[Tree]) -> None:
-        has_momentum = self.momentum != 0
-        lacks_buffer = [has_momentum and entry.get("momentum_buffer") is None for entry in entries]
+    def _step_fused(self, params: list[Tensor], grads: list[Tensor], columns: Columns) -> None:
+        buffers = columns.get("momentum_buffer")
+        lacks_buffer = [buffers is not None and buffer is None for buffer in buffers or params]
         for is_first_step in sorted(set(lacks_buffer)):
             indices = [at for at, lacks in enumerate(lacks_buffer) if lacks is is_first_step]
-            if is_first_step:
+            if is_first_step and buffers is not None:
                 for at in indices:
-                    entries[at]["momentum_buffer"] = torch.empty_like(params[at])
+                    buffers[at] = torch.empty_like(params[at])
             fused_sgd(
                 [params[at] for at in indices],
                 [grads[at] for at in indices],
-                [entries[at]["momentum_buffer"] for at in indices] if has_momentum else [],
+                [] if buffers is None else [buffers[at] for at in indices],
                 weight_decay=self.weight_decay,
                 momentum=self.momentum,
                 lr=self.lr,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -10,7 +11,7 @@ from funcnet._typing import Tree
 from funcnet.optim._optimizer import Optimizer
 from funcnet.optim._sparse_rows import rows_of
 from funcnet.optim._state_entries import zeros_like
-from funcnet.optim._update_operations import Memory, add_scalar, mul
+from funcnet.optim._update_operations import Memory
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -44,6 +45,8 @@ class SparseAdam(Optimizer):
     eps: float | Tensor = 1e-8
     maximize: bool = False
 
+    _is_elementwise: ClassVar[bool] = False
+
     def _check_param(self, param: Tensor) -> str | None:
         if param.is_sparse:
             return "SparseAdam requires dense parameter tensors"
@@ -64,14 +67,14 @@ class SparseAdam(Optimizer):
             return param, {"step": count}
         beta1, beta2 = self.betas
         exp_avg, exp_avg_sq = rows.take_from(entry["exp_avg"]), rows.take_from(entry["exp_avg_sq"])
-        change = mul(rows.values - exp_avg, 1 - beta1, over=memory.reuses)
-        square_change = mul(rows.values.pow(2) - exp_avg_sq, 1 - beta2, over=memory.reuses)
+        change = memory.mul(rows.values - exp_avg, 1 - beta1, over=memory.reuses)
+        square_change = memory.mul(rows.values.pow(2) - exp_avg_sq, 1 - beta2, over=memory.reuses)
         changes = {
             "step": count,
             "exp_avg": rows.add_to(entry["exp_avg"], change, over=memory.donates),
             "exp_avg_sq": rows.add_to(entry["exp_avg_sq"], square_change, over=memory.donates),
         }
-        scale = add_scalar(memory.sqrt(square_change + exp_avg_sq, over=True), self.eps, over=memory.reuses)
+        scale = memory.add_scalar(memory.sqrt(square_change + exp_avg_sq, over=True), self.eps, over=memory.reuses)
         step_size = self.lr * ((1 - beta2**count) ** 0.5) / (1 - beta1**count)
-        move = mul((change + exp_avg) / scale, -step_size, over=memory.reuses)
+        move = memory.mul((change + exp_avg) / scale, -step_size, over=memory.reuses)
         return rows.add_to(param, move, over=memory.donates), changes

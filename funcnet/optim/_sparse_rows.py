@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from funcnet.optim._scalars import Scalar
-from funcnet.optim._update_operations import add, mul
+from funcnet.optim._update_operations import Memory, add
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Rows:
     def add_to(self, dense: Tensor, values: Tensor, alpha: Scalar = 1, over: bool = False) -> Tensor:
         """A dense tensor plus ``alpha * values`` at these rows; written over the tensor if ``over`` is true."""
         if isinstance(alpha, Tensor):
-            return dense.index_put(self.indices, mul(values, alpha), accumulate=True)
+            return dense.index_put(self.indices, Memory().mul(values, alpha), accumulate=True)
         indices = torch.stack(self.indices)
         addend = torch.sparse_coo_tensor(indices, values, dense.shape, is_coalesced=True, check_invariants=False)
         return add(dense, addend, alpha, over)

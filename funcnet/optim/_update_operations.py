@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from funcnet.optim._scalars import Scalar, as_scalar
 _HALF_DTYPES = (torch.float16, torch.bfloat16)
 _REAL_DTYPES = {torch.complex32: torch.float16, torch.complex64: torch.float32, torch.complex128: torch.float64}
 _ONE = torch.ones((), dtype=torch.float32)
+_OPERANDS: dict[torch.dtype, dict[float, Tensor]] = {torch.float32: {}, torch.float64: {}}
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,46 @@ class Memory:
 
     def next_step(self, step: Tensor) -> tuple[Scalar, Tensor]:
         """The count of this step, from 1 on, as a scalar and as the entry of the next state."""
-        increment = _ONE if self.reuses and step.dtype == torch.float32 else 1  # a tensor is added more quickly
-        step = step.add_(increment) if self.donates else step + increment
-        return as_scalar(step), step
+        if not self.reuses:
+            step = step + 1
+            return as_scalar(step), step
+        increment = _ONE if step.dtype == torch.float32 else 1  # a tensor is added more quickly
+        step = step.add_(increment) if self.donates else step.add(increment)
+        return step.item(), step
+
+    def mul(self, x: Tensor, factor: Scalar, over: bool = False) -> Tensor:
+        """``x * factor``; written over ``x`` if ``over`` is true."""
+        if isinstance(factor, Tensor):
+            return _in_compute_dtype(torch.mul, x, factor)
+        operand = self._as_operand(x, factor)
+        return x.mul_(operand) if over else torch.mul(x, operand)
+
+    def div(self, x: Tensor, divisor: Scalar, over: bool = False) -> Tensor:
+        """``x / divisor``; written over ``x`` if ``over`` is true."""
+        if isinstance(divisor, Tensor):
+            return _in_compute_dtype(torch.div, x, divisor)
+        operand = self._as_operand(x, divisor)
+        return x.div_(operand) if over else torch.div(x, operand)
+
+    def add_scalar(self, x: Tensor, value: Scalar, over: bool = False) -> Tensor:
+        """``x + value``; written over ``x`` if ``over`` is true."""
+        if isinstance(value, Tensor):
+            return torch.add(x, value.to(x.device, real_dtype(x)))  # this kernel rounds a number to the dtype of x
+        operand = self._as_operand(x, value)
+        return x.add_(operand) if over else torch.add(x, operand)
+
+    def _as_operand(self, x: Tensor, number: float) -> Any:
+        """The number, or where a kernel takes that more quickly, a tensor of it that is made once."""
+        dtype = x.dtype
+        if not (self.reuses and number and x.is_cpu and x.dim() and dtype in _OPERANDS):
+            return number
+        operands = _OPERANDS[dtype]
+        tensor = operands.get(number)
+        if tensor is None:
+            if len(operands) >= 256:
+                operands.clear()
+            tensor = operands[number] = torch.tensor(number, dtype=dtype)
+        return tensor
 
     def sqrt(self, x: Tensor, over: bool = False) -> Tensor:
         """The square root; its derivative at 0 is 0, where torch's is infinite and makes NaN of a gradient of zero."""
@@ -43,27 +82,6 @@ class Memory:
             return x.sqrt_() if over else x.sqrt()
         is_zero = x == 0
         return torch.where(is_zero, 0, torch.where(is_zero, 1, x).sqrt())
-
-
-def mul(x: Tensor, factor: Scalar, over: bool = False) -> Tensor:
-    """``x * factor``; written over ``x`` if ``over`` is true."""
-    if isinstance(factor, Tensor):
-        return _in_compute_dtype(torch.mul, x, factor)
-    return x.mul_(factor) if over else torch.mul(x, factor)
-
-
-def div(x: Tensor, divisor: Scalar, over: bool = False) -> Tensor:
-    """``x / divisor``; written over ``x`` if ``over`` is true."""
-    if isinstance(divisor, Tensor):
-        return _in_compute_dtype(torch.div, x, divisor)
-    return x.div_(divisor) if over else torch.div(x, divisor)
-
-
-def add_scalar(x: Tensor, value: Scalar, over: bool = False) -> Tensor:
-    """``x + value``; written over ``x`` if ``over`` is true."""
-    if isinstance(value, Tensor):
-        return torch.add(x, value.to(x.device, real_dtype(x)))  # this kernel rounds a number to the dtype of x
-    return x.add_(value) if over else torch.add(x, value)
 
 
 def add(x: Tensor, y: Tensor, alpha: Scalar, over: bool = False) -> Tensor:

@@ -8,11 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from funcnet._context import beyond_backward, under_vmap
-from funcnet._torch import OrthogonalMap, OrthogonalModule, SpectralNormModule, WeightNormModule, weight_norm
+from funcnet._context import under_vmap
+from funcnet._torch import OrthogonalMap, OrthogonalModule, SpectralNormModule, WeightNormModule
 from funcnet.core import Buffer, View, draw_source
 from funcnet.core.internals import StockNet, call_and_path
 from funcnet.init import normal
+from funcnet.kernels import weight_norm
+from funcnet.kernels.internals import slice_lengths
 from funcnet.parametrize._orthogonal_maps import MAPS, householder_inverse, is_orthogonal, orthogonalise
 from funcnet.random import normal as draw_normal
 
@@ -50,24 +52,11 @@ class WeightNorm(StockParametrization):
 
     @staticmethod
     def forward(p: View, weight_g: Tensor, weight_v: Tensor) -> Tensor:
-        if beyond_backward():  # the kernel supports a backward pass only
-            return weight_v * (weight_g / _slice_lengths(weight_v, p.dim))
         return weight_norm(weight_v, weight_g, p.dim)
 
     @staticmethod
     def right_inverse(p: View, weight: Tensor) -> tuple[Tensor, Tensor]:
-        return _slice_lengths(weight, p.dim), weight
-
-
-def _slice_lengths(v: Tensor, dim: int) -> Tensor:
-    if not under_vmap():
-        return torch.norm_except_dim(v, 2, dim)
-    # The steps below have batching rules.
-    if dim == -1:
-        return v.norm()
-    if dim != 0:
-        return _slice_lengths(v.transpose(0, dim), 0).transpose(0, dim)
-    return v.reshape(v.shape[0], -1).norm(2, 1).view(-1, *[1] * (v.dim() - 1))
+        return slice_lengths(weight, p.dim), weight
 
 
 class SpectralNorm(StockParametrization, reads_trees=True):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import inspect
 import re
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,7 +20,14 @@ from funcnet.adapters import from_module, to_module
 from funcnet.core import Buffer, Net
 from funcnet.foreign.internals import unwrap_module
 from funcnet.program._capture import FROM_MODULE, Captured, capture
-from funcnet.program._comparison import Observation, clone_tensors, find_differences, observe_function, observe_module
+from funcnet.program._comparison import (
+    Mismatch,
+    Observation,
+    clone_tensors,
+    find_differences,
+    observe_function,
+    observe_module,
+)
 from funcnet.program._graph_to_statements import add_statements
 from funcnet.program._inputs import Inputs, free_axes, inner_name, named_arguments, read_inputs
 from funcnet.program._modes import use_module_mode
@@ -37,6 +46,7 @@ from funcnet.tree import flatten, unflatten
 
 Args = tuple[object, ...]
 Kwargs = Mapping[str, object]
+_MAX_SHOWN = 6  # mismatches in a message
 
 
 class _Subject:
@@ -58,26 +68,27 @@ class _Subject:
 
 
 def build_traced(
-    module: nn.Module, args: Args, kwargs: Kwargs, train: bool | str, dynamic: Dynamic
+    module: nn.Module, args: Args, kwargs: Kwargs, train: bool | str, dynamic: Dynamic, exact: bool
 ) -> tuple[Traced, Tree, Tree]:
     """See :func:`funcnet.trace`."""
     modes = (False, True) if train == "both" else (train,)
     if not all(isinstance(mode, bool) for mode in modes):
         raise ValueError(f'train is True, False or "both", not {train!r}.')
     subject = _Subject(module, args, kwargs, dynamic)
-    codes = [code for mode in modes for code in _codes_for_mode(subject, bool(mode), args, kwargs)]
+    codes = [code for mode in modes for code in _codes_for_mode(subject, bool(mode), args, kwargs, exact)]
     net: Net = Traced(subject.net, tuple(codes))
     net = net.tie(subject.net._aliases) if subject.net._aliases else net
     net = net.freeze(set(subject.net.frozen).__contains__) if subject.net.frozen else net
     return net, subject.params, subject.buffers  # type: ignore[return-value]  # Traced, tied or not
 
 
-def _codes_for_mode(subject: _Subject, train: bool, args: Args, kwargs: Kwargs) -> list[ModeCode]:
+def _codes_for_mode(subject: _Subject, train: bool, args: Args, kwargs: Kwargs, exact: bool) -> list[ModeCode]:
     """Code for one mode, and separate code for free sizes of 1 if the forward treats those differently."""
     inputs, free = subject.inputs, subject.free
     expected = observe_module(subject.module, train, args, kwargs)
     strict, relaxed = _write_codes(subject, train, inputs, free)
-    _refuse_differences(subject, strict, expected, args, kwargs)
+    rounding = _refuse_differences(subject, strict, expected, args, kwargs, exact)
+    strict, relaxed = (code._replace(source=_with_rounding(code.source, rounding)) for code in (strict, relaxed))
     if not _excludes_size_one(strict):
         return [strict]
     args, kwargs = _with_sizes_of_one(inputs, free, args, kwargs)
@@ -85,12 +96,13 @@ def _codes_for_mode(subject: _Subject, train: bool, args: Args, kwargs: Kwargs) 
         expected = observe_module(subject.module, train, args, kwargs)
     except Exception:
         return [strict]  # the module does not accept them either
-    if not _excludes_size_one(relaxed) and not _code_differences(subject, relaxed, expected, args, kwargs):
+    mismatches = _code_differences(subject, relaxed, expected, args, kwargs)
+    if not _excludes_size_one(relaxed) and not (mismatches if exact else _beyond_rounding(mismatches)):
         return [relaxed]
     inputs = read_inputs(subject.module, args, kwargs)
     code_for_size_one, _ = _write_codes(subject, train, inputs, [() for _ in free])
-    _refuse_differences(subject, code_for_size_one, expected, args, kwargs)
-    return [strict, code_for_size_one]
+    rounding = _refuse_differences(subject, code_for_size_one, expected, args, kwargs, exact)
+    return [strict, code_for_size_one._replace(source=_with_rounding(code_for_size_one.source, rounding))]
 
 
 def _write_codes(subject: _Subject, train: bool, inputs: Inputs, free: FreeAxes) -> tuple[ModeCode, ModeCode]:
@@ -165,19 +177,54 @@ def _excludes_size_one(code: ModeCode) -> bool:
     return not all(check.holds_at_size_one for check in code.checks)
 
 
-def _refuse_differences(subject: _Subject, code: ModeCode, expected: Observation, args: Args, kwargs: Kwargs) -> None:
-    differences = _code_differences(subject, code, expected, args, kwargs)
-    if differences:
-        raise ConversionError(
-            f"the code captured from {subject.net.title()} does not do what the module does:"
-            f"{bullet_list(differences)}\n"
-            f"It may ask whether it is being compiled, or for something that was different then. {FROM_MODULE}"
+def _refuse_differences(
+    subject: _Subject, code: ModeCode, expected: Observation, args: Args, kwargs: Kwargs, exact: bool
+) -> list[Mismatch]:
+    """Refuse code that does something else than the module; what is left is rounding that the caller allows."""
+    mismatches = _code_differences(subject, code, expected, args, kwargs)
+    _refuse_mismatches(f"the code captured from {subject.net.title()}", mismatches, exact)
+    return mismatches
+
+
+def _beyond_rounding(mismatches: Sequence[Mismatch]) -> list[Mismatch]:
+    return [mismatch for mismatch in mismatches if mismatch.distance is None]
+
+
+def _refuse_mismatches(what: str, mismatches: Sequence[Mismatch], exact: bool) -> None:
+    """Refuse mismatches, those of rounding only where the result must be exact.
+
+    Raises:
+        ConversionError: names the tensors, how far they are apart, and the way out.
+    """
+    refused = mismatches if exact else _beyond_rounding(mismatches)
+    if not refused:
+        return
+    shown = [mismatch.text for mismatch in refused[:_MAX_SHOWN]]
+    if len(refused) > _MAX_SHOWN:
+        shown.append(f"and {len(refused) - _MAX_SHOWN} more")
+    reason = "It may ask whether it is being compiled, or for something that was different then."
+    if not _beyond_rounding(refused):
+        largest = max(mismatch.distance or 0.0 for mismatch in refused)
+        reason += (
+            f" The difference is one of rounding, at most {largest:.2g}: exact=False accepts it, and writes it in the "
+            f"head of the text. Or"
         )
+    raise ConversionError(f"{what} does not do what the module does:{bullet_list(shown)}\n{reason} {FROM_MODULE}")
+
+
+def _with_rounding(text: str, mismatches: Sequence[Mismatch]) -> str:
+    """A text that says in its head how far it is from the module, if it is not exact."""
+    if not mismatches:
+        return text
+    farthest = max(mismatches, key=lambda mismatch: mismatch.distance or 0.0)
+    words = f"Not exact. The largest difference from the module is in {farthest.text}"
+    lines = textwrap.wrap(words, 86, break_long_words=False, break_on_hyphens=False)
+    return "\n".join([*(f"# {line}" for line in lines), text])
 
 
 def _code_differences(
     subject: _Subject, code: ModeCode, expected: Observation, args: Args, kwargs: Kwargs
-) -> list[str]:
+) -> list[Mismatch]:
     """How the results of code differ from those of the module, and which tensors it writes to."""
     params, buffers = subject.params, subject.buffers
     state, inputs_before = read_torch_state(), clone_tensors((buffers, args, dict(kwargs)))
@@ -191,17 +238,18 @@ def _code_differences(
         output = forward(leaves, *inputs, **draws)
         return output if code.new_buffers else (output, buffers)
 
-    lines = list(find_differences(observe_function(run_code, params), expected))
+    mismatches = list(find_differences(observe_function(run_code, params), expected))
     written = [path for path, tensor in flatten(params).items() if tensor._version != versions[path]]
-    if written or list(find_differences(inputs_before, (buffers, args, dict(kwargs)))):
-        lines.append(f"it writes to what it is given: {', '.join(written) or 'inputs or buffers'}")
+    if written or any(find_differences(inputs_before, (buffers, args, dict(kwargs)))):
+        names = ", ".join(written) or "inputs or buffers"
+        mismatches.append(Mismatch(f"it writes to what it is given: {names}"))
     if not torch.equal(state, read_torch_state()):
-        lines.append("it moves torch's global generator")
-    return lines
+        mismatches.append(Mismatch("it moves torch's global generator"))
+    return mismatches
 
 
 def build_source(
-    module_or_net: nn.Module | Net, args: Args, kwargs: Kwargs, train: bool, style: str, dynamic: Dynamic
+    module_or_net: nn.Module | Net, args: Args, kwargs: Kwargs, train: bool, style: str, dynamic: Dynamic, exact: bool
 ) -> str:
     """See :func:`funcnet.source`."""
     if style not in ("stateless", "stateful"):
@@ -221,33 +269,47 @@ def build_source(
     def write_program() -> ForwardProgram:
         program = subject.write_program(captured, inputs, arguments, vocabulary)
         simplify(program)
+        if vocabulary.objects:
+            raise _unimportable_error(subject, vocabulary)
         return program
 
     if style == "stateful":
-        text, problems = _write_classes(subject, write_program, vocabulary, values, args, kwargs)
+        text, mismatches = _write_classes(subject, write_program, vocabulary, values, args, kwargs, exact)
     else:
         names = {text_of(expression): name for name, expression in arguments.items()}
         about = [check for check in inputs.checks if check.expected.startswith("the tensor given")]
         about += [check for check in size_checks(captured, inputs, subject.free) if "_Tensor" in check.condition]
         lines = [f"{names.get(check.expression, check.expression)}: {check.expected}" for check in about]
         text = write_functions(write_program(), "training" if train else "eval", lines, vocabulary)
-        problems = _text_differences(text, subject, observe_module(subject.module, train, args, kwargs), values)
-    if problems:
-        raise ConversionError(
-            f"the source of {subject.net.title()} does not do what the module does:{bullet_list(problems)}\n"
-            f"fn.from_module(module) runs the module's own forward."
-        )
-    return text
+        mismatches = _text_differences(text, subject, observe_module(subject.module, train, args, kwargs), values)
+    _refuse_mismatches(f"the source of {subject.net.title()}", mismatches, exact)
+    return _with_rounding(text, mismatches)
 
 
-def _text_differences(text: str, subject: _Subject, expected: Observation, values: Kwargs) -> list[str]:
+def _unimportable_error(subject: _Subject, vocabulary: Vocabulary) -> ConversionError:
+    """The error about functions and classes that a text which runs by itself cannot import."""
+    lines = []
+    for name, value in vocabulary.objects.items():
+        line = f"{name}, of {getattr(value, '__module__', '?')}.{getattr(value, '__qualname__', name)}"
+        with contextlib.suppress(OSError, TypeError):  # of code that was typed in
+            source_file, (_, number) = inspect.getsourcefile(value), inspect.getsourcelines(value)  # type: ignore[arg-type]
+            line += f", at {source_file}:{number}"
+        lines.append(line)
+    return ConversionError(
+        f"the source of {subject.net.title()} would have to import what is defined inside of a function:"
+        f"{bullet_list(lines)}\n"
+        f"Define it at the top level of its file; or use fn.trace(module, ...), whose code need not run alone."
+    )
+
+
+def _text_differences(text: str, subject: _Subject, expected: Observation, values: Kwargs) -> list[Mismatch]:
     """How the results of the function in a text differ from those of the module."""
     try:
         forward, inputs = _run_source(text)["forward"], clone_tensors(values)
         observation = observe_function(lambda leaves: forward(leaves, subject.buffers, **inputs, rng=0), subject.params)
         return list(find_differences(observation, expected))
     except Exception as error:  # a text that does not run is one that may not be handed out
-        return [f"it fails: {type(error).__name__}: {error}"]
+        return [Mismatch(f"it fails: {type(error).__name__}: {error}")]
 
 
 def _run_source(text: str) -> dict[str, Any]:
@@ -263,33 +325,42 @@ def _write_classes(
     values: Kwargs,
     args: Args,
     kwargs: Kwargs,
-) -> tuple[str, list[str]]:
+    exact: bool,
+) -> tuple[str, list[Mismatch]]:
     """The text of classes, and what they do otherwise than the module in either mode."""
     modes = (False, True)
     expected = {train: observe_module(subject.module, train, args, kwargs) for train in modes}
-    problems: list[str] = []
+    problems: list[Mismatch] = []
     for skip_in_eval in modes:
         text = write_classes(write_program(), subject.net.aliases, vocabulary, skip_in_eval)
-        differences = [_class_differences(text, subject.module, train, expected[train], values) for train in modes]
-        if not any(differences):
-            return text, []
-        problems = problems or [line for lines in differences for line in lines]
+        mismatches = [
+            mismatch
+            for train in modes
+            for mismatch in _class_differences(text, subject.module, train, expected[train], values)
+        ]
+        if not (mismatches if exact else _beyond_rounding(mismatches)):
+            return text, mismatches
+        problems = problems or mismatches
     program = write_program()
     drawing = [program.captured.where(node) for node in use_module_mode(program).values() if node is not None]
-    return text, [*problems, *(f"it draws, in training only, at {line}" for line in dict.fromkeys(drawing))]
+    lines = (f"it draws, in training only, at {line}" for line in dict.fromkeys(drawing))
+    return text, [*problems, *map(Mismatch, lines)]
 
 
-def _class_differences(text: str, module: nn.Module, train: bool, expected: Observation, values: Kwargs) -> list[str]:
+def _class_differences(
+    text: str, module: nn.Module, train: bool, expected: Observation, values: Kwargs
+) -> list[Mismatch]:
     """What the class in a text does otherwise than the module."""
     namespace = _run_source(text)
     try:
         twin = namespace[re.findall(r"^class (\w+)", text, re.MULTILINE)[-1]]()
         if list(twin.state_dict()) != list(module.state_dict()):
-            return [f"its keys are {list(twin.state_dict())}, those of the module {list(module.state_dict())}"]
+            keys = f"its keys are {list(twin.state_dict())}, those of the module {list(module.state_dict())}"
+            return [Mismatch(keys)]
         twin.load_state_dict(module.state_dict())
         return list(find_differences(observe_module(twin, train, (), values), expected))
     except Exception as error:  # a text that does not run is one that may not be handed out
-        return [f"it fails: {type(error).__name__}: {error}"]
+        return [Mismatch(f"it fails: {type(error).__name__}: {error}")]
 
 
 def _module_of(net: Net, style: str) -> nn.Module:

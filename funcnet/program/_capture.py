@@ -17,9 +17,11 @@ from torch.fx import Graph, GraphModule, Node
 from funcnet._context import outside_transforms, torch_silenced
 from funcnet._errors import ConversionError
 from funcnet._tensors import is_inexact
-from funcnet._torch import (
+from funcnet._torch import keep_size_free
+from funcnet._torch_tracer import (
+    TRANSFORM_STARTS,
     capture_settings,
-    keep_size_free,
+    contain_transforms,
     size_expression,
     tracer_shape_env,
     tracer_source_name,
@@ -27,6 +29,7 @@ from funcnet._torch import (
 from funcnet.foreign.internals import copy_with_tensors
 from funcnet.program._inplace_writes import InplaceWriteFinder
 from funcnet.program._inputs import Inputs
+from funcnet.random.internals import preserve_torch_state
 
 FROM_MODULE = "funcnet.from_module(module) runs any forward as it is."
 
@@ -102,6 +105,12 @@ class Captured:
         frames = re.findall(_FRAME, self.stack_trace(node))
         return _describe_frame([(file, int(line), code) for file, line, code in frames])
 
+    def where_of_transform(self, node: Node) -> str | None:
+        """File, line and code at which the outermost transform is applied that a node is in; None if it is unknown."""
+        frames = [(file, int(line), code) for file, line, code in re.findall(_FRAME, self.stack_trace(node))]
+        inside = next((index for index, frame in enumerate(frames) if "_functorch" in frame[0]), None)
+        return _describe_frame(frames[:inside]) if inside else None
+
 
 _FRAME = r'File "(.+)", line (\d+), in .+(?:\n\s+(?!File )(\S.*))?'
 _LOCK = threading.RLock()
@@ -120,14 +129,29 @@ def capture(module: nn.Module, train: bool, inputs: Inputs, free: Sequence[Seque
     try:
         captured = _capture(module, train, inputs, free, eager=True)
     except ConversionError:
-        captured = _capture(module, train, inputs, free, eager=False)
+        try:
+            captured = _capture(module, train, inputs, free, eager=False)
+        except ConversionError as error:
+            # what its first call sets up, such as hooks, may be there already in its second
+            try:
+                captured = _capture(module, train, inputs, free, eager=False, is_called_before=True)
+            except Exception:
+                raise error from error.__cause__
     _refuse_constant_sizes(captured, inputs, free)
     return captured
 
 
-def _capture(module: nn.Module, train: bool, inputs: Inputs, free: Sequence[Sequence[int]], eager: bool) -> Captured:
-    # the copy has the same memory: tracing never computes, so nothing is written to it
-    copy = require_gradients(copy_with_tensors(module, torch.Tensor.detach, "trace runs a forward on a private copy"))
+def _capture(
+    module: nn.Module,
+    train: bool,
+    inputs: Inputs,
+    free: Sequence[Sequence[int]],
+    eager: bool,
+    is_called_before: bool = False,
+) -> Captured:
+    # the copy has the same memory: tracing never computes, so nothing is written to it, unless it is called
+    tensor_for = torch.clone if is_called_before else torch.Tensor.detach
+    copy = require_gradients(copy_with_tensors(module, tensor_for, "trace runs a forward on a private copy"))
     for submodule in copy.modules():
         submodule.training = train
     values = [tensor.value for tensor in inputs.tensors]
@@ -135,14 +159,24 @@ def _capture(module: nn.Module, train: bool, inputs: Inputs, free: Sequence[Sequ
     for example, axes in zip(examples, free, strict=True):
         for axis in axes:
             keep_size_free(example, axis)
-    captured = _surroundings(copy, examples)
     buffers = dict(copy.named_buffers())
     namespace: dict[str, Any] = dict(inputs.vocabulary.objects)
     names = ", ".join(["module", *(f"t{index}" for index in range(len(examples)))])
     lines = [*inputs.vocabulary.imports, f"def call({names}):", f"    return module({inputs.call})", ""]
     # a code object of its own, so that what torch compiled for it goes when it goes, and counts for no other trace
     exec(compile("\n".join(lines), "<funcnet.trace>", "exec"), namespace)
-    with _LOCK, torch_silenced(), outside_transforms(), torch.enable_grad(), capture_settings(eager):
+    if is_called_before:
+        with preserve_torch_state(), torch.no_grad():
+            namespace["call"](copy, *(example.clone() for example in examples))
+    captured = _surroundings(copy, examples)
+    with (
+        _LOCK,
+        torch_silenced(),
+        outside_transforms(),
+        contain_transforms(),
+        torch.enable_grad(),
+        capture_settings(eager),
+    ):
         _active.append(captured)
         try:
             captured.result = torch.compile(namespace["call"], backend=_take_graph, fullgraph=True)(copy, *examples)  # type: ignore[no-untyped-call]
@@ -224,6 +258,16 @@ def _read_graph(captured: Captured, module: GraphModule) -> None:
             f"trace cannot write down {captured.where(refused)}: it holds a function or tensor of its own "
             f"({refused.target}), as torch.utils.checkpoint, torch.cond and autograd.Function do. {FROM_MODULE}"
         )
+    nodes = list(module.graph.nodes)
+    for index, node in enumerate(nodes):
+        transform = TRANSFORM_STARTS.get(getattr(node.target, "__name__", ""))
+        if transform is not None:
+            where = next(filter(None, map(captured.where_of_transform, nodes[index:])), "an unknown line")
+            raise ConversionError(
+                f"trace cannot write down {where}: there {transform} is applied inside of the forward, and trace "
+                f"writes one statement for each operation, which a transform is not. Apply it to the net instead, as "
+                f"in torch.vmap(net); or {FROM_MODULE}"
+            )
     fakes = {node: meta["example_value"] for node, meta in captured.meta.items() if "example_value" in meta}
     captured.writes = InplaceWriteFinder(module, fakes)
 

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from funcnet._torch import size_expression
+from funcnet._torch_tracer import (
+    size_expression,
+)
 from funcnet.program._loops import make_loops
 from funcnet.program._statements import (
     Block,

@@ -13,15 +13,17 @@ from torch import Tensor
 from torch.fx import Node
 
 from funcnet._errors import ConversionError
-from funcnet._torch import (
+from funcnet._torch_functions import PUBLIC_DROPOUTS, draws_when_called, is_pure
+from funcnet._torch_tracer import (
     ENTERING_CALLS,
     EXITING_CALLS,
     IGNORED_CALLS,
+    applied_function,
     assert_scalar,
+    get_data,
     is_internal_function,
     set_grad_enabled,
 )
-from funcnet._torch_functions import PUBLIC_DROPOUTS, draws_when_called, is_pure
 from funcnet.program._capture import FROM_MODULE, GraphInput
 from funcnet.program._expressions import (
     IN_PLACE,
@@ -302,7 +304,11 @@ class _GraphReader:
     def _add_function_call(self, node: Node) -> None:
         target, args = node.target, node.args
         self._refuse_internals(node)
-        if draws_when_called(target, args, node.kwargs):
+        function_class = applied_function(target)
+        if function_class is not None:
+            apply = ast.Attribute(dotted_name(self.vocabulary.function_name(function_class)), "apply")
+            self._assign(node, call_expression(apply, self._value_expressions(args), self._keywords(node)))
+        elif draws_when_called(target, args, node.kwargs):
             self._add_draw(node, target)
         elif target in PUBLIC_DROPOUTS:  # it does not draw, so it returns its input
             self.values[node] = self._value_expression(args[0] if args else node.kwargs["input"])
@@ -320,6 +326,8 @@ class _GraphReader:
                 self._value_expression(args[0]), self.vocabulary.index_expression(args[1], self._leaf)
             )
             self._add_write(node, Statement(self._value_expression(args[2]), written=written))
+        elif target is get_data:
+            self._assign(node, ast.Attribute(self._value_expression(args[0]), "data"))
         elif target is getattr and len(args) == 2:
             self._assign(node, ast.Attribute(self._value_expression(args[0]), str(args[1])))
         else:

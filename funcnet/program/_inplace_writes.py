@@ -11,8 +11,11 @@ import torch
 from torch.fx import GraphModule, Interpreter, Node
 
 from funcnet._tensors import iter_tensors
-from funcnet._torch import FakeTensor, tracer_operator_rules
 from funcnet._torch_functions import written_averages
+from funcnet._torch_tracer import (
+    FakeTensor,
+    tracer_operator_rules,
+)
 
 
 class InplaceWriteFinder(Interpreter):

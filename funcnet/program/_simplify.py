@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from funcnet._torch import size_expression
 from funcnet._torch_functions import CASTS, FRESH_RESULTS, RESHAPES, is_pure
+from funcnet._torch_tracer import (
+    size_expression,
+)
 from funcnet.program._expressions import call_expression, constant_value, dotted_name, name_of_function, shorten_calls
 from funcnet.program._statements import (
     Block,

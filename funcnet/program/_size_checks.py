@@ -9,7 +9,9 @@ import sympy  # type: ignore[import-untyped]
 
 from funcnet._errors import ConversionError
 from funcnet._tensors import is_inexact
-from funcnet._torch import print_condition
+from funcnet._torch_tracer import (
+    print_condition,
+)
 from funcnet._typing import Tree
 from funcnet.program._capture import FROM_MODULE, Captured
 from funcnet.program._inputs import Inputs, TensorInput

@@ -18,6 +18,7 @@ def source(
     train: bool = False,
     style: Style = "stateless",
     dynamic: Dynamic = ("batch",),
+    exact: bool = True,
     **example_kwargs: object,
 ) -> str:
     """Write a model down as Python that runs by itself.
@@ -35,6 +36,8 @@ def source(
         train: the mode that a stateless text is for; a class has both.
         style: ``"stateless"`` or ``"stateful"``.
         dynamic: which sizes stay free, as in :func:`funcnet.trace`: axis 0 of every tensor input unless told.
+        exact: when false, a text whose numbers differ from the module's by rounding is handed out too, and says by how
+            much in its head; as where a model takes another kernel of attention while it is captured.
 
     Returns:
         The text of a Python module, formatted, at most 88 characters wide. Where the forward draws, ``rng`` is a Key or
@@ -65,4 +68,4 @@ def source(
     """
     from funcnet.program._build import build_source  # torch's tracer costs seconds to import
 
-    return build_source(module_or_net, example_inputs, example_kwargs, train, style, dynamic)
+    return build_source(module_or_net, example_inputs, example_kwargs, train, style, dynamic, exact)

@@ -16,11 +16,13 @@ from funcnet.program._expressions import dotted_name
 from funcnet.program._folding import Folding, ModuleCall, call_tree, calls_from_elsewhere
 from funcnet.program._modes import use_module_mode
 from funcnet.program._statements import (
+    Block,
     ForwardProgram,
     Item,
     Routine,
     RoutineCall,
     Statement,
+    StatementOrBlock,
     assigned_names,
     expression_names,
     read_names,
@@ -115,17 +117,26 @@ class _ClassWriter(Folding):
                 else:
                     call.items[index] = statement
 
-    def _layer_statement(self, call: ModuleCall) -> Statement | None:
-        """The call of a layer as one statement; None unless it is a layer with one input and one output."""
+    def _layer_statement(self, call: ModuleCall) -> StatementOrBlock | None:
+        """The call of a layer as one statement; None unless it is a layer with one input and one output.
+
+        No layer of torch.nn enters a context itself, so a context around all that it does is around its call.
+        """
         path = call.call_key.path
         composed = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
         if path not in self.layers or isinstance(self.modules[path], composed):
             return None
         steps = list(call.iter_steps())
+        contexts_around: list[list[ast.expr]] = []
+        within = {id(step) for step in steps}
+        while len(steps) == 1 and isinstance(steps[0], Block):
+            contexts_around.append(steps[0].contexts)
+            steps = steps[0].body
+        if any(isinstance(step, Block) for step in steps):
+            return None
         assigned = [name for step in steps for name in assigned_names(step)]
         read = {name for step in steps for name in read_names(step) if split_slot(name) is None}
         inputs = read - {*assigned, *self.program.sizes}
-        within = {id(step) for step in steps}
         outside = {name for step in self.program.statements if id(step) not in within for name in read_names(step)}
         outside |= set(expression_names(self.program.returned))
         results = [name for name in assigned if name in outside]
@@ -135,9 +146,11 @@ class _ClassWriter(Folding):
             del self.program.new_buffers[name]
         self.program.named.add(results[0])
         layer_call = ast.Call(ast.Name(f"self:{path}"), [ast.Name(inputs.pop())], [])
-        return Statement(
-            layer_call, results, call_keys=steps[0].call_keys[:-1], node=self.program.nodes.get(results[0])
-        )
+        keys = steps[0].call_keys[:-1]
+        step: StatementOrBlock = Statement(layer_call, results, call_keys=keys, node=self.program.nodes.get(results[0]))
+        for contexts in reversed(contexts_around):
+            step = Block(contexts, [step])
+        return step
 
     def _add_call(self, call: ModuleCall) -> None:
         if call.call_key.path:

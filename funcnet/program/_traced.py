@@ -30,6 +30,7 @@ def trace(
     *example_inputs: object,
     train: bool | Literal["both"] = False,
     dynamic: Dynamic = ("batch",),
+    exact: bool = True,
     **example_kwargs: object,
 ) -> tuple[Traced, Tree, Tree]:
     """Write a module's forward down as plain ``F.*`` code over params: a net with the same bits, and faster.
@@ -49,6 +50,8 @@ def trace(
         train: the mode to trace, ``True`` or ``False``; or ``"both"``, for a net that can be called in either.
         dynamic: which sizes stay free. ``("batch",)``: axis 0 of every tensor input; ``()``: none; or a mapping from
             the name or number of an input to an axis or a tuple of axes.
+        exact: when false, code whose numbers differ from the module's by rounding is handed out too, and says by how
+            much in its head; as where a model takes another kernel of attention while it is captured.
 
     Returns:
         ``(net, params, buffers)``, the trees as from :func:`funcnet.from_module`.
@@ -83,7 +86,7 @@ def trace(
     """
     from funcnet.program._build import build_traced  # torch's tracer costs seconds to import
 
-    return build_traced(module, example_inputs, example_kwargs, train, dynamic)
+    return build_traced(module, example_inputs, example_kwargs, train, dynamic, exact)
 
 
 class Check(NamedTuple):

@@ -69,6 +69,25 @@ def _never_draws(value: object, safe_classes: tuple[type, ...], visited: set[int
     return value in _KNOWN_BUILTINS if module == "builtins" else is_known and name not in DRAWING_NAMES
 
 
+def names_in_function(function: object) -> frozenset[str]:
+    """The names that a function uses, and those of the functions that it calls, but not of torch's or funcnet's."""
+    waiting: list[object] = [function]
+    visited: set[int] = set()
+    names: set[str] = set()
+    while waiting:
+        value = waiting.pop()
+        if not isinstance(value, types.FunctionType) or id(value) in visited:
+            continue
+        visited.add(id(value))
+        if (value.__module__ or "").startswith(("torch.", "funcnet.")):
+            continue
+        used = _names_in(value)
+        names |= used
+        waiting += [value.__globals__[name] for name in used if name in value.__globals__]
+        waiting += [cell.cell_contents for cell in value.__closure__ or () if _holds_value(cell)]
+    return frozenset(names)
+
+
 def _code_never_draws(function: types.FunctionType, safe_classes: tuple[type, ...], visited: set[int]) -> bool:
     names = _names_in(function)
     if names & DRAWING_NAMES:

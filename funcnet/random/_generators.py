@@ -21,7 +21,7 @@ from torch import Tensor
 
 from funcnet._context import is_plainly_eager, outside_transforms, under_transform, under_vmap
 from funcnet._errors import RandomnessError
-from funcnet.random._keys import KeyAtPath, check_key, path_salt, seeded_generator
+from funcnet.random._keys import KeyAtPath, check_key, check_seed, path_salt, seeded_generator
 
 _R = TypeVar("_R")
 
@@ -37,9 +37,14 @@ class Stream:
 
     Args:
         seed: the seed, or ``None`` for torch's global generators: what a module draws from.
+
+    Raises:
+        RandomnessError: if the seed is none that ``torch.manual_seed`` takes.
     """
 
     def __init__(self, seed: int | None) -> None:
+        if seed is not None:
+            check_seed(seed)
         self.seed = seed
         self._generators: dict[torch.device, torch.Generator] = {}
         self.is_global = False

@@ -77,10 +77,10 @@ class DrawInterceptor(TorchFunctionMode):
         if func in TAKES_GENERATOR and "generator" not in kwargs:
             return _call_with_generator(self._next_rng(), func, args, kwargs)
         if (
-            func in _CALLS_THEM and not torch.compiler.is_compiling()
+            func in FUNCTIONS_THAT_CALL_OTHERS and not torch.compiler.is_compiling()
         ):  # Dynamo stops inside of it while a mode is active
             with self:
-                return _CALLS_THEM[func](*args, **kwargs)
+                return FUNCTIONS_THAT_CALL_OTHERS[func](*args, **kwargs)
         if func in DRAWS_INSIDE and DRAWS_INSIDE[func](*args, **kwargs):
             return _call_with_lent_generator(self._next_rng(), func, args, kwargs)
         return func(*args, **kwargs)
@@ -147,7 +147,7 @@ def _attention_with_torch_arguments(
     is_causal: bool = False,
     **options: Any,
 ) -> Tensor:
-    if dropout_p <= 0 and not beyond_one_gradient():
+    if dropout_p <= 0 and not beyond_one_gradient(query, key, value):
         return F.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, **options)
     rng = next_rng() if dropout_p > 0 else None  # without dropout: torch's kernel has no rule for vmap
     return scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, **options, rng=rng)
@@ -183,7 +183,7 @@ def _without_override_check(function: Any) -> Callable[..., Any]:
     return FunctionType(function.__code__, namespace, function.__name__, function.__defaults__, function.__closure__)
 
 
-_CALLS_THEM = {
+FUNCTIONS_THAT_CALL_OTHERS = {
     function: _without_override_check(function) for function in (F.multi_head_attention_forward, F.gumbel_softmax)
 }
 
@@ -232,4 +232,4 @@ def _generator_for(rng: Rng, device: torch.device) -> torch.Generator:
     return generator
 
 
-_INTERCEPTED = frozenset({*_COMPUTED_HERE, *TAKES_GENERATOR, *_CALLS_THEM, *DRAWS_INSIDE})
+_INTERCEPTED = frozenset({*_COMPUTED_HERE, *TAKES_GENERATOR, *FUNCTIONS_THAT_CALL_OTHERS, *DRAWS_INSIDE})

@@ -26,10 +26,15 @@ _SPLIT, _FOLD = 0x5EED5EED5EED5EED, 0x0F01D0F01D0F01D0
 def key(seed: int, *, device: torch.device | str | None = None) -> Tensor:
     """A Key made from an int: shape (), dtype int64.
 
+    Raises:
+        RandomnessError: if the seed is less than -2**63 or more than 2**64 - 1.
+
     >>> key(0).shape, torch.equal(key(0), key(0)), torch.equal(key(0), key(1))
     (torch.Size([]), True, False)
     """
-    return torch.tensor(mix_int(operator.index(seed) + 0x9E3779B97F4A7C15), dtype=torch.int64, device=device)
+    seed = operator.index(seed)
+    check_seed(seed)
+    return torch.tensor(mix_int(seed + 0x9E3779B97F4A7C15), dtype=torch.int64, device=device)
 
 
 def split(key: Tensor, n: int = 2) -> Tensor:
@@ -62,6 +67,16 @@ def fold_in(key: Tensor, data: int | Tensor) -> Tensor:
     """
     check_key(key)
     return mix_tensor(mix_tensor(key ^ _FOLD) + data)
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a number that ``torch.manual_seed`` refuses.
+
+    Raises:
+        RandomnessError: if the seed is less than -2**63 or more than 2**64 - 1.
+    """
+    if not -0x8000_0000_0000_0000 <= seed <= 0xFFFF_FFFF_FFFF_FFFF:
+        raise RandomnessError(f"a seed is from -2**63 to 2**64 - 1, as for torch.manual_seed, not {seed}.")
 
 
 def check_key(key: object) -> None:

@@ -11,9 +11,11 @@ import optree
 import torch
 from torch import Tensor
 
-from funcnet._context import under_transform
+from funcnet._context import under_forward_mode, under_transform
+from funcnet._errors import FuncnetError, TransformError
 from funcnet._tensors import is_inexact
 from funcnet._torch import AccumulateGrad, is_wrapped_by_transform, pytree
+from funcnet.kernels.internals import describe_missing_rule
 
 A = TypeVar("A")
 P = ParamSpec("P")
@@ -36,9 +38,9 @@ def value_and_grad(
     """A function that returns the value of ``function`` and its gradient by one argument.
 
     At top level it runs torch.autograd.grad, which frees the graph as it goes; ``torch.func.grad`` always keeps it for
-    a second derivative, at about twice the peak memory. Under vmap, grad, compile or torch.inference_mode, inside
-    another ``value_and_grad``, and where an argument requires grad already, it is ``torch.func.grad_and_value``, so it
-    nests. Same bits.
+    a second derivative, at about twice the peak memory. Under vmap, grad, compile, torch.inference_mode or a level
+    of torch.autograd.forward_ad, inside another ``value_and_grad``, and where an argument requires grad already, it is
+    ``torch.func.grad_and_value``, so it nests. Same bits.
 
     Args:
         function: returns a scalar tensor; with ``has_aux``, a pair of one and anything.
@@ -67,10 +69,21 @@ def value_and_grad(
     @wraps(function)
     def compute_value_and_grad(*args: Any, **kwargs: Any) -> Any:
         _check_argnums(argnums, numbers, len(args))
-        if torch.compiler.is_compiling() or _is_nested() or not _plain_backward_suffices(args, kwargs):
+        if torch.compiler.is_compiling():
             result, grads = _compute_by_transform(function, numbers, has_aux, args, kwargs)
         else:
-            result, grads = _compute_by_backward(function, numbers, has_aux, args, kwargs)
+            is_plain = not _is_nested() and _plain_backward_suffices(args, kwargs)
+            compute = _compute_by_backward if is_plain else _compute_by_transform
+            try:
+                result, grads = compute(function, numbers, has_aux, args, kwargs)
+            except RuntimeError as error:
+                missing_rule = None if isinstance(error, FuncnetError) else describe_missing_rule(error)
+                if missing_rule is None:
+                    raise
+                message = str(error).strip().partition("\n")[0]
+                raise TransformError(
+                    f"value_and_grad of {function!r}: {missing_rule}. Torch says: {message}"
+                ) from error
         return result, grads[0] if isinstance(argnums, int) else grads
 
     return compute_value_and_grad
@@ -273,7 +286,7 @@ def _is_nested() -> bool:
 
 def _plain_backward_suffices(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether only this call differentiates by the arguments, and autograd may record what is computed from them."""
-    if torch.is_inference_mode_enabled():
+    if torch.is_inference_mode_enabled() or under_forward_mode():  # a plain backward pass drops tangents
         return False
     leaves, _ = _flatten((args, kwargs) if kwargs else args)
     is_recording = torch.is_grad_enabled()

@@ -207,10 +207,13 @@ def _add_if(x, training):
 
 def test_a_mode_that_a_body_would_swallow_is_refused_by_name():
     for net in keywords("swallows"):
-        for name in ("train", "training", "rng", "seed"):
+        plain = dict.fromkeys(("train", "training", "rng", "seed", "buffers"), 1)
+        near = {"trian": True, "trainning": False, "rngs": 1, "key": 3, "keys": fn.random.key(3), "bufers": {}}
+        for name, value in (plain | near).items():
             with pytest.raises(TypeError, match=rf"takes \(x, \*\*kwargs\) and would swallow {name}= unread.*apply"):
-                net({}, X, **{name: 1})
-        assert torch.equal(net({}, X, mask=None), X)  # any other name is the body's own affair
+                net({}, X, **{name: value})
+        for name, value in {"mask": None, "key": X, "keys": [1], "rain": X, "buffer": X, "strain": True}.items():
+            assert torch.equal(net({}, X, **{name: value}), X)  # what is no mode, rng or buffers is its own affair
 
 
 def test_a_body_that_reads_a_mode_of_its_own_is_given_it():

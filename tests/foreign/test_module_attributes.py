@@ -156,3 +156,27 @@ def test_a_module_on_the_meta_device_is_a_net_without_numbers():
         fn.from_state_dict(net, real.state_dict())
     trees = fn.from_state_dict(net, {**real.state_dict(), "table": torch.arange(6.0)})
     assert_identical(net.apply(*trees, X)[0], real(X).detach())
+
+
+class DeletesBuffers(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("kept", torch.ones(2))
+        self.register_buffer("gone", torch.ones(2))
+
+    def forward(self, x):
+        del self.gone
+        return x
+
+
+@pytest.mark.parametrize(
+    ("module", "path"),
+    [(DeletesBuffers(), "gone"), (nn.Sequential(nn.Sequential(DeletesBuffers())), "gone"), (nn.Module(), "part.gone")],
+)
+def test_a_buffer_that_the_forward_deletes_is_named(module, path):
+    if type(module) is nn.Module:
+        module.part = DeletesBuffers()
+        module.forward = module.part.forward
+    net, params, buffers = fn.from_module(module)
+    with pytest.raises(fn.TreeError, match=rf"deleted its buffer '{path}' in the call, (?s:.*)Assign zeros"):
+        net.apply(params, buffers, torch.ones(2))

@@ -259,11 +259,12 @@ def test_an_iterator_is_noticed_by_the_second_output():
 
 def test_generators_of_python_and_numpy_on_a_module_draw():
     def body(m, x):
-        return x * m.random.random() * m.numpy.random()
+        return x * m.random.random() * m.numpy.random() * m.legacy.rand()
 
-    found = effects_of(body, random=random.Random(0), numpy=numpy.random.default_rng(0))
-    assert summarize(found) == [("draws", "", "return x * m.random.random() * m.numpy.random()")]
-    assert found[0].detail == "advances self.random; advances self.numpy"
+    legacy = numpy.random.RandomState(0)
+    found = effects_of(body, random=random.Random(0), numpy=numpy.random.default_rng(0), legacy=legacy)
+    assert summarize(found) == [("draws", "", "return x * m.random.random() * m.numpy.random() * m.legacy.rand()")]
+    assert found[0].detail == "advances self.random; advances self.numpy; advances self.legacy"
 
 
 def test_clocks_files_and_the_environment_are_told(tmp_path):

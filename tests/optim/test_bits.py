@@ -76,6 +76,28 @@ def test_steps_have_torchs_bits(row, dtype, donates):
     )
 
 
+@parametrize(row=[row for row in rows() if row.class_name not in ("Adafactor", "Muon")], donates=["pure", "donated"])
+def test_large_tensors_have_torchs_bits(row, donates, monkeypatch):
+    """They are updated chunk by chunk, with the bits of an update of the whole."""
+    monkeypatch.setattr("funcnet.optim._chunks.CHUNK_SIZE", 4096)
+
+    def draw(seed: int) -> dict[str, Tensor]:
+        return {"w": torch.randn(100_007, generator=torch.Generator().manual_seed(seed))}
+
+    params = draw(0)
+    state, ours, twin = row.ours().init(params), row.ours(), Twin(row, params)
+    for index in range(4):
+        grads = draw(index + 1)
+        before = clone((params, state))
+        new_params, new_state = ours.step(params, grads, state, donate=donates == "donated")
+        if donates == "pure":
+            assert_identical((params, state), before)
+        params, state = new_params, new_state
+        twin.step(grads)
+        assert_identical(params, twin.params())
+        assert_identical(state, twin.state())
+
+
 def is_fused_sgd_wrong_in_half() -> bool:
     """Whether torch's fused SGD moves bfloat16 params by something else than the gradient, as that of 2.13 does."""
     param = torch.ones(32, dtype=torch.bfloat16, requires_grad=True)

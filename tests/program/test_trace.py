@@ -242,3 +242,23 @@ def test_the_text_is_one_line_for_each_operation_in_the_names_of_the_author():
         "    x = x + x_2\n"
         "    return x\n"
     )
+
+
+class ReadsData(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2))
+
+    def forward(self, x):
+        return x * self.weight.data + self.weight + x.data
+
+
+def test_data_is_written_as_the_author_wrote_it():
+    module, x = ReadsData(), torch.ones(3, 2)
+    for text in (fn.source(module, x), fn.trace(module, x)[0].source):
+        assert text.count(".data") == 2 and "_data_attr" not in text
+    net, params, _ = fn.trace(module, x)
+    assert_identical(net(params, x), module(x))
+    grads = fn.value_and_grad(lambda params: net(params, x).sum())(params)[1]
+    module(x).sum().backward()
+    assert_identical(grads["weight"], module.weight.grad)

@@ -137,3 +137,25 @@ def test_dropout_of_an_expanded_input_is_that_of_torch():
     torch.manual_seed(1)
     assert_identical(y, F.dropout(x, 0.5))
     assert fn.random.dropout(x, 0.5, rng=key(0)).shape == x.shape
+
+
+@pytest.mark.parametrize("seed", [2**64, -(2**63) - 1])
+def test_a_seed_that_torch_refuses_is_refused_as_a_seed(seed):
+    message = rf"a seed is from -2\*\*63 to 2\*\*64 - 1, as for torch.manual_seed, not {seed}\."
+    dropout = fn.Dropout()
+    for call in (
+        lambda: fn.random.key(seed),
+        lambda: fn.Linear(1, 1).init(seed),
+        lambda: dropout.apply({}, {}, torch.ones(2), train=True, rng=seed),
+    ):
+        with pytest.raises(fn.RandomnessError, match=message):
+            call()
+
+
+@pytest.mark.parametrize("seed", [2**64 - 1, -(2**63)])
+def test_the_first_and_the_last_seed_of_torch_draw_what_torch_draws(seed):
+    y, _ = fn.Dropout().apply({}, {}, torch.ones(9), train=True, rng=seed)
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        assert torch.equal(y, torch.nn.Dropout()(torch.ones(9)))
+    assert fn.random.key(seed).dtype == torch.int64

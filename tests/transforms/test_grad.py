@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.autograd import forward_ad
 
 import funcnet as fn
 from tests.helpers import assert_identical, clone
@@ -257,3 +258,19 @@ def test_values_and_arguments_are_the_same_at_each_depth(run):
         run(lambda a, b: a.sum(), torch.ones(2), torch.ones(2), argnums=(1, -1))
     with pytest.raises(TypeError, match=r"argument 0\['rate'\] is float"):
         run(lambda t: t["w"].sum(), {"w": torch.ones(2), "rate": 2.0})
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["by the argument", "by another one"])
+def test_tangents_of_forward_mode_reach_value_and_gradient(number):
+    def cubes(q, r):
+        return (q**3 * r).sum()
+
+    q, r = torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0])
+    with forward_ad.dual_level():
+        inputs = [q, r]
+        inputs[number] = forward_ad.make_dual(inputs[number], torch.ones(2))
+        value, grad = fn.value_and_grad(cubes)(*inputs)
+        expected_grad, expected_value = torch.func.grad_and_value(cubes)(*inputs)
+        for result, expected in ((value, expected_value), (grad, expected_grad)):
+            assert forward_ad.unpack_dual(expected).tangent is not None
+            assert_identical(tuple(forward_ad.unpack_dual(result)), tuple(forward_ad.unpack_dual(expected)))

@@ -45,7 +45,7 @@ def step_lstm(x: Tensor, state: State, w_hh: Tensor, b_hh: Tensor | None = None,
     return (h if w_hr is None else F.linear(h, w_hr)), c
 
 
-STEPS: dict[str, CellStep] = {
+CELL_STEPS: dict[str, CellStep] = {
     "RNN_TANH": step_rnn_tanh,
     "RNN_RELU": step_rnn_relu,
     "GRU": step_gru,
@@ -67,7 +67,7 @@ def run_layer(
     """The output and last state of one layer, which runs in one direction or in both.
 
     Args:
-        step: one of :data:`STEPS`.
+        step: one of :data:`CELL_STEPS`.
         data: (L, N, I); or packed, (sum of ``lengths``, I).
         lengths: for packed data, how many sequences there are at each time, in descending order.
         states: the first state of each direction, (N, P) and (N, H).

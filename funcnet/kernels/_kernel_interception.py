@@ -1,0 +1,121 @@
+"""Composed forms within code that calls torch's functions by itself: foreign forwards, and bodies of users.
+
+Every call of a torch function under a mode costs about half of itself more. So the mode is on only inside of the
+transforms that torch's kernels lack rules for, and never for a single gradient or plain batches of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from funcnet._context import tangent_is_differentiated, transform_kinds, under_forward_mode, unwrap_transforms
+from funcnet._tensors import iter_tensors
+from funcnet._torch import weight_norm as weight_norm_kernel
+from funcnet.kernels import _norms
+from funcnet.kernels._activations import glu, hardsigmoid
+from funcnet.kernels._attention_kernel import scaled_dot_product_attention
+from funcnet.kernels._ctc_by_steps import ctc_loss
+from funcnet.kernels._distances import cdist, pdist
+from funcnet.kernels._embedding_bag_rows import embedding_bag
+from funcnet.kernels._losses import huber_loss, mse_loss, multi_margin_loss, multilabel_margin_loss, soft_margin_loss
+from funcnet.kernels._recurrent_kernels import RECURRENT_FORMS
+from funcnet.kernels._weight_norm import weight_norm
+from funcnet.random.internals import FUNCTIONS_THAT_CALL_OTHERS
+
+
+def _where_tangents_differ(composed: Callable[..., Tensor], kernel: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A norm that is composed where torch's rule for jvp would be differentiated."""
+
+    def compute(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return (composed if tangent_is_differentiated(input) else kernel)(input, *args, **kwargs)
+
+    return compute
+
+
+def _where_rules_lack(composed: Callable[..., Any], kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """A recurrent kernel: it has no batching rule, and on some devices no rule for jvp."""
+
+    def compute(*args: Any) -> Any:
+        return (composed if "Vmap" in transform_kinds() or under_forward_mode() else kernel)(*args)
+
+    return compute
+
+
+FORMS: dict[Any, Callable[..., Any]] = {
+    F.scaled_dot_product_attention: scaled_dot_product_attention,
+    F.mse_loss: mse_loss,
+    F.huber_loss: huber_loss,
+    F.soft_margin_loss: soft_margin_loss,
+    F.multi_margin_loss: multi_margin_loss,
+    F.multilabel_margin_loss: multilabel_margin_loss,
+    F.ctc_loss: ctc_loss,
+    F.hardsigmoid: hardsigmoid,
+    F.glu: glu,
+    F.embedding_bag: embedding_bag,
+    F.pdist: pdist,
+    torch.cdist: cdist,
+    weight_norm_kernel: weight_norm,
+    F.layer_norm: _where_tangents_differ(_norms.layer_norm, F.layer_norm),
+    F.batch_norm: _where_tangents_differ(_norms.batch_norm, F.batch_norm),
+    F.instance_norm: _where_tangents_differ(_norms.instance_norm, F.instance_norm),
+    **{kernel: _where_rules_lack(composed, kernel) for kernel, composed in RECURRENT_FORMS.items()},
+}
+"""Function of torch -> the one that computes the same, and knows more transforms."""
+
+UNRULED_KERNEL_NAMES = frozenset(
+    {
+        *(
+            "scaled_dot_product_attention",
+            "multi_head_attention_forward",
+            "multi_margin_loss",
+            "multilabel_margin_loss",
+        ),
+        *("ctc_loss", "hardsigmoid", "embedding_bag", "pdist", "cdist", "_weight_norm"),
+    }
+)
+"""Names of the functions of torch whose gradient has no derivative, or a wrong one."""
+
+_RARE_ARGUMENTS = ("size_average", "reduce", "weight")
+"""Arguments of losses that torch passes on as None; a call that has others goes to torch."""
+
+_WEIGHTED = {F.multi_margin_loss, F.embedding_bag, F.layer_norm, F.batch_norm, F.instance_norm}
+"""Functions whose ``weight`` the composed forms know."""
+
+
+class KernelInterceptor(TorchFunctionMode):
+    """A context in which torch's functions have the derivatives and batching rules of funcnet's."""
+
+    def __torch_function__(
+        self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in FORMS:
+            known = {name: value for name, value in kwargs.items() if value is not None or name not in _RARE_ARGUMENTS}
+            if known.keys().isdisjoint(_RARE_ARGUMENTS) or func in _WEIGHTED:
+                return FORMS[func](*args, **known)
+        if func in FUNCTIONS_THAT_CALL_OTHERS and not torch.compiler.is_compiling():
+            with self:
+                return FUNCTIONS_THAT_CALL_OTHERS[func](*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def kernels_lack_rules(tensors: Iterable[object]) -> bool:
+    """Whether the caller is inside of transforms that some kernels of torch have no rule for.
+
+    Args:
+        tensors: what the call is about: nested data that may hold tensors which autograd records.
+    """
+    kinds = transform_kinds()
+    if not kinds:
+        return under_forward_mode()
+    if kinds == ("Grad",):
+        return not torch.compiler.is_compiling() and any(
+            unwrap_transforms(tensor).requires_grad for value in tensors for tensor in iter_tensors(value)
+        )
+    return kinds not in (("Vmap",), ("Vmap", "Grad"))

@@ -1,0 +1,56 @@
+"""A training state is a value: saved and loaded it is the same, and a run that was killed goes on in the same bits."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import funcnet as fn
+from tests.optim import killed_training
+from tests.optim.killed_training import TARGETS, list_differences, start_run, take_step
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_training_state_comes_back_as_it_was(tmp_path, target):
+    run = take_step(start_run())
+    momentumless = fn.optim.SGD()
+    run |= {
+        "other": momentumless.init(run["params"]),  # entries without a tensor
+        "betas": (0.9, 0.95),
+        "plateau": {"cooldown": None, "is_over": False, "milestones": [1, 2]},
+        "tied": {"a": run["params"]["0"]["weight"]},
+        "half": torch.ones(3, dtype=torch.bfloat16),
+    }
+    fn.checkpoint.save(tmp_path / target, run, **TARGETS[target])
+    restored = fn.checkpoint.load(tmp_path / target).tree(extras=True)
+    assert list_differences(restored, run) == []
+    assert restored["other"] == run["other"]
+    assert restored["tied"]["a"] is restored["params"]["0"]["weight"]
+    for part in ("params", "buffers", "optimizer", "ema"):  # whose order the norm of gradients depends on
+        assert fn.tree.paths(restored[part]) == fn.tree.paths(run[part])
+    assert list_differences(take_step(restored), take_step(run)) == []
+
+
+@pytest.mark.parametrize("rounds", [1, pytest.param(7, marks=pytest.mark.slow)])
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_run_that_is_killed_at_random_moments_ends_with_the_same_bits(tmp_path, rounds):
+    root = Path(fn.__file__).parents[1]
+    command = [sys.executable, "-m", killed_training.__name__, str(tmp_path), str(rounds)]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    process = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    report: dict[str, Any] = json.loads(process.stdout)
+    assert [row["target"] for row in report["rows"]] == [*TARGETS]
+    for row in report["rows"]:
+        assert row["differences"] == [], row
+    if rounds >= 7:  # among so many some come before the end of a part, and some after a step was saved
+        assert sum(row["kills"] for row in report["rows"]) >= rounds
+        assert all(row["steps"] > 0 for row in report["rows"])
+    assert report["left"] == []

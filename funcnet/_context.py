@@ -17,16 +17,19 @@ from funcnet._torch import (
     count_dispatch_modes,
     is_wrapped_by_transform,
     peek_transform,
+    read_forward_mode_state,
     unwrap_once,
     without_transforms,
     wrapping_level,
 )
-from funcnet._torch import (
-    under_forward_mode as under_forward_mode,
-)
 
 
 @assume_constant_result
+def under_forward_mode() -> bool:
+    """Whether the caller differentiates in forward mode, by ``torch.func.jvp`` or ``torch.autograd.forward_ad``."""
+    return read_forward_mode_state("_current_level") >= 0
+
+
 def under_transform() -> bool:
     """Whether the caller runs inside any torch.func transform.
 

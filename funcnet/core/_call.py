@@ -251,7 +251,9 @@ class PreparedNet:
             with KernelInterceptor():
                 return self._run_watched(body, call, params, buffers, has_copies, inputs, kwargs)
         output = self._run_watched(body, call, params, buffers, has_copies, inputs, kwargs)
-        return allow_second_derivatives_within(output) if self.calls_unruled_kernels else output
+        if not self.calls_unruled_kernels or (type(output) is Tensor and output.grad_fn is None):
+            return output  # without a graph there is no derivative to prepare for
+        return allow_second_derivatives_within(output)
 
     def _run_watched(
         self,

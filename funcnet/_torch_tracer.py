@@ -112,7 +112,7 @@ def capture_settings(eager: bool) -> Iterator[None]:
         sizes.patch(use_duck_shape=False, backed_size_oblivious=True),  # type: ignore[attr-defined]
     ):
         get_answers, this_thread = torch_variables.tracing_state_functions, get_ident()
-        start_session = getattr(torch.compiler, "_compile_session_context", nullcontext)  # not before torch 2.13
+        start_session = torch.compiler._compile_session_context
         answers: dict[Any, bool | None] = dict(get_answers())
         if eager:
             for name in ("is_compiling", "is_dynamo_compiling", "is_exporting"):
@@ -162,7 +162,7 @@ def capture_settings(eager: bool) -> Iterator[None]:
             AutogradFunctionVariable.call_apply = follow_function  # type: ignore[method-assign]
             rules.update(rules_before)
             torch_variables.tracing_state_functions = get_answers
-            torch.compiler._compile_session_context = start_session  # type: ignore[assignment]
+            torch.compiler._compile_session_context = start_session
 
 
 def tracer_shape_env() -> Any:

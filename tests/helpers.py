@@ -58,7 +58,7 @@ def assert_identical(left: Any, right: Any, path: str = "") -> None:
         for index, (one, other) in enumerate(zip(left, right, strict=True)):
             assert_identical(one, other, f"{path}[{index}]")
     else:
-        assert left == right, f"{path}: {left!r} against {right!r}"
+        assert left == right or (left != left and right != right), f"{path}: {left!r} against {right!r}"
 
 
 def clone(tree: Any) -> Any:

@@ -29,6 +29,7 @@ from funcnet.compare._target import (
     format_signature,
     parse_target,
 )
+from funcnet.kernels.internals import WrongKernelWatch
 from funcnet.random.internals import preserve_torch_state
 
 LARGEST_SAMPLE_BATCH = 32
@@ -184,7 +185,13 @@ class ModuleComparison:
 
     def _compare_training(self) -> dict[str, float | None]:
         stateful, stateless = self._make_module_side(train=True), self._make_net_side()
-        expected = self._run_module(stateful.step, "training")
+        with WrongKernelWatch() as watch:
+            expected = self._run_module(stateful.step, "training")
+        self._notes += [
+            f"torch's {name} may compute wrong numbers here: {kernel.fault} (funcnet/layers/WRONG_KERNELS.md, "
+            f"{kernel.number}). Write {kernel.remedy}."
+            for name, kernel in watch.faults.items()
+        ]
         actual = self._run_net(stateless.step, "training")
         differences: dict[str, float | None] = {
             "outputs in training mode": self._compare_outputs(expected, actual),

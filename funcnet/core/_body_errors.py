@@ -21,6 +21,7 @@ from funcnet.core._draw_source import call_and_path, describe_view
 from funcnet.core._kinds import ForeignNet
 from funcnet.core._view import EMPTY_TREE, View
 from funcnet.core._wrong_calls import explain_wrong_call, mention_buffers
+from funcnet.kernels.internals import describe_missing_rule
 from funcnet.tree import flatten, join
 
 if TYPE_CHECKING:
@@ -79,6 +80,10 @@ def _explain_where(prepared: PreparedNet, error: Exception) -> Exception:
             f"torch.func know nothing. Switch checkpointing off in the module, or take gradients by "
             f"funcnet.value_and_grad, which is a plain backward pass."
         )
+    missing_rule = describe_missing_rule(error)
+    if missing_rule is not None:
+        message = str(error).strip().partition("\n")[0]
+        return TransformError(f"{title_and_path}: {missing_rule}. Torch says: {message}")
     is_about_dtypes = isinstance(error, RuntimeError) and _ABOUT_DTYPES.search(str(error))
     if is_about_dtypes and (entries := _describe_mixed_dtypes(prepared, view, inputs)):
         got = f"expected one floating dtype, got {inputs_text}; {entries}"

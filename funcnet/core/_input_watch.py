@@ -243,7 +243,10 @@ def name_inputs(inputs: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[tupl
 
 def read_version(tensor: Tensor) -> int:
     """How often a tensor was written to; constant for inference tensors, which do not count."""
-    return -1 if tensor.is_inference() else tensor._version
+    try:
+        return tensor._version
+    except RuntimeError:  # not asked by is_inference, which the compiler cannot trace
+        return -1
 
 
 def copy_inner_state(value: Any) -> object:

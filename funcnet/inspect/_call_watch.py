@@ -25,6 +25,7 @@ from funcnet.inspect._operator_effects import (
     without_work_space,
 )
 from funcnet.inspect._tensor_origins import DRAWN, Names, TensorOrigins, memory_of, tensor_leaves
+from funcnet.kernels.internals import find_wrong_kernel
 from funcnet.random.internals import PythonGenerators
 from funcnet.tree import join
 
@@ -47,6 +48,7 @@ class CallWatch(DispatchMode):
         self.versions = versions
         self.torch_function: Any = None  # the function of torch that user code or a layer called and that runs now
         self.notes: list[str] = []
+        self.reports_wrong_kernels = True  # not for layers of funcnet, whose gradients are right
         self._details: dict[tuple[str, Location], dict[str, None]] = {}
         self._reported_memory: set[tuple[str, Memory | None]] = set()
         self._suspects: list[tuple[Location, str]] = []
@@ -262,6 +264,13 @@ class CallWatch(DispatchMode):
         elif function == SET_DATA:
             self._report_write(args[0], None)
 
+    def report_wrong_kernel(self, function: Any, args: Args, kwargs: Kwargs) -> None:
+        """Report a call of a function of torch that may compute wrong numbers."""
+        kernel = find_wrong_kernel(function, args, kwargs) if self.reports_wrong_kernels else None
+        if kernel is not None:
+            name = self._name_operation().strip("_")
+            self.report_effect("wrong kernel", f"{name}: {kernel.fault} ({kernel.number}): {kernel.remedy}")
+
 
 class TorchFunctionWatch(TorchFunctionMode):
     """A context in which a watch is told which of torch's functions runs."""
@@ -276,6 +285,7 @@ class TorchFunctionWatch(TorchFunctionMode):
         outer, self.watch.torch_function = self.watch.torch_function, func
         try:
             self.watch.report_without_operator(func, args)
+            self.watch.report_wrong_kernel(func, args, kwargs or {})
             return func(*args, **(kwargs or {}))
         finally:
             self.watch.torch_function = outer

@@ -81,6 +81,12 @@ MEANINGS = {
         "no matter",
         "torch.where, a mask that is multiplied, torch.cond, or sizes given as numbers",
     ),
+    "wrong kernel": Meaning(
+        "is right, and differs from a loop over examples",
+        "computes the same",
+        "torch computes wrong numbers in some layouts of memory, or in some derivatives",
+        "see funcnet/layers/WRONG_KERNELS.md; layers of funcnet are right",
+    ),
 }
 """Every kind of effect, in the order in which they are listed."""
 
@@ -91,7 +97,7 @@ class Effect:
 
     Attributes:
         kind: one of "draws", "writes buffer", "keeps state", "differs if repeated", "reaches outside", "mixes
-            examples", "reads outside tensor", "mutates input" and "branches on data".
+            examples", "reads outside tensor", "mutates input", "branches on data" and "wrong kernel".
         path: joined path of the module that has the effect; empty for the root.
         file, line: the innermost line that is neither torch's nor funcnet's: for a stock layer, the line that calls it;
             empty and 0 if there is none.

@@ -44,13 +44,14 @@ def effects(
 ) -> Effects:
     """What a call does besides computing its output, by path and with the line of user code.
 
-    There are nine kinds of effects. A call **draws**; it **writes buffer**; it **keeps state** for the next call (an
+    There are ten kinds of effects. A call **draws**; it **writes buffer**; it **keeps state** for the next call (an
     attribute, a list, a global, an attribute of a class, a default argument, the cache of a function, a parameter or
     submodule that it makes); it **reaches outside** (a clock, a file, the environment, the operating system); or it
     **differs if repeated** with equal inputs and draws, for whatever reason. It **mixes examples** of a batch, **reads
     outside tensor** (a tensor that is not a parameter, buffer or input), **mutates input** (a tensor or a container),
-    or **branches on data**. On these torch.vmap fails, or gives another result than the batch. The printed report says
-    what each kind means, and what to write instead; rows that differ in numbers of layers only are one row there.
+    or **branches on data**. Or it calls a **wrong kernel** of torch's, in a way in which that may show. On these
+    torch.vmap fails, or gives another result than the batch. The printed report says what each kind means, and what to
+    write instead; rows that differ in numbers of layers only are one row there.
 
     The call runs on copies and in the caller's grad mode: once operator by operator, twice on one copy, to see whether
     the second call gives the same, and once or twice line by line, to see which line keeps what was kept. Nothing that
@@ -112,6 +113,7 @@ def effects(
     with torch.no_grad():
         versions = ExampleVersions(_find_batch(args, named, batch_dim))
     watch = CallWatch(module, origins, versions)
+    watch.reports_wrong_kernels = isinstance(model, nn.Module)
     with maker.lend_generators(), repeated_calls.undo_changes():
         try:
             with watch, TorchFunctionWatch(watch):

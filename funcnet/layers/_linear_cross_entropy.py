@@ -22,7 +22,7 @@ from funcnet.layers._loss import Loss, NestedNumbers
 class LinearCrossEntropyLoss(Loss):
     """:class:`CrossEntropyLoss` of the scores that a linear map computes.
 
-    With ``options`` it does not hold all scores at once. It needs torch 2.13 or newer.
+    With ``options`` it does not hold all scores at once.
 
     Args:
         in_features: size I of the last axis of ``input``.
@@ -64,16 +64,11 @@ class LinearCrossEntropyLoss(Loss):
     label_smoothing: float = 0.0
     options: Any = None
 
-    def __post_init__(self) -> None:
-        if not hasattr(nn, "LinearCrossEntropyLoss"):
-            raise NotImplementedError("LinearCrossEntropyLoss needs torch 2.13 or newer.")
-        super().__post_init__()
-
     @classmethod
     def fields_from_module(cls, module: nn.Module) -> dict[str, Any]:
         names = ("num_classes", "reduction", "ignore_index", "label_smoothing", "options")
         fields = {name: getattr(module, name) for name in names} | cls.weights_from_module(module)
-        loss: Any = module  # the class is not there in torch before 2.13
+        loss: Any = module  # a type checker knows no attributes of modules
         return fields | {
             "in_features": loss.linear.in_features,
             "out_features": tuple(loss.out_features),

@@ -163,7 +163,7 @@ class LBFGS(Optimizer):
             ):
                 break
         of_moves = {"d": direction, "t": t, **history.entries(), "prev_flat_grad": old_grad, "prev_loss": old_value}
-        return params, {**counts, **history.scratch(), **of_moves}
+        return params, {**entry, **counts, **history.scratch(), **of_moves}  # names in the order in which they came
 
 
 class _Loss:

@@ -17,7 +17,7 @@ Hyperparameters: TypeAlias = dict[str, Any]
 """Values by the names of torch.optim: ``{"lr": 0.1, "momentum": 0.9}``."""
 
 Scheduler: TypeAlias = Any
-"""A live scheduler of torch: those that chain others have no common class with the rest before torch 2.12."""
+"""A live scheduler of torch."""
 
 
 class HasHyperparameters(Protocol):

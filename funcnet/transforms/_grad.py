@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from funcnet._context import under_forward_mode, under_transform
+from funcnet._errors import FuncnetError, TransformError
 from funcnet._tensors import is_inexact
 from funcnet._torch import AccumulateGrad, is_wrapped_by_transform, pytree
+from funcnet.kernels.internals import describe_missing_rule
 
 A = TypeVar("A")
 P = ParamSpec("P")
@@ -67,10 +69,21 @@ def value_and_grad(
     @wraps(function)
     def compute_value_and_grad(*args: Any, **kwargs: Any) -> Any:
         _check_argnums(argnums, numbers, len(args))
-        if torch.compiler.is_compiling() or _is_nested() or not _plain_backward_suffices(args, kwargs):
+        if torch.compiler.is_compiling():
             result, grads = _compute_by_transform(function, numbers, has_aux, args, kwargs)
         else:
-            result, grads = _compute_by_backward(function, numbers, has_aux, args, kwargs)
+            is_plain = not _is_nested() and _plain_backward_suffices(args, kwargs)
+            compute = _compute_by_backward if is_plain else _compute_by_transform
+            try:
+                result, grads = compute(function, numbers, has_aux, args, kwargs)
+            except RuntimeError as error:
+                missing_rule = None if isinstance(error, FuncnetError) else describe_missing_rule(error)
+                if missing_rule is None:
+                    raise
+                message = str(error).strip().partition("\n")[0]
+                raise TransformError(
+                    f"value_and_grad of {function!r}: {missing_rule}. Torch says: {message}"
+                ) from error
         return result, grads[0] if isinstance(argnums, int) else grads
 
     return compute_value_and_grad

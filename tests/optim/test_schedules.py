@@ -270,8 +270,6 @@ def test_compiled_code_reads_a_table_and_takes_numbers():
     assert torch.vmap(lambda step: table.gather(0, step))(torch.arange(3)).tolist() == [
         schedule(step) for step in range(3)
     ]
-    if torch.__version__ < "2.12":
-        return  # its compiler cannot pass a frozen dataclass to a function whose result is a constant
     constant = torch.compile(lambda x: x * schedule(7), fullgraph=True, backend="aot_eager")
     assert float(constant(torch.tensor(1.0, dtype=torch.float64))) == schedule(7)
 

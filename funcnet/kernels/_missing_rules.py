@@ -1,0 +1,42 @@
+"""What torch's errors about missing derivatives and batching rules mean, and the ways out."""
+
+from __future__ import annotations
+
+import re
+
+_WAYS_OUT = {
+    r"Trying to use forward AD with (?:aten::)?(\S+) that does not support it": (
+        "torch's {} has no rule for forward mode: take gradients (torch.func.vjp for jvp, jacrev for jacfwd, "
+        "jacrev(jacrev) for hessian), or compute it in other operations"
+    ),
+    r"derivative for '?(?:aten::)?(\w+)'? is not implemented": (
+        "torch's {} has no derivative: compute in other operations what it is the gradient of, or take one derivative "
+        "less"
+    ),
+    r"(?:Batching rule not implemented for|do not yet support) (?:aten::)?(\w+)": (
+        "torch's {} has no batching rule: loop over the examples, or compute it in other operations"
+    ),
+    r"vmap over calling (\.item\(\))": (
+        "the code calls {}, which has no single value under vmap: compute on the tensor, by torch.where for a branch, "
+        "or loop over the examples"
+    ),
+    r"attempting to use a Tensor in some data-dependent (control flow)": (
+        "the code has {} that depends on data, which is not one branch for all under vmap: write torch.where, or loop "
+        "over the examples"
+    ),
+}
+
+
+def describe_missing_rule(error: Exception) -> str | None:
+    """A missing rule that an error of torch is about, with the way out; None for any other error.
+
+    >>> describe_missing_rule(RuntimeError("derivative for aten::glu_jvp is not implemented")).split(":")[0]
+    "torch's glu_jvp has no derivative"
+    """
+    if not isinstance(error, RuntimeError):
+        return None
+    for pattern, way_out in _WAYS_OUT.items():
+        match = re.search(pattern, str(error))
+        if match is not None:
+            return way_out.format(match[1].rstrip("."))
+    return None

@@ -33,6 +33,7 @@ def iter_functions(nets: Iterable[Net]) -> Iterator[FunctionType]:
             continue
         visited.add(id(function))
         yield function
+        waiting.append(getattr(function, "__wrapped__", None))
         names = {name for code in iter_code(function) for name in code.co_names}
         named = [function.__globals__[name] for name in names if name in function.__globals__]
         waiting += [value for value in named if getattr(value, "__module__", None) == function.__module__]

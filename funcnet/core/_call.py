@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from funcnet._context import can_read_numbers, under_forward_mode, under_transform, under_vmap
-from funcnet._errors import PurityError, RandomnessError, TreeError, bullet_list
-from funcnet._torch import lazy_clone
+from funcnet._context import can_read_numbers, tensors_are_real, under_forward_mode, under_transform, under_vmap
+from funcnet._errors import RandomnessError, TreeError, bullet_list
+from funcnet._torch import lazy_clone, peek_transform
 from funcnet._typing import Selector, Tree, TreeLike
 from funcnet.core._body_errors import explain_error
-from funcnet.core._body_functions import get_defaults, iter_functions
+from funcnet.core._body_functions import iter_functions
 from funcnet.core._check import Specs, find_tree_misfits, fits_when_compiled, misfit_error, specs_by_tree
 from funcnet.core._draw_source import PASS_RNG, Call, Mode, draw_source
 from funcnet.core._entries import Buffer, Param, has_entries
@@ -23,19 +23,29 @@ from funcnet.core._facts import iter_bodies
 from funcnet.core._global_draws import GlobalDrawGuard
 from funcnet.core._input_watch import (
     InputWatch,
+    iter_mutable_defaults,
     name_inputs,
     read_version,
     run_and_compare_when_compiled,
     write_error,
 )
 from funcnet.core._kinds import ForeignNet
+from funcnet.core._shown_writes import shows_writes
 from funcnet.core._ties import drop_aliases, link_buffers, resolve_aliases
+from funcnet.core._tree_watch import (
+    buffers_write_error,
+    compile_reader,
+    copy_tree,
+    iter_writable_buffers,
+    params_write_error,
+    read_states,
+)
 from funcnet.core._view import EMPTY_TREE
 from funcnet.core._view_classes import make_view_opener, view_class_of
 from funcnet.core._wrong_calls import SWALLOWED_ARGUMENTS, refuse_swallowed_arguments
 from funcnet.kernels.internals import KernelInterceptor, allow_second_derivatives_within, kernels_lack_rules
 from funcnet.random.internals import DrawInterceptor, RngArgument, as_rng
-from funcnet.tree import flatten, join, select, unflatten
+from funcnet.tree import flatten, select, unflatten
 from funcnet.tree.internals import describe_unmatched
 
 if TYPE_CHECKING:
@@ -53,8 +63,6 @@ class PreparedNet:
         self.open_view = make_view_opener(net)
         self.specs = specs_by_tree(net)
         self.has_buffers = has_entries(net, Buffer)
-        writable_paths = [path for path in _iter_writable_buffers(net) if path not in net.aliases]
-        self.writable = unflatten(dict.fromkeys(writable_paths, True))
         self.aliases_by_kind: dict[type, dict[str, str]] = {
             kind: {alias: owner for alias, owner in net.aliases.items() if isinstance(net._all_entries[alias], kind)}
             for kind in (Param, Buffer)
@@ -70,10 +78,32 @@ class PreparedNet:
         self.draws_in_training = self.drawing_paths(True)  # not cached: torch.compile cannot enter such a lock
         self.checked_trees: CheckedTrees | None = None
         self.global_draw_guard = GlobalDrawGuard(net)
-        self.compared_modes: set[tuple[Any, bool]] = set()  # in which params were compared before and after a call
+        self.functions = list(iter_functions(body for _, body in iter_bodies(net)))
+        self.modes_seen: set[tuple[Any, bool]] = set()  # in which params were compared before and after a call
+        # whether a method's code shows writes to tensors of the trees; here, because the compiler cannot trace the look
+        self.methods_that_write = {"forward": not self.is_trusted and shows_writes(self.functions, "forward", False)}
+        self.writes_to_locals = not self.is_trusted and shows_writes(self.functions, "forward", True)
+        self.read_params = compile_reader([] if self.is_trusted else list(self.specs["params"]))
+        self._set_writable(self.methods_that_write["forward"])
         self.copies_inputs = isinstance(net, ForeignNet)  # so nothing that the caller gave can be written to
-        self.mutable_defaults = list(_iter_mutable_defaults(net))
+        self.mutable_defaults = list(iter_mutable_defaults(self.functions))
         self.scratch: set[str] = set()  # paths of params that a foreign forward in eval mode writes to: it gets copies
+
+    def _set_writable(self, below_bodies: bool) -> None:
+        """Let calls copy the buffers of bodies that may write to their own; or all below such bodies too."""
+        net = self.net
+        own = [path for path in iter_writable_buffers(net, below_bodies) if path not in net.aliases]
+        below = [path for path in iter_writable_buffers(net, True) if path not in net.aliases]
+        self.writable = unflatten(dict.fromkeys(own, True))
+        self.watched_buffers = [path for path in below if path not in set(own)]  # those of trusted parts
+        self.read_buffers = compile_reader(self.watched_buffers)
+        self.copies_all = below_bodies
+
+    def _shows_writes(self, method: str) -> bool:
+        """Whether the code of a method shows writes to tensors that it finds in the trees."""
+        if method not in self.methods_that_write and not torch.compiler.is_compiling():
+            self.methods_that_write[method] = shows_writes(self.functions, method, False)
+        return self.methods_that_write.get(method, False)
 
     def drawing_paths(self, train: Mode) -> list[str]:
         """Paths of the bodies that draw in this mode."""
@@ -148,9 +178,18 @@ class PreparedNet:
         call = _EVAL if mode is False and rng is None else Call(mode, as_rng(rng))
         aliases = self.aliases_by_kind[Param]
         full_params = resolve_aliases(params, aliases) if aliases else params
-        compares = self._compares_params(call)
-        if compares or self.scratch:
-            full_params = self._with_copies(full_params, compares)
+        watches = not self.is_trusted or method != "forward"
+        if method != "forward" and not self.copies_all and self._shows_writes(method):
+            self._set_writable(True)
+        has_copies = watches and tensors_are_real() and (self.copies_all or not self._has_seen(call))
+        if torch.compiler.is_compiling():
+            if self.copies_all and not self.copies_inputs:
+                full_params = copy_tree(full_params)
+            if self.writes_to_locals and not self.copies_inputs:
+                inputs = tuple(value.clone() if isinstance(value, Tensor) else value for value in inputs)
+                kwargs = {key: value.clone() if isinstance(value, Tensor) else value for key, value in kwargs.items()}
+        elif has_copies or self.scratch:
+            full_params = self._with_copies(full_params, has_copies)
         call_buffers = self._make_call_buffers(buffers) if self.has_buffers else {}
         try:
             view = self.open_view(self.view_class, full_params, call_buffers, call)  # type: ignore[arg-type]
@@ -162,9 +201,9 @@ class PreparedNet:
                 if call is not _EVAL:
                     call.interceptor = interceptor
                 with interceptor:
-                    output = self._run_untrusted(body, call, full_params, compares, inputs, kwargs)
-            elif not self.is_trusted or method != "forward":
-                output = self._run_untrusted(body, call, full_params, compares, inputs, kwargs)
+                    output = self._run_untrusted(body, call, full_params, call_buffers, has_copies, inputs, kwargs)
+            elif watches:
+                output = self._run_untrusted(body, call, full_params, call_buffers, has_copies, inputs, kwargs)
             else:
                 output = view(*inputs, **kwargs)
         except Exception as error:
@@ -181,17 +220,18 @@ class PreparedNet:
             call.closed = True
         return output, drop_aliases(call_buffers, buffers) if self.aliases_by_kind[Buffer] else call_buffers
 
-    def _compares_params(self, call: Call) -> bool:
-        """Whether a call is the first of its mode, which looks for writes to params; there may be thousands of them."""
-        return not self.is_trusted and _mode_key(call) not in self.compared_modes and can_read_numbers()
+    def _has_seen(self, call: Call) -> bool:
+        """Whether a call of this mode was seen to write to no params, so that the next need no copies of them."""
+        return _mode_key(call) in self.modes_seen or not can_read_numbers()
 
     def _with_copies(self, params: TreeLike, copies_all: bool) -> Tree:
         """The params with lazy copies of those that the body writes to, or of all while it is not known to which."""
         copies: dict[int, Tensor] = {}  # a tied tensor stays one
         flat = flatten(params)
+        copy_tensor = lazy_clone if can_read_numbers() else Tensor.clone
         for path, tensor in flat.items():
             if copies_all or path in self.scratch:
-                flat[path] = copies.setdefault(id(tensor), lazy_clone(tensor))
+                flat[path] = copies.setdefault(id(tensor), copy_tensor(tensor))
         return unflatten(flat)
 
     def _run_untrusted(
@@ -199,32 +239,34 @@ class PreparedNet:
         body: Callable[..., Any],
         call: Call,
         params: TreeLike,
-        compares_params: bool,
+        buffers: TreeLike,
+        has_copies: bool,
         inputs: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
         """Run a body that funcnet did not write; the kernels it calls have the rules that funcnet's layers have."""
-        watched_params = params if compares_params else None
         if (under_transform() or under_forward_mode()) and (
             kernels_lack_rules((params, inputs, kwargs)) or (self.has_recurrent_kernels and under_vmap())
         ):
             with KernelInterceptor():
-                return self._run_watched(body, call, watched_params, inputs, kwargs)
-        output = self._run_watched(body, call, watched_params, inputs, kwargs)
+                return self._run_watched(body, call, params, buffers, has_copies, inputs, kwargs)
+        output = self._run_watched(body, call, params, buffers, has_copies, inputs, kwargs)
         return allow_second_derivatives_within(output) if self.calls_unruled_kernels else output
 
     def _run_watched(
         self,
         body: Callable[..., Any],
         call: Call,
-        params: TreeLike | None,
+        params: TreeLike,
+        buffers: TreeLike,
+        has_copies: bool,
         inputs: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
         """Run a body that funcnet did not write, and notice by version counters if it wrote to its arguments.
 
-        Inputs are compared in every call, params only if they are passed here. If a foreign forward in eval mode writes
-        to its params (some scale their weights once, and remember that they did), it is left alone: it has copies.
+        If a foreign forward in eval mode writes to its params (some scale their weights once, and remember that they
+        did), it is left alone: it has copies.
         """
         if torch.compiler.is_compiling():
             if self.copies_inputs or all(isinstance(value, Tensor) for value in (*inputs, *kwargs.values())):
@@ -239,23 +281,24 @@ class PreparedNet:
                 version = read_version(inputs[0])
             else:
                 watch = InputWatch(name_inputs(inputs, kwargs))
-        flat_params = {} if params is None else flatten(params)
-        param_versions = [read_version(tensor) for tensor in flat_params.values()]
+        watched = [*self.read_params(params), *self.read_buffers(buffers)] if tensors_are_real() else []
+        states = _read_states(watched, has_copies)
         output = body(*inputs, **kwargs) if watch is None else watch.run_watched(self.net.title(), body, inputs, kwargs)
         if version is not None and read_version(inputs[0]) != version:
             raise write_error(self.net.title(), ["input 0"])
-        if params is not None:
-            new_versions = map(read_version, flat_params.values())
-            paths = [
-                path for path, old, new in zip(flat_params, param_versions, new_versions, strict=True) if old != new
-            ]
-            if paths and (call.train is not False or not all(map(self._is_read_as_tree, paths))):
-                which = ", ".join(f"params {path!r}" for path in paths)
-                raise PurityError(
-                    f"the body writes in place to {which}, and a call returns no new params; none is changed. Compute "
-                    f"what it wrote outside of the call, from the params and the output, or hold it in a buffer."
-                )
-            self.compared_modes.add(_mode_key(call))
+        new_states = _read_states(watched, has_copies)
+        names = [*self.specs["params"], *self.watched_buffers] if new_states != states else []
+        paths = [path for path, old, new in zip(names, states, new_states, strict=False) if old != new]
+        if buffer_paths := [path for path in paths if path in self.specs["buffers"]]:
+            self._set_writable(True)
+            raise buffers_write_error(buffer_paths)
+        changed = [] if has_copies else [path for path in paths if path not in self.scratch]
+        if changed or (paths and (call.train is not False or not all(map(self._is_read_as_tree, paths)))):
+            if changed:
+                self._set_writable(True)
+            raise params_write_error(paths, bool(changed))
+        if has_copies:
+            self.modes_seen.add(_mode_key(call))
             self.scratch.update(paths)
         return output
 
@@ -305,30 +348,19 @@ class PreparedNet:
             raise RandomnessError(f"rng is None and random numbers are drawn at {names}. {PASS_RNG}")
 
 
+def _read_states(tensors: list[Tensor], reads_storages: bool) -> list[Any]:
+    """What shows later that somebody wrote to a tensor; with storages, also that somebody assigned to its data."""
+    if not reads_storages and peek_transform() is None:
+        try:
+            return [tensor._version for tensor in tensors]
+        except RuntimeError:  # an inference tensor
+            pass
+    return read_states(tensors)
+
+
 def _mode_key(call: Call) -> tuple[bool | None, bool]:
     """The mode of a call as far as it decides which code runs: training, eval or by path; and with or without rng."""
     return call.train if isinstance(call.train, bool) else None, call.rng is None
-
-
-def _iter_mutable_defaults(net: Net) -> Iterator[tuple[str, Any]]:
-    """Defaults of arguments that a body could write to, with their names: all calls of the function share them."""
-    for function in iter_functions(body for _, body in iter_bodies(net)):
-        for name, value in get_defaults(function).items():
-            named = [(f"the default of {name!r} in {function.__qualname__}", value)]
-            if not isinstance(value, Tensor) and not InputWatch(named).is_empty:
-                yield named[0]
-
-
-def _iter_writable_buffers(net: Net, prefix: str = "", in_tree_reader: bool = False) -> Iterator[str]:
-    """Paths of the buffers that a body not written by funcnet may write to in place, as ``p.steps += 1`` does."""
-    facts = net._facts
-    if facts.one_piece:
-        return
-    for name, spec in net._own_entries.items():
-        if isinstance(spec, Buffer) and (in_tree_reader or not facts.is_trusted):
-            yield join(prefix, name)
-    for name, child in net._children.items():
-        yield from _iter_writable_buffers(child, join(prefix, name), in_tree_reader or facts.reads_trees)
 
 
 def _copy_buffers(tree: TreeLike, writable: TreeLike) -> Tree:

@@ -12,14 +12,17 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
 from functools import cached_property
+from types import FunctionType
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from funcnet._context import unwrap_transforms
 from funcnet._errors import PurityError
 from funcnet._reachable import ATOM_CLASSES, slot_names
 from funcnet._tensors import is_tensordict
+from funcnet.core._body_functions import get_defaults
 from funcnet.core._net import Net
 from funcnet.random.internals import GeneratorStates
 
@@ -243,6 +246,8 @@ def name_inputs(inputs: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[tupl
 
 def read_version(tensor: Tensor) -> int:
     """How often a tensor was written to; constant for inference tensors, which do not count."""
+    if not torch.compiler.is_compiling():
+        tensor = unwrap_transforms(tensor)  # a batch has the version of the tensor that it is a view of
     try:
         return tensor._version
     except RuntimeError:  # not asked by is_inference, which the compiler cannot trace
@@ -259,6 +264,15 @@ def copy_inner_state(value: Any) -> object:
     if isinstance(value, (bytearray, memoryview)) or hasattr(value, "__array_interface__"):
         return bytes(value) if isinstance(value, bytearray) else value.tobytes()
     return None
+
+
+def iter_mutable_defaults(functions: list[FunctionType]) -> Iterator[tuple[str, Any]]:
+    """Defaults of arguments that a body could write to, with their names: all calls of the function share them."""
+    for function in functions:
+        for name, value in get_defaults(function).items():
+            named = [(f"the default of {name!r} in {function.__qualname__}", value)]
+            if not isinstance(value, Tensor) and not InputWatch(named).is_empty:
+                yield named[0]
 
 
 # --- in compiled code ---

@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from inspect import CO_VARARGS
+from operator import attrgetter
 from types import CodeType
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ import torch
 
 from funcnet._context import under_transform
 from funcnet._errors import FuncnetError, ShapeError, TransformError
+from funcnet._tensors import is_inexact, iter_tensors
 from funcnet._typing import TreeLike
 from funcnet.core._check import find_tree_misfits, misfit_error
 from funcnet.core._draw_source import call_and_path, describe_view
@@ -20,7 +22,7 @@ from funcnet.core._kinds import ForeignNet
 from funcnet.core._view import EMPTY_TREE, View
 from funcnet.core._wrong_calls import explain_wrong_call, mention_buffers
 from funcnet.kernels.internals import describe_missing_rule
-from funcnet.tree import join
+from funcnet.tree import flatten, join
 
 if TYPE_CHECKING:
     from funcnet.core._call import PreparedNet
@@ -82,6 +84,10 @@ def _explain_where(prepared: PreparedNet, error: Exception) -> Exception:
     if missing_rule is not None:
         message = str(error).strip().partition("\n")[0]
         return TransformError(f"{title_and_path}: {missing_rule}. Torch says: {message}")
+    is_about_dtypes = isinstance(error, RuntimeError) and _ABOUT_DTYPES.search(str(error))
+    if is_about_dtypes and (entries := _describe_mixed_dtypes(prepared, view, inputs)):
+        got = f"expected one floating dtype, got {inputs_text}; {entries}"
+        return ShapeError(f"{title_and_path}: {got}. {_message_as_sentence(error)}")
     is_about_transform = under_transform() and _ABOUT_TRANSFORMS.search(str(error))  # what torch cannot transform
     if expects is not None and isinstance(error, _ERRORS_OF_INPUTS) and not is_about_transform:
         error_type = TypeError if isinstance(error, (TypeError, AttributeError)) else ShapeError
@@ -93,6 +99,39 @@ def _explain_where(prepared: PreparedNet, error: Exception) -> Exception:
     return error
 
 
+def _describe_mixed_dtypes(prepared: PreparedNet, view: View, inputs: Mapping[str, Any]) -> str | None:
+    """The params and buffers of a body by their dtypes, if these and its inputs are of several floating dtypes."""
+    path = call_and_path(view)[1]
+    prefix = f"{path}." if path else ""
+    tensors: dict[str, object] = {}
+    for tree in ("params", "buffers"):
+        for entry in prepared.specs.get(tree, ()):
+            if entry.startswith(prefix):
+                tensors[f"{tree} {entry!r}"] = _read_entry(view, tree, entry.removeprefix(prefix))
+    names_by_dtype: dict[torch.dtype, list[str]] = {}
+    for name, tensor in tensors.items():
+        if isinstance(tensor, torch.Tensor) and is_inexact(tensor):
+            names_by_dtype.setdefault(tensor.dtype, []).append(name)
+    input_dtypes = {tensor.dtype for tensor in iter_tensors(dict(inputs)) if is_inexact(tensor)}
+    if len(names_by_dtype.keys() | input_dtypes) < 2:
+        return None
+    groups = []
+    for dtype, names in names_by_dtype.items():
+        more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+        verb = "is" if len(names) == 1 else "are"
+        groups.append(f"{', '.join(names[:4])}{more} {verb} {str(dtype).removeprefix('torch.')}")
+    return "; ".join(groups)
+
+
+def _read_entry(view: View, tree: str, path: str) -> object:
+    """The value at a path of the params or buffers that a view was made of; None if the view cannot tell."""
+    try:
+        return attrgetter(path)(view)
+    except AttributeError:
+        return flatten(getattr(view, f"_{tree}", EMPTY_TREE)).get(path)
+
+
+_ABOUT_DTYPES = re.compile(r"dtype|scalar type|[Tt]ype \(|weights are torch")
 _ABOUT_TRANSFORMS = re.compile(
     r"vmap|batch|functorch|torch\.func|forward AD|derivative|data-dependent|item\(\)|not implemented"
 )

@@ -234,3 +234,24 @@ def test_a_module_that_contains_itself_is_told_by_its_two_paths(function):
         function(module)
     twice = nn.Linear(3, 3)  # which a module at two places does not
     assert fn.from_module(nn.Sequential(twice, nn.ReLU(), twice))[0].aliases
+
+
+@pytest.mark.parametrize("dtype", [torch.half, torch.double, torch.complex64])
+def test_mixed_dtypes_are_told_by_entry(dtype):
+    for net in (fn.Sequential(fn.Linear(3, 2)), fn.from_module(nn.Sequential(nn.Linear(3, 2)))[0]):
+        params, _ = net.init(0)
+        params["0"]["weight"] = params["0"]["weight"].to(dtype)
+        with pytest.raises(fn.ShapeError) as caught:
+            net(params, torch.ones(2, 3))
+        name = str(dtype).removeprefix("torch.")
+        assert "expected one floating dtype, got input" in str(caught.value)
+        assert f"(2, 3) float32; params '0.weight' is {name}; params '0.bias' is float32." in str(caught.value)
+
+
+def test_params_of_another_dtype_than_buffers_are_told():
+    net = fn.BatchNorm1d(3)
+    params, buffers = net.init(0)
+    params = fn.tree.map(torch.Tensor.double, params)
+    message = "params 'weight', params 'bias' are float64; buffers 'running_mean', buffers 'running_var' are float32"
+    with pytest.raises(fn.ShapeError, match=message):
+        net.apply(params, buffers, torch.ones(2, 3).double(), train=True)

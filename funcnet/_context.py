@@ -24,12 +24,12 @@ from funcnet._torch import (
 )
 
 
-@assume_constant_result
 def under_forward_mode() -> bool:
     """Whether the caller differentiates in forward mode, by ``torch.func.jvp`` or ``torch.autograd.forward_ad``."""
     return read_forward_mode_state("_current_level") >= 0
 
 
+@assume_constant_result
 def under_transform() -> bool:
     """Whether the caller runs inside any torch.func transform.
 

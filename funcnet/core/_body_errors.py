@@ -195,7 +195,7 @@ def _is_data(value: object) -> bool:
 def describe_input(value: object) -> str:
     """A value in a few words: for a tensor its shape and dtype.
 
-    >>> describe_value(torch.ones(2, 3)), describe_value((torch.ones(1), None))
+    >>> describe_input(torch.ones(2, 3)), describe_input((torch.ones(1), None))
     ('(2, 3) float32', '((1,) float32, None)')
     """
     if isinstance(value, torch.Tensor) and value.is_nested:

@@ -251,7 +251,7 @@ class PreparedNet:
             with KernelInterceptor():
                 return self._run_watched(body, call, params, buffers, has_copies, inputs, kwargs)
         output = self._run_watched(body, call, params, buffers, has_copies, inputs, kwargs)
-        if not self.calls_unruled_kernels or (type(output) is Tensor and output.grad_fn is None):
+        if not self.calls_unruled_kernels or (type(output) is Tensor and not output.requires_grad):
             return output  # without a graph there is no derivative to prepare for
         return allow_second_derivatives_within(output)
 

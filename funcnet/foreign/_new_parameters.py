@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -28,9 +29,13 @@ def refuse_new_parameters(module: nn.Module) -> None:
 
 def _make_refusal(module: nn.Module, path: str, submodule: nn.Module) -> Callable[[str, Any], None]:
     title = type(module).__name__
+    reference = weakref.ref(submodule)  # the submodule holds this function; a cycle would keep copies alive
 
     def register_parameter(name: str, param: Any) -> None:
-        old = submodule._parameters.get(name)
+        owner = reference()
+        if owner is None:
+            return
+        old = owner._parameters.get(name)
         if old is None and isinstance(param, Tensor) and param.requires_grad:
             raise _new_params_error(title, [join(path, name)])
         if old is not None and torch.is_grad_enabled() and (old.requires_grad or is_wrapped_by_transform(old)):
@@ -39,7 +44,7 @@ def _make_refusal(module: nn.Module, path: str, submodule: nn.Module) -> Callabl
                 f"params gets no gradient. Compute with a tensor instead: F.linear(x, self.weight.clamp(0)), or "
                 f"torch.nn.utils.parametrize."
             )
-        nn.Module.register_parameter(submodule, name, param)
+        nn.Module.register_parameter(owner, name, param)
 
     return register_parameter
 

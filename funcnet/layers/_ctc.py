@@ -31,6 +31,7 @@ class CTCLoss(Loss):
         classes that do not fit. As with the kernel, ``exp(log_probs)`` is added to the gradient, which has no effect
         after a log_softmax.
 
+    >>> import torch
     >>> log_probs = torch.full((3, 1, 2), 0.5).log()
     >>> CTCLoss()({}, log_probs, torch.tensor([[1]]), (3,), (1,))
     tensor(0.2877)

@@ -28,6 +28,7 @@ class HingeEmbeddingLoss(Loss):
     Shape:  input (*), target (*) of 1 and -1 -> y (), or (*) where not reduced.
     Source: torch.nn.functional.hinge_embedding_loss.
 
+    >>> import torch
     >>> HingeEmbeddingLoss()({}, torch.tensor([0.5, 0.25]), torch.tensor([1, -1]))
     tensor(0.6250)
     """
@@ -56,6 +57,7 @@ class CosineEmbeddingLoss(Loss):
     Shape:  input1, input2 (N, D) or (D,), target (N,) or () of 1 and -1 -> y (), or as target where not reduced.
     Source: torch.nn.functional.cosine_embedding_loss.
 
+    >>> import torch
     >>> CosineEmbeddingLoss()({}, torch.tensor([1.0, 0.0]), torch.tensor([3.0, 4.0]), torch.tensor(1))
     tensor(0.4000)
     """
@@ -84,6 +86,7 @@ class MarginRankingLoss(Loss):
     Shape:  input1, input2, target (*) of as many axes -> y (), or (*) where not reduced.
     Source: torch.nn.functional.margin_ranking_loss.
 
+    >>> import torch
     >>> MarginRankingLoss()({}, torch.tensor([1.0, 1.0]), torch.tensor([3.0, 0.0]), torch.tensor([1, 1]))
     tensor(1.)
     """
@@ -121,6 +124,7 @@ class MultiMarginLoss(Loss):
     Source: torch.nn.functional.multi_margin_loss. Its kernel has no vmap, jvp or second derivative, and torch.compile
         gives its result another shape: under these the formula above is computed.
 
+    >>> import torch
     >>> MultiMarginLoss()({}, torch.tensor([[0.0, 2.0, 0.5]]), torch.tensor([1]))
     tensor(0.)
     """
@@ -153,6 +157,7 @@ class MultiLabelMarginLoss(PlainLoss):
         torch.compile computes other numbers (it also counts classes that follow -1): under these all pairs of classes
         are compared, which takes C times the memory.
 
+    >>> import torch
     >>> MultiLabelMarginLoss()({}, torch.tensor([0.25, 0.5, 0.0]), torch.tensor([1, -1, 0]))
     tensor(0.4167)
     """

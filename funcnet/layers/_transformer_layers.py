@@ -78,6 +78,9 @@ class _TransformerLayer(Layer):
     def fields_from_children(cls, children: Mapping[str, Net]) -> Mapping[str, Any]:
         return {"activation": children["activation"]} if "activation" in children else {}
 
+    def list_unread_attributes(self) -> frozenset[str]:
+        return frozenset({"activation_relu_or_gelu"})  # chooses the fused kernel for inference, which a net never uses
+
     def calls_unknown_code(self) -> bool:
         return self.activation not in (F.relu, F.gelu) and not isinstance(self.activation, Net)
 

@@ -97,7 +97,7 @@ def _have_equal_starts(carried: dict[int, int], first: RoutineCall) -> bool:
 def _split_at_number(path: str, next_path: str) -> tuple[str, int, str] | None:
     """Split a path at its one number, if that number is one larger in the next path: (before, number, after).
 
-    >>> _numbered_place("steps.0.fc", "steps.1.fc")
+    >>> _split_at_number("steps.0.fc", "steps.1.fc")
     ('steps', 0, 'fc')
     """
     left, right = path.split("."), next_path.split(".")

@@ -176,7 +176,7 @@ def is_value(name: str) -> bool:
 def split_slot(name: str) -> tuple[str, str] | None:
     """The kind and path of a slot; None for any other name.
 
-    >>> split_place("params:fc.weight"), split_place("%new:fc")
+    >>> split_slot("params:fc.weight"), split_slot("%new:fc")
     (('params', 'fc.weight'), None)
     """
     kind, colon, path = name.partition(":")

@@ -138,7 +138,7 @@ def test_the_report_of_a_module():
 
 def test_what_cannot_be_measured_is_said():
     text = words(run("compare", f"{ZOO}:Branches", "-i", "f32[3,4]").stdout)
-    assert "Gradients of single samples by vmap: not here, as RuntimeError" in text
+    assert "Gradients of single samples by vmap: not here, as TransformError" in text
 
 
 def test_json_of_a_module():

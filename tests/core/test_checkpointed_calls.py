@@ -29,6 +29,7 @@ def collect_cycles(step) -> list[object]:
     """The objects that three runs of a step leave in cycles, after one that fills caches."""
     step()
     gc.collect()
+    gc.freeze()  # what other tests left may fall apart while the steps run, and is not theirs
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -40,6 +41,7 @@ def collect_cycles(step) -> list[object]:
     finally:
         gc.set_debug(0)
         gc.garbage.clear()
+        gc.unfreeze()
         if was_enabled:
             gc.enable()
 

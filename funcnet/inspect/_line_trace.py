@@ -5,6 +5,7 @@ Python's own hooks are used, ``sys.settrace`` and ``sys.setprofile``, for the th
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import sys
@@ -53,8 +54,11 @@ class LineTrace:
         self._running: list[str] = []
         self._location = Location("", "", 0)
         self._hooks: tuple[Any, Any] = (None, None)
+        self._collects_garbage = True
 
     def __enter__(self) -> Self:
+        self._collects_garbage = gc.isenabled()
+        gc.disable()  # what finalizers of other objects do, such as removing files, is not asked by the call
         self._hooks = sys.gettrace(), sys.getprofile()
         sys.settrace(self._on_call)
         sys.setprofile(self._on_profile)
@@ -63,6 +67,8 @@ class LineTrace:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         sys.settrace(self._hooks[0])
         sys.setprofile(self._hooks[1])
+        if self._collects_garbage:
+            gc.enable()
         self._note_changes()
 
     @property

@@ -11,9 +11,9 @@ from torch import Tensor
 from funcnet._torch import fused_adam, fused_adamw
 from funcnet._typing import Tree
 from funcnet.optim._fused import Columns, FusedOptimizer
-from funcnet.optim._scalars import is_zero
+from funcnet.optim._moments import decay_weights, update_moments
 from funcnet.optim._state_entries import zero_step, zeros_like
-from funcnet.optim._update_operations import Memory, add, addcdiv, addcmul, as_dtype_of, as_real, lerp, maximum
+from funcnet.optim._update_operations import Memory, addcdiv, as_dtype_of, as_real, maximum
 
 Betas: TypeAlias = "tuple[float | Tensor, float | Tensor]"
 
@@ -48,19 +48,12 @@ class _AdamFamily(FusedOptimizer):
     def _update(self, memory: Memory, param: Tensor, grad: Tensor, entry: Tree) -> tuple[Tensor, Tree]:
         count, step = memory.next_step(entry["step"])
         beta1, beta2 = self.betas
-        shrinks = False
         old_param = param
         if self.maximize:
             grad = -grad
-        if not is_zero(self.weight_decay):
-            if self._decays_param():
-                param, shrinks = memory.mul(param, 1 - self.lr * self.weight_decay, over=memory.donates), True
-            else:
-                grad = add(grad, param, self.weight_decay)
+        param, grad, shrinks = decay_weights(memory, param, grad, self.lr, self.weight_decay, self._decays_param())
         grad = as_real(grad)
-        exp_avg = lerp(as_real(entry["exp_avg"]), grad, 1 - beta1, over=memory.donates)
-        exp_avg_sq = memory.mul(as_real(entry["exp_avg_sq"]), beta2, over=memory.donates)
-        exp_avg_sq = addcmul(exp_avg_sq, grad, grad, 1 - beta2, over=memory.reuses)
+        exp_avg, exp_avg_sq = update_moments(memory, entry, grad, beta1, beta2)
         changes = {"step": step, "exp_avg": as_dtype_of(exp_avg, param), "exp_avg_sq": as_dtype_of(exp_avg_sq, param)}
         step_size = self.lr / (1 - beta1**count)
         largest = exp_avg_sq

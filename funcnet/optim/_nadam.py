@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from funcnet._typing import Tree
+from funcnet.optim._moments import decay_weights, update_moments
 from funcnet.optim._optimizer import Optimizer
-from funcnet.optim._scalars import as_scalar, is_zero
+from funcnet.optim._scalars import as_scalar
 from funcnet.optim._state_entries import zero_step, zeros_like
-from funcnet.optim._update_operations import Memory, add, addcdiv, addcmul, as_dtype_of, as_real, lerp
+from funcnet.optim._update_operations import Memory, addcdiv, as_dtype_of, as_real
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -70,22 +71,18 @@ class NAdam(Optimizer):
     def _update(self, memory: Memory, param: Tensor, grad: Tensor, entry: Tree) -> tuple[Tensor, Tree]:
         count, step = memory.next_step(entry["step"])
         beta1, beta2 = self.betas
-        old_param, param, shrinks = param, as_real(param), False
+        old_param, param = param, as_real(param)
         if self.maximize:
             grad = -grad
         grad = as_real(grad)
-        if not is_zero(self.weight_decay):
-            if self.decoupled_weight_decay:
-                param, shrinks = memory.mul(param, 1 - self.lr * self.weight_decay, over=memory.donates), True
-            else:
-                grad = add(grad, param, self.weight_decay)
+        param, grad, shrinks = decay_weights(
+            memory, param, grad, self.lr, self.weight_decay, self.decoupled_weight_decay
+        )
         mu = beta1 * (1.0 - 0.5 * (0.96 ** (count * self.momentum_decay)))
         next_mu = beta1 * (1.0 - 0.5 * (0.96 ** ((count + 1) * self.momentum_decay)))
         mu_product = memory.mul(entry["mu_product"], mu, over=memory.donates)
         product = as_scalar(mu_product)
-        exp_avg = lerp(as_real(entry["exp_avg"]), grad, 1 - beta1, over=memory.donates)
-        exp_avg_sq = memory.mul(as_real(entry["exp_avg_sq"]), beta2, over=memory.donates)
-        exp_avg_sq = addcmul(exp_avg_sq, grad, grad, 1 - beta2, over=memory.reuses)
+        exp_avg, exp_avg_sq = update_moments(memory, entry, grad, beta1, beta2)
         mean_square = memory.div(exp_avg_sq, 1 - beta2**count)
         scale = memory.add_scalar(memory.sqrt(mean_square, over=memory.reuses), self.eps, over=memory.reuses)
         param = addcdiv(

@@ -67,18 +67,19 @@ class PreparedNet:
             kind: {alias: owner for alias, owner in net.aliases.items() if isinstance(net._all_entries[alias], kind)}
             for kind in (Param, Buffer)
         }
-        bodies = [body for _, body in iter_bodies(net)]
+        bodies_by_path = dict(iter_bodies(net))
+        bodies = list(bodies_by_path.values())
         self.has_recurrent_kernels = any(isinstance(body, ForeignNet) and body.is_recurrent() for body in bodies)
         self.calls_unruled_kernels = any(body._facts.calls_unruled_kernels for body in bodies)
         self.nets_by_path = dict(net.named_nets())
-        self.facts = {path: body._facts for path, body in iter_bodies(net)}
+        self.facts = {path: body._facts for path, body in bodies_by_path.items()}
         self.draws_from_views_only = all(facts.draws_from_view_only for facts in self.facts.values())
         self.is_trusted = all(facts.is_trusted for facts in self.facts.values())
         self.draws_in_eval = self.drawing_paths(False)
         self.draws_in_training = self.drawing_paths(True)  # not cached: torch.compile cannot enter such a lock
         self.checked_trees: CheckedTrees | None = None
         self.global_draw_guard = GlobalDrawGuard(net)
-        self.functions = list(iter_functions(body for _, body in iter_bodies(net)))
+        self.functions = list(iter_functions(bodies))
         self.modes_seen: set[tuple[Any, bool]] = set()  # in which params were compared before and after a call
         # whether a method's code shows writes to tensors of the trees; here, because the compiler cannot trace the look
         self.methods_that_write = {"forward": not self.is_trusted and shows_writes(self.functions, "forward", False)}
@@ -306,8 +307,11 @@ class PreparedNet:
 
     def _is_read_as_tree(self, path: str) -> bool:
         """Whether the tensor at a path belongs to a body that finds its tensors in the dicts of the call."""
-        nets = [net for net_path, net in self.net.named_nets() if not net_path or path.startswith(f"{net_path}.")]
-        return any(net._facts.reads_trees for net in nets)
+        return any(
+            net._facts.reads_trees
+            for net_path, net in self.nets_by_path.items()
+            if not net_path or path.startswith(f"{net_path}.")
+        )
 
     def _make_call_buffers(self, buffers: TreeLike) -> Tree:
         """The tree that a call records new buffers in: new dicts, and new tensors where a body may write in place."""
@@ -317,7 +321,7 @@ class PreparedNet:
 
     def _select_mode(self, train: Selector) -> Callable[[str], bool]:
         """The mode by path, from a selector of the paths in training mode; a pattern that matches none is refused."""
-        problems = describe_unmatched(train, [path for path, _ in self.net.named_nets()])
+        problems = describe_unmatched(train, list(self.nets_by_path))
         if problems:
             raise TreeError(f"train={train!r} does not fit the nets of {self.net.title()}:{bullet_list(problems)}")
         return select(train)

@@ -26,7 +26,7 @@ from funcnet.optim._groups import (
 )
 from funcnet.optim._leaf_batch import LeafBatch, choose_memory
 from funcnet.optim._pairing import Pairing, find_owners, format_place
-from funcnet.optim._scalars import TensorNumber, TensorScalar, as_hyperparameter, widen_scalar
+from funcnet.optim._scalars import TENSORS, TensorNumber, TensorScalar, as_hyperparameter, widen_scalar
 from funcnet.optim._state_entries import scalar_dtype
 from funcnet.optim._update_operations import Memory, real_dtype
 
@@ -376,7 +376,7 @@ def _start_state(
 
 
 def _has_tensor(value: Any) -> bool:
-    return isinstance(value, Tensor) or (isinstance(value, tuple) and any(map(_has_tensor, value)))
+    return isinstance(value, TENSORS) or (isinstance(value, tuple) and any(map(_has_tensor, value)))
 
 
 def _has_typed_scalar(value: Any) -> bool:

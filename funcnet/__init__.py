@@ -6,9 +6,14 @@ compose            makes a net from a function and its parts.
 Net                is what every net is: hyperparameters, named parts and a body ``forward(p, *inputs)``.
 Sequential         holds nets in a row, as ModuleList, ModuleDict, ParameterList and ParameterDict hold nets or params.
 Param, Buffer      declare the tensors of a net that you write as a class.
-value_and_grad     returns the value of a loss and its gradients by one plain backward pass; grad the gradients alone.
-jvp, vjp           return directional derivatives, and their transposes, of functions of nested dicts.
-jacobian, hessian  return whole matrices of derivatives; hvp and ggn_vp multiply such a matrix with a vector.
+value_and_grad     returns the value of a loss and its gradients by one plain backward pass.
+grad               returns the gradients alone.
+jvp                returns the output of a function of nested dicts and its directional derivative.
+vjp                returns the output of such a function and the map from changes of it back to the arguments.
+jacobian           returns the derivative of each output by each number of an argument.
+hessian            returns the second derivatives of a loss.
+hvp                returns the product of the Hessian of a loss with a vector.
+ggn_vp             returns the product of the Gauss-Newton matrix with a vector.
 supports           says whether a net can be put through a transform such as vmap.
 
 from_module        converts any ``nn.Module`` to a net, its params and its buffers.

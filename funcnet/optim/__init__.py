@@ -25,7 +25,7 @@ several groups. How far a run has come is one number. ``ReduceLROnPlateau`` has 
 **A run** is a value too: ``run = {"params": ..., "buffers": ..., "optimizer": state, "ema": ..., "key": ..., "step":
 step}``. Where each step takes all it needs from there (its key is ``fn.random.fold_in(run["key"], run["step"])``, its
 learning rate ``schedule(run["step"])``), ``checkpoint.save(path, run)`` after a step and ``run =
-checkpoint.load(path).tree(extras=True)`` are all it takes to go on in the same bits, even after kill -9.
+checkpoint.load(path).tree()`` are all it takes to go on in the same bits, even after kill -9.
 
 clip_grad_norm   scales gradients by their norm.
 clip_grad_value  limits every number of gradients.

@@ -29,7 +29,7 @@ def test_a_training_state_comes_back_as_it_was(tmp_path, target):
         "half": torch.ones(3, dtype=torch.bfloat16),
     }
     fn.checkpoint.save(tmp_path / target, run, **TARGETS[target])
-    restored = fn.checkpoint.load(tmp_path / target).tree(extras=True)
+    restored = fn.checkpoint.load(tmp_path / target).tree()
     assert list_differences(restored, run) == []
     assert restored["other"] == run["other"]
     assert restored["tied"]["a"] is restored["params"]["0"]["weight"]

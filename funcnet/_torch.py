@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any, ParamSpec, TypeVar
@@ -70,6 +71,11 @@ count_dispatch_modes = torch._C._len_torch_dispatch_stack
 
 read_forward_mode_state: Callable[[str], Any] = torch.autograd.forward_ad.__dict__.get
 """("_current_level") -> the level of forward mode that is active, negative outside of it. A built-in, for hot paths."""
+
+
+def count_gradient_bytes(node: Any) -> int:
+    """The bytes of the gradients that a backward pass hands to a node in the graph of autograd."""
+    return sum(math.prod(metadata.shape) * metadata.dtype.itemsize for metadata in node._input_metadata)
 
 
 def current_autograd_node() -> Any:

@@ -16,7 +16,7 @@ from funcnet._context import under_forward_mode, under_transform
 from funcnet._errors import FuncnetError, TransformError
 from funcnet._tensors import is_inexact
 from funcnet._torch import AccumulateGrad, backward_by, is_wrapped_by_transform, pytree
-from funcnet.kernels.internals import describe_missing_rule
+from funcnet.kernels.internals import call_with_kernel_rules, call_with_rules, describe_missing_rule
 
 A = TypeVar("A")
 P = ParamSpec("P")
@@ -90,6 +90,39 @@ def value_and_grad(
     return compute_value_and_grad
 
 
+@overload
+def grad(
+    function: Callable[Concatenate[A, P], Any], argnums: Literal[0] = 0, has_aux: Literal[False] = False
+) -> Callable[Concatenate[A, P], A]: ...
+@overload
+def grad(function: Callable[P, Any], argnums: int | tuple[int, ...] = 0, has_aux: bool = False) -> Callable[P, Any]: ...
+def grad(function: Callable[..., Any], argnums: int | tuple[int, ...] = 0, has_aux: bool = False) -> Callable[..., Any]:
+    """A function that returns the gradient of ``function`` by one argument.
+
+    It is :func:`value_and_grad` without the value, with its arguments and errors.
+
+    Args:
+        function: returns a scalar tensor; with ``has_aux``, a pair of one and anything.
+        argnums: position of the argument, a nested dict of tensors or a tensor; or a tuple of positions, for a tuple of
+            gradients.
+        has_aux: whether ``function`` returns ``(value, aux)``.
+
+    Returns:
+        A function with the arguments of ``function`` that returns the gradient, or ``(grads, aux)``.
+
+    >>> grad(lambda params, x: (params["w"] * x).sum())({"w": torch.ones(2)}, torch.tensor([3.0, 4.0]))
+    {'w': tensor([3., 4.])}
+    """
+    compute_both = value_and_grad(function, argnums, has_aux)
+
+    @wraps(function)
+    def compute_grad(*args: Any, **kwargs: Any) -> Any:
+        result, grads = compute_both(*args, **kwargs)
+        return (grads, result[1]) if has_aux else grads
+
+    return compute_grad
+
+
 def _check_argnums(argnums: int | tuple[int, ...], numbers: tuple[int, ...], count: int) -> None:
     if len(numbers) == 1 and 0 <= numbers[0] < count:  # nearly always
         return
@@ -160,7 +193,8 @@ def _compute_by_transform(
         traced_args = list(fixed_args)
         for number, tree in zip(numbers, pytree.tree_unflatten(all_leaves, treedef), strict=True):
             traced_args[number] = tree
-        result = function(*traced_args, **kwargs)
+        call = call_with_kernel_rules if _is_within_backward() else call_with_rules
+        result = call(function, *traced_args, **kwargs)
         value = _scalar_of(function, result, has_aux)
         if inputs and not is_nested and not _is_traced_here(value):
             raise _independence_error(function)
@@ -221,20 +255,22 @@ def _check_leaves(args: tuple[Any, ...], numbers: tuple[int, ...], leaves: list[
     )
 
 
-def _scalar_of(function: Callable[..., Any], result: object, has_aux: bool) -> Tensor:
+def _scalar_of(
+    function: Callable[..., Any], result: object, has_aux: bool, function_name: str = "value_and_grad"
+) -> Tensor:
     """The value in what a function returned; refused if a gradient of it makes no sense."""
     if has_aux and not (isinstance(result, (tuple, list)) and len(result) == 2):
         raise ValueError(
-            f"value_and_grad with has_aux=True needs a pair (value, aux) from {function!r}, got "
+            f"{function_name} with has_aux=True needs a pair (value, aux) from {function!r}, got "
             f"{type(result).__name__}."
         )
     value = result[0] if has_aux else result  # type: ignore[index]
     if not isinstance(value, Tensor) or value.numel() != 1:
         got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         hint = " Of (value, more) it takes has_aux=True." if isinstance(value, tuple) and not has_aux else ""
-        raise ValueError(f"value_and_grad needs a scalar tensor from {function!r}, got {got}.{hint}")
+        raise ValueError(f"{function_name} needs a scalar tensor from {function!r}, got {got}.{hint}")
     if not value.is_floating_point():
-        raise ValueError(f"value_and_grad needs a value of real floats from {function!r}, got {value.dtype}.")
+        raise ValueError(f"{function_name} needs a value of real floats from {function!r}, got {value.dtype}.")
     return value
 
 
@@ -272,10 +308,10 @@ def _compute_grads(
     ]
 
 
-def _independence_error(function: Callable[..., Any]) -> ValueError:
+def _independence_error(function: Callable[..., Any], function_name: str = "value_and_grad") -> ValueError:
     return ValueError(
-        f"the value of {function!r} depends on none of the arguments that value_and_grad differentiates by, so every "
-        f"gradient would be zero. Compute it from the tensors that the function is called with, outside of "
+        f"the value of {function!r} depends on none of the arguments that {function_name} differentiates by, so every "
+        f"derivative would be zero. Compute it from the tensors that the function is called with, outside of "
         f"torch.no_grad and torch.inference_mode, and without detach, data, item or NumPy."
     )
 
@@ -312,8 +348,13 @@ _UNCHANGED = nullcontext()  # made once: a training step is timed in microsecond
 
 
 def _is_nested() -> bool:
-    """Whether the call is inside of a transform of torch.func, or of the function of an outer value_and_grad."""
-    return under_transform() or (not torch.compiler.is_compiling() and _running.depth > 0)
+    """Whether the call is inside of a transform of torch.func, or of a function that a derivative is taken of here."""
+    return under_transform() or _is_within_backward()
+
+
+def _is_within_backward() -> bool:
+    """Whether the call is inside of a function that autograd itself records for a derivative of this package."""
+    return not torch.compiler.is_compiling() and _running.depth > 0
 
 
 def _plain_backward_suffices(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from string import ascii_lowercase
 from types import CodeType
 from typing import Any
 
@@ -15,8 +16,7 @@ from funcnet.core._function import Function
 from funcnet.core._kinds import ForeignNet
 from funcnet.core._net import Net
 
-_MODE_ARGUMENTS = frozenset({"train", "training", "rng", "seed", "generator"})
-_PLAIN_NAMES = ("train", "training", "rng", "seed", "buffers")
+_PLAIN_NAMES = ("train", "training", "mode", "rng", "seed", "generator", "buffers")
 
 
 def _is_mode(value: object) -> bool:
@@ -32,16 +32,25 @@ def _is_tree(value: object) -> bool:
     return isinstance(value, Mapping)
 
 
-_VALUE_TESTS = {"train": _is_mode, "training": _is_mode, "rng": _is_rng, "seed": _is_rng, "key": _is_rng}
+def _is_generator(value: object) -> bool:
+    return isinstance(value, torch.Generator)
+
+
+_VALUE_TESTS = {
+    **{"train": _is_mode, "training": _is_mode, "rng": _is_rng, "seed": _is_rng, "key": _is_rng},
+    "generator": _is_generator,
+    "buffers": _is_tree,
+}
 
 
 def _misspell(name: str) -> Iterator[str]:
-    """A name with two letters exchanged, one left out, one doubled, or an s at its end."""
+    """A name with two letters exchanged, one left out or doubled, or an s at its end; of long names, one replaced."""
     for index in range(len(name)):
         before, letter, after = name[:index], name[index], name[index + 1 :]
         yield f"{before}{letter}{letter}{after}"
         if len(name) > 4:
             yield before + after
+            yield from (before + other + after for other in ascii_lowercase if other != letter)
         if after:
             yield f"{before}{after[0]}{letter}{after[1:]}"
     yield f"{name}s"
@@ -49,7 +58,7 @@ def _misspell(name: str) -> Iterator[str]:
 
 _TESTS_BY_NAME: dict[str, Callable[[object], bool]] = {
     misspelt: test
-    for name, test in (*_VALUE_TESTS.items(), ("buffers", _is_tree))
+    for name, test in _VALUE_TESTS.items()
     for misspelt in (name, *_misspell(name))
     if misspelt not in _PLAIN_NAMES
 }
@@ -125,7 +134,8 @@ def explain_wrong_call(
         message = f"{net.title()} takes {_format_inputs(signature)}: {misfit}."
     else:
         return None
-    if not _MODE_ARGUMENTS.isdisjoint(set(kwargs) - set(signature.parameters)):
+    unexpected = {name: value for name, value in kwargs.items() if name not in signature.parameters}
+    if any(_is_meant_for_apply(name, value) and not _is_tree(value) for name, value in unexpected.items()):
         return TypeError(f"{message} {_MODE_IS_FOR_APPLY}")
     return TypeError(f"{message} {_BUFFERS_ARE_FOR_APPLY}" if _begin_with_buffers(inputs) else message)
 

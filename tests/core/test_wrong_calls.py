@@ -207,13 +207,21 @@ def _add_if(x, training):
 
 def test_a_mode_that_a_body_would_swallow_is_refused_by_name():
     for net in keywords("swallows"):
-        plain = dict.fromkeys(("train", "training", "rng", "seed", "buffers"), 1)
+        plain = dict.fromkeys(("train", "training", "mode", "rng", "seed", "generator", "buffers"), 1)
         near = {"trian": True, "trainning": False, "rngs": 1, "key": 3, "keys": fn.random.key(3), "bufers": {}}
+        near |= {"traim": True, "tralning": True, "genrator": torch.Generator()}
         for name, value in (plain | near).items():
             with pytest.raises(TypeError, match=rf"takes \(x, \*\*kwargs\) and would swallow {name}= unread.*apply"):
                 net({}, X, **{name: value})
         for name, value in {"mask": None, "key": X, "keys": [1], "rain": X, "buffer": X, "strain": True}.items():
             assert torch.equal(net({}, X, **{name: value}), X)  # what is no mode, rng or buffers is its own affair
+
+
+def test_a_mode_or_generator_given_to_a_layer_is_told_where_it_belongs():
+    for net in (fn.Linear(3, 3), fn.Dropout(0.5), fn.Sequential(fn.ReLU())):
+        for name, value in {"generator": torch.Generator(), "mode": "train", "traim": True, "seed": 0}.items():
+            with pytest.raises(TypeError, match=rf"'{name}'\. A mode and draws are for net\.apply"):
+                net(net.init(0)[0], X, **{name: value})
 
 
 def test_a_body_that_reads_a_mode_of_its_own_is_given_it():

@@ -25,14 +25,16 @@ from funcnet.optim._groups import (
     identity_key,
 )
 from funcnet.optim._leaf_batch import LeafBatch, choose_memory
-from funcnet.optim._pairing import Pairing, find_owners, format_place
+from funcnet.optim._missing_attributes import ExplainsMissing
+from funcnet.optim._pairing import Pairing, find_owners, format_place, require_tree
 from funcnet.optim._scalars import TENSORS, TensorNumber, TensorScalar, as_hyperparameter, widen_scalar
 from funcnet.optim._state_entries import scalar_dtype
 from funcnet.optim._update_operations import Memory, real_dtype
+from funcnet.tree import ABSENT
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Optimizer:
+class Optimizer(ExplainsMissing):
     """A rule that makes new params and a new state of params, gradients and state.
 
     An optimizer holds hyperparameters and no tensors of a model. Its fields have the names, the order and the defaults
@@ -40,6 +42,16 @@ class Optimizer:
     """
 
     groups: Mapping[Any, Hyperparameters] = dataclasses.field(default_factory=Groups, kw_only=True)
+
+    _instead: ClassVar[Mapping[str, str]] = {
+        "update": "params, state = optimizer.step(params, grads, state)",
+        "zero_grad": "gradients are values, and none are left over from the step before",
+        "state": "optimizer.init(params) returns it, and each step returns the next",
+        "state_dict": "the state is a tree and saved as it is; fn.optim.to_state_dict makes that of torch",
+        "load_state_dict": "the state is given to each step; fn.optim.from_state_dict reads that of torch",
+        "param_groups": "optimizer.groups has them by selector, and optimizer.replace(lr=...) makes another record",
+        "add_param_group": "optimizer.replace(groups={selector: {...}}) makes a record with one more",
+    }
 
     _group_records: ClassVar[tuple[Any, ...]]
     has_tensors: ClassVar[bool]
@@ -180,7 +192,7 @@ class Optimizer:
             hyperparameters: values in place of the record's own, which Rprop, ASGD and Adagrad start from.
 
         Raises:
-            TreeError: if a group selects no param.
+            TreeError: if a group selects no param, or there is a leaf that no optimizer takes; names all of them.
 
         >>> from funcnet.optim import SGD, Adam
         >>> state = Adam().init({"fc": {"bias": torch.ones(2)}})
@@ -189,6 +201,7 @@ class Optimizer:
         >>> SGD(momentum=0.9).init({"fc": {"bias": torch.ones(2)}})     # its buffer is the first gradient
         {'fc': {'bias': {}}}
         """
+        require_tree(params)
         record = self.replace(**hyperparameters) if hyperparameters else self
         paths: list[str] = []
         places: list[tuple[Tree, str]] = []
@@ -200,6 +213,11 @@ class Optimizer:
             f"{format_place('params', paths[at])}: {problem}"
             for at, param in params_at.items()
             if (problem := records[at]._check_param(param))
+        ]
+        problems += [
+            f"{format_place('params', path)}: expected a tensor, got {type(node[key]).__name__}"
+            for path, (node, key) in zip(paths, places, strict=True)
+            if not isinstance(node[key], dict) and node[key] is not None and node[key] is not ABSENT
         ]
         if problems:
             raise TreeError(f"the params cannot be optimized:{bullet_list(problems)}")

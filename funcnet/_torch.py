@@ -100,6 +100,24 @@ def lazy_clone(tensor: torch.Tensor) -> torch.Tensor:
         return tensor.clone()
 
 
+read_frame_compiler: Callable[[], Any] = torch._C._dynamo.eval_frame.get_eval_frame_callback
+set_frame_compiler: Callable[[Any], Any] = torch._C._dynamo.eval_frame.set_eval_frame
+"""What compiles the frames that this thread enters, as between the graphs of torch.compile; None outside of it."""
+
+
+def never_compile_alone(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """A function whose frame torch.compile enters from its caller only, and never by itself where that one is plain."""
+    frames = torch._C._dynamo.eval_frame
+    strategy = frames._FrameExecStrategy(frames._FrameAction.SKIP, frames._FrameAction.DEFAULT)
+    frames.set_code_exec_strategy(function.__code__, strategy)
+    return function
+
+
+def hooks_of_tensor(tensor: torch.Tensor) -> list[dict[Any, Any]]:
+    """The dicts in which a tensor holds its hooks: those on its gradient, and those after it is accumulated."""
+    return [tensor._backward_hooks or {}, tensor._post_accumulate_grad_hooks or {}]
+
+
 AccumulateGrad: type = getattr(torch._C._functions, "AccumulateGrad")
 """The class of the nodes that stand for leaves in the graph of autograd."""
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from threading import Lock, RLock, get_ident
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch._C import _functorch as functorch
+
+from funcnet._torch import assume_constant_result
 
 TRANSFORM_STARTS = {
     "_vmap_increment_nesting": "torch.vmap",
@@ -234,3 +237,59 @@ def tracer_source_name(source: Any) -> str:
     """What torch's tracer calls an input of a graph."""
     name = source.name  # a method before torch 2.10, and a property since
     return name() if callable(name) else name
+
+
+class _TracedVersions(NamedTuple):
+    graph_of: Callable[[], Any]
+    """The graph that is being traced, or None once it is gone."""
+
+    versions: dict[Any, int]
+    """The nodes that it had, and the versions of their tensors."""
+
+
+_watched_traces: list[_TracedVersions] = []
+
+
+def _read_traced_versions() -> tuple[Any, dict[Any, int]]:
+    """The graph that the compiler is tracing, and the versions of the tensors that its nodes stand for."""
+    from torch._dynamo.symbolic_convert import InstructionTranslator
+
+    output = InstructionTranslator.current_tx().output
+    versions = {}
+    for tracer in output.tracers:
+        for node in tracer.graph.nodes:
+            value = node.meta.get("example_value")
+            if isinstance(value, torch.Tensor):
+                while functorch.is_functorch_wrapped_tensor(value):
+                    value = functorch.get_unwrapped(value)
+                versions[node] = value._version
+    return output, versions
+
+
+@assume_constant_result
+def start_watching_trace() -> bool:
+    """Remember, while code is being traced, the tensors that exist and their versions."""
+    output, versions = _read_traced_versions()
+    _watched_traces[:] = [trace for trace in _watched_traces if trace.graph_of() is output]  # others have failed
+    _watched_traces.append(_TracedVersions(weakref.ref(output), versions))
+    return True
+
+
+@assume_constant_result
+def list_traced_writes() -> str:
+    """The tensors that were written to since :func:`start_watching_trace`, in words; "" if there are none."""
+    _, versions = _read_traced_versions()
+    before = _watched_traces.pop().versions
+    # an input of the graph that was first read since then starts with version 0
+    written = [
+        node
+        for node, version in versions.items()
+        if version != before.get(node, 0 if node.op == "placeholder" else version)
+    ]
+    return ", ".join(_describe_traced(node) for node in written)
+
+
+def _describe_traced(node: Any) -> str:
+    source = getattr(node.meta.get("grapharg"), "source", None)
+    name = getattr(source, "name", None)
+    return str(name() if callable(name) else name) if name is not None else str(node)

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
+from funcnet._reachable import is_assigned
 from funcnet.core._function import Function
 from funcnet.core._kinds import ForeignNet
 from funcnet.core._net import Net
 
+_KNOWN_PACKAGES = frozenset((*sys.stdlib_module_names, "torch", "funcnet", "numpy"))
 
-def iter_functions(nets: Iterable[Net]) -> Iterator[FunctionType]:
+
+def iter_functions(nets: Iterable[Net], across_files: bool = False) -> Iterator[FunctionType]:
     """The functions that the bodies of some nets may run, as far as funcnet did not write them, each once.
 
     These are the methods of their classes, or of the classes of a foreign module, functions among their constants, and
     those functions of the same file that any of these names.
+
+    Args:
+        nets: the nets, parts not included.
+        across_files: whether functions of other files, in closures and in defaults count too, but for those of Python,
+            torch and NumPy.
     """
     waiting: list[Any] = []
     classes: set[type] = set()
@@ -36,12 +45,24 @@ def iter_functions(nets: Iterable[Net]) -> Iterator[FunctionType]:
         waiting.append(getattr(function, "__wrapped__", None))
         names = {name for code in iter_code(function) for name in code.co_names}
         named = [function.__globals__[name] for name in names if name in function.__globals__]
-        waiting += [value for value in named if getattr(value, "__module__", None) == function.__module__]
+        if across_files:
+            named += [getattr(value, name, None) for value in named if isinstance(value, ModuleType) for name in names]
+            named += [cell.cell_contents for cell in function.__closure__ or () if is_assigned(cell)]
+            waiting += [value for value in (*named, *get_defaults(function).values()) if not _is_known(value)]
+        else:
+            waiting += [value for value in named if getattr(value, "__module__", None) == function.__module__]
+
+
+def _is_known(value: object) -> bool:
+    """Whether a value is no function, or one of Python, torch, NumPy or this package."""
+    function = getattr(value, "__func__", value)
+    package = (getattr(function, "__module__", None) or "").partition(".")[0]
+    return not isinstance(function, FunctionType) or package in _KNOWN_PACKAGES
 
 
 def _list_methods(cls: type) -> list[Any]:
-    """What stands in the body of a class and of the classes that it extends, except those of torch and funcnet."""
-    bases = [base for base in cls.__mro__ if not f"{base.__module__}.".startswith(("torch.", "funcnet.", "builtins."))]
+    """What stands in the body of a class and of the classes that it extends, except those of known packages."""
+    bases = [base for base in cls.__mro__ if base.__module__.partition(".")[0] not in _KNOWN_PACKAGES]
     return [value for base in bases for name, value in vars(base).items() if name != "__init__"]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,8 +11,10 @@ from torch import Tensor
 
 from funcnet._context import can_read_numbers, tensors_are_real, under_forward_mode, under_transform, under_vmap
 from funcnet._errors import RandomnessError, TreeError, bullet_list
-from funcnet._torch import lazy_clone, peek_transform
+from funcnet._torch import lazy_clone, never_compile_alone, peek_transform, read_frame_compiler
+from funcnet._torch_tracer import list_traced_writes, start_watching_trace
 from funcnet._typing import Selector, Tree, TreeLike
+from funcnet.core._between_graphs import BETWEEN_GRAPHS
 from funcnet.core._body_errors import explain_error
 from funcnet.core._body_functions import iter_functions
 from funcnet.core._check import (
@@ -24,21 +25,17 @@ from funcnet.core._check import (
     misfit_error,
     specs_by_tree,
 )
+from funcnet.core._checked_trees import CheckedTrees
 from funcnet.core._draw_source import PASS_RNG, Call, Mode, draw_source
 from funcnet.core._entries import Buffer, Param, has_entries
 from funcnet.core._facts import iter_bodies
 from funcnet.core._global_draws import GlobalDrawGuard
-from funcnet.core._input_watch import (
-    InputWatch,
-    iter_mutable_defaults,
-    name_inputs,
-    read_version,
-    run_and_compare_when_compiled,
-    write_error,
-)
+from funcnet.core._held_values import SharedValues
+from funcnet.core._input_watch import InputWatch, name_inputs, read_version, write_error
 from funcnet.core._kinds import ForeignNet
-from funcnet.core._shown_writes import shows_writes
+from funcnet.core._shown_writes import ShownWrites, look_for_writes
 from funcnet.core._ties import drop_aliases, link_buffers, resolve_aliases
+from funcnet.core._traced_watch import run_and_compare_when_traced, traced_write_error, untraceable_error
 from funcnet.core._tree_watch import (
     buffers_write_error,
     compile_reader,
@@ -59,6 +56,7 @@ if TYPE_CHECKING:
     from funcnet.core._net import Net
 
 _EVAL = Call(False, None)
+_NOTHING_SHOWN = ShownWrites()
 
 
 class PreparedNet:
@@ -90,14 +88,16 @@ class PreparedNet:
         self.checked_trees: CheckedTrees | None = None
         self.global_draw_guard = GlobalDrawGuard(net)
         self.functions = list(iter_functions(bodies))
+        own_bodies = [body for body in bodies if not (isinstance(body, ForeignNet) or body._facts.is_trusted)]
+        self.own_functions = list(iter_functions(own_bodies, across_files=True))
+        self.shared_values = SharedValues(self.functions, self.own_functions, own_bodies)
         self.modes_seen: set[tuple[Any, bool]] = set()  # in which params were compared before and after a call
-        # whether a method's code shows writes to tensors of the trees; here, because the compiler cannot trace the look
-        self.methods_that_write = {"forward": not self.is_trusted and shows_writes(self.functions, "forward", False)}
-        self.writes_to_locals = not self.is_trusted and shows_writes(self.functions, "forward", True)
+        self.shown_writes: dict[str, ShownWrites] = {}  # by method
         self.read_params = compile_reader([] if self.is_trusted else list(self.specs["params"]))
-        self._set_writable(self.methods_that_write["forward"])
+        self._set_writable(False)
+        self._read_code("forward")  # here, because the compiler cannot trace it
         self.copies_inputs = isinstance(net, ForeignNet)  # so nothing that the caller gave can be written to
-        self.mutable_defaults = list(iter_mutable_defaults(self.functions))
+        self.has_foreign_parts = any(isinstance(body, ForeignNet) for body in bodies)
         self.scratch: set[str] = set()  # paths of params that a foreign forward in eval mode writes to: it gets copies
 
     def _set_writable(self, below_bodies: bool) -> None:
@@ -110,11 +110,20 @@ class PreparedNet:
         self.read_buffers = compile_reader(self.watched_buffers)
         self.copies_all = below_bodies
 
-    def _shows_writes(self, method: str) -> bool:
-        """Whether the code of a method shows writes to tensors that it finds in the trees."""
-        if method not in self.methods_that_write and not torch.compiler.is_compiling():
-            self.methods_that_write[method] = shows_writes(self.functions, method, False)
-        return self.methods_that_write.get(method, False)
+    def _look_for_writes(self, method: str) -> ShownWrites:
+        """What the code of a method shows of its writes; if it shows any to tensors of the trees, calls have copies."""
+        if method not in self.shown_writes and not torch.compiler.is_compiling():
+            self._read_code(method)
+        return self.shown_writes.get(method, _NOTHING_SHOWN)
+
+    def _read_code(self, method: str) -> None:
+        shown = _NOTHING_SHOWN
+        if not self.is_trusted or method != "forward":
+            buffer_names = {path.rpartition(".")[2] for path in self.specs["buffers"]}
+            shown = look_for_writes(self.functions, self.own_functions, method, buffer_names)
+        self.shown_writes[method] = shown
+        if not self.copies_all and (shown.in_place or shown.touches_tensors):
+            self._set_writable(True)
 
     def drawing_paths(self, train: Mode) -> list[str]:
         """Paths of the bodies that draw in this mode."""
@@ -124,6 +133,7 @@ class PreparedNet:
 
     # --- the two ways to call ---
 
+    @never_compile_alone
     def evaluate(self, params: TreeLike, inputs: tuple[Any, ...], kwargs: dict[str, Any], method: str) -> Any:
         """The output in eval mode, of a net without buffers; see ``Net.__call__``."""
         if self.has_buffers or self.draws_in_eval:
@@ -135,6 +145,7 @@ class PreparedNet:
             self.checked_trees = CheckedTrees(self.outer_keys, params, EMPTY_TREE)
         return self._call(params, EMPTY_TREE, False, None, inputs, kwargs, method)[0]
 
+    @never_compile_alone
     def apply(
         self,
         params: TreeLike,
@@ -156,6 +167,7 @@ class PreparedNet:
             self.checked_trees = CheckedTrees(self.outer_keys, params, buffers)
         return self._call(params, buffers, mode, rng, inputs, kwargs, method)
 
+    @never_compile_alone
     def _call(
         self,
         params: TreeLike,
@@ -166,9 +178,28 @@ class PreparedNet:
         kwargs: dict[str, Any],
         method: str,
     ) -> tuple[Any, Tree]:
-        """Run the body, and see to it that no draw in it comes from a global generator."""
+        """Run the body, watched if funcnet did not write it."""
         if kwargs and not SWALLOWED_ARGUMENTS.isdisjoint(kwargs):
             refuse_swallowed_arguments(self.net, kwargs, method)
+        if method == "forward" and self.is_trusted:
+            return self._run_body(params, buffers, mode, inputs, kwargs, method, rng)
+        if torch.compiler.is_compiling() or not read_frame_compiler():
+            return self._call_guarded(params, buffers, mode, rng, inputs, kwargs, method)
+        can_compile = not (self._look_for_writes(method).hidden_in_traces or self.shared_values.hidden_in_traces)
+        with BETWEEN_GRAPHS.compiling_bodies_alone(can_compile):
+            return self._call_guarded(params, buffers, mode, rng, inputs, kwargs, method)
+
+    def _call_guarded(
+        self,
+        params: TreeLike,
+        buffers: TreeLike,
+        mode: Mode,
+        rng: RngArgument,
+        inputs: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        method: str,
+    ) -> tuple[Any, Tree]:
+        """Run the body, and see to it that no draw in it comes from a global generator."""
         if self.draws_from_views_only and method == "forward":
             return self._run_body(params, buffers, mode, inputs, kwargs, method, rng)
         run_body = partial(self._run_body, params, buffers, mode, inputs, kwargs, method)
@@ -190,15 +221,16 @@ class PreparedNet:
         aliases = self.aliases_by_kind[Param]
         full_params = resolve_aliases(params, aliases) if aliases else params
         watches = not self.is_trusted or method != "forward"
-        if method != "forward" and not self.copies_all and self._shows_writes(method):
-            self._set_writable(True)
+        shown = self._look_for_writes(method) if watches else _NOTHING_SHOWN
         has_copies = watches and tensors_are_real() and (self.copies_all or not self._has_seen(call))
-        if torch.compiler.is_compiling():
-            if self.copies_all and not self.copies_inputs:
-                full_params = copy_tree(full_params)
-            if self.writes_to_locals and not self.copies_inputs:
-                inputs = tuple(value.clone() if isinstance(value, Tensor) else value for value in inputs)
-                kwargs = {key: value.clone() if isinstance(value, Tensor) else value for key, value in kwargs.items()}
+        is_traced = watches and torch.compiler.is_dynamo_compiling() and not self.copies_inputs
+        gradients = None
+        if has_copies and not (self.copies_inputs or self.is_trusted) and (shown.backward or not self._has_seen(call)):
+            gradients = self._watch_gradients(full_params)
+        if is_traced:
+            start_watching_trace()
+            if self.has_foreign_parts and self.copies_all:  # their forwards may write to copies
+                full_params = resolve_aliases(copy_tree(params), aliases)
         elif has_copies or self.scratch:
             full_params = self._with_copies(full_params, has_copies)
         call_buffers = self._make_call_buffers(buffers) if self.has_buffers else {}
@@ -212,14 +244,22 @@ class PreparedNet:
                 if call is not _EVAL:
                     call.interceptor = interceptor
                 with interceptor:
-                    output = self._run_untrusted(body, call, full_params, call_buffers, has_copies, inputs, kwargs)
+                    output = self._run_untrusted(
+                        body, call, full_params, call_buffers, has_copies, inputs, kwargs, shown
+                    )
             elif watches:
-                output = self._run_untrusted(body, call, full_params, call_buffers, has_copies, inputs, kwargs)
+                output = self._run_untrusted(body, call, full_params, call_buffers, has_copies, inputs, kwargs, shown)
             else:
                 output = view(*inputs, **kwargs)
+            if is_traced:
+                self._refuse_traced_writes()
+            if gradients is not None:
+                gradients.check(self.net.title())
         except Exception as error:
             if torch.compiler.is_compiling():
                 raise  # the compiler would trace the explanation; it runs the call again without being compiled
+            if gradients is not None:
+                gradients.undo()
             explained = explain_error(self, params, error, inputs, kwargs, method)
             try:
                 if explained is error:
@@ -230,6 +270,12 @@ class PreparedNet:
         if call is not _EVAL:
             call.closed = True
         return output, drop_aliases(call_buffers, buffers) if self.aliases_by_kind[Buffer] else call_buffers
+
+    def _refuse_traced_writes(self) -> None:
+        """Refuse, while the compiler traces, writes to tensors that were there before the call."""
+        names = list_traced_writes()
+        if names:
+            raise traced_write_error(self.net.title(), names)
 
     def _has_seen(self, call: Call) -> bool:
         """Whether a call of this mode was seen to write to no params, so that the next need no copies of them."""
@@ -254,14 +300,15 @@ class PreparedNet:
         has_copies: bool,
         inputs: tuple[Any, ...],
         kwargs: dict[str, Any],
+        shown: ShownWrites,
     ) -> Any:
         """Run a body that funcnet did not write; the kernels it calls have the rules that funcnet's layers have."""
         if (under_transform() or under_forward_mode()) and (
             kernels_lack_rules((params, inputs, kwargs)) or (self.has_recurrent_kernels and under_vmap())
         ):
             with KernelInterceptor():
-                return self._run_watched(body, call, params, buffers, has_copies, inputs, kwargs)
-        output = self._run_watched(body, call, params, buffers, has_copies, inputs, kwargs)
+                return self._run_watched(body, call, params, buffers, has_copies, inputs, kwargs, shown)
+        output = self._run_watched(body, call, params, buffers, has_copies, inputs, kwargs, shown)
         if not self.calls_unruled_kernels or (type(output) is Tensor and not output.requires_grad):
             return output  # without a graph there is no derivative to prepare for
         return allow_second_derivatives_within(output)
@@ -275,30 +322,47 @@ class PreparedNet:
         has_copies: bool,
         inputs: tuple[Any, ...],
         kwargs: dict[str, Any],
+        shown: ShownWrites,
     ) -> Any:
-        """Run a body that funcnet did not write, and notice by version counters if it wrote to its arguments.
+        """Run a body that funcnet did not write, and notice what it did to its arguments and to what all calls share.
 
         If a foreign forward in eval mode writes to its params (some scale their weights once, and remember that they
         did), it is left alone: it has copies.
         """
+        title = self.net.title()
         if torch.compiler.is_compiling():
-            if self.copies_inputs or all(isinstance(value, Tensor) for value in (*inputs, *kwargs.values())):
+            if self.copies_inputs:
                 return body(*inputs, **kwargs)
-            return run_and_compare_when_compiled(self.net.title(), body, inputs, kwargs)
+            unseen = shown.hidden_in_traces or self.shared_values.hidden_in_traces
+            if unseen:
+                raise untraceable_error(title, unseen)
+            return run_and_compare_when_traced(title, body, inputs, kwargs, self.shared_values.comparable)
+        is_first = has_copies and not self._has_seen(call)
         watch = version = None
-        if self.mutable_defaults:
-            named = [] if self.copies_inputs else name_inputs(inputs, kwargs)
-            watch = InputWatch([*named, *self.mutable_defaults])
-        elif not self.copies_inputs:
-            if len(inputs) == 1 and not kwargs and type(inputs[0]) is Tensor:  # the common case, without a detour
-                version = read_version(inputs[0])
-            else:
-                watch = InputWatch(name_inputs(inputs, kwargs))
+        shared_watch = self.shared_values.watch(is_first, shown.memory) if self.shared_values.named else None
+        records_tensors = is_first or shown.touches_tensors
+        defaults = self.shared_values.defaults
+        if self.copies_inputs:
+            watch = InputWatch(defaults) if defaults else None
+        elif len(inputs) == 1 and not (kwargs or records_tensors or defaults) and type(inputs[0]) is Tensor:
+            version = read_version(inputs[0])  # the common case, without a detour
+        else:
+            watch = InputWatch([*name_inputs(inputs, kwargs), *defaults], records_tensors, shown.memory)
         watched = [*self.read_params(params), *self.read_buffers(buffers)] if tensors_are_real() else []
         states = _read_states(watched, has_copies)
-        output = body(*inputs, **kwargs) if watch is None else watch.run_watched(self.net.title(), body, inputs, kwargs)
+        try:
+            compile_frame = BETWEEN_GRAPHS.compile_frame
+            output = body(*inputs, **kwargs) if compile_frame is None else BETWEEN_GRAPHS.run(body, inputs, kwargs)
+        except BaseException:
+            for one in (watch, shared_watch):
+                if one is not None:
+                    one.undo()
+            raise
         if version is not None and read_version(inputs[0]) != version:
-            raise write_error(self.net.title(), ["input 0"])
+            raise write_error(title, ["input 0"])
+        for one in (watch, shared_watch):
+            if one is not None:
+                one.check(title)
         new_states = _read_states(watched, has_copies)
         names = [*self.specs["params"], *self.watched_buffers] if new_states != states else []
         paths = [path for path, old, new in zip(names, states, new_states, strict=False) if old != new]
@@ -314,6 +378,12 @@ class PreparedNet:
             self.modes_seen.add(_mode_key(call))
             self.scratch.update(paths)
         return output
+
+    def _watch_gradients(self, params: TreeLike) -> InputWatch:
+        """A watch of the params that a backward pass within the body could add gradients to."""
+        paths_and_tensors = zip(self.specs["params"], self.read_params(params), strict=True)
+        leaves = [(f"params {path!r}", tensor) for path, tensor in paths_and_tensors if tensor.requires_grad]
+        return InputWatch(leaves, records_tensors=True)
 
     def _is_read_as_tree(self, path: str) -> bool:
         """Whether the tensor at a path belongs to a body that finds its tensors in the dicts of the call."""
@@ -390,39 +460,3 @@ def _copy_buffers(tree: TreeLike, writable: TreeLike) -> Tree:
         else:
             copy[key] = value.clone() if key in writable else value
     return copy
-
-
-class CheckedTrees:
-    """The params and buffers that were last found to fit a net.
-
-    They are recognised by identity and by their outermost leaves, and not kept alive.
-
-    Args:
-        outer_keys: nested keys of the first and the last leaf of params.
-        params, buffers: what was checked.
-    """
-
-    __slots__ = ("_ids", "_leaves", "_sizes")
-
-    def __init__(self, outer_keys: list[tuple[str, ...]], params: TreeLike, buffers: TreeLike) -> None:
-        self._ids = (id(params), id(buffers))
-        self._sizes = (len(params), len(buffers))
-        self._leaves = [(keys, weakref.ref(_leaf_at(params, keys))) for keys in outer_keys]
-
-    def matches(self, params: TreeLike, buffers: TreeLike) -> bool:
-        """Whether these dicts are the ones that were checked."""
-        if self._ids != (id(params), id(buffers)) or self._sizes != (len(params), len(buffers)):
-            return False
-        try:
-            for keys, ref in self._leaves:
-                if ref() is not _leaf_at(params, keys):
-                    return False
-        except (KeyError, TypeError):
-            return False
-        return True
-
-
-def _leaf_at(tree: TreeLike, keys: tuple[str, ...]) -> Any:
-    for key in keys:
-        tree = tree[key]
-    return tree

@@ -8,30 +8,54 @@ call, one level deep, and compares them by identity. So it can name what changed
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from functools import cached_property
-from types import FunctionType
+from types import CellType, FunctionType
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from funcnet._context import unwrap_transforms
 from funcnet._errors import PurityError
-from funcnet._reachable import ATOM_CLASSES, slot_names
+from funcnet._reachable import ATOM_CLASSES, is_assigned, slot_names
 from funcnet._tensors import is_tensordict
-from funcnet.core._body_functions import get_defaults
+from funcnet.core._inner_states import copy_inner_state, is_generator_of_numbers, read_progress
 from funcnet.core._net import Net
-from funcnet.random.internals import GeneratorStates
+from funcnet.core._tensor_records import TensorRecord, record_tensor
 
 AccessPath: TypeAlias = "tuple[AccessPath | None, str, Any]"
 """How a value is read: the access path of its container, a format string, and the key for that format."""
 
 _TENSORDICT_ENTRIES = ("_tensordict", "_non_tensordict", "tensordicts")
 _PLAIN_CLASSES = (int, float, complex, str, bytes, bool, type(None))
-_NOT_LOOKED_INTO = (*ATOM_CLASSES, nn.Module, Net, Enum)
+_NOT_LOOKED_INTO = (*ATOM_CLASSES, Net, Enum)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Variable:
+    """A variable outside of a function that its code assigns to; the watch reads it, and puts it back."""
+
+    home: dict[str, Any] | CellType
+    name: str
+
+    def read(self) -> list[Any]:
+        """The value in a list, which is empty where there is none."""
+        if isinstance(self.home, CellType):
+            return [self.home.cell_contents] if is_assigned(self.home) else []
+        return [self.home[self.name]] if self.name in self.home else []
+
+    def write(self, values: list[Any]) -> None:
+        """Put back what :meth:`read` returned."""
+        if isinstance(self.home, CellType):
+            self.home.cell_contents = values[0] if values else None
+        elif values:
+            self.home[self.name] = values[0]
+        else:
+            self.home.pop(self.name, None)
 
 
 class ContainerContents(NamedTuple):
@@ -49,19 +73,36 @@ class InputWatch:
 
     Args:
         named_values: pairs of a name for messages, such as "input 0", and a value.
+        records_tensors: whether to look for what the version of a tensor does not show (see ``_tensor_records``).
+        has_bits: whether to copy the numbers of tensors for that.
+        is_shared: whether other calls and threads share the values, so that they are put back in a single thread only.
     """
 
-    def __init__(self, named_values: Iterable[tuple[str, Any]]) -> None:
+    def __init__(
+        self,
+        named_values: Iterable[tuple[str, Any]],
+        records_tensors: bool = False,
+        has_bits: bool = False,
+        is_shared: bool = False,
+    ) -> None:
+        self._is_shared = is_shared
         self._tensors: list[tuple[AccessPath, Tensor, int]] = []
+        self._records: list[tuple[AccessPath, TensorRecord]] = []
         self._contents: list[ContainerContents] = []
         self._states: list[tuple[AccessPath, Any, object]] = []
+        self._records_tensors, self._has_bits = records_tensors or has_bits, has_bits
         visited: set[int] = set()
         for name, value in named_values:
-            self._watch_value((None, "{}", name), value, visited)
+            if isinstance(value, type):
+                self._watch_contents((None, "{}", name), value, "class", visited)
+            else:
+                self._watch_value((None, "{}", name), value, visited)
 
     def _watch_value(self, name: AccessPath, value: Any, visited: set[int]) -> None:
         if type(value) is Tensor or isinstance(value, Tensor):  # the first test is faster
             self._tensors.append((name, value, read_version(value)))
+            if self._records_tensors and (record := record_tensor(value, self._has_bits)) is not None:
+                self._records.append((name, record))
             return
         if isinstance(value, _NOT_LOOKED_INTO) or id(value) in visited:
             return
@@ -69,7 +110,7 @@ class InputWatch:
         if isinstance(value, tuple):
             for index, item in enumerate(value):
                 self._watch_value((name, "{}[{!r}]", index), item, visited)
-        state = None if isinstance(value, (tuple, list, dict)) else copy_inner_state(value)
+        state = None if isinstance(value, (tuple, list, dict)) else copy_state(value)
         if state is not None:
             self._states.append((name, value, state))
             return
@@ -78,23 +119,36 @@ class InputWatch:
                 self._watch_value(name, vars(value).get(attribute), visited)
             return
         for kind in _kinds_of(value):
-            keys, values = _read_contents(value, kind)
-            self._contents.append(ContainerContents(name, value, kind, keys, values))
-            if kind != "set":
-                form = "{}.{}" if kind in ("attributes", "slots") else "{}[{!r}]"
-                for key, item in zip(keys, values, strict=True):
-                    self._watch_value((name, form, key), item, visited)
+            self._watch_contents(name, value, kind, visited)
+
+    def _watch_contents(self, name: AccessPath, container: Any, kind: str, visited: set[int]) -> None:
+        keys, values = _read_contents(container, kind)
+        self._contents.append(ContainerContents(name, container, kind, keys, values))
+        if kind not in ("set", "class"):
+            form = _format_of_key(kind)
+            for key, item in zip(keys, values, strict=True):
+                self._watch_value((name, form, key), item, visited)
 
     @property
-    def is_empty(self) -> bool:
-        """Whether there was nothing that could be written to."""
-        return not (self._tensors or self._contents or self._states)
+    def size(self) -> int:
+        """How many tensors and containers are watched."""
+        return len(self._tensors) + len(self._contents) + len(self._states)
 
     def list_written_tensors(self) -> list[str]:
         """The names of the tensors that were written to in place, and of other values whose inner state moved."""
         names = [name for name, tensor, version in self._tensors if read_version(tensor) != version]
-        names += [name for name, value, state in self._states if copy_inner_state(value) != state]
+        names += [name for name, value, state in self._states if copy_state(value) != state]
         return list(map(_format_name, names))
+
+    def list_used_generators(self) -> list[str]:
+        """The names of the generators of random numbers that drew."""
+        states = [(name, value, state) for name, value, state in self._states if is_generator_of_numbers(value)]
+        return [_format_name(name) for name, value, state in states if copy_state(value) != state]
+
+    def undo_changes_of_tensors(self) -> list[str]:
+        """Undo what was done to tensors besides writing to them in place, and return a line for each change."""
+        changes = [(name, change) for name, record in self._records for change in record.undo_changes()]
+        return [f"{_format_name(name)} ({change})" for name, change in changes]
 
     def restore_containers(self) -> list[str]:
         """Restore the contents of containers, and return a line for each change that was undone."""
@@ -103,30 +157,50 @@ class InputWatch:
             keys, values = _read_contents(contents.container, contents.kind)
             if not _are_same(values, contents.values) or not _are_same(keys, contents.keys):
                 lines += _describe_changes(contents, keys, values)
-                _write_contents(contents)
+                if not self._is_shared or threading.active_count() == 1:
+                    _write_contents(contents)
         return lines
 
-    def run_watched(
-        self, title: str, body: Callable[..., Any], inputs: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> Any:
-        """Run the body of the net of this title; containers are as they were afterwards, also if it fails.
+    def check(self, title: str) -> None:
+        """Refuse what the body of the net of this title did to the values, and undo what can be undone.
 
         Raises:
-            PurityError: if the body wrote to anything; names what, and how it changed.
+            PurityError: if it wrote to anything, or drew from a generator; names what, and how it changed.
         """
-        try:
-            output = body(*inputs, **kwargs)
-        except BaseException:
-            self.restore_containers()
-            raise
-        tensors, changes = self.list_written_tensors(), self.restore_containers()
+        if generators := self.list_used_generators():
+            raise PurityError(
+                f"the body of {title} wrote in place to {', '.join(generators)}: a draw moved it. Draw from the rng of "
+                f"the call: funcnet.random.uniform(p.rng, shape), or torch.rand(shape)."
+            )
+        tensors = self.list_written_tensors()
+        changes, undone = self.restore_containers(), self.undo_changes_of_tensors()
+        if self._is_shared and (tensors or changes or undone):
+            raise _shared_write_error(title, [*tensors, *changes, *undone])
         if tensors or changes:
             raise write_error(title, tensors, changes)
-        return output
+        if undone:
+            raise PurityError(
+                f"the body of {title} changed {'; '.join(undone)}. That belongs to the caller, and is as it was. Work "
+                f"on x.detach().clone(), and return what is to be known outside."
+            )
+
+    def undo(self) -> None:
+        """Put back what can be put back, after a body failed."""
+        self.restore_containers()
+        self.undo_changes_of_tensors()
+
+
+def _shared_write_error(title: str, changes: list[str]) -> PurityError:
+    """The error for a body that wrote to what all its calls share."""
+    return PurityError(
+        f"the body of {title} wrote to {'; '.join(changes)}. All calls share that, so calls with equal arguments would "
+        f"differ. Take it as an input and return the new one, or hold a tensor in a buffer; to compute a value once, "
+        f"decorate the function that computes it with functools.cache."
+    )
 
 
 def write_error(title: str, tensors: list[str], changes: Iterable[str] = ()) -> PurityError:
-    """The error for a body that wrote to what its caller gave it."""
+    """The error for a body that wrote to what its caller gave it, or to what all calls share."""
     if tensors:
         return PurityError(
             f"the body of {title} wrote in place to {', '.join(tensors)}, which belongs to the caller and is changed "
@@ -141,11 +215,15 @@ def write_error(title: str, tensors: list[str], changes: Iterable[str] = ()) -> 
 
 def _kinds_of(value: Any) -> Iterator[str]:
     """The ways in which a value contains others."""
-    for cls, kind in ((list, "list"), (deque, "deque"), (dict, "dict"), (set, "set")):
+    for cls, kind in ((list, "list"), (deque, "deque"), (dict, "dict"), (set, "set"), (Variable, "variable")):
         if isinstance(value, cls):
             yield kind
-    if callable(value):
-        return  # functions, and objects that act as one
+            if kind == "variable":
+                return
+    if callable(value) and not any(
+        isinstance(vars(base).get("__call__"), FunctionType) for base in type(value).__mro__
+    ):
+        return  # functions, and callables of Python itself
     if isinstance(getattr(value, "__dict__", None), dict):
         yield "attributes"
     if type(value).__module__ != "builtins" and next(slot_names(type(value)), None) is not None:
@@ -166,7 +244,12 @@ def _read_contents(container: Any, kind: str) -> tuple[list[Any], list[Any]]:
     if kind == "set":
         items = sorted(set.__iter__(container), key=id)
         return list(range(len(items))), items
-    if kind == "attributes":
+    if kind == "variable":
+        values = container.read()
+        return [container.name] * len(values), values
+    if kind == "class":
+        items = [(name, value) for name, value in vars(container).items() if not name.startswith("_abc_")]
+    elif kind == "attributes":
         cached = _cached_names(type(container))
         items = [(name, value) for name, value in vars(container).items() if name not in cached]
     else:
@@ -195,6 +278,15 @@ def _write_contents(contents: ContainerContents) -> None:
         base.clear(container)
         for key, value in zip(keys, values, strict=True):
             base.__setitem__(container, key, value)
+    elif kind == "variable":
+        container.write(values)
+    elif kind == "class":
+        before = dict(zip(keys, values, strict=True))
+        for name in set(_read_contents(container, kind)[0]) - set(keys):
+            delattr(container, name)
+        for name, value in before.items():
+            if vars(container).get(name) is not value:
+                setattr(container, name, value)
     elif kind == "attributes":
         for name in set(vars(container)) - _cached_names(type(container)):
             del vars(container)[name]
@@ -223,7 +315,7 @@ def _describe_changes(contents: ContainerContents, keys: list[Any], values: list
     if contents.kind == "set":
         yield f"{container_name} (other items)"
         return
-    form = "{}.{}" if contents.kind in ("attributes", "slots") else "{}[{!r}]"
+    form = _format_of_key(contents.kind)
     before, after = (dict(zip(contents.keys, contents.values, strict=True)), dict(zip(keys, values, strict=True)))
     for key in {**before, **after}:
         if key not in before or key not in after or not _is_same(after[key], before[key]):
@@ -233,9 +325,20 @@ def _describe_changes(contents: ContainerContents, keys: list[Any], values: list
         yield f"{container_name} (another order)"
 
 
+def _format_of_key(kind: str) -> str:
+    """How a container of a kind and a key are put together to the name of a value."""
+    return "{}" if kind == "variable" else "{}.{}" if kind in ("attributes", "slots", "class") else "{}[{!r}]"
+
+
 def _format_name(name: AccessPath) -> str:
     holder, form, key = name
     return form.format(key) if holder is None else form.format(_format_name(holder), key)
+
+
+def copy_state(value: Any) -> object:
+    """What shows that a value which holds no others was written to, or moved on; None for other values."""
+    state = copy_inner_state(value)
+    return read_progress(value) if state is None else state
 
 
 def name_inputs(inputs: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[tuple[str, Any]]:
@@ -252,67 +355,3 @@ def read_version(tensor: Tensor) -> int:
         return tensor._version
     except RuntimeError:  # not asked by is_inference, which the compiler cannot trace
         return -1
-
-
-def copy_inner_state(value: Any) -> object:
-    """A copy of the inner state of a value such as a generator; None for other values."""
-    if type(value) is torch.Generator:
-        return GeneratorStates([value])
-    if hasattr(value, "getstate"):  # random.Random; the compiler cannot test for this class
-        state: object = value.getstate()
-        return state
-    if isinstance(value, (bytearray, memoryview)) or hasattr(value, "__array_interface__"):
-        return bytes(value) if isinstance(value, bytearray) else value.tobytes()
-    return None
-
-
-def iter_mutable_defaults(functions: list[FunctionType]) -> Iterator[tuple[str, Any]]:
-    """Defaults of arguments that a body could write to, with their names: all calls of the function share them."""
-    for function in functions:
-        for name, value in get_defaults(function).items():
-            named = [(f"the default of {name!r} in {function.__qualname__}", value)]
-            if not isinstance(value, Tensor) and not InputWatch(named).is_empty:
-                yield named[0]
-
-
-# --- in compiled code ---
-
-
-def run_and_compare_when_compiled(
-    title: str, body: Callable[..., Any], inputs: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> Any:
-    """Run a body that is being compiled, and refuse writes to lists, dicts and dataclasses, which the compiler repeats.
-
-    The compiler traces this function, so it uses only what the compiler supports, and checks no other objects.
-    """
-    before = [(name, value, _copy_simple(value)) for name, value in _list_simple(name_inputs(inputs, kwargs))]
-    output = body(*inputs, **kwargs)
-    for name, value, items in before:
-        now = _copy_simple(value)
-        if len(now) != len(items) or not all(
-            key == old_key and item is old_item
-            for (key, item), (old_key, old_item) in zip(now, items)  # noqa: B905  # the compiler knows no strict=
-        ):
-            raise write_error(title, [], [name])
-    return output
-
-
-def _list_simple(named_values: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
-    """The lists, dicts and dataclasses in some values."""
-    simple = []
-    for name, value in named_values:
-        is_record = is_tensordict(value) or dataclasses.is_dataclass(value)
-        if isinstance(value, (list, dict)) or is_record:
-            simple.append((name, value))
-        if isinstance(value, (list, dict, tuple)) or is_record:
-            simple += _list_simple([(f"{name}[{key!r}]", item) for key, item in _copy_simple(value)])
-    return simple
-
-
-def _copy_simple(value: Any) -> list[tuple[Any, Any]]:
-    """Keys and values, or positions and items, at this moment."""
-    if isinstance(value, (list, tuple)):
-        return list(enumerate(value))
-    if isinstance(value, dict) or is_tensordict(value):
-        return list(value.items())
-    return [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]

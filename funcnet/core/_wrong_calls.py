@@ -37,7 +37,11 @@ def _is_generator(value: object) -> bool:
 
 
 _VALUE_TESTS = {
-    **{"train": _is_mode, "training": _is_mode, "rng": _is_rng, "seed": _is_rng, "key": _is_rng},
+    "train": _is_mode,
+    "training": _is_mode,
+    "rng": _is_rng,
+    "seed": _is_rng,
+    "key": _is_rng,
     "generator": _is_generator,
     "buffers": _is_tree,
 }

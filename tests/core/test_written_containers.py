@@ -243,7 +243,20 @@ def test_a_mutable_default_is_what_the_caller_never_gave():
     assert_identical(harmless({}, X), X * 2)
 
 
-@pytest.mark.parametrize("what", ["append", "new key", "another value", "pop", "nested", "dataclass"])
+@pytest.mark.parametrize(
+    "what",
+    [
+        "append",
+        "new key",
+        "another value",
+        "pop",
+        "nested",
+        "dataclass",
+        "object",
+        "new attribute",
+        "tensor in an object",
+    ],
+)
 def test_compiled_code_refuses_the_same(what):
     make, write, _ = WRITES[what]
 
@@ -262,8 +275,10 @@ def test_compiled_code_refuses_the_same(what):
     before = read(given)
     with pytest.raises(fn.PurityError, match="input 1"):
         torch.compile(net, backend="eager")(params, X, given)
-    assert read(given) == before
-    with pytest.raises(Exception, match=r"wrote to input 1|PurityError"):
+    assert what not in BACK or read(given) == before
+    given = make()
+    before = read(given)
+    with pytest.raises(Exception, match=r"wrote .*to input 1|PurityError"):
         torch.compile(net, backend="eager", fullgraph=True)(params, X, given)
     assert read(given) == before
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from funcnet._context import can_read_numbers, tensors_are_real, under_forward_mode, under_transform, under_vmap
 from funcnet._errors import RandomnessError, TreeError, bullet_list
-from funcnet._torch import lazy_clone, never_compile_alone, peek_transform, read_frame_compiler
+from funcnet._torch import never_compile_alone, peek_transform, read_frame_compiler
 from funcnet._torch_tracer import list_traced_writes, start_watching_trace
 from funcnet._typing import Selector, Tree, TreeLike
 from funcnet.core._between_graphs import BETWEEN_GRAPHS
@@ -25,7 +26,6 @@ from funcnet.core._check import (
     misfit_error,
     specs_by_tree,
 )
-from funcnet.core._checked_trees import CheckedTrees
 from funcnet.core._draw_source import PASS_RNG, Call, Mode, draw_source
 from funcnet.core._entries import Buffer, Param, has_entries
 from funcnet.core._facts import iter_bodies
@@ -39,6 +39,7 @@ from funcnet.core._traced_watch import run_and_compare_when_traced, traced_write
 from funcnet.core._tree_watch import (
     buffers_write_error,
     compile_reader,
+    copy_params,
     copy_tree,
     iter_writable_buffers,
     params_write_error,
@@ -49,7 +50,7 @@ from funcnet.core._view_classes import make_view_opener, view_class_of
 from funcnet.core._wrong_calls import SWALLOWED_ARGUMENTS, refuse_swallowed_arguments
 from funcnet.kernels.internals import KernelInterceptor, allow_second_derivatives_within, kernels_lack_rules
 from funcnet.random.internals import DrawInterceptor, RngArgument, as_rng
-from funcnet.tree import flatten, select, unflatten
+from funcnet.tree import select, unflatten
 from funcnet.tree.internals import describe_unmatched
 
 if TYPE_CHECKING:
@@ -232,7 +233,7 @@ class PreparedNet:
             if self.has_foreign_parts and self.copies_all:  # their forwards may write to copies
                 full_params = resolve_aliases(copy_tree(params), aliases)
         elif has_copies or self.scratch:
-            full_params = self._with_copies(full_params, has_copies)
+            full_params = copy_params(full_params, None if has_copies else self.scratch)
         call_buffers = self._make_call_buffers(buffers) if self.has_buffers else {}
         try:
             view = self.open_view(self.view_class, full_params, call_buffers, call)  # type: ignore[arg-type]
@@ -280,16 +281,6 @@ class PreparedNet:
     def _has_seen(self, call: Call) -> bool:
         """Whether a call of this mode was seen to write to no params, so that the next need no copies of them."""
         return _mode_key(call) in self.modes_seen or not can_read_numbers()
-
-    def _with_copies(self, params: TreeLike, copies_all: bool) -> Tree:
-        """The params with lazy copies of those that the body writes to, or of all while it is not known to which."""
-        copies: dict[int, Tensor] = {}  # a tied tensor stays one
-        flat = flatten(params)
-        copy_tensor = lazy_clone if can_read_numbers() else Tensor.clone
-        for path, tensor in flat.items():
-            if copies_all or path in self.scratch:
-                flat[path] = copies.setdefault(id(tensor), copy_tensor(tensor))
-        return unflatten(flat)
 
     def _run_untrusted(
         self,
@@ -460,3 +451,39 @@ def _copy_buffers(tree: TreeLike, writable: TreeLike) -> Tree:
         else:
             copy[key] = value.clone() if key in writable else value
     return copy
+
+
+class CheckedTrees:
+    """The params and buffers that were last found to fit a net.
+
+    They are recognised by identity and by their outermost leaves, and not kept alive.
+
+    Args:
+        outer_keys: nested keys of the first and the last leaf of params.
+        params, buffers: what was checked.
+    """
+
+    __slots__ = ("_ids", "_leaves", "_sizes")
+
+    def __init__(self, outer_keys: list[tuple[str, ...]], params: TreeLike, buffers: TreeLike) -> None:
+        self._ids = (id(params), id(buffers))
+        self._sizes = (len(params), len(buffers))
+        self._leaves = [(keys, weakref.ref(_leaf_at(params, keys))) for keys in outer_keys]
+
+    def matches(self, params: TreeLike, buffers: TreeLike) -> bool:
+        """Whether these dicts are the ones that were checked."""
+        if self._ids != (id(params), id(buffers)) or self._sizes != (len(params), len(buffers)):
+            return False
+        try:
+            for keys, ref in self._leaves:
+                if ref() is not _leaf_at(params, keys):
+                    return False
+        except (KeyError, TypeError):
+            return False
+        return True
+
+
+def _leaf_at(tree: TreeLike, keys: tuple[str, ...]) -> Any:
+    for key in keys:
+        tree = tree[key]
+    return tree

@@ -44,21 +44,16 @@ class ShownWrites:
     Args:
         in_place: an in-place operation on anything that may be a tensor of the trees.
         memory: a name of what reaches the numbers of a tensor past its version counter.
-        state: a name of what changes gradients, hooks, flags or attributes of tensors.
+        touches_tensors: that, or a name of what changes gradients, hooks, flags or attributes of tensors.
         backward: a backward pass, which may add to the gradients of params.
         hidden_in_traces: the first name of a write that does not show while the compiler traces it; "" without any.
     """
 
     in_place: bool = False
     memory: bool = False
-    state: bool = False
+    touches_tensors: bool = False
     backward: bool = False
     hidden_in_traces: str = ""
-
-    @property
-    def touches_tensors(self) -> bool:
-        """Whether tensors may be changed in ways that no version counter shows."""
-        return self.memory or self.state
 
 
 def look_for_writes(
@@ -85,10 +80,11 @@ def look_for_writes(
     hidden += sorted(name for name in names if name.startswith("_foreach_") and name.endswith("_"))
     if in_place and "data" in names:
         hidden.append("data")
+    memory = reaches_memory or not names.isdisjoint(_MEMORY_NAMES)
     return ShownWrites(
         in_place,
-        memory=reaches_memory or not names.isdisjoint(_MEMORY_NAMES),
-        state=not names.isdisjoint(_STATE_NAMES) or not stores.issubset(buffer_names),
+        memory,
+        touches_tensors=memory or not names.isdisjoint(_STATE_NAMES) or not stores.issubset(buffer_names),
         backward="backward" in names,
         hidden_in_traces=hidden[0] if hidden else "",
     )

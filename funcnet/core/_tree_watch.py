@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from funcnet._context import unwrap_transforms
+from funcnet._context import can_read_numbers, unwrap_transforms
 from funcnet._errors import PurityError
+from funcnet._torch import lazy_clone
 from funcnet._typing import Tree, TreeLike
 from funcnet.core._entries import Buffer
 from funcnet.core._input_watch import read_version
 from funcnet.core._net import Net
-from funcnet.tree import join
+from funcnet.tree import flatten, join, unflatten
 
 
 def read_storage_id(tensor: Tensor) -> int:
@@ -68,6 +69,17 @@ def iter_writable_buffers(net: Net, below: bool, prefix: str = "", is_reached: b
     reaches_parts = is_reached or facts.reads_trees or (below and not facts.is_trusted)
     for name, child in net._children.items():
         yield from iter_writable_buffers(child, below, join(prefix, name), reaches_parts)
+
+
+def copy_params(params: TreeLike, paths: Collection[str] | None) -> Tree:
+    """The params with lazy copies of those at some paths, or of all; a tied tensor stays one."""
+    copies: dict[int, Tensor] = {}
+    flat = flatten(params)
+    copy_tensor = lazy_clone if can_read_numbers() else Tensor.clone
+    for path, tensor in flat.items():
+        if paths is None or path in paths:
+            flat[path] = copies.setdefault(id(tensor), copy_tensor(tensor))
+    return unflatten(flat)
 
 
 def copy_tree(tree: TreeLike) -> Tree:

@@ -99,6 +99,8 @@ class PreparedNet:
         self._read_code("forward")  # here, because the compiler cannot trace it
         self.copies_inputs = isinstance(net, ForeignNet)  # so nothing that the caller gave can be written to
         self.has_foreign_parts = any(isinstance(body, ForeignNet) for body in bodies)
+        # a body could keep its view, and record a buffer in the tree of a call that is over
+        self.shares_eval_call = self.is_trusted or not self.has_buffers
         self.scratch: set[str] = set()  # paths of params that a foreign forward in eval mode writes to: it gets copies
 
     def _set_writable(self, below_bodies: bool) -> None:
@@ -218,7 +220,7 @@ class PreparedNet:
         interceptor: DrawInterceptor | None = None,
     ) -> tuple[Any, Tree]:
         """Run the body once, over a tree of buffers that is the call's own; returns the output and that tree."""
-        call = _EVAL if mode is False and rng is None else Call(mode, as_rng(rng))
+        call = _EVAL if mode is False and rng is None and self.shares_eval_call else Call(mode, as_rng(rng))
         aliases = self.aliases_by_kind[Param]
         full_params = resolve_aliases(params, aliases) if aliases else params
         watches = not self.is_trusted or method != "forward"

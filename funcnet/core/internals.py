@@ -18,5 +18,7 @@ from funcnet.core._inner_states import copy_inner_state as copy_inner_state
 from funcnet.core._kinds import ForeignNet as ForeignNet
 from funcnet.core._kinds import StockNet as StockNet
 from funcnet.core._part_check import check_part as check_part
+from funcnet.core._tensor_records import TensorRecord as TensorRecord
+from funcnet.core._tensor_records import record_tensor as record_tensor
 from funcnet.core._ties import resolve_aliases as resolve_aliases
 from funcnet.core._view import EMPTY_TREE as EMPTY_TREE

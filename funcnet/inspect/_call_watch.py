@@ -81,6 +81,13 @@ class CallWatch(DispatchMode):
         """Report an effect, by default at the path and line that are running."""
         self._details.setdefault((kind, location or self.stack.locate()), {})[detail] = None
 
+    def has_reported(self, kind: str, name: str) -> bool:
+        """Whether an effect of a kind is reported already that concerns something of this name."""
+        details = [
+            detail for (its_kind, _), its_details in self._details.items() if its_kind == kind for detail in its_details
+        ]
+        return any(detail.endswith(name) or f"{name} " in detail for detail in details)
+
     def _name_operation(self, operator: Any = None) -> str:
         """What to call an operator: the function of torch that user code or a layer called, where there is one."""
         name = getattr(self.torch_function, "__name__", "") or operator_name(operator)

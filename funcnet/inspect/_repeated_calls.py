@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from funcnet._tensors import is_inexact, same_bits
 from funcnet._torch import pytree
+from funcnet.core.internals import TensorRecord, record_tensor
 from funcnet.inspect._call_watch import CallWatch
 from funcnet.inspect._code_locations import Location
 from funcnet.inspect._line_trace import LineTrace
@@ -72,8 +73,10 @@ class RepeatedCalls:
         if not self._snapshot.is_complete:
             watch.notes.append("all that the module and its code can reach: there is too much of it")
         tensors_before = _read_tensors(self._module)
+        records = self._record_tensors()
         with self.undo_changes():
             first = self._maker.call(self._module, *self._inputs)
+            self._report_changed_tensors(watch, records)
             changes = self._snapshot.list_changes()
             self._restore_tensors(tensors_before)  # what a call does to them is reported already
             self._snapshot.restore_generators()
@@ -101,6 +104,25 @@ class RepeatedCalls:
         elif difference is not None and all(change.kind != "keeps state" for change in changes.values()):
             words = f"{difference}: something that cannot be seen is kept"
             watch.report_effect("differs if repeated", words, self._locate_forward(""))
+
+    def _record_tensors(self) -> list[tuple[str, TensorRecord]]:
+        """The tensors of the inputs and the parameters, with their names, as they are now."""
+        named = [
+            (name, leaf)
+            for name, value in name_inputs(*self._inputs)
+            for leaf in pytree.tree_leaves(value)
+            if isinstance(leaf, Tensor)
+        ]
+        named += [(f"the parameter {name}", param) for name, param in self._module.named_parameters()]
+        return [(name, record) for name, leaf in named if (record := record_tensor(leaf, True)) is not None]
+
+    def _report_changed_tensors(self, watch: CallWatch, records: list[tuple[str, TensorRecord]]) -> None:
+        """Report what a call did to tensors that no operator shows: to memory, gradients, hooks and flags."""
+        for name, record in records:
+            is_reported = watch.has_reported("mutates input", name)
+            for change in record.undo_changes():
+                if not (is_reported and change.startswith("other ")):
+                    watch.report_effect("mutates input", f"{name} has {change}", self._locate_forward(""))
 
     def _restore_tensors(self, before: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:
         """Give the copy the parameters and buffers that it had, with the values of a fresh copy."""

@@ -392,3 +392,19 @@ def test_compiled_code_refuses_trees_that_do_not_fit():
         with pytest.raises(fn.TreeError, match="do not fit"):
             torch.compile(net, backend="eager")(misfit, X)
     assert_identical(torch.compile(net, backend="eager")({**params, "1": {}}, X), net(params, X))
+
+
+@pytest.mark.parametrize("options", [{}, {"train": True}, {"rng": 0}])
+def test_a_view_records_nothing_after_its_call(options):
+    views = []
+
+    @fn.compose(steps=fn.Buffer((), 0.0))
+    def net(p, x):
+        views.append(p)
+        p.steps = p.steps + 1
+        return x
+
+    params, buffers = net.init(0)
+    _, new = net.apply(params, buffers, torch.ones(2), **options)
+    views[0].steps = torch.tensor(9.0)
+    assert_identical(new["steps"], torch.tensor(1.0))

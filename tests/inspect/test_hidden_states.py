@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 import funcnet as fn
+from tests.core.test_written_tensors import ALL as TENSOR_WRITES
 from tests.inspect.modules import Calls, X, effects_of, summarize
 
 LOG: list[object] = []
@@ -340,3 +341,21 @@ def test_numbered_parts_are_one_row_and_the_number_of_the_line_stays():
     assert "*.* (12 times)" in text
     long = fn.inspect.Effects((fn.inspect.Effect("draws", "", "/a" * 150 + "/model.py", 1234, "x", "y"),))
     assert "/model.py:1234" in str(long)
+
+
+@pytest.mark.parametrize("what", TENSOR_WRITES)
+def test_what_is_done_to_an_input_without_an_operator_is_told(what):
+    write, is_leaf = TENSOR_WRITES[what]
+    net = fn.compose()(lambda p, x: (write(x), x.detach() * 2)[1])
+    found = fn.effects(net, {}, torch.ones(3, requires_grad=is_leaf)).of("mutates input")
+    assert "input 0" in str([effect.detail for effect in found.found])
+
+
+def test_a_gradient_that_is_added_to_a_parameter_is_told():
+    def forward(module, x):
+        (module.weight.sum() * 2).backward()
+        return x
+
+    module = type("Backward", (nn.Linear,), {"forward": forward})(2, 2)
+    found = fn.effects(module, torch.ones(3, 2)).of("mutates input")
+    assert "the parameter weight has another grad" in str([effect.detail for effect in found.found])

@@ -91,7 +91,8 @@ class PreparedNet:
         self.functions = list(iter_functions(bodies))
         own_bodies = [body for body in bodies if not (isinstance(body, ForeignNet) or body._facts.is_trusted)]
         self.own_functions = list(iter_functions(own_bodies, across_files=True))
-        self.shared_values = SharedValues(self.functions, self.own_functions, own_bodies)
+        self.buffer_names = {path.rpartition(".")[2] for path in self.specs["buffers"]}
+        self.shared_values = SharedValues(self.functions, self.own_functions, own_bodies, self.buffer_names)
         self.modes_seen: set[tuple[Any, bool]] = set()  # in which params were compared before and after a call
         self.shown_writes: dict[str, ShownWrites] = {}  # by method
         self.read_params = compile_reader([] if self.is_trusted else list(self.specs["params"]))
@@ -122,8 +123,7 @@ class PreparedNet:
     def _read_code(self, method: str) -> None:
         shown = _NOTHING_SHOWN
         if not self.is_trusted or method != "forward":
-            buffer_names = {path.rpartition(".")[2] for path in self.specs["buffers"]}
-            shown = look_for_writes(self.functions, self.own_functions, method, buffer_names)
+            shown = look_for_writes(self.functions, self.own_functions, method, self.buffer_names)
         self.shown_writes[method] = shown
         if not self.copies_all and (shown.in_place or shown.touches_tensors):
             self._set_writable(True)

@@ -11,7 +11,7 @@ watched in every call, except:
 from __future__ import annotations
 
 import dis
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from funcnet._reachable import ATOM_CLASSES, is_assigned
 from funcnet.core._body_functions import get_defaults, iter_code
 from funcnet.core._input_watch import InputWatch, Variable, copy_state
-from funcnet.core._kinds import ForeignNet
 from funcnet.core._net import Net
 from funcnet.core._traced_watch import can_be_compared
 
@@ -30,6 +29,8 @@ _LOADS = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF", "LOAD_CLASSDEREF", "LOAD_FRO
 _GLOBAL_STORES, _CELL_STORES = ("STORE_GLOBAL", "DELETE_GLOBAL"), ("STORE_DEREF", "DELETE_DEREF")
 _ATTRIBUTE_STORES = ("STORE_ATTR", "DELETE_ATTR")
 _LARGE = 64  # tensors and containers; to look at so many takes longer than a small call
+_GENERATED = "<string>"  # the file of methods that dataclasses make
+_WRITING_NAMES = frozenset(("setattr", "__setattr__", "__dict__", "vars"))
 _KEY_LOADS = ("LOAD_CONST", "LOAD_FAST", "LOAD_FAST_BORROW", "LOAD_SMALL_INT")
 
 
@@ -40,14 +41,19 @@ class SharedValues:
         functions: what the code of the net consists of, foreign modules included: calls share their defaults too.
         own_functions: those of the bodies that are no foreign modules.
         own_bodies: these bodies.
+        buffer_names: to assign to these attributes is to record a new buffer.
     """
 
     def __init__(
-        self, functions: Iterable[FunctionType], own_functions: list[FunctionType], own_bodies: Iterable[Net]
+        self,
+        functions: Iterable[FunctionType],
+        own_functions: list[FunctionType],
+        own_bodies: Iterable[Net],
+        buffer_names: Collection[str],
     ) -> None:
         self.defaults = [pair for pair in _iter_defaults(functions) if InputWatch([pair]).size]
         """The defaults of arguments that can be written to, with their names."""
-        watches = [(pair, InputWatch([pair])) for pair in _iter_held_values(own_functions, own_bodies)]
+        watches = [(pair, InputWatch([pair])) for pair in _iter_held_values(own_functions, own_bodies, buffer_names)]
         self.named = [pair for pair, watch in watches if watch.size]
         """The other values that can be written to, with their names."""
         self._is_large = sum(watch.size for _, watch in watches) > _LARGE
@@ -64,16 +70,19 @@ class SharedValues:
         return InputWatch(self.named, records_tensors=is_first, has_bits=has_bits, is_shared=True)
 
 
-def _iter_held_values(functions: Iterable[FunctionType], nets: Iterable[Net]) -> Iterator[tuple[str, Any]]:
+def _iter_held_values(
+    functions: Iterable[FunctionType], nets: Iterable[Net], buffer_names: Collection[str]
+) -> Iterator[tuple[str, Any]]:
     """The values that the bodies of nets hold, with their names; what is known not to be written to is left out.
 
     Args:
         functions: what the code of the bodies consists of.
-        nets: those whose bodies these are.
+        nets: those whose bodies these are, none of them foreign.
+        buffer_names: to assign to these attributes is to record a new buffer.
     """
     visited: set[int] = set()
-    functions = list(functions)
-    for name, value in _iter_named_values(functions, nets):
+    functions = [function for function in functions if function.__code__.co_filename != _GENERATED]
+    for name, value in _iter_named_values(functions, nets, buffer_names):
         if id(value) not in visited and not _is_stateless(value):
             visited.add(id(value))
             yield name, value
@@ -89,21 +98,26 @@ def _iter_defaults(functions: Iterable[FunctionType]) -> Iterator[tuple[str, Any
                 yield f"the default of {name!r} in {function.__qualname__}", value
 
 
-def _iter_named_values(functions: list[FunctionType], nets: Iterable[Net]) -> Iterator[tuple[str, Any]]:
+def _iter_named_values(
+    functions: list[FunctionType], nets: Iterable[Net], buffer_names: Collection[str]
+) -> Iterator[tuple[str, Any]]:
+    stores_attributes = any(_stores_attributes(function, buffer_names) for function in functions)
+    for net in nets:
+        for name, value in net._named_constants.items():
+            yield f"the field {name!r} of {net.title()}", value
+        if stores_attributes and type(net).__module__.partition(".")[0] != "funcnet":
+            yield f"the net {net.title()}", net
+            yield f"the class {type(net).__name__}", type(net)
     uses_by_function = [(function, _list_uses(function)) for function in functions]
     for function, uses in uses_by_function:
         for name, pairs in uses.items():
             for value in _find_values(function, name):
                 is_log = type(value) is list and _is_log(pairs)
-                is_class_read = isinstance(value, type) and not _stores_attributes(function)
+                is_class_read = isinstance(value, type) and not _stores_attributes(function, buffer_names)
                 if not (is_log or is_class_read or _is_only_read(value, pairs)):
                     yield f"{name!r} outside of {function.__qualname__}", value
-                if isinstance(value, FunctionType) and _stores_attributes(function):
+                if isinstance(value, FunctionType) and _stores_attributes(function, buffer_names):
                     yield f"the function {name!r}", vars(value)
-    for net in nets:
-        if not net._facts.is_trusted and not isinstance(net, ForeignNet):
-            for name, value in net._named_constants.items():
-                yield f"the field {name!r} of {net.title()}", value
 
 
 def _find_values(function: FunctionType, name: str) -> Iterator[Any]:
@@ -164,10 +178,12 @@ def _reads_item(first: dis.Instruction, second: dis.Instruction) -> bool:
     return first.opname in _KEY_LOADS and is_item
 
 
-def _stores_attributes(function: FunctionType) -> bool:
+def _stores_attributes(function: FunctionType, buffer_names: Collection[str]) -> bool:
     codes = list(iter_code(function))
-    return any("setattr" in code.co_names or "__dict__" in code.co_names for code in codes) or any(
-        one.opname in _ATTRIBUTE_STORES for code in codes for one in dis.get_instructions(code)
+    return any(not _WRITING_NAMES.isdisjoint(code.co_names) for code in codes) or any(
+        one.opname in _ATTRIBUTE_STORES and one.argval not in buffer_names
+        for code in codes
+        for one in dis.get_instructions(code)
     )
 
 
@@ -188,7 +204,9 @@ def _iter_variables(function: FunctionType) -> Iterator[tuple[str, Variable]]:
 
 def _is_stateless(value: Any) -> bool:
     """Whether nothing can be written to a value, or nothing that a body would read again."""
-    if isinstance(value, (*ATOM_CLASSES, Net, FunctionType)) and not _is_class_of_user(value):
+    if isinstance(value, Net):
+        return type(value).__module__.partition(".")[0] == "funcnet"
+    if isinstance(value, (*ATOM_CLASSES, FunctionType)) and not _is_class_of_user(value):
         return True
     package = type(value).__module__.partition(".")[0]
     if package in ("torch", "funcnet", "functools") and not isinstance(value, (Tensor, torch.Generator, nn.Module)):

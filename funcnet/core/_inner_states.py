@@ -56,6 +56,10 @@ def read_progress(value: Any) -> object:
         return (-1,) if frame is None else (frame.f_lasti, *map(id, frame.f_locals.values()))
     if isinstance(value, itertools.count):
         return repr(value)
+    if isinstance(value, (zip, map, filter, enumerate)):
+        sources = [item for item in value.__reduce__()[1] if isinstance(item, Iterator)]
+        progress = tuple(map(read_progress, sources))
+        return progress if any(one is not None for one in progress) else None
     if isinstance(value, Iterator) and type(value).__module__ == "builtins":
         hint = operator.length_hint(value, -1)
         return None if hint < 0 else hint

@@ -93,8 +93,9 @@ class InputWatch:
         self._records_tensors, self._has_bits = records_tensors or has_bits, has_bits
         visited: set[int] = set()
         for name, value in named_values:
-            if isinstance(value, type):
-                self._watch_contents((None, "{}", name), value, "class", visited)
+            if isinstance(value, (type, Net)):
+                kind = "class" if isinstance(value, type) else "attributes"
+                self._watch_contents((None, "{}", name), value, kind, visited)
             else:
                 self._watch_value((None, "{}", name), value, visited)
 
@@ -250,16 +251,17 @@ def _read_contents(container: Any, kind: str) -> tuple[list[Any], list[Any]]:
     if kind == "class":
         items = [(name, value) for name, value in vars(container).items() if not name.startswith("_abc_")]
     elif kind == "attributes":
-        cached = _cached_names(type(container))
-        items = [(name, value) for name, value in vars(container).items() if name not in cached]
+        items = [(name, value) for name, value in vars(container).items() if not _is_cached(container, name)]
     else:
         items = [(name, getattr(container, name)) for name in slot_names(type(container)) if hasattr(container, name)]
     return [name for name, _ in items], [value for _, value in items]
 
 
-def _cached_names(cls: type) -> set[str]:
-    """``cached_property`` names; filling one does not count as a write."""
-    return {name for base in cls.__mro__ for name, value in vars(base).items() if isinstance(value, cached_property)}
+def _is_cached(container: Any, name: str) -> bool:
+    """Whether an attribute holds what was computed once: a ``cached_property``, or what a net remembers of itself."""
+    if isinstance(container, Net):
+        return name.startswith("_")
+    return any(isinstance(vars(base).get(name), cached_property) for base in type(container).__mro__)
 
 
 def _write_contents(contents: ContainerContents) -> None:
@@ -288,7 +290,7 @@ def _write_contents(contents: ContainerContents) -> None:
             if vars(container).get(name) is not value:
                 setattr(container, name, value)
     elif kind == "attributes":
-        for name in set(vars(container)) - _cached_names(type(container)):
+        for name in [name for name in vars(container) if not _is_cached(container, name)]:
             del vars(container)[name]
         vars(container).update(zip(keys, values, strict=True))
     else:

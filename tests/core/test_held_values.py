@@ -177,3 +177,36 @@ def test_what_is_only_read_item_by_item_is_not_watched():
     used = fn.compose()(lambda p, x: x * config.get("scale") + len(sizes))
     assert read._prepared().shared_values.named == []
     assert {name.partition(" ")[0] for name, _ in used._prepared().shared_values.named} == {"'config'", "'sizes'"}
+
+
+class KeepsInItself(fn.Net):
+    calls = 0
+    way: str
+
+    def forward(self, p, x):
+        if self.way == "attribute":
+            object.__setattr__(self, "n", getattr(self, "n", 0) + 1)
+            return x * self.n
+        if self.way == "dict":
+            self.__dict__["n"] = self.__dict__.get("n", 0) + 1
+            return x * self.n
+        type(self).calls += 1
+        return x * self.calls
+
+
+@pytest.mark.parametrize(("way", "where"), [("attribute", "net"), ("dict", "net"), ("class", "class")])
+def test_a_net_that_keeps_something_in_itself_or_its_class_is_refused(way, where):
+    net = KeepsInItself(way)
+    for _ in range(2):
+        with pytest.raises(fn.PurityError, match=f"wrote to the {where} KeepsInItself"):
+            net({}, X)
+    assert repr(net) == repr(KeepsInItself(way))
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: zip([1, 2], [3, 4], strict=True), lambda: map(int, "12"), lambda: enumerate("ab")]
+)
+def test_iterators_over_iterators_are_watched(make):
+    net = fn.compose()(lambda p, x, rows: (next(rows), x)[1])
+    with pytest.raises(fn.PurityError, match="input 1"):
+        net({}, X, make())

@@ -97,17 +97,16 @@ def second_derivative_is_planned() -> bool:
     return not torch.compiler.is_compiling() and _planned.is_second
 
 
-def tangent_is_differentiated(tensor: torch.Tensor) -> bool:
-    """Whether a tensor has a tangent, and another derivative is taken around that one, as in ``grad`` of ``jvp``."""
-    if not under_forward_mode():
-        return False
+def is_differentiated_twice(tensor: torch.Tensor) -> bool:
+    """Whether two derivatives or more are taken by what a tensor depends on, as in ``grad`` of ``jvp`` or of ``grad``.
+
+    Autograd's own second backward pass, with ``create_graph=True``, is not seen, except around forward mode.
+    """
     if torch.compiler.is_compiling():
-        kinds = [kind for kind in transform_kinds() if kind != "Vmap"]
-        return "Jvp" in kinds[1:]
-    levels = transform_levels(tensor)
-    innermost_tangent = max((level for kind, level in levels if kind == "jvp"), default=0)
-    is_inside = any(kind != "vmap" and level < innermost_tangent for kind, level in levels)
-    return is_inside or unwrap_transforms(tensor).requires_grad
+        return sum(kind != "Vmap" for kind in transform_kinds()) > 1
+    if peek_transform() is None:
+        return under_forward_mode() and tensor.requires_grad
+    return count_derivatives(tensor) > 1
 
 
 @assume_constant_result

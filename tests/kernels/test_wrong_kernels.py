@@ -49,7 +49,7 @@ def test_w1_a_derivative_of_a_directional_derivative(name):
         return torch.func.grad(lambda x: torch.func.jvp(lambda x: function(x).sin().sum(), (x,), (tangent,))[1])(x)
 
     expected = product(compose)
-    assert _relative_difference(product(by_torch), expected) > 0.01, f"{MENDED}tangent_is_differentiated"
+    assert _relative_difference(product(by_torch), expected) > 0.01, f"{MENDED}is_differentiated_twice"
     ours = product(lambda x: net({}, x[None])[0] if name == "instance_norm" else net({}, x))
     torch.testing.assert_close(ours, expected)
 

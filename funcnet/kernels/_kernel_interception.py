@@ -42,7 +42,9 @@ def _where_differentiated_twice(
     """A norm that is composed where a derivative of torch's kernel would be differentiated."""
 
     def compute(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return (composed if is_differentiated_twice(input) else kernel)(input, *args, **kwargs)
+        return (composed if is_differentiated_twice(*iter_tensors((input, args, kwargs))) else kernel)(
+            input, *args, **kwargs
+        )
 
     return compute
 
@@ -115,11 +117,15 @@ class KernelInterceptor(TorchFunctionMode):
 
 
 @contextlib.contextmanager
-def twice_differentiable_kernels() -> Iterator[None]:
-    """Run a block in which torch's functions and funcnet's layers take forms that can be differentiated twice."""
+def twice_differentiable_kernels(is_mapped: bool = False) -> Iterator[None]:
+    """Run a block in which torch's functions and funcnet's layers take forms that can be differentiated twice.
+
+    Args:
+        is_mapped: whether the second derivative will be taken in many directions at once.
+    """
     with contextlib.ExitStack() as stack:
         if not torch.compiler.is_compiling():  # compiled code is told by its transforms
-            stack.enter_context(second_derivative_planned())
+            stack.enter_context(second_derivative_planned(is_mapped))
         stack.enter_context(KernelInterceptor())
         yield
 

@@ -104,7 +104,7 @@ def _batch_normalise(p: View, input: Tensor) -> Tensor:
 
 def _batch_normalise_any(p: View, input: Tensor) -> Tensor:
     momentum = p.momentum or 0.0
-    compute = composed_batch_norm if is_differentiated_twice(input) else F.batch_norm
+    compute = composed_batch_norm if is_differentiated_twice(input, p.weight) else F.batch_norm
     if p.running_mean is None:
         return compute(input, None, None, p.weight, p.bias, True, momentum, p.eps)
     if not p.training:

@@ -82,7 +82,7 @@ def _instance_normalise(p: View, input: Tensor) -> Tensor:
 
 def _instance_normalise_any(p: View, input: Tensor) -> Tensor:
     mean, var, momentum = p.running_mean, p.running_var, p.momentum or 0.0
-    is_composed = is_differentiated_twice(input)
+    is_composed = is_differentiated_twice(input, p.weight)
     compute = composed_instance_norm if is_composed else F.instance_norm
     if mean is None or not p.training:
         return compute(input, mean, var, p.weight, p.bias, mean is None, momentum, p.eps)

@@ -69,7 +69,7 @@ class LayerNorm(Layer):
 
     @staticmethod
     def forward(p: View, input: Tensor) -> Tensor:
-        compute = composed_layer_norm if is_differentiated_twice(input) else F.layer_norm
+        compute = composed_layer_norm if is_differentiated_twice(input, p.weight) else F.layer_norm
         return compute(input, p.normalized_shape, p.weight, p.bias, p.eps)
 
 

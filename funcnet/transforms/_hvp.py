@@ -145,11 +145,17 @@ def scalar_run(
     variables: ArgumentVariables,
     kwargs: Mapping[str, Any],
     has_aux: bool,
+    is_mapped: bool = False,
 ) -> Run:
-    """The scalar that a function returns, as a function of the variables in its arguments, and its aux."""
+    """The scalar that a function returns, as a function of the variables in its arguments, and its aux.
+
+    Args:
+        function, variables, kwargs, has_aux: the function and its call.
+        is_mapped: whether the second derivative is taken in many directions at once.
+    """
 
     def run(tensors: list[Tensor]) -> tuple[list[Tensor], Any]:
-        with twice_differentiable_kernels():
+        with twice_differentiable_kernels(is_mapped):
             result = function(*variables.fill_arguments(tensors), **kwargs)
         value = scalar_of(function, result, has_aux, variables.function_name)
         return [value.reshape(())], result[1] if has_aux else None

@@ -140,7 +140,7 @@ def hessian(
     def compute_hessian(*args: Any, **kwargs: Any) -> Any:
         variables = ArgumentVariables(args, normalize_argnums(argnums, len(args), "hessian"), "hessian")
         is_plain = is_outermost(args, kwargs)
-        run = scalar_run(function, variables, kwargs, has_aux)
+        run = scalar_run(function, variables, kwargs, has_aux, is_mapped=True)
         if is_plain:
             gradient = gradient_by_autograd(run, lambda: independence_error(function, "hessian"))
         else:

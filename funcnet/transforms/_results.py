@@ -35,8 +35,8 @@ def split_output(function: Callable[..., Any], result: Any, has_aux: bool, funct
 
     >>> import torch
     >>> output, aux = split_output(print, ({"y": torch.ones(2), "n": torch.tensor(3)}, "text"), True, "vjp")
-    >>> output.names, aux
-    (["output['y']"], 'text')
+    >>> output.tensors, aux
+    ([tensor([1., 1.])], 'text')
     """
     if not has_aux:
         return Variables({"output": result}, function_name), None

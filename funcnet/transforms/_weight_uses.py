@@ -1,4 +1,4 @@
-"""Where a function applies its variables as weights of linear maps, so that no gradient by them need be computed.
+"""Where a function applies its variables as weights of F.linear, so that no gradient by them need be computed.
 
 The product of a Hessian with a vector is the derivative of ``s``, the gradient times the vector. For a weight ``w``
 with the vector ``v`` and ``y = linear(x, w)``, its part of ``s`` is the gradient by ``y`` times ``linear(x, v)``. That
@@ -7,7 +7,7 @@ has the size of ``y``; the gradient by ``w``, which a first backward pass would 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -18,17 +18,9 @@ from torch.overrides import TorchFunctionMode
 
 from funcnet._context import under_forward_mode, under_transform
 
-LINEAR_MAPS: Mapping[Any, tuple[str, ...]] = {
-    F.linear: ("input", "weight", "bias"),
-    F.conv1d: ("input", "weight", "bias"),
-    F.conv2d: ("input", "weight", "bias"),
-    F.conv3d: ("input", "weight", "bias"),
-}
-"""Function of torch, linear in its weight and bias together -> the names of its first arguments."""
-
 
 class WeightUses(TorchFunctionMode):
-    """A context that keeps apart the uses of variables as weights of linear maps.
+    """A context that keeps apart the uses of variables as weights of F.linear.
 
     In such a use a twin stands for the variable. So the gradient by the variable itself is that of all its other uses,
     and a use that the context cannot see is one of those.
@@ -56,19 +48,16 @@ class WeightUses(TorchFunctionMode):
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func in LINEAR_MAPS and not under_transform() and not under_forward_mode() and torch.is_grad_enabled():
-            names = LINEAR_MAPS[func]
-            options = {**dict(zip(names, args, strict=False)), **kwargs}
-            if id(options.get("weight")) in self._numbers:
-                return self._apply(func, options, args[len(names) :])
+        if func is F.linear and not under_transform() and not under_forward_mode() and torch.is_grad_enabled():
+            options = {**dict(zip(("input", "weight", "bias"), args, strict=False)), **kwargs}
+            if id(options["weight"]) in self._numbers:
+                return self._apply(**options)
         return func(*args, **kwargs)
 
-    def _apply(self, func: Callable[..., Tensor], options: dict[str, Any], further: tuple[Any, ...]) -> Tensor:
-        input, weight, bias = options.pop("input"), options.pop("weight"), options.pop("bias", None)
-        y = func(input, self._twin(weight), self._twin(bias), *further, **options)
-        change = func(input, self._direction(weight), self._direction(bias), *further, **options)
+    def _apply(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        y = F.linear(input, self._twin(weight), self._twin(bias))
         self.outputs.append(get_gradient_edge(y))
-        self.changes.append(change)
+        self.changes.append(F.linear(input, self._directions[self._numbers[id(weight)]], self._direction(bias)))
         return y
 
     def _twin(self, tensor: Any) -> Any:

@@ -187,7 +187,7 @@ def test_the_mode_around_changes_nothing(mode):
 
 
 def test_weights_that_are_used_twice_or_in_other_ways_count_each_use():
-    # as weights of linear maps they are looked through; the norm and the sum are other uses
+    # the uses as weights of F.linear are apart from the norm, the sum and the convolution
     def tied(params, x):
         hidden = F.linear(x, params["w"], params["b"]).relu_()
         hidden = F.conv1d(hidden[:, None], params["k"], padding=1).flatten(1)

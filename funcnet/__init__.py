@@ -7,6 +7,8 @@ Net                is what every net is: hyperparameters, named parts and a body
 Sequential         holds nets in a row, as ModuleList, ModuleDict, ParameterList and ParameterDict hold nets or params.
 Param, Buffer      declare the tensors of a net that you write as a class.
 value_and_grad     returns the value of a loss and its gradients by one plain backward pass.
+per_sample_norms   returns the norm of each example's gradient; clipped_grads, weighted_grads, per_sample_dots and
+                   per_sample_grads what else there is to ask, and per_sample_rules how it is computed.
 supports           says whether a net can be put through a transform such as vmap.
 
 from_module        converts any ``nn.Module`` to a net, its params and its buffers.
@@ -72,7 +74,13 @@ if TYPE_CHECKING:
     from funcnet.program import Traced as Traced
     from funcnet.program import source as source
     from funcnet.program import trace as trace
+    from funcnet.transforms import clipped_grads as clipped_grads
+    from funcnet.transforms import per_sample_dots as per_sample_dots
+    from funcnet.transforms import per_sample_grads as per_sample_grads
+    from funcnet.transforms import per_sample_norms as per_sample_norms
+    from funcnet.transforms import per_sample_rules as per_sample_rules
     from funcnet.transforms import value_and_grad as value_and_grad
+    from funcnet.transforms import weighted_grads as weighted_grads
 else:
     # Importing funcnet imports nothing, not even torch: a package is loaded when one of its names is read for the first
     # time. A type checker must not see __getattr__, or every misspelt name would be right.
@@ -92,7 +100,15 @@ else:
         "core": ("Buffer", "Function", "Net", "Param", "View", "compose", "supports"),
         "inspect": ("effects", "summary"),
         "program": ("Traced", "source", "trace"),
-        "transforms": ("value_and_grad",),
+        "transforms": (
+            "clipped_grads",
+            "per_sample_dots",
+            "per_sample_grads",
+            "per_sample_norms",
+            "per_sample_rules",
+            "value_and_grad",
+            "weighted_grads",
+        ),
     }
     _ROOM_OF = {name: room for room, names in _PUBLIC_NAMES.items() for name in names}
     _PACKAGES = {"checkpoint", "compare", "init", "models", "optim", "parametrize", "random", "report", "tree"}

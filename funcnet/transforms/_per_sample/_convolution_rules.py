@@ -1,0 +1,224 @@
+"""The rule for convolutions in one to three dimensions, grouped, strided, dilated and padded, and for transposed ones.
+
+The gradient by a weight is a linear map's, of the output's gradient and the patches of the input that each output was
+computed from; of a transposed convolution, of the input and the patches of the output's gradient.
+
+Axes: B examples, N batch within an example, G groups, L rows of a group's matrix, K kernel offsets, P positions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from funcnet._typing import Shape
+from funcnet.transforms._per_sample._contributions import Contribution, OuterProducts, StackedGrads, is_smaller_factored
+from funcnet.transforms._per_sample._recorder import UseRecorder
+
+_WORKSPACE = 1 << 20
+"""How many numbers of patches exist at once, about; those of a few examples stay in the processor's cache."""
+
+_WEIGHT_GRADIENTS = {1: torch.nn.grad.conv1d_weight, 2: torch.nn.grad.conv2d_weight, 3: torch.nn.grad.conv3d_weight}
+
+
+@dataclass(frozen=True)
+class Window:
+    """Where the patches of a convolution lie; one number for each axis of space."""
+
+    kernel: Shape
+    stride: Shape
+    dilation: Shape
+    groups: int
+
+
+def convolution(
+    function: Callable[..., Tensor],
+    recorder: UseRecorder,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] | str = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+) -> Any:
+    """Rule of F.conv1d, 2d and 3d."""
+    if not _fits(recorder, input, weight, bias):
+        return NotImplemented
+    space = weight.dim() - 2
+    window = Window(tuple(weight.shape[2:]), _per_axis(stride, space), _per_axis(dilation, space), groups)
+    x, has_batch = recorder.unwrap(input), input.dim() == weight.dim()
+    plain = x.flatten(0, 1) if has_batch else x
+    y = function(plain, recorder.alias(weight), recorder.alias(bias), stride, padding, dilation, groups)
+    plain = plain.detach()
+
+    def contribute(g: Tensor) -> Contribution:
+        g = g.flatten(0, 1) if has_batch else g
+        pads = _padding_of(padding, window)
+        if all(before == after for before, after in pads):
+            return _contribution(recorder.batch_size, plain, g, window, tuple(before for before, _ in pads), weight)
+        padded = F.pad(plain, [size for pair in reversed(pads) for size in pair])
+        return _contribution(recorder.batch_size, padded, g, window, (0,) * space, weight)
+
+    y = y.unflatten(0, x.shape[:2]) if has_batch else y
+    return recorder.record(y, "convolution", (weight, contribute), (bias, _channel_sums(space)))
+
+
+def transposed_convolution(
+    function: Callable[..., Tensor],
+    recorder: UseRecorder,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    output_padding: int | Sequence[int] = 0,
+    groups: int = 1,
+    dilation: int | Sequence[int] = 1,
+) -> Any:
+    """Rule of F.conv_transpose1d, 2d and 3d: that of a convolution with input and output exchanged."""
+    if not _fits(recorder, input, weight, bias):
+        return NotImplemented
+    space = weight.dim() - 2
+    window = Window(tuple(weight.shape[2:]), _per_axis(stride, space), _per_axis(dilation, space), groups)
+    x, has_batch = recorder.unwrap(input), input.dim() == weight.dim()
+    plain = x.flatten(0, 1) if has_batch else x
+    y = function(plain, recorder.alias(weight), recorder.alias(bias), stride, padding, output_padding, groups, dilation)
+    plain = plain.detach()
+
+    def contribute(g: Tensor) -> Contribution:
+        g = g.flatten(0, 1) if has_batch else g
+        return _contribution(recorder.batch_size, g, plain, window, _per_axis(padding, space), weight)
+
+    y = y.unflatten(0, x.shape[:2]) if has_batch else y
+    return recorder.record(y, "convolution", (weight, contribute), (bias, _channel_sums(space)))
+
+
+def _fits(recorder: UseRecorder, input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    is_shared = recorder.is_batched(input) and not recorder.is_batched(weight) and not recorder.is_batched(bias)
+    return is_shared and weight.is_floating_point()
+
+
+def _per_axis(value: int | Sequence[int], count: int) -> Shape:
+    values = (value,) if isinstance(value, int) else tuple(value)
+    return values * count if len(values) == 1 else values
+
+
+def _padding_of(padding: int | Sequence[int] | str, window: Window) -> list[tuple[int, int]]:
+    """How much is put before and after each axis of space."""
+    if padding == "valid":
+        return [(0, 0)] * len(window.kernel)
+    if padding == "same":
+        totals = [d * (k - 1) for k, d in zip(window.kernel, window.dilation, strict=True)]
+        return [(total // 2, total - total // 2) for total in totals]
+    return [(size, size) for size in _per_axis(padding, len(window.kernel))]  # type: ignore[arg-type]
+
+
+def _channel_sums(space: int) -> Callable[[Tensor], StackedGrads]:
+    """From the gradient (B, [N,] C, *) by the output to that by a bias."""
+
+    def contribute(g: Tensor) -> StackedGrads:
+        axes = [*range(g.dim() - space, g.dim()), *range(1, g.dim() - space - 1)]
+        return StackedGrads(g.sum(axes) if axes else g)
+
+    return contribute
+
+
+def _contribution(
+    batch: int, input: Tensor, output: Tensor, window: Window, padding: Shape, weight: Tensor
+) -> Contribution:
+    """What a convolution adds to the gradients by its weight, in the smaller form."""
+    positions = math.prod(output.shape[2:]) * (len(output) // batch)
+    rows = output.shape[1] // window.groups
+    columns = weight[0].numel()
+    grads = ConvolutionGrads(batch, input, output, window, padding, weight.shape)
+    if not is_smaller_factored(positions, rows, columns):
+        return grads
+    left, patches = grads.factors(slice(None))
+    return OuterProducts(left.transpose(-1, -2), patches.transpose(-1, -2), weight.shape)
+
+
+class ConvolutionGrads(Contribution):
+    """Gradients by the weight of a convolution, whose patches exist for a few examples at a time.
+
+    Args:
+        batch: number of examples B.
+        input: (B * N, channels, *), what the patches are of.
+        output: (B * N, channels, *), with one position for each patch.
+        window: where the patches lie.
+        padding: zeros around ``input``.
+        shape: of the weight.
+    """
+
+    def __init__(
+        self, batch: int, input: Tensor, output: Tensor, window: Window, padding: Shape, shape: Shape
+    ) -> None:
+        super().__init__(shape)
+        self.batch, self.input, self.output, self.window, self.padding = batch, input, output, window, padding
+        self._stacked: Tensor | None = None
+
+    def factors(self, examples: slice) -> tuple[Tensor, Tensor]:
+        """Of some examples, the outputs (B, G, L, N * P) and the patches (B, G, K, N * P)."""
+        groups = self.window.groups
+        inputs = self.input.unflatten(0, (self.batch, -1))[examples].flatten(0, 1)
+        outputs = self.output.unflatten(0, (self.batch, -1))[examples]
+        count, extra = outputs.shape[:2]
+        patches = _patches(inputs, tuple(outputs.shape[3:]), self.window, self.padding)
+        pair = (outputs.flatten(3), patches.reshape(count, extra, -1, math.prod(outputs.shape[3:])))
+        left, right = (factor.unflatten(2, (groups, -1)) for factor in pair)
+        if extra == 1:
+            return left[:, 0], right[:, 0]
+        return left.permute(0, 2, 3, 1, 4).flatten(3), right.permute(0, 2, 3, 1, 4).flatten(3)
+
+    def stack(self) -> Tensor:
+        if self._stacked is None:
+            numbers = self.input.numel() // self.batch * math.prod(self.window.kernel)
+            step = max(1, _WORKSPACE // max(1, numbers))
+            stacked = self.output.new_empty(self.batch, self.window.groups, *self._matrix_shape())
+            for start in range(0, self.batch, step):
+                examples = slice(start, start + step)
+                left, patches = self.factors(examples)
+                count = left.shape[0] * left.shape[1]
+                torch.bmm(
+                    left.reshape(count, *left.shape[2:]),
+                    patches.reshape(count, *patches.shape[2:]).transpose(1, 2),
+                    out=stacked[examples].flatten(0, 1),
+                )
+            self._stacked = stacked.view(self.batch, *self.shape)
+        return self._stacked
+
+    def _matrix_shape(self) -> Shape:
+        return self.shape[0] // self.window.groups, math.prod(self.shape[1:])
+
+    def squared_norms(self) -> Tensor:
+        return StackedGrads(self.stack()).squared_norms()
+
+    def sum_weighted(self, weights: Tensor) -> Tensor:
+        if self._stacked is not None:
+            return StackedGrads(self._stacked).sum_weighted(weights)
+        output = self.output.unflatten(0, (self.batch, -1))
+        output = (output * weights.to(output.dtype).view(-1, *[1] * (output.dim() - 1))).flatten(0, 1)
+        window = self.window
+        grad = _WEIGHT_GRADIENTS[len(window.kernel)]
+        return grad(self.input, self.shape, output, window.stride, self.padding, window.dilation, window.groups)  # type: ignore[arg-type, no-any-return]
+
+    def dots(self, direction: Tensor) -> Tensor:
+        return StackedGrads(self.stack()).dots(direction)
+
+
+def _patches(input: Tensor, positions: Shape, window: Window, padding: Shape) -> Tensor:
+    """The patches of an input (N, C, *), as a view (N, C, *kernel, *positions)."""
+    if any(padding):
+        input = F.pad(input, [size for pad in reversed(padding) for size in (pad, pad)])
+    batch, channel, *space = input.stride()
+    by_offset = [step * d for step, d in zip(space, window.dilation, strict=True)]
+    by_position = [step * s for step, s in zip(space, window.stride, strict=True)]
+    return input.as_strided(
+        (*input.shape[:2], *window.kernel, *positions), (batch, channel, *by_offset, *by_position)
+    )

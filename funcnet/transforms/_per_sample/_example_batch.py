@@ -1,0 +1,259 @@
+"""A loss of one example with the arguments for a batch of them: checks, chunks and the two ways to gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from funcnet._errors import TreeError, bullet_list
+from funcnet._tensors import is_inexact
+from funcnet._torch import broadcast_to_leaves, pytree
+from funcnet.transforms._grad import _is_nested, _plain_backward_suffices
+from funcnet.transforms._per_sample._contributions import StackedGrads
+from funcnet.transforms._per_sample._one_backward import RecordedPass, name_rules, run_recorded
+from funcnet.transforms._per_sample._sample_gradients import Block, ParamGrads, SampleGradients
+
+
+class ExampleBatch:
+    """A loss of one example, and the arguments for a batch of them.
+
+    Args:
+        title: of the function that the user called, for errors.
+        loss: ``(params, *arguments, **kwargs)`` -> the loss of one example, or ``(loss, aux)``.
+        in_dims: for each positional argument the axis of the examples, as for torch.vmap; None for the default.
+        has_aux: whether there is aux.
+        args, kwargs: what the loss is called with, for all examples.
+
+    Attributes:
+        params: the floating and complex tensors of the first argument.
+        paths: of these params.
+        dtype: that torch promotes theirs to.
+        size: number of examples.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        loss: Callable[..., Any],
+        in_dims: Any,
+        has_aux: bool,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
+        self.title, self.loss, self.has_aux, self.args, self.kwargs = title, loss, has_aux, args, kwargs
+        if not args:
+            raise TypeError(f"{title} takes the params first, and then the examples; it got no argument.")
+        self.in_dims = self._complete_in_dims(in_dims)
+        self._leaves, self._treedef = pytree.tree_flatten(args[0])
+        paths = self._check_params()
+        self._places = [index for index, leaf in enumerate(self._leaves) if leaf is not None and is_inexact(leaf)]
+        self.paths = [paths[index] for index in self._places]
+        self.params: list[Tensor] = [self._leaves[index] for index in self._places]
+        self.dtype = _promoted_dtype(self.params)
+        self.size = self._count_examples()
+
+    # --- arguments ---
+
+    def _complete_in_dims(self, in_dims: Any) -> tuple[Any, ...]:
+        count = len(self.args)
+        if in_dims is None:
+            return (None, *(0,) * (count - 1))
+        if not isinstance(in_dims, (tuple, list)) or len(in_dims) != count:
+            raise ValueError(
+                f"{self.title}: in_dims has one entry for each positional argument of the loss, params first; got "
+                f"in_dims={in_dims!r} for {count} arguments."
+            )
+        if any(dim is not None for dim in pytree.tree_leaves(in_dims[0], is_leaf=lambda dim: dim is None)):
+            raise ValueError(
+                f"{self.title}: in_dims={tuple(in_dims)!r} maps the params, which are the same for all examples: its "
+                f"first entry is None. For an ensemble, map the whole: torch.vmap over a function that calls this one."
+            )
+        return tuple(in_dims)
+
+    def _check_params(self) -> list[str]:
+        """The path of each leaf of the params; refused if one is no tensor."""
+        named, _ = pytree.tree_flatten_with_path(self.args[0])
+        problems = [
+            f"params{pytree.keystr(path)} is {type(leaf).__name__}"
+            for path, leaf in named
+            if leaf is not None and not isinstance(leaf, Tensor)
+        ]
+        if problems:
+            raise TypeError(
+                f"{self.title} differentiates by nested dicts of tensors: {'; '.join(problems)}. Make it a tensor, or "
+                f"pass it as another argument, with None in in_dims."
+            )
+        return [".".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path) for path, _ in named]
+
+    def _iter_mapped(self) -> Iterator[tuple[str, Any, int]]:
+        """Name, leaf and axis of everything that is mapped."""
+        for number, (arg, dims) in enumerate(zip(self.args, self.in_dims, strict=True)):
+            named, spec = pytree.tree_flatten_with_path(arg)
+            by_leaf = broadcast_to_leaves(dims, spec)
+            if by_leaf is None:
+                raise ValueError(f"{self.title}: in_dims[{number}]={dims!r} does not fit the structure of its argument.")
+            for (path, leaf), dim in zip(named, by_leaf, strict=True):
+                if dim is not None:
+                    yield f"argument {number}{pytree.keystr(path)}", leaf, dim
+
+    def _count_examples(self) -> int:
+        sizes: dict[str, int] = {}
+        problems = []
+        for name, leaf, dim in self._iter_mapped():
+            if not isinstance(leaf, Tensor) or not -leaf.dim() <= dim < leaf.dim():
+                got = f"of shape {tuple(leaf.shape)}" if isinstance(leaf, Tensor) else type(leaf).__name__
+                problems.append(f"{name} is {got}, which has no axis {dim}")
+            else:
+                sizes[name] = leaf.shape[dim]
+        if problems:
+            raise ValueError(
+                f"{self.title} maps the loss over an axis of examples:{bullet_list(problems)}\n"
+                f"Give None in in_dims to what is the same for all examples, or pass it by name."
+            )
+        if not sizes:
+            raise ValueError(f"{self.title} maps the loss over examples, and in_dims={self.in_dims!r} maps nothing.")
+        if len(set(sizes.values())) > 1:
+            lines = [f"{name} has {size} examples" for name, size in sizes.items()]
+            raise ValueError(f"{self.title}: the arguments are batches of different sizes:{bullet_list(lines)}")
+        return next(iter(sizes.values()))
+
+    def split(self, chunk_size: int) -> list[ExampleBatch]:
+        """The same for at most this many examples at a time."""
+        return [self._narrow(start, min(chunk_size, self.size - start)) for start in range(0, self.size, chunk_size)]
+
+    def _narrow(self, start: int, length: int) -> ExampleBatch:
+        args = []
+        for arg, dims in zip(self.args, self.in_dims, strict=True):
+            leaves, spec = pytree.tree_flatten(arg)
+            by_leaf = broadcast_to_leaves(dims, spec) or []
+            narrowed = [
+                leaf if dim is None else leaf.narrow(dim, start, length)
+                for leaf, dim in zip(leaves, by_leaf, strict=True)
+            ]
+            args.append(pytree.tree_unflatten(narrowed, spec))
+        return ExampleBatch(self.title, self.loss, self.in_dims, self.has_aux, tuple(args), self.kwargs)
+
+    # --- gradients ---
+
+    def compute_gradients(self) -> tuple[SampleGradients, Any]:
+        """The gradients of all examples, and aux."""
+        recorded = self._record()
+        if recorded is None:
+            return self._map_gradients(range(len(self.params)))
+        gradients, unrecorded = recorded.gradients, recorded.unrecorded
+        if unrecorded:
+            others, _ = self._map_gradients(unrecorded)
+            for index, grads in zip(unrecorded, others.by_param, strict=True):
+                gradients.by_param[index] = grads
+        return gradients, recorded.aux
+
+    def name_rules(self) -> list[str]:
+        """For each param, the rules that give its gradients."""
+        recorded = self._record()
+        if recorded is None:
+            return ["vmap(grad)"] * len(self.params)
+        names = name_rules(recorded.leaves, recorded.uses)
+        return [
+            "vmap(grad)" if index in recorded.unrecorded else ", ".join(rules) or "unused"
+            for index, rules in enumerate(names)
+        ]
+
+    def _record(self) -> RecordedPass | None:
+        """One pass with rules; None where only transforms of torch.func can be used."""
+        if self.size == 0:
+            none = [ParamGrads(param, 0, []) for param in self.params]
+            return RecordedPass(SampleGradients(none, 0), None, [], self.params, [])
+        if torch.compiler.is_compiling() or _is_nested() or not _plain_backward_suffices(self.args, self.kwargs):
+            return None
+        recorded = run_recorded(self._map_loss, self._compute_loss, self.params, self.size)
+        if recorded is not None and self.params and not recorded.uses and not recorded.unrecorded:
+            raise ValueError(
+                f"{self.title}: the value of {self.loss!r} depends on none of the params, so every gradient would be "
+                f"zero. Compute it from the params that the function is called with, outside of torch.no_grad, and "
+                f"without detach, data, item or NumPy."
+            )
+        return recorded
+
+    def _map_loss(self, run_one: Callable[..., Any]) -> tuple[Tensor, Any]:
+        losses, *aux = torch.vmap(run_one, in_dims=self.in_dims[1:])(*self.args[1:])
+        return losses, pytree.tree_map_only(Tensor, Tensor.detach, aux[0]) if aux else None
+
+    def _compute_loss(self, params: Sequence[Tensor], *arguments: Any) -> tuple[Any, ...]:
+        """The loss of one example, in a tuple, with aux if there is any."""
+        leaves = list(self._leaves)
+        for index, param in zip(self._places, params, strict=True):
+            leaves[index] = param
+        result = self.loss(pytree.tree_unflatten(leaves, self._treedef), *arguments, **self.kwargs)
+        if self.has_aux and not (isinstance(result, (tuple, list)) and len(result) == 2):
+            raise ValueError(
+                f"{self.title} with has_aux=True needs a pair (loss, aux) from {self.loss!r}, got "
+                f"{type(result).__name__}."
+            )
+        value = result[0] if self.has_aux else result
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            hint = " Of (loss, more) it takes has_aux=True." if isinstance(value, tuple) and not self.has_aux else ""
+            raise ValueError(
+                f"{self.title} needs a scalar tensor from {self.loss!r}, which gets a single example, got {got}.{hint}"
+            )
+        if not value.is_floating_point():
+            raise ValueError(f"{self.title} needs a loss of real floats from {self.loss!r}, got {value.dtype}.")
+        return (value.reshape(()), result[1]) if self.has_aux else (value.reshape(()),)
+
+    def _map_gradients(self, indices: Sequence[int]) -> tuple[SampleGradients, Any]:
+        """The gradients by some of the params, by vmap(grad)."""
+
+        def compute_loss(chosen: list[Tensor], fixed: list[Tensor], *arguments: Any) -> tuple[Tensor, Any]:
+            params = list(fixed)
+            for index, param in zip(indices, chosen, strict=True):
+                params[index] = param
+            value, *aux = self._compute_loss(params, *arguments)
+            return value, aux
+
+        chosen = [self.params[index] for index in indices]
+        compute_gradients = torch.func.grad(compute_loss, has_aux=True)
+        stacks, aux = torch.vmap(compute_gradients, in_dims=(None, None, *self.in_dims[1:]))(
+            chosen, self.params, *self.args[1:]
+        )
+        by_param = [
+            ParamGrads(param, self.size, [Block(0, param.numel(), [StackedGrads(stacked)])])
+            for param, stacked in zip(chosen, stacks, strict=True)
+        ]
+        return SampleGradients(by_param, self.size), aux[0] if aux else None
+
+    # --- results ---
+
+    def fill(self, tensors: Sequence[Tensor], front: tuple[int, ...] = ()) -> Any:
+        """The tree of the params with these tensors in their places, and zeros for integer tensors."""
+        leaves = [
+            None if leaf is None else leaf.new_zeros(front + tuple(leaf.shape)) for leaf in self._leaves
+        ]
+        for index, tensor in zip(self._places, tensors, strict=True):
+            leaves[index] = tensor
+        return pytree.tree_unflatten(leaves, self._treedef)
+
+    def match(self, tree: Any) -> list[Tensor]:
+        """The tensors of a tree that stand at the places of the params."""
+        named, _ = pytree.tree_flatten_with_path(tree)
+        leaves = {pytree.keystr(path): leaf for path, leaf in named}
+        own = [pytree.keystr(path) for path, _ in pytree.tree_flatten_with_path(self.args[0])[0]]
+        problems = [f"params{name} is not in the tree" for name in own if name not in leaves]
+        problems += [f"tree{name} is not in the params" for name in leaves if name not in set(own)]
+        for index, param in zip(self._places, self.params, strict=True):
+            leaf = leaves.get(own[index], param)
+            if not isinstance(leaf, Tensor) or leaf.shape != param.shape:
+                got = f"shape {tuple(leaf.shape)}" if isinstance(leaf, Tensor) else type(leaf).__name__
+                problems.append(f"tree{own[index]} has {got}, expected shape {tuple(param.shape)}")
+        if problems:
+            raise TreeError(f"{self.title} needs a tree like the params:{bullet_list(problems)}")
+        return [leaves[own[index]] for index in self._places]
+
+
+def _promoted_dtype(tensors: Sequence[Tensor]) -> torch.dtype:
+    dtype = tensors[0].dtype if tensors else torch.get_default_dtype()
+    for tensor in tensors[1:]:
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    return dtype.to_real()

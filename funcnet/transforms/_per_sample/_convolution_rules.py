@@ -18,10 +18,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from funcnet._typing import Shape
-from funcnet.transforms._per_sample._contributions import Contribution, OuterProducts, StackedGrads, is_smaller_factored
+from funcnet.transforms._per_sample._contributions import (
+    Contribution,
+    OuterProducts,
+    StackedGrads,
+    is_smaller_factored,
+    squared_lengths,
+)
 from funcnet.transforms._per_sample._recorder import UseRecorder
 
-_WORKSPACE = 1 << 20
+_WORKSPACE = 1 << 18
 """How many numbers of patches exist at once, about; those of a few examples stay in the processor's cache."""
 
 _WEIGHT_GRADIENTS = {1: torch.nn.grad.conv1d_weight, 2: torch.nn.grad.conv2d_weight, 3: torch.nn.grad.conv3d_weight}
@@ -140,7 +146,7 @@ def _contribution(
     grads = ConvolutionGrads(batch, input, output, window, padding, weight.shape)
     if not is_smaller_factored(positions, rows, columns):
         return grads
-    left, patches = grads.factors(slice(None))
+    left, patches = grads.factors()
     return OuterProducts(left.transpose(-1, -2), patches.transpose(-1, -2), weight.shape)
 
 
@@ -161,47 +167,50 @@ class ConvolutionGrads(Contribution):
     ) -> None:
         super().__init__(shape)
         self.batch, self.input, self.output, self.window, self.padding = batch, input, output, window, padding
-        self._stacked: Tensor | None = None
+        self._transposed: Tensor | None = None
 
-    def factors(self, examples: slice) -> tuple[Tensor, Tensor]:
-        """Of some examples, the outputs (B, G, L, N * P) and the patches (B, G, K, N * P)."""
-        groups = self.window.groups
-        inputs = self.input.unflatten(0, (self.batch, -1))[examples].flatten(0, 1)
-        outputs = self.output.unflatten(0, (self.batch, -1))[examples]
-        count, extra = outputs.shape[:2]
-        patches = _patches(inputs, tuple(outputs.shape[3:]), self.window, self.padding)
-        pair = (outputs.flatten(3), patches.reshape(count, extra, -1, math.prod(outputs.shape[3:])))
-        left, right = (factor.unflatten(2, (groups, -1)) for factor in pair)
-        if extra == 1:
-            return left[:, 0], right[:, 0]
-        return left.permute(0, 2, 3, 1, 4).flatten(3), right.permute(0, 2, 3, 1, 4).flatten(3)
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """The outputs (B, G, L, N * P) and the patches (B, G, K, N * P)."""
+        outputs, patches = self._factor_views()
+        columns = math.prod(self.shape[1:])
+        return _join_batches(outputs.flatten(4)), _join_batches(patches.reshape(*patches.shape[:3], columns, -1))
+
+    def _factor_views(self) -> tuple[Tensor, Tensor]:
+        """Views of outputs (B, N, G, L, *positions) and patches (B, N, G, channels, *kernel, *positions)."""
+        positions, groups = tuple(self.output.shape[2:]), self.window.groups
+        patches = _patches(self.input, positions, self.window, self.padding)
+        outputs, patches = (x.unflatten(0, (self.batch, -1)).unflatten(2, (groups, -1)) for x in (self.output, patches))
+        return outputs, patches
 
     def stack(self) -> Tensor:
-        if self._stacked is None:
-            numbers = self.input.numel() // self.batch * math.prod(self.window.kernel)
-            step = max(1, _WORKSPACE // max(1, numbers))
-            stacked = self.output.new_empty(self.batch, self.window.groups, *self._matrix_shape())
-            for start in range(0, self.batch, step):
-                examples = slice(start, start + step)
-                left, patches = self.factors(examples)
-                count = left.shape[0] * left.shape[1]
-                torch.bmm(
-                    left.reshape(count, *left.shape[2:]),
-                    patches.reshape(count, *patches.shape[2:]).transpose(1, 2),
-                    out=stacked[examples].flatten(0, 1),
-                )
-            self._stacked = stacked.view(self.batch, *self.shape)
-        return self._stacked
+        matrices = self._stack_transposed().transpose(2, 3)  # in most cases a view is possible
+        return matrices.reshape(self.batch, *self.shape)
 
-    def _matrix_shape(self) -> Shape:
-        return self.shape[0] // self.window.groups, math.prod(self.shape[1:])
+    def _stack_transposed(self) -> Tensor:
+        """The gradients as (B, G, K, L), the order in which the products of patches and outputs are quickest."""
+        if self._transposed is None:
+            outputs, patches = self._factor_views()
+            groups, rows, columns = outputs.shape[2], outputs.shape[3], math.prod(self.shape[1:])
+            step = min(self.batch, max(1, _WORKSPACE // max(1, patches[0].numel())))
+            workspace = patches.new_empty(step, *patches.shape[1:])  # used again: new memory costs more than the copies
+            transposed = patches.new_empty(self.batch, groups, columns, rows)
+            for start in range(0, self.batch, step):
+                examples = slice(start, min(start + step, self.batch))
+                copied = workspace[: examples.stop - start].copy_(patches[examples])
+                right = _join_batches(copied.reshape(*copied.shape[:3], columns, -1))
+                left = _join_batches(outputs[examples].flatten(4))
+                products = transposed[examples].flatten(0, 1)
+                torch.bmm(right.flatten(0, 1), left.flatten(0, 1).transpose(1, 2), out=products)
+            self._transposed = transposed
+        return self._transposed
 
     def squared_norms(self) -> Tensor:
-        return StackedGrads(self.stack()).squared_norms()
+        return squared_lengths(self._stack_transposed().flatten(1))
 
     def sum_weighted(self, weights: Tensor) -> Tensor:
-        if self._stacked is not None:
-            return StackedGrads(self._stacked).sum_weighted(weights)
+        if self._transposed is not None:
+            total = StackedGrads(self._transposed).sum_weighted(weights)
+            return total.transpose(1, 2).reshape(self.shape)
         output = self.output.unflatten(0, (self.batch, -1))
         output = (output * weights.to(output.dtype).view(-1, *[1] * (output.dim() - 1))).flatten(0, 1)
         window = self.window
@@ -209,7 +218,16 @@ class ConvolutionGrads(Contribution):
         return grad(self.input, self.shape, output, window.stride, self.padding, window.dilation, window.groups)  # type: ignore[arg-type, no-any-return]
 
     def dots(self, direction: Tensor) -> Tensor:
-        return StackedGrads(self.stack()).dots(direction)
+        groups, rows = self.window.groups, self.shape[0] // self.window.groups
+        transposed = direction.reshape(groups, rows, -1).transpose(1, 2)
+        return StackedGrads(self._stack_transposed()).dots(transposed)
+
+
+def _join_batches(factor: Tensor) -> Tensor:
+    """A factor (B, N, G, M, P) as (B, G, M, N * P)."""
+    if factor.shape[1] == 1:
+        return factor[:, 0]
+    return factor.permute(0, 2, 3, 1, 4).flatten(3)
 
 
 def _patches(input: Tensor, positions: Shape, window: Window, padding: Shape) -> Tensor:

@@ -228,11 +228,11 @@ class ExampleBatch:
 
     def fill(self, tensors: Sequence[Tensor], front: tuple[int, ...] = ()) -> Any:
         """The tree of the params with these tensors in their places, and zeros for integer tensors."""
+        by_place = dict(zip(self._places, tensors, strict=True))
         leaves = [
-            None if leaf is None else leaf.new_zeros(front + tuple(leaf.shape)) for leaf in self._leaves
+            by_place[index] if index in by_place else None if leaf is None else leaf.new_zeros(front + leaf.shape)
+            for index, leaf in enumerate(self._leaves)
         ]
-        for index, tensor in zip(self._places, tensors, strict=True):
-            leaves[index] = tensor
         return pytree.tree_unflatten(leaves, self._treedef)
 
     def match(self, tree: Any) -> list[Tensor]:

@@ -64,10 +64,10 @@ add_batch_axis: Callable[[torch.Tensor, int, int], torch.Tensor] = functorch._ad
 """(tensor, axis, level) -> what the vmap of that level sees of a tensor whose examples lie along an axis."""
 
 remove_batch_axis: Callable[[torch.Tensor, int, int, int], torch.Tensor] = functorch._remove_batch_dim
-"""(tensor, level, size, axis) -> the tensor beneath, with the examples of that vmap along an axis; expanded if need be."""
+"""(tensor, level, size, axis) -> the tensor beneath, its examples along an axis, expanded if need be."""
 
-current_transform_level: Callable[[], int] = functorch.maybe_current_level
-"""The level of the innermost transform of torch.func that is active; torch gives it for code inside of one."""
+current_transform_level = functorch.maybe_current_level
+"""The level of the innermost transform of torch.func that is active, or None."""
 
 
 def unwrap_all(tensor: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from funcnet._typing import Shape
 
-
 _HALF = (torch.float16, torch.bfloat16)
 
 
@@ -176,7 +175,7 @@ class SelectedRows(Contribution):
 
     def sum_weighted(self, weights: Tensor) -> Tensor:
         values = self.values * weights.to(self.values.dtype).view(-1, 1, 1)
-        return torch.ops.aten.embedding_dense_backward(values, self.rows, self.shape[0], -1, False)  # type: ignore[no-any-return]
+        return torch.ops.aten.embedding_dense_backward(values, self.rows, self.shape[0], -1, False)
 
     def dots(self, direction: Tensor) -> Tensor:
         rows = direction.to(self.values.dtype)[self.rows]
@@ -209,7 +208,6 @@ def squared_lengths(rows: Tensor) -> Tensor:
 
 def merge_uses(contributions: list[Contribution]) -> list[Contribution]:
     """The same sum with fewer summands: uses of one kind are further positions of a single use."""
-    merged: list[Contribution] = []
     products: dict[tuple[int, ...], list[OuterProducts]] = {}
     rows: list[SelectedRows] = []
     stacks: list[Tensor] = []
@@ -220,8 +218,7 @@ def merge_uses(contributions: list[Contribution]) -> list[Contribution]:
             rows.append(use)
         else:
             stacks.append(use.stack())
-    for uses in products.values():
-        merged.append(uses[0] if len(uses) == 1 else _join_positions(uses))
+    merged: list[Contribution] = [uses[0] if len(uses) == 1 else _join_positions(uses) for uses in products.values()]
     if rows:
         all_rows, values = torch.cat([use.rows for use in rows], 1), torch.cat([use.values for use in rows], 1)
         merged.append(SelectedRows(all_rows, values, rows[0].shape[0]))

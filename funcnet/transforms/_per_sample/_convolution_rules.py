@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+import torch.nn.grad
 from torch import Tensor
 
 from funcnet._typing import Shape
@@ -25,7 +26,7 @@ from funcnet.transforms._per_sample._contributions import (
     is_smaller_factored,
     squared_lengths,
 )
-from funcnet.transforms._per_sample._recorder import UseRecorder
+from funcnet.transforms._per_sample._recorder import SavedInput, UseRecorder
 
 _WORKSPACE = 1 << 18
 """How many numbers of patches exist at once, about; those of a few examples stay in the processor's cache."""
@@ -62,18 +63,18 @@ def convolution(
     x, has_batch = recorder.unwrap(input), input.dim() == weight.dim()
     plain = x.flatten(0, 1) if has_batch else x
     y = function(plain, recorder.alias(weight), recorder.alias(bias), stride, padding, dilation, groups)
-    plain = plain.detach()
+    saved = SavedInput(plain)
 
     def contribute(g: Tensor) -> Contribution:
         g = g.flatten(0, 1) if has_batch else g
-        pads = _padding_of(padding, window)
+        plain, pads = saved.read(), _padding_of(padding, window)
         if all(before == after for before, after in pads):
             return _contribution(recorder.batch_size, plain, g, window, tuple(before for before, _ in pads), weight)
         padded = F.pad(plain, [size for pair in reversed(pads) for size in pair])
         return _contribution(recorder.batch_size, padded, g, window, (0,) * space, weight)
 
-    y = y.unflatten(0, x.shape[:2]) if has_batch else y
-    return recorder.record(y, "convolution", (weight, contribute), (bias, _channel_sums(space)))
+    shape = (*x.shape[:2], *y.shape[1:]) if has_batch else None
+    return recorder.record(y, "convolution", (weight, contribute), (bias, _channel_sums(space)), shape=shape)
 
 
 def transposed_convolution(
@@ -96,14 +97,14 @@ def transposed_convolution(
     x, has_batch = recorder.unwrap(input), input.dim() == weight.dim()
     plain = x.flatten(0, 1) if has_batch else x
     y = function(plain, recorder.alias(weight), recorder.alias(bias), stride, padding, output_padding, groups, dilation)
-    plain = plain.detach()
+    saved = SavedInput(plain)
 
     def contribute(g: Tensor) -> Contribution:
         g = g.flatten(0, 1) if has_batch else g
-        return _contribution(recorder.batch_size, g, plain, window, _per_axis(padding, space), weight)
+        return _contribution(recorder.batch_size, g, saved.read(), window, _per_axis(padding, space), weight)
 
-    y = y.unflatten(0, x.shape[:2]) if has_batch else y
-    return recorder.record(y, "convolution", (weight, contribute), (bias, _channel_sums(space)))
+    shape = (*x.shape[:2], *y.shape[1:]) if has_batch else None
+    return recorder.record(y, "convolution", (weight, contribute), (bias, _channel_sums(space)), shape=shape)
 
 
 def _fits(recorder: UseRecorder, input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
@@ -123,7 +124,8 @@ def _padding_of(padding: int | Sequence[int] | str, window: Window) -> list[tupl
     if padding == "same":
         totals = [d * (k - 1) for k, d in zip(window.kernel, window.dilation, strict=True)]
         return [(total // 2, total - total // 2) for total in totals]
-    return [(size, size) for size in _per_axis(padding, len(window.kernel))]  # type: ignore[arg-type]
+    assert not isinstance(padding, str)
+    return [(size, size) for size in _per_axis(padding, len(window.kernel))]
 
 
 def _channel_sums(space: int) -> Callable[[Tensor], StackedGrads]:
@@ -162,9 +164,7 @@ class ConvolutionGrads(Contribution):
         shape: of the weight.
     """
 
-    def __init__(
-        self, batch: int, input: Tensor, output: Tensor, window: Window, padding: Shape, shape: Shape
-    ) -> None:
+    def __init__(self, batch: int, input: Tensor, output: Tensor, window: Window, padding: Shape, shape: Shape) -> None:
         super().__init__(shape)
         self.batch, self.input, self.output, self.window, self.padding = batch, input, output, window, padding
         self._transposed: Tensor | None = None
@@ -214,8 +214,8 @@ class ConvolutionGrads(Contribution):
         output = self.output.unflatten(0, (self.batch, -1))
         output = (output * weights.to(output.dtype).view(-1, *[1] * (output.dim() - 1))).flatten(0, 1)
         window = self.window
-        grad = _WEIGHT_GRADIENTS[len(window.kernel)]
-        return grad(self.input, self.shape, output, window.stride, self.padding, window.dilation, window.groups)  # type: ignore[arg-type, no-any-return]
+        grad: Callable[..., Tensor] = _WEIGHT_GRADIENTS[len(window.kernel)]
+        return grad(self.input, self.shape, output, window.stride, self.padding, window.dilation, window.groups)
 
     def dots(self, direction: Tensor) -> Tensor:
         groups, rows = self.window.groups, self.shape[0] // self.window.groups
@@ -237,6 +237,4 @@ def _patches(input: Tensor, positions: Shape, window: Window, padding: Shape) ->
     batch, channel, *space = input.stride()
     by_offset = [step * d for step, d in zip(space, window.dilation, strict=True)]
     by_position = [step * s for step, s in zip(space, window.stride, strict=True)]
-    return input.as_strided(
-        (*input.shape[:2], *window.kernel, *positions), (batch, channel, *by_offset, *by_position)
-    )
+    return input.as_strided((*input.shape[:2], *window.kernel, *positions), (batch, channel, *by_offset, *by_position))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -30,7 +31,6 @@ class ExampleBatch:
     Attributes:
         params: the floating and complex tensors of the first argument.
         paths: of these params.
-        dtype: that torch promotes theirs to.
         size: number of examples.
     """
 
@@ -52,7 +52,6 @@ class ExampleBatch:
         self._places = [index for index, leaf in enumerate(self._leaves) if leaf is not None and is_inexact(leaf)]
         self.paths = [paths[index] for index in self._places]
         self.params: list[Tensor] = [self._leaves[index] for index in self._places]
-        self.dtype = _promoted_dtype(self.params)
         self.size = self._count_examples()
 
     # --- arguments ---
@@ -94,7 +93,9 @@ class ExampleBatch:
             named, spec = pytree.tree_flatten_with_path(arg)
             by_leaf = broadcast_to_leaves(dims, spec)
             if by_leaf is None:
-                raise ValueError(f"{self.title}: in_dims[{number}]={dims!r} does not fit the structure of its argument.")
+                raise ValueError(
+                    f"{self.title}: in_dims[{number}]={dims!r} does not fit the structure of its argument."
+                )
             for (path, leaf), dim in zip(named, by_leaf, strict=True):
                 if dim is not None:
                     yield f"argument {number}{pytree.keystr(path)}", leaf, dim
@@ -251,9 +252,7 @@ class ExampleBatch:
             raise TreeError(f"{self.title} needs a tree like the params:{bullet_list(problems)}")
         return [leaves[own[index]] for index in self._places]
 
-
-def _promoted_dtype(tensors: Sequence[Tensor]) -> torch.dtype:
-    dtype = tensors[0].dtype if tensors else torch.get_default_dtype()
-    for tensor in tensors[1:]:
-        dtype = torch.promote_types(dtype, tensor.dtype)
-    return dtype.to_real()
+    def cast(self, values: Tensor) -> Tensor:
+        """One real number for each example, in the dtype that torch promotes the dtypes of real params to."""
+        dtypes = [param.dtype for param in self.params if not param.is_complex()]
+        return values.to(reduce(torch.promote_types, dtypes)) if dtypes else values

@@ -38,7 +38,10 @@ class RecordedPass:
 
 
 def run_recorded(
-    map_loss: Callable[[Callable[..., Any]], tuple[Tensor, Any]], loss: LossOfLeaves, params: Sequence[Tensor], batch_size: int
+    map_loss: Callable[[Callable[..., Any]], tuple[Tensor, Any]],
+    loss: LossOfLeaves,
+    params: Sequence[Tensor],
+    batch_size: int,
 ) -> RecordedPass | None:
     """Run the loss for all examples under a recorder, and a single backward pass.
 
@@ -68,14 +71,15 @@ def run_recorded(
         grads: tuple[Tensor | None, ...] = (None,) * (len(edges) + len(leaves))
         if losses.requires_grad:
             ones = torch.ones_like(losses)
-            grads = torch.autograd.grad(losses, [*edges, *leaves], ones, allow_unused=True)
+            inputs: list[Any] = [*edges, *leaves]
+            grads = torch.autograd.grad(losses, inputs, ones, allow_unused=True)
     unrecorded = [index for index, grad in enumerate(grads[len(edges) :]) if grad is not None]
     grads_by_edge = dict(zip(((edge.node, edge.output_nr) for edge in edges), grads, strict=False))
     contributions: list[tuple[Tensor, Contribution]] = []
     for use in uses:
         grad = grads_by_edge[use.edge.node, use.edge.output_nr]
         if grad is not None:
-            contributions.append((use.weight, use.contribute(grad)))
+            contributions.append((use.weight, use.contribute(grad.reshape(use.shape))))
     blocks = _divide_by_param(leaves, contributions, set(unrecorded))
     by_param = [ParamGrads(leaf, batch_size, blocks[index]) for index, leaf in enumerate(leaves)]
     return RecordedPass(SampleGradients(by_param, batch_size), aux, uses, leaves, unrecorded)

@@ -11,14 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import TorchFunctionMode
+from typing_extensions import Self
 
 from funcnet._context import outside_transforms
+from funcnet._errors import UnplacedTransformError
 from funcnet._torch import (
     AccumulateGrad,
     add_batch_axis,
@@ -27,8 +29,35 @@ from funcnet._torch import (
     pytree,
     remove_batch_axis,
 )
-from funcnet.transforms._per_sample._contributions import Contribution, StackedGrads
+from funcnet._typing import Shape
 from funcnet.random.internals import FUNCTIONS_THAT_CALL_OTHERS
+from funcnet.transforms._per_sample._contributions import Contribution, StackedGrads
+
+_Weight = TypeVar("_Weight", Tensor, Tensor | None)
+
+
+class SavedInput:
+    """An input of a recorded call, which its rule needs after the backward pass.
+
+    Args:
+        tensor: the input, a plain tensor.
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor, self._version = tensor.detach(), tensor._version
+
+    def read(self) -> Tensor:
+        """The input.
+
+        Raises:
+            RuntimeError: if it was written to since the call, as for autograd.
+        """
+        if self._tensor._version != self._version:
+            raise RuntimeError(
+                f"an input of shape {tuple(self._tensor.shape)} of a layer was written to after the layer had run, and "
+                f"its gradient needs the input as it was. Compute a new tensor, x = x + y, in place of x += y."
+            )
+        return self._tensor
 
 
 @dataclass(frozen=True)
@@ -38,12 +67,14 @@ class Use:
     Attributes:
         weight: a param, or a tensor computed from params alone.
         edge: the output, by whose gradient the gradient of the weight is known.
-        contribute: (gradient of the output, (B, ...)) -> what it adds to the gradients by the weight.
+        shape: of the output, (B, ...).
+        contribute: (gradient of the output) -> what it adds to the gradients by the weight.
         rule: name of the rule, for readers.
     """
 
     weight: Tensor
     edge: GradientEdge
+    shape: Shape
     contribute: Callable[[Tensor], Contribution]
     rule: str
 
@@ -67,10 +98,9 @@ class UseRecorder(TorchFunctionMode):
         self._param_ids = {id(param) for param in params}
         self._aliases = {id(param): param.detach().requires_grad_() for param in params}
         self._copies: dict[int, tuple[Tensor, Tensor]] = {}
-        self._known: dict[int, tuple[Tensor, bool]] = {}
 
-    def __enter__(self) -> UseRecorder:
-        self.level = self.level or current_transform_level()
+    def __enter__(self) -> Self:
+        self.level = self.level or current_transform_level() or 0
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
@@ -78,6 +108,8 @@ class UseRecorder(TorchFunctionMode):
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func is F.batch_norm and current_transform_level() == self.level:
+            _refuse_batch_statistics(*args, **kwargs)
         if not self._has_weight(args) and not (kwargs and self._has_weight(kwargs.values())):
             return func(*args, **kwargs)
         if current_transform_level() != self.level:  # inside of a transform of the loss itself: not recorded
@@ -102,7 +134,7 @@ class UseRecorder(TorchFunctionMode):
         """A tensor of the loss as a plain one with the examples along axis 0, (B, ...)."""
         return remove_batch_axis(tensor, self.level, self.batch_size, 0)
 
-    def alias(self, weight: Tensor | None) -> Tensor | None:
+    def alias(self, weight: _Weight) -> _Weight:
         """A weight for a kernel that gives its output a gradient, without one by the weight being computed."""
         if weight is None or not weight.requires_grad:
             return weight
@@ -113,23 +145,33 @@ class UseRecorder(TorchFunctionMode):
         return alias
 
     def record(
-        self, y: Tensor, rule: str, *contributions: tuple[Tensor | None, Callable[[Tensor], Contribution]]
+        self,
+        y: Tensor,
+        rule: str,
+        *contributions: tuple[Tensor | None, Callable[[Tensor], Contribution]],
+        shape: Shape | None = None,
     ) -> Tensor:
         """Note what the weights of a call add to their gradients.
 
         Args:
-            y: the output, a plain tensor (B, ...).
+            y: the output, a plain tensor with the examples along axis 0.
             rule: name of the rule.
             contributions: the weights of the call, each with its ``Use.contribute``; those that are None or do not
                 require grad are passed over.
+            shape: of the output as the loss sees it, (B, ...), if it is not that of ``y``.
 
         Returns:
             The output as the loss sees it.
         """
-        edge = get_gradient_edge(y)
+        base = y._base
+        if base is not None and not (base.numel() == y.numel() and base.is_contiguous() and y.is_contiguous()):
+            y, base = y.clone(), None
+        # The loss may write over the output. A view has another place in the graph of autograd then, its base has not.
+        edge = get_gradient_edge(y if base is None else base)
+        y = y if shape is None else y.reshape(shape)
         for weight, contribute in contributions:
             if weight is not None and weight.requires_grad:
-                self.uses.append(Use(weight, edge, contribute, rule))
+                self._add_use(Use(weight, edge, y.shape, contribute, rule))
         return add_batch_axis(y, 0, self.level)
 
     # --- everything else ---
@@ -143,16 +185,13 @@ class UseRecorder(TorchFunctionMode):
         )
 
     def _is_weight(self, value: Any) -> bool:
-        """Whether a value is a param, or a tensor computed from params and from no example."""
-        if not isinstance(value, Tensor) or not value.requires_grad or is_wrapped_by_transform(value):
-            return False
-        if id(value) in self._param_ids:
-            return True
-        if id(value) not in self._known:
-            leaves = leaf_ids(value)
-            self.reaches_other_leaves |= not leaves <= self._param_ids
-            self._known[id(value)] = (value, not leaves.isdisjoint(self._param_ids))
-        return self._known[id(value)][1]
+        """Whether a value is a param, or computed from params and no example."""
+        return isinstance(value, Tensor) and value.requires_grad and not is_wrapped_by_transform(value)
+
+    def _add_use(self, use: Use) -> None:
+        if id(use.weight) not in self._param_ids and not leaf_ids(use.weight) <= self._param_ids:
+            self.reaches_other_leaves = True
+        self.uses.append(use)
 
     def _run_with_copies(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a function that has no rule: where examples are among its arguments, on a copy of the weight for each."""
@@ -169,9 +208,29 @@ class UseRecorder(TorchFunctionMode):
         if id(weight) not in self._copies:
             with outside_transforms():
                 copies = weight.detach().unsqueeze(0).expand(self.batch_size, *weight.shape).requires_grad_()
-                self.uses.append(Use(weight, get_gradient_edge(copies), StackedGrads, f"copies for {function_name}"))
+                rule = f"copies for {function_name}"
+                self._add_use(Use(weight, get_gradient_edge(copies), copies.shape, StackedGrads, rule))
             self._copies[id(weight)] = (weight, add_batch_axis(copies, 0, self.level))
         return self._copies[id(weight)][1]
+
+
+def _refuse_batch_statistics(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    *options: Any,
+    **named_options: Any,
+) -> None:
+    """Refuse to normalise a single example by its own statistics, where training has those of a batch."""
+    if training and input.dim() > 1 and input.shape[0] == 1:
+        raise UnplacedTransformError(
+            "torch.nn.functional.batch_norm",
+            "normalises by the statistics of the batch, so that no example has a gradient of its own; here it would "
+            "see one example at a time. Run it in eval mode, as train='!**.bn' does for every bn, or use GroupNorm.",
+        )
 
 
 def leaf_ids(tensor: Tensor) -> set[int]:

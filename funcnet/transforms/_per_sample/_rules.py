@@ -18,7 +18,7 @@ from torch import Tensor
 
 from funcnet.transforms._per_sample._contributions import Contribution, OuterProducts, SelectedRows, StackedGrads
 from funcnet.transforms._per_sample._convolution_rules import convolution, transposed_convolution
-from funcnet.transforms._per_sample._recorder import UseRecorder
+from funcnet.transforms._per_sample._recorder import SavedInput, UseRecorder
 
 
 def _takes_shared_weights(recorder: UseRecorder, input: Any, *weights: Any) -> bool:
@@ -51,11 +51,11 @@ def _linear(recorder: UseRecorder, input: Tensor, weight: Tensor, bias: Tensor |
     if not (is_constant or recorder.is_batched(input)) or not _are_shared(recorder, weight, bias) or weight.dim() != 2:
         return NotImplemented
     x, shape = recorder.unwrap(input), weight.shape
-    y = F.linear(input if is_constant else x, recorder.alias(weight), recorder.alias(bias))  # type: ignore[arg-type]
-    x = x.detach()
+    y = F.linear(input if is_constant else x, recorder.alias(weight), recorder.alias(bias))
+    saved = SavedInput(x)
 
     def contribute(g: Tensor) -> Contribution:
-        return OuterProducts(_as_positions(g), _as_positions(x), shape)
+        return OuterProducts(_as_positions(g), _as_positions(saved.read()), shape)
 
     y = y.expand(len(x), *y.shape) if is_constant else y
     return recorder.record(y, "linear", (weight, contribute), (bias, _sum_positions))
@@ -67,31 +67,28 @@ def _matmul(recorder: UseRecorder, input: Tensor, other: Tensor) -> Any:
         y = x @ recorder.alias(other)
         return _record_right_factor(recorder, y, x, other, None)
     if _takes_shared_weights(recorder, other, input) and input.dim() == 2:
-        x = recorder.unwrap(other)
-        is_vector = x.dim() == 2
-        x = x.detach() if is_vector else x.detach().transpose(-1, -2)
-        plain = recorder.unwrap(other)
-        alias = recorder.alias(input)
-        assert alias is not None
-        y = plain @ alias.t() if is_vector else alias @ plain
-        shape = input.shape
+        x, weight, shape = recorder.unwrap(other), recorder.alias(input), input.shape
+        is_vector, saved = x.dim() == 2, SavedInput(x)
+        y = x @ weight.t() if is_vector else weight @ x
 
         def contribute(g: Tensor) -> Contribution:
-            g = g if is_vector else g.transpose(-1, -2)
-            return OuterProducts(_as_positions(g), _as_positions(x), shape)
+            factors = (g, saved.read())
+            left, right = factors if is_vector else (factor.transpose(-1, -2) for factor in factors)
+            return OuterProducts(_as_positions(left), _as_positions(right), shape)
 
         return recorder.record(y, "matmul", (input, contribute))
     return NotImplemented
 
 
 def _record_right_factor(recorder: UseRecorder, y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Record ``y = x @ weight + bias``, x (B, *, I) and y (B, *, O)."""
-    x, shape = x.detach(), weight.shape
+    """Record ``y = x @ weight + bias``, x (B, *, I); y has the same numbers of rows, however they are arranged."""
+    saved, shape = SavedInput(x), weight.shape
 
     def contribute(g: Tensor) -> Contribution:
-        return OuterProducts(_as_positions(x), _as_positions(g), shape)
+        return OuterProducts(_as_positions(saved.read()), _as_positions(g), shape)
 
-    return recorder.record(y, "matmul", (weight, contribute), (bias, _sum_positions))
+    shape_of_output = (*x.shape[:-1], weight.shape[1])
+    return recorder.record(y, "matmul", (weight, contribute), (bias, _sum_positions), shape=shape_of_output)
 
 
 def _addmm(
@@ -100,8 +97,7 @@ def _addmm(
     if not _takes_shared_weights(recorder, mat1, mat2, input) or (beta, alpha) != (1, 1) or input.dim() != 1:
         return NotImplemented
     x, bias, weight = recorder.unwrap(mat1), recorder.alias(input), recorder.alias(mat2)
-    assert bias is not None and weight is not None
-    y = torch.addmm(bias, x.flatten(0, 1), weight).unflatten(0, x.shape[:2])
+    y = torch.addmm(bias, x.flatten(0, 1), weight)
     return _record_right_factor(recorder, y, x, mat2, input)
 
 
@@ -121,7 +117,6 @@ def _embedding(
     if max_norm is not None or sparse or recorder.is_batched(weight) or not weight.is_floating_point():
         return NotImplemented
     rows, table = recorder.unwrap(input), recorder.alias(weight)  # numbers that are the same for all are expanded
-    assert table is not None
     y = F.embedding(rows, table) if recorder.is_batched(input) else F.embedding(input, table).expand(*rows.shape, -1)
     count, width = weight.shape
     rows = rows.reshape(len(rows), -1)
@@ -163,9 +158,9 @@ def _record_norm(
     x = recorder.unwrap(input)
     batch, extra = x.shape[:2]
     plain = _flatten_odd_space(x.flatten(0, 1)) if by_channel else x
-    y = normalise(plain, recorder.alias(weight), recorder.alias(bias)).reshape(x.shape)
-    plain = plain.detach()
-    count = (bias if weight is None else weight).dim()  # type: ignore[union-attr]
+    y = normalise(plain, recorder.alias(weight), recorder.alias(bias))
+    saved = SavedInput(plain)
+    count = max(0 if scale is None else scale.dim() for scale in (weight, bias))
 
     def sum_positions(g: Tensor) -> StackedGrads:
         if by_channel:
@@ -174,9 +169,9 @@ def _record_norm(
 
     def contribute(g: Tensor) -> StackedGrads:
         with torch.no_grad():
-            return sum_positions(g * normalise(plain, None, None).view(g.shape))
+            return sum_positions(g * normalise(saved.read(), None, None).view(g.shape))
 
-    return recorder.record(y, "norm", (weight, contribute), (bias, sum_positions))
+    return recorder.record(y, "norm", (weight, contribute), (bias, sum_positions), shape=x.shape)
 
 
 def _flatten_odd_space(x: Tensor) -> Tensor:
@@ -193,7 +188,7 @@ def _layer_norm(
     eps: float = 1e-5,
 ) -> Any:
     def normalise(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-        return F.layer_norm(x, normalized_shape, weight, bias, eps)  # type: ignore[arg-type]
+        return F.layer_norm(x, normalized_shape, weight, bias, eps)
 
     return _record_norm(recorder, normalise, input, weight, bias, by_channel=False)
 
@@ -206,7 +201,7 @@ def _rms_norm(
     eps: float | None = None,
 ) -> Any:
     def normalise(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-        return F.rms_norm(x, normalized_shape, weight, eps)  # type: ignore[arg-type]
+        return F.rms_norm(x, normalized_shape, weight, eps)
 
     return _record_norm(recorder, normalise, input, weight, None, by_channel=False)
 
@@ -269,7 +264,9 @@ def _batch_norm(
 
 RULES: dict[Any, Callable[..., Any]] = {
     F.linear: _linear,
-    **dict.fromkeys((torch.matmul, torch.mm, torch.mv, Tensor.matmul, Tensor.mm, Tensor.mv, Tensor.__matmul__), _matmul),
+    **dict.fromkeys(
+        (torch.matmul, torch.mm, torch.mv, Tensor.matmul, Tensor.mm, Tensor.mv, Tensor.__matmul__), _matmul
+    ),
     torch.addmm: _addmm,
     F.embedding: _embedding,
     F.layer_norm: _layer_norm,

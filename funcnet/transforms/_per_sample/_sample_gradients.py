@@ -35,13 +35,11 @@ class Block:
 
     def squared_norms(self) -> Tensor:
         """The squared norm of the sum over uses, which is summed before it is squared, (B,)."""
-        if len(self.uses) > 1:
-            by_kind = {type(use): use for use in self.uses}
-            products, rows = by_kind.get(OuterProducts), by_kind.get(SelectedRows)
-            if len(self.uses) == 2 and isinstance(products, OuterProducts) and isinstance(rows, SelectedRows):
-                if products.is_smaller_factored:
-                    return products.squared_norms() + rows.squared_norms() + 2 * rows.inner_products(products)
-            self.uses = [StackedGrads(stack_sum(self.uses))]
+        match self.uses:
+            case [OuterProducts() as products, SelectedRows() as rows] if products.is_smaller_factored:
+                return products.squared_norms() + rows.squared_norms() + 2 * rows.inner_products(products)
+            case [_, _, *_]:
+                self.uses = [StackedGrads(stack_sum(self.uses))]
         return self.uses[0].squared_norms()
 
 

@@ -26,7 +26,8 @@ def per_sample_norms(
     can be differentiated and mapped.
 
     Args:
-        loss: ``loss(params, *example, **options)`` returns a scalar tensor; with ``has_aux``, a pair of one and tensors.
+        loss: ``loss(params, *example, **options)`` returns a scalar tensor; with ``has_aux``, a pair of one and
+            tensors.
         in_dims: for each positional argument of ``loss`` the axis of the examples, or None where all examples share it,
             as for :func:`torch.vmap`. Default: None for the params, 0 for all others. What is passed by name is shared:
             with a Key all examples draw the same numbers; keys of their own are ``fn.random.split(key, B)``, passed by
@@ -52,7 +53,7 @@ def per_sample_norms(
     def compute_norms(*args: Any, **kwargs: Any) -> Any:
         batch = ExampleBatch("per_sample_norms", loss, in_dims, has_aux, args, kwargs)
         parts = [(gradients.norms(), aux) for _, gradients, aux in _iter_chunks(batch, chunk_size)]
-        norms = _join([norms for norms, _ in parts]).to(batch.dtype)
+        norms = batch.cast(_join([norms for norms, _ in parts]))
         return (norms, _join_aux([aux for _, aux in parts])) if has_aux else norms
 
     return compute_norms
@@ -101,7 +102,7 @@ def clipped_grads(
             norms.append(gradients.norms())
             auxes.append(aux)
             sums = _add(sums, gradients.sum_weighted((max_norm / norms[-1]).clamp(max=1)))
-        result = batch.fill(sums), _join(norms).to(batch.dtype)
+        result = batch.fill(sums), batch.cast(_join(norms))
         return (*result, _join_aux(auxes)) if has_aux else result
 
     return compute_clipped
@@ -135,14 +136,13 @@ def weighted_grads(
     @wraps(loss)
     def compute_weighted(params: Any, weights: Any, *args: Any, **kwargs: Any) -> Any:
         batch = ExampleBatch("weighted_grads", loss, in_dims, has_aux, (params, *args), kwargs)
-        is_known = isinstance(weights, Tensor)
-        if not is_known and chunk_size is not None and chunk_size < batch.size:  # it may compare all norms
-            norms = _join([gradients.norms() for _, gradients, _ in _iter_chunks(batch, chunk_size)])
-            weights, is_known = weights(norms), True
+        if callable(weights) and chunk_size is not None and chunk_size < batch.size:  # it may compare all norms
+            norms = [gradients.norms() for _, gradients, _ in _iter_chunks(batch, chunk_size)]
+            weights = weights(batch.cast(_join(norms)))
         sums: list[Tensor] = []
         auxes = []
         for examples, gradients, aux in _iter_chunks(batch, chunk_size):
-            factors = weights if is_known else weights(gradients.norms().to(batch.dtype))
+            factors = weights(batch.cast(gradients.norms())) if callable(weights) else weights
             _check_weights(factors, batch.size)
             sums = _add(sums, gradients.sum_weighted(factors[examples]))
             auxes.append(aux)
@@ -181,7 +181,7 @@ def per_sample_dots(
         batch = ExampleBatch("per_sample_dots", loss, in_dims, has_aux, (params, *args), kwargs)
         directions = batch.match(tree)
         parts = [(gradients.dots(directions), aux) for _, gradients, aux in _iter_chunks(batch, chunk_size)]
-        dots = _join([dots for dots, _ in parts]).to(batch.dtype)
+        dots = batch.cast(_join([dots for dots, _ in parts]))
         return (dots, _join_aux([aux for _, aux in parts])) if has_aux else dots
 
     return compute_dots
@@ -229,9 +229,9 @@ def per_sample_rules(
         in_dims, has_aux: as for :func:`per_sample_norms`.
 
     Returns:
-        A function of ``(params, *batch, **options)`` that returns path -> the rules for the uses of this param: "linear",
-        "matmul", "convolution", "embedding" and "norm" are quick and small; "copies for NAME" makes a gradient for each
-        example in torch's function of that name; "vmap(grad)" is a pass of its own.
+        A function of ``(params, *batch, **options)`` that returns path -> the rules for the uses of this param:
+        "linear", "matmul", "convolution", "embedding" and "norm" are quick and small; "copies for NAME" makes a
+        gradient for each example in torch's function of that name; "vmap(grad)" is a pass of its own.
 
     >>> def loss(params, x):
     ...     return torch.nn.functional.linear(x * params["scale"], params["weight"]).sum()

@@ -7,6 +7,13 @@ Net                is what every net is: hyperparameters, named parts and a body
 Sequential         holds nets in a row, as ModuleList, ModuleDict, ParameterList and ParameterDict hold nets or params.
 Param, Buffer      declare the tensors of a net that you write as a class.
 value_and_grad     returns the value of a loss and its gradients by one plain backward pass.
+grad               returns the gradients alone.
+jvp                returns the output of a function of nested dicts and its directional derivative.
+vjp                returns the output of such a function and the map from changes of it back to the arguments.
+jacobian           returns the derivative of each output by each number of an argument.
+hessian            returns the second derivatives of a loss.
+hvp                returns the product of the Hessian of a loss with a vector.
+ggn_vp             returns the product of the Gauss-Newton matrix with a vector.
 per_sample_norms   returns the norm of each example's gradient; clipped_grads, weighted_grads, per_sample_dots and
                    per_sample_grads what else there is to ask, and per_sample_rules how it is computed.
 supports           says whether a net can be put through a transform such as vmap.
@@ -75,11 +82,18 @@ if TYPE_CHECKING:
     from funcnet.program import source as source
     from funcnet.program import trace as trace
     from funcnet.transforms import clipped_grads as clipped_grads
+    from funcnet.transforms import ggn_vp as ggn_vp
+    from funcnet.transforms import grad as grad
+    from funcnet.transforms import hessian as hessian
+    from funcnet.transforms import hvp as hvp
+    from funcnet.transforms import jacobian as jacobian
+    from funcnet.transforms import jvp as jvp
     from funcnet.transforms import per_sample_dots as per_sample_dots
     from funcnet.transforms import per_sample_grads as per_sample_grads
     from funcnet.transforms import per_sample_norms as per_sample_norms
     from funcnet.transforms import per_sample_rules as per_sample_rules
     from funcnet.transforms import value_and_grad as value_and_grad
+    from funcnet.transforms import vjp as vjp
     from funcnet.transforms import weighted_grads as weighted_grads
 else:
     # Importing funcnet imports nothing, not even torch: a package is loaded when one of its names is read for the first
@@ -102,11 +116,18 @@ else:
         "program": ("Traced", "source", "trace"),
         "transforms": (
             "clipped_grads",
+            "ggn_vp",
+            "grad",
+            "hessian",
+            "hvp",
+            "jacobian",
+            "jvp",
             "per_sample_dots",
             "per_sample_grads",
             "per_sample_norms",
             "per_sample_rules",
             "value_and_grad",
+            "vjp",
             "weighted_grads",
         ),
     }

@@ -156,10 +156,13 @@ def first_layer(params):
         (lambda: fn.per_sample_norms(loss, (None, 0))(PARAMS, X, Y), "one entry for each positional argument"),
         (lambda: fn.per_sample_norms(loss, (None, {"x": 0}, 0))(PARAMS, X, Y), r"in_dims\[1\].* does not fit"),
         (lambda: fn.per_sample_norms(loss)(PARAMS, X, 3), "argument 2 is int, which has no axis 0"),
-        (lambda: fn.per_sample_norms(lambda p, x: NET(p, x))(PARAMS, X), r"a single example, got shape \(3,\)"),
+        (
+            lambda: fn.per_sample_norms(lambda p, x: NET(p, x))(PARAMS, X),
+            r"for one example, needs a scalar .* got shape \(3,\)",
+        ),
         (lambda: fn.per_sample_norms(lambda p, x: (x.sum(), x))(PARAMS, X), "takes has_aux=True"),
         (lambda: fn.per_sample_norms(lambda p, x: x.sum(), has_aux=True)(PARAMS, X), "needs a pair"),
-        (lambda: fn.per_sample_norms(lambda p, x: x.sum())(PARAMS, X), "depends on none of the params"),
+        (lambda: fn.per_sample_norms(lambda p, x: x.sum())(PARAMS, X), "depends on none of the arguments"),
         (lambda: fn.per_sample_norms(lambda p, x: (x.sum() > 0).sum())(PARAMS, X), "real floats"),
         (lambda: fn.per_sample_norms(loss)({"rate": 0.1}, X, Y), r"params\['rate'\] is float"),
         (lambda: fn.per_sample_norms(loss)(), "params first"),
@@ -168,10 +171,13 @@ def first_layer(params):
         (lambda: fn.clipped_grads(loss, float("nan")), "more than 0, got nan"),
         (lambda: fn.weighted_grads(loss)(PARAMS, torch.ones(3), X, Y), r"weights of shape \(5,\).* \(3,\)"),
         (lambda: fn.weighted_grads(loss)(PARAMS, [1.0] * 5, X, Y), "or a function of the norms.* got list"),
-        (lambda: fn.per_sample_dots(loss)(PARAMS, first_layer(PARAMS), X, Y), r"\['3'\]\['bias'\] is not in"),
+        (
+            lambda: fn.per_sample_dots(loss)(PARAMS, first_layer(PARAMS), X, Y),
+            r"\['3'\]\['bias'\] is missing, expected",
+        ),
         (
             lambda: fn.per_sample_dots(loss)(PARAMS, {**PARAMS, "0": {"weight": X, "bias": Y}}, X, Y),
-            r"\['weight'\] has shape \(5, 4\), expected shape \(8, 4\)",
+            r"\['weight'\] is float64\[5, 4\], expected float64\[8, 4\]",
         ),
     ],
 )

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from funcnet._errors import TreeError, bullet_list
+from funcnet._errors import bullet_list
 from funcnet._tensors import is_inexact
 from funcnet._torch import broadcast_to_leaves, pytree
-from funcnet.transforms._grad import _is_nested, _plain_backward_suffices
+from funcnet.transforms._grad import _independence_error, _scalar_of
 from funcnet.transforms._per_sample._contributions import StackedGrads
 from funcnet.transforms._per_sample._one_backward import RecordedPass, name_rules, run_recorded
 from funcnet.transforms._per_sample._sample_gradients import Block, ParamGrads, SampleGradients
+from funcnet.transforms._recording import is_outermost
+from funcnet.transforms._variables import Variables
 
 
 class ExampleBatch:
@@ -29,8 +31,8 @@ class ExampleBatch:
         args, kwargs: what the loss is called with, for all examples.
 
     Attributes:
-        params: the floating and complex tensors of the first argument.
-        paths: of these params.
+        variables: the floating and complex tensors of the first argument, and where they stand.
+        params: these tensors.
         size: number of examples.
     """
 
@@ -47,11 +49,8 @@ class ExampleBatch:
         if not args:
             raise TypeError(f"{title} takes the params first, and then the examples; it got no argument.")
         self.in_dims = self._complete_in_dims(in_dims)
-        self._leaves, self._treedef = pytree.tree_flatten(args[0])
-        paths = self._check_params()
-        self._places = [index for index, leaf in enumerate(self._leaves) if leaf is not None and is_inexact(leaf)]
-        self.paths = [paths[index] for index in self._places]
-        self.params: list[Tensor] = [self._leaves[index] for index in self._places]
+        self.variables = Variables({"params": args[0]}, title)
+        self.params = self.variables.tensors
         self.size = self._count_examples()
 
     # --- arguments ---
@@ -72,23 +71,9 @@ class ExampleBatch:
             )
         return tuple(in_dims)
 
-    def _check_params(self) -> list[str]:
-        """The path of each leaf of the params; refused if one is no tensor."""
-        named, _ = pytree.tree_flatten_with_path(self.args[0])
-        problems = [
-            f"params{pytree.keystr(path)} is {type(leaf).__name__}"
-            for path, leaf in named
-            if leaf is not None and not isinstance(leaf, Tensor)
-        ]
-        if problems:
-            raise TypeError(
-                f"{self.title} differentiates by nested dicts of tensors: {'; '.join(problems)}. Make it a tensor, or "
-                f"pass it as another argument, with None in in_dims."
-            )
-        return [".".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path) for path, _ in named]
-
-    def _iter_mapped(self) -> Iterator[tuple[str, Any, int]]:
+    def _list_mapped(self) -> list[tuple[str, Any, int]]:
         """Name, leaf and axis of everything that is mapped."""
+        mapped = []
         for number, (arg, dims) in enumerate(zip(self.args, self.in_dims, strict=True)):
             named, spec = pytree.tree_flatten_with_path(arg)
             by_leaf = broadcast_to_leaves(dims, spec)
@@ -98,12 +83,13 @@ class ExampleBatch:
                 )
             for (path, leaf), dim in zip(named, by_leaf, strict=True):
                 if dim is not None:
-                    yield f"argument {number}{pytree.keystr(path)}", leaf, dim
+                    mapped.append((f"argument {number}{pytree.keystr(path)}", leaf, dim))
+        return mapped
 
     def _count_examples(self) -> int:
         sizes: dict[str, int] = {}
         problems = []
-        for name, leaf, dim in self._iter_mapped():
+        for name, leaf, dim in self._list_mapped():
             if not isinstance(leaf, Tensor) or not -leaf.dim() <= dim < leaf.dim():
                 got = f"of shape {tuple(leaf.shape)}" if isinstance(leaf, Tensor) else type(leaf).__name__
                 problems.append(f"{name} is {got}, which has no axis {dim}")
@@ -151,31 +137,28 @@ class ExampleBatch:
                 gradients.by_param[index] = grads
         return gradients, recorded.aux
 
-    def name_rules(self) -> list[str]:
-        """For each param, the rules that give its gradients."""
+    def name_rules(self) -> dict[str, str]:
+        """For each param, by path, the rules that give its gradients."""
+        named, _ = pytree.tree_flatten_with_path(self.args[0])
+        paths = [_join_keys(path) for path, leaf in named if isinstance(leaf, Tensor) and is_inexact(leaf)]
         recorded = self._record()
         if recorded is None:
-            return ["vmap(grad)"] * len(self.params)
-        names = name_rules(recorded.leaves, recorded.uses)
-        return [
-            "vmap(grad)" if index in recorded.unrecorded else ", ".join(rules) or "unused"
-            for index, rules in enumerate(names)
-        ]
+            return dict.fromkeys(paths, "vmap(grad)")
+        names = [", ".join(rules) or "unused" for rules in name_rules(recorded.leaves, recorded.uses)]
+        for index in recorded.unrecorded:
+            names[index] = "vmap(grad)"
+        return dict(zip(paths, names, strict=True))
 
     def _record(self) -> RecordedPass | None:
         """One pass with rules; None where only transforms of torch.func can be used."""
         if self.size == 0:
             none = [ParamGrads(param, 0, []) for param in self.params]
             return RecordedPass(SampleGradients(none, 0), None, [], self.params, [])
-        if torch.compiler.is_compiling() or _is_nested() or not _plain_backward_suffices(self.args, self.kwargs):
+        if not is_outermost(self.args, self.kwargs):
             return None
         recorded = run_recorded(self._map_loss, self._compute_loss, self.params, self.size)
         if recorded is not None and self.params and not recorded.uses and not recorded.unrecorded:
-            raise ValueError(
-                f"{self.title}: the value of {self.loss!r} depends on none of the params, so every gradient would be "
-                f"zero. Compute it from the params that the function is called with, outside of torch.no_grad, and "
-                f"without detach, data, item or NumPy."
-            )
+            raise _independence_error(self.loss, self.title)
         return recorded
 
     def _map_loss(self, run_one: Callable[..., Any]) -> tuple[Tensor, Any]:
@@ -184,25 +167,11 @@ class ExampleBatch:
 
     def _compute_loss(self, params: Sequence[Tensor], *arguments: Any) -> tuple[Any, ...]:
         """The loss of one example, in a tuple, with aux if there is any."""
-        leaves = list(self._leaves)
-        for index, param in zip(self._places, params, strict=True):
-            leaves[index] = param
-        result = self.loss(pytree.tree_unflatten(leaves, self._treedef), *arguments, **self.kwargs)
-        if self.has_aux and not (isinstance(result, (tuple, list)) and len(result) == 2):
-            raise ValueError(
-                f"{self.title} with has_aux=True needs a pair (loss, aux) from {self.loss!r}, got "
-                f"{type(result).__name__}."
-            )
-        value = result[0] if self.has_aux else result
-        if not isinstance(value, Tensor) or value.numel() != 1:
-            got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-            hint = " Of (loss, more) it takes has_aux=True." if isinstance(value, tuple) and not self.has_aux else ""
-            raise ValueError(
-                f"{self.title} needs a scalar tensor from {self.loss!r}, which gets a single example, got {got}.{hint}"
-            )
-        if not value.is_floating_point():
-            raise ValueError(f"{self.title} needs a loss of real floats from {self.loss!r}, got {value.dtype}.")
-        return (value.reshape(()), result[1]) if self.has_aux else (value.reshape(()),)
+        (tree,) = self.variables.fill(params, self.variables.others)
+        result = self.loss(tree, *arguments, **self.kwargs)
+        title = f"{self.title}, which calls the loss for one example,"
+        value = _scalar_of(self.loss, result, self.has_aux, title).reshape(())
+        return (value, result[1]) if self.has_aux else (value,)
 
     def _map_gradients(self, indices: Sequence[int]) -> tuple[SampleGradients, Any]:
         """The gradients by some of the params, by vmap(grad)."""
@@ -228,31 +197,15 @@ class ExampleBatch:
     # --- results ---
 
     def fill(self, tensors: Sequence[Tensor], front: tuple[int, ...] = ()) -> Any:
-        """The tree of the params with these tensors in their places, and zeros for integer tensors."""
-        by_place = dict(zip(self._places, tensors, strict=True))
-        leaves = [
-            by_place[index] if index in by_place else None if leaf is None else leaf.new_zeros(front + leaf.shape)
-            for index, leaf in enumerate(self._leaves)
-        ]
-        return pytree.tree_unflatten(leaves, self._treedef)
-
-    def match(self, tree: Any) -> list[Tensor]:
-        """The tensors of a tree that stand at the places of the params."""
-        named, _ = pytree.tree_flatten_with_path(tree)
-        leaves = {pytree.keystr(path): leaf for path, leaf in named}
-        own = [pytree.keystr(path) for path, _ in pytree.tree_flatten_with_path(self.args[0])[0]]
-        problems = [f"params{name} is not in the tree" for name in own if name not in leaves]
-        problems += [f"tree{name} is not in the params" for name in leaves if name not in set(own)]
-        for index, param in zip(self._places, self.params, strict=True):
-            leaf = leaves.get(own[index], param)
-            if not isinstance(leaf, Tensor) or leaf.shape != param.shape:
-                got = f"shape {tuple(leaf.shape)}" if isinstance(leaf, Tensor) else type(leaf).__name__
-                problems.append(f"tree{own[index]} has {got}, expected shape {tuple(param.shape)}")
-        if problems:
-            raise TreeError(f"{self.title} needs a tree like the params:{bullet_list(problems)}")
-        return [leaves[own[index]] for index in self._places]
+        """The tree of the params with derivatives in their places; ``front`` are sizes before those of the params."""
+        return self.variables.fill_derivative(tensors, front)[0]
 
     def cast(self, values: Tensor) -> Tensor:
         """One real number for each example, in the dtype that torch promotes the dtypes of real params to."""
         dtypes = [param.dtype for param in self.params if not param.is_complex()]
         return values.to(reduce(torch.promote_types, dtypes)) if dtypes else values
+
+
+def _join_keys(path: Sequence[Any]) -> str:
+    """The joined path of the keys by which torch's pytrees name a leaf."""
+    return ".".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path)

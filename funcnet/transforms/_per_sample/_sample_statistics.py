@@ -167,7 +167,7 @@ def per_sample_dots(
         ``tree`` is like the params. ``in_dims`` has no entry for it.
 
     Raises:
-        TreeError: if the tree has other paths or shapes than the params.
+        TreeError: if the tree has other paths, shapes or dtypes than the params.
         ValueError: as for :func:`per_sample_norms`.
 
     >>> loss = lambda params, x: (params["w"] * x).sum()
@@ -179,7 +179,7 @@ def per_sample_dots(
     @wraps(loss)
     def compute_dots(params: Any, tree: Any, *args: Any, **kwargs: Any) -> Any:
         batch = ExampleBatch("per_sample_dots", loss, in_dims, has_aux, (params, *args), kwargs)
-        directions = batch.match(tree)
+        directions = batch.variables.match([tree], "tree")
         parts = [(gradients.dots(directions), aux) for _, gradients, aux in _iter_chunks(batch, chunk_size)]
         dots = batch.cast(_join([dots for dots, _ in parts]))
         return (dots, _join_aux([aux for _, aux in parts])) if has_aux else dots
@@ -243,7 +243,7 @@ def per_sample_rules(
     @wraps(loss)
     def name_rules(*args: Any, **kwargs: Any) -> dict[str, str]:
         batch = ExampleBatch("per_sample_rules", loss, in_dims, has_aux, args, kwargs)
-        return dict(zip(batch.paths, batch.name_rules(), strict=True))
+        return batch.name_rules()
 
     return name_rules
 

@@ -14,8 +14,12 @@ jacobian           returns the derivative of each output by each number of an ar
 hessian            returns the second derivatives of a loss.
 hvp                returns the product of the Hessian of a loss with a vector.
 ggn_vp             returns the product of the Gauss-Newton matrix with a vector.
-per_sample_norms   returns the norm of each example's gradient; clipped_grads, weighted_grads, per_sample_dots and
-                   per_sample_grads what else there is to ask, and per_sample_rules how it is computed.
+per_sample_norms   returns the norm of the gradient of each example, by one backward pass over the batch.
+clipped_grads      returns the sum of the gradients of examples, each clipped to a norm.
+weighted_grads     returns the sum of the gradients of examples, each times a weight.
+per_sample_dots    returns the inner product of the gradient of each example with a tree.
+per_sample_grads   returns the gradient of each example.
+per_sample_rules   says how these are computed.
 supports           says whether a net can be put through a transform such as vmap.
 
 from_module        converts any ``nn.Module`` to a net, its params and its buffers.

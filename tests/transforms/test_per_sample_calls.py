@@ -154,7 +154,7 @@ def first_layer(params):
         (lambda: fn.per_sample_norms(loss, (0, 0, 0))(PARAMS, X, Y), r"in_dims=\(0, 0, 0\) maps the params"),
         (lambda: fn.per_sample_norms(loss, (None, None, None))(PARAMS, X, Y), "maps nothing"),
         (lambda: fn.per_sample_norms(loss, (None, 0))(PARAMS, X, Y), "one entry for each positional argument"),
-        (lambda: fn.per_sample_norms(loss, (None, {"x": 0}, 0))(PARAMS, X, Y), r"in_dims\[1\].* does not fit"),
+        (lambda: fn.per_sample_norms(loss, (None, {"x": 0}, 0))(PARAMS, X, Y), r"in_dims\[1\].* does not fit its"),
         (lambda: fn.per_sample_norms(loss)(PARAMS, X, 3), "argument 2 is int, which has no axis 0"),
         (
             lambda: fn.per_sample_norms(lambda p, x: NET(p, x))(PARAMS, X),

@@ -15,7 +15,7 @@ from funcnet._torch import broadcast_to_leaves, pytree
 from funcnet.transforms._grad import _independence_error, _scalar_of
 from funcnet.transforms._per_sample._contributions import StackedGrads
 from funcnet.transforms._per_sample._one_backward import RecordedPass, name_rules, run_recorded
-from funcnet.transforms._per_sample._sample_gradients import Block, ParamGrads, SampleGradients
+from funcnet.transforms._per_sample._sample_gradients import ParamGrads, SampleGradients, Segment
 from funcnet.transforms._recording import is_outermost
 from funcnet.transforms._variables import Variables
 
@@ -189,7 +189,7 @@ class ExampleBatch:
             chosen, self.params, *self.args[1:]
         )
         by_param = [
-            ParamGrads(param, self.size, [Block(0, param.numel(), [StackedGrads(stacked)])])
+            ParamGrads(param, self.size, [Segment(0, param.numel(), [StackedGrads(stacked)])])
             for param, stacked in zip(chosen, stacks, strict=True)
         ]
         return SampleGradients(by_param, self.size), aux[0] if aux else None

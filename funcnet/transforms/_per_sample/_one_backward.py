@@ -12,7 +12,7 @@ from torch import Tensor
 from funcnet.transforms._per_sample._contributions import Contribution, StackedGrads, merge_uses, stack_sum
 from funcnet.transforms._per_sample._recorder import Use, UseRecorder, leaf_ids
 from funcnet.transforms._per_sample._rules import RULES
-from funcnet.transforms._per_sample._sample_gradients import Block, ParamGrads, SampleGradients
+from funcnet.transforms._per_sample._sample_gradients import ParamGrads, SampleGradients, Segment
 
 LossOfLeaves = Callable[..., Any]
 """(the params that are differentiated, what is mapped) -> (loss, aux) of one example."""
@@ -80,44 +80,44 @@ def run_recorded(
         grad = grads_by_edge[use.edge.node, use.edge.output_nr]
         if grad is not None:
             contributions.append((use.weight, use.contribute(grad.reshape(use.shape))))
-    blocks = _divide_by_param(leaves, contributions, set(unrecorded))
-    by_param = [ParamGrads(leaf, batch_size, blocks[index]) for index, leaf in enumerate(leaves)]
+    segments = _divide_by_param(leaves, contributions, set(unrecorded))
+    by_param = [ParamGrads(leaf, batch_size, segments[index]) for index, leaf in enumerate(leaves)]
     return RecordedPass(SampleGradients(by_param, batch_size), aux, uses, leaves, unrecorded)
 
 
 def _divide_by_param(
     leaves: Sequence[Tensor], contributions: Sequence[tuple[Tensor, Contribution]], excluded: set[int]
-) -> list[list[Block]]:
+) -> list[list[Segment]]:
     """For each leaf, what the uses of the leaf, of its views and of tensors computed from it add to its gradients."""
     index_by_id = {id(leaf): index for index, leaf in enumerate(leaves)}
-    blocks: list[list[Block]] = [[] for _ in leaves]
+    segments: list[list[Segment]] = [[] for _ in leaves]
     computed: dict[int, tuple[Tensor, list[Contribution]]] = {}
     for weight, contribution in contributions:
         base = weight if weight._base is None else weight._base
         index = index_by_id.get(id(base))
-        block = None if index is None else _block_of_view(leaves[index], weight, contribution)
-        if index is None or block is None:
+        segment = None if index is None else _segment_of_view(leaves[index], weight, contribution)
+        if index is None or segment is None:
             computed.setdefault(id(weight), (weight, []))[1].append(contribution)
         elif index not in excluded:
-            blocks[index].append(block)
+            segments[index].append(segment)
     wanted = [index for index in range(len(leaves)) if index not in excluded]
     for weight, uses in computed.values():
         for index, grads in _pull_back(weight, stack_sum(merge_uses(uses)), leaves, wanted):
-            blocks[index].append(Block(0, leaves[index].numel(), [StackedGrads(grads)]))
-    return blocks
+            segments[index].append(Segment(0, leaves[index].numel(), [StackedGrads(grads)]))
+    return segments
 
 
-def _block_of_view(leaf: Tensor, view: Tensor, contribution: Contribution) -> Block | None:
+def _segment_of_view(leaf: Tensor, view: Tensor, contribution: Contribution) -> Segment | None:
     """What a use of a view adds to the elements that it shows; None if they are not one run of the leaf's elements."""
     if view is leaf:
-        return Block(0, leaf.numel(), [contribution])
+        return Segment(0, leaf.numel(), [contribution])
     if not leaf.is_contiguous() or view.dtype != leaf.dtype or view.is_neg() or view.is_conj():
         return None
     start = int(view.storage_offset() - leaf.storage_offset())
     if view.is_contiguous():
-        return Block(start, view.numel(), [contribution])
+        return Segment(start, view.numel(), [contribution])
     if view.dim() == 2 and view.t().is_contiguous():
-        return Block(start, view.numel(), [contribution.transposed()])
+        return Segment(start, view.numel(), [contribution.transposed()])
     return None
 
 

@@ -17,7 +17,7 @@ from funcnet.transforms._per_sample._contributions import (
 )
 
 
-class Block:
+class Segment:
     """Gradients by a run of a param's elements, in the order in which a contiguous param has them.
 
     Args:
@@ -49,48 +49,50 @@ class ParamGrads:
     Args:
         param: the param.
         batch_size: number of examples B.
-        blocks: runs of its elements; the gradient by all others is zero.
+        segments: runs of its elements; the gradient by all others is zero.
     """
 
-    def __init__(self, param: Tensor, batch_size: int, blocks: Sequence[Block]) -> None:
+    def __init__(self, param: Tensor, batch_size: int, segments: Sequence[Segment]) -> None:
         self.param, self.batch_size = param, batch_size
-        self.blocks = _join_overlapping(blocks)
+        self.segments = _join_overlapping(segments)
 
     @property
     def _is_whole(self) -> bool:
-        return len(self.blocks) == 1 and self.blocks[0].size == self.param.numel()
+        return len(self.segments) == 1 and self.segments[0].size == self.param.numel()
 
     def squared_norms(self) -> Tensor | None:
         """(B,), or None for zeros."""
-        return _sum(block.squared_norms() for block in self.blocks)
+        return _sum(segment.squared_norms() for segment in self.segments)
 
     def dots(self, direction: Tensor) -> Tensor | None:
         """The inner products with a tensor of the param's shape, (B,), or None for zeros."""
         flat = direction.reshape(-1)
         return _sum(
-            use.dots(flat[block.start : block.end].view(use.shape)) for block in self.blocks for use in block.uses
+            use.dots(flat[segment.start : segment.end].view(use.shape))
+            for segment in self.segments
+            for use in segment.uses
         )
 
     def sum_weighted(self, weights: Tensor) -> Tensor:
         """The weighted sum of the gradients, of the param's shape and dtype."""
-        sums = [_sum(use.sum_weighted(weights) for use in block.uses) for block in self.blocks]
+        sums = [_sum(use.sum_weighted(weights) for use in segment.uses) for segment in self.segments]
         if self._is_whole and sums[0] is not None:
             return sums[0].reshape(self.param.shape).to(self.param.dtype)
         total = torch.zeros(self.param.shape, dtype=self.param.dtype, device=self.param.device)
-        for block, grad in zip(self.blocks, sums, strict=True):
+        for segment, grad in zip(self.segments, sums, strict=True):
             if grad is not None:
-                total.view(-1)[block.start : block.end] = grad.reshape(-1).to(total.dtype)
+                total.view(-1)[segment.start : segment.end] = grad.reshape(-1).to(total.dtype)
         return total
 
     def stack(self) -> Tensor:
         """The gradients themselves, (B, *shape)."""
-        stacks = [stack_sum(block.uses) for block in self.blocks]
+        stacks = [stack_sum(segment.uses) for segment in self.segments]
         shape = (self.batch_size, *self.param.shape)
         if self._is_whole:
             return stacks[0].reshape(shape).to(self.param.dtype)
         total = torch.zeros(shape, dtype=self.param.dtype, device=self.param.device)
-        for block, grads in zip(self.blocks, stacks, strict=True):
-            total.view(self.batch_size, -1)[:, block.start : block.end] = grads.flatten(1).to(total.dtype)
+        for segment, grads in zip(self.segments, stacks, strict=True):
+            total.view(self.batch_size, -1)[:, segment.start : segment.end] = grads.flatten(1).to(total.dtype)
         return total
 
 
@@ -102,32 +104,32 @@ def _sum(tensors: Iterable[Tensor | None]) -> Tensor | None:
     return total
 
 
-def _join_overlapping(blocks: Sequence[Block]) -> list[Block]:
-    """Blocks that share no elements: equal ones as one, and overlapping ones as one of stacked gradients."""
-    joined: list[Block] = []
-    for block in sorted(blocks, key=lambda block: (block.start, -block.size)):
+def _join_overlapping(segments: Sequence[Segment]) -> list[Segment]:
+    """Segments that share no elements: equal ones as one, and overlapping ones as one of stacked gradients."""
+    joined: list[Segment] = []
+    for segment in sorted(segments, key=lambda segment: (segment.start, -segment.size)):
         last = joined[-1] if joined else None
-        if last is None or block.start >= last.end:
-            joined.append(Block(block.start, block.size, block.uses))
-        elif (block.start, block.size) == (last.start, last.size) and block.uses[0].shape == last.uses[0].shape:
-            last.uses += block.uses
+        if last is None or segment.start >= last.end:
+            joined.append(Segment(segment.start, segment.size, segment.uses))
+        elif (segment.start, segment.size) == (last.start, last.size) and segment.uses[0].shape == last.uses[0].shape:
+            last.uses += segment.uses
         else:
-            joined[-1] = _stack_overlapping(last, block)
-    for block in joined:
-        block.uses = merge_uses(block.uses)
+            joined[-1] = _stack_overlapping(last, segment)
+    for segment in joined:
+        segment.uses = merge_uses(segment.uses)
     return joined
 
 
-def _stack_overlapping(first: Block, second: Block) -> Block:
+def _stack_overlapping(first: Segment, second: Segment) -> Segment:
     size = max(first.end, second.end) - first.start
     total: Tensor | None = None
-    for block in (first, second):
-        grads = stack_sum(block.uses).flatten(1)
-        start = block.start - first.start
-        padded = torch.nn.functional.pad(grads, (start, size - start - block.size))
+    for segment in (first, second):
+        grads = stack_sum(segment.uses).flatten(1)
+        start = segment.start - first.start
+        padded = torch.nn.functional.pad(grads, (start, size - start - segment.size))
         total = padded if total is None else total + padded
     assert total is not None
-    return Block(first.start, size, [StackedGrads(total)])
+    return Segment(first.start, size, [StackedGrads(total)])
 
 
 class SampleGradients:

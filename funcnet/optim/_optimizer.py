@@ -11,10 +11,10 @@ from torch import Tensor
 from typing_extensions import Self
 
 from funcnet._errors import TreeError, bullet_list
-from funcnet._tensors import is_inexact
 from funcnet._torch import register_constant
 from funcnet._typing import Tree, TreeLike
 from funcnet.optim._chunks import is_large, update_in_chunks
+from funcnet.optim._first_state import FirstState
 from funcnet.optim._groups import (
     Groups,
     Hyperparameters,
@@ -26,11 +26,10 @@ from funcnet.optim._groups import (
 )
 from funcnet.optim._leaf_batch import LeafBatch, choose_memory
 from funcnet.optim._missing_attributes import ExplainsMissing
-from funcnet.optim._pairing import Pairing, find_owners, format_place, require_tree
+from funcnet.optim._pairing import Pairing, find_owners, format_place
 from funcnet.optim._scalars import TENSORS, TensorNumber, TensorScalar, as_hyperparameter, widen_scalar
 from funcnet.optim._state_entries import scalar_dtype
 from funcnet.optim._update_operations import Memory, real_dtype
-from funcnet.tree import ABSENT
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -201,33 +200,24 @@ class Optimizer(ExplainsMissing):
         >>> SGD(momentum=0.9).init({"fc": {"bias": torch.ones(2)}})     # its buffer is the first gradient
         {'fc': {'bias': {}}}
         """
-        require_tree(params)
         record = self.replace(**hyperparameters) if hyperparameters else self
-        paths: list[str] = []
-        places: list[tuple[Tree, str]] = []
-        params_at: dict[int, Tensor] = {}
-        state = _start_state(params, "", paths, places, params_at)
-        indices = list(params_at)
-        records = dict(zip(indices, record._records_of(paths, indices), strict=True))
+        first = FirstState(params)
+        indices = list(first.params)
+        records = dict(zip(indices, record._records_of(first.paths, indices), strict=True))
         problems = [
-            f"{format_place('params', paths[at])}: {problem}"
-            for at, param in params_at.items()
+            f"{format_place('params', first.paths[at])}: {problem}"
+            for at, param in first.params.items()
             if (problem := records[at]._check_param(param))
         ]
-        problems += [
-            f"{format_place('params', path)}: expected a tensor, got {type(node[key]).__name__}"
-            for path, (node, key) in zip(paths, places, strict=True)
-            if not isinstance(node[key], dict) and node[key] is not None and node[key] is not ABSENT
-        ]
+        problems += first.describe_strangers()
         if problems:
             raise TreeError(f"the params cannot be optimized:{bullet_list(problems)}")
         entries: dict[int, Tree] = {}
-        for at, owner in zip(indices, find_owners(list(params_at.values())), strict=True):
-            node, key = places[at]
+        for at, owner in zip(indices, find_owners(list(first.params.values())), strict=True):
             if indices[owner] == at:
-                entries[at] = records[at]._init_entry(params_at[at])
-            node[key] = entries[indices[owner]]
-        return state
+                entries[at] = records[at]._init_entry(first.params[at])
+            first.put(at, entries[indices[owner]])
+        return first.tree
 
     def step(
         self, params: TreeLike, grads: TreeLike, state: TreeLike, *, donate: bool = False, **hyperparameters: Any
@@ -371,26 +361,6 @@ class Optimizer(ExplainsMissing):
                         f"{pairing.format_place('state', index)}[{name!r}] {got}: expected {tuple(expected)}"
                     )
         return problems
-
-
-def _start_state(
-    tree: TreeLike, prefix: str, paths: list[str], places: list[tuple[Tree, str]], params_at: dict[int, Tensor]
-) -> Tree:
-    """The dicts of a state, still without entries of params. The lists take up the leaves: paths, where their entries
-    belong, and by index in the lists the leaves that are params.
-    """
-    state: Tree = {}
-    for key, value in tree.items():
-        path = f"{prefix}.{key}" if prefix else key
-        if isinstance(value, Mapping):
-            state[key] = _start_state(value, path, paths, places, params_at)
-            continue
-        if isinstance(value, Tensor) and is_inexact(value):
-            params_at[len(paths)] = value
-        state[key] = {} if isinstance(value, Tensor) else value
-        paths.append(path)
-        places.append((state, key))
-    return state
 
 
 def _has_tensor(value: Any) -> bool:

@@ -13,7 +13,7 @@ from funcnet.tree import ABSENT
 
 
 class FirstState:
-    """A state for these params, in which the entries of those that have a gradient are still to be put.
+    """A state for these params, in which the entries of those that have a gradient are still to be put_entry.
 
     Attributes:
         tree: the state; integers have the entry ``{}``, and what is absent stays.
@@ -26,14 +26,14 @@ class FirstState:
         self.paths: list[str] = []
         self.params: dict[int, Tensor] = {}
         self._places: list[tuple[Tree, str]] = []
-        self.tree = self._start(params, "")
+        self.tree = self._start_node(params, "")
 
-    def _start(self, tree: TreeLike, prefix: str) -> Tree:
+    def _start_node(self, tree: TreeLike, prefix: str) -> Tree:
         state: Tree = {}
         for key, value in tree.items():
             path = f"{prefix}.{key}" if prefix else key
             if isinstance(value, Mapping):
-                state[key] = self._start(value, path)
+                state[key] = self._start_node(value, path)
                 continue
             if isinstance(value, Tensor) and is_inexact(value):
                 self.params[len(self.paths)] = value
@@ -42,7 +42,7 @@ class FirstState:
             self._places.append((state, key))
         return state
 
-    def put(self, index: int, entry: Tree) -> None:
+    def put_entry(self, index: int, entry: Tree) -> None:
         """Put the entry of a param where it belongs."""
         node, key = self._places[index]
         node[key] = entry

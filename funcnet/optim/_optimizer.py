@@ -73,33 +73,33 @@ class Optimizer(ExplainsMissing):
     def __post_init__(self) -> None:
         values = {name: freeze(value) for name, value in self.values().items()}
         groups = Groups(self.groups)
-        self._check(values, groups)
-        self._set({**values, "groups": groups})
+        self._check_hyperparameters(values, groups)
+        self._fill_fields({**values, "groups": groups})
 
-    def _set(self, values: Mapping[str, Any]) -> None:
+    def _fill_fields(self, values: Mapping[str, Any]) -> None:
         """Fill the fields of this new record, and what is derived from them."""
         for name, value in values.items():
             object.__setattr__(self, name, value)
-        records = tuple(self._copy({**of_group, "groups": Groups()}) for of_group in self.groups.values())
+        records = tuple(self._copy_with({**of_group, "groups": Groups()}) for of_group in self.groups.values())
         object.__setattr__(self, "_group_records", records)
         object.__setattr__(self, "has_tensors", any(map(_has_tensor, self.values().values())))
 
-    def _copy(self, values: Mapping[str, Any]) -> Self:
+    def _copy_with(self, values: Mapping[str, Any]) -> Self:
         """This record with other values, unchecked."""
         record = object.__new__(type(self))
-        record._set({**self.values(), "groups": self.groups, **values})
+        record._fill_fields({**self.values(), "groups": self.groups, **values})
         return record
 
-    def _check(self, values: Hyperparameters, groups: Mapping[Any, Hyperparameters]) -> None:
+    def _check_hyperparameters(self, values: Hyperparameters, groups: Mapping[Any, Hyperparameters]) -> None:
         """Refuse names that torch does not know in groups, and values that it does not take."""
         name = type(self).__name__
         check_values(name, values)
         for selector, of_group in groups.items():
-            check_names(f"{name}, in the group {selector!r},", of_group, self._names())
+            check_names(f"{name}, in the group {selector!r},", of_group, self._hyperparameter_names())
             check_values(name, {**values, **of_group})
 
     @classmethod
-    def _names(cls) -> dict[str, None]:
+    def _hyperparameter_names(cls) -> dict[str, None]:
         """The fields without the groups, in order."""
         if "_names_of_fields" not in cls.__dict__:
             names = {field.name: None for field in dataclasses.fields(cls) if field.name != "groups"}
@@ -113,7 +113,7 @@ class Optimizer(ExplainsMissing):
         >>> SGD(lr=0.1).values()["lr"]
         0.1
         """
-        return {name: getattr(self, name) for name in self._names()}
+        return {name: getattr(self, name) for name in self._hyperparameter_names()}
 
     def replace(self, **hyperparameters: Any) -> Self:
         """This optimizer with other hyperparameters; ``groups`` are merged into those it has, selector by selector.
@@ -122,7 +122,7 @@ class Optimizer(ExplainsMissing):
         >>> AdamW(lr=0.1, groups={"head": {"lr": 0.2}}).replace(lr=0.5, groups={"head": {"eps": 0.1}})
         AdamW(lr=0.5, groups={'head': {'lr': 0.2, 'eps': 0.1}})
         """
-        check_names(type(self).__name__, hyperparameters, self._names() | {"groups": None})
+        check_names(type(self).__name__, hyperparameters, self._hyperparameter_names() | {"groups": None})
         values = {name: freeze(value) for name, value in hyperparameters.items() if name != "groups"}
         groups = self.groups
         if "groups" in hyperparameters:
@@ -131,23 +131,23 @@ class Optimizer(ExplainsMissing):
                 groups[selector] = {**groups.get(selector, {}), **of_group}
             groups = Groups(groups)
         if not torch.compiler.is_compiling():
-            self._check({**self.values(), **values}, groups)
-        return self._copy({**values, "groups": groups})
+            self._check_hyperparameters({**self.values(), **values}, groups)
+        return self._copy_with({**values, "groups": groups})
 
     def __repr__(self) -> str:
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
-        values = {name: value for name, value in self.values().items() if _differs(value, defaults[name])}
+        values = {name: value for name, value in self.values().items() if _differs_from_default(value, defaults[name])}
         if self.groups:
             values["groups"] = self.groups
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in values.items())})"
 
     def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and self._key() == other._key()
+        return type(other) is type(self) and self._identity() == other._identity()
 
     def __hash__(self) -> int:
-        return hash(self._key())
+        return hash(self._identity())
 
-    def _key(self) -> tuple[Any, ...]:
+    def _identity(self) -> tuple[Any, ...]:
         return (type(self), identity_key(self.values()), self.groups)
 
     # --- what a subclass says ---
@@ -173,7 +173,7 @@ class Optimizer(ExplainsMissing):
         """The entry of the state for a param before its first step."""
         raise NotImplementedError
 
-    def _update(self, memory: Memory, param: Tensor, grad: Tensor, entry: Tree) -> tuple[Tensor, Tree]:
+    def _update_param(self, memory: Memory, param: Tensor, grad: Tensor, entry: Tree) -> tuple[Tensor, Tree]:
         """The next param and the next entry; on a record whose hyperparameters are scalars."""
         raise NotImplementedError
 
@@ -216,7 +216,7 @@ class Optimizer(ExplainsMissing):
         for at, owner in zip(indices, find_owners(list(first.params.values())), strict=True):
             if indices[owner] == at:
                 entries[at] = records[at]._init_entry(first.params[at])
-            first.put(at, entries[indices[owner]])
+            first.put_entry(at, entries[indices[owner]])
         return first.tree
 
     def step(
@@ -252,7 +252,7 @@ class Optimizer(ExplainsMissing):
         """
         record = self.replace(**hyperparameters) if hyperparameters else self
         pairing = Pairing(params, grads, state)
-        batches = record._batch(pairing)
+        batches = record._batch_by_group(pairing)
         problems = [line for of_group, batch in batches for line in of_group._complete_entries(batch, pairing)]
         if problems:
             raise TreeError(
@@ -281,14 +281,14 @@ class Optimizer(ExplainsMissing):
                     records[param.dtype] = self._widened_for(param)
                 record = records[param.dtype]
             if self._is_elementwise and is_large(memory, param, grad, entry):
-                new_param, changes = update_in_chunks(record._update, memory, param, grad, entry)
+                new_param, changes = update_in_chunks(record._update_param, memory, param, grad, entry)
             else:
-                new_param, changes = record._update(memory, param, grad, entry)
+                new_param, changes = record._update_param(memory, param, grad, entry)
             new_params.append(new_param)
             entry.update(changes)
         return new_params
 
-    def _batch(self, pairing: Pairing) -> list[tuple[Self, LeafBatch]]:
+    def _batch_by_group(self, pairing: Pairing) -> list[tuple[Self, LeafBatch]]:
         """The leaves of each group, with the record that has its hyperparameters as scalars."""
         default, batch = self._as_scalars(), pairing.batch()
         if not self._group_records:
@@ -315,7 +315,7 @@ class Optimizer(ExplainsMissing):
             return self
         values = self.values()
         scalars = {name: convert(value) for name, value in values.items()}
-        record = self._copy(scalars)
+        record = self._copy_with(scalars)
         precise = frozenset(name for name, value in values.items() if _has_float64_tensor(value))
         object.__setattr__(record, "_precise_names", precise)
         object.__setattr__(record, "_has_typed_scalars", any(map(_has_typed_scalar, scalars.values())))
@@ -324,7 +324,7 @@ class Optimizer(ExplainsMissing):
     def _widened_for(self, param: Tensor) -> Self:
         """This record of scalars, without the dtypes of those that come from tensors rougher than a param."""
         dtype = real_dtype(param)
-        record = self._copy({name: widen_scalar(value, dtype) for name, value in self.values().items()})
+        record = self._copy_with({name: widen_scalar(value, dtype) for name, value in self.values().items()})
         object.__setattr__(record, "_precise_names", self._precise_names)
         return record
 
@@ -379,5 +379,5 @@ def _has_float64_tensor(value: Any) -> bool:
     return isinstance(value, Tensor) and value.dtype == torch.float64
 
 
-def _differs(value: Any, default: Any) -> bool:
+def _differs_from_default(value: Any, default: Any) -> bool:
     return isinstance(value, Tensor) or value != default

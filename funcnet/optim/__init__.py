@@ -11,7 +11,8 @@ grad mode is on and something requires grad. torch.optim is silently wrong in th
 * gradients through a root where a gradient is exactly 0, which are NaN in torch and finite here;
 * fused kernels that ignore strides: of transposed, expanded or sliced tensors they update other elements;
 * fused SGD of params in half precision on a CPU, which in torch 2.13 moves by something else than the gradient;
-* a learning rate in a float32 tensor, in which torch computes the sizes of steps of float64 params;
+* a learning rate or a beta in a tensor of fewer bits than the params, in whose dtype torch computes the sizes of steps
+  (a tensor of as many bits, or more, gives the bits of torch);
 * Muon without nesterov on bfloat16 params, which writes over its own momentum buffer;
 * Adafactor of params of several dtypes, where the first dtype decides the smallest root of all.
 
@@ -37,8 +38,8 @@ and back::
 
     module = fn.to_module(net, params, buffers)
     torch_optimizer = fn.optim.to_torch(optimizer, state, module)
-    scheduler = schedule.to_torch(torch_optimizer, step)
-    saved = {"model": module.state_dict(), "optimizer": torch_optimizer.state_dict(), "scheduler": scheduler.state_dict()}
+    saved = {"model": module.state_dict(), "optimizer": torch_optimizer.state_dict()}
+    saved["scheduler"] = schedule.to_torch(torch_optimizer, step).state_dict()
 
 ``optimizer`` and ``schedule`` are the records with the arguments of the trainer. ``saved["rng"]``, the state of a
 generator, is kept as it is. Lightning's names are ``state_dict``, ``optimizer_states[0]`` and ``lr_schedulers[0]``. The

@@ -156,6 +156,8 @@ class EMA(Averaging):
     lerp: bool = True
 
     def __post_init__(self) -> None:
+        if not isinstance(self.decay, (int, float)):
+            raise TypeError(f"EMA: decay is a number, not {type(self.decay).__name__}; ema.init(params) makes a state.")
         if not 0.0 <= self.decay <= 1.0:
             raise ValueError(f"EMA: decay is a weight in [0, 1], got {self.decay}.")
 

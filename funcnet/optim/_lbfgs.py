@@ -105,7 +105,7 @@ class LBFGS(Optimizer):
                 "LBFGS decides by the loss how many moves a step has, which vmap and torch.compile cannot follow: "
                 "loop over the members, or compile the loss."
             )
-        record = (self.replace(**hyperparameters) if hyperparameters else self)._as_scalars()
+        record = (self.replace(**hyperparameters) if hyperparameters else self)._as_scalars(as_scalar)
         flat = FlatParams(params)
         entry = get(state, flat.first_path)
         if not isinstance(entry, Mapping):

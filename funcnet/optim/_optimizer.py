@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -25,14 +25,16 @@ from funcnet.optim._groups import (
     identity_key,
 )
 from funcnet.optim._leaf_batch import LeafBatch, choose_memory
-from funcnet.optim._pairing import Pairing, find_owners, format_place
-from funcnet.optim._scalars import as_scalar
+from funcnet.optim._missing_attributes import ExplainsMissing
+from funcnet.optim._pairing import Pairing, find_owners, format_place, require_tree
+from funcnet.optim._scalars import TENSORS, TensorNumber, TensorScalar, as_hyperparameter, widen_scalar
 from funcnet.optim._state_entries import scalar_dtype
 from funcnet.optim._update_operations import Memory, real_dtype
+from funcnet.tree import ABSENT
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Optimizer:
+class Optimizer(ExplainsMissing):
     """A rule that makes new params and a new state of params, gradients and state.
 
     An optimizer holds hyperparameters and no tensors of a model. Its fields have the names, the order and the defaults
@@ -41,9 +43,20 @@ class Optimizer:
 
     groups: Mapping[Any, Hyperparameters] = dataclasses.field(default_factory=Groups, kw_only=True)
 
+    _instead: ClassVar[Mapping[str, str]] = {
+        "update": "params, state = optimizer.step(params, grads, state)",
+        "zero_grad": "gradients are values, and none are left over from the step before",
+        "state": "optimizer.init(params) returns it, and each step returns the next",
+        "state_dict": "the state is a tree and saved as it is; fn.optim.to_state_dict makes that of torch",
+        "load_state_dict": "the state is given to each step; fn.optim.from_state_dict reads that of torch",
+        "param_groups": "optimizer.groups has them by selector, and optimizer.replace(lr=...) makes another record",
+        "add_param_group": "optimizer.replace(groups={selector: {...}}) makes a record with one more",
+    }
+
     _group_records: ClassVar[tuple[Any, ...]]
     has_tensors: ClassVar[bool]
     _precise_names: ClassVar[frozenset[str]] = frozenset()
+    _has_typed_scalars: ClassVar[bool] = False
     _names_of_fields: ClassVar[dict[str, None]]
     _is_elementwise: ClassVar[bool] = True
     """Whether each number of a param is updated without a look at the others."""
@@ -179,7 +192,7 @@ class Optimizer:
             hyperparameters: values in place of the record's own, which Rprop, ASGD and Adagrad start from.
 
         Raises:
-            TreeError: if a group selects no param.
+            TreeError: if a group selects no param, or there is a leaf that no optimizer takes; names all of them.
 
         >>> from funcnet.optim import SGD, Adam
         >>> state = Adam().init({"fc": {"bias": torch.ones(2)}})
@@ -188,6 +201,7 @@ class Optimizer:
         >>> SGD(momentum=0.9).init({"fc": {"bias": torch.ones(2)}})     # its buffer is the first gradient
         {'fc': {'bias': {}}}
         """
+        require_tree(params)
         record = self.replace(**hyperparameters) if hyperparameters else self
         paths: list[str] = []
         places: list[tuple[Tree, str]] = []
@@ -199,6 +213,11 @@ class Optimizer:
             f"{format_place('params', paths[at])}: {problem}"
             for at, param in params_at.items()
             if (problem := records[at]._check_param(param))
+        ]
+        problems += [
+            f"{format_place('params', path)}: expected a tensor, got {type(node[key]).__name__}"
+            for path, (node, key) in zip(paths, places, strict=True)
+            if not isinstance(node[key], dict) and node[key] is not None and node[key] is not ABSENT
         ]
         if problems:
             raise TreeError(f"the params cannot be optimized:{bullet_list(problems)}")
@@ -264,11 +283,17 @@ class Optimizer:
     def _update_batch(self, memory: Memory, batch: LeafBatch) -> list[Tensor]:
         """The next params; what changes in the state is put into the entries."""
         new_params: list[Tensor] = []
+        record: Any = self
+        records: dict[torch.dtype, Any] = {}
         for param, grad, entry in zip(batch.params, batch.grads, batch.entries, strict=True):
+            if self._has_typed_scalars:
+                if param.dtype not in records:
+                    records[param.dtype] = self._widened_for(param)
+                record = records[param.dtype]
             if self._is_elementwise and is_large(memory, param, grad, entry):
-                new_param, changes = update_in_chunks(self._update, memory, param, grad, entry)
+                new_param, changes = update_in_chunks(record._update, memory, param, grad, entry)
             else:
-                new_param, changes = self._update(memory, param, grad, entry)
+                new_param, changes = record._update(memory, param, grad, entry)
             new_params.append(new_param)
             entry.update(changes)
         return new_params
@@ -294,14 +319,23 @@ class Optimizer:
         groups = assign_groups(tuple(self.groups), tuple(paths))
         return [records[groups[index]] for index in indices]
 
-    def _as_scalars(self) -> Self:
+    def _as_scalars(self, convert: Callable[[Any], Any] = as_hyperparameter) -> Self:
         """This record with numbers and 0-d float64 tensors in place of all tensors."""
         if not self.has_tensors:
             return self
         values = self.values()
-        record = self._copy({name: as_scalar(value) for name, value in values.items()})
+        scalars = {name: convert(value) for name, value in values.items()}
+        record = self._copy(scalars)
         precise = frozenset(name for name, value in values.items() if _has_float64_tensor(value))
         object.__setattr__(record, "_precise_names", precise)
+        object.__setattr__(record, "_has_typed_scalars", any(map(_has_typed_scalar, scalars.values())))
+        return record
+
+    def _widened_for(self, param: Tensor) -> Self:
+        """This record of scalars, without the dtypes of those that come from tensors rougher than a param."""
+        dtype = real_dtype(param)
+        record = self._copy({name: widen_scalar(value, dtype) for name, value in self.values().items()})
+        object.__setattr__(record, "_precise_names", self._precise_names)
         return record
 
     def _number_dtype(self, param: Tensor, *names: str) -> torch.dtype:
@@ -360,7 +394,13 @@ def _start_state(
 
 
 def _has_tensor(value: Any) -> bool:
-    return isinstance(value, Tensor) or (isinstance(value, tuple) and any(map(_has_tensor, value)))
+    return isinstance(value, TENSORS) or (isinstance(value, tuple) and any(map(_has_tensor, value)))
+
+
+def _has_typed_scalar(value: Any) -> bool:
+    return isinstance(value, (TensorNumber, TensorScalar)) or (
+        isinstance(value, tuple) and any(map(_has_typed_scalar, value))
+    )
 
 
 def _has_float64_tensor(value: Any) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from funcnet._typing import Tree
 from funcnet.optim._optimizer import Optimizer
-from funcnet.optim._scalars import Scalar
+from funcnet.optim._scalars import TENSORS, Scalar
 from funcnet.optim._state_entries import full_like, zero_step, zeros_like
 from funcnet.optim._update_operations import Memory, addcmul, as_dtype_of, as_real
 
@@ -83,4 +83,4 @@ class Rprop(Optimizer):
 
 
 def _in_dtype_of(tensor: Tensor, value: Scalar) -> Any:
-    return value.to(tensor.device, tensor.dtype) if isinstance(value, Tensor) else value
+    return value.to(tensor.device, tensor.dtype) if isinstance(value, TENSORS) else value

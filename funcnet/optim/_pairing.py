@@ -167,9 +167,12 @@ def _rebuild(
     """New trees with the results, by the numbers of the leaves; the counter has the number of the next leaf."""
     new_params: Tree = {}
     new_state: Tree = {}
+    if not isinstance(state, Mapping):
+        state = {}
     for key, param in params.items():
-        entry = state.get(key, _MISSING) if isinstance(state, Mapping) else _MISSING
-        if not isinstance(param, Tensor) and isinstance(param, Mapping):
+        entry = state.get(key, _MISSING)
+        kind = type(param)
+        if kind is dict or (kind is not Tensor and isinstance(param, Mapping)):
             new_params[key], new_state[key] = _rebuild(param, entry, results, counter)
             continue
         if counter[0] in results:

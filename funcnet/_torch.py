@@ -227,6 +227,9 @@ foreach_add_: Callable[..., None] = torch._foreach_add_
 DispatchMode = torch.utils._python_dispatch.TorchDispatchMode
 """A context that is shown every operator before it runs, below autograd."""
 
+count_storage_uses: Callable[[int], int] = getattr(torch._C, "_storage_Use_Count")
+"""(storage._cdata) -> how many tensors, and objects of Python, hold a storage."""
+
 Memory = StorageWeakRef
 """A name for the memory of an untyped storage: hashable, and given to no other memory as long as it is held."""
 

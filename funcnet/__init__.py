@@ -6,6 +6,7 @@ compose            makes a net from a function and its parts.
 Net                is what every net is: hyperparameters, named parts and a body ``forward(p, *inputs)``.
 Sequential         holds nets in a row, as ModuleList, ModuleDict, ParameterList and ParameterDict hold nets or params.
 Param, Buffer      declare the tensors of a net that you write as a class.
+remat              makes a net run again in the backward pass instead of keeping what its gradient needs.
 value_and_grad     returns the value of a loss and its gradients by one plain backward pass.
 grad               returns the gradients alone.
 jvp                returns the output of a function of nested dicts and its directional derivative.
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
     from funcnet.combinators import ParameterDict as ParameterDict
     from funcnet.combinators import ParameterList as ParameterList
     from funcnet.combinators import Sequential as Sequential
+    from funcnet.combinators import remat as remat
     from funcnet.core import Buffer as Buffer
     from funcnet.core import Function as Function
     from funcnet.core import Net as Net
@@ -114,7 +116,7 @@ else:
             "TreeError",
         ),
         "adapters": ("Wrapped", "from_module", "from_state_dict", "to_module", "to_state_dict", "train_flags"),
-        "combinators": ("ModuleDict", "ModuleList", "ParameterDict", "ParameterList", "Sequential"),
+        "combinators": ("ModuleDict", "ModuleList", "ParameterDict", "ParameterList", "Sequential", "remat"),
         "core": ("Buffer", "Function", "Net", "Param", "View", "compose", "supports"),
         "inspect": ("effects", "summary"),
         "program": ("Traced", "source", "trace"),

@@ -60,7 +60,7 @@ def main() -> None:
     # Stateless: the same sum by one backward pass over the batch.
     clipped, norms = fn.clipped_grads(loss, MAX_NORM)(params, images[:20], labels[:20])
     for path, grad in fn.tree.flatten(clipped).items():
-        torch.testing.assert_close(grad, expected[path], rtol=1e-4, atol=1e-5)  # other order of sums, so other roundings
+        torch.testing.assert_close(grad, expected[path], rtol=1e-4, atol=1e-5)  # in another order, so rounded otherwise
     print(f"gradients of single images are {norms.min():.2f} to {norms.max():.2f} long, and are cut to {MAX_NORM}")
 
     # Each image comes into a step by chance, alone: that is what the accounting below is about. All draws are by Key.

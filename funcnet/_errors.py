@@ -29,6 +29,10 @@ class TransformError(FuncnetError, RuntimeError):
     """A layer was called under a transform that it does not support."""
 
 
+class DrawTransformError(RandomnessError, TransformError):
+    """A draw cannot be made under the transform that it is in."""
+
+
 class InitError(FuncnetError, ValueError):
     """Initial values were asked for where none are defined."""
 

@@ -28,7 +28,7 @@ class Setting(NamedTuple):
     Attributes:
         name: how code reads it.
         words: names in code, one of which is needed to change it.
-        read: returns the value, which nothing changes afterwards.
+        read: returns the value: a number, a text, or a tuple, which nothing changes afterwards.
         write: sets the value.
     """
 
@@ -127,14 +127,14 @@ def _flushes_denormal() -> bool:
 # --- settings of Python and NumPy ---
 
 
-def _read_environment() -> dict[str, str]:
-    return dict(os.environ)
+def _read_environment() -> tuple[tuple[str, str], ...]:
+    return tuple(os.environ.items())
 
 
-def _write_environment(value: dict[str, str]) -> None:
-    for name in os.environ.keys() - value.keys():
+def _write_environment(value: tuple[tuple[str, str], ...]) -> None:
+    for name in os.environ.keys() - {name for name, _ in value}:
         del os.environ[name]
-    for name, text in value.items():
+    for name, text in value:
         if os.environ.get(name) != text:
             os.environ[name] = text
 
@@ -156,14 +156,14 @@ def _write_path(value: tuple[str, ...]) -> None:
     sys.path[:] = value
 
 
-def _read_numpy_errors() -> dict[str, str] | None:
+def _read_numpy_errors() -> tuple[tuple[str, str], ...]:
     numpy = sys.modules.get("numpy")
-    return None if numpy is None else numpy.geterr()
+    return () if numpy is None else tuple(numpy.geterr().items())
 
 
-def _write_numpy_errors(value: dict[str, str] | None) -> None:
-    if value is not None:
-        sys.modules["numpy"].seterr(**value)
+def _write_numpy_errors(value: tuple[tuple[str, str], ...]) -> None:
+    if value:
+        sys.modules["numpy"].seterr(**dict(value))
 
 
 def _read_decimal() -> tuple[int, str]:

@@ -108,7 +108,10 @@ class GlobalDrawGuard:
             if lent.have_drawn and not (rng is None and self._python_draws_have_no_effect):
                 self._draws_in_python = True
                 if not can_read_numbers():
-                    raise self._python_draw_error("once for all examples: not under vmap.")
+                    raise self._python_draw_error(
+                        "once for all examples: not under vmap. Loop over the examples, or draw before vmap and pass "
+                        "what is drawn as an input."
+                    )
                 if rng is None:
                     with lend_python_generators(Stream(1)) as lent:
                         second_result = self._run_with_torch_draws_redirected(lent.from_start(run_body), all(mode), rng)

@@ -62,6 +62,7 @@ class LineTrace:
     def __enter__(self) -> Self:
         self._collects_garbage = gc.isenabled()
         gc.disable()  # what finalizers of other objects do, such as removing files, is not asked by the call
+        self._poll()
         self._hooks = sys.gettrace(), sys.getprofile()
         sys.settrace(self._on_call)
         sys.setprofile(self._on_profile)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from funcnet._context import under_transform
-from funcnet._errors import DrawTransformError, FuncnetError, ShapeError, TransformError
+from funcnet._errors import FuncnetError, ShapeError, TransformError, UnplacedTransformError
 from funcnet._tensors import is_inexact, iter_tensors
 from funcnet._typing import TreeLike
 from funcnet.core._check import find_tree_misfits, misfit_error
@@ -43,8 +43,8 @@ def explain_error(
         params, inputs, kwargs, method: what it was called with.
         error: what the body raised, or Python when it called the body.
     """
-    if type(error) is DrawTransformError:
-        return _add_path(prepared, error)
+    if isinstance(error, UnplacedTransformError):
+        return _explain_where(prepared, error)
     if isinstance(error, FuncnetError) or type(error).__module__ == "torch.utils.checkpoint":
         return error  # torch.utils.checkpoint stops its recomputation by this exception
     lines = find_tree_misfits(prepared.specs, {"params": params})
@@ -52,18 +52,6 @@ def explain_error(
         return misfit_error(prepared.net, lines)
     wrong_call = explain_wrong_call(prepared.net, error, inputs, kwargs, method)
     return wrong_call or mention_buffers(_explain_where(prepared, error), inputs)
-
-
-def _add_path(prepared: PreparedNet, error: DrawTransformError) -> DrawTransformError:
-    """The error with the path of the body that drew."""
-    bodies = list(_iter_bodies_passed(error))
-    if not bodies:
-        return error
-    view, title_and_path, _ = bodies[-1]
-    net = prepared.nets_by_path.get(call_and_path(view)[1])
-    if isinstance(net, ForeignNet):
-        title_and_path = (net.find_running_submodule(error.__traceback__) or (title_and_path,))[0]
-    return DrawTransformError(f"{title_and_path}: {error}")
 
 
 def _explain_where(prepared: PreparedNet, error: Exception) -> Exception:
@@ -84,6 +72,8 @@ def _explain_where(prepared: PreparedNet, error: Exception) -> Exception:
             f"{title_and_path}: p.{name} cannot be set, as a call keeps nothing but buffers. Use a local variable, or "
             f"declare {name}=funcnet.Buffer(shape)."
         )
+    if isinstance(error, UnplacedTransformError):
+        return error.place(title_and_path)
     expects = view._expects
     expected = f"expected {expects}, " if expects else ""
     inputs_text = ", ".join(f"{name} {describe_input(value)}" for name, value in inputs.items()) or "no input"

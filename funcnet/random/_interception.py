@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from funcnet._context import beyond_one_gradient, transform_levels, under_vmap
-from funcnet._errors import DrawTransformError, RandomnessError
+from funcnet._errors import RandomnessError, UnplacedDrawError
 from funcnet._torch import assume_constant_result, show_functions_to_modes
 from funcnet._torch_functions import DRAWS_INSIDE, TAKES_GENERATOR
 from funcnet.random._attention_function import scaled_dot_product_attention
@@ -201,10 +201,11 @@ def _call_with_generator(rng: Rng, func: Callable[..., Any], args: Sequence[Any]
         if func in KEY_FORMULAS:
             return _draw_by_formula(rng, func, args, kwargs)
         if torch.compiler.is_compiling() or under_vmap():
-            raise DrawTransformError(
-                f"torch's {func.__name__} cannot draw from a Key under vmap or compile. Draw with uniform, normal or "
-                f"bernoulli of funcnet.random from p.rng; or loop over the examples; or draw before the transform and "
-                f"pass it as an input."
+            raise UnplacedDrawError(
+                "the code",
+                f"draws by torch's {func.__name__}, which cannot draw from a Key under vmap or compile. Draw with "
+                f"uniform, normal or bernoulli of funcnet.random from p.rng; or loop over the examples; or draw before "
+                f"the transform and pass it as an input.",
             )
     like = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
     device = kwargs.get("device") or (torch.get_default_device() if like is None else like.device)
@@ -250,10 +251,11 @@ def _call_with_lent_generator(
     if not isinstance(rng, Stream) and func in KEY_FORMULAS:
         return _draw_by_formula(rng, func, args, kwargs)
     if torch.compiler.is_compiling() or under_vmap():
-        raise DrawTransformError(
-            f"torch's {func.__name__} draws inside its kernel, which works in eager calls outside vmap only. Draw with "
-            f"funcnet.random.dropout and p.rng beside it, or switch its dropout off; or loop over the examples; or "
-            f"draw before the transform and pass it as an input."
+        raise UnplacedDrawError(
+            "the code",
+            f"calls torch's {func.__name__}, which draws inside its kernel; that works in eager calls outside vmap "
+            f"only. Draw with funcnet.random.dropout and p.rng beside it, or switch its dropout off; or loop over the "
+            f"examples; or draw before the transform and pass it as an input.",
         )
     with GLOBAL_GENERATORS_LOCK, lend_cpu_generator(_generator_for(rng, torch.device("cpu"))):
         return func(*args, **kwargs)

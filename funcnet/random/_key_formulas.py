@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from funcnet._errors import DrawTransformError
+from funcnet._errors import UnplacedDrawError
 from funcnet.random._distributions import contiguous_stride, draw_tensor
 from funcnet.random._keys import KeyAtPath
 
@@ -105,17 +105,18 @@ def fill_tensor(tensor: Tensor, drawn: Tensor) -> Tensor:
     """Write draws to a tensor.
 
     Raises:
-        DrawTransformError: if the draws differ from one example of a vmap to the next, and the tensor is one for all.
+        UnplacedDrawError: if the draws differ from one example of a vmap to the next, and the tensor is one for all.
     """
     try:
         return (tensor if tensor.shape == drawn.shape else tensor.resize_(drawn.shape)).copy_(drawn)
     except RuntimeError as error:
         if "vmap: inplace arithmetic" not in str(error):
             raise
-        raise DrawTransformError(
-            f"draws that differ from one example to the next cannot be written to a tensor of shape "
+        raise UnplacedDrawError(
+            "the code",
+            f"has draws that differ from one example to the next, which cannot be written to a tensor of shape "
             f"{tuple(tensor.shape)} that is one for all of them. Draw a new one, torch.rand(size) or "
-            f"torch.randn(size), or fill torch.empty(size) or x.new_empty(size)."
+            f"torch.randn(size), or fill torch.empty(size) or x.new_empty(size).",
         ) from None
 
 

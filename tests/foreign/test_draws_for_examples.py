@@ -80,11 +80,14 @@ def test_one_key_draws_the_same_for_all_examples(name):
 
 
 REFUSED = {
-    "zeros": (lambda x: x + torch.zeros(3).normal_(), r"Draws: draws that differ from one example to the next"),
-    "Gamma": (lambda x: D.Gamma(x, x).rsample(), r"Draws: torch's _standard_gamma draws inside its kernel"),
-    "Poisson": (lambda x: D.Poisson(x).sample(), r"Draws: torch's poisson cannot draw from a Key under vmap"),
+    "zeros": (lambda x: x + torch.zeros(3).normal_(), r"Draws has draws that differ from one example to the next"),
+    "Gamma": (lambda x: D.Gamma(x, x).rsample(), r"Draws calls torch's _standard_gamma, which draws inside its kernel"),
+    "Poisson": (
+        lambda x: D.Poisson(x).sample(),
+        r"Draws draws by torch's poisson, which cannot draw from a Key under vmap",
+    ),
     "Dirichlet": (lambda x: D.Dirichlet(x).rsample(), r"Draws: the code calls a torch.autograd.Function without"),
-    "Binomial": (lambda x: D.Binomial(5, x).sample(), r"Draws: torch's binomial draws inside its kernel"),
+    "Binomial": (lambda x: D.Binomial(5, x).sample(), r"Draws calls torch's binomial, which draws inside its kernel"),
     "generator": (
         lambda x: x + torch.rand(3, generator=torch.Generator().manual_seed(3)),
         r"Draws: the code has a random operation from a generator of its own",

@@ -6,15 +6,20 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.optim import swa_utils
 
 import funcnet as fn
+from tests.checkpoint.trees import as_comparable
+from tests.helpers import assert_identical, parametrize
 from tests.optim import killed_training
 from tests.optim.killed_training import TARGETS, list_differences, start_run, take_step
+from tests.optim.test_torch_optimizers import ARGUMENTS, NAMES, draw_grads, loss, make_model, params_of
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -29,13 +34,37 @@ def test_a_training_state_comes_back_as_it_was(tmp_path, target):
         "half": torch.ones(3, dtype=torch.bfloat16),
     }
     fn.checkpoint.save(tmp_path / target, run, **TARGETS[target])
-    restored = fn.checkpoint.load(tmp_path / target).tree(extras=True)
+    restored = fn.checkpoint.load(tmp_path / target).tree()
     assert list_differences(restored, run) == []
     assert restored["other"] == run["other"]
     assert restored["tied"]["a"] is restored["params"]["0"]["weight"]
     for part in ("params", "buffers", "optimizer", "ema"):  # whose order the norm of gradients depends on
         assert fn.tree.paths(restored[part]) == fn.tree.paths(run[part])
     assert list_differences(take_step(restored), take_step(run)) == []
+
+
+@parametrize(name=NAMES)
+def test_the_state_of_every_optimizer_comes_back_and_goes_on(name, tmp_path):
+    module = make_model(name, torch.bfloat16 if name == "AdamW" else torch.float32)
+    params, optimizer = params_of(module), getattr(fn.optim, name)(**ARGUMENTS[name])
+    grads_at = [
+        partial(loss, step=step) if name == "LBFGS" else fn.tree.unflatten(draw_grads(name, module, step))
+        for step in range(4)
+    ]
+    if name != "LBFGS":
+        params["frozen"]["weight"] = fn.tree.ABSENT
+        for grads in grads_at:
+            grads["frozen"]["weight"] = fn.tree.ABSENT
+    state = optimizer.init(params)
+    for grads in grads_at[:3]:
+        params, state = optimizer.step(params, grads, state)
+    expected = optimizer.step(params, grads_at[3], state)
+    for target, options in TARGETS.items():
+        fn.checkpoint.save(tmp_path / target, {"optimizer": state, "params": params}, **options)
+        restored = fn.checkpoint.load(tmp_path / target).tree()
+        assert as_comparable(restored) == as_comparable({"optimizer": state, "params": params})
+        again = optimizer.step(restored["params"], grads_at[3], restored["optimizer"])
+        assert as_comparable(again) == as_comparable(expected)
 
 
 @pytest.mark.parametrize("rounds", [1, pytest.param(7, marks=pytest.mark.slow)])
@@ -54,3 +83,21 @@ def test_a_run_that_is_killed_at_random_moments_ends_with_the_same_bits(tmp_path
         assert sum(row["kills"] for row in report["rows"]) >= rounds
         assert all(row["steps"] > 0 for row in report["rows"])
     assert report["left"] == []
+
+
+def test_the_average_and_the_scaler_in_the_file_of_a_trainer_go_on(tmp_path):
+    net, ema = fn.Linear(3, 2), fn.optim.EMA(0.9)
+    module = fn.to_module(net, net.init(0)[0])
+    averaged = swa_utils.AveragedModel(module, multi_avg_fn=swa_utils.get_ema_multi_avg_fn(0.9))
+    averaged.update_parameters(module)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    torch.save({"ema": averaged.state_dict(), "scaler": scaler.state_dict()}, tmp_path / "last.pt")
+    saved = fn.checkpoint.load(tmp_path / "last.pt").tree()
+    average = {"n_averaged": saved["ema"].pop("n_averaged"), "params": fn.from_state_dict(net, saved["ema"])[0]}
+    with torch.no_grad():
+        module.weight.mul_(2)
+    averaged.update_parameters(module)
+    average = ema.update(average, fn.from_module(module)[1])
+    assert_identical(average["params"], fn.from_module(averaged.module)[1])
+    record, state = fn.optim.GradScaler.from_state_dict(saved["scaler"])
+    assert record.to_state_dict(state) == scaler.state_dict()

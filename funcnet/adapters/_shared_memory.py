@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from funcnet._errors import ConversionError, bullet_list
 from funcnet._tensors import iter_tensors
+from funcnet._torch import is_wrapped_by_transform
 from funcnet.foreign.internals import named_modules, named_tensors
 from funcnet.tree import join
 
@@ -78,6 +79,8 @@ def _iter_attribute_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _has_memory(tensor: Tensor) -> bool:
+    if is_wrapped_by_transform(tensor):  # kept from a call within a transform, which has ended
+        return False
     is_plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided and not tensor.is_nested
     return is_plain and tensor.device.type != "meta" and not tensor.is_quantized and tensor.numel() > 0
 

@@ -20,6 +20,7 @@ from funcnet._torch_tracer import (
     IGNORED_CALLS,
     applied_function,
     assert_scalar,
+    assume,
     get_data,
     is_internal_function,
     set_grad_enabled,
@@ -85,6 +86,7 @@ class _GraphReader:
         self.arguments: dict[str, str] = {}  # text of an expression over the forward's arguments -> value
         self.blocks: list[tuple[Block, object]] = []
         self.gradients_enabled = True
+        self.assertions: dict[tuple[str, object], Statement] = {}  # by condition and the call that it is asked in
         self.count = 0
         for name, expression in arguments.items():
             value = self._new_value(name, named=True)
@@ -105,6 +107,7 @@ class _GraphReader:
         if self.blocks:
             raise self._error(self.nodes[-1], "it leaves a context open")
         program = self.program
+        program.statements[:0] = [step for (_, asked_in), step in self.assertions.items() if asked_in is None]
         program.returned = self._result(self.captured.result, "the output")
         for graph_input, value in self.current.items():
             if graph_input.kind == "buffers":
@@ -256,6 +259,9 @@ class _GraphReader:
         return unread
 
     def _add_node(self, node: Node) -> None:
+        if node.target is assume:
+            self._add_assumption(node)
+            return
         if self._open_or_close_block(node):
             return
         try:
@@ -342,6 +348,50 @@ class _GraphReader:
         writes = is_hidden_change and any(node in writers for writers in self.writers.values())
         if is_internal_function(node.target) or (is_hidden_change and not writes):
             raise self._error(node, f"{name} is no function that code outside of torch calls")
+
+    def _add_assumption(self, node: Node) -> None:
+        """Add the assertion that what the forward asks for is as it was in the capture.
+
+        What holds for a whole call is asserted once and first; the rest where it is asked.
+        """
+        subject, question, args, answer = node.args
+        source = self.captured.inputs.get(subject)  # type: ignore[arg-type]  # a Node or None
+        if subject is None:
+            self._assert_state(node, str(question), list(args), answer)  # type: ignore[arg-type]
+        elif question == "device":  # what is computed has that of the inputs
+            for index, tensor in enumerate(self.inputs.tensors):
+                device = ast.Attribute(self._input_expression(index), "device")
+                self._assert(node, device, tensor.value.device, for_call=True)
+        elif question == "dtype" and source is None:  # what is computed has that of the inputs, or that of autocast
+            kind = self.captured.example(subject).device.type  # type: ignore[arg-type]
+            is_enabled = torch.is_autocast_enabled(kind)
+            self._assert_state(node, "is_autocast_enabled", [kind], is_enabled)
+            if is_enabled:
+                self._assert_state(node, "get_autocast_dtype", [kind], torch.get_autocast_dtype(kind))
+        else:
+            expression = self._value_expression(subject)
+            if question != "bool":
+                expression = ast.Attribute(expression, str(question))
+            if args is not None:
+                expression = call_expression(expression, self._value_expressions(args), self._keywords(node))  # type: ignore[arg-type]
+            self._assert(node, expression, answer, for_call=question == "dtype" and source.kind == "input")  # type: ignore[union-attr]
+
+    def _assert_state(self, node: Node, function: str, args: list[object], answer: object) -> None:
+        self.vocabulary.add_import("import torch")
+        self._assert(node, call_expression(f"torch.{function}", self._value_expressions(args)), answer, for_call=True)
+
+    def _assert(self, node: Node, expression: ast.expr, answer: object, for_call: bool) -> None:
+        """Assert that an expression has a value, at the start if it holds for a whole call, else here."""
+        if answer is True or answer is False:
+            condition = expression if answer else ast.UnaryOp(ast.Not(), expression)
+        else:
+            operation = ast.Is() if answer is None else ast.Eq()
+            condition = ast.Compare(expression, [operation], [self._value_expression(answer)])
+        call_keys = () if for_call else self._call_keys(node)
+        statement = Statement(condition, call_keys=call_keys, asked_at=self.captured.short_where(node))
+        key = (text_of(condition), None if for_call else call_keys)
+        if self.assertions.setdefault(key, statement) is statement and not for_call:
+            self._open_body().append(statement)
 
     def _add_method_call(self, node: Node) -> None:
         name = str(node.target)

@@ -179,9 +179,9 @@ def note_assumptions(is_library_file: Callable[[str], bool], known_number: Known
     branches = {code for name, code in dis.opmap.items() if "JUMP" in name and ("_TRUE" in name or "_FALSE" in name)}
     wrappers = {**dict.fromkeys(branches, answer_branch), dis.opmap["STORE_ATTR"]: set_attribute}
     handlers = [(cls.dispatch_table, code, cls.dispatch_table[code]) for cls in translators for code in wrappers]
-    TensorVariable.var_getattr = answer_attribute  # type: ignore[method-assign]
-    TensorVariable.call_method = answer_method  # type: ignore[method-assign]
-    TorchInGraphFunctionVariable.call_function = answer_function  # type: ignore[method-assign]
+    TensorVariable.var_getattr = answer_attribute  # type: ignore[assignment,method-assign]
+    TensorVariable.call_method = answer_method  # type: ignore[assignment,method-assign]
+    TorchInGraphFunctionVariable.call_function = answer_function  # type: ignore[assignment,method-assign]
     for table, code, handler in handlers:
         table[code] = wrappers[code](handler)
     try:
@@ -194,7 +194,8 @@ def note_assumptions(is_library_file: Callable[[str], bool], known_number: Known
             table[code] = handler
 
 
-def _subclasses(cls: type) -> list[Any]:
+def _subclasses(cls: Any) -> list[Any]:
+    """A class, and all that are made from it."""
     return [cls, *(inner for subclass in cls.__subclasses__() for inner in _subclasses(subclass))]
 
 
@@ -265,7 +266,7 @@ def capture_settings(told_compiling: AbstractSet[FrameName] | None) -> Iterator[
         def start_no_session() -> Any:  # a session would tell all threads that they are being compiled
             return nullcontext() if get_ident() == this_thread else start_session()
 
-        torch_variables.TorchInGraphFunctionVariable.call_function = tell  # type: ignore[method-assign]
+        torch_variables.TorchInGraphFunctionVariable.call_function = tell  # type: ignore[assignment,method-assign]
         torch.compiler._compile_session_context = start_no_session
         # Attention is followed into its parts, which are faster than the kernel for all of it and know more transforms.
         rules, functional = get_torch_obj_rule_map(), torch.nn.functional

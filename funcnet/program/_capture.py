@@ -327,7 +327,7 @@ def _read_graph(captured: Captured, module: GraphModule) -> None:
         if node.target is assume and node.args[0] is None:
             # what the forward set itself is so in every call
             _, question, args, answer = node.args
-            if getattr(torch, str(question))(*args) != answer:  # type: ignore[misc]  # a list of strings and devices
+            if getattr(torch, str(question))(*args) != answer:
                 module.graph.erase_node(node)
     fakes = {node: meta["example_value"] for node, meta in captured.meta.items() if "example_value" in meta}
     captured.writes = InplaceWriteFinder(module, fakes)
@@ -410,8 +410,8 @@ def _describe_frame(frames: Sequence[tuple[str, int, str]]) -> str:
 def _innermost_frame(frames: Sequence[tuple[str, int, str]]) -> tuple[str, int, str] | None:
     """File, line and code of the innermost frame that is not in torch or funcnet, or else of the innermost one."""
     frames = [frame for frame in frames if not frame[0].startswith("<")]
-    users = [frame for frame in frames if not _is_library_file(frame[0])]
-    return (users or [None, *frames])[-1]
+    users = [frame for frame in frames if not _is_library_file(frame[0])] or frames
+    return users[-1] if users else None
 
 
 def _is_library_file(file: str) -> bool:

@@ -19,11 +19,13 @@ from funcnet._typing import Tree, TreeLike
 from funcnet.adapters import from_module, to_module
 from funcnet.core import Buffer, Net
 from funcnet.foreign.internals import unwrap_module
-from funcnet.program._capture import FROM_MODULE, Captured, iter_captures
+from funcnet.program._capture import Captured, iter_captures
+from funcnet.program._code_lines import FROM_MODULE
 from funcnet.program._comparison import (
     Mismatch,
     Observation,
     clone_tensors,
+    compare_with_module,
     find_differences,
     observe_function,
     observe_module,
@@ -273,7 +275,7 @@ def _code_differences(
         return output if code.new_buffers else (output, buffers)
 
     try:
-        mismatches = list(find_differences(observe_function(run_code, params), expected))
+        mismatches = compare_with_module(observe_function(run_code, params), expected)
     except AssertionError as error:
         return [Mismatch(f"{type(error).__name__}: {error}")]
     written = [path for path, tensor in flatten(params).items() if tensor._version != versions[path]]
@@ -349,7 +351,7 @@ def _text_differences(text: str, subject: _Subject, expected: Observation, value
     try:
         forward, inputs = _run_source(text)["forward"], clone_tensors(values)
         observation = observe_function(lambda leaves: forward(leaves, subject.buffers, **inputs, rng=0), subject.params)
-        return list(find_differences(observation, expected))
+        return compare_with_module(observation, expected)
     except Exception as error:  # a text that does not run is one that may not be handed out
         return [Mismatch(f"it fails: {type(error).__name__}: {error}")]
 
@@ -397,7 +399,7 @@ def _class_differences(
             keys = f"its keys are {list(twin.state_dict())}, those of the module {list(module.state_dict())}"
             return [Mismatch(keys)]
         twin.load_state_dict(module.state_dict())
-        return list(find_differences(observe_module(twin, train, (), values), expected))
+        return compare_with_module(observe_module(twin, train, (), values), expected)
     except Exception as error:  # a text that does not run is one that may not be handed out
         return [Mismatch(f"it fails: {type(error).__name__}: {error}")]
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 import threading
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
@@ -32,12 +30,20 @@ from funcnet._torch_tracer import (
     tracer_source_name,
 )
 from funcnet.foreign.internals import copy_with_tensors
+from funcnet.program._code_lines import (
+    FROM_MODULE,
+    Frame,
+    UntraceableError,
+    describe_frame,
+    innermost_frame,
+    is_library_file,
+    read_frames,
+    untraceable_error,
+)
 from funcnet.program._inplace_writes import InplaceWriteFinder
 from funcnet.program._inputs import Inputs
 from funcnet.program._known_numbers import known_number
 from funcnet.random.internals import preserve_torch_state
-
-FROM_MODULE = "funcnet.from_module(module) runs any forward as it is."
 
 
 class GraphInput(NamedTuple):
@@ -108,24 +114,23 @@ class Captured:
 
     def where(self, node: Node) -> str:
         """File, line and code that a node comes from."""
-        return _describe_frame(self._frames(node))
+        return describe_frame(self._frames(node))
 
     def short_where(self, node: Node) -> str:
         """Name of the file, and line, that a node comes from."""
-        frame = _innermost_frame(self._frames(node))
+        frame = innermost_frame(self._frames(node))
         return "an unknown line" if frame is None else f"{Path(frame[0]).name}:{frame[1]}"
 
-    def _frames(self, node: Node) -> list[tuple[str, int, str]]:
-        return [(file, int(line), code) for file, line, code in re.findall(_FRAME, self.stack_trace(node))]
+    def _frames(self, node: Node) -> list[Frame]:
+        return read_frames(self.stack_trace(node))
 
     def where_of_transform(self, node: Node) -> str | None:
         """File, line and code at which the outermost transform is applied that a node is in; None if it is unknown."""
         frames = self._frames(node)
         inside = next((index for index, frame in enumerate(frames) if "_functorch" in frame[0]), None)
-        return _describe_frame(frames[:inside]) if inside else None
+        return describe_frame(frames[:inside]) if inside else None
 
 
-_FRAME = r'File "(.+)", line (\d+), in .+(?:\n\s+(?!File )(\S.*))?'
 _LOCK = threading.RLock()
 _active: list[Captured] = []
 
@@ -186,7 +191,7 @@ def _try_capture(
     """A capture, or the function in which it stopped, if that is known."""
     try:
         return _capture(module, train, inputs, free, told_compiling, assumes_inputs=assumes_inputs), None
-    except _UntraceableError as error:
+    except UntraceableError as error:
         return None, error.frame_name
     except ConversionError:
         return None, None
@@ -229,13 +234,13 @@ def _capture(
         contain_transforms(),
         torch.enable_grad(),
         capture_settings(told_compiling),
-        note_assumptions(_is_library_file, partial(known_number, assumes_inputs=assumes_inputs)),
+        note_assumptions(is_library_file, partial(known_number, assumes_inputs=assumes_inputs)),
     ):
         _active.append(captured)
         try:
             captured.result = torch.compile(namespace["call"], backend=_take_graph, fullgraph=True)(copy, *examples)  # type: ignore[no-untyped-call]
         except Exception as error:
-            raise _untraceable_error(module, error) from error
+            raise untraceable_error(module, error) from error
         finally:
             _active.pop()
     if captured.failure is not None:
@@ -364,59 +369,3 @@ def _refuse_constant_sizes(captured: Captured, inputs: Inputs, free: Sequence[Se
                     f"axis {axis} of {tensor.text} cannot stay free: the forward needs its size to be {sizes[axis]}"
                     f"{f', as at {where}' if where else ''}. Pass dynamic=() to keep every size, or {FROM_MODULE}"
                 )
-
-
-class _UntraceableError(ConversionError):
-    """A line that torch's tracer cannot follow; ``frame_name`` is the file and name of the function that it is in."""
-
-    frame_name: FrameName | None = None
-
-
-def _untraceable_error(module: nn.Module, error: Exception) -> _UntraceableError:
-    """The error about a forward that torch's tracer could not follow; names the line and the reason."""
-    text = str(error)
-    stack = getattr(error, "real_stack", None) or ()
-    frames = [(frame.filename, frame.lineno or 0, frame.line or "") for frame in stack]
-    frame_names = [(frame.filename, frame.name) for frame in stack if not _is_library_file(frame.filename)]
-    if not frames:
-        code = text.rpartition("from user code:")[2]
-        frames = [(file, int(line), "") for file, line in re.findall(r'File "([^"<]+)", line (\d+)', code)]
-    if not frames:
-        stack = traceback.extract_tb(error.__traceback__)
-        frames = [(frame.filename, frame.lineno or 0, frame.line or "") for frame in stack]
-        frames = [frame for frame in frames if not _is_library_file(frame[0])] or frames
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    reason = lines[0] if lines else type(error).__name__
-    if "data-dependent" in reason.lower():
-        reason = "what it does depends on numbers in a tensor"
-    explanation = next((line.partition(":")[2].strip() for line in lines if line.startswith("Explanation:")), "")
-    sentences = [f"{text.rstrip('.')}." for text in (reason, explanation) if text]
-    result = _UntraceableError(
-        f"cannot capture {type(module).__name__}: torch's tracer stopped at {_describe_frame(frames)}: "
-        f"{' '.join(sentences)} Write that line without it, or keep the model as it is: {FROM_MODULE}"
-    )
-    result.frame_name = frame_names[-1] if frame_names else None
-    return result
-
-
-def _describe_frame(frames: Sequence[tuple[str, int, str]]) -> str:
-    frame = _innermost_frame(frames)
-    if frame is None:
-        return "an unknown line"
-    file, line, code = frame
-    return f"{file}:{line}" + (f" (`{code.strip()}`)" if code.strip() else "")
-
-
-def _innermost_frame(frames: Sequence[tuple[str, int, str]]) -> tuple[str, int, str] | None:
-    """File, line and code of the innermost frame that is not in torch or funcnet, or else of the innermost one."""
-    frames = [frame for frame in frames if not frame[0].startswith("<")]
-    users = [frame for frame in frames if not _is_library_file(frame[0])] or frames
-    return users[-1] if users else None
-
-
-def _is_library_file(file: str) -> bool:
-    return Path(file).is_relative_to(_TORCH) or Path(file).is_relative_to(_FUNCNET)
-
-
-_TORCH = Path(torch.__file__).parent
-_FUNCNET = Path(__file__).parents[1]

@@ -25,7 +25,9 @@ from funcnet._torch_tracer import (
     is_internal_function,
     set_grad_enabled,
 )
-from funcnet.program._capture import FROM_MODULE, GraphInput
+from funcnet.program._assumptions import iter_conditions
+from funcnet.program._capture import GraphInput
+from funcnet.program._code_lines import FROM_MODULE
 from funcnet.program._expressions import (
     IN_PLACE,
     INFIX,
@@ -156,7 +158,8 @@ class _GraphReader:
         name = re.sub(r"\._(modules|parameters|buffers)\['(\w+)'\]", r".\2", str(graph_input.name))
         raise ConversionError(
             f"the forward uses {name.removeprefix(_MODULE)}, neither a parameter nor a buffer nor an input. "
-            f"Give it to the module by register_buffer(name, tensor, persistent=False), which changes no state_dict. "
+            f"Give it to the module by register_buffer(name, tensor, persistent=False), which changes no state_dict; "
+            f"or modules in a list or dict by nn.ModuleList or nn.ModuleDict. "
             f"Or {FROM_MODULE}"
         )
 
@@ -259,16 +262,15 @@ class _GraphReader:
         return unread
 
     def _add_node(self, node: Node) -> None:
-        if node.target is assume:
-            self._add_assumption(node)
-            return
         if self._open_or_close_block(node):
             return
         try:
             for placeholder in self.writers:
                 if placeholder in node.all_input_nodes:
                     self._copy_before_write(placeholder, node)
-            if node.op == "call_function":
+            if node.target is assume:
+                self._add_assumption(node)
+            elif node.op == "call_function":
                 self._add_function_call(node)
             else:
                 self._add_method_call(node)
@@ -350,48 +352,22 @@ class _GraphReader:
             raise self._error(node, f"{name} is no function that code outside of torch calls")
 
     def _add_assumption(self, node: Node) -> None:
-        """Add the assertion that what the forward asks for is as it was in the capture.
+        """Assert that what the forward asks for is as it was in the capture.
 
         What holds for a whole call is asserted once and first; the rest where it is asked.
         """
-        subject, question, args, answer = node.args
-        source = self.captured.inputs.get(subject)  # type: ignore[arg-type]  # a Node or None
-        if subject is None:
-            self._assert_state(node, str(question), list(args), answer)  # type: ignore[arg-type]
-        elif question == "device":  # what is computed has that of the inputs
-            for index, tensor in enumerate(self.inputs.tensors):
-                device = ast.Attribute(self._input_expression(index), "device")
-                self._assert(node, device, tensor.value.device, for_call=True)
-        elif question == "dtype" and source is None:  # what is computed has that of the inputs, or that of autocast
-            kind = self.captured.example(subject).device.type  # type: ignore[arg-type]
-            is_enabled = torch.is_autocast_enabled(kind)
-            self._assert_state(node, "is_autocast_enabled", [kind], is_enabled)
-            if is_enabled:
-                self._assert_state(node, "get_autocast_dtype", [kind], torch.get_autocast_dtype(kind))
-        else:
-            expression = self._value_expression(subject)
-            if question != "bool":
-                expression = ast.Attribute(expression, str(question))
-            if args is not None:
-                expression = call_expression(expression, self._value_expressions(args), self._keywords(node))  # type: ignore[arg-type]
-            self._assert(node, expression, answer, for_call=question == "dtype" and source.kind == "input")  # type: ignore[union-attr]
-
-    def _assert_state(self, node: Node, function: str, args: list[object], answer: object) -> None:
-        self.vocabulary.add_import("import torch")
-        self._assert(node, call_expression(f"torch.{function}", self._value_expressions(args)), answer, for_call=True)
-
-    def _assert(self, node: Node, expression: ast.expr, answer: object, for_call: bool) -> None:
-        """Assert that an expression has a value, at the start if it holds for a whole call, else here."""
-        if answer is True or answer is False:
-            condition = expression if answer else ast.UnaryOp(ast.Not(), expression)
-        else:
-            operation = ast.Is() if answer is None else ast.Eq()
-            condition = ast.Compare(expression, [operation], [self._value_expression(answer)])
-        call_keys = () if for_call else self._call_keys(node)
-        statement = Statement(condition, call_keys=call_keys, asked_at=self.captured.short_where(node))
-        key = (text_of(condition), None if for_call else call_keys)
-        if self.assertions.setdefault(key, statement) is statement and not for_call:
-            self._open_body().append(statement)
+        devices = [
+            (ast.Attribute(self._input_expression(index), "device"), tensor.value.device)
+            for index, tensor in enumerate(self.inputs.tensors)
+        ]
+        for condition, is_for_call in iter_conditions(node, self.captured, devices, self._value_expression):
+            if is_for_call:
+                self.vocabulary.add_import("import torch")
+            call_keys = () if is_for_call else self._call_keys(node)
+            statement = Statement(condition, call_keys=call_keys, asked_at=self.captured.short_where(node))
+            key = (text_of(condition), None if is_for_call else call_keys)
+            if self.assertions.setdefault(key, statement) is statement and not is_for_call:
+                self._open_body().append(statement)
 
     def _add_method_call(self, node: Node) -> None:
         name = str(node.target)

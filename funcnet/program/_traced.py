@@ -41,7 +41,9 @@ def trace(
     the net is compared with a copy of the module on the examples, and must give the same bits.
 
     A trace holds for what it was made with, ``net.specialised``: the mode, the dtypes and sizes of inputs, everything
-    else in them (numbers, flags, None, the structure of dicts), and the branches taken. Other inputs are refused.
+    else in them (numbers, flags, None, the structure of dicts), and the branches taken. Other inputs are refused. What
+    the forward asked of tensors and of torch (``x.is_contiguous()``, ``requires_grad``, ``torch.is_grad_enabled()``,
+    autocast, devices) is asserted by the code, so that a call in which the answer is another one is refused too.
 
     Args:
         module: any ``nn.Module`` whose forward torch's tracer can follow. It is not called and not written to.

@@ -1,8 +1,8 @@
 """Meta-learning: the gradient through a step of gradient descent.
 
 MAML looks for first weights from which one step on five points is enough. So it differentiates a loss after a step by
-the weights before it. optimizer.step() overwrites weights in place and cannot be differentiated. Where adapted params
-are a value, the step is a line, the task a function, and vmap runs many tasks at once.
+the weights before it. torch.optim overwrites weights in place and cannot be differentiated. Where adapted params are a
+value, the step is a line, the task a function, and vmap runs many tasks at once. Lesson 24 has Adam inside.
 """
 
 import torch
@@ -58,13 +58,12 @@ def main() -> None:
     def meta_loss(params, xs, ys):
         return torch.vmap(loss_after, in_dims=(None, 0, 0))(params, xs, ys).mean()
 
-    momentum = fn.tree.map(torch.zeros_like, params)
-    first = params
+    optimizer, first = fn.optim.SGD(lr=0.02, momentum=0.9), params
+    state = optimizer.init(params)
     print("step   loss after one step on five points")
     for step in range(161):
         value, grads = fn.value_and_grad(meta_loss)(params, *tasks(fn.random.fold_in(fn.random.key(1), step), 32))
-        momentum = fn.tree.map(lambda m, g: 0.9 * m + g, momentum, grads)
-        params = fn.tree.map(lambda w, m: w - 0.02 * m, params, momentum)
+        params, state = optimizer.step(params, grads, state)
         if step % 32 == 0:
             print(f"{step:>4}   {value:.3f} {'*' * int(50 * value)}")
 

@@ -59,19 +59,19 @@ def main() -> None:
         norms = sum(grads.flatten(1).square().sum(1) for grads in part).sqrt()
         print(f"{name.removeprefix('transformer.'):<14}" + "   ".join(f"{value:6.2f}" for value in norms[:4].tolist()))
 
-    # Train it with dropout: a key for each step, and momentum in a tree beside the params.
+    # Train it with dropout: a key for each step, and the state of the optimizer beside the params.
     def mean_loss(params, key):
         output, _ = net.apply(params, buffers, windows, train=True, rng=key, use_cache=False)
         return F.cross_entropy(output.logits[:, :-1].flatten(0, 1), windows[:, 1:].flatten())
 
-    velocity = fn.tree.map(torch.zeros_like, params)
+    sgd = fn.optim.SGD(lr=0.1, momentum=0.9)
+    state = sgd.init(params)
     print("\nstep   loss")
     for step in range(121):
         value, grads = fn.value_and_grad(mean_loss)(params, fn.random.fold_in(fn.random.key(0), step))
         if step % 30 == 0:
             print(f"{step:>4}   {value:.3f} {'*' * int(15 * value)}")
-        velocity = fn.tree.map(lambda v, g: 0.9 * v + g, velocity, grads)
-        params = fn.tree.map(lambda w, v: w - 0.1 * v, params, velocity)
+        params, state = sgd.step(params, grads, state)
 
     # And back: GPT2LMHeadModel as the library made it, with the learned weights, tied again.
     learned = fn.to_module(net, params, buffers).eval()

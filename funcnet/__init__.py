@@ -7,6 +7,13 @@ Net                is what every net is: hyperparameters, named parts and a body
 Sequential         holds nets in a row, as ModuleList, ModuleDict, ParameterList and ParameterDict hold nets or params.
 Param, Buffer      declare the tensors of a net that you write as a class.
 value_and_grad     returns the value of a loss and its gradients by one plain backward pass.
+grad               returns the gradients alone.
+jvp                returns the output of a function of nested dicts and its directional derivative.
+vjp                returns the output of such a function and the map from changes of it back to the arguments.
+jacobian           returns the derivative of each output by each number of an argument.
+hessian            returns the second derivatives of a loss.
+hvp                returns the product of the Hessian of a loss with a vector.
+ggn_vp             returns the product of the Gauss-Newton matrix with a vector.
 supports           says whether a net can be put through a transform such as vmap.
 
 from_module        converts any ``nn.Module`` to a net, its params and its buffers.
@@ -72,7 +79,14 @@ if TYPE_CHECKING:
     from funcnet.program import Traced as Traced
     from funcnet.program import source as source
     from funcnet.program import trace as trace
+    from funcnet.transforms import ggn_vp as ggn_vp
+    from funcnet.transforms import grad as grad
+    from funcnet.transforms import hessian as hessian
+    from funcnet.transforms import hvp as hvp
+    from funcnet.transforms import jacobian as jacobian
+    from funcnet.transforms import jvp as jvp
     from funcnet.transforms import value_and_grad as value_and_grad
+    from funcnet.transforms import vjp as vjp
 else:
     # Importing funcnet imports nothing, not even torch: a package is loaded when one of its names is read for the first
     # time. A type checker must not see __getattr__, or every misspelt name would be right.
@@ -92,7 +106,7 @@ else:
         "core": ("Buffer", "Function", "Net", "Param", "View", "compose", "supports"),
         "inspect": ("effects", "summary"),
         "program": ("Traced", "source", "trace"),
-        "transforms": ("value_and_grad",),
+        "transforms": ("ggn_vp", "grad", "hessian", "hvp", "jacobian", "jvp", "value_and_grad", "vjp"),
     }
     _ROOM_OF = {name: room for room, names in _PUBLIC_NAMES.items() for name in names}
     _PACKAGES = {"checkpoint", "compare", "init", "models", "optim", "parametrize", "random", "report", "tree"}

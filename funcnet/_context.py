@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 
 import torch
+from torch.autograd import forward_ad
 
 from funcnet._torch import (
     TransformType,
@@ -27,6 +28,11 @@ from funcnet._torch import (
 def under_forward_mode() -> bool:
     """Whether the caller differentiates in forward mode, by ``torch.func.jvp`` or ``torch.autograd.forward_ad``."""
     return read_forward_mode_state("_current_level") >= 0
+
+
+def has_tangent(tensor: torch.Tensor) -> bool:
+    """Whether a tensor depends on what the innermost forward-mode derivative is taken by."""
+    return forward_ad.unpack_dual(tensor).tangent is not None
 
 
 @assume_constant_result
@@ -54,10 +60,41 @@ def beyond_one_gradient(*tensors: torch.Tensor) -> bool:
     """
     if torch.compiler.is_compiling():
         return under_transform()  # which derivatives the compiler takes of the code around is not known while it traces
+    if _planned.is_second:
+        return True
     if peek_transform() is None:
         return under_forward_mode()
     kinds = [level.key() for level in active_transforms()]
     return kinds != [TransformType.Grad] or any(unwrap_transforms(tensor).requires_grad for tensor in tensors)
+
+
+class _PlannedDerivatives(threading.local):
+    """Attributes: is_second: whether this thread runs a function that its caller will differentiate twice."""
+
+    is_second = False
+
+
+_planned = _PlannedDerivatives()
+
+
+@contextlib.contextmanager
+def second_derivative_planned() -> Iterator[None]:
+    """Run a block whose result is differentiated twice, or by many directions at once, by autograd itself.
+
+    Autograd records a call without knowing how often it will be differentiated. The caller who knows says so, and then
+    :func:`beyond_one_gradient` is true in the block.
+    """
+    was_second = _planned.is_second
+    _planned.is_second = True
+    try:
+        yield
+    finally:
+        _planned.is_second = was_second
+
+
+def second_derivative_is_planned() -> bool:
+    """Whether the caller runs inside :func:`second_derivative_planned`."""
+    return not torch.compiler.is_compiling() and _planned.is_second
 
 
 def tangent_is_differentiated(tensor: torch.Tensor) -> bool:

@@ -16,6 +16,7 @@ from funcnet._errors import TreeError, bullet_list
 from funcnet._typing import Selector, Shape, Tree
 from funcnet.checkpoint._errors import CheckpointError
 from funcnet.checkpoint._files import Span, read_span
+from funcnet.checkpoint._structure import Structure, fill, find_part, is_state_dict, iter_names
 from funcnet.tree import select, unflatten
 from funcnet.tree.internals import describe_unmatched
 
@@ -74,6 +75,7 @@ class Checkpoint(Mapping[str, Tensor]):
         extras: values that are not tensors, such as an epoch, by path.
         metadata: the file's own remarks.
         files: the files that the checkpoint consists of.
+        structure: what was saved with None in place of tensors and values, if there is more to it than the names.
     """
 
     path: Path
@@ -83,6 +85,7 @@ class Checkpoint(Mapping[str, Tensor]):
     extras: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
+    structure: Structure | None = None
 
     @property
     def specs(self) -> dict[str, Spec]:
@@ -95,7 +98,16 @@ class Checkpoint(Mapping[str, Tensor]):
         return sum(entry.spec.nbytes for entry in self.entries.values())
 
     def __getitem__(self, name: str) -> Tensor:
-        return self.entries[self.aliases.get(name, name)].read()
+        owner = self.aliases.get(name, name)
+        if owner not in self.entries:
+            raise KeyError(self._describe_missing(name))
+        return self.entries[owner].read()
+
+    def _describe_missing(self, name: str) -> str:
+        """What to write in place of ``ckpt[name]``, which asks for a tensor that there is none of."""
+        if any(isinstance(other, str) and other.startswith(f"{name}.") for other in (*self, *self.extras)):
+            return f"{name!r} is no tensor, but names begin with it: ckpt.tree()[...], or ckpt.part({name!r}).tree()"
+        return f"{name!r} is a value: ckpt.extras[{name!r}], or ckpt.tree()" if name in self.extras else f"{name}"
 
     def __iter__(self) -> Iterator[str]:
         yield from self.entries
@@ -110,12 +122,10 @@ class Checkpoint(Mapping[str, Tensor]):
     def __repr__(self) -> str:
         return f"Checkpoint({str(self.path)!r}, {self.format}, {len(self)} tensors, {self.nbytes:,} bytes)"
 
-    def tree(self, *, extras: bool = False) -> Tree:
-        """All tensors as nested dicts; tied ones are one tensor.
+    def tree(self) -> Tree:
+        """What was saved: dicts, lists and tuples, tensors, numbers and strings. Tied tensors are one tensor.
 
-        Args:
-            extras: whether the values that are not tensors are in it too, each at its place: a training state comes
-                back as it was saved, but for the order of keys. What was a list with tensors is a dict by index.
+        A file that knows names alone, as a ``state_dict`` or what other tools write, makes nested dicts of them.
 
         Raises:
             CheckpointError: if one name is both a tensor and a node, as with ``"a"`` and ``"a.b"``.
@@ -125,13 +135,15 @@ class Checkpoint(Mapping[str, Tensor]):
         >>> run = {"params": {"w": torch.ones(2)}, "optimizer": {"w": {}}, "step": 7}
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     save(f"{folder}/run.safetensors", run)
-        ...     load(f"{folder}/run.safetensors").tree(extras=True)
+        ...     load(f"{folder}/run.safetensors").tree()
         {'params': {'w': tensor([1., 1.])}, 'optimizer': {'w': {}}, 'step': 7}
         """
         flat: dict[str, Any] = {name: entry.read() for name, entry in self.entries.items()}
         flat |= {alias: flat[owner] for alias, owner in self.aliases.items()}
-        if extras:
-            flat |= copy.deepcopy(self.extras)
+        flat |= copy.deepcopy(self.extras)
+        if self.structure is not None:
+            tree: Tree = fill(self.structure, flat)
+            return tree
         try:
             return unflatten(flat)
         except TreeError as error:
@@ -154,7 +166,8 @@ class Checkpoint(Mapping[str, Tensor]):
             entries={name[start:]: entry for name, entry in subset.entries.items()},
             aliases={alias[start:]: owner[start:] for alias, owner in subset.aliases.items()},
             extras={name[start:]: value for name, value in subset.extras.items()},
-        )
+            structure=find_part(self.structure, path),
+        ).without_misfit()
 
     def select(self, selector: Selector) -> Checkpoint:
         """Only the tensors and values whose names are selected; see :func:`funcnet.tree.select`.
@@ -180,7 +193,14 @@ class Checkpoint(Mapping[str, Tensor]):
                 promoted[owner] = alias
                 entries[alias] = self.entries[owner]
         extras = {name: value for name, value in self.extras.items() if test(name)}
-        return replace(self, entries=entries, aliases=aliases, extras=extras)
+        return replace(self, entries=entries, aliases=aliases, extras=extras).without_misfit()
+
+    def without_misfit(self) -> Checkpoint:
+        """This checkpoint, without its structure if that is of other names (of a whole of which this is a part)."""
+        if self.structure is None:
+            return self
+        is_fit = not is_state_dict(self.structure) and {*iter_names(self.structure)} == {*self, *self.extras}
+        return self if is_fit else replace(self, structure=None)
 
 
 def select_names(checkpoints: Sequence[Checkpoint], selector: Selector) -> list[Checkpoint]:

@@ -152,7 +152,9 @@ def run_conversion(
     def digests() -> TensorDigests:
         return TensorDigests(reader.source_digests(), target_digests) if hashing else compute_digests(ckpt, proved)
 
-    content = Content(proved.specs, chunks, proved.aliases, ckpt.extras, ckpt.metadata)
+    has_names_of_source = {*proved.specs, *proved.aliases} == {*ckpt}
+    structure = ckpt.structure if has_names_of_source else None
+    content = Content(proved.specs, chunks, proved.aliases, ckpt.extras, ckpt.metadata, structure)
     write_content(Path(dst), content, shard_size=options.shard_size, format=options.format)
     target_format, _ = resolve_destination(Path(dst), options.shard_size, options.format)
     record = Certificate(

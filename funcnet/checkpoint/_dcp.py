@@ -7,6 +7,7 @@ records such a file is made of, makes plain records of them, and refuses every o
 from __future__ import annotations
 
 import io
+import json
 import math
 import os
 import pickle
@@ -27,10 +28,12 @@ from funcnet.checkpoint._files import File, view_as_bytes
 from funcnet.checkpoint._flat import flatten_checkpoint
 from funcnet.checkpoint._pickle import load_archive, make_entries
 from funcnet.checkpoint._sharded import is_plain_file_name
+from funcnet.checkpoint._structure import Structure, decode_structure, iter_paths, structure_of_paths
 from funcnet.checkpoint._zip import read_members
 
 METADATA_FILE = ".metadata"
 _MAX_METADATA = 256 << 20
+_NOTE_ATTRIBUTE = "funcnet"  # of the record of the metadata, which torch reads without a look at it
 _RECORD_CLASSES = {
     "torch.distributed.checkpoint.metadata": (
         *("Metadata", "TensorStorageMetadata", "BytesStorageMetadata", "TensorProperties", "ChunkStorageMetadata"),
@@ -132,9 +135,24 @@ def read_dcp(path: Path) -> Checkpoint:
             problems.append(f"{name!r}: {error}")
     if problems:
         raise CheckpointError(f"{str(path)!r} is not a sound distributed checkpoint:{truncated_list(problems)}")
-    return Checkpoint(
-        path, "dcp", entries, aliases, extras, files=(path / METADATA_FILE, *(path / relative for relative in files))
-    )
+    all_files = (path / METADATA_FILE, *(path / relative for relative in files))
+    structure = _read_structure(metadata, path)
+    return Checkpoint(path, "dcp", entries, aliases, extras, files=all_files, structure=structure)
+
+
+def _read_structure(metadata: Any, path: Path) -> Structure | None:
+    """The structure from funcnet's own note, or else from the paths of torch's planner, which knows dicts and lists."""
+    note = getattr(metadata, _NOTE_ATTRIBUTE, None)
+    if note is None:
+        planned = getattr(metadata, "planner_data", None)
+        if not isinstance(planned, dict) or not all(isinstance(keys, tuple) for keys in planned.values()):
+            return None
+        return structure_of_paths(planned)
+    try:
+        return decode_structure(json.loads(note))
+    except (ValueError, TypeError, RecursionError) as error:
+        reason = f"has a note {_NOTE_ATTRIBUTE!r} that funcnet did not write: {summarize_error(error)}"
+        raise file_error(path / METADATA_FILE, reason) from None
 
 
 def _read_metadata(path: Path) -> Any:
@@ -179,7 +197,7 @@ def _locate_bytes(path: Path, files: dict[str, File], info: Any) -> _FileRange:
 
 def _read_value(stored: _FileRange, name: str) -> Any:
     """A value that is not a tensor."""
-    tensors, values = flatten_checkpoint({name: load_archive(*stored)})
+    tensors, values, _ = flatten_checkpoint({name: load_archive(*stored)})
     if tensors:
         raise ValueError("is a value that holds tensors")
     return values[name] if list(values) == [name] else values
@@ -266,7 +284,7 @@ def write_dcp(path: Path, content: Content, old_files: list[str]) -> None:
 
     descriptions: dict[str, Any] = {}
     storage_data: dict[Any, Any] = {}
-    names = [*content.specs, *content.aliases, *content.extras]
+    names = content.names
     with replace_folder(path, METADATA_FILE, old_files) as reserve:
         target, data_name = reserve("__0_0.distcp")
         with open_for_writing(target) as out:
@@ -288,8 +306,11 @@ def write_dcp(path: Path, content: Content, old_files: list[str]) -> None:
                     index = MetadataIndex(name, origin, 0)
                 storage_infos.setdefault(owner, dcp_storage_info(data_name, begin, out.tell() - begin))
                 storage_data[index] = storage_infos[owner]
-        planned = {name: (name,) for name in names}
-        reserve(METADATA_FILE)[0].write_bytes(pickle.dumps(Metadata(descriptions, planned, storage_data)))
+        planned = {name: (name,) for name in names} | dict(iter_paths(content.structure))
+        metadata = Metadata(descriptions, planned, storage_data)
+        if (structure := content.encode_structure()) is not None:
+            setattr(metadata, _NOTE_ATTRIBUTE, json.dumps(structure))
+        reserve(METADATA_FILE)[0].write_bytes(pickle.dumps(metadata))
 
 
 def _write_archive(value: object, out: BinaryIO) -> None:

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from funcnet._errors import bullet_list
 from funcnet.checkpoint._errors import CheckpointError
+from funcnet.checkpoint._structure import Structure, is_state_dict, join_key
+from funcnet.tree import ABSENT
 
 _CONTAINER_TYPES = (Mapping, list, tuple)
 _Container: TypeAlias = "Mapping[Any, object] | Sequence[object]"
@@ -16,20 +18,28 @@ _MAX_DEPTH = 100
 _MAX_UNFOLDED = 1_000_000
 
 
-def flatten_checkpoint(tree: object) -> tuple[dict[str, Tensor], dict[str, Any]]:
+class FlatCheckpoint(NamedTuple):
+    """Tensors and other values by name, and the structure that they come from; None if there is none but the names."""
+
+    tensors: dict[str, Tensor]
+    values: dict[str, Any]
+    structure: Structure | None
+
+
+def flatten_checkpoint(tree: object) -> FlatCheckpoint:
     """The tensors and the other values of a nested structure, by joined path.
 
     Dicts are walked; so are lists and tuples that contain tensors, by index. Keys that are not strings are written as
-    strings, as in ``optimizer.state.0.exp_avg``. An empty dict below the root is a value.
+    strings, as in ``optimizer.state.0.exp_avg``. An empty dict below the root is a value, and ``ABSENT`` is none.
 
     Raises:
         CheckpointError: if two leaves have one path, or the structure contains itself, is nested too deep, or unfolds
             into far more than it is made of.
 
     >>> import torch
-    >>> tensors, values = flatten_checkpoint({"model": {"w": torch.ones(2)}, "epoch": 3})
-    >>> list(tensors), values
-    (['model.w'], {'epoch': 3})
+    >>> flat = flatten_checkpoint({"model": {"w": torch.ones(2)}, "epoch": 3})
+    >>> list(flat.tensors), flat.values, flat.structure
+    (['model.w'], {'epoch': 3}, {'model': {'w': None}, 'epoch': None})
     """
     tensors: dict[str, Tensor] = {}
     values: dict[str, Any] = {}
@@ -37,24 +47,27 @@ def flatten_checkpoint(tree: object) -> tuple[dict[str, Tensor], dict[str, Any]]
     survey = _ContainerSurvey()
     survey.contains_tensors(tree)
 
-    def walk(node: object, path: str) -> None:
+    def walk(node: object, path: str) -> Structure:
         is_walked = bool(node) or not path if isinstance(node, Mapping) else survey.contains_tensors(node)
         if is_walked and isinstance(node, (Mapping, list, tuple)):
-            items = node.items() if isinstance(node, Mapping) else enumerate(node)
-            for key, child in items:
-                walk(child, f"{path}.{key}" if path else str(key))
-            return
+            if isinstance(node, Mapping):
+                return {key: walk(child, join_key(path, key)) for key, child in node.items()}
+            children = [walk(child, join_key(path, index)) for index, child in enumerate(node)]
+            return tuple(children) if isinstance(node, tuple) else children
+        if node is ABSENT:
+            return ABSENT
         if path in tensors or path in values:
             duplicates.append(path)
         if isinstance(node, Tensor):
             tensors[path] = node
         else:
             values[path] = {} if isinstance(node, Mapping) else node
+        return None
 
-    walk(tree, "")
+    structure = walk(tree, "")
     if duplicates:
         raise CheckpointError(f"these paths each stand for two things; rename one of each:{bullet_list(duplicates)}")
-    return tensors, values
+    return FlatCheckpoint(tensors, values, None if structure is None or is_state_dict(structure) else structure)
 
 
 class _Contents(NamedTuple):

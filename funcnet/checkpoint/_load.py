@@ -53,7 +53,7 @@ def load(path: str | os.PathLike[str], part: str | None = None) -> Checkpoint:
     >>> ckpt["fc.weight"].sum()
     tensor(6.)
     """
-    ckpt = _read_path(Path(path))
+    ckpt = _read_path(Path(path)).without_misfit()
     problems = unwritable_names([*ckpt, *ckpt.extras])
     if problems:
         raise CheckpointError(f"{str(path)!r} has names that are no text:{truncated_list(problems)}")

@@ -22,6 +22,7 @@ from funcnet.checkpoint._dtypes import NUMPY_DTYPES, dtype_from_name, dtype_name
 from funcnet.checkpoint._errors import CheckpointError, file_error, summarize_error, truncated_list
 from funcnet.checkpoint._files import File, FileWindow, Span, view_as_bytes
 from funcnet.checkpoint._json_values import decode_value, encode_values
+from funcnet.checkpoint._structure import decode_structure
 from funcnet.checkpoint._zip import ZipMember, read_members, write_member
 
 _NOTES_MEMBER = "funcnet.json"
@@ -56,7 +57,8 @@ def read_npz(file: File) -> Checkpoint:
     if problems:
         raise CheckpointError(f"{str(file.path)!r} holds what funcnet cannot read:{truncated_list(problems)}")
     extras = {name: decode_value(value) for name, value in notes.get("values", {}).items()}
-    return Checkpoint(file.path, "npz", entries, aliases, extras, notes.get("metadata", {}), (file.path,))
+    metadata, structure = notes.get("metadata", {}), notes.get("structure")
+    return Checkpoint(file.path, "npz", entries, aliases, extras, metadata, (file.path,), structure)
 
 
 def _read_notes(file: File, member: ZipMember | None) -> dict[str, Any]:
@@ -66,12 +68,15 @@ def _read_notes(file: File, member: ZipMember | None) -> dict[str, Any]:
         if member.size > _MAX_NOTES:
             raise ValueError(f"{member.size:,} bytes")
         notes = json.loads(_unpack_start(file, member, member.size).decode())
-        if not isinstance(notes, dict) or not all(isinstance(section, dict) for section in notes.values()):
+        if not isinstance(notes, dict):
+            raise ValueError("not an object")
+        structure = decode_structure(notes.pop("structure", None))
+        if not all(isinstance(section, dict) for section in notes.values()):
             raise ValueError("not an object of objects")
         for section in ("aliases", "dtypes", "metadata"):
             if not all(isinstance(value, str) for value in notes.get(section, {}).values()):
                 raise ValueError(f"{section} that are not strings")
-        return notes
+        return {**notes, "structure": structure}
     except Exception as error:  # unpacking may raise anything, depending on the bytes
         reason = f"has a {_NOTES_MEMBER} that funcnet did not write: {summarize_error(error)}"
         raise file_error(file.path, reason) from None
@@ -169,6 +174,8 @@ def write_npz(out: BinaryIO, content: Content) -> None:
         "values": encode_values(content.extras),
         "metadata": dict(content.metadata),
     }
+    if (structure := content.encode_structure()) is not None:
+        notes["structure"] = structure
     members = {name: f"{name}.npy" for name in content.specs}
     unfit_names = [
         f"{name!r:.200}"

@@ -4,11 +4,15 @@ Reading goes through ``torch.load(weights_only=True)`` with the tensors on the m
 from the pickle, and the place of each storage comes from the archive. Tensors are then read by byte range, as from any
 other format. Writing makes a pickle of the same form, so that a file is written tensor by tensor, without a copy of all
 of them in memory.
+
+A file holds what was saved as it was. ``ABSENT``, which no other program knows, is left out of the pickle, and noted in
+a member of the archive that torch does not read; so are the dicts and lists that the shards of a folder come from.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import pickle
 import warnings
 import zipfile
@@ -28,10 +32,13 @@ from funcnet.checkpoint._errors import CheckpointError, file_error, summarize_er
 from funcnet.checkpoint._files import File, FileWindow, Span, read_span
 from funcnet.checkpoint._flat import flatten_checkpoint
 from funcnet.checkpoint._pickle_check import check_tuples
+from funcnet.checkpoint._structure import Structure, decode_structure, fill, has_absent, iter_names
 from funcnet.checkpoint._zip import ZipMember, read_members, write_member
 
 LEGACY_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 """The first bytes of a file of torch before 1.6: the pickle of its magic number."""
+_NOTE_MEMBER = "funcnet.json"
+_MAX_NOTE = 256 << 20
 _LEGACY_PICKLES = 4  # pickles in such a file: the magic number, a version, the machine, and what was saved
 
 
@@ -48,11 +55,27 @@ def read_pickle(file: File) -> Checkpoint:
         _check_pickles(file, count=_LEGACY_PICKLES)
     saved = _torch_load(file, "cpu") if is_legacy else load_archive(file)
     try:
-        tensors, extras = flatten_checkpoint(saved)
+        tensors, extras, structure = flatten_checkpoint(saved)
     except CheckpointError as error:
         raise CheckpointError(f"{str(file.path)!r} cannot be laid out flat: {error}") from None
-    entries, aliases = make_entries(file, tensors, None if is_legacy else read_members(file))
-    return Checkpoint(file.path, "pt", entries, aliases, extras, files=(file.path,))
+    members = None if is_legacy else read_members(file)
+    entries, aliases = make_entries(file, tensors, members)
+    notes = [member for name, member in (members or {}).items() if name.rpartition("/")[2] == _NOTE_MEMBER]
+    if notes:
+        structure = _read_note(file, notes[0])
+        extras = {name: value for name, value in extras.items() if name in {*iter_names(structure)}}
+    return Checkpoint(file.path, "pt", entries, aliases, extras, files=(file.path,), structure=structure)
+
+
+def _read_note(file: File, member: ZipMember) -> Structure | None:
+    """The structure in a member of the archive, which is there if the pickle alone does not tell it."""
+    try:
+        if member.size > _MAX_NOTE or not member.is_stored:
+            raise ValueError(f"{member.size:,} bytes")
+        return decode_structure(json.loads(file.read(member.offset, member.size)))
+    except (ValueError, TypeError, RecursionError) as error:
+        reason = f"has a member {_NOTE_MEMBER!r} that funcnet did not write: {summarize_error(error)}"
+        raise file_error(file.path, reason) from None
 
 
 def load_archive(file: File, offset: int = 0, length: int | None = None) -> Any:
@@ -231,8 +254,13 @@ class _TensorPickler(pickle.Pickler):
         return rebuild_tensor_v3, (*args, value.storage.dtype)
 
 
-def write_pickle(out: BinaryIO, content: Content) -> None:
-    """Write one file as ``torch.save`` does: a flat dict of names, in which tied names are one tensor.
+def write_pickle(out: BinaryIO, content: Content, *, is_nested: bool = True) -> None:
+    """Write one file as ``torch.save`` does, in which tied names are one tensor.
+
+    Args:
+        out: the file.
+        content: what to write.
+        is_nested: whether it is the tree that was saved, and not a flat dict of names, as in folders.
 
     Raises:
         CheckpointError: if a value cannot be pickled, or ``torch.load(weights_only=True)`` would refuse it.
@@ -243,6 +271,9 @@ def write_pickle(out: BinaryIO, content: Content) -> None:
         state[name] = _PickledTensor(_PickledStorage(str(number), spec.dtype, count), spec.shape)
     state |= {alias: state[owner] for alias, owner in content.aliases.items()}
     state |= content.extras
+    note = content.encode_structure() if not is_nested or has_absent(content.structure) else None
+    if is_nested and content.structure is not None:
+        state = fill(content.structure, state, omits_absent=True)
     pickled = io.BytesIO()
     try:
         _TensorPickler(pickled, protocol=2).dump(state)
@@ -255,7 +286,10 @@ def write_pickle(out: BinaryIO, content: Content) -> None:
             f"{truncated_list(unsafe)}\nLeave them out; of a module save module.state_dict()."
         )
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
-        for name, data in (("data.pkl", pickled.getvalue()), ("byteorder", b"little"), ("version", b"3\n")):
+        members = {"data.pkl": pickled.getvalue(), "byteorder": b"little", "version": b"3\n"}
+        if note is not None:
+            members[_NOTE_MEMBER] = json.dumps(note).encode()
+        for name, data in members.items():
             write_member(archive, f"archive/{name}", len(data), iter([memoryview(data)]))
         for number, (name, spec) in enumerate(content.specs.items()):
             write_member(archive, f"archive/data/{number}", spec.nbytes, content.chunks(name))

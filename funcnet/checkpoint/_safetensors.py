@@ -22,6 +22,7 @@ from funcnet.checkpoint._dtypes import SAFETENSORS_DTYPES
 from funcnet.checkpoint._errors import CheckpointError, file_error, summarize_error, truncated_list
 from funcnet.checkpoint._files import File, Span
 from funcnet.checkpoint._json_values import decode_value, dict_of_unique_keys, encode_values
+from funcnet.checkpoint._structure import Structure, decode_structure
 
 _MAX_HEADER = 100_000_000  # the limit of the reference implementation
 _NOTES_KEY = "funcnet"
@@ -51,7 +52,7 @@ def read_safetensors(file: File) -> Checkpoint:
     problems = problems or _layout_problems(spans, file.size - start)
     if problems:
         raise CheckpointError(f"{str(file.path)!r} is not a sound safetensors file:{truncated_list(problems)}")
-    extras = _apply_notes(file, metadata.pop(_NOTES_KEY, "{}"), entries)
+    extras, structure = _apply_notes(file, metadata.pop(_NOTES_KEY, "{}"), entries)
     aliases = {key: value for key, value in metadata.items() if _reads_as_tie(key, value, entries)}
     return Checkpoint(
         path=file.path,
@@ -61,6 +62,7 @@ def read_safetensors(file: File) -> Checkpoint:
         extras=extras,
         metadata={key: value for key, value in metadata.items() if key not in aliases},
         files=(file.path,),
+        structure=structure,
     )
 
 
@@ -134,8 +136,8 @@ def _layout_problems(spans: list[tuple[int, int, str]], available: int) -> list[
     return problems
 
 
-def _apply_notes(file: File, text: str, entries: dict[str, StoredTensor]) -> dict[str, Any]:
-    """Read funcnet's own notes: change the entries that are complex128, and return the values that are not tensors."""
+def _apply_notes(file: File, text: str, entries: dict[str, StoredTensor]) -> tuple[dict[str, Any], Structure | None]:
+    """Read funcnet's own notes: change the entries that are complex128, and return other values and the structure."""
     try:
         notes = json.loads(text, object_pairs_hook=dict_of_unique_keys)
         if not isinstance(notes, dict):
@@ -145,7 +147,8 @@ def _apply_notes(file: File, text: str, entries: dict[str, StoredTensor]) -> dic
             if spec.dtype is not torch.float64 or spec.shape[-1:] != (2,):
                 raise ValueError(f"{name!r} cannot be complex128")
             entries[name] = StoredTensor(Spec(spec.shape[:-1], torch.complex128), entries[name].span)
-        return {name: decode_value(value) for name, value in notes.get("values", {}).items()}
+        values = {name: decode_value(value) for name, value in notes.get("values", {}).items()}
+        return values, decode_structure(notes.get("structure"))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = f"has a remark {_NOTES_KEY!r} that funcnet did not write: {summarize_error(error)}"
         raise file_error(file.path, reason) from None
@@ -211,5 +214,7 @@ def _make_metadata(content: Content) -> dict[str, str]:
         notes["complex128"] = complex128_names
     if content.extras:
         notes["values"] = encode_values(content.extras)
+    if (structure := content.encode_structure()) is not None:
+        notes["structure"] = structure
     metadata = {"format": "pt", **content.metadata, **content.aliases}  # transformers reads only what says "pt"
     return metadata | ({_NOTES_KEY: json.dumps(notes)} if notes else {})

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import functools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
 
+from funcnet._errors import TreeError
 from funcnet._typing import TreeLike
 from funcnet.checkpoint._atomic import replace_file
 from funcnet.checkpoint._checkpoint import Checkpoint, Spec, unwritable_names
@@ -27,11 +31,16 @@ from funcnet.checkpoint._npz import write_npz
 from funcnet.checkpoint._pickle import write_pickle
 from funcnet.checkpoint._safetensors import write_safetensors
 from funcnet.checkpoint._sharded import INDEX_SUFFIX, parse_shard_size, read_weight_map, write_sharded
+from funcnet.checkpoint._structure import add_name
 from funcnet.tree import flatten
 from funcnet.tree.internals import merge_params_and_buffers
 
 _WRITERS = {"safetensors": write_safetensors, "pt": write_pickle, "npz": write_npz}
 _STEM_AND_SUFFIX_IN_FOLDERS = {"safetensors": ("model", ".safetensors"), "pt": ("pytorch_model", ".bin")}
+_SHARD_WRITERS: dict[str, Callable[[BinaryIO, Content], None]] = {
+    "safetensors": write_safetensors,
+    "pt": functools.partial(write_pickle, is_nested=False),
+}
 _FOREIGN_SUFFIXES = {".gguf", ".h5", ".hdf5", ".json", ".msgpack", ".npy", ".onnx", ".pickle", ".pkl", ".tar", ".zip"}
 
 
@@ -45,6 +54,9 @@ def save(
     metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write a tree of tensors. The file is whole and on disk when this returns, and the old one until then.
+
+    ``load(path).tree()`` is what was saved: dicts with their keys in order, lists and tuples, ``ABSENT``, numbers and
+    strings. A .pt file holds the tree as ``torch.load`` gives it; formats that know names alone get a note of it.
 
     Names are the joined paths. A tensor that is there under several names (the same memory, seen the same way) is
     stored once, under the first of them; the others are ties and come back as such.
@@ -71,8 +83,14 @@ def save(
     >>> list(ckpt), ckpt.aliases
     (['embed.weight', 'head.weight'], {'head.weight': 'embed.weight'})
     """
+    if tree is None or isinstance(tree, (Tensor, str, bytes, int, float, complex)):
+        raise CheckpointError(f"cannot save to {str(path)!r}: a tree is nested dicts, and this is {tree!r:.60}.")
     if isinstance(tree, tuple) and len(tree) == 2 and all(isinstance(half, Mapping) for half in tree):
-        tree = flatten(merge_params_and_buffers(*tree))
+        try:
+            tree = flatten(merge_params_and_buffers(*tree))
+        except TreeError as error:
+            advice = 'Name what is saved: {"params": ..., "optimizer": ...}.'
+            raise CheckpointError(f"a pair of trees is params and buffers of a net: {error} {advice}") from None
     problems: list[str] = []
     if isinstance(tree, Checkpoint):
         content = _content_of_checkpoint(tree)
@@ -90,6 +108,9 @@ def save(
     if problems:
         raise CheckpointError(f"cannot save to {str(path)!r}:{truncated_list(problems)}")
     content = replace(content, aliases={**content.aliases, **ties}, metadata={**content.metadata, **(metadata or {})})
+    if content.structure is not None:
+        for alias in ties:
+            add_name(content.structure, alias)
     write_content(Path(path), content, shard_size=shard_size, format=format)
 
 
@@ -101,12 +122,12 @@ def _content_of_checkpoint(ckpt: Checkpoint) -> Content:
         reader.release_sources(except_for=node)
         yield from reader.iter_bytes(node)
 
-    return Content(ckpt.specs, chunks, ckpt.aliases, ckpt.extras, ckpt.metadata)
+    return Content(ckpt.specs, chunks, ckpt.aliases, ckpt.extras, ckpt.metadata, copy.deepcopy(ckpt.structure))
 
 
 def _content_of_tree(tree: TreeLike | tuple[TreeLike, TreeLike]) -> tuple[Content, list[str]]:
     """The content of a tree, and the tensors of it that cannot be written, each with the reason."""
-    tensors, extras = flatten_checkpoint(tree)
+    tensors, extras, structure = flatten_checkpoint(tree)
     owners, aliases = _find_ties(tensors)
 
     def chunks(name: str) -> Iterator[memoryview]:
@@ -115,7 +136,7 @@ def _content_of_tree(tree: TreeLike | tuple[TreeLike, TreeLike]) -> tuple[Conten
 
     specs = {name: Spec(tuple(tensor.shape), tensor.dtype) for name, tensor in owners.items()}
     problems = [f"{name!r}: {why}" for name, tensor in owners.items() if (why := _why_unwritable(tensor))]
-    return Content(specs, chunks, aliases, extras), problems
+    return Content(specs, chunks, aliases, extras, structure=structure), problems
 
 
 def _find_ties(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -156,7 +177,7 @@ def write_content(
         CheckpointError: if path and format do not go together, or the format has no place for something.
     """
     resolved_format, in_folder = resolve_destination(path, shard_size, format)
-    problems = unwritable_names([*content.specs, *content.aliases, *content.extras])
+    problems = unwritable_names(content.names)
     if problems:
         raise CheckpointError(f"these names are no text:{truncated_list(problems)}")
     duplicates = sorted(set(content.extras) & {*content.specs, *content.aliases})
@@ -175,7 +196,7 @@ def write_content(
     stem, suffix = _STEM_AND_SUFFIX_IN_FOLDERS[resolved_format]
     old_files = _list_replaced_files(path, [f"{stem}{suffix}", f"{stem}{suffix}{INDEX_SUFFIX}"])
     size = None if shard_size is None else parse_shard_size(shard_size)
-    write_sharded(path, content, size, (stem, suffix), _WRITERS[resolved_format], old_files)
+    write_sharded(path, content, size, (stem, suffix), _SHARD_WRITERS[resolved_format], old_files)
 
 
 def resolve_destination(path: Path, shard_size: int | str | None, format: str | None) -> tuple[str, bool]:

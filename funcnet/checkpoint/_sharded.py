@@ -19,6 +19,7 @@ from funcnet.checkpoint._content import Content
 from funcnet.checkpoint._errors import CheckpointError, file_error, summarize_error, truncated_list
 from funcnet.checkpoint._files import File
 from funcnet.checkpoint._json_values import dict_of_unique_keys
+from funcnet.checkpoint._structure import Structure
 
 INDEX_SUFFIX = ".index.json"
 _MAX_INDEX = 256 << 20
@@ -101,6 +102,7 @@ def read_sharded(path: Path, read_shard: Callable[[File], Checkpoint]) -> Checkp
     aliases: dict[str, str] = {}
     extras: dict[str, Any] = {}
     metadata: dict[str, str] = {}
+    structure: Structure | None = None
     problems = [f"{name!r} is not in {shard}" for name, shard in shard_of.items() if name not in shards[shard]]
     for shard, ckpt in shards.items():
         problems += [
@@ -112,6 +114,7 @@ def read_sharded(path: Path, read_shard: Callable[[File], Checkpoint]) -> Checkp
         aliases |= ckpt.aliases
         extras |= ckpt.extras
         metadata |= ckpt.metadata
+        structure = structure or ckpt.structure
     if problems:
         raise CheckpointError(f"the index {str(path)!r} and its shards do not agree:{truncated_list(problems)}")
     for name, shard in shard_of.items():
@@ -126,6 +129,7 @@ def read_sharded(path: Path, read_shard: Callable[[File], Checkpoint]) -> Checkp
         extras=extras,
         metadata=metadata,
         files=(path, *(path.parent / shard for shard in shards)),
+        structure=structure,
     )
 
 

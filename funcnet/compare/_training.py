@@ -14,8 +14,8 @@ from funcnet._typing import Flat, Tree
 from funcnet.compare._measure import LiveBytes, largest_difference, read_clock
 from funcnet.compare._models import Pair
 from funcnet.compare._results import Sides
-from funcnet.compare._training_steps import MOMENTUM, RATE, function_step, logits, module_step
-from funcnet.tree import flatten, map
+from funcnet.compare._training_steps import MOMENTUM, OPTIMIZER, RATE, function_step, logits, module_step
+from funcnet.tree import flatten
 
 
 class Trainee(Protocol):
@@ -64,7 +64,7 @@ class NetTrainee:
     def __init__(self, pair: Pair, seed: int) -> None:
         self.net = pair.net
         params, buffers = self.net.init(seed)
-        self.state = (params, buffers, map(torch.zeros_like, params))
+        self.state = (params, buffers, OPTIMIZER.init(params))
         self.gradients: Tree = {}
 
     def step(self, x: Tensor, labels: Tensor, seed: int) -> tuple[object, float]:

@@ -4,12 +4,12 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 
 import funcnet as fn
 
 RATE, MOMENTUM = 0.1, 0.9
+OPTIMIZER = fn.optim.SGD(lr=RATE, momentum=MOMENTUM)
 
 
 def logits(output):
@@ -27,7 +27,7 @@ def module_step(module, optimizer, x, labels):
 
 
 def function_step(net, state, x, labels, seed):
-    params, buffers, velocity = state
+    params, buffers, optimizer_state = state
 
     def loss(params):
         output, new = net.apply(
@@ -38,11 +38,7 @@ def function_step(net, state, x, labels, seed):
 
     both = fn.value_and_grad(loss, has_aux=True)
     (_, (output, new)), grads = both(params)
-    velocity = fn.tree.map(
-        lambda v, g: MOMENTUM * v + g, velocity, grads
+    params, optimizer_state = OPTIMIZER.step(
+        params, grads, optimizer_state
     )
-    params = fn.tree.map(
-        lambda w, v: torch.add(w, v, alpha=-RATE),
-        params, velocity,
-    )
-    return (params, new, velocity), grads, output
+    return (params, new, optimizer_state), grads, output

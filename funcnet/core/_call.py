@@ -16,7 +16,14 @@ from funcnet._torch import lazy_clone, peek_transform
 from funcnet._typing import Selector, Tree, TreeLike
 from funcnet.core._body_errors import explain_error
 from funcnet.core._body_functions import iter_functions
-from funcnet.core._check import Specs, find_tree_misfits, fits_when_compiled, misfit_error, specs_by_tree
+from funcnet.core._check import (
+    expected_structure,
+    find_tree_misfits,
+    fits_structure,
+    fits_when_compiled,
+    misfit_error,
+    specs_by_tree,
+)
 from funcnet.core._draw_source import PASS_RNG, Call, Mode, draw_source
 from funcnet.core._entries import Buffer, Param, has_entries
 from funcnet.core._facts import iter_bodies
@@ -62,6 +69,7 @@ class PreparedNet:
         self.view_class = view_class_of(net, {})
         self.open_view = make_view_opener(net)
         self.specs = specs_by_tree(net)
+        self.structures = {tree: expected_structure(specs) for tree, specs in self.specs.items()}
         self.has_buffers = has_entries(net, Buffer)
         self.aliases_by_kind: dict[type, dict[str, str]] = {
             kind: {alias: owner for alias, owner in net.aliases.items() if isinstance(net._all_entries[alias], kind)}
@@ -77,6 +85,8 @@ class PreparedNet:
         self.is_trusted = all(facts.is_trusted for facts in self.facts.values())
         self.draws_in_eval = self.drawing_paths(False)
         self.draws_in_training = self.drawing_paths(True)  # not cached: torch.compile cannot enter such a lock
+        names = list(self.specs["params"])
+        self.outer_keys = [tuple(path.split(".")) for path in dict.fromkeys(names[:1] + names[-1:])]
         self.checked_trees: CheckedTrees | None = None
         self.global_draw_guard = GlobalDrawGuard(net)
         self.functions = list(iter_functions(bodies))
@@ -122,7 +132,7 @@ class PreparedNet:
             self._check_trees(params, EMPTY_TREE)
         elif self.checked_trees is None or not self.checked_trees.matches(params, EMPTY_TREE):
             self._check_trees(params, EMPTY_TREE)
-            self.checked_trees = CheckedTrees(self.specs, params, EMPTY_TREE)
+            self.checked_trees = CheckedTrees(self.outer_keys, params, EMPTY_TREE)
         return self._call(params, EMPTY_TREE, False, None, inputs, kwargs, method)[0]
 
     def apply(
@@ -143,7 +153,7 @@ class PreparedNet:
             self._check_trees(params, buffers)
         elif self.checked_trees is None or not self.checked_trees.matches(params, buffers):
             self._check_trees(params, buffers)
-            self.checked_trees = CheckedTrees(self.specs, params, buffers)
+            self.checked_trees = CheckedTrees(self.outer_keys, params, buffers)
         return self._call(params, buffers, mode, rng, inputs, kwargs, method)
 
     def _call(
@@ -334,6 +344,8 @@ class PreparedNet:
             net = self.net
             if fits_when_compiled(net, "params", params) and fits_when_compiled(net, "buffers", buffers):
                 return
+        elif fits_structure(self.structures["params"], params) and fits_structure(self.structures["buffers"], buffers):
+            return
         lines = find_tree_misfits(self.specs, {"params": params, "buffers": buffers})
         if lines:
             raise misfit_error(self.net, lines)
@@ -384,24 +396,26 @@ class CheckedTrees:
     """The params and buffers that were last found to fit a net.
 
     They are recognised by identity and by their outermost leaves, and not kept alive.
+
+    Args:
+        outer_keys: nested keys of the first and the last leaf of params.
+        params, buffers: what was checked.
     """
 
     __slots__ = ("_ids", "_leaves", "_sizes")
 
-    def __init__(self, specs: Mapping[str, Specs], params: TreeLike, buffers: TreeLike) -> None:
-        names = list(specs["params"])
-        paths = [tuple(path.split(".")) for path in dict.fromkeys(names[:1] + names[-1:])]
+    def __init__(self, outer_keys: list[tuple[str, ...]], params: TreeLike, buffers: TreeLike) -> None:
         self._ids = (id(params), id(buffers))
         self._sizes = (len(params), len(buffers))
-        self._leaves = [(path, weakref.ref(_leaf_at(params, path))) for path in paths]
+        self._leaves = [(keys, weakref.ref(_leaf_at(params, keys))) for keys in outer_keys]
 
     def matches(self, params: TreeLike, buffers: TreeLike) -> bool:
         """Whether these dicts are the ones that were checked."""
         if self._ids != (id(params), id(buffers)) or self._sizes != (len(params), len(buffers)):
             return False
         try:
-            for path, ref in self._leaves:
-                if ref() is not _leaf_at(params, path):
+            for keys, ref in self._leaves:
+                if ref() is not _leaf_at(params, keys):
                     return False
         except (KeyError, TypeError):
             return False

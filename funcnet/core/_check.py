@@ -33,8 +33,6 @@ def describe_misfits(specs: Specs, leaves: Mapping[str, object], tree: str = "")
         leaves: values by path.
         tree: name of the tree, put before each path: ``params['fc']['weight']``; else paths are joined.
     """
-    if leaves.keys() == specs.keys() and all(_fits_exactly(spec, leaves[path]) for path, spec in specs.items()):
-        return []  # nearly always, and in every step of a training
     missing = [path for path in specs if path not in leaves]
     extra = [path for path in leaves if path not in specs]
     lines = [
@@ -56,23 +54,28 @@ def describe_misfits(specs: Specs, leaves: Mapping[str, object], tree: str = "")
     return lines
 
 
-def _fits_exactly(spec: Param | Buffer, value: object) -> bool:
-    """Whether a value fits, decided quickly; where this says no, :func:`describe_misfit` decides."""
-    return isinstance(value, Tensor) and value.shape == spec.shape and value.dtype is (spec.dtype or torch.float32)
-
-
 def fits_when_compiled(net: Net, name: str, tree: TreeLike) -> bool:
     """Whether ``params`` or ``buffers`` fit, asked in the way that a compiler guards at the least cost.
 
     A key that traced code iterates over is guarded in every later call, which makes a call of a net with 60 tensors
     three times as slow. So the declarations come in as a constant, and the tree is read by lengths and lookups alone.
+    """
+    return fits_structure(_constant_structure(net, name), tree)
+
+
+@assume_constant_result
+def _constant_structure(net: Net, name: str) -> Structure:
+    return expected_structure(specs_by_tree(net)[name])
+
+
+def fits_structure(structure: Structure, tree: object) -> bool:
+    """Whether a tree fits its declarations, decided quickly: a training asks this of new trees in every step.
+
     A no may be a false alarm (an empty dict, an absent leaf); :func:`find_tree_misfits` decides then.
     """
-    return _fits_structure(expected_structure(net, name), tree)
-
-
-def _fits_structure(structure: Structure, tree: object) -> bool:
-    if not isinstance(tree, Mapping) or len(tree) != len(structure):
+    if type(tree) is not dict and (not isinstance(tree, Mapping) or is_tensordict(tree)):
+        return False
+    if len(tree) != len(structure):
         return False
     for key, shape, dtype, children in structure:
         try:
@@ -80,16 +83,15 @@ def _fits_structure(structure: Structure, tree: object) -> bool:
         except KeyError:
             return False
         if children is not None:
-            if not _fits_structure(children, value):
+            if not fits_structure(children, value):
                 return False
-        elif not isinstance(value, Tensor) or value.shape != shape or not _dtype_fits(dtype, value.dtype):
+        elif not (isinstance(value, Tensor) and value.shape == shape and _dtype_fits(dtype, value.dtype)):
             return False
     return True
 
 
-@assume_constant_result
-def expected_structure(net: Net, name: str) -> Structure:
-    """The declarations of one tree of a net, nested as the tree is: (key, shape, dtype, structure under the key)."""
+def expected_structure(specs: Specs) -> Structure:
+    """The declarations of one tree, nested as the tree is: (key, shape, dtype, structure under the key)."""
 
     def nest(tree: TreeLike) -> Structure:
         return tuple(
@@ -99,7 +101,7 @@ def expected_structure(net: Net, name: str) -> Structure:
             for key, value in tree.items()
         )
 
-    return nest(unflatten(specs_by_tree(net)[name]))
+    return nest(unflatten(specs))
 
 
 def describe_misfit(spec: Param | Buffer, value: object) -> Iterator[str]:
@@ -115,7 +117,7 @@ def describe_misfit(spec: Param | Buffer, value: object) -> Iterator[str]:
 
 def _dtype_fits(declared: torch.dtype, dtype: torch.dtype) -> bool:
     """Whether a dtype will do for the declared one: any inexact one for an inexact one, else only the same."""
-    return (is_inexact(declared) and is_inexact(dtype)) or declared == dtype
+    return declared is dtype or (is_inexact(declared) and is_inexact(dtype))
 
 
 def _shape_hint(expected: Shape, shape: Shape) -> str:

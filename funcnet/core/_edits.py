@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from funcnet._errors import TreeError
 from funcnet._tensors import is_inexact
 from funcnet._typing import Shape
 from funcnet.core._entries import Buffer, Param, dtype_to_declare
+from funcnet.core._ties import check_aliases
 
 if TYPE_CHECKING:
     from torch import nn
@@ -57,6 +59,51 @@ class Edits:
         if not self.order:
             return parts
         return dict(sorted(parts.items(), key=lambda item: self.order.index(item[0])))
+
+    def without(self, other: Edits) -> Edits:
+        """The edits that another record of the same fields does not have."""
+        return Edits(
+            aliases=tuple(pair for pair in self.aliases if pair not in other.aliases),
+            frozen=self.frozen,
+            replaced=self.replaced,
+            order=self.order,
+            dtypes=self.dtypes,
+            sequences=tuple(pair for pair in self.sequences if pair not in other.sequences),
+            shared=self.shared,
+        )
+
+    def added_to(self, other: Edits) -> Edits:
+        """These edits and those of a record to which they are added; a part that only that one has edited stays so."""
+        return Edits(
+            aliases=tuple({**dict(other.aliases), **dict(self.aliases)}.items()),
+            frozen=self.frozen or other.frozen,
+            replaced=tuple({**dict(other.replaced), **dict(self.replaced)}.items()),
+            order=self.order or other.order,
+            dtypes=self.dtypes or other.dtypes,
+            sequences=tuple({**dict(self.sequences), **dict(other.sequences)}.items()),
+            shared=self.shared or other.shared,
+        )
+
+    def list_missing_parts(self, net: Net) -> list[str]:
+        """Lines about tensors and nets of its own that a net does not have and these edits speak of."""
+        names = {**net._own_entries, **net._children}
+        replaced = [name for name, _ in self.replaced if name not in net._children]
+        problems = [f"it has no net {name!r}, which was replaced" for name in replaced]
+        problems += [f"it has no tensor {name!r}, whose dtype was set" for name, _ in self.dtypes if name not in names]
+        unordered = sorted(names.keys() ^ set(self.order)) if self.order else []
+        return problems + [f"its parts were put in order, and {name!r} came or went" for name in unordered]
+
+    def list_missing_paths(self, net: Net) -> list[str]:
+        """Lines about tensors and nets at paths that a net does not have and these edits speak of."""
+        specs, paths = net._all_entries, {path for path, _ in net.named_nets()}
+        problems = [f"it has no param {path!r}, which was frozen" for path in self.frozen if path not in specs]
+        shared = [path for pair in self.shared for path in pair if path not in paths]
+        problems += [f"it has no net {path!r}, which was shared" for path in shared]
+        try:
+            check_aliases(dict(self.aliases), specs)
+        except TreeError as error:
+            problems.append(f"it {error}")
+        return problems
 
     def drop_outdated(self, specs: Mapping[str, Param | Buffer]) -> Edits:
         """The edits without tensors that are no longer declared and without ties that no longer fit.

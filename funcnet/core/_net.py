@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from typing_extensions import Self, dataclass_transform
 
 from funcnet._context import outside_transforms
-from funcnet._errors import TreeError
+from funcnet._errors import TreeError, bullet_list
 from funcnet._torch import assume_constant_result, register_constant
 from funcnet._typing import Selector, Tree, TreeLike
-from funcnet.core._edits import sort_module
+from funcnet.core._edits import Edits, sort_module
 from funcnet.core._entries import Buffer, Entry, Param
 from funcnet.core._init_context import Device, InitContext
 from funcnet.core._module_names import HINTS_BY_NAME
-from funcnet.core._net_equality import RecordValue
+from funcnet.core._net_equality import RecordValue, take_added_edits
 from funcnet.core._part_check import check_part
 from funcnet.core._ties import check_aliases
 from funcnet.core._traits import BodyTraits, traits_of_class
@@ -103,6 +103,8 @@ class Net(RecordValue):
                 f"or put self before p."
             )
         dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
+        if "__init__" in cls.__dict__:
+            cls.__init__ = take_added_edits(cls.__init__)  # type: ignore[method-assign]
         register_constant(cls)  # so torch.compile and torch's pytrees take a net for the value it is
 
     # --- what a subclass says ---
@@ -368,6 +370,18 @@ class Net(RecordValue):
             replaced: what makes them new: nets by their path, which may lie deep in a child.
         """
         return self._with_edits(replace(self._edits, replaced=tuple({**dict(self._edits.replaced), **nets}.items())))
+
+    def _add_edits(self, edits: Edits) -> None:
+        problems = edits.list_missing_parts(self._with_edits(self._edits))  # a copy, as self is to remember no parts
+        edits = edits.added_to(self._edits)
+        sequences = tuple(pair for pair in edits.sequences if isinstance(getattr(self, pair[0]), tuple))
+        edits = replace(edits, sequences=sequences)
+        if problems := problems or edits.list_missing_paths(self._with_edits(edits)):
+            raise TreeError(
+                f"what was tied, frozen or replaced does not fit {self.title()} with its new fields:"
+                f"{bullet_list(problems)}\nMake a new net of all its fields, and tie, freeze or replace again."
+            )
+        self.__setstate__({"_edits": edits})
 
     @property
     def aliases(self) -> dict[str, str]:

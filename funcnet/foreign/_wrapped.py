@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -72,7 +71,8 @@ class Wrapped(ForeignNet):
             if any(replaced_path.startswith(f"{join(name, path)}.") for replaced_path in replaced)
         }
         children = tuple((name, nets.get(name, net)) for name, net in self.children)
-        return replace(self, copy_pool=self.copy_pool.with_nets(replaced, around), children=children)
+        fields = {"copy_pool": self.copy_pool.with_nets(replaced, around), "children": children}
+        return type(self)(**{**self._field_values(), **fields})
 
     def title(self) -> str:
         return type(self.copy_pool.module).__name__

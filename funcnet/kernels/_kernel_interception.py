@@ -6,7 +6,8 @@ transforms that torch's kernels lack rules for, and never for a single gradient 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -14,7 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from funcnet._context import tangent_is_differentiated, transform_kinds, under_forward_mode, unwrap_transforms
+from funcnet._context import (
+    second_derivative_planned,
+    tangent_is_differentiated,
+    transform_kinds,
+    under_forward_mode,
+    unwrap_transforms,
+)
 from funcnet._tensors import iter_tensors
 from funcnet._torch import weight_norm as weight_norm_kernel
 from funcnet.kernels import _norms
@@ -103,6 +110,29 @@ class KernelInterceptor(TorchFunctionMode):
             with self:
                 return FUNCTIONS_THAT_CALL_OTHERS[func](*args, **kwargs)
         return func(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def twice_differentiable_kernels() -> Iterator[None]:
+    """Run a block in which torch's functions and funcnet's layers take forms that can be differentiated twice."""
+    with contextlib.ExitStack() as stack:
+        if not torch.compiler.is_compiling():  # compiled code is told by its transforms
+            stack.enter_context(second_derivative_planned())
+        stack.enter_context(KernelInterceptor())
+        yield
+
+
+def call_with_kernel_rules(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """The result of a function, in which torch's functions have the derivatives and batching rules of funcnet's."""
+    with KernelInterceptor():
+        return function(*args, **kwargs)
+
+
+def call_with_rules(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """The same, where the transforms around the call need such a rule; elsewhere the function is called as it is."""
+    if kernels_lack_rules((args, kwargs)):
+        return call_with_kernel_rules(function, *args, **kwargs)
+    return function(*args, **kwargs)
 
 
 def kernels_lack_rules(tensors: Iterable[object]) -> bool:

@@ -9,6 +9,10 @@ _WAYS_OUT = {
         "torch's {} has no rule for forward mode: take gradients (torch.func.vjp for jvp, jacrev for jacfwd, "
         "jacrev(jacrev) for hessian), or compute it in other operations"
     ),
+    r"You must implement the jvp function for (custom autograd\.Function)": (
+        "a {} of the code has no jvp, which is its rule for forward mode: write one, or take gradients "
+        "(torch.func.vjp for jvp, jacrev for jacfwd, jacrev(jacrev) for hessian)"
+    ),
     r"derivative for '?(?:aten::)?(\w+)'? is not implemented": (
         "torch's {} has no derivative: compute in other operations what it is the gradient of, or take one derivative "
         "less"

@@ -50,7 +50,7 @@ class Layer(StockNet):
                 sequences[name] = type(value)
             object.__setattr__(self, name, tuple(value) if name in sequences else value)
         if sequences:
-            object.__setattr__(self, "_edits", dataclasses.replace(self._edits, sequences=tuple(sequences.items())))
+            self.__setstate__({"_edits": dataclasses.replace(self._edits, sequences=tuple(sequences.items()))})
 
     def as_module(self) -> nn.Module:
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.init}

@@ -44,7 +44,7 @@ class TransformerModel(StockNet, fields_in_view=False):
 
 def set_ties(net: Net, aliases: Mapping[str, str]) -> None:
     """Make ties part of a net that is being built; see ``Net.tie``."""
-    object.__setattr__(net, "_edits", Edits(aliases=tuple(aliases.items())))
+    net.__setstate__({"_edits": Edits(aliases=tuple(aliases.items()))})
 
 
 def make_layers(make_layer: Callable[[int], Net], count: int, stacked: bool) -> Net:

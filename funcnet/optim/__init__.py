@@ -11,7 +11,8 @@ grad mode is on and something requires grad. torch.optim is silently wrong in th
 * gradients through a root where a gradient is exactly 0, which are NaN in torch and finite here;
 * fused kernels that ignore strides: of transposed, expanded or sliced tensors they update other elements;
 * fused SGD of params in half precision on a CPU, which in torch 2.13 moves by something else than the gradient;
-* a learning rate in a float32 tensor, in which torch computes the sizes of steps of float64 params;
+* a learning rate or a beta in a tensor of fewer bits than the params, in whose dtype torch computes the sizes of steps
+  (a tensor of as many bits, or more, gives the bits of torch);
 * Muon without nesterov on bfloat16 params, which writes over its own momentum buffer;
 * Adafactor of params of several dtypes, where the first dtype decides the smallest root of all.
 
@@ -25,7 +26,25 @@ several groups. How far a run has come is one number. ``ReduceLROnPlateau`` has 
 **A run** is a value too: ``run = {"params": ..., "buffers": ..., "optimizer": state, "ema": ..., "key": ..., "step":
 step}``. Where each step takes all it needs from there (its key is ``fn.random.fold_in(run["key"], run["step"])``, its
 learning rate ``schedule(run["step"])``), ``checkpoint.save(path, run)`` after a step and ``run =
-checkpoint.load(path).tree(extras=True)`` are all it takes to go on in the same bits, even after kill -9.
+checkpoint.load(path).tree()`` are all it takes to go on in the same bits, even after kill -9.
+
+**The file of a trainer of torch**, ``saved = checkpoint.load(path).tree()``, is a run in other words::
+
+    params, buffers = fn.from_state_dict(net, saved["model"])
+    _, state = fn.optim.from_state_dict(optimizer, saved["optimizer"], params)
+    step = schedule.read_state_dict(saved["scheduler"])
+
+and back::
+
+    module = fn.to_module(net, params, buffers)
+    torch_optimizer = fn.optim.to_torch(optimizer, state, module)
+    saved = {"model": module.state_dict(), "optimizer": torch_optimizer.state_dict()}
+    saved["scheduler"] = schedule.to_torch(torch_optimizer, step).state_dict()
+
+``optimizer`` and ``schedule`` are the records with the arguments of the trainer. ``saved["rng"]``, the state of a
+generator, is kept as it is. Lightning's names are ``state_dict``, ``optimizer_states[0]`` and ``lr_schedulers[0]``. The
+state_dict of a ``torch.amp.GradScaler`` is read by ``GradScaler.from_state_dict``, and that of an ``AveragedModel`` is
+``{"n_averaged": saved["ema"].pop("n_averaged"), "params": fn.from_state_dict(net, saved["ema"])[0]}``.
 
 clip_grad_norm   scales gradients by their norm.
 clip_grad_value  limits every number of gradients.

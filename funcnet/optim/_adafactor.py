@@ -10,7 +10,7 @@ from torch import Tensor
 
 from funcnet._typing import Tree
 from funcnet.optim._optimizer import Optimizer
-from funcnet.optim._scalars import Scalar, as_scalar, is_zero, larger, smaller
+from funcnet.optim._scalars import TENSORS, Scalar, as_scalar, is_zero, larger, smaller
 from funcnet.optim._state_entries import scalar_dtype, zeros_like
 from funcnet.optim._update_operations import Memory, add, lerp
 
@@ -75,7 +75,7 @@ class Adafactor(Optimizer):
         rows, columns = (*param.shape[:-1], 1), (*param.shape[:-2], 1, param.shape[-1])
         return {"step": step, "row_var": param.new_zeros(rows), "col_var": param.new_zeros(columns)}
 
-    def _update(self, memory: Memory, param: Tensor, grad: Tensor, entry: Tree) -> tuple[Tensor, Tree]:
+    def _update_param(self, memory: Memory, param: Tensor, grad: Tensor, entry: Tree) -> tuple[Tensor, Tree]:
         count, step = memory.next_step(entry["step"])
         smallest, smallest_size = self.eps
         if smallest is None:
@@ -114,6 +114,6 @@ def _root_mean_square(memory: Memory, tensor: Tensor) -> Scalar:
 
 
 def _at_least(tensor: Tensor, smallest: Scalar) -> Tensor:
-    if isinstance(smallest, Tensor):
+    if isinstance(smallest, TENSORS):
         return torch.maximum(tensor, smallest.to(tensor.device, tensor.dtype))
     return tensor.clamp(min=smallest)

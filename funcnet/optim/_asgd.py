@@ -9,7 +9,7 @@ from torch import Tensor
 
 from funcnet._typing import Tree
 from funcnet.optim._optimizer import Optimizer
-from funcnet.optim._scalars import Scalar, as_scalar, is_zero, larger
+from funcnet.optim._scalars import TENSORS, Scalar, as_scalar, is_zero, larger
 from funcnet.optim._state_entries import scalar_dtype, zeros_like
 from funcnet.optim._update_operations import Memory, add, as_dtype_of, as_real
 
@@ -66,7 +66,7 @@ class ASGD(Optimizer):
             "ax": zeros_like(param),
         }
 
-    def _update(self, memory: Memory, param: Tensor, grad: Tensor, entry: Tree) -> tuple[Tensor, Tree]:
+    def _update_param(self, memory: Memory, param: Tensor, grad: Tensor, entry: Tree) -> tuple[Tensor, Tree]:
         count, step = memory.next_step(entry["step"])
         old_param, param, mean = param, as_real(param), as_real(entry["ax"])
         if self.maximize:
@@ -88,7 +88,7 @@ class ASGD(Optimizer):
     def _entry_of(self, value: Scalar, param: Tensor) -> Tensor:
         """A scalar as an entry of the state of a param."""
         dtype = self._number_dtype(param, "lr", "lambd", "alpha", "t0")
-        if isinstance(value, Tensor):
+        if isinstance(value, TENSORS):
             return value.to(param.device, dtype)
         return torch.as_tensor(value, dtype=dtype, device=param.device)
 

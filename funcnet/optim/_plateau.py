@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
-from funcnet.optim._replay import HasHyperparameters, Hyperparameters, read_groups
+from funcnet.optim._replay import HasHyperparameters, Hyperparameters, ParamlessOptimizer, Scheduler, read_groups
+from funcnet.optim._scheduler_state_dicts import check_scheduler_state, find_last_epoch
 
 PlateauState = dict[str, Any]
 """Numbers by name: ``{"lr": [0.1], "best": 0.3, "num_bad_epochs": 2, "cooldown_counter": 0, "last_epoch": 7}``."""
@@ -110,6 +113,58 @@ class ReduceLROnPlateau:
         assert not isinstance(self.optimizer, (int, float, Tensor))
         groups = zip(self.optimizer.groups, group_rates, strict=True)
         return {"lr": first_rate, "groups": {selector: {"lr": lr} for selector, lr in groups}}
+
+    def to_torch(self, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> Scheduler:
+        """The scheduler of torch that goes on from this state, and drives an optimizer of torch.
+
+        It writes to the optimizer's groups, as a scheduler does; they count in the order of their group in the record,
+        after the params that are in no group.
+
+        Args:
+            optimizer: an optimizer of torch.
+            state: what :meth:`init` or the last step returned.
+
+        >>> optimizer = torch.optim.SGD([torch.ones(1)], lr=0.5)
+        >>> plateau = ReduceLROnPlateau(0.5, factor=0.5, patience=0)
+        >>> plateau.to_torch(optimizer, plateau.step(plateau.init(), 1.0)).best
+        1.0
+        """
+        scheduler = self._build_scheduler(optimizer)
+        counts = {name: value for name, value in state.items() if name != "lr"}
+        scheduler.load_state_dict({**scheduler.state_dict(), **counts, "_last_lr": list(state["lr"])})
+        for group, lr in zip(optimizer.param_groups, state["lr"], strict=True):
+            group["lr"] = lr
+        return scheduler
+
+    def read_state_dict(self, state_dict: Mapping[str, Any]) -> PlateauState:
+        """The state that the state_dict of a scheduler of torch stands for; the way back from :meth:`to_torch`.
+
+        Args:
+            state_dict: of a ReduceLROnPlateau of torch that was made with the arguments of this one.
+
+        Raises:
+            TreeError: if it is of another schedule; names all that differs.
+
+        >>> plateau = ReduceLROnPlateau(0.5)
+        >>> optimizer = torch.optim.SGD([torch.ones(1)], lr=0.5)
+        >>> plateau.read_state_dict(plateau.to_torch(optimizer, plateau.init()).state_dict()) == plateau.init()
+        True
+        """
+        name = type(self).__name__
+        last_epoch = find_last_epoch(name, state_dict)
+        first_state = self.init()
+        of_the_run = {"_last_lr": "lr", **{key: key for key in first_state if key != "lr"}}
+        scheduler = self._build_scheduler(ParamlessOptimizer(read_groups(self.optimizer)))
+        arguments = {key: value for key, value in scheduler.state_dict().items() if key not in of_the_run}
+        check_scheduler_state(name, state_dict, arguments)
+        state = {own: state_dict.get(key, first_state[own]) for key, own in of_the_run.items()}
+        return {**state, "lr": list(state["lr"]), "last_epoch": last_epoch}
+
+    def _build_scheduler(self, optimizer: torch.optim.Optimizer) -> Scheduler:
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        if isinstance(self.min_lr, tuple):
+            values["min_lr"] = list(self.min_lr)
+        return torch.optim.lr_scheduler.ReduceLROnPlateau(**{**values, "optimizer": optimizer})
 
     def _reduce_lrs(self, lrs: Sequence[float]) -> list[float]:
         lowest = self.min_lr if isinstance(self.min_lr, tuple) else (self.min_lr,) * len(lrs)

@@ -10,7 +10,7 @@ from torch import Tensor
 from funcnet._typing import Tree
 from funcnet.optim._moments import decay_weights, update_moments
 from funcnet.optim._optimizer import Optimizer
-from funcnet.optim._scalars import Scalar
+from funcnet.optim._scalars import Scalar, TensorScalar
 from funcnet.optim._state_entries import zero_step, zeros_like
 from funcnet.optim._update_operations import Memory, add, as_dtype_of, as_real
 
@@ -61,7 +61,7 @@ class RAdam(Optimizer):
             "exp_avg_sq": zeros_like(param),
         }
 
-    def _update(self, memory: Memory, param: Tensor, grad: Tensor, entry: Tree) -> tuple[Tensor, Tree]:
+    def _update_param(self, memory: Memory, param: Tensor, grad: Tensor, entry: Tree) -> tuple[Tensor, Tree]:
         count, step = memory.next_step(entry["step"])
         beta1, beta2 = self.betas
         old_param, param = param, as_real(param)
@@ -95,6 +95,8 @@ class RAdam(Optimizer):
         correction2: Scalar,
     ) -> Tensor:
         """The move over the root of the squares and rectified, where their running mean is long enough; else itself."""
+        if isinstance(length, TensorScalar):
+            length = length.to(torch.float64)
         is_long = length > 5.0
         if isinstance(is_long, Tensor):
             length = torch.where(is_long, length, 6.0)  # so that the root below has a derivative in any case

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from funcnet._typing import Tree
 from funcnet.optim._optimizer import Optimizer
-from funcnet.optim._scalars import Scalar
+from funcnet.optim._scalars import TENSORS, Scalar
 from funcnet.optim._state_entries import full_like, zero_step, zeros_like
 from funcnet.optim._update_operations import Memory, addcmul, as_dtype_of, as_real
 
@@ -60,7 +60,7 @@ class Rprop(Optimizer):
             "step_size": full_like(param, self.lr),
         }
 
-    def _update(self, memory: Memory, param: Tensor, grad: Tensor, entry: Tree) -> tuple[Tensor, Tree]:
+    def _update_param(self, memory: Memory, param: Tensor, grad: Tensor, entry: Tree) -> tuple[Tensor, Tree]:
         _, step = memory.next_step(entry["step"])
         if self.maximize:
             grad = -grad
@@ -83,4 +83,4 @@ class Rprop(Optimizer):
 
 
 def _in_dtype_of(tensor: Tensor, value: Scalar) -> Any:
-    return value.to(tensor.device, tensor.dtype) if isinstance(value, Tensor) else value
+    return value.to(tensor.device, tensor.dtype) if isinstance(value, TENSORS) else value

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from funcnet._format import join_words
 from funcnet._torch import assume_constant_result, register_constant
+from funcnet.optim._missing_attributes import ExplainsMissing
 from funcnet.optim._replay import HasHyperparameters, Hyperparameters, Replay, Scheduler, read_groups
+from funcnet.optim._scheduler_state_dicts import check_scheduler_state, find_last_epoch
 
 
 @dataclasses.dataclass(frozen=True)
-class Schedule:
+class Schedule(ExplainsMissing):
     """Hyperparameters as a function of the step, with the floats of the scheduler of the same name in torch.
 
     A schedule has no state: how far a run has come is one number, the step, and that is all there is to save. Its
@@ -26,6 +28,14 @@ class Schedule:
 
     Any function of the step that returns a number is a schedule too: ``optimizer.step(..., lr=function(step))``.
     """
+
+    _instead: ClassVar[Mapping[str, str]] = {
+        "step": "it has no state to move on; schedule(step) is the learning rate of a step",
+        "get_last_lr": "schedule(step) is the learning rate of a step",
+        "last_epoch": "the step is a number of the run, which schedule(step) is given",
+        "state_dict": "the step is all there is to save; schedule.to_torch(...).state_dict() is that of torch",
+        "load_state_dict": "schedule.read_state_dict(state_dict) returns the step that a scheduler of torch stands at",
+    }
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -136,6 +146,31 @@ class Schedule:
             for group, values in zip(optimizer.param_groups, moved, strict=True):
                 group.update(values)
         return scheduler
+
+    def read_state_dict(self, state_dict: Mapping[str, Any]) -> int:
+        """The step that the state_dict of a scheduler of torch stands at; the way back from :meth:`to_torch`.
+
+        Args:
+            state_dict: of a scheduler of the same class, made with the arguments of this schedule. Those that are
+                functions it does not hold, and they are not checked.
+
+        Raises:
+            TreeError: if it is of another schedule; names all that differs.
+
+        >>> from funcnet.optim import StepLR
+        >>> optimizer = torch.optim.SGD([torch.ones(1)], lr=0.5)
+        >>> scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=2)
+        >>> optimizer.step()
+        >>> scheduler.step()
+        >>> StepLR(0.5, step_size=2).read_state_dict(scheduler.state_dict())
+        1
+        """
+        name = type(self).__name__
+        step = find_last_epoch(name, state_dict)
+        replay = Replay(self._build_scheduler, read_groups(self._initial_source()))
+        replay.read_step(step)
+        check_scheduler_state(name, state_dict, replay.scheduler.state_dict())
+        return step
 
     def _moves_momentum(self) -> bool:
         return False

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from funcnet.optim._scalars import Scalar
+from funcnet.optim._scalars import TENSORS, Scalar
 from funcnet.optim._update_operations import Memory, add
 
 
@@ -29,7 +29,7 @@ class Rows:
 
     def add_to(self, dense: Tensor, values: Tensor, alpha: Scalar = 1, over: bool = False) -> Tensor:
         """A dense tensor plus ``alpha * values`` at these rows; written over the tensor if ``over`` is true."""
-        if isinstance(alpha, Tensor):
+        if isinstance(alpha, TENSORS):
             return dense.index_put(self.indices, Memory().mul(values, alpha), accumulate=True)
         indices = torch.stack(self.indices)
         addend = torch.sparse_coo_tensor(indices, values, dense.shape, is_coalesced=True, check_invariants=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from funcnet.optim._scalars import Scalar
+from funcnet.optim._scalars import TENSORS, Scalar
 from funcnet.optim._update_operations import as_dtype_of, as_real, real_dtype
 
 
@@ -26,7 +26,7 @@ def zeros_like(param: Tensor) -> Tensor:
 
 def full_like(param: Tensor, value: Scalar) -> Tensor:
     """A tensor like a param that has one value everywhere; also in the imaginary part of complex numbers."""
-    if isinstance(value, Tensor):
+    if isinstance(value, TENSORS):
         real = as_real(torch.zeros_like(param)) + value.to(param.device, real_dtype(param))
         return as_dtype_of(real, param)
     return torch.full_like(param, complex(value, value) if param.is_complex() else value)

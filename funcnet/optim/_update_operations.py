@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from funcnet.optim._scalars import Scalar, as_scalar
+from funcnet.optim._scalars import TENSORS, Scalar, TensorNumber, as_scalar
 
 _HALF_DTYPES = (torch.float16, torch.bfloat16)
 _REAL_DTYPES = {torch.complex32: torch.float16, torch.complex64: torch.float32, torch.complex128: torch.float64}
@@ -44,21 +44,23 @@ class Memory:
 
     def mul(self, x: Tensor, factor: Scalar, over: bool = False) -> Tensor:
         """``x * factor``; written over ``x`` if ``over`` is true."""
-        if isinstance(factor, Tensor):
+        if isinstance(factor, TENSORS):
             return _in_compute_dtype(torch.mul, x, factor)
+        if type(factor) is TensorNumber and not x.dim():  # of two tensors without axes, the finer dtype computes
+            return x.mul_(factor.tensor) if over else torch.mul(x, factor.tensor).to(x.dtype)
         operand = self._as_operand(x, factor)
         return x.mul_(operand) if over else torch.mul(x, operand)
 
     def div(self, x: Tensor, divisor: Scalar, over: bool = False) -> Tensor:
         """``x / divisor``; written over ``x`` if ``over`` is true."""
-        if isinstance(divisor, Tensor):
+        if isinstance(divisor, TENSORS):
             return _in_compute_dtype(torch.div, x, divisor)
         operand = self._as_operand(x, divisor)
         return x.div_(operand) if over else torch.div(x, operand)
 
     def add_scalar(self, x: Tensor, value: Scalar, over: bool = False) -> Tensor:
         """``x + value``; written over ``x`` if ``over`` is true."""
-        if isinstance(value, Tensor):
+        if isinstance(value, TENSORS):
             return torch.add(x, value.to(x.device, real_dtype(x)))  # this kernel rounds a number to the dtype of x
         operand = self._as_operand(x, value)
         return x.add_(operand) if over else torch.add(x, operand)
@@ -84,9 +86,12 @@ class Memory:
         return torch.where(is_zero, 0, torch.where(is_zero, 1, x).sqrt())
 
 
+NOTHING, TEMPORARIES, DONATIONS = Memory(), Memory(reuses=True), Memory(donates=True, reuses=True)
+
+
 def add(x: Tensor, y: Tensor, alpha: Scalar, over: bool = False) -> Tensor:
     """``x + alpha * y``; written over ``x`` if ``over`` is true."""
-    if isinstance(alpha, Tensor):
+    if isinstance(alpha, TENSORS):
         if y.is_sparse:
             return x + y * alpha.to(real_dtype(y))
         return torch.addcmul(x, y.to(x.dtype), alpha.to(x.device, real_dtype(x)))  # and so does this one
@@ -95,21 +100,21 @@ def add(x: Tensor, y: Tensor, alpha: Scalar, over: bool = False) -> Tensor:
 
 def lerp(x: Tensor, y: Tensor, weight: Scalar, over: bool = False) -> Tensor:
     """``x + weight * (y - x)``; written over ``x`` if ``over`` is true."""
-    if isinstance(weight, Tensor):
+    if isinstance(weight, TENSORS):
         return _in_compute_dtype(torch.lerp, x, y, weight)
     return x.lerp_(y, weight) if over else torch.lerp(x, y, weight)
 
 
 def addcmul(x: Tensor, y: Tensor, z: Tensor, value: Scalar = 1, over: bool = False) -> Tensor:
     """``x + value * y * z``; written over ``x`` if ``over`` is true."""
-    if isinstance(value, Tensor):
+    if isinstance(value, TENSORS):
         return _in_compute_dtype(lambda x, y, z, value: torch.addcmul(x, value * y, z), x, y, z, value)
     return x.addcmul_(y, z, value=value) if over else torch.addcmul(x, y, z, value=value)
 
 
 def addcdiv(x: Tensor, y: Tensor, z: Tensor, value: Scalar = 1, over: bool = False) -> Tensor:
     """``x + value * y / z``; written over ``x`` if ``over`` is true."""
-    if isinstance(value, Tensor):
+    if isinstance(value, TENSORS):
         return _in_compute_dtype(lambda x, y, z, value: torch.addcdiv(x, value * y, z), x, y, z, value)
     return x.addcdiv_(y, z, value=value) if over else torch.addcdiv(x, y, z, value=value)
 

@@ -52,8 +52,8 @@ def words(text):
 
 def perturb(monkeypatch):
     def perturbed(*args):
-        (params, buffers, velocity), grads, output = steps_file.function_step(*args)
-        return (map(lambda leaf: leaf + 0.5, params), buffers, velocity), grads, output
+        (params, buffers, optimizer_state), grads, output = steps_file.function_step(*args)
+        return (map(lambda leaf: leaf + 0.5, params), buffers, optimizer_state), grads, output
 
     monkeypatch.setattr(training_file, "function_step", perturbed)
 

@@ -67,8 +67,8 @@ def nudged(tree):
 
 def test_one_weight_off_by_one_bit_is_seen(digits):
     stateless = NetTrainee(PAIRS["conv"], 0)
-    params, buffers, velocity = stateless.state
-    stateless.state = (nudged(params), buffers, velocity)
+    params, buffers, optimizer_state = stateless.state
+    stateless.state = (nudged(params), buffers, optimizer_state)
     both = LockstepTraining(ModuleTrainee(PAIRS["conv"], 0), stateless)
     assert 0 < both.largest_difference["weights"] < 1e-6
 
@@ -76,8 +76,8 @@ def test_one_weight_off_by_one_bit_is_seen(digits):
 def test_other_buffers_are_seen(digits):
     stateless = NetTrainee(PAIRS["batchnorm"], 0)
     both = LockstepTraining(ModuleTrainee(PAIRS["batchnorm"], 0), stateless)
-    params, buffers, velocity = stateless.state
-    stateless.state = (params, map(lambda leaf: leaf + 1, buffers), velocity)
+    params, buffers, optimizer_state = stateless.state
+    stateless.state = (params, map(lambda leaf: leaf + 1, buffers), optimizer_state)
     both.step(*next(digits.iter_batches(64, 1, seed=0)), 0)
     assert both.largest_difference == {"outputs": 0, "gradients": 0, "buffers": 1, "weights": 0}
 
@@ -97,12 +97,12 @@ def test_another_dropout_seed_is_seen(digits):
 @pytest.mark.parametrize("where", ["gradients", "weights"])
 def test_a_step_that_differs_makes_the_comparison_fail(monkeypatch, where):
     def perturbed(net, state, x, labels, seed):
-        (params, buffers, velocity), grads, output = steps_file.function_step(net, state, x, labels, seed)
+        (params, buffers, optimizer_state), grads, output = steps_file.function_step(net, state, x, labels, seed)
         if where == "gradients":
             grads = nudged(grads)
         else:
             params = nudged(params)
-        return (params, buffers, velocity), grads, output
+        return (params, buffers, optimizer_state), grads, output
 
     monkeypatch.setattr(training_file, "function_step", perturbed)
     result = compare_articles(["sequential"], steps=2, budget=0.01)

@@ -67,7 +67,7 @@ def take_step(run: dict[str, Any]) -> dict[str, Any]:
 
 
 def resume(path: Path) -> dict[str, Any]:
-    return fn.checkpoint.load(path).tree(extras=True) if path.exists() else start_run()
+    return fn.checkpoint.load(path).tree() if path.exists() else start_run()
 
 
 def train(path: Path, steps: int, options: dict[str, str]) -> None:

@@ -76,6 +76,42 @@ def test_steps_have_torchs_bits(row, dtype, donates):
     )
 
 
+def with_tensors(row: Row, dtype: torch.dtype, names: tuple[str, ...]) -> Row:
+    """A row whose hyperparameters of these names are 0-d tensors."""
+    defaults = {field.name: field.default for field in dataclasses.fields(row.ours())}
+    values = {name: row.arguments.get(name, defaults[name]) for name in names if defaults.get(name) is not None}
+    tensors = {
+        name: tuple(torch.tensor(number, dtype=dtype) for number in value)
+        if isinstance(value, tuple)
+        else torch.as_tensor(value, dtype=dtype)
+        for name, value in values.items()
+    }
+    return dataclasses.replace(row, arguments={**row.arguments, **tensors})
+
+
+def assert_steps_of_tensors_are_equal(row: Row, dtype: torch.dtype, donated: bool) -> None:
+    params = row.params(dtype)
+    draw = lambda index: row.params(dtype, seed=index + 1)  # noqa: E731
+    assert_steps_are_equal(row, params, draw, row.ours(), Twin(row, params), lambda index: donated)
+
+
+@parametrize(row=rows(), dtypes=["single", "bfloat", "single, by double", "double"])
+def test_learning_rates_and_decays_in_tensors_have_torchs_bits(row, dtypes):
+    dtype = {"bfloat": torch.bfloat16, "double": torch.float64}.get(dtypes, torch.float32)
+    if row.class_name == "ASGD" and dtype == torch.float64:
+        pytest.skip("torch rounds its eta to float32")
+    of_tensors = torch.float64 if "double" in dtypes else torch.float32
+    row = with_tensors(row, of_tensors, ("lr", "weight_decay"))
+    assert_steps_of_tensors_are_equal(row, dtype, donated=dtypes in ("double", "bfloat"))
+
+
+@parametrize(row=[row for row in rows() if row.class_name in ("Adam", "AdamW", "NAdam", "RAdam", "Adamax")])
+def test_betas_in_tensors_have_torchs_bits(row):
+    if row.arguments.get("fused"):
+        pytest.skip("torch's fused kernels take numbers")
+    assert_steps_of_tensors_are_equal(with_tensors(row, torch.float32, ("lr", "betas")), torch.float32, False)
+
+
 @parametrize(row=[row for row in rows() if row.class_name not in ("Adafactor", "Muon")], donates=["pure", "donated"])
 def test_large_tensors_have_torchs_bits(row, donates, monkeypatch):
     """They are updated chunk by chunk, with the bits of an update of the whole."""

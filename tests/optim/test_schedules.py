@@ -17,7 +17,7 @@ STEPS = 200
 LRS = [0.1, 3e-4, 1.7]
 CASES = {
     "LambdaLR": {"lr_lambda": lambda step: 0.95**step},
-    "LambdaLR of each group": {"lr_lambda": [lambda step: 0.95**step, lambda step: 1 / (1 + step), math.cos]},
+    "LambdaLR of each group": {"lr_lambda": [lambda step: 0.95**step, lambda step: 1 / (1 + step), lambda _: 0.5]},
     "MultiplicativeLR": {"lr_lambda": lambda step: 0.95 + 0.001 * (step % 3)},
     "StepLR": {"step_size": 7, "gamma": 0.3},
     "MultiStepLR": {"milestones": [3, 50, 50, 110], "gamma": 0.7},
@@ -221,7 +221,21 @@ def test_a_scheduler_of_torch_goes_on_from_a_step(name, step):
         schedule, scheduler = COMBINATIONS[name](optim, record), COMBINATIONS[name](lr_scheduler, straight)
     expected = run_torch(straight, scheduler, ["lr", "momentum"], 90)
     goes_on = schedule.to_torch(resumed, step)
+    assert schedule.read_state_dict(goes_on.state_dict()) == step
     assert run_torch(resumed, goes_on, ["lr", "momentum"], 90 - step) == expected[step:]
+
+
+def test_the_state_of_another_schedule_is_refused_with_all_that_differs():
+    schedule, other = optim.StepLR(0.1, 3, gamma=0.5), optim.StepLR(0.2, 4, gamma=0.5)
+    state_dict = other.to_torch(make_torch_optimizer("SGD", [0.2]), 5).state_dict()
+    with pytest.raises(ValueError, match=r"of this StepLR:\n  \['step_size'\]: expected 3, got 4\n.*0\.1, got 0\.2\n"):
+        schedule.read_state_dict(state_dict)
+    with pytest.raises(ValueError, match=r"not that of this CosineAnnealingLR:\n  \['T_max'\] is missing: expected 9"):
+        optim.CosineAnnealingLR(0.2, 9).read_state_dict(state_dict)
+    with pytest.raises(
+        ValueError, match="a StepLR of torch has 'last_epoch', and this one has 'state', 'param_groups'"
+    ):
+        schedule.read_state_dict(make_torch_optimizer("SGD", [0.2]).state_dict())
 
 
 def test_fractions_of_an_epoch_restart_as_torchs():
@@ -310,6 +324,10 @@ def test_plateau_has_torchs_numbers(mode, threshold_mode, more):
         for name in ("best", "num_bad_epochs", "cooldown_counter", "last_epoch"):
             assert state[name] == getattr(scheduler, name)
         assert state["lr"] == [group["lr"] for group in torch_optimizer.param_groups]
+    assert plateau.read_state_dict(scheduler.state_dict()) == state
+    resumed = make_torch_optimizer("SGD", LRS)
+    assert plateau.to_torch(resumed, state).state_dict() == scheduler.state_dict()
+    assert [group["lr"] for group in resumed.param_groups] == state["lr"]
     values = plateau.hyperparameters(state)
     assert values["lr"] == state["lr"][0]
     assert [group["lr"] for group in values["groups"].values()] == state["lr"][1:]
@@ -320,6 +338,9 @@ def test_plateau_names_all_that_is_wrong():
         ValueError, match=r"factor is below 1, got 1\.5; mode is .*'low'; .*'both'; min_lr has .* 1 groups, got 2"
     ):
         optim.ReduceLROnPlateau(0.1, "low", 1.5, threshold_mode="both", min_lr=[0.1, 0.2])
+    state_dict = lr_scheduler.ReduceLROnPlateau(make_torch_optimizer("SGD", [0.1]), patience=3).state_dict()
+    with pytest.raises(ValueError, match=r"not that of this ReduceLROnPlateau:\n  \['patience'\]: expected 4, got 3\n"):
+        optim.ReduceLROnPlateau(0.1, patience=4).read_state_dict(state_dict)
 
 
 def test_a_schedule_drives_an_optimizer_as_torchs_does():

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch.optim import swa_utils
 
 import funcnet as fn
+from tests.helpers import assert_identical
 from tests.optim import killed_training
 from tests.optim.killed_training import TARGETS, list_differences, start_run, take_step
 
@@ -29,7 +31,7 @@ def test_a_training_state_comes_back_as_it_was(tmp_path, target):
         "half": torch.ones(3, dtype=torch.bfloat16),
     }
     fn.checkpoint.save(tmp_path / target, run, **TARGETS[target])
-    restored = fn.checkpoint.load(tmp_path / target).tree(extras=True)
+    restored = fn.checkpoint.load(tmp_path / target).tree()
     assert list_differences(restored, run) == []
     assert restored["other"] == run["other"]
     assert restored["tied"]["a"] is restored["params"]["0"]["weight"]
@@ -54,3 +56,21 @@ def test_a_run_that_is_killed_at_random_moments_ends_with_the_same_bits(tmp_path
         assert sum(row["kills"] for row in report["rows"]) >= rounds
         assert all(row["steps"] > 0 for row in report["rows"])
     assert report["left"] == []
+
+
+def test_the_average_and_the_scaler_in_the_file_of_a_trainer_go_on(tmp_path):
+    net, ema = fn.Linear(3, 2), fn.optim.EMA(0.9)
+    module = fn.to_module(net, net.init(0)[0])
+    averaged = swa_utils.AveragedModel(module, multi_avg_fn=swa_utils.get_ema_multi_avg_fn(0.9))
+    averaged.update_parameters(module)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    torch.save({"ema": averaged.state_dict(), "scaler": scaler.state_dict()}, tmp_path / "last.pt")
+    saved = fn.checkpoint.load(tmp_path / "last.pt").tree()
+    average = {"n_averaged": saved["ema"].pop("n_averaged"), "params": fn.from_state_dict(net, saved["ema"])[0]}
+    with torch.no_grad():
+        module.weight.mul_(2)
+    averaged.update_parameters(module)
+    average = ema.update(average, fn.from_module(module)[1])
+    assert_identical(average["params"], fn.from_module(averaged.module)[1])
+    record, state = fn.optim.GradScaler.from_state_dict(saved["scaler"])
+    assert record.to_state_dict(state) == scaler.state_dict()

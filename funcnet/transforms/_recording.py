@@ -1,0 +1,210 @@
+"""A function that was run once, and the linear map from changes of its outputs back to its variables.
+
+At top level autograd records the run, and frees what nobody will read. Inside of other transforms torch.func.vjp does,
+so that they can differentiate and batch the map.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from funcnet._context import count_derivatives
+from funcnet._errors import FuncnetError, TransformError
+from funcnet._torch import count_gradient_bytes, pytree
+from funcnet.kernels.internals import describe_missing_rule
+from funcnet.transforms._grad import (
+    _check_plain_values,
+    _is_nested,
+    _plain_backward_suffices,
+    _reaches_other_leaves,
+    _running,
+)
+
+Run: TypeAlias = Callable[[list[Tensor]], tuple[list[Tensor], Any]]
+"""A function of the variables. It returns the outputs that are differentiated, and whatever else there is."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """The outputs of a run, and its derivative.
+
+    Attributes:
+        outputs: those of the run.
+        rest: what the run returned beside them.
+        pull_back: the sums, over all outputs, of a tensor like the output times its derivative by each variable. It can
+            be called again after ``keeps_graph=True``.
+        depends: whether some output depends on a variable, as far as that can be known.
+        count_bytes: returns the bytes of all gradients that one call of ``pull_back`` computes on its way.
+    """
+
+    outputs: list[Tensor]
+    rest: Any
+    pull_back: Callable[..., list[Tensor]]
+    depends: bool
+    count_bytes: Callable[[], int]
+
+
+def is_outermost(args: Any, kwargs: Any) -> bool:
+    """Whether autograd itself can record a call, because nobody around it differentiates or batches."""
+    return not torch.compiler.is_compiling() and not _is_nested() and _plain_backward_suffices(args, kwargs)
+
+
+def record(run: Run, tensors: Sequence[Tensor], is_plain: bool) -> Recording:
+    """Run a function of some variables, and keep what its derivative needs.
+
+    Args:
+        run: the function.
+        tensors: the variables.
+        is_plain: whether autograd itself records the run, see :func:`is_outermost`.
+    """
+    return _record_by_autograd(run, tensors) if is_plain else _record_by_transform(run, tensors)
+
+
+def _record_by_autograd(run: Run, tensors: Sequence[Tensor]) -> Recording:
+    is_recording = torch.is_grad_enabled()
+    inputs = [tensor.detach().requires_grad_() for tensor in tensors]
+    with torch.enable_grad():
+        _running.depth = 1
+        try:
+            outputs, rest = run(inputs)
+        finally:
+            _running.depth = 0
+    # A graph that reaches other leaves belongs to somebody else too, who may differentiate the result.
+    is_shared = is_recording and any(_reaches_other_leaves(output, inputs) for output in outputs)
+
+    def pull_back(changes: Sequence[Tensor], keeps_graph: bool = False) -> list[Tensor]:
+        pairs = [pair for pair in zip(outputs, changes, strict=True) if pair[0].requires_grad]
+        if not pairs or not inputs:
+            return [torch.zeros_like(tensor) for tensor in inputs]
+        creates_graph = is_shared or any(change.requires_grad or count_derivatives(change) for _, change in pairs)
+        grads = torch.autograd.grad(
+            [output for output, _ in pairs],
+            inputs,
+            [change for _, change in pairs],
+            retain_graph=keeps_graph or creates_graph,
+            create_graph=creates_graph,
+            materialize_grads=True,
+        )
+        return list(grads)
+
+    return Recording(
+        outputs if is_shared else [output.detach() for output in outputs],
+        rest if is_shared else pytree.tree_map_only(Tensor, Tensor.detach, rest),
+        pull_back,
+        any(output.requires_grad for output in outputs),
+        lambda: _count_gradient_bytes(outputs),
+    )
+
+
+def _record_by_transform(run: Run, tensors: Sequence[Tensor]) -> Recording:
+    if not tensors:
+        outputs, rest = run([])
+        return Recording(outputs, rest, lambda changes, keeps_graph=False: [], True, lambda: 0)
+    carrier = RestCarrier()
+    bytes_counted = 0
+
+    def run_unpacked(*inputs: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        nonlocal bytes_counted
+        outputs, rest = run(list(inputs))
+        bytes_counted = 0 if torch.compiler.is_compiling() else _count_gradient_bytes(outputs)
+        return outputs, carrier.take(rest)
+
+    recorded: Any = torch.func.vjp(run_unpacked, *tensors, has_aux=True)
+    outputs, pull, rest_tensors = recorded
+
+    def pull_back(changes: Sequence[Tensor], keeps_graph: bool = False) -> list[Tensor]:
+        return list(pull(list(changes)))
+
+    return Recording(list(outputs), carrier.put_back(rest_tensors), pull_back, True, lambda: bytes_counted)
+
+
+def _count_gradient_bytes(outputs: Sequence[Tensor]) -> int:
+    """The bytes of the gradients that flow into the nodes of a graph."""
+    waiting = {output.grad_fn for output in outputs if output.grad_fn is not None}
+    visited = set(waiting)
+    total = 0
+    while waiting:
+        node = waiting.pop()
+        total += count_gradient_bytes(node)
+        parents = {parent for parent, _ in node.next_functions if parent is not None} - visited
+        visited |= parents
+        waiting |= parents
+    return total
+
+
+def gradient_run(run_value: Run, is_plain: bool, independence_error: Callable[[], Exception]) -> Run:
+    """The function that gives the gradients of a scalar, in a form that can be differentiated again.
+
+    Args:
+        run_value: a function with one output, a scalar.
+        is_plain: whether autograd itself records the run.
+        independence_error: makes the error for a scalar that depends on no variable.
+    """
+
+    def run_by_autograd(inputs: list[Tensor]) -> tuple[list[Tensor], Any]:
+        (value,), rest = run_value(inputs)
+        grads: Sequence[Tensor | None] = [None] * len(inputs)
+        if value.requires_grad and inputs:
+            grads = torch.autograd.grad(value, inputs, create_graph=True, allow_unused=True)
+        if inputs and all(grad is None for grad in grads):
+            raise independence_error()
+        pairs = zip(grads, inputs, strict=True)
+        return [torch.zeros_like(tensor) if grad is None else grad for grad, tensor in pairs], rest
+
+    def run_by_transform(inputs: list[Tensor]) -> tuple[list[Tensor], Any]:
+        carrier = RestCarrier()
+
+        def compute_value(inputs: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+            (value,), rest = run_value(inputs)
+            return value, carrier.take(rest)
+
+        if not inputs:
+            return [], run_value([])[1]
+        grads, rest_tensors = torch.func.grad(compute_value, has_aux=True)(inputs)
+        return list(grads), carrier.put_back(rest_tensors)
+
+    return run_by_autograd if is_plain else run_by_transform
+
+
+class RestCarrier:
+    """Carries nested data out of a transform of torch.func, which lets only tensors through."""
+
+    def __init__(self) -> None:
+        self._leaves: list[Any] = []
+        self._spec: Any = None
+
+    def take(self, rest: Any) -> list[Tensor]:
+        """The tensors in the data; all else is kept here."""
+        leaves, self._spec = pytree.tree_flatten(rest)
+        _check_plain_values(leaves)
+        self._leaves = [_TENSOR if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+
+    def put_back(self, tensors: Sequence[Tensor]) -> Any:
+        """The data with these tensors."""
+        remaining = iter(tensors)
+        leaves = [next(remaining) if leaf is _TENSOR else leaf for leaf in self._leaves]
+        return pytree.tree_unflatten(leaves, self._spec)
+
+
+_TENSOR = object()
+"""Stands in the place of a tensor."""
+
+
+@contextlib.contextmanager
+def explained_errors(function_name: str, function: Callable[..., Any]) -> Iterator[None]:
+    """Run a block in which an error about a rule that a kernel of torch lacks is told with the way out."""
+    try:
+        yield
+    except RuntimeError as error:
+        missing_rule = None if isinstance(error, FuncnetError) else describe_missing_rule(error)
+        if missing_rule is None:
+            raise
+        message = str(error).strip().partition("\n")[0]
+        raise TransformError(f"{function_name} of {function!r}: {missing_rule}. Torch says: {message}") from error

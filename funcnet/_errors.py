@@ -29,6 +29,19 @@ class TransformError(FuncnetError, RuntimeError):
     """A layer was called under a transform that it does not support."""
 
 
+class UnplacedTransformError(TransformError):
+    """The same, raised by code that does not know which layer called it; the net that runs the layer says so.
+
+    Args:
+        subject: what could not run, in words; the net puts the layer and its path in its place.
+        clause: the rest of the sentence, and the next step.
+    """
+
+    def __init__(self, subject: str, clause: str) -> None:
+        super().__init__(f"{subject} {clause}")
+        self.clause = clause
+
+
 class InitError(FuncnetError, ValueError):
     """Initial values were asked for where none are defined."""
 

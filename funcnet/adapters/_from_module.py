@@ -20,6 +20,7 @@ from funcnet.core.internals import adopt_module_tensors, dtype_to_declare
 from funcnet.foreign import Wrapped
 from funcnet.foreign.internals import UNKNOWN_VALUE, named_modules, named_tensors, unwrap_module
 from funcnet.layers import COUNTERPARTS, Layer
+from funcnet.low_rank.internals import LoraModule, lora_net_of_module, module_without_lora
 from funcnet.parametrize.internals import (
     STOCK_PARAMETRIZATIONS,
     ParametrizationList,
@@ -254,6 +255,10 @@ def _native_net(module: nn.Module, nets: dict[int, Net]) -> Net | None:
         return _parameter_container(module)
     if None in module._modules.values() or any(name.startswith("_") or name == "rng" for name in module._modules):
         return None
+    if isinstance(module, LoraModule):
+        base = _native_net(module_without_lora(module), nets)
+        children = {name: convert_module(child, nets) for name, child in module._modules.items() if child is not None}
+        return None if base is None else lora_net_of_module(module, base, children)
     containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.utils.parametrize.ParametrizationList)
     if kind not in COUNTERPARTS and kind not in containers and not isinstance(module, (FunctionModule, Body)):
         return None  # its children are converted elsewhere

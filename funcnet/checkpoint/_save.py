@@ -14,6 +14,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
+from funcnet._errors import TreeError
 from funcnet._typing import TreeLike
 from funcnet.checkpoint._atomic import replace_file
 from funcnet.checkpoint._checkpoint import Checkpoint, Spec, unwritable_names
@@ -85,7 +86,11 @@ def save(
     if tree is None or isinstance(tree, (Tensor, str, bytes, int, float, complex)):
         raise CheckpointError(f"cannot save to {str(path)!r}: a tree is nested dicts, and this is {tree!r:.60}.")
     if isinstance(tree, tuple) and len(tree) == 2 and all(isinstance(half, Mapping) for half in tree):
-        tree = flatten(merge_params_and_buffers(*tree))
+        try:
+            tree = flatten(merge_params_and_buffers(*tree))
+        except TreeError as error:
+            advice = 'Name what is saved: {"params": ..., "optimizer": ...}.'
+            raise CheckpointError(f"a pair of trees is params and buffers of a net: {error} {advice}") from None
     problems: list[str] = []
     if isinstance(tree, Checkpoint):
         content = _content_of_checkpoint(tree)

@@ -24,7 +24,7 @@ from funcnet.core._check import (
     misfit_error,
     specs_by_tree,
 )
-from funcnet.core._draw_source import PASS_RNG, Call, Mode, draw_source
+from funcnet.core._draw_source import PASS_RNG, Call, CallRoot, Mode, draw_source
 from funcnet.core._entries import Buffer, Param, has_entries
 from funcnet.core._facts import iter_bodies
 from funcnet.core._global_draws import GlobalDrawGuard
@@ -156,6 +156,39 @@ class PreparedNet:
             self.checked_trees = CheckedTrees(self.outer_keys, params, buffers)
         return self._call(params, buffers, mode, rng, inputs, kwargs, method)
 
+    def run_part(
+        self,
+        params: TreeLike,
+        buffers: TreeLike,
+        call: Call,
+        path: str,
+        inputs: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> tuple[Any, Tree]:
+        """Run the body as a part of another call, which has checked the trees; returns the output and the new buffers.
+
+        Args:
+            params, buffers: those of the part.
+            call: the other call. Its mode and draws are those of the part, which it goes on after. A fork of it gives
+                the same draws again, also when the call itself is over.
+            path: where the part stands in the net of the other call.
+            inputs, kwargs: handed to the body.
+        """
+
+        def run_body(rng: Any, interceptor: DrawInterceptor | None = None) -> tuple[Any, Tree]:
+            part_call = call.fork(path)  # a new one each time, as the body may run twice; see GlobalDrawGuard
+            result = self._run_body(params, buffers, call.train, inputs, kwargs, "forward", rng, interceptor, part_call)
+            last_call[:] = [part_call]
+            return result
+
+        last_call: list[Call] = []
+        if self.draws_from_views_only:
+            result = run_body(call.rng)
+        else:
+            result = self.global_draw_guard.run_guarded(run_body, call.train is False, call.rng)
+        call.go_on_from(*last_call)
+        return result
+
     def _call(
         self,
         params: TreeLike,
@@ -184,9 +217,10 @@ class PreparedNet:
         method: str,
         rng: RngArgument,
         interceptor: DrawInterceptor | None = None,
+        part: Call | None = None,
     ) -> tuple[Any, Tree]:
         """Run the body once, over a tree of buffers that is the call's own; returns the output and that tree."""
-        call = _EVAL if mode is False and rng is None else Call(mode, as_rng(rng))
+        call = part or (_EVAL if mode is False and rng is None else Call(mode, as_rng(rng)))
         aliases = self.aliases_by_kind[Param]
         full_params = resolve_aliases(params, aliases) if aliases else params
         watches = not self.is_trusted or method != "forward"
@@ -204,11 +238,15 @@ class PreparedNet:
         call_buffers = self._make_call_buffers(buffers) if self.has_buffers else {}
         try:
             view = self.open_view(self.view_class, full_params, call_buffers, call)  # type: ignore[arg-type]
+            if part is not None:
+                view._name = part.path
             body = view if method == "forward" else self.net.method(view, method)
             if interceptor is not None:
+                root: Any = view if part is None else CallRoot(call)
                 interceptor.next_rng = lambda: draw_source(
-                    view if call.find_drawing_path is None else call.find_drawing_path()
+                    root if call.find_drawing_path is None else call.find_drawing_path()
                 )
+                interceptor.key = rng if isinstance(rng, Tensor) else None
                 if call is not _EVAL:
                     call.interceptor = interceptor
                 with interceptor:
@@ -218,8 +256,8 @@ class PreparedNet:
             else:
                 output = view(*inputs, **kwargs)
         except Exception as error:
-            if torch.compiler.is_compiling():
-                raise  # the compiler would trace the explanation; it runs the call again without being compiled
+            if part is not None or torch.compiler.is_compiling():
+                raise  # the other call explains it; and the compiler, which would trace that, runs the call again
             explained = explain_error(self, params, error, inputs, kwargs, method)
             try:
                 if explained is error:

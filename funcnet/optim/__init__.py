@@ -38,8 +38,8 @@ and back::
 
     module = fn.to_module(net, params, buffers)
     torch_optimizer = fn.optim.to_torch(optimizer, state, module)
-    scheduler = schedule.to_torch(torch_optimizer, step)
-    saved = {"model": module.state_dict(), "optimizer": torch_optimizer.state_dict(), "scheduler": scheduler.state_dict()}
+    saved = {"model": module.state_dict(), "optimizer": torch_optimizer.state_dict()}
+    saved["scheduler"] = schedule.to_torch(torch_optimizer, step).state_dict()
 
 ``optimizer`` and ``schedule`` are the records with the arguments of the trainer. ``saved["rng"]``, the state of a
 generator, is kept as it is. Lightning's names are ``state_dict``, ``optimizer_states[0]`` and ``lr_schedulers[0]``. The

@@ -61,11 +61,11 @@ class Averaging:
             TreeError: if paths or shapes differ; names all of them.
         """
         averaged, current = average["params"], params
-        require_same_paths("an average", averaged, current)
-        averaged_leaves, current_leaves = (
-            {path: leaf for path, leaf in flatten(tree).items() if isinstance(leaf, Tensor)}
-            for tree in (averaged, current)
-        )
+        averaged_leaves, current_leaves = flatten(averaged), flatten(current)
+        if averaged_leaves.keys() != current_leaves.keys():
+            require_same_paths("an average", averaged, current)
+        averaged_leaves = {path: leaf for path, leaf in averaged_leaves.items() if isinstance(leaf, Tensor)}
+        current_leaves = {path: leaf for path, leaf in current_leaves.items() if isinstance(leaf, Tensor)}
         problems = [
             f"{path!r} has shape {tuple(current_leaves[path].shape)}, its average {tuple(leaf.shape)}"
             for path, leaf in averaged_leaves.items()
@@ -76,7 +76,7 @@ class Averaging:
         count = torch.as_tensor(average["n_averaged"])
         paths = [path for path in averaged_leaves if path in current_leaves]
         targets = [averaged_leaves[path] for path in paths]
-        sources = [current_leaves[path].to(averaged_leaves[path].device) for path in paths]
+        sources = [_on_device_of(averaged_leaves[path], current_leaves[path]) for path in paths]
         writable = are_writable(targets) if donate else [False] * len(targets)
         new = dict(zip(paths, self._average_first_or_next(targets, sources, count, writable), strict=True))
         return {
@@ -156,6 +156,8 @@ class EMA(Averaging):
     lerp: bool = True
 
     def __post_init__(self) -> None:
+        if not isinstance(self.decay, (int, float)):
+            raise TypeError(f"EMA: decay is a number, not {type(self.decay).__name__}; ema.init(params) makes a state.")
         if not 0.0 <= self.decay <= 1.0:
             raise ValueError(f"EMA: decay is a weight in [0, 1], got {self.decay}.")
 
@@ -206,6 +208,10 @@ class SWA(Averaging):
         return _mix_all(averaged, current, mix_leaf, writable)
 
 
+def _on_device_of(target: Tensor, source: Tensor) -> Tensor:
+    return source if source.device == target.device else source.to(target.device)
+
+
 PairFunction: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -233,7 +239,10 @@ def _lerp_all(
             else _mix_all([target], [source], mix_leaf, [may_write])[0]
             for target, source, may_write in zip(averaged, current, writable, strict=True)
         ]
-    sources = [source.to(target.dtype) for target, source in zip(averaged, current, strict=True)]
+    sources = [
+        source if source.dtype is target.dtype else source.to(target.dtype)
+        for target, source in zip(averaged, current, strict=True)
+    ]
     if isinstance(weight, Tensor) or not is_plainly_eager() or under_forward_mode() or not averaged:
         return [_lerp_leaf(target, source, weight) for target, source in zip(averaged, sources, strict=True)]
     if all(writable):

@@ -111,8 +111,9 @@ def replace_leaves(tree: TreeLike, leaves: Iterable[Tensor], new_leaves: Iterabl
 def _replace_by_id(tree: TreeLike, new_by_id: Mapping[int, Tensor]) -> Tree:
     result: Tree = {}
     for key, value in tree.items():
-        if isinstance(value, Tensor):
-            result[key] = new_by_id.get(id(value), value)
+        kind = type(value)
+        if kind is dict or (kind is not Tensor and isinstance(value, Mapping)):
+            result[key] = _replace_by_id(value, new_by_id)
         else:
-            result[key] = _replace_by_id(value, new_by_id) if isinstance(value, Mapping) else value
+            result[key] = new_by_id.get(id(value), value)
     return result

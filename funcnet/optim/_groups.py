@@ -33,6 +33,11 @@ class Groups(Mapping[Any, Hyperparameters]):
     __slots__ = ("_items",)
 
     def __init__(self, groups: Mapping[Any, Hyperparameters] = {}) -> None:
+        if not isinstance(groups, Mapping):
+            raise TypeError(
+                f"groups are hyperparameters by selector, {{'**.bias': {{'weight_decay': 0.0}}}}, and not a "
+                f"{type(groups).__name__}."
+            )
         self._items = tuple((selector, _Frozen(values)) for selector, values in groups.items())
 
     def __getitem__(self, selector: Any) -> Hyperparameters:
@@ -140,7 +145,15 @@ def check_values(name: str, values: Hyperparameters) -> None:
     Tensors without a number that can be read, under vmap for example, are left out.
     """
     known = {key: value for key, value in values.items() if key in torch_arguments(name) and _is_known(value)}
-    _checker(name)([], **known)
+    try:
+        _checker(name)([], **known)
+    except TypeError:
+        for key, value in known.items():
+            if not isinstance(value, (int, float, complex, str, tuple, Tensor, type(None))):
+                advice = f" A step takes what it returns: {key}=schedule(step)." if callable(value) else ""
+                text = f"{name}: {key} is a number or a tensor, not {type(value).__name__}.{advice}"
+                raise TypeError(f"{text} An optimizer holds no params: optimizer.init(params) makes a state.") from None
+        raise
 
 
 def _is_known(value: Any) -> bool:

@@ -96,7 +96,7 @@ def from_state_dict(
     (SGD(lr=0.1), {'weight': {}})
     """
     table = ParamTable.of(module)
-    record = optimizer if isinstance(optimizer, Optimizer) else optimizer()
+    record = _as_record(optimizer)
     entries, groups = _read_state_dict(state_dict, table)
     paths = _match_params(groups, table, record)
     problems = [f"state[{key!r}]: no group has this param" for key in entries if key not in paths]
@@ -123,6 +123,20 @@ def from_state_dict(
     ) == _as_sets(layout)
     selectors = list(record.groups) if is_like_record else None
     return read_torch_optimizer(torch_optimizer, type(record), table, layout, selectors)
+
+
+def _as_record(optimizer: object) -> Optimizer:
+    if isinstance(optimizer, type) and issubclass(optimizer, Optimizer):
+        return optimizer()
+    if not isinstance(optimizer, Optimizer):
+        got = f"a {type(optimizer).__name__}"
+        if isinstance(optimizer, type):
+            got = f"{optimizer.__module__}.{optimizer.__qualname__}"
+        raise TypeError(
+            f"in from_state_dict(optimizer, state_dict, module) the optimizer is a record of funcnet.optim, or its "
+            f"class, as fn.optim.AdamW, and this is {got}."
+        )
+    return optimizer
 
 
 def _as_sets(layout: Layout) -> list[set[str]]:

@@ -32,6 +32,7 @@ class Pairing:
         self._clear()
         self._is_plain = self._collect_plain(params, grads, state)
         if not self._is_plain:
+            require_tree(params)
             self._clear()
             self._collect(params, grads, state)
         if not (self._is_plain and self._do_grads_fit()):
@@ -40,7 +41,8 @@ class Pairing:
                 noun = "problem" if len(problems) == 1 else "problems"
                 raise TreeError(
                     f"params, grads and state do not fit together: {len(problems)} {noun}{bullet_list(problems)}\n"
-                    f"optimizer.init(params) makes a state; None as a gradient means that a param is not updated."
+                    f"A step takes params, grads and state in this order. optimizer.init(params) makes a state; "
+                    f"None as a gradient means that a param is not updated."
                 )
         self._join_ties()
 
@@ -165,9 +167,12 @@ def _rebuild(
     """New trees with the results, by the numbers of the leaves; the counter has the number of the next leaf."""
     new_params: Tree = {}
     new_state: Tree = {}
+    if not isinstance(state, Mapping):
+        state = {}
     for key, param in params.items():
-        entry = state.get(key, _MISSING) if isinstance(state, Mapping) else _MISSING
-        if not isinstance(param, Tensor) and isinstance(param, Mapping):
+        entry = state.get(key, _MISSING)
+        kind = type(param)
+        if kind is dict or (kind is not Tensor and isinstance(param, Mapping)):
             new_params[key], new_state[key] = _rebuild(param, entry, results, counter)
             continue
         if counter[0] in results:
@@ -289,7 +294,24 @@ def format_place(tree: str, path: str) -> str:
     return tree + "".join(f"[{key!r}]" for key in path.split(".") if key)
 
 
+def require_tree(params: object) -> None:
+    """Refuse what is not nested dicts, as ``module.parameters()``.
+
+    Raises:
+        TypeError: says how to come by params.
+    """
+    if not isinstance(params, Mapping):
+        raise TypeError(
+            f"params are nested dicts of tensors, and this is {_describe(params)}. A net makes them, by "
+            f"net.init(rng), and of a module they are the second of fn.from_module(module)."
+        )
+
+
 def _describe(value: object) -> str:
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)}"
+    if isinstance(value, Mapping):
+        return f"a dict with {', '.join(map(repr, [*value][:4]))}" if value else "an empty dict"
+    if isinstance(value, torch.nn.Module):
+        return f"the module {type(value).__name__}"
     return f"{type(value).__name__} {value!r:.60}"

@@ -55,7 +55,9 @@ def read_groups(optimizer: HasHyperparameters | float) -> list[Hyperparameters]:
     if isinstance(optimizer, (int, float, Tensor)):
         return [{"lr": _as_number(optimizer)}]
     if not callable(getattr(optimizer, "values", None)) or not hasattr(optimizer, "groups"):
-        raise TypeError(f"a schedule starts from an optimizer of funcnet.optim or a learning rate, not {optimizer!r}.")
+        is_live = isinstance(optimizer, torch.optim.Optimizer)
+        shown = f"the {type(optimizer).__name__} of torch: from_torch makes a record" if is_live else repr(optimizer)
+        raise TypeError(f"a schedule starts from an optimizer of funcnet.optim or a learning rate, not {shown}.")
     values = optimizer.values()
     return [
         {name: _as_number(value) if name == "lr" else value for name, value in {**values, **group}.items()}

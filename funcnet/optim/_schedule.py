@@ -5,19 +5,20 @@ from __future__ import annotations
 import dataclasses
 import operator
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from funcnet._format import join_words
 from funcnet._torch import assume_constant_result, register_constant
+from funcnet.optim._missing_attributes import ExplainsMissing
 from funcnet.optim._replay import HasHyperparameters, Hyperparameters, Replay, Scheduler, read_groups
 from funcnet.optim._scheduler_state_dicts import check_scheduler_state, find_last_epoch
 
 
 @dataclasses.dataclass(frozen=True)
-class Schedule:
+class Schedule(ExplainsMissing):
     """Hyperparameters as a function of the step, with the floats of the scheduler of the same name in torch.
 
     A schedule has no state: how far a run has come is one number, the step, and that is all there is to save. Its
@@ -27,6 +28,14 @@ class Schedule:
 
     Any function of the step that returns a number is a schedule too: ``optimizer.step(..., lr=function(step))``.
     """
+
+    _instead: ClassVar[Mapping[str, str]] = {
+        "step": "it has no state to move on; schedule(step) is the learning rate of a step",
+        "get_last_lr": "schedule(step) is the learning rate of a step",
+        "last_epoch": "the step is a number of the run, which schedule(step) is given",
+        "state_dict": "the step is all there is to save; schedule.to_torch(...).state_dict() is that of torch",
+        "load_state_dict": "schedule.read_state_dict(state_dict) returns the step that a scheduler of torch stands at",
+    }
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

@@ -66,6 +66,7 @@ def from_torch(torch_optimizer: torch.optim.Optimizer, module: nn.Module) -> tup
     (SGD(lr=0.1, groups={'bias': {'lr': 0.5}}), {'weight': {}, 'bias': {}})
     """
     record_class = _record_class_of(torch_optimizer)
+    _require_module("from_torch(torch_optimizer, module)", module)
     table = ParamTable.of(module)
     path_by_id = {id(param): path for path, param in table.params.items()}
     groups = [group for group in torch_optimizer.param_groups if group["params"]]
@@ -86,6 +87,11 @@ def from_torch(torch_optimizer: torch.optim.Optimizer, module: nn.Module) -> tup
 
 def _record_class_of(torch_optimizer: object) -> type[Optimizer]:
     kind = type(torch_optimizer)
+    if isinstance(torch_optimizer, torch.optim.lr_scheduler.LRScheduler):
+        raise ConversionError(
+            f"from_torch takes optimizers. A schedule is made as the scheduler was, {kind.__name__}(optimizer, ...); "
+            f"then schedule.read_state_dict(scheduler.state_dict()) returns the step."
+        )
     if getattr(torch.optim, kind.__name__, None) is not kind or kind.__name__ not in RECORDS:
         raise ConversionError(
             f"from_torch takes the optimizers of torch.optim, not {kind.__module__}.{kind.__qualname__}. "
@@ -99,6 +105,11 @@ def _record_class_of(torch_optimizer: object) -> type[Optimizer]:
             f"Remove them, and do what they do before or after optimizer.step."
         )
     return RECORDS[kind.__name__]
+
+
+def _require_module(call: str, module: object) -> None:
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"in {call} the module is an nn.Module, and this is a {type(module).__name__}.")
 
 
 def read_torch_optimizer(
@@ -138,7 +149,7 @@ def read_torch_optimizer(
 
 
 def _read_hyperparameters(group: Mapping[str, Any], record_class: type[Optimizer]) -> dict[str, Any]:
-    return {name: copy_value(group[name]) for name in record_class._names() if name in group}
+    return {name: copy_value(group[name]) for name in record_class._hyperparameter_names() if name in group}
 
 
 def _is_same(left: Any, right: Any) -> bool:
@@ -225,8 +236,7 @@ def to_torch(
     >>> to_torch(optimizer, optimizer.init(params), module).param_groups[0]["lr"]
     0.1
     """
-    if not isinstance(module, nn.Module):
-        raise TypeError(f"to_torch takes (optimizer, state, module), got {type(module).__name__} for the module.")
+    _require_module("to_torch(optimizer, state, module)", module)
     return build_torch_optimizer(optimizer, state, ParamTable.of(module), param_names)
 
 

@@ -161,7 +161,8 @@ def _map_nodes(function: Callable[..., Any], tree: TreeLike, other_leaves: list[
     result: Tree = {}
     for key, value in tree.items():
         path = f"{prefix}.{key}" if prefix else str(key)
-        if isinstance(value, Mapping):
+        kind = type(value)
+        if kind is dict or (kind is not Tensor and isinstance(value, Mapping)):
             result[key] = _map_nodes(function, value, other_leaves, path)
         elif value is None or value is ABSENT:
             result[key] = value

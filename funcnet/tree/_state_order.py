@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from funcnet._errors import TreeError
 from funcnet._typing import Tree, TreeLike
 
 
@@ -13,6 +14,13 @@ def merge_params_and_buffers(params: TreeLike, buffers: TreeLike) -> Tree:
     >>> merge_params_and_buffers({"0": {"w": 1}, "2": {"w": 2}}, {"1": {"mean": 3}, "2": {"mean": 4}})
     {'0': {'w': 1}, '1': {'mean': 3}, '2': {'w': 2, 'mean': 4}}
     """
+    clashes = [
+        key
+        for key in params
+        if key in buffers and not (isinstance(params[key], Mapping) and isinstance(buffers[key], Mapping))
+    ]
+    if clashes:
+        raise TreeError(f"params and buffers have different names, and both have {', '.join(map(repr, clashes))}.")
     leaves = {key: value for tree in (params, buffers) for key, value in tree.items() if not isinstance(value, Mapping)}
     children = [[key for key, value in tree.items() if isinstance(value, Mapping)] for tree in (params, buffers)]
     nodes = {

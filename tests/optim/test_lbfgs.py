@@ -75,9 +75,11 @@ def test_a_step_can_be_differentiated(line_search_fn):
 
     bias, lr = params["a"]["bias"], torch.tensor(0.1, dtype=torch.float64)
     direction = torch.linspace(-1, 1, 4, dtype=torch.float64)
+    leaves = (bias.clone().requires_grad_(), lr.clone().requires_grad_())
     for grads in (
         torch.func.grad(loss_after, argnums=(0, 1))(bias, lr),
         fn.value_and_grad(loss_after, argnums=(0, 1))(bias, lr)[1],
+        torch.autograd.grad(loss_after(*leaves), leaves),
     ):
         by_bias = (loss_after(bias + 1e-6 * direction, lr) - loss_after(bias - 1e-6 * direction, lr)) / 2e-6
         by_lr = (loss_after(bias, lr + 1e-6) - loss_after(bias, lr - 1e-6)) / 2e-6

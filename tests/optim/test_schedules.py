@@ -17,7 +17,7 @@ STEPS = 200
 LRS = [0.1, 3e-4, 1.7]
 CASES = {
     "LambdaLR": {"lr_lambda": lambda step: 0.95**step},
-    "LambdaLR of each group": {"lr_lambda": [lambda step: 0.95**step, lambda step: 1 / (1 + step), lambda step: math.cos(step)]},
+    "LambdaLR of each group": {"lr_lambda": [lambda step: 0.95**step, lambda step: 1 / (1 + step), lambda _: 0.5]},
     "MultiplicativeLR": {"lr_lambda": lambda step: 0.95 + 0.001 * (step % 3)},
     "StepLR": {"step_size": 7, "gamma": 0.3},
     "MultiStepLR": {"milestones": [3, 50, 50, 110], "gamma": 0.7},

@@ -87,6 +87,45 @@ def test_gradients_through_steps_are_those_of_finite_differences(name, way):
 
 
 @parametrize(name=DENSE)
+def test_gradients_through_steps_are_mapped_over_tasks_with_a_learning_rate_each(name):
+    gradient, outer = WAYS["func"]
+    compute = outer(loss_after_steps(make(name), gradient, steps=4))
+    tasks, rates = torch.stack([X, X.sin(), -X]), torch.tensor([0.01, 0.05, 0.1], dtype=F64)
+    mapped = torch.vmap(compute, in_dims=(None, 0, 0))(W, tasks, rates)
+    loop = [compute(W, x, lr) for x, lr in zip(tasks, rates, strict=True)]
+    for at, grads in enumerate(mapped):
+        torch.testing.assert_close(grads, torch.stack([one[at] for one in loop]))
+
+
+def sparse_gradient(params: dict[str, Any], x: Tensor) -> dict[str, Any]:
+    rows = torch.tensor([[0, 2, 2]])
+    values = (params["w"][rows[0]] - x[:3, :3]).sin()
+    return {"w": torch.sparse_coo_tensor(rows, values, params["w"].shape, check_invariants=False)}
+
+
+@parametrize(name=["Muon", "SparseAdam"], way=list(WAYS))
+def test_gradients_through_steps_of_matrices_and_of_sparse_gradients(name, way, monkeypatch):
+    monkeypatch.setattr(Tensor, "bfloat16", lambda tensor: tensor)  # in which finite differences of Muon are noise
+    gradient, outer = WAYS[way]
+    if name == "SparseAdam":
+        gradient = sparse_gradient
+    compute = loss_after_steps(make(name), gradient, steps=4)
+    arguments = (W, X, torch.tensor(0.05, dtype=F64))
+    for at, grad in enumerate(outer(compute)(*arguments)):
+        direction = torch.linspace(-1, 1, arguments[at].numel(), dtype=F64).view(arguments[at].shape).cos()
+        sides = []
+        for sign in (1, -1):
+            moved = [*arguments]
+            moved[at] = arguments[at] + sign * 1e-6 * direction
+            sides.append(compute(*moved).detach() if way != "create_graph" else compute(*with_grad(moved)).detach())
+        torch.testing.assert_close((grad * direction).sum(), (sides[0] - sides[1]) / 2e-6, rtol=1e-5, atol=1e-8)
+
+
+def with_grad(tensors: list[Tensor]) -> list[Tensor]:
+    return [tensor.clone().requires_grad_() for tensor in tensors]
+
+
+@parametrize(name=DENSE)
 def test_values_under_grad_are_those_of_plain_steps(name):
     params = {"w": W.float()}
     optimizer = make(name)

@@ -104,7 +104,7 @@ class KernelInterceptor(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in FORMS:
             known = {name: value for name, value in kwargs.items() if value is not None or name not in _RARE_ARGUMENTS}
-            if known.keys().isdisjoint(_RARE_ARGUMENTS) or func in _WEIGHTED:
+            if not any(name in known for name in _RARE_ARGUMENTS) or func in _WEIGHTED:
                 return FORMS[func](*args, **known)
         if func in FUNCTIONS_THAT_CALL_OTHERS and not torch.compiler.is_compiling():
             with self:

@@ -98,7 +98,7 @@ def _record_by_autograd(run: Run, tensors: Sequence[Tensor]) -> Recording:
         rest if is_shared else pytree.tree_map_only(Tensor, Tensor.detach, rest),
         pull_back,
         any(output.requires_grad for output in outputs),
-        lambda: _count_gradient_bytes(outputs),
+        lambda: count_gradient_bytes_of(outputs),
     )
 
 
@@ -112,7 +112,7 @@ def _record_by_transform(run: Run, tensors: Sequence[Tensor]) -> Recording:
     def run_unpacked(*inputs: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         nonlocal bytes_counted
         outputs, rest = run(list(inputs))
-        bytes_counted = 0 if torch.compiler.is_compiling() else _count_gradient_bytes(outputs)
+        bytes_counted = 0 if torch.compiler.is_compiling() else count_gradient_bytes_of(outputs)
         return outputs, carrier.take(rest)
 
     recorded: Any = torch.func.vjp(run_unpacked, *tensors, has_aux=True)
@@ -124,7 +124,7 @@ def _record_by_transform(run: Run, tensors: Sequence[Tensor]) -> Recording:
     return Recording(list(outputs), carrier.put_back(rest_tensors), pull_back, True, lambda: bytes_counted)
 
 
-def _count_gradient_bytes(outputs: Sequence[Tensor]) -> int:
+def count_gradient_bytes_of(outputs: Sequence[Tensor]) -> int:
     """The bytes of the gradients that flow into the nodes of a graph."""
     waiting = {output.grad_fn for output in outputs if output.grad_fn is not None}
     visited = set(waiting)

@@ -54,6 +54,20 @@ def test_chunks_change_nothing(chunk_size):
     assert_close(by_norms, weighted_sum(grads, weights))
 
 
+def test_memory_bounds_the_examples_of_a_chunk():
+    calls = []
+
+    def count_and_lose(params, x, y):
+        calls.append(params)
+        return loss(params, x, y)
+
+    expected = norms_of(stacked_grads())
+    for memory, passes in ((1 << 30, 2), (1, 6)):  # one of them looks at the first example
+        calls.clear()
+        assert_close(fn.per_sample_norms(count_and_lose, memory=memory)(PARAMS, X, Y), expected)
+        assert len(calls) == passes
+
+
 @pytest.mark.parametrize("chunk_size", [None, 2])
 def test_aux_comes_last(chunk_size):
     def with_aux(params, x, y):
@@ -154,7 +168,7 @@ def first_layer(params):
         (lambda: fn.per_sample_norms(loss, (0, 0, 0))(PARAMS, X, Y), r"in_dims=\(0, 0, 0\) maps the params"),
         (lambda: fn.per_sample_norms(loss, (None, None, None))(PARAMS, X, Y), "maps nothing"),
         (lambda: fn.per_sample_norms(loss, (None, 0))(PARAMS, X, Y), "one entry for each positional argument"),
-        (lambda: fn.per_sample_norms(loss, (None, {"x": 0}, 0))(PARAMS, X, Y), r"in_dims\[1\].* does not fit its"),
+        (lambda: fn.per_sample_norms(loss, (None, {"x": 0}, 0))(PARAMS, X, Y), r"in_dims\[1\].* does not fit the"),
         (lambda: fn.per_sample_norms(loss)(PARAMS, X, 3), "argument 2 is int, which has no axis 0"),
         (
             lambda: fn.per_sample_norms(lambda p, x: NET(p, x))(PARAMS, X),
@@ -167,6 +181,7 @@ def first_layer(params):
         (lambda: fn.per_sample_norms(loss)({"rate": 0.1}, X, Y), r"params\['rate'\] is float"),
         (lambda: fn.per_sample_norms(loss)(), "params first"),
         (lambda: fn.per_sample_norms(loss, chunk_size=0)(PARAMS, X, Y), "at least 1, got 0"),
+        (lambda: fn.per_sample_norms(loss, memory=0)(PARAMS, X, Y), "memory is a number of bytes, at least 1, got 0"),
         (lambda: fn.clipped_grads(loss, 0.0), "more than 0, got 0.0"),
         (lambda: fn.clipped_grads(loss, float("nan")), "more than 0, got nan"),
         (lambda: fn.weighted_grads(loss)(PARAMS, torch.ones(3), X, Y), r"weights of shape \(5,\).* \(3,\)"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import reduce
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +18,8 @@ from funcnet.transforms._per_sample._one_backward import RecordedPass, name_rule
 from funcnet.transforms._per_sample._sample_gradients import ParamGrads, SampleGradients, Segment
 from funcnet.transforms._recording import is_outermost
 from funcnet.transforms._variables import Variables
+
+_R = TypeVar("_R")
 
 
 class ExampleBatch:
@@ -107,9 +109,28 @@ class ExampleBatch:
             raise ValueError(f"{self.title}: the arguments are batches of different sizes:{bullet_list(lines)}")
         return next(iter(sizes.values()))
 
-    def split(self, chunk_size: int) -> list[ExampleBatch]:
-        """The same for at most this many examples at a time."""
-        return [self._narrow(start, min(chunk_size, self.size - start)) for start in range(0, self.size, chunk_size)]
+    def split(self, chunk_size: int | None, memory: int | None) -> list[ExampleBatch]:
+        """The same for fewer examples at a time.
+
+        Args:
+            chunk_size: how many, at most.
+            memory: bytes that a pass may take; what one example takes is counted on the first.
+        """
+        if chunk_size is not None and chunk_size < 1:
+            raise ValueError(f"{self.title}: chunk_size is a number of examples, at least 1, got {chunk_size}.")
+        if memory is not None and memory < 1:
+            raise ValueError(f"{self.title}: memory is a number of bytes, at least 1, got {memory}.")
+        size = min(self.size, chunk_size or self.size)
+        if memory is not None and size > 1:
+            size = min(size, max(1, memory // max(1, self._narrow(0, 1)._count_bytes())))
+        if size == self.size:
+            return [self]
+        return [self._narrow(start, min(size, self.size - start)) for start in range(0, self.size, size)]
+
+    def _count_bytes(self) -> int:
+        """About the memory that the gradients of these examples take, while they are computed."""
+        recorded = self._record(counts_bytes=True)
+        return 2 * self.size * sum(param.nbytes for param in self.params) if recorded is None else recorded.bytes
 
     def _narrow(self, start: int, length: int) -> ExampleBatch:
         args = []
@@ -149,14 +170,14 @@ class ExampleBatch:
             names[index] = "vmap(grad)"
         return dict(zip(paths, names, strict=True))
 
-    def _record(self) -> RecordedPass | None:
+    def _record(self, counts_bytes: bool = False) -> RecordedPass | None:
         """One pass with rules; None where only transforms of torch.func can be used."""
         if self.size == 0:
             none = [ParamGrads(param, 0, []) for param in self.params]
             return RecordedPass(SampleGradients(none, 0), None, [], self.params, [])
         if not is_outermost(self.args, self.kwargs):
             return None
-        recorded = run_recorded(self._map_loss, self._compute_loss, self.params, self.size)
+        recorded = run_recorded(self._map_loss, self._compute_loss, self.params, self.size, counts_bytes)
         if recorded is not None and self.params and not recorded.uses and not recorded.unrecorded:
             raise _independence_error(self.loss, self.title)
         return recorded
@@ -209,3 +230,24 @@ class ExampleBatch:
 def _join_keys(path: Sequence[Any]) -> str:
     """The joined path of the keys by which torch's pytrees name a leaf."""
     return ".".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path)
+
+
+def compute_by_chunks(
+    chunks: Sequence[ExampleBatch], compute: Callable[[SampleGradients, slice], _R]
+) -> tuple[list[_R], Any]:
+    """What a function computes from the gradients of each chunk, and the aux of all.
+
+    Args:
+        chunks: of one batch, in order.
+        compute: called with the gradients, which are given up after it, and which examples of the batch they are of.
+    """
+    results, auxes, start = [], [], 0
+    for chunk in chunks:
+        gradients, aux = chunk.compute_gradients()
+        results.append(compute(gradients, slice(start, start + chunk.size)))
+        auxes.append(aux)
+        del gradients
+        start += chunk.size
+    if len(auxes) == 1 or auxes[0] is None:
+        return results, auxes[0]
+    return results, pytree.tree_map(lambda *leaves: torch.cat(leaves), *auxes)

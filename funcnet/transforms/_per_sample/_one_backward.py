@@ -13,6 +13,7 @@ from funcnet.transforms._per_sample._contributions import Contribution, StackedG
 from funcnet.transforms._per_sample._recorder import Use, UseRecorder, leaf_ids
 from funcnet.transforms._per_sample._rules import RULES
 from funcnet.transforms._per_sample._sample_gradients import ParamGrads, SampleGradients, Segment
+from funcnet.transforms._recording import count_gradient_bytes_of
 
 LossOfLeaves = Callable[..., Any]
 """(the params that are differentiated, what is mapped) -> (loss, aux) of one example."""
@@ -28,6 +29,7 @@ class RecordedPass:
         uses: where params met the examples.
         leaves: the params, as the loss had them.
         unrecorded: indices of the params that are used where no rule saw it; their gradients are not there.
+        bytes: about the memory that the pass took at most, if it was asked for.
     """
 
     gradients: SampleGradients
@@ -35,6 +37,7 @@ class RecordedPass:
     uses: list[Use]
     leaves: list[Tensor]
     unrecorded: list[int]
+    bytes: int = 0
 
 
 def run_recorded(
@@ -42,6 +45,7 @@ def run_recorded(
     loss: LossOfLeaves,
     params: Sequence[Tensor],
     batch_size: int,
+    counts_bytes: bool = False,
 ) -> RecordedPass | None:
     """Run the loss for all examples under a recorder, and a single backward pass.
 
@@ -50,6 +54,7 @@ def run_recorded(
         loss: ``(params, *arguments)`` -> (loss, aux) of one example.
         params: what is differentiated.
         batch_size: number of examples B.
+        counts_bytes: whether ``RecordedPass.bytes`` is asked for.
 
     Returns:
         The gradients; None if tensors outside take part that autograd records, so that only transforms of torch.func
@@ -67,6 +72,7 @@ def run_recorded(
         if recorder.reaches_other_leaves:
             return None
         uses = recorder.uses
+        graph_bytes = count_gradient_bytes_of([losses]) if counts_bytes else 0
         edges = list({(use.edge.node, use.edge.output_nr): use.edge for use in uses}.values())
         grads: tuple[Tensor | None, ...] = (None,) * (len(edges) + len(leaves))
         if losses.requires_grad:
@@ -82,7 +88,10 @@ def run_recorded(
             contributions.append((use.weight, use.contribute(grad.reshape(use.shape))))
     segments = _divide_by_param(leaves, contributions, set(unrecorded))
     by_param = [ParamGrads(leaf, batch_size, segments[index]) for index, leaf in enumerate(leaves)]
-    return RecordedPass(SampleGradients(by_param, batch_size), aux, uses, leaves, unrecorded)
+    gradients = SampleGradients(by_param, batch_size)
+    bytes_of_stacks = sum(batch_size * leaves[index].nbytes for index in unrecorded)
+    # What the graph saves and the gradients by outputs that rules need have about the size of all gradients each.
+    return RecordedPass(gradients, aux, uses, leaves, unrecorded, 2 * graph_bytes + bytes_of_stacks)
 
 
 def _divide_by_param(

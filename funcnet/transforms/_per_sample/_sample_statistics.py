@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from funcnet._torch import pytree
-from funcnet.transforms._per_sample._example_batch import ExampleBatch
+from funcnet.transforms._per_sample._example_batch import ExampleBatch, compute_by_chunks
+from funcnet.transforms._per_sample._sample_gradients import SampleGradients
 
 
 def per_sample_norms(
-    loss: Callable[..., Any], in_dims: Any = None, *, has_aux: bool = False, chunk_size: int | None = None
+    loss: Callable[..., Any],
+    in_dims: Any = None,
+    *,
+    has_aux: bool = False,
+    chunk_size: int | None = None,
+    memory: int | None = None,
 ) -> Callable[..., Any]:
     """A function that returns the norm of the gradient of each example's loss, without computing these gradients.
 
@@ -34,6 +39,8 @@ def per_sample_norms(
             position.
         has_aux: whether ``loss`` returns ``(loss, aux)``.
         chunk_size: how many examples are computed at a time, at most; less memory for some time.
+        memory: bytes that may be taken while gradients are computed, about; it bounds how many examples are computed at
+            a time. What one example takes is counted on the first.
 
     Returns:
         A function of ``(params, *batch, **options)`` that returns the norms (B,), all params together, or
@@ -52,9 +59,8 @@ def per_sample_norms(
     @wraps(loss)
     def compute_norms(*args: Any, **kwargs: Any) -> Any:
         batch = ExampleBatch("per_sample_norms", loss, in_dims, has_aux, args, kwargs)
-        parts = [(gradients.norms(), aux) for _, gradients, aux in _iter_chunks(batch, chunk_size)]
-        norms = batch.cast(_join([norms for norms, _ in parts]))
-        return (norms, _join_aux([aux for _, aux in parts])) if has_aux else norms
+        norms, aux = compute_by_chunks(batch.split(chunk_size, memory), lambda gradients, _: gradients.norms())
+        return (batch.cast(_join(norms)), aux) if has_aux else batch.cast(_join(norms))
 
     return compute_norms
 
@@ -66,6 +72,7 @@ def clipped_grads(
     *,
     has_aux: bool = False,
     chunk_size: int | None = None,
+    memory: int | None = None,
 ) -> Callable[..., Any]:
     """A function that clips the gradient of each example to a norm, and returns their sum.
 
@@ -77,7 +84,7 @@ def clipped_grads(
         loss: of one example.
         max_norm: longest norm of an example's gradient, all params together; longer ones are scaled by
             ``max_norm / norm``.
-        in_dims, has_aux, chunk_size: as for :func:`per_sample_norms`.
+        in_dims, has_aux, chunk_size, memory: as for :func:`per_sample_norms`.
 
     Returns:
         A function of ``(params, *batch, **options)`` that returns ``(grads, norms)``, or ``(grads, norms, aux)``: the
@@ -97,25 +104,32 @@ def clipped_grads(
     def compute_clipped(*args: Any, **kwargs: Any) -> Any:
         batch = ExampleBatch("clipped_grads", loss, in_dims, has_aux, args, kwargs)
         sums: list[Tensor] = []
-        norms, auxes = [], []
-        for _, gradients, aux in _iter_chunks(batch, chunk_size):
-            norms.append(gradients.norms())
-            auxes.append(aux)
-            sums = _add(sums, gradients.sum_weighted((max_norm / norms[-1]).clamp(max=1)))
+
+        def add_clipped(gradients: SampleGradients, _: slice) -> Tensor:
+            norms = gradients.norms()
+            sums[:] = _add(sums, gradients.sum_weighted((max_norm / norms).clamp(max=1)))
+            return norms
+
+        norms, aux = compute_by_chunks(batch.split(chunk_size, memory), add_clipped)
         result = batch.fill(sums), batch.cast(_join(norms))
-        return (*result, _join_aux(auxes)) if has_aux else result
+        return (*result, aux) if has_aux else result
 
     return compute_clipped
 
 
 def weighted_grads(
-    loss: Callable[..., Any], in_dims: Any = None, *, has_aux: bool = False, chunk_size: int | None = None
+    loss: Callable[..., Any],
+    in_dims: Any = None,
+    *,
+    has_aux: bool = False,
+    chunk_size: int | None = None,
+    memory: int | None = None,
 ) -> Callable[..., Any]:
     """A function that returns a weighted sum of the gradients of single examples.
 
     Args:
         loss: of one example.
-        in_dims, has_aux, chunk_size: as for :func:`per_sample_norms`.
+        in_dims, has_aux, chunk_size, memory: as for :func:`per_sample_norms`.
 
     Returns:
         A function of ``(params, weights, *batch, **options)`` that returns the sum, a tree like the params, or
@@ -136,23 +150,30 @@ def weighted_grads(
     @wraps(loss)
     def compute_weighted(params: Any, weights: Any, *args: Any, **kwargs: Any) -> Any:
         batch = ExampleBatch("weighted_grads", loss, in_dims, has_aux, (params, *args), kwargs)
-        if callable(weights) and chunk_size is not None and chunk_size < batch.size:  # it may compare all norms
-            norms = [gradients.norms() for _, gradients, _ in _iter_chunks(batch, chunk_size)]
+        chunks = batch.split(chunk_size, memory)
+        if callable(weights) and len(chunks) > 1:  # it may compare all norms
+            norms, _ = compute_by_chunks(chunks, lambda gradients, _: gradients.norms())
             weights = weights(batch.cast(_join(norms)))
         sums: list[Tensor] = []
-        auxes = []
-        for examples, gradients, aux in _iter_chunks(batch, chunk_size):
+
+        def add_weighted(gradients: SampleGradients, examples: slice) -> None:
             factors = weights(batch.cast(gradients.norms())) if callable(weights) else weights
             _check_weights(factors, batch.size)
-            sums = _add(sums, gradients.sum_weighted(factors[examples]))
-            auxes.append(aux)
-        return (batch.fill(sums), _join_aux(auxes)) if has_aux else batch.fill(sums)
+            sums[:] = _add(sums, gradients.sum_weighted(factors[examples]))
+
+        _, aux = compute_by_chunks(chunks, add_weighted)
+        return (batch.fill(sums), aux) if has_aux else batch.fill(sums)
 
     return compute_weighted
 
 
 def per_sample_dots(
-    loss: Callable[..., Any], in_dims: Any = None, *, has_aux: bool = False, chunk_size: int | None = None
+    loss: Callable[..., Any],
+    in_dims: Any = None,
+    *,
+    has_aux: bool = False,
+    chunk_size: int | None = None,
+    memory: int | None = None,
 ) -> Callable[..., Any]:
     """A function that returns the inner product of each example's gradient with a tree.
 
@@ -160,7 +181,7 @@ def per_sample_dots(
 
     Args:
         loss: of one example.
-        in_dims, has_aux, chunk_size: as for :func:`per_sample_norms`.
+        in_dims, has_aux, chunk_size, memory: as for :func:`per_sample_norms`.
 
     Returns:
         A function of ``(params, tree, *batch, **options)`` that returns the inner products (B,), or ``(dots, aux)``.
@@ -180,21 +201,26 @@ def per_sample_dots(
     def compute_dots(params: Any, tree: Any, *args: Any, **kwargs: Any) -> Any:
         batch = ExampleBatch("per_sample_dots", loss, in_dims, has_aux, (params, *args), kwargs)
         directions = batch.variables.match([tree], "tree")
-        parts = [(gradients.dots(directions), aux) for _, gradients, aux in _iter_chunks(batch, chunk_size)]
-        dots = batch.cast(_join([dots for dots, _ in parts]))
-        return (dots, _join_aux([aux for _, aux in parts])) if has_aux else dots
+        chunks = batch.split(chunk_size, memory)
+        dots, aux = compute_by_chunks(chunks, lambda gradients, _: gradients.dots(directions))
+        return (batch.cast(_join(dots)), aux) if has_aux else batch.cast(_join(dots))
 
     return compute_dots
 
 
 def per_sample_grads(
-    loss: Callable[..., Any], in_dims: Any = None, *, has_aux: bool = False, chunk_size: int | None = None
+    loss: Callable[..., Any],
+    in_dims: Any = None,
+    *,
+    has_aux: bool = False,
+    chunk_size: int | None = None,
+    memory: int | None = None,
 ) -> Callable[..., Any]:
     """A function that returns the gradient of each example's loss: what ``torch.vmap(torch.func.grad(loss))`` returns.
 
     Args:
         loss: of one example.
-        in_dims, has_aux, chunk_size: as for :func:`per_sample_norms`.
+        in_dims, has_aux, chunk_size, memory: as for :func:`per_sample_norms`.
 
     Returns:
         A function of ``(params, *batch, **options)`` that returns a tree like the params, with the examples along axis
@@ -211,10 +237,9 @@ def per_sample_grads(
     @wraps(loss)
     def compute_grads(*args: Any, **kwargs: Any) -> Any:
         batch = ExampleBatch("per_sample_grads", loss, in_dims, has_aux, args, kwargs)
-        parts = [(gradients.stack(), aux) for _, gradients, aux in _iter_chunks(batch, chunk_size)]
-        stacks = [_join(list(pieces)) for pieces in zip(*(stacks for stacks, _ in parts), strict=True)]
-        grads = batch.fill(stacks, (batch.size,))
-        return (grads, _join_aux([aux for _, aux in parts])) if has_aux else grads
+        stacks, aux = compute_by_chunks(batch.split(chunk_size, memory), lambda gradients, _: gradients.stack())
+        grads = batch.fill([_join(list(pieces)) for pieces in zip(*stacks, strict=True)], (batch.size,))
+        return (grads, aux) if has_aux else grads
 
     return compute_grads
 
@@ -248,26 +273,12 @@ def per_sample_rules(
     return name_rules
 
 
-def _iter_chunks(batch: ExampleBatch, chunk_size: int | None) -> Iterator[tuple[slice, Any, Any]]:
-    """Which examples, their gradients, and their aux, for a few examples at a time."""
-    if chunk_size is not None and chunk_size < 1:
-        raise ValueError(f"{batch.title}: chunk_size is a number of examples, at least 1, got {chunk_size}.")
-    start = 0
-    for chunk in [batch] if chunk_size is None or batch.size <= chunk_size else batch.split(chunk_size):
-        yield slice(start, start + chunk.size), *chunk.compute_gradients()
-        start += chunk.size
-
-
 def _add(sums: list[Tensor], others: list[Tensor]) -> list[Tensor]:
     return [total + other for total, other in zip(sums, others, strict=True)] if sums else others
 
 
 def _join(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
-def _join_aux(auxes: list[Any]) -> Any:
-    return auxes[0] if len(auxes) == 1 else pytree.tree_map(lambda *leaves: torch.cat(leaves), *auxes)
 
 
 def _check_weights(weights: Any, size: int) -> None:

@@ -65,7 +65,7 @@ class Averaging:
         if not {"n_averaged", "params"} <= average.keys():
             raise TreeError(
                 f"an average is what init or update returned, a dict with 'n_averaged' and 'params', and this has "
-                f"{', '.join([repr(key) for key in average][:4])}: average = {type(self).__name__}(...).update(average, params)."
+                f"{', '.join([repr(key) for key in average][:4])}. update takes it first, and then params."
             )
         averaged, current = average["params"], params
         averaged_leaves, current_leaves = flatten(averaged), flatten(current)

@@ -216,7 +216,7 @@ def print_memory() -> None:
 
 
 def print_compiled() -> None:
-    """Print the count of graphs that the compiler makes of a step whose learning rate moves, and its time beside eager."""
+    """Print how many graphs the compiler makes of a step whose learning rate moves, and its time beside eager."""
     model = MODELS["tiny mlp"]()
     gradient, params, buffers = make_gradient_function(model)
     optimizer = fn.optim.AdamW()

@@ -46,9 +46,8 @@ def run_while_compiling(
     }
     for path in pool.renormed_weights:
         tensors[path] = tensors[path].clone()
-    if pool.trained_when_compiled is not None:
-        for path, requires_grad in pool.trained_when_compiled.items():
-            tensors[path] = as_parameter(tensors[path], requires_grad)
+    for path, cls in pool.classes_when_compiled.items():
+        tensors[path] = as_parameter(tensors[path], cls)
     outer_find_drawing_path, call.find_drawing_path = call.find_drawing_path, partial(path_in_compiled_call, view)
     prefix = ""
     if method is not None:

@@ -30,7 +30,13 @@ from funcnet.foreign._global_settings import Setting, named_settings
 from funcnet.foreign._isolated_copies import copy_without_weights, deepcopy_isolated
 from funcnet.foreign._module_walk import named_modules, named_tensors
 from funcnet.foreign._new_parameters import refuse_new_parameters, refuse_new_submodules
-from funcnet.foreign._parameter_answers import as_parameter, asks_parameters, refuse_ids_of_tensors
+from funcnet.foreign._parameter_answers import (
+    answering_class,
+    as_parameter,
+    list_answering_buffers,
+    list_answering_params,
+    refuse_ids_of_tensors,
+)
 from funcnet.foreign._replaced_parts import edit_modules
 from funcnet.foreign._tensor_slots import (
     Plan,
@@ -74,7 +80,7 @@ class CopyPool:
         self.paths = [path for path, _ in named_modules(module)]
         self.compiled: dict[TrainFlags, nn.Module] = {}
         self._ready: dict[TrainFlags, deque[LeasedCopy]] = {}
-        self.trained_when_compiled: dict[str, bool] | None = None  # whether each param is, if the module asks them
+        self.classes_when_compiled: dict[str, type[Tensor]] = {}  # of the params that answer as parameters, by name
         self._drawing_paths: set[str] = set()  # of submodules that were seen to draw
 
     def with_nets(self, replaced: Mapping[str, Net], nets_around: Mapping[str, Net]) -> CopyPool:
@@ -109,17 +115,13 @@ class CopyPool:
         return set(collect_reachable(self.module))
 
     @cached_property
-    def asks_parameters(self) -> bool:
-        """Whether the module asks its parameters who they are, so that the tensors of a call must answer as they do."""
-        return asks_parameters(self._words)
-
-    @cached_property
     def settings(self) -> tuple[Setting, ...]:
         """The settings of the process that a call may change."""
-        return named_settings(self._words)
+        return named_settings(self.words)
 
     @cached_property
-    def _words(self) -> frozenset[str]:
+    def words(self) -> frozenset[str]:
+        """The words in the code that a call may run."""
         return words_in_code(self.module)
 
     def make_copy(self, flags: TrainFlags) -> nn.Module:
@@ -135,7 +137,7 @@ class CopyPool:
         try:
             return self._ready[flags].pop()
         except LookupError:
-            return LeasedCopy(self.make_copy(flags), self._shared_ids, self._drawing_paths, self.asks_parameters)
+            return LeasedCopy(self.make_copy(flags), self._shared_ids, self._drawing_paths, self.words)
 
     def return_copy(self, flags: TrainFlags, leased: LeasedCopy) -> None:
         """Let other calls have a copy, if it is as it was made; else it is thrown away."""
@@ -152,10 +154,10 @@ class CopyPool:
 
     def prepare_compiled(self, flags: TrainFlags) -> None:
         """Make the copy that torch.compile traces. There is only one, so that compiled code is found again."""
-        if self.asks_parameters and self.trained_when_compiled is None:
-            self.trained_when_compiled = {
-                self.first_names[path]: param.requires_grad for path, param in named_tensors(self.module, "_parameters")
-            }
+        for path, param in named_tensors(self.module, "_parameters"):
+            cls = answering_class(param, self.words, is_compiled=True)
+            if cls is not None:
+                self.classes_when_compiled[self.first_names[path]] = cls
         if flags not in self.compiled:
             module = self.make_copy(flags)
             note_running_paths(module)
@@ -170,9 +172,8 @@ class LeasedCopy:
     be written to directly. That also reaches tensors without a name: a list of weights beside them, a closure over one.
     """
 
-    def __init__(self, module: nn.Module, shared_ids: set[int], drawing_paths: set[str], answers: bool) -> None:
+    def __init__(self, module: nn.Module, shared_ids: set[int], drawing_paths: set[str], words: frozenset[str]) -> None:
         self.module = module
-        self._answers = answers
         self.drawing_paths = drawing_paths
         self.call: Call | None = None
         objects = [obj for key, obj in collect_reachable(module).items() if key not in shared_ids]
@@ -187,12 +188,8 @@ class LeasedCopy:
         self._children_before = list(chain.from_iterable(map(dict.values, self._children)))
         self._tensors = [(tensors, name, tensors[name]) for tensors, name in iter_tensor_slots(self.modules)]
         self._references = TensorReferences(self._tensors, objects) or None
-        self._param_slots: list[tuple[dict[str, Any], str, bool]] = [
-            (submodule._parameters, name, param.requires_grad)
-            for submodule in self.modules
-            for name, param in submodule._parameters.items()
-            if param is not None
-        ]
+        self._answering_params = list_answering_params(self.modules, words)
+        self._answering_buffers = list_answering_buffers(self.modules, words)
         self._param_plan, self._buffer_plan = (make_plan(module, kind) for kind in ("_parameters", "_buffers"))
         self._renormed = [submodule._parameters for submodule in self.modules if renorms_weight(submodule)]
         self._recurrent = [
@@ -223,18 +220,20 @@ class LeasedCopy:
             for tensors, name, _ in self._tensors:
                 if tensors[name] is weight:
                     tensors[name] = weight_copy
-        if self._answers:
+        if self._answering_params:
             self._put_answering_params()
+        for buffers_of_module, name in self._answering_buffers:
+            buffers_of_module[name]._is_buffer = True
         if self._references:
             self._references.put()
 
     def _put_answering_params(self) -> None:
         """Put aliases in the place of the params that answer as those of the module; a tied tensor has one alias."""
         aliases: dict[int, Tensor] = {}
-        for tensors, name, requires_grad in self._param_slots:
+        for tensors, name, cls in self._answering_params:
             tensor = tensors[name]
             if id(tensor) not in aliases:
-                alias = aliases[id(tensor)] = as_parameter(tensor, requires_grad)
+                alias = aliases[id(tensor)] = as_parameter(tensor, cls)
                 aliases[id(alias)] = alias
             tensors[name] = aliases[id(tensor)]
 

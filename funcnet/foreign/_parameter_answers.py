@@ -9,19 +9,20 @@ the compiler look through it. It costs a microsecond for each parameter, so it i
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 from torch import Tensor, nn
 
 from funcnet._errors import ConversionError, PurityError
 from funcnet.foreign._module_walk import named_modules
 from funcnet.tree import join
 
-_QUESTIONS = frozenset(
-    {
-        *("requires_grad", "requires_grad_", "is_leaf", "grad", "grad_fn", "retain_grad"),
-        *("Parameter", "UninitializedParameter", "get_parameter", "deepcopy"),
-    }
-)
-"""Names in code that asks a parameter whether it is one, or how it is trained."""
+_ATTRIBUTES = frozenset({"requires_grad", "requires_grad_", "is_leaf", "grad", "grad_fn", "retain_grad", "deepcopy"})
+"""Names in code that asks a parameter how it is trained."""
+
+_CLASSES = frozenset({"Parameter", "UninitializedParameter", "get_parameter"})
+"""Names in code that asks a parameter whether it is one."""
 
 
 class TrainedParameterInCall(nn.Parameter):
@@ -74,11 +75,9 @@ class FrozenParameterInCall(TrainedParameterInCall):
         TrainedParameterInCall.requires_grad.fset(self, flag)  # type: ignore[attr-defined]
 
 
-def as_parameter(tensor: Tensor, requires_grad: bool) -> Tensor:
-    """An alias of a tensor that answers as a parameter; a tensor of a class of its own, as a DTensor, as it is."""
-    if type(tensor) not in (Tensor, nn.Parameter):
-        return tensor
-    return tensor.as_subclass(TrainedParameterInCall if requires_grad else FrozenParameterInCall)
+def as_parameter(tensor: Tensor, cls: type[Tensor]) -> Tensor:
+    """An alias of a tensor of a class of parameters; a tensor of a class of its own, as a DTensor, as it is."""
+    return tensor.as_subclass(cls) if type(tensor) in (Tensor, nn.Parameter) else tensor
 
 
 def is_recorded(tensor: Tensor) -> bool:
@@ -89,9 +88,39 @@ def is_recorded(tensor: Tensor) -> bool:
 # --- which modules ask ---
 
 
-def asks_parameters(words: frozenset[str]) -> bool:
-    """Whether code with these words asks parameters who they are."""
-    return not words.isdisjoint(_QUESTIONS)
+def answering_class(param: Tensor, words: frozenset[str], is_compiled: bool = False) -> type[Tensor] | None:
+    """The class of the tensors that stand in for a parameter in code with these words; None if it asks nothing.
+
+    Where code asks whether it is a parameter and nothing else, the class is that of parameters itself, so that
+    ``type(w) is nn.Parameter`` holds too. The compiler makes no alias of that class.
+    """
+    if words.isdisjoint(_ATTRIBUTES) and (words.isdisjoint(_CLASSES) or not is_compiled):
+        return None if words.isdisjoint(_CLASSES) else nn.Parameter
+    return TrainedParameterInCall if param.requires_grad else FrozenParameterInCall
+
+
+def list_answering_params(
+    modules: Iterable[nn.Module], words: frozenset[str]
+) -> list[tuple[dict[str, Any], str, type[Tensor]]]:
+    """The dicts and names of the params for which code with these words needs tensors of another class."""
+    return [
+        (module._parameters, name, cls)
+        for module in modules
+        for name, param in module._parameters.items()
+        if param is not None and (cls := answering_class(param, words)) is not None
+    ]
+
+
+def list_answering_buffers(modules: Iterable[nn.Module], words: frozenset[str]) -> list[tuple[dict[str, Any], str]]:
+    """The dicts and names of the buffers that code with these words may ask whether they are a ``nn.Buffer``."""
+    if "Buffer" not in words:
+        return []
+    return [
+        (module._buffers, name)
+        for module in modules
+        for name, buffer in module._buffers.items()
+        if isinstance(buffer, nn.Buffer)
+    ]
 
 
 def refuse_ids_of_tensors(module: nn.Module, words: frozenset[str]) -> None:

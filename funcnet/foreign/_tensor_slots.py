@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
-from funcnet._reachable import iter_containers
+from funcnet._reachable import iter_containers, slot_names
 from funcnet.foreign._module_walk import named_modules
 from funcnet.tree import join
 
@@ -22,11 +24,26 @@ def iter_tensor_slots(modules: list[nn.Module]) -> Iterator[tuple[dict[str, Any]
                     yield tensors, name
 
 
+class _Attributes:
+    """The attributes of an object that are not in its dict, as a container."""
+
+    def __init__(self, obj: Any) -> None:
+        self._obj = obj
+
+    def get(self, name: str) -> Any:
+        return getattr(self._obj, name, None)
+
+    __getitem__ = get
+
+    def __setitem__(self, name: str, value: object) -> None:
+        object.__setattr__(self._obj, name, value)
+
+
 class TensorReferences:
     """Where else than in a module's dicts of tensors its params and buffers are held, and how to put others there.
 
-    A list or a dict that holds one is written to. A tuple, a set, or a dict whose keys are tensors cannot be, so what
-    holds it gets a new one for each call.
+    A list, a dict or an object that holds one is written to. A tuple, a set, a dict whose keys are tensors, a partial
+    and a weak reference cannot be, so what holds it gets a new one for each call.
 
     Args:
         slots: the dicts and names of all params and buffers, each with the tensor that it holds.
@@ -42,11 +59,12 @@ class TensorReferences:
         for obj in objects:
             if isinstance(obj, nn.RNNBase) or id(obj) in dict_ids:
                 continue
-            for container, keys in iter_containers(obj):
+            attributes = (_Attributes(obj), [*slot_names(type(obj)), "__defaults__"])
+            for container, keys in (*iter_containers(obj), attributes):
                 if isinstance(container, tuple):
                     continue
                 for key in keys:
-                    value = container[key]
+                    value = container.get(key) if isinstance(container, _Attributes) else container[key]
                     if id(value) in self._slot_by_id:
                         self._direct.append((container, key, *self._slot_by_id[id(value)]))
                     elif self._must_be_rebuilt(value):
@@ -56,6 +74,10 @@ class TensorReferences:
         items: Iterable[Any] = ()
         if isinstance(value, (tuple, set, frozenset)):
             items = value
+        elif type(value) is partial:
+            items = value.args
+        elif type(value) is weakref.ref:
+            items = (value(),)
         elif type(value) in (dict, OrderedDict):
             items = value  # type: ignore[assignment]  # its keys
         return any(id(item) in self._slot_by_id or self._must_be_rebuilt(item) for item in items)
@@ -66,6 +88,10 @@ class TensorReferences:
             return tensors[name]
         if not self._must_be_rebuilt(value):
             return value
+        if type(value) is partial:
+            return partial(value.func, *map(self._rebuild, value.args), **value.keywords)
+        if type(value) is weakref.ref:
+            return weakref.ref(self._rebuild(value()))
         if isinstance(value, dict):
             return type(value)((self._rebuild(key), self._rebuild(item)) for key, item in value.items())
         items = [self._rebuild(item) for item in value]

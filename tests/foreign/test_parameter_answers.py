@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import weakref
+from functools import partial
 from typing import NamedTuple
 
+import numpy
 import pytest
 import torch
 import torch.nn.functional as F
@@ -87,6 +90,41 @@ class ReadsStateDict(Base):
         return y + sum(value.sum() for value in self.state_dict(keep_vars=True).values())
 
 
+class AsksExactClass(Base):
+    def compute(self, x, y):
+        return y * (self.w if type(self.w) is nn.Parameter else 5.0)
+
+
+class AsksBuffer(Base):
+    def __init__(self):
+        super().__init__()
+        self.gain = nn.Buffer(torch.ones(3))
+
+    def compute(self, x, y):
+        return y * (self.w if isinstance(self.gain, nn.Buffer) else 5.0)
+
+
+class Slotted:
+    __slots__ = ("w",)
+
+    def __init__(self, w):
+        self.w = w
+
+
+class HoldsElsewhere(Base):
+    def __init__(self):
+        super().__init__()
+
+        def scale(x, w=self.w):
+            return x * w
+
+        self.slotted, self.scale_by_default = Slotted(self.w), scale
+        self.multiply, self.reference = partial(torch.mul, self.w), weakref.ref(self.w)
+
+    def compute(self, x, y):
+        return self.multiply(self.scale_by_default(y)) * self.slotted.w + self.reference()
+
+
 class ComparesTies(Base):
     def compute(self, x, y):
         return self.tied(y) * (1.0 if self.tied.weight is self.lin.weight else 5.0) * len(list(self.parameters()))
@@ -117,7 +155,16 @@ class HoldsKeys(Base):
 
 ASKING = [
     *(AsksRequiresGrad, AsksByString, AsksClass, AsksLeaf, AsksHelper, GetsParameter, DecaysWeights, ListsAll),
-    *(CallsFunctionally, ReadsStateDict, ComparesTies, HoldsTuples, HoldsKeys),
+    *(
+        CallsFunctionally,
+        ReadsStateDict,
+        ComparesTies,
+        AsksExactClass,
+        AsksBuffer,
+        HoldsElsewhere,
+        HoldsTuples,
+        HoldsKeys,
+    ),
 ]
 
 
@@ -204,4 +251,22 @@ class ChecksInputs(nn.Module):
 def test_a_module_that_asks_nothing_is_given_the_tensors_themselves():
     net, params, _ = fn.from_module(ChecksInputs())
     net(params, X)
-    assert not net.copy_pool.asks_parameters
+    [leased] = net.copy_pool._ready[False]
+    assert not leased._answering_params
+
+
+class DrawsFromItsOwn(nn.Module):
+    def __init__(self, generator):
+        super().__init__()
+        self.generator = generator
+
+    def forward(self, x):
+        return x + float(self.generator.random_sample() if hasattr(self.generator, "seed") else self.generator.random())
+
+
+@pytest.mark.parametrize("make", [numpy.random.RandomState, numpy.random.default_rng])
+def test_generators_of_numpy_that_a_module_holds_are_put_back(make):
+    net, params, buffers = fn.from_module(DrawsFromItsOwn(make(3)))
+    first = net.apply(params, buffers, X)[0]
+    assert_identical(net.apply(params, buffers, X)[0], first)
+    assert_identical(first, DrawsFromItsOwn(make(3))(X))

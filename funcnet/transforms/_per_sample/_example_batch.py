@@ -77,6 +77,11 @@ class ExampleBatch:
         """Name, leaf and axis of everything that is mapped."""
         mapped = []
         for number, (arg, dims) in enumerate(zip(self.args, self.in_dims, strict=True)):
+            if dims is None:
+                continue
+            if isinstance(arg, Tensor) and isinstance(dims, int):  # the common case, without a detour
+                mapped.append((f"argument {number}", arg, dims))
+                continue
             named, spec = pytree.tree_flatten_with_path(arg)
             by_leaf = broadcast_to_leaves(dims, spec)
             if by_leaf is None:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from funcnet.kernels.internals import twice_differentiable_kernels
+from funcnet.transforms._function_results import independence_error, split_output
 from funcnet.transforms._hvp import hvp, split_vector
 from funcnet.transforms._recording import Recording, explained_errors, is_outermost, record
-from funcnet.transforms._results import independence_error, split_output
 from funcnet.transforms._variables import ArgumentVariables, Variables
 
 

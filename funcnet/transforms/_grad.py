@@ -15,6 +15,7 @@ from funcnet._errors import FuncnetError, TransformError
 from funcnet._tensors import is_inexact
 from funcnet._torch import backward_by, pytree
 from funcnet.kernels.internals import call_with_kernel_rules, call_with_rules, describe_missing_rule
+from funcnet.transforms._function_results import check_plain_values, independence_error, scalar_of
 from funcnet.transforms._nesting import (
     is_nested,
     is_traced_here,
@@ -23,7 +24,6 @@ from funcnet.transforms._nesting import (
     reaches_other_leaves,
     running,
 )
-from funcnet.transforms._results import check_plain_values, independence_error, scalar_of
 
 A = TypeVar("A")
 P = ParamSpec("P")

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from funcnet._torch import pytree
 from funcnet.kernels.internals import twice_differentiable_kernels
+from funcnet.transforms._function_results import independence_error, scalar_of
 from funcnet.transforms._nesting import reaches_other_leaves, recorded_by_autograd
 from funcnet.transforms._recording import Run, explained_errors, gradient_by_transform, is_outermost, record
-from funcnet.transforms._results import independence_error, scalar_of
 from funcnet.transforms._variables import ArgumentVariables, normalize_argnums
 from funcnet.transforms._weight_uses import WeightUses
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from funcnet.kernels.internals import describe_missing_rule, twice_differentiable_kernels
+from funcnet.transforms._function_results import independence_error, split_output
 from funcnet.transforms._hvp import scalar_run
 from funcnet.transforms._recording import (
     Recording,
@@ -20,7 +21,6 @@ from funcnet.transforms._recording import (
     is_outermost,
     record,
 )
-from funcnet.transforms._results import independence_error, split_output
 from funcnet.transforms._variables import ArgumentVariables, Variables, normalize_argnums
 
 MEMORY = 2**28

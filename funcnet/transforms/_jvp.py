@@ -10,9 +10,9 @@ from torch import Tensor
 
 from funcnet._context import has_tangent
 from funcnet.kernels.internals import KernelInterceptor
+from funcnet.transforms._function_results import independence_error, split_output
 from funcnet.transforms._nesting import is_nested
 from funcnet.transforms._recording import RestCarrier, explained_errors
-from funcnet.transforms._results import independence_error, split_output
 from funcnet.transforms._variables import Variables
 
 

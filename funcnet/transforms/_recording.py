@@ -18,8 +18,8 @@ from funcnet._context import count_derivatives
 from funcnet._errors import FuncnetError, TransformError
 from funcnet._torch import count_gradient_bytes, pytree
 from funcnet.kernels.internals import describe_missing_rule
+from funcnet.transforms._function_results import check_plain_values
 from funcnet.transforms._nesting import is_nested, plain_backward_suffices, reaches_other_leaves, recorded_by_autograd
-from funcnet.transforms._results import check_plain_values
 
 Run: TypeAlias = Callable[[list[Tensor]], tuple[list[Tensor], Any]]
 """A function of the variables. It returns the outputs that are differentiated, and whatever else there is."""

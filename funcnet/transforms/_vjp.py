@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from funcnet.kernels.internals import call_with_rules
+from funcnet.transforms._function_results import independence_error, split_output
 from funcnet.transforms._recording import explained_errors, is_outermost, record
-from funcnet.transforms._results import independence_error, split_output
 from funcnet.transforms._variables import Variables
 
 

@@ -12,11 +12,11 @@ from torch import Tensor
 from funcnet._errors import bullet_list
 from funcnet._tensors import is_inexact
 from funcnet._torch import broadcast_to_leaves, pytree
+from funcnet.transforms._function_results import independence_error, scalar_of
 from funcnet.transforms._per_sample._contributions import StackedGrads
 from funcnet.transforms._per_sample._one_backward import RecordedPass, name_rules, run_recorded
 from funcnet.transforms._per_sample._sample_gradients import ParamGrads, SampleGradients, Segment
 from funcnet.transforms._recording import is_outermost
-from funcnet.transforms._results import independence_error, scalar_of
 from funcnet.transforms._variables import Variables
 
 _R = TypeVar("_R")

@@ -228,6 +228,34 @@ def test_merged_params_are_params_of_the_layer(layer):
     assert_identical(fn.to_module(net, tree)(x).detach(), net(tree, x))
 
 
+@pytest.mark.parametrize(
+    "net",
+    [
+        fn.TransformerEncoderLayer(4, 2, 8),
+        fn.models.Llama(
+            vocab_size=7,
+            hidden_size=4,
+            intermediate_size=6,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            fused_qkv=False,
+        ),
+    ],
+    ids=lambda net: net.title(),
+)
+def test_the_merged_net_is_the_one_from_before(net):
+    new, tree, _ = adapted(net, True)
+    assert new != net
+    assert fn.merge_lora(new, tree)[0] == net
+
+
+def test_parts_whose_weights_are_read_and_that_are_not_called_are_refused():
+    net = fn.models.GPT2(7, 4, 4, 1, 2)
+    with pytest.raises(fn.TreeError, match=r"'layers\.0\.attn\.qkv' is not called: SelfAttention reads its weight"):
+        fn.lora(net, "**.qkv", rng=0)
+    assert fn.lora(net, "**.attn", rng=0)[0].layers[0].attn.out != net.layers[0].attn.out
+
+
 def test_a_tied_head_that_is_adapted_gets_a_weight_of_its_own():
     net, params, _ = fn.from_module(Tied())
     new, tree, adapters = adapted(net, "head", params)

@@ -101,8 +101,14 @@ class MasterParams:
         full = _overlay(params, state["master"])
         masters = flatten(state["master"])
 
+        casts: dict[int, Tensor] = {}  # a gradient that tied params share stays one tensor, which counts once
+
         def cast_grad(path: str, grad: Any) -> Any:
-            return grad.to(masters[path].dtype) if path in masters and isinstance(grad, Tensor) else grad
+            if path not in masters or not isinstance(grad, Tensor):
+                return grad
+            if id(grad) not in casts:
+                casts[id(grad)] = grad.to(masters[path].dtype)
+            return casts[id(grad)]
 
         new_full, optimizer_state = self.optimizer.step(
             full, map_with_path(cast_grad, grads), state["optimizer"], donate=donate, **hyperparameters

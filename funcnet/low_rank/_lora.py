@@ -169,7 +169,10 @@ def _iter_layers(net: Net, path: str = "", obstacle: str | None = None) -> Itera
         module = net.copy_pool.module
     elif isinstance(net, Lora) or not net._children:
         module = net.twin_module()
-    yield path, net, obstacle or ("is not one layer" if module is None else find_obstacle(module))
+    why = obstacle or ("is not one layer" if module is None else find_obstacle(module))
+    if why and net._facts.one_piece:
+        why = f"is a {net.title()}, whose body calls no layers: adapt the net without it, as with stacked=False"
+    yield path, net, why
     if isinstance(module, LoraModule):
         return
     uncalled = net.uncalled_parts() if isinstance(net, StockNet) else ()

@@ -29,6 +29,12 @@ from_state_dict    splits a state_dict into params and buffers.
 to_state_dict      joins params and buffers into a state_dict.
 train_flags        returns the training mode of every submodule of a module, by path.
 
+lora               adds low-rank changes to layers of a net, and returns the net and the changes' first params.
+merge_lora         adds every change to its weight, and returns the net without LoRA and its params.
+unmerge_lora       returns params from before a merge, by subtraction, where nobody kept them.
+to_peft_state_dict    names adapters as the library peft does, for its files.
+from_peft_state_dict  returns the adapters of a net from what peft saved.
+
 summary            shows paths, types, output shapes, parameters and bytes of a net.
 effects            runs a call once and lists what it does besides computing its output.
 trace              writes the forward of a module down as plain ``F`` code over params, and runs that.
@@ -84,6 +90,11 @@ if TYPE_CHECKING:
     from funcnet.inspect import effects as effects
     from funcnet.inspect import summary as summary
     from funcnet.layers import *  # noqa: F403
+    from funcnet.low_rank import from_peft_state_dict as from_peft_state_dict
+    from funcnet.low_rank import lora as lora
+    from funcnet.low_rank import merge_lora as merge_lora
+    from funcnet.low_rank import to_peft_state_dict as to_peft_state_dict
+    from funcnet.low_rank import unmerge_lora as unmerge_lora
     from funcnet.program import Traced as Traced
     from funcnet.program import source as source
     from funcnet.program import trace as trace
@@ -119,6 +130,7 @@ else:
         "combinators": ("ModuleDict", "ModuleList", "ParameterDict", "ParameterList", "Sequential", "remat"),
         "core": ("Buffer", "Function", "Net", "Param", "View", "compose", "supports"),
         "inspect": ("effects", "summary"),
+        "low_rank": ("from_peft_state_dict", "lora", "merge_lora", "to_peft_state_dict", "unmerge_lora"),
         "program": ("Traced", "source", "trace"),
         "transforms": (
             "clipped_grads",

@@ -41,6 +41,22 @@ class UnplacedTransformError(TransformError):
         super().__init__(f"{subject} {clause}")
         self.clause = clause
 
+    def place(self, title: str) -> TransformError:
+        """The error with the title of the layer, and its path."""
+        return TransformError(f"{title} {self.clause}")
+
+
+class DrawTransformError(RandomnessError, TransformError):
+    """A draw cannot be made under the transform that it is in."""
+
+
+class UnplacedDrawError(DrawTransformError, UnplacedTransformError):
+    """The same, raised by code that does not know which layer draws."""
+
+    def place(self, title: str) -> TransformError:
+        """The error with the title of the layer, and its path."""
+        return DrawTransformError(f"{title} {self.clause}")
+
 
 class InitError(FuncnetError, ValueError):
     """Initial values were asked for where none are defined."""

@@ -111,7 +111,8 @@ def note_assumptions(is_library_file: Callable[[str], bool], known_number: Known
         if not is_library_file(tracer.f_code.co_filename):
             tracer.output.create_proxy("call_function", assume, (subject, question, args, answer), keywords or {})
 
-    get_attribute, call_method = TensorVariable.var_getattr, TensorVariable.call_method
+    get_attribute_name = "var_getattr" if hasattr(TensorVariable, "var_getattr") else "tp_getattro_impl"  # before 2.14
+    get_attribute, call_method = getattr(TensorVariable, get_attribute_name), TensorVariable.call_method
     call_function = TorchInGraphFunctionVariable.call_function
 
     def answer_attribute(variable: Any, tracer: Any, name: str) -> Any:
@@ -179,7 +180,7 @@ def note_assumptions(is_library_file: Callable[[str], bool], known_number: Known
     branches = {code for name, code in dis.opmap.items() if "JUMP" in name and ("_TRUE" in name or "_FALSE" in name)}
     wrappers = {**dict.fromkeys(branches, answer_branch), dis.opmap["STORE_ATTR"]: set_attribute}
     handlers = [(cls.dispatch_table, code, cls.dispatch_table[code]) for cls in translators for code in wrappers]
-    TensorVariable.var_getattr = answer_attribute  # type: ignore[assignment,method-assign]
+    setattr(TensorVariable, get_attribute_name, answer_attribute)
     TensorVariable.call_method = answer_method  # type: ignore[assignment,method-assign]
     TorchInGraphFunctionVariable.call_function = answer_function  # type: ignore[assignment,method-assign]
     for table, code, handler in handlers:
@@ -187,7 +188,7 @@ def note_assumptions(is_library_file: Callable[[str], bool], known_number: Known
     try:
         yield
     finally:
-        TensorVariable.var_getattr = get_attribute  # type: ignore[method-assign]
+        setattr(TensorVariable, get_attribute_name, get_attribute)
         TensorVariable.call_method = call_method  # type: ignore[method-assign]
         TorchInGraphFunctionVariable.call_function = call_function  # type: ignore[method-assign]
         for table, code, handler in handlers:

@@ -73,7 +73,7 @@ def _explain_where(prepared: PreparedNet, error: Exception) -> Exception:
             f"declare {name}=funcnet.Buffer(shape)."
         )
     if isinstance(error, UnplacedTransformError):
-        return TransformError(f"{title_and_path} {error.clause}")
+        return error.place(title_and_path)
     expects = view._expects
     expected = f"expected {expects}, " if expects else ""
     inputs_text = ", ".join(f"{name} {describe_input(value)}" for name, value in inputs.items()) or "no input"

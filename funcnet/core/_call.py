@@ -246,6 +246,7 @@ class PreparedNet:
                 interceptor.next_rng = lambda: draw_source(
                     root if call.find_drawing_path is None else call.find_drawing_path()
                 )
+                interceptor.key = rng if isinstance(rng, Tensor) else None
                 if call is not _EVAL:
                     call.interceptor = interceptor
                 with interceptor:

@@ -7,7 +7,10 @@ call, one level deep, and compares them by identity. So it can name what changed
 
 from __future__ import annotations
 
+import array
 import dataclasses
+import io
+import pickle
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
@@ -261,9 +264,23 @@ def copy_inner_state(value: Any) -> object:
     if hasattr(value, "getstate"):  # random.Random; the compiler cannot test for this class
         state: object = value.getstate()
         return state
-    if isinstance(value, (bytearray, memoryview)) or hasattr(value, "__array_interface__"):
+    if isinstance(value, (bytearray, memoryview, array.array)) or hasattr(value, "__array_interface__"):
         return bytes(value) if isinstance(value, bytearray) else value.tobytes()
+    if isinstance(value, (io.StringIO, io.BytesIO)):
+        return value.tell(), value.getvalue()
+    if type(value).__module__.partition(".")[0] == "numpy" and (state := _state_of_numpy_generator(value)) is not None:
+        return pickle.dumps(state)  # it holds arrays, which have no equality
     return None
+
+
+def _state_of_numpy_generator(value: Any) -> object:
+    """The state of a Generator, a BitGenerator or a RandomState of NumPy; None for other values."""
+    if hasattr(value, "bit_generator"):
+        value = value.bit_generator
+    if hasattr(value, "get_state"):
+        legacy_state: object = value.get_state(legacy=False)
+        return legacy_state
+    return getattr(value, "state", None)
 
 
 def iter_mutable_defaults(functions: list[FunctionType]) -> Iterator[tuple[str, Any]]:

@@ -15,6 +15,7 @@ from funcnet._tensors import is_inexact
 from funcnet._torch import foreach_lerp, foreach_lerp_, register_constant
 from funcnet._typing import Tree, TreeLike
 from funcnet.optim._donated_memory import are_writable
+from funcnet.optim._pairing import require_tree
 from funcnet.tree import flatten, map, map_with_path
 from funcnet.tree.internals import require_same_paths
 
@@ -47,6 +48,7 @@ class Averaging:
                 return leaf
             return leaf.detach().to(dtype if leaf.is_floating_point() else None, copy=True)
 
+        require_tree(params)
         return {"n_averaged": torch.tensor(0), "params": map(copy_leaf, params)}
 
     def update(self, average: TreeLike, params: TreeLike, *, donate: bool = False) -> Tree:
@@ -58,8 +60,13 @@ class Averaging:
             donate: whether the memory of ``average`` may be written over and returned.
 
         Raises:
-            TreeError: if paths or shapes differ; names all of them.
+            TreeError: if paths or shapes differ, or ``average`` is none; names all of them.
         """
+        if not {"n_averaged", "params"} <= average.keys():
+            raise TreeError(
+                f"an average is what init or update returned, a dict with 'n_averaged' and 'params', and this has "
+                f"{', '.join([repr(key) for key in average][:4])}. update takes it first, and then params."
+            )
         averaged, current = average["params"], params
         averaged_leaves, current_leaves = flatten(averaged), flatten(current)
         if averaged_leaves.keys() != current_leaves.keys():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -25,10 +25,11 @@ from funcnet.optim._groups import (
     identity_key,
 )
 from funcnet.optim._leaf_batch import LeafBatch, choose_memory
-from funcnet.optim._missing_attributes import ExplainsMissing
+from funcnet.optim._missing_attributes import ExplainsMissing, refuse_params
 from funcnet.optim._pairing import Pairing, find_owners, format_place
 from funcnet.optim._scalars import TENSORS, TensorNumber, TensorScalar, as_hyperparameter, widen_scalar
 from funcnet.optim._state_entries import scalar_dtype
+from funcnet.optim._state_misfits import describe_kinds, describe_shapes, refuse_sparse, require_none
 from funcnet.optim._update_operations import Memory, real_dtype
 
 
@@ -70,6 +71,17 @@ class Optimizer(ExplainsMissing):
         super().__init_subclass__()
         register_constant(cls)  # so torch.compile and torch's pytrees take an optimizer for the value it is
 
+    if not TYPE_CHECKING:  # a type checker reads the arguments in __init__
+
+        def __new__(cls, *args: Any, **hyperparameters: Any) -> Self:
+            """Refuse params, and names of others, before Python says of them what helps nobody."""
+            if cls is Optimizer:
+                raise TypeError("Optimizer is what all optimizers are; make one of them, as fn.optim.AdamW(lr=1e-3).")
+            refuse_params(cls.__name__, args, hyperparameters)
+            if "__dataclass_params__" in vars(cls):
+                check_names(cls.__name__, hyperparameters, cls._hyperparameter_names() | {"groups": None})
+            return super().__new__(cls)
+
     def __post_init__(self) -> None:
         values = {name: freeze(value) for name, value in self.values().items()}
         groups = Groups(self.groups)
@@ -93,10 +105,10 @@ class Optimizer(ExplainsMissing):
     def _check_hyperparameters(self, values: Hyperparameters, groups: Mapping[Any, Hyperparameters]) -> None:
         """Refuse names that torch does not know in groups, and values that it does not take."""
         name = type(self).__name__
-        check_values(name, values)
+        check_values(type(self), values)
         for selector, of_group in groups.items():
             check_names(f"{name}, in the group {selector!r},", of_group, self._hyperparameter_names())
-            check_values(name, {**values, **of_group})
+            check_values(type(self), {**values, **of_group})
 
     @classmethod
     def _hyperparameter_names(cls) -> dict[str, None]:
@@ -234,7 +246,8 @@ class Optimizer(ExplainsMissing):
             grads: gradients of the same structure; ``None`` or ``ABSENT`` for what is not updated.
             state: what :meth:`init` or the last step returned.
             donate: whether params and state may be written over and returned, as torch.optim does. The values are the
-                same. It has no effect where somebody differentiates through the step.
+                same, except for params of which one is a part of another, which both move, as in torch. It has no
+                effect where somebody differentiates through the step.
             hyperparameters: values of this step in place of the record's own, numbers or tensors of one element.
                 ``groups={selector: {...}}`` changes those of groups; a value that a group has of its own stays.
 
@@ -254,20 +267,23 @@ class Optimizer(ExplainsMissing):
         pairing = Pairing(params, grads, state)
         batches = record._batch_by_group(pairing)
         problems = [line for of_group, batch in batches for line in of_group._complete_entries(batch, pairing)]
-        if problems:
-            raise TreeError(
-                f"the state does not fit {type(self).__name__} and its params:{bullet_list(problems)}\n"
-                f"optimizer.init(params) makes one that does."
-            )
+        require_none(type(self).__name__, problems)
         memory = choose_memory(batches, donate)
-        if memory.donates:
-            with torch.no_grad():
+        try:
+            if memory.donates:
+                with torch.no_grad():
+                    for of_group, batch in batches:
+                        pairing.put(batch, of_group._update_batch(memory, batch))
+            else:
                 for of_group, batch in batches:
+                    batch.entries = [entry.copy() for entry in batch.entries]
                     pairing.put(batch, of_group._update_batch(memory, batch))
-        else:
+        except (KeyError, RuntimeError) as error:  # rare, so that no time is taken to look for it in every step
             for of_group, batch in batches:
-                batch.entries = [entry.copy() for entry in batch.entries]
-                pairing.put(batch, of_group._update_batch(memory, batch))
+                problems += describe_kinds(of_group, batch, pairing)
+            require_none(type(self).__name__, problems)
+            refuse_sparse(type(self).__name__, batches, pairing, error)
+            raise
         return pairing.result(in_place=memory.donates)
 
     def _update_batch(self, memory: Memory, batch: LeafBatch) -> list[Tensor]:
@@ -346,21 +362,10 @@ class Optimizer(ExplainsMissing):
         names = self._entry_names()
         if not self._has_other_shapes and all(batch.entries) and batch.has_shapes_of_params(names):
             return []
-        problems: list[str] = []
-        for number, (index, param, entry) in enumerate(zip(batch.indices, batch.params, batch.entries, strict=True)):
+        for number, (param, entry) in enumerate(zip(batch.params, batch.entries, strict=True)):
             if not entry:
                 batch.set_entry(number, self._init_entry(param))
-                continue
-            for name, expected in self._entry_shapes(param).items():
-                tensor = entry.get(name)
-                if tensor is None and self._starts_empty:
-                    continue
-                if tensor is None or tensor.shape != expected:
-                    got = "is missing" if tensor is None else f"has shape {tuple(tensor.shape)}"
-                    problems.append(
-                        f"{pairing.format_place('state', index)}[{name!r}] {got}: expected {tuple(expected)}"
-                    )
-        return problems
+        return describe_shapes(self, batch, pairing)
 
 
 def _has_tensor(value: Any) -> bool:

@@ -5,7 +5,8 @@ again. For large tensors the C library returns memory to the system and asks for
 longer than the arithmetic of the step. So a tensor that a step made keeps the memory of its predecessor, as long as it
 lives itself. The peak of memory stays that of a step, in which both sets are in use anyway.
 
-Only memory that a step itself asked for is taken again, and only when no tensor, array or process can read it.
+Only memory that torch asked for is taken again, and only when no tensor, array or process can read it. Memory that came
+from elsewhere, from an array or a mapped file, may have readers that torch does not know.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ def _is_unreachable(storages: list[Any]) -> bool:
     return (
         _count_references(storages) == _ONE_REFERENCE
         and count_storage_uses(storages[0]._cdata) == 1
+        and storages[0].resizable()  # false for the memory of others
         and not storages[0].is_shared()
     )
 

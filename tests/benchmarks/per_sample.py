@@ -7,6 +7,8 @@ what funcnet needs, what vmap(grad) with clipping needs, and Opacus' ghost clipp
 
 from __future__ import annotations
 
+import copy
+import importlib.util
 import statistics
 import sys
 import time
@@ -111,7 +113,36 @@ def contestants(module: nn.Module, x: Tensor, y: Tensor) -> dict[str, Callable[[
         "vmap(grad)": lambda: torch.vmap(torch.func.grad(loss), in_dims=(None, 0, 0))(params, x, y),
         "vmap(grad), clipped": clip_stacked,
     }
-    return calls
+    return calls | opacus_contestants(module, x, y)
+
+
+def opacus_contestants(module: nn.Module, x: Tensor, y: Tensor) -> dict[str, Callable[[], Any]]:
+    """Opacus' ghost clipping, where it is installed and takes the module."""
+    if importlib.util.find_spec("opacus") is None:
+        return {}
+    grad_sample = importlib.import_module("opacus.grad_sample")
+    try:
+        ghost = grad_sample.GradSampleModuleFastGradientClipping(
+            copy.deepcopy(module), loss_reduction="sum", max_grad_norm=1.0, use_ghost_clipping=True
+        )
+    except NotImplementedError:
+        return {}
+
+    def clip_by_ghost() -> Any:
+        ghost.enable_hooks()
+        losses = F.cross_entropy(ghost(x).flatten(0, -2), y.flatten(), reduction="none").view(BATCH, -1).mean(1)
+        losses.sum().backward(retain_graph=True)
+        factors = ghost.get_clipping_coef()
+        ghost.disable_hooks()
+        ghost.zero_grad()
+        (factors * losses).sum().backward()
+
+    try:
+        clip_by_ghost()
+    except (RuntimeError, ValueError, AttributeError) as error:
+        print(f"           Opacus fails: {str(error).splitlines()[0][:90]}")
+        return {}
+    return {"Opacus ghost, clipped": clip_by_ghost}
 
 
 def measure(calls: dict[str, Callable[[], Any]], seconds: float = SECONDS) -> dict[str, float]:

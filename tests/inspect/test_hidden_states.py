@@ -6,8 +6,10 @@ import functools
 import itertools
 import os
 import random
+import secrets
 import sys
 import time
+import uuid
 from typing import ClassVar
 
 import numpy
@@ -340,3 +342,24 @@ def test_numbered_parts_are_one_row_and_the_number_of_the_line_stays():
     assert "*.* (12 times)" in text
     long = fn.inspect.Effects((fn.inspect.Effect("draws", "", "/a" * 150 + "/model.py", 1234, "x", "y"),))
     assert "/model.py:1234" in str(long)
+
+
+@pytest.mark.parametrize(
+    ("draw", "detail"),
+    [
+        (lambda: os.urandom(1)[0], "os.urandom"),
+        (lambda: uuid.uuid4().int % 7, "os.urandom"),
+        (lambda: secrets.randbelow(7), "os.urandom"),
+        (lambda: random.SystemRandom().random(), "os.urandom"),
+        (lambda: random.Random().random(), "seeds random.Random from the operating system"),
+        (lambda: numpy.random.default_rng().random(), "os.urandom"),
+        (lambda: torch.Generator().seed(), "seeds a torch.Generator from the operating system"),
+    ],
+)
+def test_draws_that_nobody_seeds_are_named_with_their_line(draw, detail):
+    class Draws(nn.Module):
+        def forward(self, x):
+            return x + draw() * 0
+
+    [effect] = fn.effects(Draws(), torch.ones(2, 3)).of("draws")
+    assert effect.detail == detail

@@ -52,6 +52,21 @@ def test_what_was_given_first_is_never_written_over():
     assert (array == before).all()
 
 
+@parametrize(
+    assign=[
+        lambda tensor, array: setattr(tensor, "data", torch.from_numpy(array)),
+        lambda tensor, array: tensor.set_(torch.frombuffer(array, dtype=torch.float32)),
+    ]
+)
+def test_memory_that_others_put_into_a_result_is_never_written_over(assign):
+    trees, arrays = start(), []
+    for _ in range(5):
+        trees = step(trees)
+        arrays.append(torch.full([SIZE], 0.5).numpy())
+        assign(trees[0]["w"], arrays[-1])
+    assert all((array == 0.5).all() for array in arrays)
+
+
 HOLDERS = {
     "tensor": lambda tensor: tensor,
     "view": lambda tensor: tensor[5:9],

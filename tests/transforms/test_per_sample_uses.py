@@ -31,6 +31,28 @@ def test_a_table_tied_to_the_logits():
         assert check(loss, {"table": normal(*sizes)}, TOKENS) == {"table": "embedding, linear"}
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"reduction": "sum", "label_smoothing": 0.1},
+        {"ignore_index": 3, "label_smoothing": 0.2},
+        {"reduction": "none"},
+        {"weight": torch.linspace(0.5, 2, 7, dtype=torch.float64)},
+    ],
+    ids=str,
+)
+def test_cross_entropy_of_each_example(options):
+    def loss(params, x, tokens):
+        logits = F.linear(x, params["w"])
+        spatial = F.cross_entropy(logits.t()[None, ..., None], tokens[None, :, None], **options)
+        single = F.cross_entropy(logits[0], tokens[0] if options.get("ignore_index") != 3 else tokens[0] * 0, **options)
+        probabilities = F.cross_entropy(logits, (tokens[:, None] == torch.arange(7)).to(x.dtype))
+        return F.cross_entropy(logits, tokens, **options).sum() + spatial.sum() + single.sum() + probabilities
+
+    check(loss, {"w": normal(7, 2)}, normal(3, 4, 2), TOKENS)
+
+
 def test_a_weight_used_over_time():
     def loss(params, xs):
         state = torch.zeros(3, dtype=xs.dtype)
@@ -194,6 +216,19 @@ def test_a_foreign_module_with_keys(train):
     assert rules["embed.weight"] == "embedding, linear"
     assert rules.pop("scale") == "copies for mul"
     assert {rule for path, rule in rules.items() if path != "embed.weight"} <= {"linear", "norm"}
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_a_language_model(stacked):
+    net = fn.models.GPT2(7, 8, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, stacked=stacked)
+    params, buffers = net.init(0, dtype=torch.float64)
+
+    def loss(params, tokens):
+        return F.cross_entropy(net.apply(params, buffers, tokens[None])[0][0, :-1], tokens[1:])
+
+    rules = check(loss, params, TOKENS)
+    assert rules["embed.token.weight"] == "embedding, linear"
+    assert set(rules.values()) == {"embedding", "embedding, linear", "matmul", "norm"}
 
 
 def test_a_key_passed_by_name_draws_the_same_for_all():

@@ -12,7 +12,7 @@ from torch import Tensor
 from funcnet._errors import bullet_list
 from funcnet._tensors import is_inexact
 from funcnet._torch import broadcast_to_leaves, pytree
-from funcnet.transforms._grad import _independence_error, _scalar_of
+from funcnet.transforms._function_results import independence_error, scalar_of
 from funcnet.transforms._per_sample._contributions import StackedGrads
 from funcnet.transforms._per_sample._one_backward import RecordedPass, name_rules, run_recorded
 from funcnet.transforms._per_sample._sample_gradients import ParamGrads, SampleGradients, Segment
@@ -77,6 +77,11 @@ class ExampleBatch:
         """Name, leaf and axis of everything that is mapped."""
         mapped = []
         for number, (arg, dims) in enumerate(zip(self.args, self.in_dims, strict=True)):
+            if dims is None:
+                continue
+            if isinstance(arg, Tensor) and isinstance(dims, int):  # the common case, without a detour
+                mapped.append((f"argument {number}", arg, dims))
+                continue
             named, spec = pytree.tree_flatten_with_path(arg)
             by_leaf = broadcast_to_leaves(dims, spec)
             if by_leaf is None:
@@ -179,7 +184,7 @@ class ExampleBatch:
             return None
         recorded = run_recorded(self._map_loss, self._compute_loss, self.params, self.size, counts_bytes)
         if recorded is not None and self.params and not recorded.uses and not recorded.unrecorded:
-            raise _independence_error(self.loss, self.title)
+            raise independence_error(self.loss, self.title)
         return recorded
 
     def _map_loss(self, run_one: Callable[..., Any]) -> tuple[Tensor, Any]:
@@ -191,7 +196,7 @@ class ExampleBatch:
         (tree,) = self.variables.fill(params, self.variables.others)
         result = self.loss(tree, *arguments, **self.kwargs)
         title = f"{self.title}, which calls the loss for one example,"
-        value = _scalar_of(self.loss, result, self.has_aux, title).reshape(())
+        value = scalar_of(self.loss, result, self.has_aux, title).reshape(())
         return (value, result[1]) if self.has_aux else (value,)
 
     def _map_gradients(self, indices: Sequence[int]) -> tuple[SampleGradients, Any]:

@@ -9,7 +9,7 @@ example, which holds no memory. What neither of them sees is noticed, because a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -110,9 +110,11 @@ class UseRecorder(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is F.batch_norm and current_transform_level() == self.level:
             _refuse_batch_statistics(*args, **kwargs)
-        if not self._has_weight(args) and not (kwargs and self._has_weight(kwargs.values())):
-            return func(*args, **kwargs)
-        if current_transform_level() != self.level:  # inside of a transform of the loss itself: not recorded
+        if func is F.cross_entropy and current_transform_level() == self.level:
+            result = self.rules[func](self, *args, **kwargs)
+            return func(*args, **kwargs) if result is NotImplemented else result
+        has_weight = any(map(self._is_weight, _iter_leaves(args, kwargs)))
+        if not has_weight or current_transform_level() != self.level:  # not recorded in a transform of the loss itself
             return func(*args, **kwargs)
         if func in FUNCTIONS_THAT_CALL_OTHERS:
             with self:
@@ -133,6 +135,10 @@ class UseRecorder(TorchFunctionMode):
     def unwrap(self, tensor: Tensor) -> Tensor:
         """A tensor of the loss as a plain one with the examples along axis 0, (B, ...)."""
         return remove_batch_axis(tensor, self.level, self.batch_size, 0)
+
+    def wrap(self, tensor: Tensor) -> Tensor:
+        """A plain tensor with the examples along axis 0 as the loss sees it: the inverse of :meth:`unwrap`."""
+        return add_batch_axis(tensor, 0, self.level)
 
     def alias(self, weight: _Weight) -> _Weight:
         """A weight for a kernel that gives its output a gradient, without one by the weight being computed."""
@@ -172,17 +178,9 @@ class UseRecorder(TorchFunctionMode):
         for weight, contribute in contributions:
             if weight is not None and weight.requires_grad:
                 self._add_use(Use(weight, edge, y.shape, contribute, rule))
-        return add_batch_axis(y, 0, self.level)
+        return self.wrap(y)
 
     # --- everything else ---
-
-    def _has_weight(self, values: Iterable[Any]) -> bool:
-        return any(
-            self._is_weight(value)
-            if isinstance(value, Tensor)
-            else isinstance(value, (list, tuple)) and self._has_weight(value)
-            for value in values
-        )
 
     def _is_weight(self, value: Any) -> bool:
         """Whether a value is a param, or computed from params and no example."""
@@ -195,9 +193,9 @@ class UseRecorder(TorchFunctionMode):
 
     def _run_with_copies(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a function that has no rule: where examples are among its arguments, on a copy of the weight for each."""
-        leaves, treedef = pytree.tree_flatten((args, kwargs))
-        if not any(map(self.is_batched, leaves)):
+        if not any(map(self.is_batched, _iter_leaves(args, kwargs))):
             return func(*args, **kwargs)
+        leaves, treedef = pytree.tree_flatten((args, kwargs))
         name = getattr(func, "__name__", str(func)).strip("_")
         copies = [self._copy(leaf, name) if self._is_weight(leaf) else leaf for leaf in leaves]
         copied_args, copied_kwargs = pytree.tree_unflatten(copies, treedef)
@@ -212,6 +210,15 @@ class UseRecorder(TorchFunctionMode):
                 self._add_use(Use(weight, get_gradient_edge(copies), copies.shape, StackedGrads, rule))
             self._copies[id(weight)] = (weight, add_batch_axis(copies, 0, self.level))
         return self._copies[id(weight)][1]
+
+
+def _iter_leaves(args: Iterable[Any], kwargs: dict[str, Any]) -> Iterator[Any]:
+    """The arguments of a function of torch, and what lists and tuples among them hold."""
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, (list, tuple)):
+            yield from _iter_leaves(value, {})
+        else:
+            yield value
 
 
 def _refuse_batch_statistics(

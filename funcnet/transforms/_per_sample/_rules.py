@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from funcnet.transforms._per_sample._batched_losses import cross_entropy
 from funcnet.transforms._per_sample._contributions import Contribution, OuterProducts, SelectedRows, StackedGrads
 from funcnet.transforms._per_sample._convolution_rules import convolution, transposed_convolution
 from funcnet.transforms._per_sample._recorder import SavedInput, UseRecorder
@@ -268,6 +269,7 @@ RULES: dict[Any, Callable[..., Any]] = {
         (torch.matmul, torch.mm, torch.mv, Tensor.matmul, Tensor.mm, Tensor.mv, Tensor.__matmul__), _matmul
     ),
     torch.addmm: _addmm,
+    F.cross_entropy: cross_entropy,
     F.embedding: _embedding,
     F.layer_norm: _layer_norm,
     F.rms_norm: _rms_norm,

@@ -204,7 +204,10 @@ def outside_transforms() -> Iterator[None]:
 def torch_silenced() -> Iterator[None]:
     """Run a block in which torch neither warns nor logs in this thread; other threads are not touched."""
     this_thread = threading.get_ident()
-    handlers = logging.getLogger("torch").handlers
+    loggers = [
+        logging.getLogger(name) for name in list(logging.Logger.manager.loggerDict) if name.split(".")[0] == "torch"
+    ]
+    handlers = [handler for logger in loggers for handler in logger.handlers]
 
     def is_from_another_thread(record: logging.LogRecord) -> bool:
         return record.thread != this_thread

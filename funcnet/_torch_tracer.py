@@ -200,12 +200,12 @@ def _subclasses(cls: Any) -> list[Any]:
     return [cls, *(inner for subclass in cls.__subclasses__() for inner in _subclasses(subclass))]
 
 
-FrameName = tuple[str, str]
-"""The file and the name of a function."""
+CodeLine = tuple[str, int]
+"""The file and the number of a line."""
 
 
 @contextlib.contextmanager
-def capture_settings(told_compiling: AbstractSet[FrameName] | None) -> Iterator[None]:
+def capture_settings(told_compiling: AbstractSet[CodeLine] | None) -> Iterator[None]:
     """Let torch's tracer keep marked sizes free and everything else constant, whatever its settings are outside.
 
     Two switches are private. Without ``backed_size_oblivious`` a free size is never 0 or 1, and code that asks for it
@@ -216,8 +216,8 @@ def capture_settings(told_compiling: AbstractSet[FrameName] | None) -> Iterator[
 
     Args:
         told_compiling: code that asks is told that it is not being compiled, so that it does what it does outside, but
-            for these functions and what they call; and functions are followed further down than torch's tracer does by
-            itself. None tells all code that it is being compiled.
+            for the functions with these lines and what they call; and functions are followed further down than torch's
+            tracer does by itself. None tells all code that it is being compiled.
     """
     import torch._dynamo.variables.torch as torch_variables
     from torch._dynamo.symbolic_convert import InstructionTranslatorBase
@@ -262,7 +262,7 @@ def capture_settings(told_compiling: AbstractSet[FrameName] | None) -> Iterator[
                 return ConstantVariable.create(False)
             if variable.value not in asks:
                 return call_function(variable, tracer, args, kwargs)
-            return ConstantVariable.create(not told_compiling.isdisjoint(_frame_names(tracer)))
+            return ConstantVariable.create(not told_compiling.isdisjoint(_running_lines(tracer)))
 
         def start_no_session() -> Any:  # a session would tell all threads that they are being compiled
             return nullcontext() if get_ident() == this_thread else start_session()
@@ -308,10 +308,12 @@ def capture_settings(told_compiling: AbstractSet[FrameName] | None) -> Iterator[
             torch.compiler._compile_session_context = start_session
 
 
-def _frame_names(tracer: Any) -> Iterator[FrameName]:
-    """The functions that are running at a place in the traced code, innermost first."""
+def _running_lines(tracer: Any) -> Iterator[CodeLine]:
+    """All lines of the functions that are running at a place in the traced code."""
     while tracer is not None:
-        yield tracer.f_code.co_filename, tracer.f_code.co_name
+        for *_, line in tracer.f_code.co_lines():
+            if line is not None:
+                yield tracer.f_code.co_filename, line
         tracer = tracer.parent
 
 

@@ -34,7 +34,6 @@ class BodyFacts:
     part of a model (LlamaRMSNorm)               yes      yes              no            no           no         yes
     equal layers in one net (LayerStack)         yes      yes              no            yes          yes        no
     net of a computed tensor (Parametrized)      as base  as base          no            no           no         no
-    layer with a low-rank change (Lora)          as base  as base          no            no           no         no
     traced program (Traced)                      yes      yes              no            yes          yes        no
     composed function, class of a user           no       code             no            no           no         no
     plain function (Function)                    no       code             yes           no           no         no

@@ -20,7 +20,7 @@ from funcnet._tensors import is_inexact
 from funcnet._torch import keep_size_free
 from funcnet._torch_tracer import (
     TRANSFORM_STARTS,
-    FrameName,
+    CodeLine,
     assume,
     capture_settings,
     contain_transforms,
@@ -169,13 +169,13 @@ def _capture_like_outside(
     module: nn.Module, train: bool, inputs: Inputs, free: Sequence[Sequence[int]], assumes_inputs: bool
 ) -> Captured | None:
     """A forward as it is outside of the compiler, but for functions that cannot be traced so; None if it cannot be."""
-    told_compiling: set[FrameName] = set()
-    frame_name: FrameName | None = None
-    while frame_name not in told_compiling:
-        if frame_name is not None:
-            told_compiling.add(frame_name)
-        captured, frame_name = _try_capture(module, train, inputs, free, told_compiling, assumes_inputs)
-        if captured is not None or frame_name is None:
+    told_compiling: set[CodeLine] = set()
+    stopped_at: CodeLine | None = None
+    while stopped_at not in told_compiling:
+        if stopped_at is not None:
+            told_compiling.add(stopped_at)
+        captured, stopped_at = _try_capture(module, train, inputs, free, told_compiling, assumes_inputs)
+        if captured is not None or stopped_at is None:
             return captured
     return None
 
@@ -185,14 +185,14 @@ def _try_capture(
     train: bool,
     inputs: Inputs,
     free: Sequence[Sequence[int]],
-    told_compiling: AbstractSet[FrameName],
+    told_compiling: AbstractSet[CodeLine],
     assumes_inputs: bool,
-) -> tuple[Captured | None, FrameName | None]:
+) -> tuple[Captured | None, CodeLine | None]:
     """A capture, or the function in which it stopped, if that is known."""
     try:
         return _capture(module, train, inputs, free, told_compiling, assumes_inputs=assumes_inputs), None
     except UntraceableError as error:
-        return None, error.frame_name
+        return None, error.stopped_at
     except ConversionError:
         return None, None
 
@@ -202,7 +202,7 @@ def _capture(
     train: bool,
     inputs: Inputs,
     free: Sequence[Sequence[int]],
-    told_compiling: AbstractSet[FrameName] | None,
+    told_compiling: AbstractSet[CodeLine] | None,
     is_called_before: bool = False,
     assumes_inputs: bool = False,
 ) -> Captured:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from funcnet._errors import ConversionError
-from funcnet._torch_tracer import FrameName
+from funcnet._torch_tracer import CodeLine
 
 Frame = tuple[str, int, str]
 """The file, the number of the line, and its code."""
@@ -22,9 +22,9 @@ _FUNCNET = Path(__file__).parents[1]
 
 
 class UntraceableError(ConversionError):
-    """A line that torch's tracer cannot follow; ``frame_name`` is the file and name of the function that it is in."""
+    """A line that torch's tracer cannot follow: ``stopped_at``, if it is known."""
 
-    frame_name: FrameName | None = None
+    stopped_at: CodeLine | None = None
 
 
 def untraceable_error(module: nn.Module, error: Exception) -> UntraceableError:
@@ -32,7 +32,7 @@ def untraceable_error(module: nn.Module, error: Exception) -> UntraceableError:
     text = str(error)
     stack = getattr(error, "real_stack", None) or ()
     frames = [(frame.filename, frame.lineno or 0, frame.line or "") for frame in stack]
-    frame_names = [(frame.filename, frame.name) for frame in stack if not is_library_file(frame.filename)]
+    own_lines = [(file, line) for file, line, _ in frames if not is_library_file(file)]
     if not frames:
         code = text.rpartition("from user code:")[2]
         frames = [(file, int(line), "") for file, line in re.findall(r'File "([^"<]+)", line (\d+)', code)]
@@ -50,7 +50,7 @@ def untraceable_error(module: nn.Module, error: Exception) -> UntraceableError:
         f"cannot capture {type(module).__name__}: torch's tracer stopped at {describe_frame(frames)}: "
         f"{' '.join(sentences)} Write that line without it, or keep the model as it is: {FROM_MODULE}"
     )
-    result.frame_name = frame_names[-1] if frame_names else None
+    result.stopped_at = own_lines[-1] if own_lines else None
     return result
 
 

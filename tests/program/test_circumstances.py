@@ -186,3 +186,28 @@ def test_a_branch_on_numbers_of_an_input_is_asserted_where_compiled_code_would_d
     mask[1, 5:] = False
     with pytest.raises(fn.ConversionError, match=r"does not hold in this call: .*test_circumstances.py"):
         net(params, x, mask)
+
+
+class OpensFile(nn.Module):
+    """A module that does what cannot be traced, except in compiled code."""
+
+    def forward(self, x):
+        if torch.compiler.is_compiling():
+            return x @ x.mT
+        with open(__file__):
+            return x @ x.mT
+
+
+def test_the_function_that_cannot_be_traced_is_told_that_it_is_compiled_and_nobody_else():
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.part = OpensFile()
+
+        def forward(self, x):
+            return self.part(x) + (100 if torch.compiler.is_compiling() else 1)
+
+    module = Both()
+    x = X[None]
+    net, params, _ = fn.trace(module, x)
+    assert torch.equal(net(params, x), module(x))

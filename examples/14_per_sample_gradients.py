@@ -2,7 +2,7 @@
 
 loss.backward() adds the gradients of all examples before anyone can look. Which image does the model learn most from?
 Which would change the weights so much that it could be recognised in them? For that each needs its own gradient: a
-loop of backward passes with a module, vmap(grad(loss)) with a pure function.
+loop of backward passes with a module, vmap(grad(loss)) with a pure function. Lesson 27 trains with cut gradients.
 """
 
 import torch
@@ -73,6 +73,11 @@ def main() -> None:
     clipped = fn.tree.map(lambda g: g * scale.view(-1, *[1] * (g.dim() - 1)), per_sample)
     assert torch.all(norm(clipped) <= limit * 1.0001)
     mean = fn.tree.map(lambda g: g.mean(0), clipped)
+
+    # For lengths and cut sums nobody has to write 256 gradients down: one backward pass over the batch gives both.
+    total, same_lengths = fn.clipped_grads(loss, limit)(params, images, labels)
+    torch.testing.assert_close(same_lengths, lengths)
+    torch.testing.assert_close(fn.tree.scale(total, 1 / 256), mean)
     before = mean_loss(params)
     after = mean_loss(fn.tree.map(lambda w, g: w - 0.5 * g, params, mean))
     print(f"\na step with gradients cut to {limit:.3f}: loss {before:.4f} -> {after:.4f}")

@@ -1,15 +1,15 @@
 """Jacobians: what would have to change in the input for the output to change?
 
 For an image and ten scores that is a table of 10 x 64 numbers, one picture for each score. A module gives one row at a
-time, by a backward pass each. Where the score is a function of the image, the table is one call: jacrev goes backward,
-jacfwd forward, and vmap does it for many images at once.
+time, by a backward pass each. Where the score is a function of the image, the table is one call, fn.jacobian: it goes
+backward for rows or forward for columns, whichever are fewer, and vmap does it for many images at once.
 """
 
 import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import nn
-from torch.func import jacfwd, jacrev, jvp
+from torch.func import jacfwd, jacrev
 
 import funcnet as fn
 
@@ -47,20 +47,29 @@ def main() -> None:
     rows = [torch.autograd.grad(score, image, retain_graph=True)[0] for score in output]
 
     # Stateless: the Jacobian of a function. Ten scores of 64 pixels: rows are fewer, so backward is the shorter way.
-    jacobian = jacrev(scores)(images[3])
+    jacobian = fn.jacobian(scores)(images[3])
     assert jacobian.shape == (10, 64)
     torch.testing.assert_close(jacobian, torch.stack(rows))
-    torch.testing.assert_close(jacobian, jacfwd(scores)(images[3]))  # 64 columns, each by a pass forward
+    torch.testing.assert_close(jacobian, jacrev(scores)(images[3]))  # torch.func's words for rows ...
+    torch.testing.assert_close(jacobian, jacfwd(scores)(images[3]))  # ... and for 64 columns, each by a pass forward
+    torch.testing.assert_close(
+        jacobian, fn.jacobian(scores, chunk_size=3)(images[3])
+    )  # three rows at once, to save memory
 
     # One direction alone needs no table: what happens to the scores as the image moves towards another one?
     towards = images[13] - images[3]
-    value, change = jvp(scores, (images[3],), (towards,))
+    value, change = fn.jvp(scores, (images[3],), (towards,))
     assert torch.equal(value, scores(images[3]))
     torch.testing.assert_close(change, jacobian @ towards, rtol=1e-4, atol=1e-4)
 
+    # And one mixture of the scores? What is it made of, pixel by pixel?
+    mixture = torch.linspace(-1, 1, 10)
+    _, multiply = fn.vjp(scores, images[3])
+    torch.testing.assert_close(multiply(mixture), mixture @ jacobian, rtol=1e-4, atol=1e-4)
+
     # For eight images at once, and for the weights instead of the image: the same words.
-    assert torch.vmap(jacrev(scores))(images[:8]).shape == (8, 10, 64)
-    by_weights = jacrev(lambda params: net(params, images[3]))(params)
+    assert torch.vmap(fn.jacobian(scores))(images[:8]).shape == (8, 10, 64)
+    by_weights = fn.jacobian(net)(params, images[3])
     print({path: tuple(part.shape) for path, part in fn.tree.flatten(by_weights).items()})
 
     index = 3

@@ -60,7 +60,7 @@ def beyond_one_gradient(*tensors: torch.Tensor) -> bool:
     """
     if torch.compiler.is_compiling():
         return under_transform()  # which derivatives the compiler takes of the code around is not known while it traces
-    if _planned.is_second:
+    if _planned.is_second or _planned.is_mapped:
         return True
     if peek_transform() is None:
         return under_forward_mode()
@@ -69,45 +69,66 @@ def beyond_one_gradient(*tensors: torch.Tensor) -> bool:
 
 
 class _PlannedDerivatives(threading.local):
-    """Attributes: is_second: whether this thread runs a function that its caller will differentiate twice."""
+    """What the caller of a function, which this thread runs, will do with its result.
+
+    Attributes:
+        is_second: whether it is differentiated twice.
+        is_mapped: whether the last derivative is taken in many directions at once, by vmap.
+    """
 
     is_second = False
+    is_mapped = False
 
 
 _planned = _PlannedDerivatives()
 
 
 @contextlib.contextmanager
-def second_derivative_planned() -> Iterator[None]:
-    """Run a block whose result is differentiated twice, or by many directions at once, by autograd itself.
+def derivatives_planned(is_second: bool, is_mapped: bool) -> Iterator[None]:
+    """Run a block whose result autograd itself differentiates twice, or in many directions at once.
 
-    Autograd records a call without knowing how often it will be differentiated. The caller who knows says so, and then
+    Autograd records a call without knowing what derivatives will be taken. The caller who knows says so, and then
     :func:`beyond_one_gradient` is true in the block.
+
+    Args:
+        is_second: whether the result is differentiated twice.
+        is_mapped: whether the last derivative is taken in many directions at once, by vmap.
     """
-    was_second = _planned.is_second
-    _planned.is_second = True
+    before = _planned.is_second, _planned.is_mapped
+    _planned.is_second, _planned.is_mapped = is_second, is_mapped
     try:
         yield
     finally:
-        _planned.is_second = was_second
+        _planned.is_second, _planned.is_mapped = before
 
 
-def second_derivative_is_planned() -> bool:
-    """Whether the caller runs inside :func:`second_derivative_planned`."""
-    return not torch.compiler.is_compiling() and _planned.is_second
+def calls_are_mapped() -> bool:
+    """Whether vmap runs the kernels of a call, or will run those of its backward pass."""
+    return "Vmap" in transform_kinds() or (_planned.is_mapped and not torch.compiler.is_compiling())
 
 
-def tangent_is_differentiated(tensor: torch.Tensor) -> bool:
-    """Whether a tensor has a tangent, and another derivative is taken around that one, as in ``grad`` of ``jvp``."""
-    if not under_forward_mode():
-        return False
+def is_differentiated_twice(*tensors: torch.Tensor | None) -> bool:
+    """Whether two derivatives or more are taken of a call by what some tensors depend on, one around the other.
+
+    Autograd's own second backward pass is seen around forward mode, and where :func:`derivatives_planned` says
+    that it is mapped; one by ``create_graph=True`` alone is not.
+    """
     if torch.compiler.is_compiling():
-        kinds = [kind for kind in transform_kinds() if kind != "Vmap"]
-        return "Jvp" in kinds[1:]
-    levels = transform_levels(tensor)
-    innermost_tangent = max((level for kind, level in levels if kind == "jvp"), default=0)
-    is_inside = any(kind != "vmap" and level < innermost_tangent for kind, level in levels)
-    return is_inside or unwrap_transforms(tensor).requires_grad
+        return sum(kind != "Vmap" for kind in transform_kinds()) > 1
+    if peek_transform() is None:
+        is_planned = _planned.is_second and _planned.is_mapped
+        return is_planned or (under_forward_mode() and any(_requires_grad(tensor) for tensor in tensors))
+    levels: set[tuple[str, int]] = set()
+    for tensor in tensors:
+        if tensor is not None:
+            levels |= transform_levels(tensor)
+            if unwrap_transforms(tensor).requires_grad:
+                levels.add(("grad", 0))  # by autograd itself, around the transforms
+    return sum(kind != "vmap" for kind, _ in levels) > 1
+
+
+def _requires_grad(tensor: torch.Tensor | None) -> bool:
+    return tensor is not None and tensor.requires_grad
 
 
 @assume_constant_result
@@ -183,7 +204,10 @@ def outside_transforms() -> Iterator[None]:
 def torch_silenced() -> Iterator[None]:
     """Run a block in which torch neither warns nor logs in this thread; other threads are not touched."""
     this_thread = threading.get_ident()
-    handlers = logging.getLogger("torch").handlers
+    loggers = [
+        logging.getLogger(name) for name in list(logging.Logger.manager.loggerDict) if name.split(".")[0] == "torch"
+    ]
+    handlers = [handler for logger in loggers for handler in logger.handlers]
 
     def is_from_another_thread(record: logging.LogRecord) -> bool:
         return record.thread != this_thread

@@ -29,6 +29,35 @@ class TransformError(FuncnetError, RuntimeError):
     """A layer was called under a transform that it does not support."""
 
 
+class UnplacedTransformError(TransformError):
+    """The same, raised by code that does not know which layer called it; the net that runs the layer says so.
+
+    Args:
+        subject: what could not run, in words; the net puts the layer and its path in its place.
+        clause: the rest of the sentence, and the next step.
+    """
+
+    def __init__(self, subject: str, clause: str) -> None:
+        super().__init__(f"{subject} {clause}")
+        self.clause = clause
+
+    def place(self, title: str) -> TransformError:
+        """The error with the title of the layer, and its path."""
+        return TransformError(f"{title} {self.clause}")
+
+
+class DrawTransformError(RandomnessError, TransformError):
+    """A draw cannot be made under the transform that it is in."""
+
+
+class UnplacedDrawError(DrawTransformError, UnplacedTransformError):
+    """The same, raised by code that does not know which layer draws."""
+
+    def place(self, title: str) -> TransformError:
+        """The error with the title of the layer, and its path."""
+        return DrawTransformError(f"{title} {self.clause}")
+
+
 class InitError(FuncnetError, ValueError):
     """Initial values were asked for where none are defined."""
 

@@ -33,6 +33,9 @@ def assume_constant_result(function: Callable[_P, _R]) -> Callable[_P, _R]:
     return function
 
 
+broadcast_to_leaves: Callable[[Any, Any], list[Any] | None] = pytree._broadcast_to_and_flatten
+"""(in_dims, structure) -> one entry for each leaf, as torch.vmap reads its in_dims; None where they do not fit."""
+
 register_constant = pytree.register_constant
 """Declares a class of immutable, hashable values that compiled code may treat as constants."""
 
@@ -56,6 +59,16 @@ is_wrapped_by_transform = functorch.is_functorch_wrapped_tensor
 wrapping_level = functorch.maybe_get_level
 unwrap_once = functorch.get_unwrapped
 """Whether a transform wraps a tensor, the level of the outermost that does, and the tensor that this one wraps."""
+
+
+add_batch_axis: Callable[[torch.Tensor, int, int], torch.Tensor] = functorch._add_batch_dim
+"""(tensor, axis, level) -> what the vmap of that level sees of a tensor whose examples lie along an axis."""
+
+remove_batch_axis: Callable[[torch.Tensor, int, int, int], torch.Tensor] = functorch._remove_batch_dim
+"""(tensor, level, size, axis) -> the tensor beneath, its examples along an axis, expanded if need be."""
+
+current_transform_level = functorch.maybe_current_level
+"""The level of the innermost transform of torch.func that is active, or None."""
 
 
 def unwrap_all(tensor: torch.Tensor) -> torch.Tensor:
@@ -244,6 +257,9 @@ foreach_add_: Callable[..., None] = torch._foreach_add_
 
 DispatchMode = torch.utils._python_dispatch.TorchDispatchMode
 """A context that is shown every operator before it runs, below autograd."""
+
+count_storage_uses: Callable[[int], int] = getattr(torch._C, "_storage_Use_Count")
+"""(storage._cdata) -> how many tensors, and objects of Python, hold a storage."""
 
 Memory = StorageWeakRef
 """A name for the memory of an untyped storage: hashable, and given to no other memory as long as it is held."""

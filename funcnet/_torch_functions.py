@@ -21,11 +21,11 @@ _aten = torch.ops.aten
 # --- functions that only compute a result ---
 
 _PURE = """
-add and_ arange bitwise_and bool broadcast_to cat chunk clone contiguous cumsum diff dim empty eq expand flatten float
-floordiv full ge getattr getitem gt int invert le logical_and logical_not logical_or long lshift lt masked_fill matmul
-mod mul ne neg new_empty new_ones new_tensor new_zeros not_ ones ones_like or_ permute pos pow reshape rshift size
-split squeeze stack sub t tensor to transpose tril triu truediv type_as unbind unsqueeze view where xor zeros
-zeros_like
+add all and_ any arange bitwise_and bool broadcast_to cat chunk clone contiguous cumsum diff dim empty eq expand
+flatten float floordiv full ge getattr getitem gt int invert le logical_and logical_not logical_or long lshift lt
+masked_fill matmul mod mul ne neg new_empty new_ones new_tensor new_zeros not_ ones ones_like or_ permute pos pow
+reshape rshift size split squeeze stack sub sum t tensor to transpose tril triu truediv type_as unbind unsqueeze view
+where xor zeros zeros_like
 """
 PURE_NAMES = frozenset(_PURE.split())
 """Names of functions, methods and Python operators whose calls can be left out where nobody reads the result."""

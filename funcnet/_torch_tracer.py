@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dis
 import logging
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import nullcontext
 from threading import Lock, RLock, get_ident
 from typing import Any, NamedTuple
@@ -70,8 +72,143 @@ def applied_function(target: object) -> type[torch.autograd.Function] | None:
     return getattr(target, "function_class", None)
 
 
+def assume(
+    subject: object, question: str, arguments: Sequence[object] | None, answer: object, **keywords: object
+) -> None:
+    """What stands in a captured graph where code asks for something that may be otherwise in another call.
+
+    Args:
+        subject: the tensor that is asked; None where it is torch.
+        question: the name of an attribute or method of the tensor, ``"bool"`` for its truth; or of a function of torch.
+        arguments, keywords: those of the method or function; ``arguments`` is None of an attribute.
+        answer: what the code got.
+    """
+
+
+_ASKED_ATTRIBUTES = frozenset({"requires_grad", "is_leaf", "grad_fn", "grad", "_base", "dtype", "device", "is_cuda"})
+_ASKED_METHODS = frozenset({"is_contiguous", "stride", "storage_offset", "is_inference"})
+_ASKED_OF_TORCH = ("is_", "are_", "get_")  # how names of functions start that tell the state of torch
+
+
+KnownNumber = Callable[[torch.fx.Node], "tuple[Any, bool] | None"]
+"""Returns the number that a node computes and whether it is assumed; None where it is not known."""
+
+
 @contextlib.contextmanager
-def capture_settings(eager: bool) -> Iterator[None]:
+def note_assumptions(is_library_file: Callable[[str], bool], known_number: KnownNumber) -> Iterator[None]:
+    """Let torch's tracer put an ``assume`` into the graph for each question of the traced code, libraries left out.
+
+    Code that branches on a number which is known is followed, where torch's tracer would stop; and so is code that sets
+    ``requires_grad`` of what it computed, which changes neither outputs nor gradients by params.
+
+    Args:
+        is_library_file: tells files whose questions only choose between ways to compute the same.
+        known_number: says which numbers are known.
+    """
+    from torch._dynamo import symbolic_convert
+    from torch._dynamo.variables import ConstantVariable, TensorVariable, TorchInGraphFunctionVariable
+
+    this_thread = get_ident()
+
+    def note(tracer: Any, subject: Any, question: str, args: Any, answer: Any, keywords: Any = None) -> None:
+        if not is_library_file(tracer.f_code.co_filename):
+            tracer.output.create_proxy("call_function", assume, (subject, question, args, answer), keywords or {})
+
+    get_attribute_name = "var_getattr" if hasattr(TensorVariable, "var_getattr") else "tp_getattro_impl"  # before 2.14
+    get_attribute, call_method = getattr(TensorVariable, get_attribute_name), TensorVariable.call_method
+    call_function = TorchInGraphFunctionVariable.call_function
+
+    def answer_attribute(variable: Any, tracer: Any, name: str) -> Any:
+        result = get_attribute(variable, tracer, name)
+        if name in _ASKED_ATTRIBUTES and get_ident() == this_thread and result.is_python_constant():
+            answer, example = result.as_python_constant(), variable.proxy.node.meta["example_value"]
+            if name == "is_cuda":
+                name, answer = "device", example.device
+            if name != "requires_grad" or answer == example.requires_grad:  # else the forward has set it
+                note(tracer, variable.as_proxy(), name, None, answer)
+        return result
+
+    def answer_method(variable: Any, tracer: Any, name: str, args: Any, kwargs: Any) -> Any:
+        if name == "item" and get_ident() == this_thread:
+            known = known_number(variable.proxy.node)
+            if known is not None and not known[1]:
+                return ConstantVariable.create(known[0])
+        result = call_method(variable, tracer, name, args, kwargs)
+        if name in _ASKED_METHODS and get_ident() == this_thread and result.is_python_constant():
+            asked = [arg.as_python_constant() for arg in args]
+            named = {key: arg.as_python_constant() for key, arg in kwargs.items()}
+            note(tracer, variable.as_proxy(), name, asked, result.as_python_constant(), named)
+        return result
+
+    def answer_function(variable: Any, tracer: Any, args: Any, kwargs: Any) -> Any:
+        result = call_function(variable, tracer, args, kwargs)
+        function, name = variable.value, getattr(variable.value, "__name__", "")
+        asks = name.startswith(_ASKED_OF_TORCH) and getattr(torch, name, None) is function and not kwargs
+        if asks and get_ident() == this_thread and result is not None and result.is_python_constant():
+            asked = [arg.as_python_constant() if arg.is_python_constant() else arg for arg in args]
+            if all(isinstance(arg, (str, torch.device)) for arg in asked):
+                note(tracer, None, name, asked, result.as_python_constant())
+        return result
+
+    def answer_branch(jump: Callable[..., None]) -> Callable[..., None]:
+        def jump_by_number(tracer: Any, instruction: Any) -> None:
+            variable = tracer.stack[-1].realize()
+            known = None
+            if isinstance(variable, TensorVariable) and get_ident() == this_thread:
+                known = known_number(variable.proxy.node)
+            if known is not None:
+                number, is_assumed = known
+                if is_assumed:
+                    args = (variable.as_proxy(), "bool", None, bool(number))
+                    tracer.output.create_proxy("call_function", assume, args, {})
+                tracer.stack[-1] = ConstantVariable.create(bool(number))
+            jump(tracer, instruction)
+
+        return jump_by_number
+
+    def set_attribute(store: Callable[..., None]) -> Callable[..., None]:
+        def store_unless_flag(tracer: Any, instruction: Any) -> None:
+            value, tensor = (variable.realize() for variable in tracer.stack[-2:])
+            is_flag = instruction.argval == "requires_grad" and isinstance(tensor, TensorVariable)
+            is_computed = is_flag and tensor.source is None and get_ident() == this_thread
+            if is_computed and value.is_python_constant() and value.as_python_constant() is True:
+                del tracer.stack[-2:]  # gradients by what is computed are nobody's
+                tensor.requires_grad = True
+            else:
+                store(tracer, instruction)
+
+        return store_unless_flag
+
+    translators = (symbolic_convert.InstructionTranslator, *_subclasses(symbolic_convert.InliningInstructionTranslator))
+    branches = {code for name, code in dis.opmap.items() if "JUMP" in name and ("_TRUE" in name or "_FALSE" in name)}
+    wrappers = {**dict.fromkeys(branches, answer_branch), dis.opmap["STORE_ATTR"]: set_attribute}
+    handlers = [(cls.dispatch_table, code, cls.dispatch_table[code]) for cls in translators for code in wrappers]
+    setattr(TensorVariable, get_attribute_name, answer_attribute)
+    TensorVariable.call_method = answer_method  # type: ignore[assignment,method-assign]
+    TorchInGraphFunctionVariable.call_function = answer_function  # type: ignore[assignment,method-assign]
+    for table, code, handler in handlers:
+        table[code] = wrappers[code](handler)
+    try:
+        yield
+    finally:
+        setattr(TensorVariable, get_attribute_name, get_attribute)
+        TensorVariable.call_method = call_method  # type: ignore[method-assign]
+        TorchInGraphFunctionVariable.call_function = call_function  # type: ignore[method-assign]
+        for table, code, handler in handlers:
+            table[code] = handler
+
+
+def _subclasses(cls: Any) -> list[Any]:
+    """A class, and all that are made from it."""
+    return [cls, *(inner for subclass in cls.__subclasses__() for inner in _subclasses(subclass))]
+
+
+CodeLine = tuple[str, int]
+"""The file and the number of a line."""
+
+
+@contextlib.contextmanager
+def capture_settings(told_compiling: AbstractSet[CodeLine] | None) -> Iterator[None]:
     """Let torch's tracer keep marked sizes free and everything else constant, whatever its settings are outside.
 
     Two switches are private. Without ``backed_size_oblivious`` a free size is never 0 or 1, and code that asks for it
@@ -81,14 +218,15 @@ def capture_settings(eager: bool) -> Iterator[None]:
     gradient of its own is called as it is, and not followed. Locks are not taken: nobody else has the copy.
 
     Args:
-        eager: code that asks is told that it is not being compiled, so that it does what it does outside; and functions
-            are followed further down than torch's tracer does by itself.
+        told_compiling: code that asks is told that it is not being compiled, so that it does what it does outside, but
+            for the functions with these lines and what they call; and functions are followed further down than torch's
+            tracer does by itself. None tells all code that it is being compiled.
     """
     import torch._dynamo.variables.torch as torch_variables
     from torch._dynamo.symbolic_convert import InstructionTranslatorBase
     from torch._dynamo.trace_rules import get_torch_obj_rule_map
     from torch._dynamo.utils import proxy_args_kwargs
-    from torch._dynamo.variables import UserFunctionVariable
+    from torch._dynamo.variables import ConstantVariable, UserFunctionVariable
     from torch._dynamo.variables.builder import wrap_fx_proxy
     from torch._dynamo.variables.ctx_manager import NullContextVariable
     from torch._dynamo.variables.misc import AutogradFunctionVariable
@@ -114,25 +252,30 @@ def capture_settings(eager: bool) -> Iterator[None]:
         torch._dynamo.config.patch(known_settings),
         sizes.patch(use_duck_shape=False, backed_size_oblivious=True),  # type: ignore[attr-defined]
     ):
-        get_answers, this_thread = torch_variables.tracing_state_functions, get_ident()
+        call_function, this_thread = torch_variables.TorchInGraphFunctionVariable.call_function, get_ident()
         start_session = torch.compiler._compile_session_context
-        answers: dict[Any, bool | None] = dict(get_answers())
-        if eager:
-            for name in ("is_compiling", "is_dynamo_compiling", "is_exporting"):
-                answers[getattr(torch.compiler, name)] = False
-            answers[torch._utils.is_compiling] = False
+        devices = (torch.cuda, torch.xpu)
+        asks_streams = {getattr(device, "is_current_stream_capturing", None) for device in devices}
+        asks = {torch.compiler.is_compiling, torch.compiler.is_dynamo_compiling, torch._utils.is_compiling}
 
-        def answer_this_thread() -> Any:
-            return answers if get_ident() == this_thread else get_answers()
+        def tell(variable: Any, tracer: Any, args: Any, kwargs: Any) -> Any:
+            if told_compiling is None or get_ident() != this_thread:
+                return call_function(variable, tracer, args, kwargs)
+            if variable.value in asks_streams:  # none of them records, as nothing is computed
+                return ConstantVariable.create(False)
+            if variable.value not in asks:
+                return call_function(variable, tracer, args, kwargs)
+            return ConstantVariable.create(not told_compiling.isdisjoint(_running_lines(tracer)))
 
         def start_no_session() -> Any:  # a session would tell all threads that they are being compiled
             return nullcontext() if get_ident() == this_thread else start_session()
 
-        torch_variables.tracing_state_functions = answer_this_thread  # type: ignore[assignment]
+        torch_variables.TorchInGraphFunctionVariable.call_function = tell  # type: ignore[assignment,method-assign]
         torch.compiler._compile_session_context = start_no_session
         # Attention is followed into its parts, which are faster than the kernel for all of it and know more transforms.
         rules, functional = get_torch_obj_rule_map(), torch.nn.functional
         changed_rules = {
+            **dict.fromkeys(asks_streams, torch_variables.TorchInGraphFunctionVariable),
             functional.multi_head_attention_forward: UserFunctionVariable,
             functional._check_key_padding_mask: torch_variables.TorchInGraphFunctionVariable,  # type: ignore[attr-defined]
         }
@@ -156,7 +299,7 @@ def capture_settings(eager: bool) -> Iterator[None]:
 
         InstructionTranslatorBase.setup_or_before_with = enter_unless_lock  # type: ignore[assignment,method-assign]
         AutogradFunctionVariable.call_apply = keep_function  # type: ignore[assignment,method-assign]
-        if eager:
+        if told_compiling is not None:
             rules.update(changed_rules)
         try:
             yield
@@ -164,8 +307,17 @@ def capture_settings(eager: bool) -> Iterator[None]:
             InstructionTranslatorBase.setup_or_before_with = enter_context  # type: ignore[method-assign]
             AutogradFunctionVariable.call_apply = follow_function  # type: ignore[method-assign]
             rules.update(rules_before)
-            torch_variables.tracing_state_functions = get_answers
+            torch_variables.TorchInGraphFunctionVariable.call_function = call_function  # type: ignore[method-assign]
             torch.compiler._compile_session_context = start_session
+
+
+def _running_lines(tracer: Any) -> Iterator[CodeLine]:
+    """All lines of the functions that are running at a place in the traced code."""
+    while tracer is not None:
+        for *_, line in tracer.f_code.co_lines():
+            if line is not None:
+                yield tracer.f_code.co_filename, line
+        tracer = tracer.parent
 
 
 def tracer_shape_env() -> Any:

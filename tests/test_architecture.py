@@ -28,6 +28,7 @@ LEVELS = [
     {"parametrize"},
     {"transforms"},
     {"foreign"},
+    {"low_rank"},
     {"adapters"},
     {"optim"},
     {"inspect"},

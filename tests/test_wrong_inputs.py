@@ -42,6 +42,7 @@ def test_wrong_inputs_are_refused_as_by_the_module(case):
         return p.part(*inputs, **kwargs)
 
     _, params, buffers = fn.from_module(module)
+    params = fn.tree.map(torch.Tensor.requires_grad_, params)  # as in the module: torch.matmul chooses kernels by it
     params = {"part": params} if params else {}
     buffers = {"part": buffers} if buffers else {}
     xs = case.inputs()

@@ -13,12 +13,14 @@ from funcnet._tensors import is_inexact
 from funcnet._torch import live_load_hooks, module_inside_wrapper, shards_tensors
 from funcnet._typing import Flat, Tree
 from funcnet.adapters._lazy_modules import copy_with_shapes, lazy_error, list_lazy_names
+from funcnet.adapters._shared_memory import refuse_shared_memory
 from funcnet.combinators import ModuleDict, ModuleList, ParameterDict, ParameterList, Sequential
 from funcnet.core import Body, Function, FunctionModule, Net, Param
 from funcnet.core.internals import adopt_module_tensors, dtype_to_declare
 from funcnet.foreign import Wrapped
 from funcnet.foreign.internals import UNKNOWN_VALUE, named_modules, named_tensors, unwrap_module
 from funcnet.layers import COUNTERPARTS, Layer
+from funcnet.low_rank.internals import LoraModule, lora_net_of_module, module_without_lora
 from funcnet.parametrize.internals import (
     STOCK_PARAMETRIZATIONS,
     ParametrizationList,
@@ -49,7 +51,8 @@ def from_module(module: nn.Module, *, example_inputs: object = None, copy: bool 
     ``Wrapped``, which runs that forward on a private copy. The module itself is never called and never written to.
     Parameters that do not require grad are listed in ``net.frozen``; :func:`funcnet.train_flags` gives the ``train=``
     of parts in different modes. What torch.compile, DataParallel or checkpoint_wrapper were put around is converted
-    without them. Tensors that the module keeps of earlier calls are constants of the net, and lose their graph.
+    without them. Tensors that the module keeps of earlier calls are constants of the net, and lose their graph. Buffers
+    and attributes that share memory each get their own, with a warning.
 
     Args:
         module: any ``nn.Module``.
@@ -61,8 +64,9 @@ def from_module(module: nn.Module, *, example_inputs: object = None, copy: bool 
         ``(net, params, buffers)``; tied tensors are one entry, listed in ``net.aliases``.
 
     Raises:
-        ConversionError: if ``module`` is not a module, cannot be copied, has lazy parts and no inputs for them, or has
-            backward hooks, of which a pure function knows nothing.
+        ConversionError: if ``module`` is not a module, cannot be copied, has lazy parts and no inputs for them, has
+            backward hooks, of which a pure function knows nothing, or has parameters whose memory another tensor shares
+            without being the same object.
 
     >>> net, params, buffers = from_module(nn.Sequential(nn.Linear(2, 3), nn.ReLU()))
     >>> net, list(params)
@@ -96,6 +100,7 @@ def from_module(module: nn.Module, *, example_inputs: object = None, copy: bool 
         if example_inputs is None:
             raise lazy_error(module)
         module = copy_with_shapes(module, example_inputs)
+    refuse_shared_memory(module)
     net = convert_module(module, {})
     named_params = list(named_tensors(module, "_parameters"))
     owners = set(getattr(module, TIE_OWNERS, ()))
@@ -250,6 +255,10 @@ def _native_net(module: nn.Module, nets: dict[int, Net]) -> Net | None:
         return _parameter_container(module)
     if None in module._modules.values() or any(name.startswith("_") or name == "rng" for name in module._modules):
         return None
+    if isinstance(module, LoraModule):
+        base = _native_net(module_without_lora(module), nets)
+        children = {name: convert_module(child, nets) for name, child in module._modules.items() if child is not None}
+        return None if base is None else lora_net_of_module(module, base, children)
     containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.utils.parametrize.ParametrizationList)
     if kind not in COUNTERPARTS and kind not in containers and not isinstance(module, (FunctionModule, Body)):
         return None  # its children are converted elsewhere

@@ -59,8 +59,8 @@ def replace_file(path: Path) -> Iterator[BinaryIO]:
     """
     _remove_leftovers(path.parent, _partial_prefix(path))
     partial = _make_partial_path(path)
-    descriptor = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_BINARY", 0), 0o666)
-    try:
+    try:  # from before the file is there: a signal may raise as soon as it is
+        descriptor = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_BINARY", 0), 0o666)
         with open_for_writing(descriptor) as out:
             _try_to_lock(out.fileno())
             yield out
@@ -96,10 +96,11 @@ def replace_folder(path: Path, main_file: str, old_files: list[str]) -> Iterator
         return
     _remove_leftovers(path.parent, _partial_prefix(path))
     partial = _make_partial_path(path)
-    partial.mkdir(parents=True)
-    lock = os.open(partial, os.O_RDONLY)
+    locks: list[int] = []
     try:
-        _try_to_lock(lock)
+        partial.mkdir(parents=True)
+        locks.append(os.open(partial, os.O_RDONLY))
+        _try_to_lock(locks[-1])
         yield lambda name: (partial / name, name)
         _sync_files([partial / name for name in os.listdir(partial)])
         _sync_folder(partial)
@@ -108,7 +109,8 @@ def replace_folder(path: Path, main_file: str, old_files: list[str]) -> Iterator
         shutil.rmtree(partial, ignore_errors=True)
         raise
     finally:
-        os.close(lock)
+        for lock in locks:
+            os.close(lock)
     _sync_folder(path.parent)
 
 
@@ -118,24 +120,26 @@ def _replace_files_in(path: Path, main_file: str, old_files: list[str]) -> Itera
     token = secrets.token_hex(4)
     partials: dict[str, Path] = {}  # final name -> path of the file while it is written
     locks: list[int] = []
+    is_written = False
 
     def reserve(name: str) -> tuple[Path, str]:
         final_name = name if name == main_file or not (path / name).exists() else _insert_token(name, token)
         partial = _make_partial_path(path / final_name)
-        locks.append(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
         partials[final_name] = partial
+        locks.append(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
         _try_to_lock(locks[-1])
         return partial, final_name
 
     try:
         yield reserve
         _sync_files(list(partials.values()))
+        is_written = True
         for final_name in sorted(partials, key=lambda name: name == main_file):
             os.replace(partials[final_name], path / final_name)
             _sync_folder(path)  # so that the names of the shards are on disk before the index that lists them
     except BaseException:
         # Once the main file has its final name, the new checkpoint is there and must stay.
-        if main_file not in partials or partials[main_file].exists():
+        if not is_written or main_file not in partials or partials[main_file].exists():
             for final_name, partial in partials.items():
                 with contextlib.suppress(OSError):
                     (partial if partial.exists() else path / final_name).unlink()

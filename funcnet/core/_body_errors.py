@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from funcnet._context import under_transform
-from funcnet._errors import FuncnetError, ShapeError, TransformError
+from funcnet._errors import FuncnetError, ShapeError, TransformError, UnplacedTransformError
 from funcnet._tensors import is_inexact, iter_tensors
 from funcnet._typing import TreeLike
 from funcnet.core._check import find_tree_misfits, misfit_error
@@ -43,6 +43,8 @@ def explain_error(
         params, inputs, kwargs, method: what it was called with.
         error: what the body raised, or Python when it called the body.
     """
+    if isinstance(error, UnplacedTransformError):
+        return _explain_where(prepared, error)
     if isinstance(error, FuncnetError) or type(error).__module__ == "torch.utils.checkpoint":
         return error  # torch.utils.checkpoint stops its recomputation by this exception
     lines = find_tree_misfits(prepared.specs, {"params": params})
@@ -70,6 +72,8 @@ def _explain_where(prepared: PreparedNet, error: Exception) -> Exception:
             f"{title_and_path}: p.{name} cannot be set, as a call keeps nothing but buffers. Use a local variable, or "
             f"declare {name}=funcnet.Buffer(shape)."
         )
+    if isinstance(error, UnplacedTransformError):
+        return error.place(title_and_path)
     expects = view._expects
     expected = f"expected {expects}, " if expects else ""
     inputs_text = ", ".join(f"{name} {describe_input(value)}" for name, value in inputs.items()) or "no input"

@@ -17,122 +17,49 @@ from funcnet._torch_tracer import list_traced_writes, start_watching_trace
 from funcnet._typing import Selector, Tree, TreeLike
 from funcnet.core._between_graphs import BETWEEN_GRAPHS
 from funcnet.core._body_errors import explain_error
-from funcnet.core._body_functions import iter_functions
 from funcnet.core._check import (
-    expected_structure,
     find_tree_misfits,
     fits_structure,
     fits_when_compiled,
     misfit_error,
-    specs_by_tree,
 )
-from funcnet.core._draw_source import PASS_RNG, Call, Mode, draw_source
-from funcnet.core._entries import Buffer, Param, has_entries
-from funcnet.core._facts import iter_bodies
-from funcnet.core._global_draws import GlobalDrawGuard
-from funcnet.core._held_values import SharedValues
+from funcnet.core._draw_source import PASS_RNG, Call, CallRoot, Mode, draw_source
+from funcnet.core._entries import Buffer, Param
 from funcnet.core._input_watch import InputWatch, name_inputs, read_version, write_error
-from funcnet.core._kinds import ForeignNet
-from funcnet.core._shown_writes import ShownWrites, look_for_writes
+from funcnet.core._net_plan import NOTHING_SHOWN, NetPlan
+from funcnet.core._shown_writes import ShownWrites
 from funcnet.core._ties import drop_aliases, link_buffers, resolve_aliases
 from funcnet.core._traced_watch import run_and_compare_when_traced, traced_write_error, untraceable_error
 from funcnet.core._tree_watch import (
     buffers_write_error,
-    compile_reader,
     copy_params,
     copy_tree,
-    iter_writable_buffers,
     params_write_error,
     read_states,
 )
 from funcnet.core._view import EMPTY_TREE
-from funcnet.core._view_classes import make_view_opener, view_class_of
 from funcnet.core._wrong_calls import SWALLOWED_ARGUMENTS, refuse_swallowed_arguments
 from funcnet.kernels.internals import KernelInterceptor, allow_second_derivatives_within, kernels_lack_rules
 from funcnet.random.internals import DrawInterceptor, RngArgument, as_rng
-from funcnet.tree import select, unflatten
+from funcnet.tree import select
 from funcnet.tree.internals import describe_unmatched
 
 if TYPE_CHECKING:
-    from funcnet.core._net import Net
+    pass
 
 _EVAL = Call(False, None)
-_NOTHING_SHOWN = ShownWrites()
 
 
-class PreparedNet:
-    """A net made ready to be called: its view classes and what is known of its bodies before they run."""
+class PreparedNet(NetPlan):
+    """A net made ready to be called."""
 
-    def __init__(self, net: Net) -> None:
-        self.net = net
-        self.view_class = view_class_of(net, {})
-        self.open_view = make_view_opener(net)
-        self.specs = specs_by_tree(net)
-        self.structures = {tree: expected_structure(specs) for tree, specs in self.specs.items()}
-        self.has_buffers = has_entries(net, Buffer)
-        self.aliases_by_kind: dict[type, dict[str, str]] = {
-            kind: {alias: owner for alias, owner in net.aliases.items() if isinstance(net._all_entries[alias], kind)}
-            for kind in (Param, Buffer)
-        }
-        bodies_by_path = dict(iter_bodies(net))
-        bodies = list(bodies_by_path.values())
-        self.has_recurrent_kernels = any(isinstance(body, ForeignNet) and body.is_recurrent() for body in bodies)
-        self.calls_unruled_kernels = any(body._facts.calls_unruled_kernels for body in bodies)
-        self.nets_by_path = dict(net.named_nets())
-        self.facts = {path: body._facts for path, body in bodies_by_path.items()}
-        self.draws_from_views_only = all(facts.draws_from_view_only for facts in self.facts.values())
-        self.is_trusted = all(facts.is_trusted for facts in self.facts.values())
-        self.draws_in_eval = self.drawing_paths(False)
-        self.draws_in_training = self.drawing_paths(True)  # not cached: torch.compile cannot enter such a lock
-        names = list(self.specs["params"])
-        self.outer_keys = [tuple(path.split(".")) for path in dict.fromkeys(names[:1] + names[-1:])]
-        self.checked_trees: CheckedTrees | None = None
-        self.global_draw_guard = GlobalDrawGuard(net)
-        self.functions = list(iter_functions(bodies))
-        own_bodies = [body for body in bodies if not (isinstance(body, ForeignNet) or body._facts.is_trusted)]
-        self.own_functions = list(iter_functions(own_bodies, across_files=True))
-        self.buffer_names = {path.rpartition(".")[2] for path in self.specs["buffers"]}
-        self.shared_values = SharedValues(self.functions, self.own_functions, own_bodies, self.buffer_names)
-        self.modes_seen: set[tuple[Any, bool]] = set()  # in which params were compared before and after a call
-        self.shown_writes: dict[str, ShownWrites] = {}  # by method
-        self.read_params = compile_reader([] if self.is_trusted else list(self.specs["params"]))
-        self._set_writable(False)
-        self._read_code("forward")  # here, because the compiler cannot trace it
-        self.copies_inputs = isinstance(net, ForeignNet)  # so nothing that the caller gave can be written to
-        self.has_foreign_parts = any(isinstance(body, ForeignNet) for body in bodies)
-        # a body could keep its view, and record a buffer in the tree of a call that is over
-        self.shares_eval_call = self.is_trusted or not self.has_buffers
-        self.scratch: set[str] = set()  # paths of params that a foreign forward in eval mode writes to: it gets copies
-
-    def _set_writable(self, below_bodies: bool) -> None:
-        """Let calls copy the buffers of bodies that may write to their own; or all below such bodies too."""
-        net = self.net
-        own = [path for path in iter_writable_buffers(net, below_bodies) if path not in net.aliases]
-        below = [path for path in iter_writable_buffers(net, True) if path not in net.aliases]
-        self.writable = unflatten(dict.fromkeys(own, True))
-        self.watched_buffers = [path for path in below if path not in set(own)]  # those of trusted parts
-        self.read_buffers = compile_reader(self.watched_buffers)
-        self.copies_all = below_bodies
+    checked_trees: CheckedTrees | None = None
 
     def _look_for_writes(self, method: str) -> ShownWrites:
         """What the code of a method shows of its writes; if it shows any to tensors of the trees, calls have copies."""
         if method not in self.shown_writes and not torch.compiler.is_compiling():
-            self._read_code(method)
-        return self.shown_writes.get(method, _NOTHING_SHOWN)
-
-    def _read_code(self, method: str) -> None:
-        shown = _NOTHING_SHOWN
-        if not self.is_trusted or method != "forward":
-            shown = look_for_writes(self.functions, self.own_functions, method, self.buffer_names)
-        self.shown_writes[method] = shown
-        if not self.copies_all and (shown.in_place or shown.touches_tensors):
-            self._set_writable(True)
-
-    def drawing_paths(self, train: Mode) -> list[str]:
-        """Paths of the bodies that draw in this mode."""
-        if isinstance(train, bool):
-            return [path for path, facts in self.facts.items() if facts.draws[train]]
-        return [path for path, facts in self.facts.items() if facts.draws[bool(train(path))]]
+            self.read_code(method)
+        return self.shown_writes.get(method, NOTHING_SHOWN)
 
     # --- the two ways to call ---
 
@@ -169,6 +96,39 @@ class PreparedNet:
             self._check_trees(params, buffers)
             self.checked_trees = CheckedTrees(self.outer_keys, params, buffers)
         return self._call(params, buffers, mode, rng, inputs, kwargs, method)
+
+    def run_part(
+        self,
+        params: TreeLike,
+        buffers: TreeLike,
+        call: Call,
+        path: str,
+        inputs: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> tuple[Any, Tree]:
+        """Run the body as a part of another call, which has checked the trees; returns the output and the new buffers.
+
+        Args:
+            params, buffers: those of the part.
+            call: the other call. Its mode and draws are those of the part, which it goes on after. A fork of it gives
+                the same draws again, also when the call itself is over.
+            path: where the part stands in the net of the other call.
+            inputs, kwargs: handed to the body.
+        """
+
+        def run_body(rng: Any, interceptor: DrawInterceptor | None = None) -> tuple[Any, Tree]:
+            part_call = call.fork(path)  # a new one each time, as the body may run twice; see GlobalDrawGuard
+            result = self._run_body(params, buffers, call.train, inputs, kwargs, "forward", rng, interceptor, part_call)
+            last_call[:] = [part_call]
+            return result
+
+        last_call: list[Call] = []
+        if self.draws_from_views_only:
+            result = run_body(call.rng)
+        else:
+            result = self.global_draw_guard.run_guarded(run_body, call.train is False, call.rng)
+        call.go_on_from(*last_call)
+        return result
 
     @never_compile_alone
     def _call(
@@ -218,13 +178,15 @@ class PreparedNet:
         method: str,
         rng: RngArgument,
         interceptor: DrawInterceptor | None = None,
+        part: Call | None = None,
     ) -> tuple[Any, Tree]:
         """Run the body once, over a tree of buffers that is the call's own; returns the output and that tree."""
-        call = _EVAL if mode is False and rng is None and self.shares_eval_call else Call(mode, as_rng(rng))
+        shares_call = mode is False and rng is None and self.shares_eval_call
+        call = part or (_EVAL if shares_call else Call(mode, as_rng(rng)))
         aliases = self.aliases_by_kind[Param]
         full_params = resolve_aliases(params, aliases) if aliases else params
         watches = not self.is_trusted or method != "forward"
-        shown = self._look_for_writes(method) if watches else _NOTHING_SHOWN
+        shown = self._look_for_writes(method) if watches else NOTHING_SHOWN
         has_copies = watches and tensors_are_real() and (self.copies_all or not self._has_seen(call))
         is_traced = watches and torch.compiler.is_dynamo_compiling() and not self.copies_inputs
         gradients = None
@@ -239,11 +201,15 @@ class PreparedNet:
         call_buffers = self._make_call_buffers(buffers) if self.has_buffers else {}
         try:
             view = self.open_view(self.view_class, full_params, call_buffers, call)  # type: ignore[arg-type]
+            if part is not None:
+                view._name = part.path
             body = view if method == "forward" else self.net.method(view, method)
             if interceptor is not None:
+                root: Any = view if part is None else CallRoot(call)
                 interceptor.next_rng = lambda: draw_source(
-                    view if call.find_drawing_path is None else call.find_drawing_path()
+                    root if call.find_drawing_path is None else call.find_drawing_path()
                 )
+                interceptor.key = rng if isinstance(rng, Tensor) else None
                 if call is not _EVAL:
                     call.interceptor = interceptor
                 with interceptor:
@@ -263,6 +229,8 @@ class PreparedNet:
                 raise  # the compiler would trace the explanation; it runs the call again without being compiled
             if gradients is not None:
                 gradients.undo()
+            if part is not None:
+                raise  # the other call explains it
             explained = explain_error(self, params, error, inputs, kwargs, method)
             try:
                 if explained is error:
@@ -360,12 +328,12 @@ class PreparedNet:
         names = [*self.specs["params"], *self.watched_buffers] if new_states != states else []
         paths = [path for path, old, new in zip(names, states, new_states, strict=False) if old != new]
         if buffer_paths := [path for path in paths if path in self.specs["buffers"]]:
-            self._set_writable(True)
+            self.set_writable(True)
             raise buffers_write_error(buffer_paths)
         changed = [] if has_copies else [path for path in paths if path not in self.scratch]
         if changed or (paths and (call.train is not False or not all(map(self._is_read_as_tree, paths)))):
             if changed:
-                self._set_writable(True)
+                self.set_writable(True)
             raise params_write_error(paths, bool(changed))
         if has_copies:
             self.modes_seen.add(_mode_key(call))

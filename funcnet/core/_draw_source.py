@@ -31,11 +31,15 @@ class Call:
     that is made to learn shapes. ``find_drawing_path`` is set while a foreign forward runs, and returns the path at
     which that forward draws, in the form that :func:`draw_source` takes. ``interceptor`` is set while draws of torch's
     own random functions come from ``rng``.
+
+    Args:
+        path: where the net that is called stands in the net of another call, of which this call is a part.
     """
 
-    __slots__ = ("closed", "concrete_nets", "counts", "find_drawing_path", "interceptor", "rng", "train")
+    __slots__ = ("closed", "concrete_nets", "counts", "find_drawing_path", "interceptor", "path", "rng", "train")
 
-    def __init__(self, train: Mode, rng: Rng | None, concrete_nets: ConcreteNets | None = None) -> None:
+    def __init__(self, train: Mode, rng: Rng | None, concrete_nets: ConcreteNets | None = None, path: str = "") -> None:
+        self.path = path
         self.train: Mode = train
         self.rng: Any = rng
         self.counts: dict[str, int] = {}
@@ -43,6 +47,29 @@ class Call:
         self.concrete_nets = concrete_nets
         self.find_drawing_path: Callable[[], Any] | None = None
         self.interceptor: DrawInterceptor | None = None
+
+    def fork(self, path: str = "") -> Call:
+        """A call in the same state, of a net that stands at ``path``; what it draws does not move this one."""
+        rng = self.rng.fork() if type(self.rng) is Stream else self.rng
+        fork = Call(self.train, rng, self.concrete_nets, path)
+        fork.counts = dict(self.counts)
+        return fork
+
+    def go_on_from(self, fork: Call) -> None:
+        """Be where a fork of this call has come to."""
+        if type(self.rng) is Stream:
+            self.rng.go_on_from(fork.rng)
+        self.counts.update(fork.counts)
+
+
+class CallRoot:
+    """The root of a call in the place of a view, for draws at no path: those of torch's own functions in a body."""
+
+    __slots__ = ("_name", "_up")
+
+    def __init__(self, call: Call) -> None:
+        self._up = call
+        self._name = ""
 
 
 def call_and_path(view: View) -> tuple[Call, str]:

@@ -54,6 +54,15 @@ class Edits:
             edited[name] = replace(edited[name], dtype=dtype)
         return edited
 
+    def with_replaced(self, nets: Mapping[str, Net], parts: Mapping[str, Any]) -> Edits:
+        """The edits with other nets at some names; a net that is put back as ``parts`` has it is no edit."""
+        changed = {
+            name: net
+            for name, net in {**dict(self.replaced), **nets}.items()
+            if net != parts[name] or net._edits != parts[name]._edits
+        }
+        return replace(self, replaced=tuple(changed.items()))
+
     def sort_parts(self, parts: dict[str, T]) -> dict[str, T]:
         """The named tensors, or the named nets, in the order of the module."""
         if not self.order:

@@ -30,8 +30,10 @@ lent to Python and NumPy   the first call of each mode; and every       under a 
 
 The last way is combined with any of the others. Where a foreign class may seed torch's generator itself (its code
 names ``manual_seed`` or ``seed``), watching proves nothing, because a seed may put the generator just where it was.
-Such a body runs as the global generator even while other threads run, or intercepted, from a seed that no body will
-use; if it seeds the generator there, that call raises.
+A class that puts the generator back after it drew (its code names ``fork_rng`` or ``set_rng_state``) runs from two
+seeds first: if the results are equal, it drew nothing that the generator decides, and they are the result.
+Any of these bodies runs as the global generator even while other threads run, or intercepted, from a seed that no body
+will use; if it seeds the generator there, that call raises.
 
 A draw by none of torch's functions that are known to draw (one by a C++ extension, say) still moves the generator when
 the body is intercepted: that call raises too, and the generator is put back.
@@ -86,7 +88,8 @@ class GlobalDrawGuard:
         classes = {cls for _, body in iter_bodies(net) for cls in body._facts.foreign_classes}
         names = frozenset().union(*map(names_in_methods, classes))
         self._draws_in_python = "random" in names
-        self._may_seed_torch = not names.isdisjoint(("manual_seed", "seed"))
+        self._may_hide_draws = not names.isdisjoint(("fork_rng", "set_rng_state"))  # by putting the generator back
+        self._may_seed_torch = self._may_hide_draws or not names.isdisjoint(("manual_seed", "seed"))
         self._python_draws_have_no_effect = False  # in a call without rng
 
     def run_guarded(self, run_body: RunBody, is_eval: bool, rng: RngArgument) -> tuple[Any, Tree]:
@@ -105,7 +108,10 @@ class GlobalDrawGuard:
             if lent.have_drawn and not (rng is None and self._python_draws_have_no_effect):
                 self._draws_in_python = True
                 if not can_read_numbers():
-                    raise self._python_draw_error("once for all examples: not under vmap.")
+                    raise self._python_draw_error(
+                        "once for all examples: not under vmap. Loop over the examples, or draw before vmap and pass "
+                        "what is drawn as an input."
+                    )
                 if rng is None:
                     with lend_python_generators(Stream(1)) as lent:
                         second_result = self._run_with_torch_draws_redirected(lent.from_start(run_body), all(mode), rng)
@@ -132,6 +138,14 @@ class GlobalDrawGuard:
         if isinstance(stream, Stream) and stream is not rng and self._can_lend_torch():
             with GLOBAL_GENERATORS_LOCK, stream.as_global_generator():  # the body draws just as in a call of the module
                 return run_body(stream)
+        if self._may_hide_draws:
+            with GLOBAL_GENERATORS_LOCK:
+                results = []
+                for seed in (_UNLIKELY_SEED, _UNLIKELY_SEED + 1):
+                    with Stream(seed).as_global_generator():
+                        results.append(run_body(rng))
+            if _have_same_bits(*results):
+                return results[0]
         if self._may_seed_torch:  # a seed may set the generator to its old state, and then no move is seen
             with GLOBAL_GENERATORS_LOCK, Stream(_UNLIKELY_SEED).as_global_generator():
                 return self._run_intercepted(run_body, is_plain_eval, rng, None)

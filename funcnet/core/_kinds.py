@@ -19,6 +19,10 @@ class StockNet(Net, trusted=True):
         """Whether this record holds a function, given by a user, that the body calls."""
         return False
 
+    def uncalled_parts(self) -> Iterable[str]:
+        """Names of the parts whose tensors the body reads, without calling the part."""
+        return ()
+
 
 class ForeignNet(Net, reads_trees=True, fields_in_view=False):
     """A net whose body is the forward of a module that funcnet did not write."""

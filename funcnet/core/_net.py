@@ -369,7 +369,7 @@ class Net(RecordValue):
             nets: the new children by name.
             replaced: what makes them new: nets by their path, which may lie deep in a child.
         """
-        return self._with_edits(replace(self._edits, replaced=tuple({**dict(self._edits.replaced), **nets}.items())))
+        return self._with_edits(self._edits.with_replaced(nets, self.parts()))
 
     def _add_edits(self, edits: Edits) -> None:
         problems = edits.list_missing_parts(self._with_edits(self._edits))  # a copy, as self is to remember no parts

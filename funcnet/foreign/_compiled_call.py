@@ -18,6 +18,7 @@ from funcnet._typing import Tree, TreeLike
 from funcnet.core import View
 from funcnet.core.internals import Call
 from funcnet.foreign._draws_by_path import path_in_compiled_call
+from funcnet.foreign._parameter_answers import as_parameter
 from funcnet.tree import flatten
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ def run_while_compiling(
     }
     for path in pool.renormed_weights:
         tensors[path] = tensors[path].clone()
+    for path, cls in pool.classes_when_compiled.items():
+        tensors[path] = as_parameter(tensors[path], cls)
     outer_find_drawing_path, call.find_drawing_path = call.find_drawing_path, partial(path_in_compiled_call, view)
     prefix = ""
     if method is not None:

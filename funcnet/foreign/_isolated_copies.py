@@ -109,6 +109,8 @@ def copy_without_weights(module: nn.Module) -> nn.Module:
             empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
         else:  # a sparse tensor holds no memory of its shape
             empty = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+        if isinstance(tensor, nn.Buffer):
+            return nn.Buffer(empty)
         return nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
 
     return copy_with_tensors(module, empty_like, "from_module runs a foreign forward on a private copy")

@@ -24,11 +24,31 @@ from funcnet._typing import Tree, TreeLike
 from funcnet.core import Net
 from funcnet.core.internals import Call, copy_inner_state
 from funcnet.foreign._carried_values import copy_extra_states, repr_to_keep, repr_without_numbers
+from funcnet.foreign._code_words import words_in_code
 from funcnet.foreign._draws_by_path import note_running_paths, wrap_drawing_forwards
+from funcnet.foreign._global_settings import Setting, named_settings
 from funcnet.foreign._isolated_copies import copy_without_weights, deepcopy_isolated
-from funcnet.foreign._module_walk import named_modules
+from funcnet.foreign._module_walk import named_modules, named_tensors
 from funcnet.foreign._new_parameters import refuse_new_parameters, refuse_new_submodules
+from funcnet.foreign._parameter_answers import (
+    answering_class,
+    as_parameter,
+    list_answering_buffers,
+    list_answering_params,
+    refuse_ids_of_tensors,
+)
 from funcnet.foreign._replaced_parts import edit_modules
+from funcnet.foreign._tensor_slots import (
+    Plan,
+    TensorReferences,
+    clone_or_none,
+    empty_weight_lists,
+    first_names_of,
+    iter_deleted,
+    iter_tensor_slots,
+    make_plan,
+    renorms_weight,
+)
 from funcnet.tree import join
 
 TrainFlags: TypeAlias = bool | tuple[bool, ...]
@@ -44,21 +64,23 @@ class CopyPool:
 
     def __init__(self, module: nn.Module) -> None:
         copied = copy_without_weights(module)
+        refuse_ids_of_tensors(module, words_in_code(module))
         self._set_up(copied, copy_extra_states(module), repr_to_keep(module, copied))
 
     def _set_up(self, module: nn.Module, extra_states: Mapping[str, Any], module_repr: str | None) -> None:
         self.module = module
         self.module_repr = module_repr
         self.extra_states = extra_states
-        self.first_names = _first_names(module)
+        self.first_names = first_names_of(module)
         self.renormed_weights = [
             self.first_names[join(path, "weight")]
             for path, submodule in named_modules(module)
-            if _renorms_weight(submodule)
+            if renorms_weight(submodule)
         ]
         self.paths = [path for path, _ in named_modules(module)]
         self.compiled: dict[TrainFlags, nn.Module] = {}
         self._ready: dict[TrainFlags, deque[LeasedCopy]] = {}
+        self.classes_when_compiled: dict[str, type[Tensor]] = {}  # of the params that answer as parameters, by name
         self._drawing_paths: set[str] = set()  # of submodules that were seen to draw
 
     def with_nets(self, replaced: Mapping[str, Net], nets_around: Mapping[str, Net]) -> CopyPool:
@@ -92,6 +114,16 @@ class CopyPool:
         """The ids of the objects that copies share with the pristine one: those that deepcopy takes for immutable."""
         return set(collect_reachable(self.module))
 
+    @cached_property
+    def settings(self) -> tuple[Setting, ...]:
+        """The settings of the process that a call may change."""
+        return named_settings(self.words)
+
+    @cached_property
+    def words(self) -> frozenset[str]:
+        """The words in the code that a call may run."""
+        return words_in_code(self.module)
+
     def make_copy(self, flags: TrainFlags) -> nn.Module:
         """A new copy of the module, in these modes."""
         module = deepcopy_isolated(self.module, {})
@@ -105,7 +137,7 @@ class CopyPool:
         try:
             return self._ready[flags].pop()
         except LookupError:
-            return LeasedCopy(self.make_copy(flags), self._shared_ids, self._drawing_paths)
+            return LeasedCopy(self.make_copy(flags), self._shared_ids, self._drawing_paths, self.words)
 
     def return_copy(self, flags: TrainFlags, leased: LeasedCopy) -> None:
         """Let other calls have a copy, if it is as it was made; else it is thrown away."""
@@ -122,6 +154,10 @@ class CopyPool:
 
     def prepare_compiled(self, flags: TrainFlags) -> None:
         """Make the copy that torch.compile traces. There is only one, so that compiled code is found again."""
+        for path, param in named_tensors(self.module, "_parameters"):
+            cls = answering_class(param, self.words, is_compiled=True)
+            if cls is not None:
+                self.classes_when_compiled[self.first_names[path]] = cls
         if flags not in self.compiled:
             module = self.make_copy(flags)
             note_running_paths(module)
@@ -136,7 +172,7 @@ class LeasedCopy:
     be written to directly. That also reaches tensors without a name: a list of weights beside them, a closure over one.
     """
 
-    def __init__(self, module: nn.Module, shared_ids: set[int], drawing_paths: set[str]) -> None:
+    def __init__(self, module: nn.Module, shared_ids: set[int], drawing_paths: set[str], words: frozenset[str]) -> None:
         self.module = module
         self.drawing_paths = drawing_paths
         self.call: Call | None = None
@@ -150,12 +186,14 @@ class LeasedCopy:
         self._children = [submodule._modules for submodule in self.modules]
         self._child_counts = list(map(len, self._children))
         self._children_before = list(chain.from_iterable(map(dict.values, self._children)))
-        self._tensors = [(tensors, name, tensors[name]) for tensors, name in _iter_tensor_slots(self.modules)]
-        self._references = list(_iter_references(self._tensors, objects))
-        self._param_plan, self._buffer_plan = (_make_plan(module, kind) for kind in ("_parameters", "_buffers"))
-        self._renormed = [submodule._parameters for submodule in self.modules if _renorms_weight(submodule)]
+        self._tensors = [(tensors, name, tensors[name]) for tensors, name in iter_tensor_slots(self.modules)]
+        self._references = TensorReferences(self._tensors, objects) or None
+        self._answering_params = list_answering_params(self.modules, words)
+        self._answering_buffers = list_answering_buffers(self.modules, words)
+        self._param_plan, self._buffer_plan = (make_plan(module, kind) for kind in ("_parameters", "_buffers"))
+        self._renormed = [submodule._parameters for submodule in self.modules if renorms_weight(submodule)]
         self._recurrent = [
-            (submodule, _empty_weight_lists(submodule))
+            (submodule, empty_weight_lists(submodule))
             for submodule in self.modules
             if isinstance(submodule, nn.RNNBase)
         ]
@@ -178,12 +216,26 @@ class LeasedCopy:
         _put_by_plan(self._buffer_plan, buffers)
         for renormed in self._renormed:  # torch renorms rows in place, and a tied weight has other names
             weight = renormed["weight"]
-            weight_copy = _clone_or_none(weight)
+            weight_copy = clone_or_none(weight)
             for tensors, name, _ in self._tensors:
                 if tensors[name] is weight:
                     tensors[name] = weight_copy
-        for container, key, tensors, name in self._references:
-            container[key] = tensors[name]
+        if self._answering_params:
+            self._put_answering_params()
+        for buffers_of_module, name in self._answering_buffers:
+            buffers_of_module[name]._is_buffer = True
+        if self._references:
+            self._references.put()
+
+    def _put_answering_params(self) -> None:
+        """Put aliases in the place of the params that answer as those of the module; a tied tensor has one alias."""
+        aliases: dict[int, Tensor] = {}
+        for tensors, name, cls in self._answering_params:
+            tensor = tensors[name]
+            if id(tensor) not in aliases:
+                alias = aliases[id(tensor)] = as_parameter(tensor, cls)
+                aliases[id(alias)] = alias
+            tensors[name] = aliases[id(tensor)]
 
     def record_buffers(self, buffers: Tree) -> None:
         """Record the buffers as the call left them in the tree that it was given.
@@ -194,7 +246,7 @@ class LeasedCopy:
         try:
             _record_by_plan(self._buffer_plan, buffers)
         except KeyError:
-            names = ", ".join(map(repr, _iter_deleted(self._buffer_plan)))
+            names = ", ".join(map(repr, iter_deleted(self._buffer_plan)))
             raise TreeError(
                 f"{type(self.module).__name__} deleted its buffer {names} in the call, which is to return every buffer "
                 f"that it was given. Assign zeros in place of `del`, or hold a plain attribute."
@@ -211,57 +263,20 @@ class LeasedCopy:
         if self._count_references() != self._reference_counts:
             # Something still refers to the copy; it must not write to the new buffers that the caller has.
             for module in self.modules:
-                module._buffers.update({name: _clone_or_none(buffer) for name, buffer in module._buffers.items()})
+                module._buffers.update({name: clone_or_none(buffer) for name, buffer in module._buffers.items()})
             return False
-        for container, key, tensors, name in self._references:
-            if container[key] is not tensors[name]:
-                return False
+        if self._references and not self._references.are_unchanged():
+            return False
         for tensors, name, tensor in self._tensors:
             tensors[name] = tensor
-        for container, key, tensors, name in self._references:
-            container[key] = tensors[name]
+        if self._references:
+            self._references.restore()
         for submodule, empty_lists in self._recurrent:
             submodule.__dict__.update(empty_lists)
         return self._snapshot.restore_objects()
 
 
-# --- where the tensors of a module are ---
-
-
-def _iter_tensor_slots(modules: list[nn.Module]) -> Iterator[tuple[dict[str, Any], str]]:
-    """The dicts and names of all params and buffers."""
-    for module in modules:
-        for tensors in (module._parameters, module._buffers):
-            for name, tensor in tensors.items():
-                if tensor is not None:
-                    yield tensors, name
-
-
-def _iter_references(
-    slots: list[tuple[dict[str, Any], str, Tensor]], objects: list[Any]
-) -> Iterator[tuple[Any, Any, dict[str, Any], str]]:
-    """Where else a param or buffer is held: ``container[key]`` is ``tensors[name]``."""
-    dict_ids = {id(tensors) for tensors, _, _ in slots}
-    slot_by_id = {id(tensor): (tensors, name) for tensors, name, tensor in slots}
-    for obj in objects:
-        if isinstance(obj, nn.RNNBase) or id(obj) in dict_ids:
-            continue
-        for container, keys in iter_containers(obj):
-            for key in keys:
-                if id(container[key]) in slot_by_id and not isinstance(container, tuple):
-                    yield container, key, *slot_by_id[id(container[key])]
-
-
-Plan: TypeAlias = tuple[list[tuple[str, dict[str, Any]]], list[tuple[str, Any]]]
-"""The names of a module's tensors with the dicts that hold them, and the plans of those children that have tensors."""
-
-
-def _make_plan(module: nn.Module, kind: str) -> Plan:
-    """Where the params or the buffers of a tree go; ``kind`` is ``"_parameters"`` or ``"_buffers"``."""
-    tensors = getattr(module, kind)
-    slots = [(name, tensors) for name, tensor in tensors.items() if tensor is not None]
-    children = [(name, _make_plan(child, kind)) for name, child in module._modules.items() if child is not None]
-    return slots, [(name, plan) for name, plan in children if plan != ([], [])]
+# --- the tensors of a call ---
 
 
 def _put_by_plan(plan: Plan, tree: TreeLike) -> None:
@@ -278,44 +293,6 @@ def _record_by_plan(plan: Plan, tree: Tree) -> None:
         tree[name] = tensors[name]
     for name, child in children:
         _record_by_plan(child, tree[name])
-
-
-def _iter_deleted(plan: Plan, path: str = "") -> Iterator[str]:
-    """The paths of what the plan places and is there no more."""
-    slots, children = plan
-    yield from (join(path, name) for name, tensors in slots if name not in tensors)
-    for name, child in children:
-        yield from _iter_deleted(child, join(path, name))
-
-
-def _clone_or_none(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.clone()
-
-
-def _empty_weight_lists(module: nn.RNNBase) -> dict[str, Any]:
-    """Empty lists for the weights that a recurrent module caches; it fills them when its weights change."""
-    count = len(module._flat_weights_names)
-    return {"_flat_weights": [None] * count, "_flat_weight_refs": [_dead_reference] * count}
-
-
-def _dead_reference() -> None:
-    """A dead weak reference: returns None."""
-
-
-def _renorms_weight(module: nn.Module) -> bool:
-    """Whether a module shortens the rows of its weight in place."""
-    return isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.max_norm is not None
-
-
-def _first_names(module: nn.Module) -> dict[str, str]:
-    """Every name of a tensor, and the first name of the same attribute of the same module."""
-    first_path_by_id: dict[int, str] = {}
-    first_names: dict[str, str] = {}
-    for path, submodule in named_modules(module):
-        first_path = first_path_by_id.setdefault(id(submodule), path)
-        for name in (*submodule._parameters, *submodule._buffers):
-            first_names[join(path, name)] = join(first_path, name)
-    return first_names
 
 
 # --- whether a copy is unchanged ---

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from funcnet._errors import PurityError
 from funcnet._torch import is_wrapped_by_transform
 from funcnet.foreign._module_walk import named_modules
+from funcnet.foreign._parameter_answers import is_recorded
 from funcnet.tree import join
 
 
@@ -36,9 +37,11 @@ def _make_refusal(module: nn.Module, path: str, submodule: nn.Module) -> Callabl
         if owner is None:
             return
         old = owner._parameters.get(name)
+        if old is not None and param is old:
+            return
         if old is None and isinstance(param, Tensor) and param.requires_grad:
             raise _new_params_error(title, [join(path, name)])
-        if old is not None and torch.is_grad_enabled() and (old.requires_grad or is_wrapped_by_transform(old)):
+        if old is not None and torch.is_grad_enabled() and (is_recorded(old) or is_wrapped_by_transform(old)):
             raise PurityError(
                 f"{title} puts another nn.Parameter in the place of {join(path, name)!r} in its forward, so the one in "
                 f"params gets no gradient. Compute with a tensor instead: F.linear(x, self.weight.clamp(0)), or "

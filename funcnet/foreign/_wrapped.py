@@ -27,6 +27,7 @@ from funcnet.core.internals import EMPTY_TREE, ForeignNet, call_and_path, dtype_
 from funcnet.foreign._carried_values import UNKNOWN_VALUE, carried_value
 from funcnet.foreign._compiled_call import run_while_compiling
 from funcnet.foreign._draws_by_path import find_drawing_submodule
+from funcnet.foreign._global_settings import with_settings_restored
 from funcnet.foreign._isolated_copies import CopiesById, deepcopy_isolated
 from funcnet.foreign._leased_copies import CopyPool, LeasedCopy, TrainFlags
 from funcnet.random import Stream
@@ -141,6 +142,8 @@ class Wrapped(ForeignNet):
         leased.put_tensors(view._params, buffers)
         module = leased.module
         run = module if method is None else getattr(module, method)
+        if self.copy_pool.settings:
+            run = with_settings_restored(run, self.copy_pool.settings)
         if call.rng is None or (type(call.rng) is Stream and call.rng.is_global):
             output = run(*inputs, **kwargs)
         else:

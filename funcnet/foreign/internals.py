@@ -2,6 +2,7 @@
 
 from funcnet.foreign._carried_values import EXTRA_STATE as EXTRA_STATE
 from funcnet.foreign._carried_values import UNKNOWN_VALUE as UNKNOWN_VALUE
+from funcnet.foreign._global_settings import SETTINGS as SETTINGS
 from funcnet.foreign._isolated_copies import copy_with_tensors as copy_with_tensors
 from funcnet.foreign._module_walk import named_modules as named_modules
 from funcnet.foreign._module_walk import named_tensors as named_tensors

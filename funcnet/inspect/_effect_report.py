@@ -29,7 +29,9 @@ MEANINGS = {
         "raises unless randomness= is given",
         "draws other numbers than eager code",
         "the output depends on a hidden generator",
-        "net.apply(..., rng=key) draws from an argument; train=False draws nothing where only dropout draws",
+        "net.apply(..., rng=key) draws from an argument; train=False draws nothing where only dropout draws; no rng "
+        "reaches what the code seeds by itself (numpy.random.default_rng(), random.Random(), torch.Generator().seed(), "
+        "os.urandom, uuid4): draw by torch.rand instead, or seed it from an input",
     ),
     "writes buffer": Meaning(
         "raises, or mixes what each example would write",
@@ -43,6 +45,12 @@ MEANINGS = {
         "a second call may give something else",
         "take the state as an input and return it beside the output, or register_buffer in __init__ and assign it, so "
         "that net.apply returns it in new_buffers; make parameters and submodules in __init__",
+    ),
+    "changes setting": Meaning(
+        "sets it once for all examples",
+        "breaks the graph, or sets it while it is traced only",
+        "code that runs later computes or behaves differently; a net of funcnet puts it back",
+        "a block that ends, such as with torch.no_grad() or torch.autocast(...), or set it before the call",
     ),
     "differs if repeated": Meaning(
         "gives what one call happens to give",
@@ -96,8 +104,8 @@ class Effect:
     """One thing that a call does besides computing its output.
 
     Attributes:
-        kind: one of "draws", "writes buffer", "keeps state", "differs if repeated", "reaches outside", "mixes
-            examples", "reads outside tensor", "mutates input", "branches on data" and "wrong kernel".
+        kind: one of "draws", "writes buffer", "keeps state", "changes setting", "differs if repeated", "reaches
+            outside", "mixes examples", "reads outside tensor", "mutates input", "branches on data" and "wrong kernel".
         path: joined path of the module that has the effect; empty for the root.
         file, line: the innermost line that is neither torch's nor funcnet's: for a stock layer, the line that calls it;
             empty and 0 if there is none.

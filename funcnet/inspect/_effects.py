@@ -44,9 +44,10 @@ def effects(
 ) -> Effects:
     """What a call does besides computing its output, by path and with the line of user code.
 
-    There are ten kinds of effects. A call **draws**; it **writes buffer**; it **keeps state** for the next call (an
+    There are eleven kinds of effects. A call **draws**; it **writes buffer**; it **keeps state** for the next call (an
     attribute, a list, a global, an attribute of a class, a default argument, the cache of a function, a parameter or
-    submodule that it makes); it **reaches outside** (a clock, a file, the environment, the operating system); or it
+    submodule that it makes); it **changes setting**s of the process (the grad mode, a default dtype, a filter of
+    warnings); it **reaches outside** (a clock, a file, the environment, the operating system); or it
     **differs if repeated** with equal inputs and draws, for whatever reason. It **mixes examples** of a batch, **reads
     outside tensor** (a tensor that is not a parameter, buffer or input), **mutates input** (a tensor or a container),
     or **branches on data**. Or it calls a **wrong kernel** of torch's, in a way in which that may show. On these

@@ -8,11 +8,13 @@ from __future__ import annotations
 import gc
 import io
 import os
+import random
 import sys
 from collections.abc import Callable, Sequence
 from types import FrameType, TracebackType
 from typing import Any
 
+import torch
 from torch import nn
 from typing_extensions import Self
 
@@ -29,8 +31,9 @@ _CLOCKS = frozenset(
 _ENVIRONMENT_CODES = frozenset(
     vars(type(os.environ))[name].__code__ for name in ("__getitem__", "__setitem__", "__delitem__")
 )
+_SEED_CODE = random.Random.seed.__code__
 _NOT_FOR_THE_OUTPUT = ("importlib", "_frozen_importlib", "linecache", "warnings", "inspect", "traceback", "logging")
-_PASSING_FRAMES = ("torch.serialization",)
+_PASSING_FRAMES = ("torch.serialization", "torch.random")
 _HARMLESS_OF_THE_SYSTEM = frozenset({"fspath", "getpid", "sched_yield"})
 
 
@@ -43,12 +46,12 @@ class LineTrace:
 
     Attributes:
         changes: the first location at which each place changed.
-        requests: what was asked for outside of the program, and where.
+        requests: what was asked for outside of the program, and where, each with the kind of effect that it is.
     """
 
     def __init__(self, module: nn.Module, poll: Callable[[], Sequence[Place]]) -> None:
         self.changes: dict[Place, Location] = {}
-        self.requests: dict[tuple[str, Location], None] = {}
+        self.requests: dict[tuple[str, Location], str] = {}
         self._poll = poll
         self._module_paths = ModulePaths(module)
         self._running: list[str] = []
@@ -59,6 +62,7 @@ class LineTrace:
     def __enter__(self) -> Self:
         self._collects_garbage = gc.isenabled()
         gc.disable()  # what finalizers of other objects do, such as removing files, is not asked by the call
+        self._poll()
         self._hooks = sys.gettrace(), sys.getprofile()
         sys.settrace(self._on_call)
         sys.setprofile(self._on_profile)
@@ -110,14 +114,29 @@ class LineTrace:
     # --- what lies outside of the program ---
 
     def _on_profile(self, frame: FrameType, event: str, argument: Any) -> None:
+        kind = "reaches outside"
         if event == "c_call":
-            request = _name_request(argument)
+            request = _name_entropy(argument)
+            kind = kind if request is None else "draws"
+            request = request or _name_request(argument)
         elif event == "call" and frame.f_code in _ENVIRONMENT_CODES:
             request = "asks the environment (os.environ)"
+        elif event == "call" and frame.f_code is _SEED_CODE and frame.f_locals.get("a") is None:
+            kind, request = "draws", "seeds random.Random from the operating system"
         else:
             return
         if request is not None and _is_asked_by_user_code(frame):
-            self.requests.setdefault((request, self._locate(frame)))
+            self.requests.setdefault((request, self._locate(frame)), kind)
+
+
+def _name_entropy(function: Any) -> str | None:
+    """What a function of C draws of the randomness of the operating system; None if it draws nothing."""
+    name = getattr(function, "__name__", "")
+    if name in ("urandom", "getrandom") and getattr(function, "__module__", "") in ("posix", "nt"):
+        return f"os.{name}"
+    if name == "seed" and isinstance(getattr(function, "__self__", None), torch.Generator):
+        return "seeds a torch.Generator from the operating system"
+    return None
 
 
 def _name_request(function: Any) -> str | None:

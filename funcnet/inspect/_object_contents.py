@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from funcnet.foreign.internals import SETTINGS
+
 _CACHED_FUNCTION = type(functools.cache(abs))
 _PLAIN_CLASSES = (int, float, complex, str, bytes, bool, type(None), torch.device, torch.dtype)
 _OWN_DICTS = frozenset({"_parameters", "_modules", "_buffers"})
@@ -43,6 +45,10 @@ class ClassAttributes:
 
     def __hash__(self) -> int:
         return id(self.cls)
+
+
+class ProcessSettings:
+    """The settings of the process, such as ``torch.is_grad_enabled()``, as one object with an attribute for each."""
 
 
 class Contents(NamedTuple):
@@ -80,6 +86,8 @@ def read_contents(obj: Any, keeps_values: bool = False) -> Contents | None:
         return Contents(attributes=_read_cell(obj))
     if isinstance(obj, NamedGlobals):
         return Contents(attributes={name: obj.namespace[name] for name in obj.names if name in obj.namespace})
+    if isinstance(obj, ProcessSettings):
+        return Contents(attributes={setting.name: setting.read() for setting in SETTINGS})
     if isinstance(obj, ClassAttributes):
         return Contents(attributes={name: value for name, value in vars(obj.cls).items() if name in obj.names})
     if isinstance(obj, types.FunctionType):
@@ -141,6 +149,10 @@ def _write_attributes(obj: Any, attributes: Mapping[str, Any]) -> None:
         for name in obj.names - set(attributes):
             obj.namespace.pop(name, None)
         obj.namespace.update(attributes)
+    elif isinstance(obj, ProcessSettings):
+        for setting in SETTINGS:
+            if setting.read() != attributes[setting.name]:
+                setting.write(attributes[setting.name])
     elif isinstance(obj, ClassAttributes):
         for name, value in list(vars(obj.cls).items()):
             if name in obj.names and name not in attributes:

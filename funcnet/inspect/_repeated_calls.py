@@ -88,8 +88,8 @@ class RepeatedCalls:
         changes_later = {place: change for place, change in later.items() if place not in changes}
         trace, result_of_new_copy = self._follow_calls({**changes, **changes_later}, 2 if changes_later else 1)
         difference_of_new_copy = find_difference(first, result_of_new_copy)
-        for request, location in trace.requests:
-            watch.report_effect("reaches outside", request, location)
+        for (request, location), kind in trace.requests.items():
+            watch.report_effect(kind, request, location)
         for place, change in {**changes, **changes_later}.items():
             location = trace.changes.get(place) or self._locate_forward(place.owner or "")
             words = f"{change.verb} {place.describe_place(location.path)}{change.values}"

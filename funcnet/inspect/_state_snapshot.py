@@ -24,6 +24,7 @@ from funcnet.inspect._object_contents import (
     ContentDifference,
     Contents,
     NamedGlobals,
+    ProcessSettings,
     find_differences,
     format_key,
     is_function_cache,
@@ -111,6 +112,7 @@ class StateSnapshot:
         self._walk(parts)
         self._walk([(value, Place(None, name), "inputs") for name, value in inputs])
         self._walk_code()
+        self._note_contents(ProcessSettings(), Place(None, "the settings of the process"), "code")
 
     def list_changes(self) -> dict[Place, Change]:
         """What is held now where something else was held when the snapshot was made."""
@@ -303,6 +305,9 @@ def _make_change(record: _Record, difference: ContentDifference) -> Change | Non
     name = record.place.name
     if isinstance(record.obj, NamedGlobals):
         suffix = suffix.replace(".", " ", 1)
+    if isinstance(record.obj, ProcessSettings):
+        shown = "" if values.startswith(" from (") else values  # the whole environment would not be
+        return Change(Place(None, suffix.lstrip(".")), record.place, "changes setting", "changes", shown)
     place = Place(record.place.owner, name + suffix)
     if is_generator(record.obj):
         if type(record.obj).__module__.startswith("torch"):

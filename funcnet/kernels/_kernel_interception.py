@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from funcnet._context import (
-    second_derivative_planned,
-    tangent_is_differentiated,
+    calls_are_mapped,
+    derivatives_planned,
+    is_differentiated_twice,
     transform_kinds,
     under_forward_mode,
     unwrap_transforms,
@@ -36,11 +37,15 @@ from funcnet.kernels._weight_norm import weight_norm
 from funcnet.random.internals import FUNCTIONS_THAT_CALL_OTHERS
 
 
-def _where_tangents_differ(composed: Callable[..., Tensor], kernel: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A norm that is composed where torch's rule for jvp would be differentiated."""
+def _where_differentiated_twice(
+    composed: Callable[..., Tensor], kernel: Callable[..., Tensor]
+) -> Callable[..., Tensor]:
+    """A norm that is composed where a derivative of torch's kernel would be differentiated."""
 
     def compute(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return (composed if tangent_is_differentiated(input) else kernel)(input, *args, **kwargs)
+        return (composed if is_differentiated_twice(*iter_tensors((input, args, kwargs))) else kernel)(
+            input, *args, **kwargs
+        )
 
     return compute
 
@@ -49,7 +54,7 @@ def _where_rules_lack(composed: Callable[..., Any], kernel: Callable[..., Any]) 
     """A recurrent kernel: it has no batching rule, and on some devices no rule for jvp."""
 
     def compute(*args: Any) -> Any:
-        return (composed if "Vmap" in transform_kinds() or under_forward_mode() else kernel)(*args)
+        return (composed if calls_are_mapped() or under_forward_mode() else kernel)(*args)
 
     return compute
 
@@ -68,9 +73,9 @@ FORMS: dict[Any, Callable[..., Any]] = {
     F.pdist: pdist,
     torch.cdist: cdist,
     weight_norm_kernel: weight_norm,
-    F.layer_norm: _where_tangents_differ(_norms.layer_norm, F.layer_norm),
-    F.batch_norm: _where_tangents_differ(_norms.batch_norm, F.batch_norm),
-    F.instance_norm: _where_tangents_differ(_norms.instance_norm, F.instance_norm),
+    F.layer_norm: _where_differentiated_twice(_norms.layer_norm, F.layer_norm),
+    F.batch_norm: _where_differentiated_twice(_norms.batch_norm, F.batch_norm),
+    F.instance_norm: _where_differentiated_twice(_norms.instance_norm, F.instance_norm),
     **{kernel: _where_rules_lack(composed, kernel) for kernel, composed in RECURRENT_FORMS.items()},
 }
 """Function of torch -> the one that computes the same, and knows more transforms."""
@@ -104,7 +109,7 @@ class KernelInterceptor(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in FORMS:
             known = {name: value for name, value in kwargs.items() if value is not None or name not in _RARE_ARGUMENTS}
-            if known.keys().isdisjoint(_RARE_ARGUMENTS) or func in _WEIGHTED:
+            if not any(name in known for name in _RARE_ARGUMENTS) or func in _WEIGHTED:
                 return FORMS[func](*args, **known)
         if func in FUNCTIONS_THAT_CALL_OTHERS and not torch.compiler.is_compiling():
             with self:
@@ -113,11 +118,16 @@ class KernelInterceptor(TorchFunctionMode):
 
 
 @contextlib.contextmanager
-def twice_differentiable_kernels() -> Iterator[None]:
-    """Run a block in which torch's functions and funcnet's layers take forms that can be differentiated twice."""
+def differentiable_kernels(is_second: bool = True, is_mapped: bool = False) -> Iterator[None]:
+    """Run a block in which torch's functions and funcnet's layers take forms that have the derivatives to be taken.
+
+    Args:
+        is_second: whether a second derivative will be taken.
+        is_mapped: whether the last derivative will be taken in many directions at once, by vmap.
+    """
     with contextlib.ExitStack() as stack:
         if not torch.compiler.is_compiling():  # compiled code is told by its transforms
-            stack.enter_context(second_derivative_planned())
+            stack.enter_context(derivatives_planned(is_second, is_mapped))
         stack.enter_context(KernelInterceptor())
         yield
 

@@ -24,6 +24,15 @@ _WAYS_OUT = {
         "the code calls {}, which has no single value under vmap: compute on the tensor, by torch.where for a branch, "
         "or loop over the examples"
     ),
+    r"In order to use an (autograd\.Function) with functorch transforms": (
+        "the code calls a torch.{} without setup_context, as torch.distributions.Dirichlet and Beta do, which "
+        "torch.func cannot transform: loop over the examples, draw before the transform and pass it as an input, or "
+        "write a forward without ctx and a setup_context"
+    ),
+    r"vmap: called (random operation) while in randomness error mode": (
+        "the code has a {} from a generator of its own, which has no numbers for each example: draw without "
+        "generator=, so that the draws come from rng, or pass what is drawn as an input"
+    ),
     r"attempting to use a Tensor in some data-dependent (control flow)": (
         "the code has {} that depends on data, which is not one branch for all under vmap: write torch.where, or loop "
         "over the examples"

@@ -32,11 +32,11 @@ def compose_weight_norm(v: Tensor, g: Tensor, dim: int) -> Tensor:
 
 def slice_lengths(v: Tensor, dim: int) -> Tensor:
     """The length of each slice of a weight along an axis, with the axes of the weight."""
+    if dim == -1:
+        return v.norm()  # the function below fails in forward mode there
     if not under_vmap():
         return torch.norm_except_dim(v, 2, dim)
     # The steps below have batching rules.
-    if dim == -1:
-        return v.norm()
     if dim != 0:
         return slice_lengths(v.transpose(0, dim), 0).transpose(0, dim)
     return v.reshape(v.shape[0], -1).norm(2, 1).view(-1, *[1] * (v.dim() - 1))

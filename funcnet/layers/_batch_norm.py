@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.types import Device
 
-from funcnet._context import tangent_is_differentiated, under_vmap
+from funcnet._context import is_differentiated_twice, under_vmap
 from funcnet._torch import private_backend_name, sync_batch_norm
 from funcnet.core import Buffer, Param, View
 from funcnet.kernels import batch_norm as composed_batch_norm
@@ -104,7 +104,7 @@ def _batch_normalise(p: View, input: Tensor) -> Tensor:
 
 def _batch_normalise_any(p: View, input: Tensor) -> Tensor:
     momentum = p.momentum or 0.0
-    compute = composed_batch_norm if tangent_is_differentiated(input) else F.batch_norm
+    compute = composed_batch_norm if is_differentiated_twice(input, p.weight) else F.batch_norm
     if p.running_mean is None:
         return compute(input, None, None, p.weight, p.bias, True, momentum, p.eps)
     if not p.training:

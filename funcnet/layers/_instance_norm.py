@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.types import Device
 
-from funcnet._context import tangent_is_differentiated, under_vmap, warn_caller
+from funcnet._context import is_differentiated_twice, under_vmap, warn_caller
 from funcnet.core import Buffer, Param, View
 from funcnet.kernels import instance_norm as composed_instance_norm
 from funcnet.kernels.internals import guard_instance_norm_gradient
@@ -82,7 +82,7 @@ def _instance_normalise(p: View, input: Tensor) -> Tensor:
 
 def _instance_normalise_any(p: View, input: Tensor) -> Tensor:
     mean, var, momentum = p.running_mean, p.running_var, p.momentum or 0.0
-    is_composed = tangent_is_differentiated(input)
+    is_composed = is_differentiated_twice(input, p.weight)
     compute = composed_instance_norm if is_composed else F.instance_norm
     if mean is None or not p.training:
         return compute(input, mean, var, p.weight, p.bias, mean is None, momentum, p.eps)

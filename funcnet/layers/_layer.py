@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -20,6 +20,8 @@ COUNTERPARTS: dict[type[nn.Module], type[Layer]] = {}
 NO_CHILDREN: Mapping[str, Net] = MappingProxyType({})
 FACTORY_FIELDS = ("device", "dtype")
 MERGED_FIELDS = ("size_average", "reduce")  # old arguments of losses, which the twin turns into ``reduction``
+_FUSED_PATH_FLAGS = frozenset({"activation_relu_or_gelu", "use_nested_tensor"})
+"""Attributes of transformers that let them read the weights of their parts in eval mode, and not call the parts."""
 _TENSOR_ARGUMENTS = ("_weight", "_freeze")  # arguments about tensors, which a record does not hold
 
 
@@ -69,10 +71,16 @@ class Layer(StockNet):
             module._funcnet_impl = impl
         for name, net in self._edits.replaced:
             setattr(module, name, net.as_module())
+        if self._edits.replaced:
+            for name in _FUSED_PATH_FLAGS & vars(module).keys():
+                setattr(module, name, False)
         return module
 
     def expects(self) -> str:
         return "a floating input"
+
+    def uncalled_parts(self) -> Iterable[str]:
+        return () if self.calls_parts else self._children
 
     @classmethod
     def from_module(cls, module: nn.Module, children: Mapping[str, Net] = NO_CHILDREN) -> Net | None:
@@ -101,6 +109,7 @@ class Layer(StockNet):
         """
         fields = {field.name for field in dataclasses.fields(self) if field.init}
         names = vars(module).keys() - vars(nn.Module()).keys() - fields - self.list_unread_attributes()
+        names -= _FUSED_PATH_FLAGS if self._edits.replaced else set()
         names = {name for name in names if _is_plain(vars(module)[name])}
         expected = vars(self._build_twin()) if names else {}
         return sorted(name for name in names & expected.keys() if vars(module)[name] != expected[name])

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.types import Device
 
-from funcnet._context import under_transform, under_vmap
+from funcnet._context import beyond_one_gradient, under_transform, under_vmap
 from funcnet.core import View
 from funcnet.layers._classification_loss import weighted_mean_with_smoothing
 from funcnet.layers._linear import Linear
@@ -96,7 +96,7 @@ class LinearCrossEntropyLoss(Loss):
         if options is not None:
             if torch.compiler.is_compiling():
                 options = dataclasses.replace(options, allow_retain_graph=True)  # F would do it too, with a warning
-            elif under_transform():
+            elif under_transform() or beyond_one_gradient():
                 options = None
         return F.linear_cross_entropy(
             input,

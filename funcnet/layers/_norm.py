@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.types import Device
 
-from funcnet._context import tangent_is_differentiated, under_forward_mode
+from funcnet._context import is_differentiated_twice, under_forward_mode
 from funcnet.core import Param, View
 from funcnet.kernels import layer_norm as composed_layer_norm
 from funcnet.layers._layer import Layer
@@ -69,7 +69,7 @@ class LayerNorm(Layer):
 
     @staticmethod
     def forward(p: View, input: Tensor) -> Tensor:
-        compute = composed_layer_norm if tangent_is_differentiated(input) else F.layer_norm
+        compute = composed_layer_norm if is_differentiated_twice(input, p.weight) else F.layer_norm
         return compute(input, p.normalized_shape, p.weight, p.bias, p.eps)
 
 

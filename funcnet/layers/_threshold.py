@@ -125,9 +125,12 @@ class PReLU(Layer):
 
     @staticmethod
     def forward(p: View, input: Tensor) -> Tensor:
-        if under_vmap():  # torch's batching rule needs a batch of inputs wherever there is a batch of weights
-            input = input * p.weight.new_ones((), dtype=input.dtype)
-        return F.prelu(input, p.weight)
+        if not under_vmap():
+            return F.prelu(input, p.weight)
+        # The kernel's batching rules need a batch of inputs wherever there is a batch of weights, and give the gradient
+        # of a batch within a batch a wrong shape.
+        weight = p.weight.squeeze(0) if p.num_parameters == 1 else p.weight.view(-1, *(1,) * (input.dim() - 2))
+        return torch.where(input > 0, input, weight * input)
 
 
 class RReLU(Layer):

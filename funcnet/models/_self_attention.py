@@ -5,7 +5,7 @@ Axes: N batch, L sequence, D hidden, H heads of queries, K heads of keys and val
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -89,6 +89,9 @@ class SelfAttention(StockNet):
         width = self.qkv_sizes[0]
         out = Conv1D(width, self.hidden_size) if self.conv1d else Linear(width, self.hidden_size, self.bias)
         return {**{name: make_projection(count) for name, count in rows.items()}, "out": out}
+
+    def uncalled_parts(self) -> Iterable[str]:
+        return tuple(name for name in self._children if name != "out") if self.conv1d or self.fused_qkv else ()
 
     def constants(self) -> Mapping[str, Any]:
         return {**super().constants(), "qkv_sizes": self.qkv_sizes}

@@ -62,7 +62,7 @@ class Adadelta(Optimizer):
             "acc_delta": zeros_like(param),
         }
 
-    def _update(self, memory: Memory, param: Tensor, grad: Tensor, entry: Tree) -> tuple[Tensor, Tree]:
+    def _update_param(self, memory: Memory, param: Tensor, grad: Tensor, entry: Tree) -> tuple[Tensor, Tree]:
         _, step = memory.next_step(entry["step"])
         if self.maximize:
             grad = -grad

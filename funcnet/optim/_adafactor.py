@@ -75,7 +75,7 @@ class Adafactor(Optimizer):
         rows, columns = (*param.shape[:-1], 1), (*param.shape[:-2], 1, param.shape[-1])
         return {"step": step, "row_var": param.new_zeros(rows), "col_var": param.new_zeros(columns)}
 
-    def _update(self, memory: Memory, param: Tensor, grad: Tensor, entry: Tree) -> tuple[Tensor, Tree]:
+    def _update_param(self, memory: Memory, param: Tensor, grad: Tensor, entry: Tree) -> tuple[Tensor, Tree]:
         count, step = memory.next_step(entry["step"])
         smallest, smallest_size = self.eps
         if smallest is None:

@@ -62,7 +62,7 @@ class Adagrad(FusedOptimizer):
         step = zero_step(param, bool(self.fused), torch.float32 if self.fused else None)
         return {"step": step, "sum": full_like(param, self.initial_accumulator_value)}
 
-    def _update(self, memory: Memory, param: Tensor, grad: Tensor, entry: Tree) -> tuple[Tensor, Tree]:
+    def _update_param(self, memory: Memory, param: Tensor, grad: Tensor, entry: Tree) -> tuple[Tensor, Tree]:
         count, step = memory.next_step(entry["step"])
         if self.maximize:
             grad = -grad

@@ -45,7 +45,7 @@ class _AdamFamily(FusedOptimizer):
         step = zero_step(param, bool(self.capturable or self.fused), torch.float32 if self.fused else None)
         return {"step": step, **{name: zeros_like(param) for name in self._entry_names()}}
 
-    def _update(self, memory: Memory, param: Tensor, grad: Tensor, entry: Tree) -> tuple[Tensor, Tree]:
+    def _update_param(self, memory: Memory, param: Tensor, grad: Tensor, entry: Tree) -> tuple[Tensor, Tree]:
         count, step = memory.next_step(entry["step"])
         beta1, beta2 = self.betas
         old_param = param

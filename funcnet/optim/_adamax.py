@@ -61,7 +61,7 @@ class Adamax(Optimizer):
             "exp_inf": zeros_like(param),
         }
 
-    def _update(self, memory: Memory, param: Tensor, grad: Tensor, entry: Tree) -> tuple[Tensor, Tree]:
+    def _update_param(self, memory: Memory, param: Tensor, grad: Tensor, entry: Tree) -> tuple[Tensor, Tree]:
         count, step = memory.next_step(entry["step"])
         beta1, beta2 = self.betas
         if self.maximize:

@@ -66,7 +66,7 @@ class ASGD(Optimizer):
             "ax": zeros_like(param),
         }
 
-    def _update(self, memory: Memory, param: Tensor, grad: Tensor, entry: Tree) -> tuple[Tensor, Tree]:
+    def _update_param(self, memory: Memory, param: Tensor, grad: Tensor, entry: Tree) -> tuple[Tensor, Tree]:
         count, step = memory.next_step(entry["step"])
         old_param, param, mean = param, as_real(param), as_real(entry["ax"])
         if self.maximize:

@@ -15,6 +15,7 @@ from funcnet._tensors import is_inexact
 from funcnet._torch import foreach_lerp, foreach_lerp_, register_constant
 from funcnet._typing import Tree, TreeLike
 from funcnet.optim._donated_memory import are_writable
+from funcnet.optim._pairing import require_tree
 from funcnet.tree import flatten, map, map_with_path
 from funcnet.tree.internals import require_same_paths
 
@@ -47,6 +48,7 @@ class Averaging:
                 return leaf
             return leaf.detach().to(dtype if leaf.is_floating_point() else None, copy=True)
 
+        require_tree(params)
         return {"n_averaged": torch.tensor(0), "params": map(copy_leaf, params)}
 
     def update(self, average: TreeLike, params: TreeLike, *, donate: bool = False) -> Tree:
@@ -58,14 +60,19 @@ class Averaging:
             donate: whether the memory of ``average`` may be written over and returned.
 
         Raises:
-            TreeError: if paths or shapes differ; names all of them.
+            TreeError: if paths or shapes differ, or ``average`` is none; names all of them.
         """
+        if not {"n_averaged", "params"} <= average.keys():
+            raise TreeError(
+                f"an average is what init or update returned, a dict with 'n_averaged' and 'params', and this has "
+                f"{', '.join([repr(key) for key in average][:4])}. update takes it first, and then params."
+            )
         averaged, current = average["params"], params
-        require_same_paths("an average", averaged, current)
-        averaged_leaves, current_leaves = (
-            {path: leaf for path, leaf in flatten(tree).items() if isinstance(leaf, Tensor)}
-            for tree in (averaged, current)
-        )
+        averaged_leaves, current_leaves = flatten(averaged), flatten(current)
+        if averaged_leaves.keys() != current_leaves.keys():
+            require_same_paths("an average", averaged, current)
+        averaged_leaves = {path: leaf for path, leaf in averaged_leaves.items() if isinstance(leaf, Tensor)}
+        current_leaves = {path: leaf for path, leaf in current_leaves.items() if isinstance(leaf, Tensor)}
         problems = [
             f"{path!r} has shape {tuple(current_leaves[path].shape)}, its average {tuple(leaf.shape)}"
             for path, leaf in averaged_leaves.items()
@@ -76,7 +83,7 @@ class Averaging:
         count = torch.as_tensor(average["n_averaged"])
         paths = [path for path in averaged_leaves if path in current_leaves]
         targets = [averaged_leaves[path] for path in paths]
-        sources = [current_leaves[path].to(averaged_leaves[path].device) for path in paths]
+        sources = [_on_device_of(averaged_leaves[path], current_leaves[path]) for path in paths]
         writable = are_writable(targets) if donate else [False] * len(targets)
         new = dict(zip(paths, self._average_first_or_next(targets, sources, count, writable), strict=True))
         return {
@@ -208,6 +215,10 @@ class SWA(Averaging):
         return _mix_all(averaged, current, mix_leaf, writable)
 
 
+def _on_device_of(target: Tensor, source: Tensor) -> Tensor:
+    return source if source.device == target.device else source.to(target.device)
+
+
 PairFunction: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -235,7 +246,10 @@ def _lerp_all(
             else _mix_all([target], [source], mix_leaf, [may_write])[0]
             for target, source, may_write in zip(averaged, current, writable, strict=True)
         ]
-    sources = [source.to(target.dtype) for target, source in zip(averaged, current, strict=True)]
+    sources = [
+        source if source.dtype is target.dtype else source.to(target.dtype)
+        for target, source in zip(averaged, current, strict=True)
+    ]
     if isinstance(weight, Tensor) or not is_plainly_eager() or under_forward_mode() or not averaged:
         return [_lerp_leaf(target, source, weight) for target, source in zip(averaged, sources, strict=True)]
     if all(writable):

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from funcnet._typing import Tree
-from funcnet.optim._update_operations import Memory
+from funcnet.optim._spare_memory import empty_in_turn
+from funcnet.optim._update_operations import DONATIONS, Memory
 
 CHUNK_SIZE = 2**18
 """Numbers in a chunk, for each thread. Vectors of all widths divide it, so no number is rounded otherwise."""
@@ -36,6 +37,9 @@ def update_in_chunks(
 ) -> tuple[Tensor, Tree]:
     """What an update by single elements returns, computed chunk by chunk.
 
+    Where param and state are not donated, each chunk of theirs is copied, and the copy is. So a step takes no more
+    memory than its results need: to take memory can cost more than all the arithmetic.
+
     Args:
         update: the update of a param, a gradient and an entry of the state.
         memory: what it may write over.
@@ -43,30 +47,36 @@ def update_in_chunks(
     """
     columns = _tensors_like(param, entry)
     numbers = {name: value for name, value in entry.items() if name not in columns}
-    new_param = param if memory.donates else torch.empty_like(param)
-    new_columns: dict[str, Tensor] = {}
-    chunks = _iter_chunks(param, grad, *columns.values())
+    targets = [param, *columns.values()]
+    if not memory.donates:
+        targets = [empty_in_turn(tensor) for tensor in targets]
+    new_param, new_columns = targets[0], dict(zip(columns, targets[1:], strict=True))
+    chunks = list(zip(*[_split(tensor) for tensor in (grad, param, *columns.values(), *targets)], strict=True))
+    count = len(targets)
     offset = 0
-    for at, (param_chunk, grad_chunk, *entry_chunks) in enumerate(chunks):
+    for at, (grad_chunk, *rest) in enumerate(chunks):
+        old_chunks, new_chunks = rest[:count], rest[count:]
+        if not memory.donates:
+            for old, new in zip(old_chunks, new_chunks, strict=True):
+                new.copy_(old)
         # Each chunk counts the step anew, the last one in the memory of the state.
-        own_numbers = numbers if at == len(chunks) - 1 else {name: _copy(value) for name, value in numbers.items()}
-        moved, changes = update(
-            memory, param_chunk, grad_chunk, {**own_numbers, **dict(zip(columns, entry_chunks, strict=True))}
-        )
-        end = offset + param_chunk.numel()
+        is_last = memory.donates and at == len(chunks) - 1
+        own_numbers = numbers if is_last else {name: _copy(value) for name, value in numbers.items()}
+        own_entry = {**own_numbers, **dict(zip(columns, new_chunks[1:], strict=True))}
+        moved, changes = update(DONATIONS, new_chunks[0], grad_chunk, own_entry)
+        end = offset + grad_chunk.numel()
         _write(new_param, offset, end, moved)
         for name, value in changes.items():
-            if _is_like(param_chunk, value):
+            if _is_like(grad_chunk, value):
                 if name not in new_columns:
-                    new_columns[name] = entry[name] if memory.donates and name in columns else torch.empty_like(param)
+                    new_columns[name] = torch.empty_like(param)
                 _write(new_columns[name], offset, end, value)
         offset = end
     return new_param, {name: new_columns.get(name, value) for name, value in changes.items()}
 
 
-def _iter_chunks(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
-    size = CHUNK_SIZE * torch.get_num_threads()
-    return list(zip(*[tensor.view(-1).split(size) for tensor in tensors], strict=True))
+def _split(tensor: Tensor) -> tuple[Tensor, ...]:
+    return tensor.view(-1).split(CHUNK_SIZE * torch.get_num_threads())
 
 
 def _write(target: Tensor, start: int, end: int, values: Tensor) -> None:

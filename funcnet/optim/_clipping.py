@@ -30,7 +30,8 @@ def clip_grad_norm(
     Args:
         grads: nested dicts of tensors. Integer leaves, ``None`` and ``ABSENT`` stay as they are.
         max_norm: the largest norm of the result.
-        norm_type: order of the norm; ``inf`` is the largest absolute value.
+        norm_type: order of the norm; ``inf`` is the largest absolute value, and 0 counts the numbers that are not 0,
+            where torch counts tensors.
         error_if_nonfinite: whether a norm that is NaN or infinite is an error. By default all gradients become NaN, or
             where the norm is infinite 0, and NaN at what is infinite itself.
         donate: whether the memory of ``grads`` may be written over and returned. It is kept where two leaves share it.
@@ -111,8 +112,9 @@ def replace_leaves(tree: TreeLike, leaves: Iterable[Tensor], new_leaves: Iterabl
 def _replace_by_id(tree: TreeLike, new_by_id: Mapping[int, Tensor]) -> Tree:
     result: Tree = {}
     for key, value in tree.items():
-        if isinstance(value, Tensor):
-            result[key] = new_by_id.get(id(value), value)
+        kind = type(value)
+        if kind is dict or (kind is not Tensor and isinstance(value, Mapping)):
+            result[key] = _replace_by_id(value, new_by_id)
         else:
-            result[key] = _replace_by_id(value, new_by_id) if isinstance(value, Mapping) else value
+            result[key] = new_by_id.get(id(value), value)
     return result

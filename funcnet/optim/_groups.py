@@ -38,6 +38,12 @@ class Groups(Mapping[Any, Hyperparameters]):
                 f"groups are hyperparameters by selector, {{'**.bias': {{'weight_decay': 0.0}}}}, and not a "
                 f"{type(groups).__name__}."
             )
+        strangers = {selector: values for selector, values in groups.items() if not isinstance(values, Mapping)}
+        if strangers:
+            raise TypeError(
+                f"each group is a dict of hyperparameters, {{'**.bias': {{'weight_decay': 0.0}}}}, and not "
+                f"{', '.join(f'{selector!r}: {values!r:.40}' for selector, values in strangers.items())}."
+            )
         self._items = tuple((selector, _Frozen(values)) for selector, values in groups.items())
 
     def __getitem__(self, selector: Any) -> Hyperparameters:
@@ -123,15 +129,22 @@ def _assign_groups(selectors: tuple[Selector, ...], paths: tuple[str, ...]) -> t
 
 
 @cache
-def _checker(name: str) -> type[torch.optim.Optimizer]:
-    """The optimizer class of torch of this name, which checks its arguments and holds no params."""
+def _checker(optimizer_class: type) -> type[torch.optim.Optimizer] | None:
+    """The class of torch that checks the arguments of an optimizer, with no params; None where torch has no such one.
+
+    That of a subclass is the one of the optimizer that it is made of.
+    """
 
     class WithoutParams(torch.optim.Optimizer):
         def __init__(self, params: object, defaults: dict[str, Any]) -> None:
             self.param_groups = [{"params": [], **defaults}]
 
-    # It comes after the class of torch and before Optimizer, so it is what ``super().__init__`` calls there.
-    return type(name, (getattr(torch.optim, name), WithoutParams), {})
+    for ancestor in optimizer_class.__mro__:
+        name = ancestor.__name__
+        if ancestor.__module__.startswith(__package__) and name != "Optimizer" and hasattr(torch.optim, name):
+            # It comes after the class of torch and before Optimizer, so it is what ``super().__init__`` calls there.
+            return type(name, (getattr(torch.optim, name), WithoutParams), {})
+    return None
 
 
 @cache
@@ -139,27 +152,57 @@ def torch_arguments(name: str) -> frozenset[str]:
     return frozenset(inspect.signature(getattr(torch.optim, name)).parameters) - {"params"}
 
 
-def check_values(name: str, values: Hyperparameters) -> None:
-    """Raise what the optimizer class of torch of this name raises for these values.
+def check_values(optimizer_class: type, values: Hyperparameters) -> None:
+    """Raise what the optimizer class of torch raises for these values.
 
     Tensors without a number that can be read, under vmap for example, are left out.
     """
-    known = {key: value for key, value in values.items() if key in torch_arguments(name) and _is_known(value)}
+    checker = _checker(optimizer_class)
+    if checker is None:
+        return
+    taken = torch_arguments(checker.__name__)
+    known = {key: value for key, value in values.items() if key in taken and _is_known(value)}
+    if not values.keys() & taken <= known.keys():  # flags are checked against numbers, and some are not known
+        known = {key: value for key, value in known.items() if not isinstance(value, bool)}
     try:
-        _checker(name)([], **known)
-    except TypeError:
-        for key, value in known.items():
-            if not isinstance(value, (int, float, complex, str, tuple, Tensor, type(None))):
-                advice = f" A step takes what it returns: {key}=schedule(step)." if callable(value) else ""
-                text = f"{name}: {key} is a number or a tensor, not {type(value).__name__}.{advice}"
-                raise TypeError(f"{text} An optimizer holds no params: optimizer.init(params) makes a state.") from None
-        raise
+        checker([], **known)
+    except (TypeError, IndexError):
+        problems = [problem for key, value in known.items() if (problem := _describe_kind(checker, key, value))]
+        if not problems:
+            raise
+        raise TypeError(f"{optimizer_class.__name__}: {' '.join(problems)}") from None
+
+
+def _describe_kind(checker: type, name: str, value: Any) -> str | None:
+    """What is wrong with the kind of a value, judged by torch's default."""
+    default = inspect.signature(checker).parameters[name].default
+    if isinstance(default, tuple):
+        if isinstance(value, tuple) and len(value) == len(default) and all(map(_is_number, value)):
+            return None
+        return f"{name} is {len(default)} numbers or tensors, as {default} are, not {value!r:.40}."
+    if not isinstance(default, (int, float)) or isinstance(default, bool) or _is_number(value):
+        return None
+    advice = f" A step takes what it returns: {name}=schedule(step)." if callable(value) else ""
+    return f"{name} is a number or a tensor, not {type(value).__name__}.{advice}"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, complex, Tensor))
 
 
 def _is_known(value: Any) -> bool:
     if isinstance(value, tuple):
         return all(map(_is_known, value))
     return not isinstance(value, Tensor) or is_readable(value) or value.numel() != 1
+
+
+_NAMES_ELSEWHERE = {"learning_rate": "lr", "b1": "betas", "b2": "betas", "beta1": "betas", "beta2": "betas"}
+
+
+def _find_known(name: str, known: Mapping[str, object]) -> list[str]:
+    """The hyperparameter that is probably meant by another name, if there is one."""
+    match = _NAMES_ELSEWHERE.get(name, name)
+    return [match] if match in known else get_close_matches(name, known, n=1)
 
 
 def check_names(title: str, names: Mapping[str, object], known: Mapping[str, object]) -> None:
@@ -170,8 +213,8 @@ def check_names(title: str, names: Mapping[str, object], known: Mapping[str, obj
     """
     unknown = [name for name in names if name not in known]
     if unknown:
-        hints = [match for name in unknown for match in get_close_matches(str(name), known, n=1)]
-        hint = f" Did you mean {' and '.join(map(repr, hints))}?" if hints else ""
+        hints = [match for name in unknown for match in _find_known(str(name), known)]
+        hint = f" Did you mean {' and '.join(map(repr, dict.fromkeys(hints)))}?" if hints else ""
         raise TypeError(
             f"{title} has no hyperparameter {', '.join(map(repr, unknown))}.{hint} It has {', '.join(known)}."
         )

@@ -63,12 +63,12 @@ class LBFGS(Optimizer):
     _: KW_ONLY
     maximize: bool = False
 
-    def _check(self, values: Hyperparameters, groups: Mapping[Any, Hyperparameters]) -> None:
+    def _check_hyperparameters(self, values: Hyperparameters, groups: Mapping[Any, Hyperparameters]) -> None:
         if groups:
             raise ValueError("LBFGS doesn't support per-parameter options: it has one group with all params.")
         if values["line_search_fn"] not in (None, "strong_wolfe"):
             raise ValueError(f"LBFGS only supports the line search 'strong_wolfe', got {values['line_search_fn']!r}.")
-        super()._check(values, groups)
+        super()._check_hyperparameters(values, groups)
 
     def _init_entry(self, param: Tensor) -> Tree:
         return {}

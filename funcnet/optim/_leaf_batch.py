@@ -10,9 +10,7 @@ from torch import Tensor
 
 from funcnet._context import is_plainly_eager, under_forward_mode
 from funcnet._typing import Tree
-from funcnet.optim._update_operations import Memory
-
-_NOTHING, _TEMPORARIES, _DONATIONS = Memory(), Memory(reuses=True), Memory(donates=True, reuses=True)
+from funcnet.optim._update_operations import DONATIONS, NOTHING, TEMPORARIES, Memory
 
 
 class LeafBatch:
@@ -80,10 +78,10 @@ def choose_memory(batches: Sequence[tuple[Any, LeafBatch]], donate: bool) -> Mem
         donate: whether params and state are donated.
     """
     if not is_plainly_eager() or under_forward_mode():
-        return _NOTHING
+        return NOTHING
     if torch.is_grad_enabled():
         for record, batch in batches:
             # A record has tensors only where they are not numbers, so where somebody differentiates by them.
             if record.has_tensors or batch.is_differentiated(record.differentiable_names(), donate):
-                return _NOTHING
-    return _DONATIONS if donate else _TEMPORARIES
+                return NOTHING
+    return DONATIONS if donate else TEMPORARIES

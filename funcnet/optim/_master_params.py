@@ -9,9 +9,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from funcnet._errors import TreeError
 from funcnet._torch import register_constant
 from funcnet._typing import Tree, TreeLike
 from funcnet.optim._donated_memory import are_writable
+from funcnet.optim._pairing import describe, require_tree
 from funcnet.tree import ABSENT, flatten, map, map_with_path
 
 
@@ -53,6 +55,13 @@ class MasterParams:
     optimizer: IsOptimizer
     dtype: torch.dtype = torch.float32
 
+    def __post_init__(self) -> None:
+        if not hasattr(self.optimizer, "init"):
+            raise TypeError(
+                f"MasterParams takes a record of funcnet.optim, as MasterParams(AdamW(lr=1e-3)), and this is "
+                f"{type(self.optimizer).__module__}.{type(self.optimizer).__name__}."
+            )
+
     @property
     def groups(self) -> Mapping[Any, Mapping[str, Any]]:
         """The groups of the optimizer."""
@@ -64,6 +73,7 @@ class MasterParams:
 
     def init(self, params: TreeLike, **hyperparameters: Any) -> Tree:
         """The state before the first step. Arguments as those of the optimizer."""
+        require_tree(params)
         copies: dict[int, Tensor] = {}  # a tensor at two paths is tied, and so is its copy
 
         def copy_half(leaf: Any) -> Any:
@@ -83,11 +93,22 @@ class MasterParams:
 
         Gradients may come in the dtype of their param or of its copy.
         """
+        if not isinstance(state, Mapping) or not {"master", "optimizer"} <= state.keys():
+            raise TreeError(
+                "the state of MasterParams is a dict with 'master' and 'optimizer', as its init(params) makes it; "
+                f"this is {describe(state)}."
+            )
         full = _overlay(params, state["master"])
         masters = flatten(state["master"])
 
+        casts: dict[int, Tensor] = {}  # a gradient that tied params share stays one tensor, which counts once
+
         def cast_grad(path: str, grad: Any) -> Any:
-            return grad.to(masters[path].dtype) if path in masters and isinstance(grad, Tensor) else grad
+            if path not in masters or not isinstance(grad, Tensor):
+                return grad
+            if id(grad) not in casts:
+                casts[id(grad)] = grad.to(masters[path].dtype)
+            return casts[id(grad)]
 
         new_full, optimizer_state = self.optimizer.step(
             full, map_with_path(cast_grad, grads), state["optimizer"], donate=donate, **hyperparameters

@@ -71,7 +71,7 @@ class Muon(Optimizer):
     def _init_entry(self, param: Tensor) -> Tree:
         return {"momentum_buffer": zeros_like(param)}
 
-    def _update(self, memory: Memory, param: Tensor, grad: Tensor, entry: Tree) -> tuple[Tensor, Tree]:
+    def _update_param(self, memory: Memory, param: Tensor, grad: Tensor, entry: Tree) -> tuple[Tensor, Tree]:
         buffer = lerp(entry["momentum_buffer"], grad, 1 - self.momentum, over=memory.donates)
         move = self._orthogonalize(lerp(grad, buffer, self.momentum) if self.nesterov else buffer)
         param = memory.mul(param, 1 - self.lr * self.weight_decay, over=memory.donates)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 from typing_extensions import Self
 
 from funcnet._errors import TreeError, bullet_list
-from funcnet._tensors import is_inexact
 from funcnet._torch import register_constant
 from funcnet._typing import Tree, TreeLike
 from funcnet.optim._chunks import is_large, update_in_chunks
+from funcnet.optim._first_state import FirstState
 from funcnet.optim._groups import (
     Groups,
     Hyperparameters,
@@ -25,12 +25,12 @@ from funcnet.optim._groups import (
     identity_key,
 )
 from funcnet.optim._leaf_batch import LeafBatch, choose_memory
-from funcnet.optim._missing_attributes import ExplainsMissing
-from funcnet.optim._pairing import Pairing, find_owners, format_place, require_tree
+from funcnet.optim._missing_attributes import ExplainsMissing, refuse_params
+from funcnet.optim._pairing import Pairing, find_owners, format_place
 from funcnet.optim._scalars import TENSORS, TensorNumber, TensorScalar, as_hyperparameter, widen_scalar
 from funcnet.optim._state_entries import scalar_dtype
+from funcnet.optim._state_misfits import describe_kinds, describe_shapes, refuse_sparse, require_none
 from funcnet.optim._update_operations import Memory, real_dtype
-from funcnet.tree import ABSENT
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -71,36 +71,47 @@ class Optimizer(ExplainsMissing):
         super().__init_subclass__()
         register_constant(cls)  # so torch.compile and torch's pytrees take an optimizer for the value it is
 
+    if not TYPE_CHECKING:  # a type checker reads the arguments in __init__
+
+        def __new__(cls, *args: Any, **hyperparameters: Any) -> Self:
+            """Refuse params, and names of others, before Python says of them what helps nobody."""
+            if cls is Optimizer:
+                raise TypeError("Optimizer is what all optimizers are; make one of them, as fn.optim.AdamW(lr=1e-3).")
+            refuse_params(cls.__name__, args, hyperparameters)
+            if "__dataclass_params__" in vars(cls):
+                check_names(cls.__name__, hyperparameters, cls._hyperparameter_names() | {"groups": None})
+            return super().__new__(cls)
+
     def __post_init__(self) -> None:
         values = {name: freeze(value) for name, value in self.values().items()}
         groups = Groups(self.groups)
-        self._check(values, groups)
-        self._set({**values, "groups": groups})
+        self._check_hyperparameters(values, groups)
+        self._fill_fields({**values, "groups": groups})
 
-    def _set(self, values: Mapping[str, Any]) -> None:
+    def _fill_fields(self, values: Mapping[str, Any]) -> None:
         """Fill the fields of this new record, and what is derived from them."""
         for name, value in values.items():
             object.__setattr__(self, name, value)
-        records = tuple(self._copy({**of_group, "groups": Groups()}) for of_group in self.groups.values())
+        records = tuple(self._copy_with({**of_group, "groups": Groups()}) for of_group in self.groups.values())
         object.__setattr__(self, "_group_records", records)
         object.__setattr__(self, "has_tensors", any(map(_has_tensor, self.values().values())))
 
-    def _copy(self, values: Mapping[str, Any]) -> Self:
+    def _copy_with(self, values: Mapping[str, Any]) -> Self:
         """This record with other values, unchecked."""
         record = object.__new__(type(self))
-        record._set({**self.values(), "groups": self.groups, **values})
+        record._fill_fields({**self.values(), "groups": self.groups, **values})
         return record
 
-    def _check(self, values: Hyperparameters, groups: Mapping[Any, Hyperparameters]) -> None:
+    def _check_hyperparameters(self, values: Hyperparameters, groups: Mapping[Any, Hyperparameters]) -> None:
         """Refuse names that torch does not know in groups, and values that it does not take."""
         name = type(self).__name__
-        check_values(name, values)
+        check_values(type(self), values)
         for selector, of_group in groups.items():
-            check_names(f"{name}, in the group {selector!r},", of_group, self._names())
-            check_values(name, {**values, **of_group})
+            check_names(f"{name}, in the group {selector!r},", of_group, self._hyperparameter_names())
+            check_values(type(self), {**values, **of_group})
 
     @classmethod
-    def _names(cls) -> dict[str, None]:
+    def _hyperparameter_names(cls) -> dict[str, None]:
         """The fields without the groups, in order."""
         if "_names_of_fields" not in cls.__dict__:
             names = {field.name: None for field in dataclasses.fields(cls) if field.name != "groups"}
@@ -114,7 +125,7 @@ class Optimizer(ExplainsMissing):
         >>> SGD(lr=0.1).values()["lr"]
         0.1
         """
-        return {name: getattr(self, name) for name in self._names()}
+        return {name: getattr(self, name) for name in self._hyperparameter_names()}
 
     def replace(self, **hyperparameters: Any) -> Self:
         """This optimizer with other hyperparameters; ``groups`` are merged into those it has, selector by selector.
@@ -123,7 +134,7 @@ class Optimizer(ExplainsMissing):
         >>> AdamW(lr=0.1, groups={"head": {"lr": 0.2}}).replace(lr=0.5, groups={"head": {"eps": 0.1}})
         AdamW(lr=0.5, groups={'head': {'lr': 0.2, 'eps': 0.1}})
         """
-        check_names(type(self).__name__, hyperparameters, self._names() | {"groups": None})
+        check_names(type(self).__name__, hyperparameters, self._hyperparameter_names() | {"groups": None})
         values = {name: freeze(value) for name, value in hyperparameters.items() if name != "groups"}
         groups = self.groups
         if "groups" in hyperparameters:
@@ -132,23 +143,23 @@ class Optimizer(ExplainsMissing):
                 groups[selector] = {**groups.get(selector, {}), **of_group}
             groups = Groups(groups)
         if not torch.compiler.is_compiling():
-            self._check({**self.values(), **values}, groups)
-        return self._copy({**values, "groups": groups})
+            self._check_hyperparameters({**self.values(), **values}, groups)
+        return self._copy_with({**values, "groups": groups})
 
     def __repr__(self) -> str:
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
-        values = {name: value for name, value in self.values().items() if _differs(value, defaults[name])}
+        values = {name: value for name, value in self.values().items() if _differs_from_default(value, defaults[name])}
         if self.groups:
             values["groups"] = self.groups
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in values.items())})"
 
     def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and self._key() == other._key()
+        return type(other) is type(self) and self._identity() == other._identity()
 
     def __hash__(self) -> int:
-        return hash(self._key())
+        return hash(self._identity())
 
-    def _key(self) -> tuple[Any, ...]:
+    def _identity(self) -> tuple[Any, ...]:
         return (type(self), identity_key(self.values()), self.groups)
 
     # --- what a subclass says ---
@@ -174,7 +185,7 @@ class Optimizer(ExplainsMissing):
         """The entry of the state for a param before its first step."""
         raise NotImplementedError
 
-    def _update(self, memory: Memory, param: Tensor, grad: Tensor, entry: Tree) -> tuple[Tensor, Tree]:
+    def _update_param(self, memory: Memory, param: Tensor, grad: Tensor, entry: Tree) -> tuple[Tensor, Tree]:
         """The next param and the next entry; on a record whose hyperparameters are scalars."""
         raise NotImplementedError
 
@@ -201,33 +212,24 @@ class Optimizer(ExplainsMissing):
         >>> SGD(momentum=0.9).init({"fc": {"bias": torch.ones(2)}})     # its buffer is the first gradient
         {'fc': {'bias': {}}}
         """
-        require_tree(params)
         record = self.replace(**hyperparameters) if hyperparameters else self
-        paths: list[str] = []
-        places: list[tuple[Tree, str]] = []
-        params_at: dict[int, Tensor] = {}
-        state = _start_state(params, "", paths, places, params_at)
-        indices = list(params_at)
-        records = dict(zip(indices, record._records_of(paths, indices), strict=True))
+        first = FirstState(params)
+        indices = list(first.params)
+        records = dict(zip(indices, record._records_of(first.paths, indices), strict=True))
         problems = [
-            f"{format_place('params', paths[at])}: {problem}"
-            for at, param in params_at.items()
+            f"{format_place('params', first.paths[at])}: {problem}"
+            for at, param in first.params.items()
             if (problem := records[at]._check_param(param))
         ]
-        problems += [
-            f"{format_place('params', path)}: expected a tensor, got {type(node[key]).__name__}"
-            for path, (node, key) in zip(paths, places, strict=True)
-            if not isinstance(node[key], dict) and node[key] is not None and node[key] is not ABSENT
-        ]
+        problems += first.describe_strangers()
         if problems:
             raise TreeError(f"the params cannot be optimized:{bullet_list(problems)}")
         entries: dict[int, Tree] = {}
-        for at, owner in zip(indices, find_owners(list(params_at.values())), strict=True):
-            node, key = places[at]
+        for at, owner in zip(indices, find_owners(list(first.params.values())), strict=True):
             if indices[owner] == at:
-                entries[at] = records[at]._init_entry(params_at[at])
-            node[key] = entries[indices[owner]]
-        return state
+                entries[at] = records[at]._init_entry(first.params[at])
+            first.put_entry(at, entries[indices[owner]])
+        return first.tree
 
     def step(
         self, params: TreeLike, grads: TreeLike, state: TreeLike, *, donate: bool = False, **hyperparameters: Any
@@ -244,7 +246,8 @@ class Optimizer(ExplainsMissing):
             grads: gradients of the same structure; ``None`` or ``ABSENT`` for what is not updated.
             state: what :meth:`init` or the last step returned.
             donate: whether params and state may be written over and returned, as torch.optim does. The values are the
-                same. It has no effect where somebody differentiates through the step.
+                same, except for params of which one is a part of another, which both move, as in torch. It has no
+                effect where somebody differentiates through the step.
             hyperparameters: values of this step in place of the record's own, numbers or tensors of one element.
                 ``groups={selector: {...}}`` changes those of groups; a value that a group has of its own stays.
 
@@ -262,22 +265,25 @@ class Optimizer(ExplainsMissing):
         """
         record = self.replace(**hyperparameters) if hyperparameters else self
         pairing = Pairing(params, grads, state)
-        batches = record._batch(pairing)
+        batches = record._batch_by_group(pairing)
         problems = [line for of_group, batch in batches for line in of_group._complete_entries(batch, pairing)]
-        if problems:
-            raise TreeError(
-                f"the state does not fit {type(self).__name__} and its params:{bullet_list(problems)}\n"
-                f"optimizer.init(params) makes one that does."
-            )
+        require_none(type(self).__name__, problems)
         memory = choose_memory(batches, donate)
-        if memory.donates:
-            with torch.no_grad():
+        try:
+            if memory.donates:
+                with torch.no_grad():
+                    for of_group, batch in batches:
+                        pairing.put(batch, of_group._update_batch(memory, batch))
+            else:
                 for of_group, batch in batches:
+                    batch.entries = [entry.copy() for entry in batch.entries]
                     pairing.put(batch, of_group._update_batch(memory, batch))
-        else:
+        except (KeyError, RuntimeError) as error:  # rare, so that no time is taken to look for it in every step
             for of_group, batch in batches:
-                batch.entries = [entry.copy() for entry in batch.entries]
-                pairing.put(batch, of_group._update_batch(memory, batch))
+                problems += describe_kinds(of_group, batch, pairing)
+            require_none(type(self).__name__, problems)
+            refuse_sparse(type(self).__name__, batches, pairing, error)
+            raise
         return pairing.result(in_place=memory.donates)
 
     def _update_batch(self, memory: Memory, batch: LeafBatch) -> list[Tensor]:
@@ -291,14 +297,14 @@ class Optimizer(ExplainsMissing):
                     records[param.dtype] = self._widened_for(param)
                 record = records[param.dtype]
             if self._is_elementwise and is_large(memory, param, grad, entry):
-                new_param, changes = update_in_chunks(record._update, memory, param, grad, entry)
+                new_param, changes = update_in_chunks(record._update_param, memory, param, grad, entry)
             else:
-                new_param, changes = record._update(memory, param, grad, entry)
+                new_param, changes = record._update_param(memory, param, grad, entry)
             new_params.append(new_param)
             entry.update(changes)
         return new_params
 
-    def _batch(self, pairing: Pairing) -> list[tuple[Self, LeafBatch]]:
+    def _batch_by_group(self, pairing: Pairing) -> list[tuple[Self, LeafBatch]]:
         """The leaves of each group, with the record that has its hyperparameters as scalars."""
         default, batch = self._as_scalars(), pairing.batch()
         if not self._group_records:
@@ -325,7 +331,7 @@ class Optimizer(ExplainsMissing):
             return self
         values = self.values()
         scalars = {name: convert(value) for name, value in values.items()}
-        record = self._copy(scalars)
+        record = self._copy_with(scalars)
         precise = frozenset(name for name, value in values.items() if _has_float64_tensor(value))
         object.__setattr__(record, "_precise_names", precise)
         object.__setattr__(record, "_has_typed_scalars", any(map(_has_typed_scalar, scalars.values())))
@@ -334,7 +340,7 @@ class Optimizer(ExplainsMissing):
     def _widened_for(self, param: Tensor) -> Self:
         """This record of scalars, without the dtypes of those that come from tensors rougher than a param."""
         dtype = real_dtype(param)
-        record = self._copy({name: widen_scalar(value, dtype) for name, value in self.values().items()})
+        record = self._copy_with({name: widen_scalar(value, dtype) for name, value in self.values().items()})
         object.__setattr__(record, "_precise_names", self._precise_names)
         return record
 
@@ -356,41 +362,10 @@ class Optimizer(ExplainsMissing):
         names = self._entry_names()
         if not self._has_other_shapes and all(batch.entries) and batch.has_shapes_of_params(names):
             return []
-        problems: list[str] = []
-        for number, (index, param, entry) in enumerate(zip(batch.indices, batch.params, batch.entries, strict=True)):
+        for number, (param, entry) in enumerate(zip(batch.params, batch.entries, strict=True)):
             if not entry:
                 batch.set_entry(number, self._init_entry(param))
-                continue
-            for name, expected in self._entry_shapes(param).items():
-                tensor = entry.get(name)
-                if tensor is None and self._starts_empty:
-                    continue
-                if tensor is None or tensor.shape != expected:
-                    got = "is missing" if tensor is None else f"has shape {tuple(tensor.shape)}"
-                    problems.append(
-                        f"{pairing.format_place('state', index)}[{name!r}] {got}: expected {tuple(expected)}"
-                    )
-        return problems
-
-
-def _start_state(
-    tree: TreeLike, prefix: str, paths: list[str], places: list[tuple[Tree, str]], params_at: dict[int, Tensor]
-) -> Tree:
-    """The dicts of a state, still without entries of params. The lists take up the leaves: paths, where their entries
-    belong, and by index in the lists the leaves that are params.
-    """
-    state: Tree = {}
-    for key, value in tree.items():
-        path = f"{prefix}.{key}" if prefix else key
-        if isinstance(value, Mapping):
-            state[key] = _start_state(value, path, paths, places, params_at)
-            continue
-        if isinstance(value, Tensor) and is_inexact(value):
-            params_at[len(paths)] = value
-        state[key] = {} if isinstance(value, Tensor) else value
-        paths.append(path)
-        places.append((state, key))
-    return state
+        return describe_shapes(self, batch, pairing)
 
 
 def _has_tensor(value: Any) -> bool:
@@ -409,5 +384,5 @@ def _has_float64_tensor(value: Any) -> bool:
     return isinstance(value, Tensor) and value.dtype == torch.float64
 
 
-def _differs(value: Any, default: Any) -> bool:
+def _differs_from_default(value: Any, default: Any) -> bool:
     return isinstance(value, Tensor) or value != default

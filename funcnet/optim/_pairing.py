@@ -167,9 +167,12 @@ def _rebuild(
     """New trees with the results, by the numbers of the leaves; the counter has the number of the next leaf."""
     new_params: Tree = {}
     new_state: Tree = {}
+    if not isinstance(state, Mapping):
+        state = {}
     for key, param in params.items():
-        entry = state.get(key, _MISSING) if isinstance(state, Mapping) else _MISSING
-        if not isinstance(param, Tensor) and isinstance(param, Mapping):
+        entry = state.get(key, _MISSING)
+        kind = type(param)
+        if kind is dict or (kind is not Tensor and isinstance(param, Mapping)):
             new_params[key], new_state[key] = _rebuild(param, entry, results, counter)
             continue
         if counter[0] in results:
@@ -234,7 +237,7 @@ def _describe_node(params: TreeLike, grads: Any, state: Any, prefix: str) -> lis
         if name == "grads" and (tree is None or tree is ABSENT):
             continue
         if not isinstance(tree, Mapping):
-            lines.append(f"mis-typed   {format_place(name, prefix)}: expected a dict, got {_describe(tree)}")
+            lines.append(f"mis-typed   {format_place(name, prefix)}: expected a dict, got {describe(tree)}")
         else:
             lines += [
                 f"extra       {format_place(name, join(prefix, key))}: there is no such param"
@@ -267,7 +270,7 @@ def _describe_leaf(param: Any, grad: Any, entry: Any, path: str) -> list[str]:
             lines.append(f"extra       {format_place('grads', path)}: the param is {param!r}")
         return lines
     if not isinstance(param, Tensor):
-        return [f"mis-typed   {format_place('params', path)}: expected a tensor, got {_describe(param)}"]
+        return [f"mis-typed   {format_place('params', path)}: expected a tensor, got {describe(param)}"]
     if grad is _MISSING:
         lines.append(f"missing     {format_place('grads', path)}: expected shape {tuple(param.shape)}, or None")
     elif isinstance(grad, Tensor):
@@ -278,11 +281,11 @@ def _describe_leaf(param: Any, grad: Any, entry: Any, path: str) -> list[str]:
         if grad.dtype != param.dtype:
             lines.append(f"mis-typed   {format_place('grads', path)}: expected {param.dtype}, got {grad.dtype}")
     elif grad is not None and grad is not ABSENT:
-        lines.append(f"mis-typed   {format_place('grads', path)}: expected a tensor, got {_describe(grad)}")
+        lines.append(f"mis-typed   {format_place('grads', path)}: expected a tensor, got {describe(grad)}")
     if entry is _MISSING or (entry is ABSENT and isinstance(grad, Tensor)):
         lines.append(f"missing     {format_place('state', path)}: expected a dict of this param's state")
     elif entry is not ABSENT and not isinstance(entry, Mapping):
-        lines.append(f"mis-typed   {format_place('state', path)}: expected a dict, got {_describe(entry)}")
+        lines.append(f"mis-typed   {format_place('state', path)}: expected a dict, got {describe(entry)}")
     return lines
 
 
@@ -299,16 +302,17 @@ def require_tree(params: object) -> None:
     """
     if not isinstance(params, Mapping):
         raise TypeError(
-            f"params are nested dicts of tensors, and this is {_describe(params)}. A net makes them, by "
+            f"params are nested dicts of tensors, and this is {describe(params)}. A net makes them, by "
             f"net.init(rng), and of a module they are the second of fn.from_module(module)."
         )
 
 
-def _describe(value: object) -> str:
+def describe(value: object) -> str:
+    """A value in a few words, for messages."""
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)}"
     if isinstance(value, Mapping):
         return f"a dict with {', '.join(map(repr, [*value][:4]))}" if value else "an empty dict"
     if isinstance(value, torch.nn.Module):
         return f"the module {type(value).__name__}"
-    return f"{type(value).__name__} {value!r:.60}"
+    return f"{type(value).__name__} {' '.join(repr(value).split()):.60}"

@@ -61,7 +61,7 @@ class RAdam(Optimizer):
             "exp_avg_sq": zeros_like(param),
         }
 
-    def _update(self, memory: Memory, param: Tensor, grad: Tensor, entry: Tree) -> tuple[Tensor, Tree]:
+    def _update_param(self, memory: Memory, param: Tensor, grad: Tensor, entry: Tree) -> tuple[Tensor, Tree]:
         count, step = memory.next_step(entry["step"])
         beta1, beta2 = self.betas
         old_param, param = param, as_real(param)

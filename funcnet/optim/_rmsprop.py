@@ -65,7 +65,7 @@ class RMSprop(Optimizer):
             **{name: zeros_like(param) for name in self._entry_names()},
         }
 
-    def _update(self, memory: Memory, param: Tensor, grad: Tensor, entry: Tree) -> tuple[Tensor, Tree]:
+    def _update_param(self, memory: Memory, param: Tensor, grad: Tensor, entry: Tree) -> tuple[Tensor, Tree]:
         _, step = memory.next_step(entry["step"])
         old_param = param
         if self.maximize:

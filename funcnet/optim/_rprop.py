@@ -60,7 +60,7 @@ class Rprop(Optimizer):
             "step_size": full_like(param, self.lr),
         }
 
-    def _update(self, memory: Memory, param: Tensor, grad: Tensor, entry: Tree) -> tuple[Tensor, Tree]:
+    def _update_param(self, memory: Memory, param: Tensor, grad: Tensor, entry: Tree) -> tuple[Tensor, Tree]:
         _, step = memory.next_step(entry["step"])
         if self.maximize:
             grad = -grad

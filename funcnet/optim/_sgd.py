@@ -63,7 +63,7 @@ class SGD(FusedOptimizer):
     def _init_entry(self, param: Tensor) -> Tree:
         return {}
 
-    def _update(self, memory: Memory, param: Tensor, grad: Tensor, entry: Tree) -> tuple[Tensor, Tree]:
+    def _update_param(self, memory: Memory, param: Tensor, grad: Tensor, entry: Tree) -> tuple[Tensor, Tree]:
         if self.maximize:
             grad = -grad
         if not is_zero(self.weight_decay):

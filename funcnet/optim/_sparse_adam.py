@@ -58,7 +58,7 @@ class SparseAdam(Optimizer):
     def _init_entry(self, param: Tensor) -> Tree:
         return {"step": 0, "exp_avg": zeros_like(param), "exp_avg_sq": zeros_like(param)}
 
-    def _update(self, memory: Memory, param: Tensor, grad: Tensor, entry: Tree) -> tuple[Tensor, Tree]:
+    def _update_param(self, memory: Memory, param: Tensor, grad: Tensor, entry: Tree) -> tuple[Tensor, Tree]:
         if not grad.is_sparse:
             raise RuntimeError("SparseAdam does not support dense gradients: use Adam for this param.")
         count = entry["step"] + 1

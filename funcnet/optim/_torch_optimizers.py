@@ -149,7 +149,7 @@ def read_torch_optimizer(
 
 
 def _read_hyperparameters(group: Mapping[str, Any], record_class: type[Optimizer]) -> dict[str, Any]:
-    return {name: copy_value(group[name]) for name in record_class._names() if name in group}
+    return {name: copy_value(group[name]) for name in record_class._hyperparameter_names() if name in group}
 
 
 def _is_same(left: Any, right: Any) -> bool:

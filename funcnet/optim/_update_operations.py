@@ -86,6 +86,9 @@ class Memory:
         return torch.where(is_zero, 0, torch.where(is_zero, 1, x).sqrt())
 
 
+NOTHING, TEMPORARIES, DONATIONS = Memory(), Memory(reuses=True), Memory(donates=True, reuses=True)
+
+
 def add(x: Tensor, y: Tensor, alpha: Scalar, over: bool = False) -> Tensor:
     """``x + alpha * y``; written over ``x`` if ``over`` is true."""
     if isinstance(alpha, TENSORS):

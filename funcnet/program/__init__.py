@@ -7,7 +7,9 @@ Both capture the forward once, write it as statements, and return the text only 
 bits as the module. The steps and their files:
 
 * **capture**: ``_inputs`` (example inputs by their parts), ``_capture`` (torch's tracer and its results),
-  ``_inplace_writes`` (operations that write to tensors of the caller), ``_size_checks`` (what a call must fulfil);
+  ``_known_numbers`` (numbers that a branch may look at), ``_code_lines`` (where an operation comes from),
+  ``_inplace_writes`` (operations that write to tensors of the caller), ``_size_checks`` and ``_assumptions`` (what a
+  call must fulfil);
 * **statements**: ``_statements`` (the one representation), ``_graph_to_statements``, ``_vocabulary`` (names of
   functions, classes and values), ``_expressions`` (small expressions, and shorter calls);
 * **passes**: ``_simplify``, ``_modes``, ``_folding``, ``_loops``;

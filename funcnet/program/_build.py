@@ -7,8 +7,8 @@ import contextlib
 import inspect
 import re
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +19,13 @@ from funcnet._typing import Tree, TreeLike
 from funcnet.adapters import from_module, to_module
 from funcnet.core import Buffer, Net
 from funcnet.foreign.internals import unwrap_module
-from funcnet.program._capture import FROM_MODULE, Captured, capture
+from funcnet.program._capture import Captured, iter_captures
+from funcnet.program._code_lines import FROM_MODULE
 from funcnet.program._comparison import (
     Mismatch,
     Observation,
     clone_tensors,
+    compare_with_module,
     find_differences,
     observe_function,
     observe_module,
@@ -46,6 +48,7 @@ from funcnet.tree import flatten, unflatten
 
 Args = tuple[object, ...]
 Kwargs = Mapping[str, object]
+T = TypeVar("T")
 _MAX_SHOWN = 6  # mismatches in a message
 
 
@@ -82,13 +85,25 @@ def build_traced(
     return net, subject.params, subject.buffers  # type: ignore[return-value]  # Traced, tied or not
 
 
+def _first_exact(
+    captures: Iterable[Captured], write: Callable[[Captured], tuple[T, list[Mismatch]]]
+) -> tuple[T, list[Mismatch]]:
+    """What is written for the first capture that does what the module does; if none does, for the first of all."""
+    first: tuple[T, list[Mismatch]] | None = None
+    for captured in captures:
+        written, mismatches = write(captured)
+        if not mismatches:
+            return written, mismatches
+        first = first or (written, mismatches)
+    assert first is not None
+    return first
+
+
 def _codes_for_mode(subject: _Subject, train: bool, args: Args, kwargs: Kwargs, exact: bool) -> list[ModeCode]:
     """Code for one mode, and separate code for free sizes of 1 if the forward treats those differently."""
     inputs, free = subject.inputs, subject.free
     expected = observe_module(subject.module, train, args, kwargs)
-    strict, relaxed = _write_codes(subject, train, inputs, free)
-    rounding = _refuse_differences(subject, strict, expected, args, kwargs, exact)
-    strict, relaxed = (code._replace(source=_with_rounding(code.source, rounding)) for code in (strict, relaxed))
+    strict, relaxed = _exact_codes(subject, train, inputs, free, expected, args, kwargs, exact)
     if not _excludes_size_one(strict):
         return [strict]
     args, kwargs = _with_sizes_of_one(inputs, free, args, kwargs)
@@ -100,23 +115,48 @@ def _codes_for_mode(subject: _Subject, train: bool, args: Args, kwargs: Kwargs, 
     if not _excludes_size_one(relaxed) and not (mismatches if exact else _beyond_rounding(mismatches)):
         return [relaxed]
     inputs = read_inputs(subject.module, args, kwargs)
-    code_for_size_one, _ = _write_codes(subject, train, inputs, [() for _ in free])
-    rounding = _refuse_differences(subject, code_for_size_one, expected, args, kwargs, exact)
-    return [strict, code_for_size_one._replace(source=_with_rounding(code_for_size_one.source, rounding))]
+    code_for_size_one, _ = _exact_codes(subject, train, inputs, [() for _ in free], expected, args, kwargs, exact)
+    return [strict, code_for_size_one]
 
 
-def _write_codes(subject: _Subject, train: bool, inputs: Inputs, free: FreeAxes) -> tuple[ModeCode, ModeCode]:
-    """Code for inputs like these: with all conditions, and without those that only torch's tracer made."""
-    captured = capture(subject.module, train, inputs, free)
+def _exact_codes(
+    subject: _Subject,
+    train: bool,
+    inputs: Inputs,
+    free: FreeAxes,
+    expected: Observation,
+    args: Args,
+    kwargs: Kwargs,
+    exact: bool,
+) -> tuple[ModeCode, ModeCode]:
+    """Code that does what the module does: with all conditions, and without those that only torch's tracer made.
+
+    Raises:
+        ConversionError: if it does something else, or with ``exact``, anything but the same bits.
+    """
+
+    def write(captured: Captured) -> tuple[tuple[ModeCode, ModeCode], list[Mismatch]]:
+        codes = _write_codes(subject, captured, train, inputs, free)
+        return codes, _code_differences(subject, codes[0], expected, args, kwargs)
+
+    codes, rounding = _first_exact(iter_captures(subject.module, train, inputs, free), write)
+    _refuse_mismatches(f"the code captured from {subject.net.title()}", rounding, exact)
+    strict, relaxed = (code._replace(source=_with_rounding(code.source, rounding)) for code in codes)
+    return strict, relaxed
+
+
+def _write_codes(
+    subject: _Subject, captured: Captured, train: bool, inputs: Inputs, free: FreeAxes
+) -> tuple[ModeCode, ModeCode]:
     vocabulary = inputs.vocabulary.copy()
     arguments: dict[str, ast.expr] = {inner_name(name): ast.Name(name) for name in inputs.names_with_tensors}
     program = subject.write_program(captured, inputs, arguments, vocabulary)
-    body = _body_lines(program, vocabulary.global_names)
+    body, conditions = _body_lines(program, vocabulary.global_names)
     imports = sorted(vocabulary.imports, key=lambda line: (line.startswith("import funcnet"), line))
 
     def code(relaxed: bool) -> ModeCode:
         checks = [*inputs.checks, *size_checks(captured, inputs, free, relaxed), *dtype_checks(subject.params)]
-        head = _head_lines(program, train, checks)
+        head = _head_lines(program, train, checks, conditions)
         text = "\n".join([*imports, *([""] * 2 if imports else []), *head, *body, ""])
         return ModeCode(
             train=train,
@@ -125,6 +165,7 @@ def _write_codes(subject: _Subject, train: bool, inputs: Inputs, free: FreeAxes)
             arguments=tuple(inputs.names_with_tensors),
             takes_buffers=bool(subject.buffer_paths),
             checks=tuple(checks),
+            conditions=tuple(conditions),
             new_buffers=tuple(path for path in subject.buffer_paths if path in program.new_buffers),
             drawing_paths=tuple(program.drawing_paths),
             copied_buffers=tuple(program.copied_buffers),
@@ -136,17 +177,20 @@ def _write_codes(subject: _Subject, train: bool, inputs: Inputs, free: FreeAxes)
     return code(relaxed=False), code(relaxed=True)
 
 
-def _body_lines(program: ForwardProgram, reserved: set[str]) -> list[str]:
-    """The lines of a captured function after its head; a statement is one line, which a traceback shows whole."""
+def _body_lines(program: ForwardProgram, reserved: set[str]) -> tuple[list[str], list[str]]:
+    """The lines of a captured function after its head, and what they assert.
+
+    A statement is one line, which a traceback shows whole.
+    """
     main = Routine("forward", ModuleCallKey("", "", program.title), list(program.arguments.values()), [])
     main.items, main.new_buffers = [*program.statements], program.new_buffers
     main.outputs = list(expression_names(program.returned))
     writer = Writer(program, main, reserved, UNLIMITED)
     writer.fix_arguments()
-    return [*writer.body(main.items), *return_lines(program, writer)]
+    return [*writer.body(main.items), *return_lines(program, writer)], [*writer.conditions]
 
 
-def _head_lines(program: ForwardProgram, train: bool, checks: Sequence[Check]) -> list[str]:
+def _head_lines(program: ForwardProgram, train: bool, checks: Sequence[Check], conditions: Sequence[str]) -> list[str]:
     """The head of a captured function: its arguments and results, and what it was captured for."""
     arguments = ["params", *(["buffers"] if program.buffer_paths else []), *program.arguments]
     returns = "(output, new buffers)" if program.new_buffers else "the output"
@@ -156,7 +200,8 @@ def _head_lines(program: ForwardProgram, train: bool, checks: Sequence[Check]) -
         arguments += ["*", "rng"]
         lines.append("rng(path) is what the module at that path draws from.")
     lines.append(f"Captured by funcnet.trace for{'' if checks else ' no inputs'}")
-    lines += [*(f"{check.expression}: {check.expected}" for check in checks), '"""']
+    lines += [f"{check.expression}: {check.expected}" for check in checks]
+    lines += [*(f"asserted: {condition}" for condition in conditions), '"""']
     return [*definition_lines("forward", arguments), *(f"    {line}".rstrip() for line in lines)]
 
 
@@ -175,15 +220,6 @@ def _with_sizes_of_one(inputs: Inputs, free: FreeAxes, args: Args, kwargs: Kwarg
 def _excludes_size_one(code: ModeCode) -> bool:
     """Whether a call with free sizes of 1 fails the conditions on sizes."""
     return not all(check.holds_at_size_one for check in code.checks)
-
-
-def _refuse_differences(
-    subject: _Subject, code: ModeCode, expected: Observation, args: Args, kwargs: Kwargs, exact: bool
-) -> list[Mismatch]:
-    """Refuse code that does something else than the module; what is left is rounding that the caller allows."""
-    mismatches = _code_differences(subject, code, expected, args, kwargs)
-    _refuse_mismatches(f"the code captured from {subject.net.title()}", mismatches, exact)
-    return mismatches
 
 
 def _beyond_rounding(mismatches: Sequence[Mismatch]) -> list[Mismatch]:
@@ -238,7 +274,10 @@ def _code_differences(
         output = forward(leaves, *inputs, **draws)
         return output if code.new_buffers else (output, buffers)
 
-    mismatches = list(find_differences(observe_function(run_code, params), expected))
+    try:
+        mismatches = compare_with_module(observe_function(run_code, params), expected)
+    except AssertionError as error:
+        return [Mismatch(f"{type(error).__name__}: {error}")]
     written = [path for path, tensor in flatten(params).items() if tensor._version != versions[path]]
     if written or any(find_differences(inputs_before, (buffers, args, dict(kwargs)))):
         names = ", ".join(written) or "inputs or buffers"
@@ -260,28 +299,33 @@ def build_source(
         module, body = _module_of(module_or_net, style), list(inspect.signature(module_or_net.forward).parameters)
     subject = _Subject(module, args, kwargs, dynamic)
     inputs = subject.inputs
-    captured = capture(subject.module, train or style == "stateful", inputs, subject.free)
     named = named_arguments(subject.module, body, inputs)
     arguments = {name: expression for name, (expression, _) in named.items()}
     values = {name: value for name, (_, value) in named.items()}
-    vocabulary = inputs.vocabulary.copy()
+    modes = (False, True) if style == "stateful" else (train,)
+    expected = {mode: observe_module(subject.module, mode, args, kwargs) for mode in modes}
 
-    def write_program() -> ForwardProgram:
-        program = subject.write_program(captured, inputs, arguments, vocabulary)
-        simplify(program)
-        if vocabulary.objects:
-            raise _unimportable_error(subject, vocabulary)
-        return program
+    def write(captured: Captured) -> tuple[str, list[Mismatch]]:
+        vocabulary = inputs.vocabulary.copy()
 
-    if style == "stateful":
-        text, mismatches = _write_classes(subject, write_program, vocabulary, values, args, kwargs, exact)
-    else:
+        def write_program() -> ForwardProgram:
+            program = subject.write_program(captured, inputs, arguments, vocabulary)
+            simplify(program)
+            if vocabulary.objects:
+                raise _unimportable_error(subject, vocabulary)
+            return program
+
+        if style == "stateful":
+            return _write_classes(subject, write_program, vocabulary, values, expected, exact)
         names = {text_of(expression): name for name, expression in arguments.items()}
         about = [check for check in inputs.checks if check.expected.startswith("the tensor given")]
         about += [check for check in size_checks(captured, inputs, subject.free) if "_Tensor" in check.condition]
         lines = [f"{names.get(check.expression, check.expression)}: {check.expected}" for check in about]
         text = write_functions(write_program(), "training" if train else "eval", lines, vocabulary)
-        mismatches = _text_differences(text, subject, observe_module(subject.module, train, args, kwargs), values)
+        return text, _text_differences(text, subject, expected[train], values)
+
+    captures = iter_captures(subject.module, modes[-1], inputs, subject.free)
+    text, mismatches = _first_exact(captures, write)
     _refuse_mismatches(f"the source of {subject.net.title()}", mismatches, exact)
     return _with_rounding(text, mismatches)
 
@@ -307,7 +351,7 @@ def _text_differences(text: str, subject: _Subject, expected: Observation, value
     try:
         forward, inputs = _run_source(text)["forward"], clone_tensors(values)
         observation = observe_function(lambda leaves: forward(leaves, subject.buffers, **inputs, rng=0), subject.params)
-        return list(find_differences(observation, expected))
+        return compare_with_module(observation, expected)
     except Exception as error:  # a text that does not run is one that may not be handed out
         return [Mismatch(f"it fails: {type(error).__name__}: {error}")]
 
@@ -323,19 +367,16 @@ def _write_classes(
     write_program: Callable[[], ForwardProgram],
     vocabulary: Vocabulary,
     values: Kwargs,
-    args: Args,
-    kwargs: Kwargs,
+    expected: Mapping[bool, Observation],
     exact: bool,
 ) -> tuple[str, list[Mismatch]]:
     """The text of classes, and what they do otherwise than the module in either mode."""
-    modes = (False, True)
-    expected = {train: observe_module(subject.module, train, args, kwargs) for train in modes}
     problems: list[Mismatch] = []
-    for skip_in_eval in modes:
+    for skip_in_eval in (False, True):
         text = write_classes(write_program(), subject.net.aliases, vocabulary, skip_in_eval)
         mismatches = [
             mismatch
-            for train in modes
+            for train in expected
             for mismatch in _class_differences(text, subject.module, train, expected[train], values)
         ]
         if not (mismatches if exact else _beyond_rounding(mismatches)):
@@ -358,7 +399,7 @@ def _class_differences(
             keys = f"its keys are {list(twin.state_dict())}, those of the module {list(module.state_dict())}"
             return [Mismatch(keys)]
         twin.load_state_dict(module.state_dict())
-        return list(find_differences(observe_module(twin, train, (), values), expected))
+        return compare_with_module(observe_module(twin, train, (), values), expected)
     except Exception as error:  # a text that does not run is one that may not be handed out
         return [Mismatch(f"it fails: {type(error).__name__}: {error}")]
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import threading
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,18 +20,30 @@ from funcnet._tensors import is_inexact
 from funcnet._torch import keep_size_free
 from funcnet._torch_tracer import (
     TRANSFORM_STARTS,
+    CodeLine,
+    assume,
     capture_settings,
     contain_transforms,
+    note_assumptions,
     size_expression,
     tracer_shape_env,
     tracer_source_name,
 )
 from funcnet.foreign.internals import copy_with_tensors
+from funcnet.program._code_lines import (
+    FROM_MODULE,
+    Frame,
+    UntraceableError,
+    describe_frame,
+    innermost_frame,
+    is_library_file,
+    read_frames,
+    untraceable_error,
+)
 from funcnet.program._inplace_writes import InplaceWriteFinder
 from funcnet.program._inputs import Inputs
+from funcnet.program._known_numbers import known_number
 from funcnet.random.internals import preserve_torch_state
-
-FROM_MODULE = "funcnet.from_module(module) runs any forward as it is."
 
 
 class GraphInput(NamedTuple):
@@ -102,43 +114,87 @@ class Captured:
 
     def where(self, node: Node) -> str:
         """File, line and code that a node comes from."""
-        frames = re.findall(_FRAME, self.stack_trace(node))
-        return _describe_frame([(file, int(line), code) for file, line, code in frames])
+        return describe_frame(self._frames(node))
+
+    def short_where(self, node: Node) -> str:
+        """Name of the file, and line, that a node comes from."""
+        frame = innermost_frame(self._frames(node))
+        return "an unknown line" if frame is None else f"{Path(frame[0]).name}:{frame[1]}"
+
+    def _frames(self, node: Node) -> list[Frame]:
+        return read_frames(self.stack_trace(node))
 
     def where_of_transform(self, node: Node) -> str | None:
         """File, line and code at which the outermost transform is applied that a node is in; None if it is unknown."""
-        frames = [(file, int(line), code) for file, line, code in re.findall(_FRAME, self.stack_trace(node))]
+        frames = self._frames(node)
         inside = next((index for index, frame in enumerate(frames) if "_functorch" in frame[0]), None)
-        return _describe_frame(frames[:inside]) if inside else None
+        return describe_frame(frames[:inside]) if inside else None
 
 
-_FRAME = r'File "(.+)", line (\d+), in .+(?:\n\s+(?!File )(\S.*))?'
 _LOCK = threading.RLock()
 _active: list[Captured] = []
 
 
-def capture(module: nn.Module, train: bool, inputs: Inputs, free: Sequence[Sequence[int]]) -> Captured:
-    """Trace the forward of a module on a private copy of it; nothing is computed and nobody's tensors are written to.
+def iter_captures(module: nn.Module, train: bool, inputs: Inputs, free: Sequence[Sequence[int]]) -> Iterator[Captured]:
+    """The ways to trace the forward of a module on a private copy of it, best first: the first that is exact is taken.
 
-    Code that asks whether it is being compiled is told that it is not; only if it cannot be traced so, that it is.
-    ``free`` has for each tensor of ``inputs`` the axes whose size stays free.
+    Nothing is computed and nobody's tensors are written to. Code that asks whether it is being compiled is told that it
+    is not, except where it cannot be traced so. ``free`` has for each tensor of ``inputs`` the axes whose size stays
+    free.
 
     Raises:
         ConversionError: if torch cannot trace it; names the line.
     """
+    like_outside = _capture_like_outside(module, train, inputs, free, assumes_inputs=False)
+    if like_outside is not None:
+        yield like_outside
+        # if that is not exact, it may have branched on numbers in the inputs
+        assuming = _capture_like_outside(module, train, inputs, free, assumes_inputs=True)
+        if assuming is not None:
+            yield assuming
     try:
-        captured = _capture(module, train, inputs, free, eager=True)
-    except ConversionError:
+        yield _capture(module, train, inputs, free, told_compiling=None)
+    except ConversionError as error:
+        if like_outside is not None:
+            return
+        # what its first call sets up, such as hooks, may be there already in its second
         try:
-            captured = _capture(module, train, inputs, free, eager=False)
-        except ConversionError as error:
-            # what its first call sets up, such as hooks, may be there already in its second
-            try:
-                captured = _capture(module, train, inputs, free, eager=False, is_called_before=True)
-            except Exception:
-                raise error from error.__cause__
-    _refuse_constant_sizes(captured, inputs, free)
-    return captured
+            captured = _capture(module, train, inputs, free, told_compiling=None, is_called_before=True)
+        except Exception:
+            raise error from error.__cause__
+        yield captured
+
+
+def _capture_like_outside(
+    module: nn.Module, train: bool, inputs: Inputs, free: Sequence[Sequence[int]], assumes_inputs: bool
+) -> Captured | None:
+    """A forward as it is outside of the compiler, but for functions that cannot be traced so; None if it cannot be."""
+    told_compiling: set[CodeLine] = set()
+    stopped_at: CodeLine | None = None
+    while stopped_at not in told_compiling:
+        if stopped_at is not None:
+            told_compiling.add(stopped_at)
+        captured, stopped_at = _try_capture(module, train, inputs, free, told_compiling, assumes_inputs)
+        if captured is not None or stopped_at is None:
+            return captured
+    return None
+
+
+def _try_capture(
+    module: nn.Module,
+    train: bool,
+    inputs: Inputs,
+    free: Sequence[Sequence[int]],
+    told_compiling: AbstractSet[CodeLine],
+    assumes_inputs: bool,
+) -> tuple[Captured | None, CodeLine | None]:
+    """A capture, or the function in which it stopped, if that is known."""
+    try:
+        return _capture(module, train, inputs, free, told_compiling, assumes_inputs=assumes_inputs), None
+    except UntraceableError as error:
+        return None, error.stopped_at
+    except ConversionError:
+        return None, None
 
 
 def _capture(
@@ -146,9 +202,11 @@ def _capture(
     train: bool,
     inputs: Inputs,
     free: Sequence[Sequence[int]],
-    eager: bool,
+    told_compiling: AbstractSet[CodeLine] | None,
     is_called_before: bool = False,
+    assumes_inputs: bool = False,
 ) -> Captured:
+    """One run of the tracer; ``told_compiling`` names the functions that are told that they are being compiled."""
     # the copy has the same memory: tracing never computes, so nothing is written to it, unless it is called
     tensor_for = torch.clone if is_called_before else torch.Tensor.detach
     copy = require_gradients(copy_with_tensors(module, tensor_for, "trace runs a forward on a private copy"))
@@ -175,19 +233,21 @@ def _capture(
         outside_transforms(),
         contain_transforms(),
         torch.enable_grad(),
-        capture_settings(eager),
+        capture_settings(told_compiling),
+        note_assumptions(is_library_file, partial(known_number, assumes_inputs=assumes_inputs)),
     ):
         _active.append(captured)
         try:
             captured.result = torch.compile(namespace["call"], backend=_take_graph, fullgraph=True)(copy, *examples)  # type: ignore[no-untyped-call]
         except Exception as error:
-            raise _capture_error(module, error) from error
+            raise untraceable_error(module, error) from error
         finally:
             _active.pop()
     if captured.failure is not None:
         raise captured.failure
     now = dict(copy.named_buffers())
     captured.reassigned = {name: now[name] for name in buffers if name in now and now[name] is not buffers[name]}
+    _refuse_constant_sizes(captured, inputs, free)
     return captured
 
 
@@ -268,6 +328,12 @@ def _read_graph(captured: Captured, module: GraphModule) -> None:
                 f"writes one statement for each operation, which a transform is not. Apply it to the net instead, as "
                 f"in torch.vmap(net); or {FROM_MODULE}"
             )
+    for node in nodes:
+        if node.target is assume and node.args[0] is None:
+            # what the forward set itself is so in every call
+            _, question, args, answer = node.args
+            if getattr(torch, str(question))(*args) != answer:
+                module.graph.erase_node(node)
     fakes = {node: meta["example_value"] for node, meta in captured.meta.items() if "example_value" in meta}
     captured.writes = InplaceWriteFinder(module, fakes)
 
@@ -303,45 +369,3 @@ def _refuse_constant_sizes(captured: Captured, inputs: Inputs, free: Sequence[Se
                     f"axis {axis} of {tensor.text} cannot stay free: the forward needs its size to be {sizes[axis]}"
                     f"{f', as at {where}' if where else ''}. Pass dynamic=() to keep every size, or {FROM_MODULE}"
                 )
-
-
-def _capture_error(module: nn.Module, error: Exception) -> ConversionError:
-    """The error about a forward that torch's tracer could not follow; names the line and the reason."""
-    stack = getattr(error, "real_stack", None) or ()
-    frames = [(frame.filename, frame.lineno or 0, frame.line or "") for frame in stack]
-    text = str(error)
-    if not frames:
-        code = text.rpartition("from user code:")[2]
-        frames = [(file, int(line), "") for file, line in re.findall(r'File "([^"<]+)", line (\d+)', code)]
-    if not frames:
-        stack = traceback.extract_tb(error.__traceback__)
-        frames = [(frame.filename, frame.lineno or 0, frame.line or "") for frame in stack]
-        frames = [frame for frame in frames if not _is_library_file(frame[0])] or frames
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    reason = lines[0] if lines else type(error).__name__
-    if "data-dependent" in reason.lower():
-        reason = "what it does depends on numbers in a tensor"
-    explanation = next((line.partition(":")[2].strip() for line in lines if line.startswith("Explanation:")), "")
-    sentences = [f"{text.rstrip('.')}." for text in (reason, explanation) if text]
-    return ConversionError(
-        f"cannot capture {type(module).__name__}: torch's tracer stopped at {_describe_frame(frames)}: "
-        f"{' '.join(sentences)} Write that line without it, or keep the model as it is: {FROM_MODULE}"
-    )
-
-
-def _describe_frame(frames: Sequence[tuple[str, int, str]]) -> str:
-    """File, line and code of the innermost frame that is not in torch or funcnet, or else of the innermost one."""
-    frames = [frame for frame in frames if not frame[0].startswith("<")]
-    if not frames:
-        return "an unknown line"
-    users = [frame for frame in frames if not _is_library_file(frame[0])]
-    file, line, code = (users or list(frames))[-1]
-    return f"{file}:{line}" + (f" (`{code.strip()}`)" if code.strip() else "")
-
-
-def _is_library_file(file: str) -> bool:
-    return Path(file).is_relative_to(_TORCH) or Path(file).is_relative_to(_FUNCNET)
-
-
-_TORCH = Path(torch.__file__).parent
-_FUNCNET = Path(__file__).parents[1]

@@ -283,6 +283,8 @@ def _step_text(step: StatementOrBlock, spell: Spell) -> str:
     if step.operator is not None and step.written is not None:
         return f"{text_of(step.written, spell)} {symbol_of(step.operator)}= {text_of(step.value, spell)}"
     value = text_of(step.value, spell)
+    if step.asked_at:
+        return f"assert {value}"
     written = ", ".join(map(spell, step.targets)) if step.written is None else text_of(step.written, spell)
     return f"{written} = {value}"
 

@@ -20,11 +20,14 @@ from funcnet._torch_tracer import (
     IGNORED_CALLS,
     applied_function,
     assert_scalar,
+    assume,
     get_data,
     is_internal_function,
     set_grad_enabled,
 )
-from funcnet.program._capture import FROM_MODULE, GraphInput
+from funcnet.program._assumptions import iter_conditions
+from funcnet.program._capture import GraphInput
+from funcnet.program._code_lines import FROM_MODULE
 from funcnet.program._expressions import (
     IN_PLACE,
     INFIX,
@@ -85,6 +88,7 @@ class _GraphReader:
         self.arguments: dict[str, str] = {}  # text of an expression over the forward's arguments -> value
         self.blocks: list[tuple[Block, object]] = []
         self.gradients_enabled = True
+        self.assertions: dict[tuple[str, object], Statement] = {}  # by condition and the call that it is asked in
         self.count = 0
         for name, expression in arguments.items():
             value = self._new_value(name, named=True)
@@ -105,6 +109,7 @@ class _GraphReader:
         if self.blocks:
             raise self._error(self.nodes[-1], "it leaves a context open")
         program = self.program
+        program.statements[:0] = [step for (_, asked_in), step in self.assertions.items() if asked_in is None]
         program.returned = self._result(self.captured.result, "the output")
         for graph_input, value in self.current.items():
             if graph_input.kind == "buffers":
@@ -153,7 +158,8 @@ class _GraphReader:
         name = re.sub(r"\._(modules|parameters|buffers)\['(\w+)'\]", r".\2", str(graph_input.name))
         raise ConversionError(
             f"the forward uses {name.removeprefix(_MODULE)}, neither a parameter nor a buffer nor an input. "
-            f"Give it to the module by register_buffer(name, tensor, persistent=False), which changes no state_dict. "
+            f"Give it to the module by register_buffer(name, tensor, persistent=False), which changes no state_dict; "
+            f"or modules in a list or dict by nn.ModuleList or nn.ModuleDict. "
             f"Or {FROM_MODULE}"
         )
 
@@ -262,7 +268,9 @@ class _GraphReader:
             for placeholder in self.writers:
                 if placeholder in node.all_input_nodes:
                     self._copy_before_write(placeholder, node)
-            if node.op == "call_function":
+            if node.target is assume:
+                self._add_assumption(node)
+            elif node.op == "call_function":
                 self._add_function_call(node)
             else:
                 self._add_method_call(node)
@@ -342,6 +350,24 @@ class _GraphReader:
         writes = is_hidden_change and any(node in writers for writers in self.writers.values())
         if is_internal_function(node.target) or (is_hidden_change and not writes):
             raise self._error(node, f"{name} is no function that code outside of torch calls")
+
+    def _add_assumption(self, node: Node) -> None:
+        """Assert that what the forward asks for is as it was in the capture.
+
+        What holds for a whole call is asserted once and first; the rest where it is asked.
+        """
+        devices = [
+            (ast.Attribute(self._input_expression(index), "device"), tensor.value.device)
+            for index, tensor in enumerate(self.inputs.tensors)
+        ]
+        for condition, is_for_call in iter_conditions(node, self.captured, devices, self._value_expression):
+            if is_for_call:
+                self.vocabulary.add_import("import torch")
+            call_keys = () if is_for_call else self._call_keys(node)
+            statement = Statement(condition, call_keys=call_keys, asked_at=self.captured.short_where(node))
+            key = (text_of(condition), None if is_for_call else call_keys)
+            if self.assertions.setdefault(key, statement) is statement and not is_for_call:
+                self._open_body().append(statement)
 
     def _add_method_call(self, node: Node) -> None:
         name = str(node.target)

@@ -170,7 +170,7 @@ def _drop_unread(program: ForwardProgram) -> bool:
     read, count = set(iter_reads(program)), len(list(iter_statements(program.statements)))
 
     def is_needed(statement: Statement) -> bool:
-        is_read = statement.written is not None or not read.isdisjoint(statement.targets)
+        is_read = bool(statement.written or statement.asked_at) or not read.isdisjoint(statement.targets)
         return is_read or (statement.node is not None and not is_pure(statement.node.target))
 
     program.statements = filter_statements(program.statements, is_needed)

@@ -13,7 +13,8 @@ from funcnet._torch_tracer import (
     print_condition,
 )
 from funcnet._typing import Tree
-from funcnet.program._capture import FROM_MODULE, Captured
+from funcnet.program._capture import Captured
+from funcnet.program._code_lines import FROM_MODULE
 from funcnet.program._inputs import Inputs, TensorInput
 from funcnet.program._traced import Check
 from funcnet.tree import flatten

@@ -28,7 +28,8 @@ def source(
     function, in a loop where they follow each other. Stateful, it is a class that builds the layers of ``torch.nn`` it
     needs, loads the module's ``state_dict``, and has the rest in ``forward``.
 
-    The text is returned only after a comparison with the module: output, gradients and new buffers have its bits.
+    The text is returned only after a comparison with the module: output, gradients and new buffers have its bits. What
+    the forward asked of tensors and of torch while it was captured is asserted in the text, and listed in its head.
 
     Args:
         module_or_net: any ``nn.Module`` whose forward torch's tracer can follow, or any net. It is not written to.

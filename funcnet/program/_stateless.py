@@ -20,13 +20,17 @@ def write_functions(program: ForwardProgram, mode: str, input_lines: Sequence[st
     folding = Folding(program)
     main = folding.fold()
     reserved = {*folding.function_names, *imported.values(), *vocabulary.global_names}
-    parts = [_function_lines(program, function, reserved) for function in folding.order]
-    parts.append(_forward_lines(program, main, reserved, mode, input_lines))
+    conditions: dict[str, None] = {}
+    parts = [_function_lines(program, function, reserved, conditions) for function in folding.order]
+    parts.append(_forward_lines(program, main, reserved, mode, input_lines, conditions))
     text = "\n\n\n".join("\n".join(part) for part in parts)
     return "\n".join([*import_lines(text, imports, imported), "", "", text, ""])
 
 
-def _function_lines(program: ForwardProgram, function: Routine, reserved: set[str]) -> list[str]:
+def _function_lines(
+    program: ForwardProgram, function: Routine, reserved: set[str], conditions: dict[str, None]
+) -> list[str]:
+    """The lines of a function; ``conditions`` collects what they assert."""
     writer = Writer(program, function, reserved)
     arguments: list[str] = [kind for kind in ("params", "buffers") if kind in function.kinds]
     arguments += [writer.names.name_argument(value) for value in function.inputs]
@@ -34,6 +38,7 @@ def _function_lines(program: ForwardProgram, function: Routine, reserved: set[st
     path = re.sub(r"(?<=\.)\d+(?=\.|$)", "N", function.call_key.path)
     head = [*definition_lines(function.name, arguments), f'    """{function.call_key.title}, as at {path}."""']
     body = writer.body(inline_statements(program, function))
+    conditions |= writer.conditions
     return [*head, *body, *_result_lines(program, function, writer)]
 
 
@@ -55,18 +60,25 @@ def _result_lines(program: ForwardProgram, function: Routine, writer: Writer) ->
 
 
 def _forward_lines(
-    program: ForwardProgram, main: Routine, reserved: set[str], mode: str, input_lines: Sequence[str]
+    program: ForwardProgram,
+    main: Routine,
+    reserved: set[str],
+    mode: str,
+    input_lines: Sequence[str],
+    conditions: dict[str, None],
 ) -> list[str]:
     writer = Writer(program, main, reserved)
     writer.fix_arguments()
+    body = writer.body(inline_statements(program, main))
     lines = definition_lines("forward", ["params", "buffers", *program.arguments, "*", "rng=None"])
     about = [f"{program.title} in {mode} mode: (output, new buffers)."]
     if input_lines:
         about += ["", *(f"    {line}" for line in input_lines)]
+    if conditions | writer.conditions:
+        about += ["", *(f"    asserted: {condition}" for condition in conditions | writer.conditions)]
     if "rng" in main.kinds:
         about += ["", "    rng: a key, funcnet.random.key(0), or a seed as of torch.manual_seed."]
     lines += f'    """{about[0]}"""'.splitlines() if len(about) == 1 else [f'    """{about[0]}', *about[1:], '    """']
     if "rng" in main.kinds:
         lines.append("    rng = fn.random.ByPath(rng)")
-    lines += writer.body(inline_statements(program, main))
-    return [*lines, *return_lines(program, writer, unchanged="buffers")]
+    return [*lines, *body, *return_lines(program, writer, unchanged="buffers")]

@@ -33,7 +33,7 @@ class ModuleCallKey(NamedTuple):
 
 @dataclass
 class Statement:
-    """One operation: ``targets = value``, a write in place, or a call for its effect."""
+    """One operation: ``targets = value``, a write in place, a call for its effect, or ``assert value``."""
 
     value: ast.expr  # the expression on the right
     # the values it assigns; several take a tuple apart, ``_`` stands for unread ones
@@ -42,6 +42,7 @@ class Statement:
     operator: ast.operator | None = None  # that of ``x += y``
     call_keys: tuple[ModuleCallKey, ...] = ()  # the calls of modules that were running, outermost first
     node: Node | None = None  # the operation in the graph, if it is one
+    asked_at: str = ""  # of an assertion: the line whose question it answers
 
     @property
     def result(self) -> str | None:

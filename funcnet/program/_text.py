@@ -16,7 +16,7 @@ _BINARY = {
     getattr(ast, kind): (symbol, int(level)) for kind, symbol, level in (row.split() for row in _LEVELS.split(","))
 }
 """Operator -> its symbol, and how tightly it binds."""
-_COMPARE = {"Eq": "==", "NotEq": "!=", "Lt": "<", "LtE": "<=", "Gt": ">", "GtE": ">="}
+_COMPARE = {"Eq": "==", "NotEq": "!=", "Lt": "<", "LtE": "<=", "Gt": ">", "GtE": ">=", "Is": "is"}
 _UNARY: dict[type[ast.AST], str] = {ast.USub: "-", ast.UAdd: "+", ast.Invert: "~"}
 _CALL, _ATOM, _SIGN = 15, 16, 12  # how tightly a call, a name and a sign bind
 

@@ -41,7 +41,9 @@ def trace(
     the net is compared with a copy of the module on the examples, and must give the same bits.
 
     A trace holds for what it was made with, ``net.specialised``: the mode, the dtypes and sizes of inputs, everything
-    else in them (numbers, flags, None, the structure of dicts), and the branches taken. Other inputs are refused.
+    else in them (numbers, flags, None, the structure of dicts), and the branches taken. Other inputs are refused. What
+    the forward asked of tensors and of torch (``x.is_contiguous()``, ``requires_grad``, ``torch.is_grad_enabled()``,
+    autocast, devices) is asserted by the code, so that a call in which the answer is another one is refused too.
 
     Args:
         module: any ``nn.Module`` whose forward torch's tracer can follow. It is not called and not written to.
@@ -107,6 +109,7 @@ class ModeCode(NamedTuple):
     arguments: tuple[str, ...]  # the parameters that hold tensors
     takes_buffers: bool  # whether ``forward`` takes buffers
     checks: tuple[Check, ...]  # what must hold for a call
+    conditions: tuple[str, ...]  # what ``forward`` asserts besides
     new_buffers: tuple[str, ...]  # paths of the buffers it replaces
     drawing_paths: tuple[str, ...]  # paths of the modules that draw
     copied_buffers: tuple[str, ...]  # paths of the buffers that it writes to in place, on a copy
@@ -139,7 +142,8 @@ class Traced(StockNet, reads_trees=True, one_piece=True, fields_in_view=False):
     def specialised(self) -> tuple[str, ...]:
         """What the code is for: the mode, and what each input must be, one line each."""
         lines = {f"{check.expression}: {check.expected}": None for code in self.codes for check in code.checks}
-        return (f"{self._mode_names()} mode", *lines)
+        asserted = dict.fromkeys(condition for code in self.codes for condition in code.conditions)
+        return (f"{self._mode_names()} mode", *lines, *(f"asserted: {condition}" for condition in asserted))
 
     def title(self) -> str:
         return self.net.title()
@@ -188,6 +192,7 @@ class Traced(StockNet, reads_trees=True, one_piece=True, fields_in_view=False):
             "_record_buffers": record_buffers,
             "_refuse_mode": self._refuse_mode,
             "_refuse_inputs": self._refuse_inputs,
+            "_refuse_call": self._refuse_call,
         }
         signature = self.codes[0].signature
         lines = [f"def body(_p{', ' * bool(signature)}{signature}):", "    _mode = _mode_of(_p, _paths)"]
@@ -226,6 +231,13 @@ class Traced(StockNet, reads_trees=True, one_piece=True, fields_in_view=False):
             f"Trace it again with inputs like these (dynamic= keeps more sizes free), or use from_module(module)."
         )
 
+    def _refuse_call(self, p: View, error: AssertionError) -> None:
+        condition = linecache.getline(*_innermost_line(error)).strip().removeprefix("assert ")
+        raise ConversionError(
+            f"{describe_view(p)} was traced where something held that does not hold in this call: {condition}\n"
+            f"Trace it again in such circumstances, or use from_module(module)."
+        ) from error
+
     def _equality_key(self) -> tuple[Any, ...]:
         # the code, and the tensors it is for; the module inside the net is equal only to itself
         return (self.codes, self.title(), tuple(self._all_entries.items()), self._edits.aliases)
@@ -261,8 +273,24 @@ def _calling_lines(name: str, code: ModeCode) -> list[str]:
             *(f"        {line}" for line in lines),
             *lines,
         ]
+    if code.conditions:
+        lines = [
+            "try:",
+            *(f"    {line}" for line in lines),
+            "except AssertionError as _error:",
+            "    _refuse_call(_p, _error)",
+        ]
     conditions = " and ".join([f"_mode is {code.train}", *(check.condition for check in code.checks)])
     return [f"if {conditions}:", *(f"    {line}" for line in lines)]
+
+
+def _innermost_line(error: BaseException) -> tuple[str, int]:
+    """The file and line in which an error was raised."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    assert traceback is not None
+    return traceback.tb_frame.f_code.co_filename, traceback.tb_lineno
 
 
 def _split_paths(paths: Sequence[str]) -> Paths:

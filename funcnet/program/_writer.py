@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -49,6 +50,7 @@ class Writer:
         self.lines: list[str] = []
         self.indent = 4
         self.commented: ModuleCallKey | None = None  # the part that the last comment is about
+        self.conditions: dict[str, None] = {}  # what the lines assert
 
     def fix_arguments(self) -> None:
         """Give the arguments of the program the names that the caller uses."""
@@ -79,9 +81,9 @@ class Writer:
         self.names.moves.clear()
         self.lines.append(indent + text)
 
-    def add_statement(self, head: str, value: ast.expr) -> None:
+    def add_statement(self, head: str, value: ast.expr, tail: str = "") -> None:
         """Add the lines of a statement."""
-        first, *others = lines_of(head, value, self.spell, self.indent, width=self.width)
+        first, *others = lines_of(head, value, self.spell, self.indent, tail, self.width)
         self.add_line(first[self.indent :])
         self.lines += others
         self.names.finish_line()
@@ -139,6 +141,9 @@ class Writer:
 
     def _write_statement(self, statement: Statement) -> None:
         self._comment_on(statement)
+        if statement.asked_at:
+            self._write_assertion(statement)
+            return
         if statement.written is not None:
             symbol = "" if statement.operator is None else symbol_of(statement.operator)
             self.add_statement(f"{text_of(statement.written, self.spell)} {symbol}= ", statement.value)
@@ -149,6 +154,11 @@ class Writer:
             if statement.result in self.program.sizes:
                 return
         self.add_statement(f"{', '.join(names)} = " if names else "", statement.value)
+
+    def _write_assertion(self, statement: Statement) -> None:
+        condition = text_of(statement.value, self.spell)
+        self.conditions.setdefault(condition)
+        self.add_statement("assert ", statement.value, f', "as captured for {statement.asked_at}"')
 
     def _write_call(self, routine_call: RoutineCall) -> None:
         self.add_comment(routine_call.call_key.path, routine_call.call_key.title)
@@ -306,7 +316,7 @@ def _merge(program: ForwardProgram, before: Item, item: Statement, counts: Count
     if 4 + len(text) + head > WIDTH:
         return None
     expression = shorten_calls(expression, assume_cpu=True)
-    return Statement(expression, item.targets, item.written, item.operator, item.call_keys, item.node)
+    return dataclasses.replace(item, value=expression)
 
 
 def _estimated_name(program: ForwardProgram, name: str, path: str) -> str:

@@ -77,6 +77,27 @@ class Stream:
             self.is_global = False
             restore_torch_state(state)
 
+    @property
+    def draws_globally(self) -> bool:
+        """Whether torch's global generator makes these draws."""
+        return self.is_global or self.seed is None
+
+    def fork(self) -> Stream:
+        """A sequence of its own that goes on from here; this one stays where it is."""
+        fork = Stream(0 if self.seed is None else self.seed)
+        generators = {torch.device("cpu"): torch.default_generator} if self.draws_globally else self._generators
+        fork._generators = {
+            device: torch.Generator(device).set_state(generator.get_state()) for device, generator in generators.items()
+        }
+        return fork
+
+    def go_on_from(self, fork: Stream) -> None:
+        """Be where a fork of this sequence has come to."""
+        if not self.draws_globally:
+            self._generators = fork._generators
+        elif (generator := fork._generators.get(torch.device("cpu"))) is not None:
+            restore_torch_state(generator.get_state())
+
     def _refuse_transforms(self) -> None:
         if torch.compiler.is_compiling():
             where = "torch.compile or torch.export"

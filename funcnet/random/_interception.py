@@ -23,8 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from funcnet._context import beyond_one_gradient, under_vmap
-from funcnet._errors import RandomnessError
+from funcnet._context import beyond_one_gradient, transform_levels, under_vmap
+from funcnet._errors import RandomnessError, UnplacedDrawError
 from funcnet._torch import assume_constant_result, show_functions_to_modes
 from funcnet._torch_functions import DRAWS_INSIDE, TAKES_GENERATOR
 from funcnet.random._attention_function import scaled_dot_product_attention
@@ -38,7 +38,8 @@ from funcnet.random._dropout_functions import (
     with_torch_arguments,
 )
 from funcnet.random._generators import GLOBAL_GENERATORS_LOCK, Rng, Stream, lend_cpu_generator, private_generator
-from funcnet.random._key_formulas import KEY_FORMULAS
+from funcnet.random._key_formulas import KEY_FORMULAS, fill_tensor
+from funcnet.random._keys import KeyAtPath
 from funcnet.random._rrelu_function import rrelu
 
 
@@ -53,6 +54,8 @@ class DrawInterceptor(TorchFunctionMode):
         if torch.compiler.is_compiling():
             _show_draws_to_compiler()
         self.next_rng = next_rng
+        self.key: Tensor | None = None
+        """The Key that all draws are made from, if it is known: new tensors get its axes of examples to be filled."""
         self.has_drawn = False
         """Whether anything drew."""
         self.found_submodule = False
@@ -70,6 +73,8 @@ class DrawInterceptor(TorchFunctionMode):
         if func not in _INTERCEPTED:  # this is nearly every call, so there is only a single lookup
             return func(*args, **kwargs) if kwargs else func(*args)
         kwargs = kwargs or {}
+        if func in _MAKES_UNFILLED:
+            return _with_axes_of(self.key, func(*args, **kwargs))
         if "generator" in kwargs and kwargs["generator"] is None:
             kwargs = {name: value for name, value in kwargs.items() if name != "generator"}
         if func in _COMPUTED_HERE and "generator" not in kwargs:
@@ -194,11 +199,13 @@ FUNCTIONS_THAT_CALL_OTHERS = {
 def _call_with_generator(rng: Rng, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     if not isinstance(rng, Stream):
         if func in KEY_FORMULAS:
-            return KEY_FORMULAS[func](rng, *args, **kwargs)
+            return _draw_by_formula(rng, func, args, kwargs)
         if torch.compiler.is_compiling() or under_vmap():
-            raise RandomnessError(
-                f"torch's {func.__name__} cannot draw from a Key under vmap or compile. Draw with uniform, normal or "
-                f"bernoulli of funcnet.random from p.rng."
+            raise UnplacedDrawError(
+                "the code",
+                f"draws by torch's {func.__name__}, which cannot draw from a Key under vmap or compile. Draw with "
+                f"uniform, normal or bernoulli of funcnet.random from p.rng; or loop over the examples; or draw before "
+                f"the transform and pass it as an input.",
             )
     like = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
     device = kwargs.get("device") or (torch.get_default_device() if like is None else like.device)
@@ -206,6 +213,30 @@ def _call_with_generator(rng: Rng, func: Callable[..., Any], args: Sequence[Any]
     if func in _NEW_LIKE:
         return _NEW_LIKE[func](torch.empty_like(*args, **kwargs), generator=generator)
     return func(*args, **kwargs, generator=generator)
+
+
+def _draw_by_formula(
+    rng: Tensor | KeyAtPath, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Tensor:
+    out = kwargs.get("out")
+    if out is None:
+        return KEY_FORMULAS[func](rng, *args, **kwargs)
+    options = {name: value for name, value in kwargs.items() if name != "out"}
+    return fill_tensor(out, KEY_FORMULAS[func](rng, *args, **options))
+
+
+_MAKES_UNFILLED: frozenset[object] = frozenset(
+    {torch.empty, torch.empty_like, torch.empty_strided, Tensor.new, Tensor.new_empty, Tensor.new_empty_strided}
+)
+"""Functions that make a tensor to be filled, as ``torch.empty(3).normal_()`` is."""
+
+
+def _with_axes_of(key: Tensor | None, empty: Tensor) -> Tensor:
+    """An unfilled tensor with the axes of vmap that the Key has, so that draws from that can be written to it."""
+    if key is None or empty.requires_grad or not under_vmap() or not transform_levels(key) - transform_levels(empty):
+        return empty
+    like = key.new_empty_strided(empty.shape, empty.stride(), dtype=empty.dtype, device=empty.device)
+    return like if not transform_levels(empty) else empty + torch.zeros_like(like)
 
 
 _NEW_LIKE: dict[Any, Callable[..., Tensor]] = {torch.rand_like: Tensor.uniform_, torch.randn_like: Tensor.normal_}
@@ -217,10 +248,14 @@ _NEW_LIKE: dict[Any, Callable[..., Tensor]] = {torch.rand_like: Tensor.uniform_,
 def _call_with_lent_generator(
     rng: Rng, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> Any:
+    if not isinstance(rng, Stream) and func in KEY_FORMULAS:
+        return _draw_by_formula(rng, func, args, kwargs)
     if torch.compiler.is_compiling() or under_vmap():
-        raise RandomnessError(
-            f"torch's {func.__name__} draws inside its kernel, which works in eager calls outside vmap only. Draw with "
-            f"funcnet.random.dropout and p.rng beside it, or switch its dropout off."
+        raise UnplacedDrawError(
+            "the code",
+            f"calls torch's {func.__name__}, which draws inside its kernel; that works in eager calls outside vmap "
+            f"only. Draw with funcnet.random.dropout and p.rng beside it, or switch its dropout off; or loop over the "
+            f"examples; or draw before the transform and pass it as an input.",
         )
     with GLOBAL_GENERATORS_LOCK, lend_cpu_generator(_generator_for(rng, torch.device("cpu"))):
         return func(*args, **kwargs)
@@ -232,4 +267,6 @@ def _generator_for(rng: Rng, device: torch.device) -> torch.Generator:
     return generator
 
 
-_INTERCEPTED = frozenset({*_COMPUTED_HERE, *TAKES_GENERATOR, *FUNCTIONS_THAT_CALL_OTHERS, *DRAWS_INSIDE})
+_INTERCEPTED = frozenset(
+    {*_COMPUTED_HERE, *_MAKES_UNFILLED, *TAKES_GENERATOR, *FUNCTIONS_THAT_CALL_OTHERS, *DRAWS_INSIDE}
+)

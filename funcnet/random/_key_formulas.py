@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from funcnet._errors import UnplacedDrawError
 from funcnet.random._distributions import contiguous_stride, draw_tensor
 from funcnet.random._keys import KeyAtPath
 
@@ -55,6 +56,14 @@ def _draw_randint(rng: Tensor | KeyAtPath, *args: Any, **kwargs: Any) -> Tensor:
     return ((numbers * (high - low)).floor() + low).to(empty.dtype)
 
 
+def _draw_randint_like(rng: Tensor | KeyAtPath, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    by_name = [kwargs.pop(name) for name in ("low", "high") if name in kwargs]
+    low, high = (0, *args, *by_name)[-2:]
+    kwargs.pop("requires_grad", None)
+    numbers = _draw_uniform(rng, input, dtype=torch.float64)
+    return ((numbers * (high - low)).floor() + low).to(torch.empty_like(input, **kwargs).dtype)
+
+
 def _draw_randperm(rng: Tensor | KeyAtPath, n: int, **kwargs: Any) -> Tensor:
     kwargs.pop("requires_grad", None)
     empty = torch.empty(n, **{"dtype": torch.int64, **kwargs})
@@ -92,11 +101,30 @@ def _draw_multinomial(rng: Tensor | KeyAtPath, input: Tensor, num_samples: int, 
 # --- in place ---
 
 
+def fill_tensor(tensor: Tensor, drawn: Tensor) -> Tensor:
+    """Write draws to a tensor.
+
+    Raises:
+        UnplacedDrawError: if the draws differ from one example of a vmap to the next, and the tensor is one for all.
+    """
+    try:
+        return (tensor if tensor.shape == drawn.shape else tensor.resize_(drawn.shape)).copy_(drawn)
+    except RuntimeError as error:
+        if "vmap: inplace arithmetic" not in str(error):
+            raise
+        raise UnplacedDrawError(
+            "the code",
+            f"has draws that differ from one example to the next, which cannot be written to a tensor of shape "
+            f"{tuple(tensor.shape)} that is one for all of them. Draw a new one, torch.rand(size) or "
+            f"torch.randn(size), or fill torch.empty(size) or x.new_empty(size).",
+        ) from None
+
+
 def _in_place_formula(rule: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """The formula of a method that overwrites its tensor, with what ``rule`` computes."""
 
     def draw(rng: Tensor | KeyAtPath, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return input.copy_(rule(rng, input, *args, **kwargs))
+        return fill_tensor(input, rule(rng, input, *args, **kwargs))
 
     return draw
 
@@ -148,6 +176,7 @@ KEY_FORMULAS: dict[Any, Callable[..., Tensor]] = {
     torch.rand_like: _new_tensor_formula("uniform", (0.0, 1.0), torch.empty_like),
     torch.randn_like: _new_tensor_formula("normal", (0.0, 1.0), torch.empty_like),
     torch.randint: _draw_randint,
+    torch.randint_like: _draw_randint_like,
     torch.randperm: _draw_randperm,
     torch.normal: _draw_normal,
     torch.bernoulli: _draw_bernoulli,

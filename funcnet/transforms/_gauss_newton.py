@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from funcnet.kernels.internals import twice_differentiable_kernels
-from funcnet.transforms._grad import _independence_error
+from funcnet.kernels.internals import differentiable_kernels
+from funcnet.transforms._function_results import independence_error, split_output
 from funcnet.transforms._hvp import hvp, split_vector
-from funcnet.transforms._outputs import split_output
 from funcnet.transforms._recording import Recording, explained_errors, is_outermost, record
 from funcnet.transforms._variables import ArgumentVariables, Variables
 
@@ -64,17 +63,19 @@ def ggn_vp(
         results: list[Variables] = []
 
         def run(tensors: list[Tensor]) -> tuple[list[Tensor], Any]:
-            with twice_differentiable_kernels():
+            with differentiable_kernels():
                 result = model(*variables.fill_arguments(tensors), **kwargs)
             output, aux = split_output(model, result, has_aux, "ggn_vp")
             results[:] = [output]
             return output.tensors, (output.others, aux)
 
+        is_plain = is_outermost(args, kwargs)
         with explained_errors("ggn_vp", model):
-            recording = record(run, variables.tensors, is_outermost(args, kwargs))
+            recording = record(run, variables.tensors, is_plain)
             if not recording.depends and variables.tensors:
-                raise _independence_error(model, "ggn_vp")
+                raise independence_error(model, "ggn_vp")
             others, aux = recording.rest
+            push_forward = _push_forward_by_autograd if is_plain else _push_forward_by_transform
             changes = push_forward(recording, directions)
 
             def loss_of_tensors(tensors: list[Tensor]) -> Tensor:
@@ -88,11 +89,32 @@ def ggn_vp(
     return compute_product
 
 
-def push_forward(recording: Recording, directions: list[Tensor]) -> list[Tensor]:
+def _push_forward_by_autograd(recording: Recording, directions: list[Tensor]) -> list[Tensor]:
     """The directional derivatives of the outputs, without a rule for forward mode.
 
     ``pull_back`` is linear, and its transpose is the map forward: one more derivative of it gives that.
     """
+    with torch.enable_grad():
+        changes = [torch.zeros_like(output, requires_grad=True) for output in recording.outputs]
+        sums = recording.pull_back(changes, keeps_graph=True)
+    pairs = [pair for pair in zip(sums, directions, strict=True) if pair[0].requires_grad]
+    if not pairs:
+        return [change.detach() for change in changes]
+    lefts, rights = zip(*pairs, strict=True)
+    return list(
+        torch.autograd.grad(
+            lefts,
+            changes,
+            rights,
+            retain_graph=True,
+            create_graph=recording.is_shared,
+            materialize_grads=True,
+        )
+    )
+
+
+def _push_forward_by_transform(recording: Recording, directions: list[Tensor]) -> list[Tensor]:
+    """The same inside of other transforms."""
 
     def pull_back(changes: list[Tensor]) -> list[Tensor]:
         return recording.pull_back(changes, keeps_graph=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import wraps
@@ -12,11 +11,19 @@ import optree
 import torch
 from torch import Tensor
 
-from funcnet._context import under_forward_mode, under_transform
 from funcnet._errors import FuncnetError, TransformError
 from funcnet._tensors import is_inexact
-from funcnet._torch import AccumulateGrad, backward_by, is_wrapped_by_transform, pytree
+from funcnet._torch import backward_by, pytree
 from funcnet.kernels.internals import call_with_kernel_rules, call_with_rules, describe_missing_rule
+from funcnet.transforms._function_results import check_plain_values, independence_error, scalar_of
+from funcnet.transforms._nesting import (
+    is_nested,
+    is_traced_here,
+    is_within_backward,
+    plain_backward_suffices,
+    reaches_other_leaves,
+    running,
+)
 
 A = TypeVar("A")
 P = ParamSpec("P")
@@ -73,7 +80,7 @@ def value_and_grad(
         if torch.compiler.is_compiling():
             result, grads = _compute_by_transform(function, numbers, has_aux, args, kwargs)
         else:
-            is_plain = not _is_nested() and _plain_backward_suffices(args, kwargs)
+            is_plain = not is_nested() and plain_backward_suffices(args, kwargs)
             compute = _compute_by_backward if is_plain else _compute_by_transform
             try:
                 result, grads = compute(function, numbers, has_aux, args, kwargs)
@@ -123,6 +130,9 @@ def grad(function: Callable[..., Any], argnums: int | tuple[int, ...] = 0, has_a
     return compute_grad
 
 
+_UNCHANGED = nullcontext()  # made once: a training step is timed in microseconds
+
+
 def _check_argnums(argnums: int | tuple[int, ...], numbers: tuple[int, ...], count: int) -> None:
     if len(numbers) == 1 and 0 <= numbers[0] < count:  # nearly always
         return
@@ -156,14 +166,14 @@ def _compute_by_backward(
         traced_args[number] = _map_leaves(record_leaf, args[number])
     _check_leaves(args, numbers, inputs)
     with _UNCHANGED if is_recording else torch.enable_grad():
-        _running.depth = 1
+        running.depth = 1
         try:
             result = function(*traced_args, **kwargs)
         finally:
-            _running.depth = 0
-    value = _scalar_of(function, result, has_aux)
+            running.depth = 0
+    value = scalar_of(function, result, has_aux)
     # A graph that reaches other leaves belongs to somebody else too, who may differentiate the gradient.
-    keeps_graph = is_recording and _reaches_other_leaves(value, inputs)
+    keeps_graph = is_recording and reaches_other_leaves(value, inputs)
     remaining = iter(_compute_grads(function, value, inputs, keeps_graph))
     grads = tuple([_map_leaves(lambda leaf: next(remaining), args[number]) for number in numbers])
     return result if keeps_graph else _map_leaves(_detach, result), grads
@@ -177,7 +187,7 @@ def _compute_by_transform(
     kwargs: dict[str, Any],
 ) -> tuple[Any, tuple[Any, ...]]:
     """The same by torch.func.grad_and_value, which nests, and lets no argument but its own count as one."""
-    is_nested = _is_nested()
+    is_inner = is_nested()
     leaves, treedef = pytree.tree_flatten(tuple(args[number] for number in numbers))
     _check_leaves(args, numbers, [leaf for leaf in leaves if leaf is not None])
     places = [index for index, leaf in enumerate(leaves) if leaf is not None and is_inexact(leaf)]
@@ -193,13 +203,13 @@ def _compute_by_transform(
         traced_args = list(fixed_args)
         for number, tree in zip(numbers, pytree.tree_unflatten(all_leaves, treedef), strict=True):
             traced_args[number] = tree
-        call = call_with_kernel_rules if _is_within_backward() else call_with_rules
+        call = call_with_kernel_rules if is_within_backward() else call_with_rules
         result = call(function, *traced_args, **kwargs)
-        value = _scalar_of(function, result, has_aux)
-        if inputs and not is_nested and not _is_traced_here(value):
-            raise _independence_error(function)
+        value = scalar_of(function, result, has_aux)
+        if inputs and not is_inner and not is_traced_here(value):
+            raise independence_error(function)
         result_leaves, result_treedef = pytree.tree_flatten(result)
-        _check_plain_values(result_leaves)
+        check_plain_values(result_leaves)
         plain_values.append((result_leaves, result_treedef))
         return value.reshape(()), [leaf for leaf in result_leaves if isinstance(leaf, Tensor)]
 
@@ -255,38 +265,6 @@ def _check_leaves(args: tuple[Any, ...], numbers: tuple[int, ...], leaves: list[
     )
 
 
-def _scalar_of(
-    function: Callable[..., Any], result: object, has_aux: bool, function_name: str = "value_and_grad"
-) -> Tensor:
-    """The value in what a function returned; refused if a gradient of it makes no sense."""
-    if has_aux and not (isinstance(result, (tuple, list)) and len(result) == 2):
-        raise ValueError(
-            f"{function_name} with has_aux=True needs a pair (value, aux) from {function!r}, got "
-            f"{type(result).__name__}."
-        )
-    value = result[0] if has_aux else result  # type: ignore[index]
-    if not isinstance(value, Tensor) or value.numel() != 1:
-        got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        hint = " Of (value, more) it takes has_aux=True." if isinstance(value, tuple) and not has_aux else ""
-        raise ValueError(f"{function_name} needs a scalar tensor from {function!r}, got {got}.{hint}")
-    if not value.is_floating_point():
-        raise ValueError(f"{function_name} needs a value of real floats from {function!r}, got {value.dtype}.")
-    return value
-
-
-_PLAIN_CLASSES = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
-
-
-def _check_plain_values(leaves: list[Any]) -> None:
-    """Refuse what may hide tensors of a transform, which mean nothing outside of it."""
-    for leaf in leaves:
-        if not isinstance(leaf, (Tensor, *_PLAIN_CLASSES)):
-            raise TypeError(
-                f"under a transform, aux of value_and_grad is nested dicts, lists and tuples of tensors and plain "
-                f"values, got {type(leaf).__name__}, whose tensors cannot be taken out of the transform."
-            )
-
-
 def _compute_grads(
     function: Callable[..., Any], value: Tensor, inputs: list[Tensor], keeps_graph: bool
 ) -> list[Tensor]:
@@ -299,86 +277,13 @@ def _compute_grads(
     if len(found) == len(inputs):  # nearly always
         return found
     if differentiable and not found:
-        raise _independence_error(function)
+        raise independence_error(function)
     remaining = iter(grads)
     grads_or_none = [next(remaining) if leaf.requires_grad else None for leaf in inputs]
     return [
         torch.zeros_like(leaf, requires_grad=keeps_graph and leaf.requires_grad) if grad is None else grad
         for leaf, grad in zip(inputs, grads_or_none, strict=True)
     ]
-
-
-def _independence_error(function: Callable[..., Any], function_name: str = "value_and_grad") -> ValueError:
-    return ValueError(
-        f"the value of {function!r} depends on none of the arguments that {function_name} differentiates by, so every "
-        f"derivative would be zero. Compute it from the tensors that the function is called with, outside of "
-        f"torch.no_grad and torch.inference_mode, and without detach, data, item or NumPy."
-    )
-
-
-def _is_traced_here(value: Tensor) -> bool:
-    """Whether a value depends on the arguments of the transform that the caller is in, the only one there is."""
-    return value.requires_grad and (torch.compiler.is_compiling() or is_wrapped_by_transform(value))
-
-
-def _reaches_other_leaves(value: Tensor, inputs: list[Tensor]) -> bool:
-    """Whether the graph of a value ends in leaves other than these."""
-    input_ids = set(map(id, inputs))
-    nodes: list[Any] = [] if value.grad_fn is None else [value.grad_fn]
-    visited = set(nodes)
-    for node in nodes:  # which grows
-        for next_node, _ in node.next_functions:
-            if type(next_node) is AccumulateGrad:
-                if id(next_node.variable) not in input_ids:  # type: ignore[attr-defined]
-                    return True
-            elif next_node not in visited and next_node is not None:
-                visited.add(next_node)
-                nodes.append(next_node)
-    return False
-
-
-class _Running(threading.local):
-    """Its ``depth`` is 1 in a thread that runs the function of a ``value_and_grad``."""
-
-    depth = 0
-
-
-_running = _Running()
-_UNCHANGED = nullcontext()  # made once: a training step is timed in microseconds
-
-
-def _is_nested() -> bool:
-    """Whether the call is inside of a transform of torch.func, or of a function that a derivative is taken of here."""
-    return under_transform() or _is_within_backward()
-
-
-def _is_within_backward() -> bool:
-    """Whether the call is inside of a function that autograd itself records for a derivative of this package."""
-    return not torch.compiler.is_compiling() and _running.depth > 0
-
-
-def _plain_backward_suffices(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether only this call differentiates by the arguments, and autograd may record what is computed from them."""
-    if torch.is_inference_mode_enabled() or under_forward_mode():  # a plain backward pass drops tangents
-        return False
-    is_recording = torch.is_grad_enabled()
-    return not _is_claimed(args, is_recording) and not (kwargs and _is_claimed(kwargs, is_recording))
-
-
-def _is_claimed(tree: Any, is_recording: bool) -> bool:
-    """Whether a tree has a tensor that somebody else differentiates by, or that autograd cannot record."""
-    if isinstance(tree, Tensor):
-        return (is_recording and tree.requires_grad) or tree.is_inference()
-    kind = type(tree)
-    if kind is not dict and kind is not tuple:
-        return any(isinstance(leaf, Tensor) and _is_claimed(leaf, is_recording) for leaf in optree.tree_leaves(tree))
-    for value in tree.values() if kind is dict else tree:  # quicker than any() with a generator
-        if type(value) is Tensor:
-            if (is_recording and value.requires_grad) or value.is_inference():
-                return True
-        elif _is_claimed(value, is_recording):
-            return True
-    return False
 
 
 def _detach(leaf: Any) -> Any:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from funcnet.kernels.internals import twice_differentiable_kernels
-from funcnet.transforms._grad import _independence_error, _scalar_of
-from funcnet.transforms._recording import Run, explained_errors, gradient_run, is_outermost, record
+from funcnet._torch import pytree
+from funcnet.kernels.internals import differentiable_kernels
+from funcnet.transforms._function_results import independence_error, scalar_of
+from funcnet.transforms._nesting import reaches_other_leaves, recorded_by_autograd
+from funcnet.transforms._recording import Run, explained_errors, gradient_by_transform, is_outermost, record
 from funcnet.transforms._variables import ArgumentVariables, normalize_argnums
+from funcnet.transforms._weight_uses import WeightUses
 
 
 def hvp(function: Callable[..., Any], argnums: int | tuple[int, ...] = 0, has_aux: bool = False) -> Callable[..., Any]:
@@ -57,14 +61,61 @@ def hvp(function: Callable[..., Any], argnums: int | tuple[int, ...] = 0, has_au
         directions = variables.match(vectors, "vector")
         is_plain = is_outermost(args, kwargs)
         run = scalar_run(function, variables, kwargs, has_aux)
-        gradient = gradient_run(run, is_plain, lambda: _independence_error(function, "hvp"))
+        multiply = _multiply_by_autograd if is_plain else _multiply_by_transform
         with explained_errors("hvp", function):
-            recording = record(gradient, variables.tensors, is_plain)
-            products = variables.fill_derivative(recording.pull_back(directions))
+            tensors, aux = multiply(run, variables.tensors, directions)
+        if tensors is None:
+            raise independence_error(function, "hvp")
+        products = variables.fill_derivative(tensors)
         product = products[0] if isinstance(argnums, int) else tuple(products)
-        return (product, recording.rest) if has_aux else product
+        return (product, aux) if has_aux else product
 
     return compute_hvp
+
+
+def _multiply_by_transform(
+    run: Run, tensors: Sequence[Tensor], directions: list[Tensor]
+) -> tuple[list[Tensor] | None, Any]:
+    """The product, and what the run returned beside its value."""
+    recording = record(gradient_by_transform(run), tensors, False)
+    return recording.pull_back(directions), recording.rest
+
+
+def _multiply_by_autograd(
+    run: Run, tensors: Sequence[Tensor], directions: list[Tensor]
+) -> tuple[list[Tensor] | None, Any]:
+    """The same; None for the product if the value depends on none of the variables."""
+    is_recording = torch.is_grad_enabled()
+    inputs = [tensor.detach().requires_grad_() for tensor in tensors]
+    uses = WeightUses(inputs, directions)
+    with torch.enable_grad():
+        with recorded_by_autograd(), uses:
+            (value,), rest = run(inputs)
+        if not inputs:
+            return [], rest
+        if not value.requires_grad:
+            return None, rest
+        sources: Any = [*inputs, *uses.outputs]
+        grads = torch.autograd.grad(value, sources, create_graph=True, allow_unused=True)
+    if all(grad is None for grad in grads):
+        return None, rest
+    leaves = [*inputs, *uses.twins.values()]
+    # The graph may reach leaves of somebody else too, who may differentiate the product.
+    is_shared = is_recording and reaches_other_leaves(value, leaves)
+    # The product is the derivative of the sum of these inner products.
+    factors = list(zip(grads, [*directions, *uses.changes], strict=True))
+    factors += [(change, grad) for grad, change in zip(grads[len(inputs) :], uses.changes, strict=True)]
+    pairs = [(left, right) for left, right in factors if left is not None and right is not None and left.requires_grad]
+    if not pairs:
+        return [torch.zeros_like(tensor) for tensor in inputs], rest
+    lefts, rights = zip(*pairs, strict=True)
+    parts = torch.autograd.grad(lefts, leaves, rights, create_graph=is_shared, allow_unused=True)
+    products: list[Tensor | None] = list(parts[: len(inputs)])
+    for number, part in zip(uses.twins, parts[len(inputs) :], strict=True):
+        other = products[number]
+        products[number] = other if part is None else part if other is None else other + part
+    filled = [torch.zeros_like(tensor) if part is None else part for tensor, part in zip(inputs, products, strict=True)]
+    return filled, rest if is_shared else pytree.tree_map_only(Tensor, Tensor.detach, rest)
 
 
 def split_vector(
@@ -94,13 +145,19 @@ def scalar_run(
     variables: ArgumentVariables,
     kwargs: Mapping[str, Any],
     has_aux: bool,
+    is_mapped: bool = False,
 ) -> Run:
-    """The scalar that a function returns, as a function of the variables in its arguments, and its aux."""
+    """The scalar that a function returns, as a function of the variables in its arguments, and its aux.
+
+    Args:
+        function, variables, kwargs, has_aux: the function and its call.
+        is_mapped: whether the second derivative is taken in many directions at once.
+    """
 
     def run(tensors: list[Tensor]) -> tuple[list[Tensor], Any]:
-        with twice_differentiable_kernels():
+        with differentiable_kernels(is_mapped=is_mapped):
             result = function(*variables.fill_arguments(tensors), **kwargs)
-        value = _scalar_of(function, result, has_aux, variables.function_name)
+        value = scalar_of(function, result, has_aux, variables.function_name)
         return [value.reshape(())], result[1] if has_aux else None
 
     return run

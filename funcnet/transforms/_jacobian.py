@@ -9,11 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from funcnet.kernels.internals import describe_missing_rule, twice_differentiable_kernels
-from funcnet.transforms._grad import _independence_error
+from funcnet.kernels.internals import describe_missing_rule, differentiable_kernels
+from funcnet.transforms._function_results import independence_error, split_output
 from funcnet.transforms._hvp import scalar_run
-from funcnet.transforms._outputs import split_output
-from funcnet.transforms._recording import Recording, Run, explained_errors, gradient_run, is_outermost, record
+from funcnet.transforms._recording import (
+    Recording,
+    Run,
+    explained_errors,
+    gradient_by_autograd,
+    gradient_by_transform,
+    is_outermost,
+    record,
+)
 from funcnet.transforms._variables import ArgumentVariables, Variables, normalize_argnums
 
 MEMORY = 2**28
@@ -65,7 +72,7 @@ def jacobian(
         results: list[Variables] = []
 
         def run(tensors: list[Tensor]) -> tuple[list[Tensor], Any]:
-            with twice_differentiable_kernels():
+            with differentiable_kernels(is_second=False, is_mapped=True):
                 result = function(*variables.fill_arguments(tensors), **kwargs)
             output, aux = split_output(function, result, has_aux, "jacobian")
             results[:] = [output]
@@ -74,7 +81,7 @@ def jacobian(
         with explained_errors("jacobian", function):
             recording = record(run, variables.tensors, is_outermost(args, kwargs))
             if not recording.depends and variables.tensors:
-                raise _independence_error(function, "jacobian")
+                raise independence_error(function, "jacobian")
             blocks = _compute_blocks(run, recording, variables.tensors, chunk_size, memory)
         others, aux = recording.rest
         by_output = [
@@ -133,8 +140,11 @@ def hessian(
     def compute_hessian(*args: Any, **kwargs: Any) -> Any:
         variables = ArgumentVariables(args, normalize_argnums(argnums, len(args), "hessian"), "hessian")
         is_plain = is_outermost(args, kwargs)
-        run = scalar_run(function, variables, kwargs, has_aux)
-        gradient = gradient_run(run, is_plain, lambda: _independence_error(function, "hessian"))
+        run = scalar_run(function, variables, kwargs, has_aux, is_mapped=True)
+        if is_plain:
+            gradient = gradient_by_autograd(run, lambda: independence_error(function, "hessian"))
+        else:
+            gradient = gradient_by_transform(run)
         with explained_errors("hessian", function):
             recording = record(gradient, variables.tensors, is_plain)
             blocks = _compute_rows(recording, variables.tensors, _chunk_size(recording, chunk_size, memory))

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from funcnet._context import has_tangent
 from funcnet.kernels.internals import KernelInterceptor
-from funcnet.transforms._grad import _independence_error, _is_nested
-from funcnet.transforms._outputs import split_output
+from funcnet.transforms._function_results import independence_error, split_output
+from funcnet.transforms._nesting import is_nested
 from funcnet.transforms._recording import RestCarrier, explained_errors
 from funcnet.transforms._variables import Variables
 
@@ -52,7 +52,7 @@ def jvp(
     variables = Variables({f"argument {number}": primal for number, primal in enumerate(primals)}, "jvp")
     directions = variables.match(tangents, "tangent")
     carrier = RestCarrier()
-    is_outermost = not _is_nested() and not torch.compiler.is_compiling()
+    is_outermost = not is_nested() and not torch.compiler.is_compiling()
     results: list[Variables] = []
 
     def run(*tensors: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -60,7 +60,7 @@ def jvp(
             result = function(*variables.fill(tensors, variables.others))
         output, aux = split_output(function, result, has_aux, "jvp")
         if is_outermost and variables.tensors and not any(map(has_tangent, output.tensors)):
-            raise _independence_error(function, "jvp")
+            raise independence_error(function, "jvp")
         results[:] = [output]
         return output.tensors, carrier.take((output.others, aux))
 

@@ -18,13 +18,8 @@ from funcnet._context import count_derivatives
 from funcnet._errors import FuncnetError, TransformError
 from funcnet._torch import count_gradient_bytes, pytree
 from funcnet.kernels.internals import describe_missing_rule
-from funcnet.transforms._grad import (
-    _check_plain_values,
-    _is_nested,
-    _plain_backward_suffices,
-    _reaches_other_leaves,
-    _running,
-)
+from funcnet.transforms._function_results import check_plain_values
+from funcnet.transforms._nesting import is_nested, plain_backward_suffices, reaches_other_leaves, recorded_by_autograd
 
 Run: TypeAlias = Callable[[list[Tensor]], tuple[list[Tensor], Any]]
 """A function of the variables. It returns the outputs that are differentiated, and whatever else there is."""
@@ -40,6 +35,7 @@ class Recording:
         pull_back: the sums, over all outputs, of a tensor like the output times its derivative by each variable. It can
             be called again after ``keeps_graph=True``.
         depends: whether some output depends on a variable, as far as that can be known.
+        is_shared: whether somebody else may differentiate the result by autograd itself.
         count_bytes: returns the bytes of all gradients that one call of ``pull_back`` computes on its way.
     """
 
@@ -47,12 +43,13 @@ class Recording:
     rest: Any
     pull_back: Callable[..., list[Tensor]]
     depends: bool
+    is_shared: bool
     count_bytes: Callable[[], int]
 
 
 def is_outermost(args: Any, kwargs: Any) -> bool:
     """Whether autograd itself can record a call, because nobody around it differentiates or batches."""
-    return not torch.compiler.is_compiling() and not _is_nested() and _plain_backward_suffices(args, kwargs)
+    return not torch.compiler.is_compiling() and not is_nested() and plain_backward_suffices(args, kwargs)
 
 
 def record(run: Run, tensors: Sequence[Tensor], is_plain: bool) -> Recording:
@@ -69,14 +66,10 @@ def record(run: Run, tensors: Sequence[Tensor], is_plain: bool) -> Recording:
 def _record_by_autograd(run: Run, tensors: Sequence[Tensor]) -> Recording:
     is_recording = torch.is_grad_enabled()
     inputs = [tensor.detach().requires_grad_() for tensor in tensors]
-    with torch.enable_grad():
-        _running.depth = 1
-        try:
-            outputs, rest = run(inputs)
-        finally:
-            _running.depth = 0
+    with torch.enable_grad(), recorded_by_autograd():
+        outputs, rest = run(inputs)
     # A graph that reaches other leaves belongs to somebody else too, who may differentiate the result.
-    is_shared = is_recording and any(_reaches_other_leaves(output, inputs) for output in outputs)
+    is_shared = is_recording and any(reaches_other_leaves(output, inputs) for output in outputs)
 
     def pull_back(changes: Sequence[Tensor], keeps_graph: bool = False) -> list[Tensor]:
         pairs = [pair for pair in zip(outputs, changes, strict=True) if pair[0].requires_grad]
@@ -98,21 +91,22 @@ def _record_by_autograd(run: Run, tensors: Sequence[Tensor]) -> Recording:
         rest if is_shared else pytree.tree_map_only(Tensor, Tensor.detach, rest),
         pull_back,
         any(output.requires_grad for output in outputs),
-        lambda: _count_gradient_bytes(outputs),
+        is_shared,
+        lambda: count_gradient_bytes_of(outputs),
     )
 
 
 def _record_by_transform(run: Run, tensors: Sequence[Tensor]) -> Recording:
     if not tensors:
         outputs, rest = run([])
-        return Recording(outputs, rest, lambda changes, keeps_graph=False: [], True, lambda: 0)
+        return Recording(outputs, rest, lambda changes, keeps_graph=False: [], True, False, lambda: 0)
     carrier = RestCarrier()
     bytes_counted = 0
 
     def run_unpacked(*inputs: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         nonlocal bytes_counted
         outputs, rest = run(list(inputs))
-        bytes_counted = 0 if torch.compiler.is_compiling() else _count_gradient_bytes(outputs)
+        bytes_counted = 0 if torch.compiler.is_compiling() else count_gradient_bytes_of(outputs)
         return outputs, carrier.take(rest)
 
     recorded: Any = torch.func.vjp(run_unpacked, *tensors, has_aux=True)
@@ -121,10 +115,10 @@ def _record_by_transform(run: Run, tensors: Sequence[Tensor]) -> Recording:
     def pull_back(changes: Sequence[Tensor], keeps_graph: bool = False) -> list[Tensor]:
         return list(pull(list(changes)))
 
-    return Recording(list(outputs), carrier.put_back(rest_tensors), pull_back, True, lambda: bytes_counted)
+    return Recording(list(outputs), carrier.put_back(rest_tensors), pull_back, True, False, lambda: bytes_counted)
 
 
-def _count_gradient_bytes(outputs: Sequence[Tensor]) -> int:
+def count_gradient_bytes_of(outputs: Sequence[Tensor]) -> int:
     """The bytes of the gradients that flow into the nodes of a graph."""
     waiting = {output.grad_fn for output in outputs if output.grad_fn is not None}
     visited = set(waiting)
@@ -138,16 +132,15 @@ def _count_gradient_bytes(outputs: Sequence[Tensor]) -> int:
     return total
 
 
-def gradient_run(run_value: Run, is_plain: bool, independence_error: Callable[[], Exception]) -> Run:
-    """The function that gives the gradients of a scalar, in a form that can be differentiated again.
+def gradient_by_autograd(run_value: Run, independence_error: Callable[[], Exception]) -> Run:
+    """The gradients of a scalar as a function of the variables, for a run that autograd records.
 
     Args:
         run_value: a function with one output, a scalar.
-        is_plain: whether autograd itself records the run.
         independence_error: makes the error for a scalar that depends on no variable.
     """
 
-    def run_by_autograd(inputs: list[Tensor]) -> tuple[list[Tensor], Any]:
+    def run(inputs: list[Tensor]) -> tuple[list[Tensor], Any]:
         (value,), rest = run_value(inputs)
         grads: Sequence[Tensor | None] = [None] * len(inputs)
         if value.requires_grad and inputs:
@@ -157,7 +150,13 @@ def gradient_run(run_value: Run, is_plain: bool, independence_error: Callable[[]
         pairs = zip(grads, inputs, strict=True)
         return [torch.zeros_like(tensor) if grad is None else grad for grad, tensor in pairs], rest
 
-    def run_by_transform(inputs: list[Tensor]) -> tuple[list[Tensor], Any]:
+    return run
+
+
+def gradient_by_transform(run_value: Run) -> Run:
+    """The same for a run inside of other transforms."""
+
+    def run(inputs: list[Tensor]) -> tuple[list[Tensor], Any]:
         carrier = RestCarrier()
 
         def compute_value(inputs: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
@@ -169,7 +168,7 @@ def gradient_run(run_value: Run, is_plain: bool, independence_error: Callable[[]
         grads, rest_tensors = torch.func.grad(compute_value, has_aux=True)(inputs)
         return list(grads), carrier.put_back(rest_tensors)
 
-    return run_by_autograd if is_plain else run_by_transform
+    return run
 
 
 class RestCarrier:
@@ -182,7 +181,7 @@ class RestCarrier:
     def take(self, rest: Any) -> list[Tensor]:
         """The tensors in the data; all else is kept here."""
         leaves, self._spec = pytree.tree_flatten(rest)
-        _check_plain_values(leaves)
+        check_plain_values(leaves)
         self._leaves = [_TENSOR if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 

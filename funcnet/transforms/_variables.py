@@ -17,7 +17,6 @@ class Variables:
 
     Attributes:
         tensors: the variables.
-        names: of each, such as ``argument 0['fc']['weight']``.
         others: the integer tensors, which have no derivative. None has none either, and stays where it is.
 
     Raises:
@@ -26,33 +25,29 @@ class Variables:
 
     def __init__(self, trees: Mapping[str, Any], function_name: str) -> None:
         self.function_name = function_name
-        self._titles = list(trees)
+        self._trees = trees
         self._specs: list[Any] = []
-        leaves_by_name: dict[str, Any] = {}
-        for title, tree in trees.items():
-            named_leaves, spec = pytree.tree_flatten_with_path(tree)
+        leaves: list[Any] = []
+        for tree in trees.values():
+            tree_leaves, spec = pytree.tree_flatten(tree)
+            leaves += tree_leaves
             self._specs.append(spec)
-            leaves_by_name |= {title + pytree.keystr(path): leaf for path, leaf in named_leaves}
-        self._refuse_others(leaves_by_name)
-        self._leaf_names = list(leaves_by_name)
-        self._kinds = [
-            None if leaf is None else "variable" if is_inexact(leaf) else "other" for leaf in leaves_by_name.values()
-        ]
-        self.tensors: list[Tensor] = self._pick("variable", leaves_by_name.values())
-        self.names: list[str] = self._pick("variable", self._leaf_names)
-        self.others: list[Tensor] = self._pick("other", leaves_by_name.values())
+        if not all(leaf is None or isinstance(leaf, Tensor) for leaf in leaves):
+            self._refuse_others()
+        self._kinds = [None if leaf is None else "variable" if is_inexact(leaf) else "other" for leaf in leaves]
+        self.tensors: list[Tensor] = self._pick("variable", leaves)
+        self.others: list[Tensor] = self._pick("other", leaves)
 
-    def _refuse_others(self, leaves_by_name: Mapping[str, Any]) -> None:
+    def _refuse_others(self) -> None:
         problems = [
             f"{name} is {type(leaf).__name__}"
-            for name, leaf in leaves_by_name.items()
+            for name, leaf in _leaves_by_name(self._trees).items()
             if leaf is not None and not isinstance(leaf, Tensor)
         ]
-        if problems:
-            raise TypeError(
-                f"{self.function_name} differentiates nested dicts of tensors by nested dicts of tensors: "
-                f"{'; '.join(problems)}. Make it a tensor, or pass it as another argument or as aux."
-            )
+        raise TypeError(
+            f"{self.function_name} differentiates nested dicts of tensors by nested dicts of tensors: "
+            f"{'; '.join(problems)}. Make it a tensor, or pass it as another argument or as aux."
+        )
 
     def _pick(self, kind: str, values: Iterable[Any]) -> list[Any]:
         return [value for value, its_kind in zip(values, self._kinds, strict=True) if its_kind == kind]
@@ -86,17 +81,27 @@ class Variables:
         Raises:
             TreeError: if a place is missing or there are more, or a shape or dtype differs; names all of them.
         """
-        leaves_by_name: dict[str, Any] = {}
-        for title, tree in zip(self._titles, trees, strict=True):
-            named_leaves, _ = pytree.tree_flatten_with_path(tree)
-            leaves_by_name |= {title + pytree.keystr(path): leaf for path, leaf in named_leaves}
-        matches = [leaves_by_name.get(name) for name in self.names]
+        leaves: list[Any] = []
+        for tree, spec in zip(trees, self._specs, strict=True):
+            tree_leaves, tree_spec = pytree.tree_flatten(tree)
+            leaves += tree_leaves if tree_spec == spec else []
+        if len(leaves) == len(self._kinds):  # nearly always; else the keys may be in another order
+            matches: list[Any] = self._pick("variable", leaves)
+            if all(map(_fits, matches, self.tensors)):
+                return matches
+        return self._match_by_name(dict(zip(self._trees, trees, strict=True)), noun)
+
+    def _match_by_name(self, trees: Mapping[str, Any], noun: str) -> list[Tensor]:
+        leaf_names = list(_leaves_by_name(self._trees))
+        names: list[str] = self._pick("variable", leaf_names)
+        leaves_by_name = _leaves_by_name(trees)
+        matches = [leaves_by_name.get(name) for name in names]
         problems = [
             f"{name} is {_describe(match)}, expected {_describe(tensor)}"
-            for name, tensor, match in zip(self.names, self.tensors, matches, strict=True)
+            for name, tensor, match in zip(names, self.tensors, matches, strict=True)
             if not _fits(match, tensor)
         ]
-        unmatched = leaves_by_name.keys() - set(self._leaf_names)
+        unmatched = leaves_by_name.keys() - set(leaf_names)
         problems += [f"{name} is no place of it" for name in leaves_by_name if name in unmatched]
         if problems:
             raise TreeError(
@@ -105,6 +110,15 @@ class Variables:
                 f"funcnet.tree.zeros_like makes such a tree, and funcnet.tree.replace fills some of its places."
             )
         return matches  # type: ignore[return-value]
+
+
+def _leaves_by_name(trees: Mapping[str, Any]) -> dict[str, Any]:
+    """The leaves of trees, by names such as ``argument 0['fc']['weight']``."""
+    return {
+        title + pytree.keystr(path): leaf
+        for title, tree in trees.items()
+        for path, leaf in pytree.tree_flatten_with_path(tree)[0]
+    }
 
 
 def _fits(match: object, tensor: Tensor) -> bool:

@@ -8,8 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from funcnet.kernels.internals import call_with_rules
-from funcnet.transforms._grad import _independence_error
-from funcnet.transforms._outputs import split_output
+from funcnet.transforms._function_results import independence_error, split_output
 from funcnet.transforms._recording import explained_errors, is_outermost, record
 from funcnet.transforms._variables import Variables
 
@@ -51,7 +50,7 @@ def vjp(function: Callable[..., Any], *primals: Any, has_aux: bool = False) -> A
     with explained_errors("vjp", function):
         recording = record(run, variables.tensors, is_outermost(primals, {}))
     if not recording.depends and variables.tensors:
-        raise _independence_error(function, "vjp")
+        raise independence_error(function, "vjp")
     others, aux = recording.rest
     (output,) = results[0].fill(recording.outputs, others)
     cotangent_places = Variables({"output": output}, "vjp")

@@ -49,4 +49,6 @@ ABSENT = Absent()
 _register_node: Any = optree.register_pytree_node  # typed for collections, and this one has no items
 _EVERYWHERE = vars(optree.registry)["__GLOBAL_NAMESPACE"]
 _register_node(Absent, lambda _: ((), None), lambda _, __: ABSENT, namespace=_EVERYWHERE)
-pytree.register_pytree_node(Absent, lambda _: ([], None), lambda _, __: ABSENT)
+pytree.register_pytree_node(
+    Absent, lambda _: ([], None), lambda _, __: ABSENT, flatten_with_keys_fn=lambda _: ([], None)
+)

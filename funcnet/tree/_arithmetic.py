@@ -6,6 +6,7 @@ that stands at two paths counts twice; a tied tensor of a net stands at one.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -40,6 +41,8 @@ def norm(tree: TreeLike, ord: float = 2.0) -> Tensor:
 def norm_of_tensors(tensors: list[Tensor], ord: float) -> Tensor:
     """The norm of all numbers of some floating and complex tensors as one vector."""
     ord = float(ord)
+    if math.isinf(ord):
+        tensors = [tensor for tensor in tensors if tensor.numel()]  # of no numbers none is the largest
     if not tensors:
         return torch.tensor(0.0)
     grouped = group_by_device_and_dtype(tensors)

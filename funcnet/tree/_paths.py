@@ -31,12 +31,21 @@ def flatten(tree: TreeLike, prefix: str = "") -> dict[str, Any]:
         tree: nested dicts; any value that is not a dict is a leaf.
         prefix: path to put before every key.
 
+    Raises:
+        TypeError: if ``tree`` is not a dict, as ``module.parameters()`` is not.
+
     >>> flatten({"fc": {"weight": 1, "bias": 2}, "act": {}})
     {'fc.weight': 1, 'fc.bias': 2}
     """
+    _require_dict(tree)
     flat: dict[str, Any] = {}
     _flatten_into(flat, tree, prefix)
     return flat
+
+
+def _require_dict(tree: object) -> None:
+    if not isinstance(tree, Mapping):
+        raise TypeError(f"a tree is nested dicts, and this is of type {type(tree).__name__}.")
 
 
 def _flatten_into(flat: dict[str, Any], tree: TreeLike, prefix: str) -> None:
@@ -154,6 +163,7 @@ def map_with_path(function: Callable[..., Any], tree: TreeLike, *trees: TreeLike
     """
     if trees:
         require_same_paths("map_with_path", tree, *trees)
+    _require_dict(tree)
     return _map_nodes(function, tree, [flatten(tree) for tree in trees], "")
 
 
@@ -161,7 +171,8 @@ def _map_nodes(function: Callable[..., Any], tree: TreeLike, other_leaves: list[
     result: Tree = {}
     for key, value in tree.items():
         path = f"{prefix}.{key}" if prefix else str(key)
-        if isinstance(value, Mapping):
+        kind = type(value)
+        if kind is dict or (kind is not Tensor and isinstance(value, Mapping)):
             result[key] = _map_nodes(function, value, other_leaves, path)
         elif value is None or value is ABSENT:
             result[key] = value

@@ -160,6 +160,33 @@ def test_an_interruption_at_any_system_call_leaves_the_old_checkpoint_or_the_new
     assert bits_by_name(load(path)) == bits_by_name(NEW)
 
 
+@parametrize(target=list(TARGETS), target_exists=[False, True])
+def test_an_interruption_as_soon_as_a_file_is_there_leaves_nothing(target, target_exists, tmp_path, monkeypatch):
+    """A signal handler may raise between the call that makes a file and the statement after it."""
+    path, options = tmp_path / target, TARGETS[target]
+    if target_exists:
+        save(path, OLD, **options)
+    before = list_files(tmp_path)
+    is_interrupted = []
+
+    def interrupted(function):
+        def call(made, *args, **kwargs):
+            result = function(made, *args, **kwargs)
+            if str(made).endswith(".partial") and not is_interrupted:
+                is_interrupted.append(True)
+                raise KeyboardInterrupt
+            return result
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for name in ("open", "mkdir"):
+            patch.setattr(atomic.os, name, interrupted(getattr(os, name)))
+        with pytest.raises(KeyboardInterrupt):
+            save(path, NEW, **options)
+    assert list_files(tmp_path) == before
+
+
 def test_one_shard_of_several_is_not_written_over(tmp_path):
     save(tmp_path / "m", {f"x{i}": torch.full((10,), float(i)) for i in range(4)}, shard_size=50)
     before = list_files(tmp_path)

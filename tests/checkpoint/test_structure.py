@@ -7,11 +7,10 @@ import random
 
 import pytest
 import torch
-from torch import Tensor
 
 import funcnet as fn
 from funcnet.checkpoint import CheckpointError, Rename, convert, load, save
-from tests.checkpoint.trees import random_tensor, tensor_bits
+from tests.checkpoint.trees import as_comparable, random_tensor
 from tests.helpers import parametrize
 
 TARGETS = {
@@ -23,17 +22,6 @@ TARGETS = {
     "dcp": ("m", {"format": "dcp"}),
 }
 ABSENT = fn.tree.ABSENT
-
-
-def as_comparable(value):
-    """A value as nested tuples of types, keys in order, and bits."""
-    if isinstance(value, Tensor):
-        return tensor_bits(value)
-    if isinstance(value, dict):
-        return dict, [(type(key), key, as_comparable(item)) for key, item in value.items()]
-    if isinstance(value, (list, tuple)):
-        return type(value), [as_comparable(item) for item in value]
-    return type(value), value
 
 
 TREES = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from funcnet.checkpoint._dtypes import DTYPES
 from funcnet.checkpoint._files import view_as_bytes
@@ -24,6 +25,17 @@ def tensor_bits(tensor):
     """Shape, dtype and bytes."""
     plain = tensor.detach().resolve_conj().resolve_neg().contiguous()
     return tuple(tensor.shape), tensor.dtype, bytes(view_as_bytes(plain))
+
+
+def as_comparable(value):
+    """A value as nested tuples of types, keys in order, and bits."""
+    if isinstance(value, Tensor):
+        return tensor_bits(value)
+    if isinstance(value, dict):
+        return dict, [(type(key), key, as_comparable(item)) for key, item in value.items()]
+    if isinstance(value, (list, tuple)):
+        return type(value), [as_comparable(item) for item in value]
+    return type(value), value
 
 
 def bits_by_name(tensors):

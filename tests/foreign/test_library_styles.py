@@ -177,3 +177,27 @@ def test_a_compiled_foreign_net_is_not_compiled_again_for_other_tensors():
         torch.testing.assert_close(compiled(params, x, x + 1), 2 * x + 1)
     assert len(graphs) == 1
     assert torch.equal(compiled(params, x, x), 2 * x)  # one tensor given twice
+
+
+def test_a_compiled_second_derivative_of_a_foreign_attention_is_that_of_eager_code():
+    class Attends(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.qkv = nn.Linear(4, 12)
+
+        def forward(self, x):
+            q, k, v = self.qkv(x).chunk(3, -1)
+            return F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None]) + F.mse_loss(q, k)
+
+    torch.manual_seed(0)
+    net, params, buffers = fn.from_module(Attends().double())
+    x = torch.randn(2, 3, 4, dtype=torch.float64)
+
+    def sum_of_gradients(p):
+        grads = torch.func.grad(lambda p: net.apply(p, buffers, x)[0].sin().sum())(p)
+        return sum(leaf.sum() for leaf in fn.tree.flatten(grads).values())
+
+    second = torch.func.grad(sum_of_gradients)
+    compiled = torch.compile(second, backend="aot_eager", fullgraph=True)(params)
+    for path, leaf in fn.tree.flatten(second(params)).items():
+        torch.testing.assert_close(fn.tree.flatten(compiled)[path], leaf)

@@ -6,8 +6,10 @@ import functools
 import itertools
 import os
 import random
+import secrets
 import sys
 import time
+import uuid
 from typing import ClassVar
 
 import numpy
@@ -359,3 +361,24 @@ def test_a_gradient_that_is_added_to_a_parameter_is_told():
     module = type("Backward", (nn.Linear,), {"forward": forward})(2, 2)
     found = fn.effects(module, torch.ones(3, 2)).of("mutates input")
     assert "the parameter weight has another grad" in str([effect.detail for effect in found.found])
+
+
+@pytest.mark.parametrize(
+    ("draw", "detail"),
+    [
+        (lambda: os.urandom(1)[0], "os.urandom"),
+        (lambda: uuid.uuid4().int % 7, "os.urandom"),
+        (lambda: secrets.randbelow(7), "os.urandom"),
+        (lambda: random.SystemRandom().random(), "os.urandom"),
+        (lambda: random.Random().random(), "seeds random.Random from the operating system"),
+        (lambda: numpy.random.default_rng().random(), "os.urandom"),
+        (lambda: torch.Generator().seed(), "seeds a torch.Generator from the operating system"),
+    ],
+)
+def test_draws_that_nobody_seeds_are_named_with_their_line(draw, detail):
+    class Draws(nn.Module):
+        def forward(self, x):
+            return x + draw() * 0
+
+    [effect] = fn.effects(Draws(), torch.ones(2, 3)).of("draws")
+    assert effect.detail == detail

@@ -17,6 +17,7 @@ OPTIMIZER = fn.optim.AdamW(1e-3)
 STATE = OPTIMIZER.init(PARAMS)
 SCHEDULE = fn.optim.StepLR(OPTIMIZER, 2)
 MODULE = nn.Linear(3, 2)
+ONE = torch.ones(1)
 THEIRS = torch.optim.AdamW(MODULE.parameters())
 
 MISTAKES = {
@@ -28,9 +29,54 @@ MISTAKES = {
     "a module": (lambda: OPTIMIZER.init(MODULE), "this is the module Linear"),
     "a list in a tree": (lambda: OPTIMIZER.init({"a": [torch.ones(1)]}), "params['a']: expected a tensor, got list"),
     "a step of a list": (lambda: OPTIMIZER.step([torch.ones(2)], GRADS, STATE), "params are nested dicts of tensors"),
-    "params first": (
-        lambda: fn.optim.AdamW(PARAMS),
-        "lr is a number or a tensor, not dict. An optimizer holds no params",
+    "params first": (lambda: fn.optim.AdamW(PARAMS, lr=0.1), "an optimizer holds no params, and AdamW is given a dict"),
+    "parameters() first": (
+        lambda: fn.optim.SGD(MODULE.parameters(), 0.1, momentum=0.9),
+        "Write optimizer = SGD(momentum=...), then state = optimizer.init(params).",
+    ),
+    "a list of params first": (lambda: fn.optim.Adam([*MODULE.parameters()]), "Adam is given list [Parameter"),
+    "params by name": (lambda: fn.optim.LBFGS(params=PARAMS), "LBFGS is given a dict with 'fc'"),
+    "a name of optax": (lambda: fn.optim.Adam(learning_rate=0.1), "Did you mean 'lr'? It has lr, betas"),
+    "betas of optax": (
+        lambda: fn.optim.Adam(0.1, b1=0.9, b2=0.99),
+        "has no hyperparameter 'b1', 'b2'. Did you mean 'be",
+    ),
+    "text for a number": (lambda: fn.optim.Adam("0.1"), "Adam: lr is a number or a tensor, not str."),
+    "no number": (
+        lambda: OPTIMIZER.step(PARAMS, GRADS, STATE, lr=None),
+        "AdamW: lr is a number or a tensor, not NoneType.",
+    ),
+    "one beta": (lambda: fn.optim.Adam(betas=0.9), "betas is 2 numbers or tensors, as (0.9, 0.999) are, not 0.9."),
+    "a number for a group": (lambda: fn.optim.SGD(groups={"fc": 0.1}), "each group is a dict of hyperparameters"),
+    "no optimizer in particular": (lambda: fn.optim.Optimizer(), "make one of them, as fn.optim.AdamW(lr=1e-3)"),
+    "the state of another optimizer": (
+        lambda: fn.optim.SGD(momentum=0.9).step(PARAMS, GRADS, STATE),
+        "state['fc']['weight']['momentum_buffer'] is missing: expected (2, 3)",
+    ),
+    "a state in another dtype": (
+        lambda: OPTIMIZER.step(PARAMS, GRADS, fn.tree.map(torch.Tensor.double, STATE)),
+        "state['fc']['weight']['exp_avg'] is torch.float64 on cpu: expected torch.float32 on cpu",
+    ),
+    "a state without steps": (
+        lambda: OPTIMIZER.step({"a": ONE}, {"a": ONE}, {"a": {"exp_avg": ONE, "exp_avg_sq": ONE}}),
+        "state['a']['step']: expected a tensor, got NoneType",
+    ),
+    "sparse gradients": (
+        lambda: OPTIMIZER.step(
+            {"a": torch.ones(2)}, {"a": torch.ones(2).to_sparse()}, OPTIMIZER.init({"a": torch.ones(2)})
+        ),
+        "AdamW cannot step by sparse gradients, grads['a']: Could not run",
+    ),
+    "a list to clip": (
+        lambda: fn.optim.clip_grad_norm(MODULE.parameters(), 1.0),
+        "a tree is nested dicts, and this is",
+    ),
+    "an average of a module": (lambda: fn.optim.EMA().init(MODULE), "this is the module Linear"),
+    "params before their average": (lambda: fn.optim.EMA().update(PARAMS, STATE), "is what init or update returned"),
+    "torch's optimizer with copies": (lambda: fn.optim.MasterParams(THEIRS), "and this is torch.optim.adamw.AdamW"),
+    "a state without copies": (
+        lambda: fn.optim.MasterParams(OPTIMIZER).step(PARAMS, GRADS, STATE),
+        "a dict with 'master' and 'optimizer', as its init(params) makes it; this is a dict with 'fc'",
     ),
     "a schedule": (
         lambda: OPTIMIZER.step(PARAMS, GRADS, STATE, lr=SCHEDULE),
@@ -75,3 +121,14 @@ def test_the_error_says_what_to_write(mistake):
 def test_records_do_not_pretend_to_have_what_they_only_explain():
     assert not hasattr(OPTIMIZER, "zero_grad") and not hasattr(SCHEDULE, "state_dict")
     assert getattr(OPTIMIZER, "update", None) is None
+
+
+def test_a_subclass_of_an_optimizer_is_checked_and_steps_as_that_one():
+    class Mine(fn.optim.SGD):
+        pass
+
+    optimizer = Mine(lr=0.5)
+    params, _ = optimizer.step({"a": ONE}, {"a": ONE}, optimizer.init({"a": ONE}))
+    assert type(optimizer.replace(lr=0.1)) is Mine and params["a"].item() == 0.5
+    with pytest.raises(ValueError, match="Invalid learning rate"):
+        Mine(lr=-1.0)

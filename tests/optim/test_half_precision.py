@@ -226,6 +226,14 @@ def test_master_params_with_schedules_groups_ties_and_gaps():
     assert_identical(skipped["head"], stepped["head"])
 
 
+def test_a_gradient_that_tied_params_share_counts_once_for_their_copies_too():
+    weight, grad = torch.ones(2, dtype=torch.bfloat16), torch.full((2,), 0.5, dtype=torch.bfloat16)
+    params, grads, optimizer = {"a": weight, "b": weight}, {"a": grad, "b": grad}, optim.SGD(lr=1.0)
+    master = optim.MasterParams(optimizer)
+    expected, _ = optimizer.step(params, grads, optimizer.init(params))
+    assert_identical(master.step(params, grads, master.init(params))[0], expected)
+
+
 def test_a_step_that_rounding_would_lose_is_kept():
     params = {"w": torch.ones(1, dtype=torch.bfloat16)}
     plain, kept = optim.SGD(lr=1e-3), optim.MasterParams(optim.SGD(lr=1e-3))

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ import torch
 from torch.optim import swa_utils
 
 import funcnet as fn
-from tests.helpers import assert_identical
+from tests.checkpoint.trees import as_comparable
+from tests.helpers import assert_identical, parametrize
 from tests.optim import killed_training
 from tests.optim.killed_training import TARGETS, list_differences, start_run, take_step
+from tests.optim.test_torch_optimizers import ARGUMENTS, NAMES, draw_grads, loss, make_model, params_of
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -38,6 +41,30 @@ def test_a_training_state_comes_back_as_it_was(tmp_path, target):
     for part in ("params", "buffers", "optimizer", "ema"):  # whose order the norm of gradients depends on
         assert fn.tree.paths(restored[part]) == fn.tree.paths(run[part])
     assert list_differences(take_step(restored), take_step(run)) == []
+
+
+@parametrize(name=NAMES)
+def test_the_state_of_every_optimizer_comes_back_and_goes_on(name, tmp_path):
+    module = make_model(name, torch.bfloat16 if name == "AdamW" else torch.float32)
+    params, optimizer = params_of(module), getattr(fn.optim, name)(**ARGUMENTS[name])
+    grads_at = [
+        partial(loss, step=step) if name == "LBFGS" else fn.tree.unflatten(draw_grads(name, module, step))
+        for step in range(4)
+    ]
+    if name != "LBFGS":
+        params["frozen"]["weight"] = fn.tree.ABSENT
+        for grads in grads_at:
+            grads["frozen"]["weight"] = fn.tree.ABSENT
+    state = optimizer.init(params)
+    for grads in grads_at[:3]:
+        params, state = optimizer.step(params, grads, state)
+    expected = optimizer.step(params, grads_at[3], state)
+    for target, options in TARGETS.items():
+        fn.checkpoint.save(tmp_path / target, {"optimizer": state, "params": params}, **options)
+        restored = fn.checkpoint.load(tmp_path / target).tree()
+        assert as_comparable(restored) == as_comparable({"optimizer": state, "params": params})
+        again = optimizer.step(restored["params"], grads_at[3], restored["optimizer"])
+        assert as_comparable(again) == as_comparable(expected)
 
 
 @pytest.mark.parametrize("rounds", [1, pytest.param(7, marks=pytest.mark.slow)])

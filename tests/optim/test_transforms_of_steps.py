@@ -281,3 +281,18 @@ def test_a_step_has_a_tangent():
     direction = torch.ones_like(W)
     _, tangent = torch.func.jvp(step, (W,), (direction,))
     torch.testing.assert_close(tangent, (step(W + 1e-6) - step(W - 1e-6)) / 2e-6, rtol=1e-5, atol=1e-8)
+
+
+def test_nesterov_with_a_momentum_of_each_member_or_followed_by_a_gradient():
+    params, grads = {"w": torch.ones(2, dtype=torch.float64)}, {"w": torch.ones(2, dtype=torch.float64)}
+    optimizer = fn.optim.SGD(lr=0.1, momentum=0.5, nesterov=True)
+    state = {"w": {"momentum_buffer": torch.ones(2, dtype=torch.float64)}}
+
+    def step(momentum):
+        return optimizer.step(params, grads, state, momentum=momentum)[0]["w"]
+
+    momenta = torch.tensor([0.5, 0.9], dtype=torch.float64)
+    assert torch.equal(torch.vmap(step)(momenta), torch.stack([step(0.5), step(0.9)]))
+    # Its buffer is momentum + 1, so a param moves by 0.1 * (1 + momentum * (momentum + 1)).
+    slope = torch.func.grad(lambda momentum: step(momentum).sum())(momenta[0])
+    torch.testing.assert_close(slope, torch.tensor(-0.4, dtype=torch.float64))

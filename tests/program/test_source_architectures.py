@@ -16,18 +16,12 @@ from tests.program.test_stateful import made
 
 transformers = pytest.importorskip("transformers")
 
-REFUSED = {("Wav2Vec2", True), ("Hubert", True)}  # they set requires_grad of a tensor, which the tracer refuses
-
 
 @pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
 @pytest.mark.parametrize("architecture", sweep("GPT2", "T5", "ResNet", "Bloom"))
 def test_the_source_of_an_architecture_has_its_bits(architecture, train):
     module = architecture.module()
     given = {**architecture.inputs, **architecture.call}
-    if (architecture.name, train) in REFUSED:
-        with pytest.raises(fn.ConversionError, match=r"modeling_\w+.py:\d+"):
-            fn.source(module, **given, train=train)
-        return
     text = fn.source(module, **given, train=train)
     _, params, buffers = fn.from_module(module)
     tensors = tree_map_only(torch.Tensor, torch.clone, {k: v for k, v in given.items() if isinstance(v, torch.Tensor)})
@@ -58,10 +52,6 @@ def test_gpt2_with_more_layers_is_as_long_as_with_three(style, layers):
 def test_the_class_of_an_architecture_has_its_keys_and_bits(architecture):
     module = architecture.module()
     given = {**architecture.inputs, **architecture.call}
-    if (architecture.name, True) in REFUSED:
-        with pytest.raises(fn.ConversionError, match=r"modeling_\w+.py:\d+"):
-            fn.source(module, **given, style="stateful")
-        return
     twin = made(fn.source(module, **given, style="stateful"))
     assert list(twin.state_dict()) == list(module.state_dict())
     twin.load_state_dict(module.state_dict())

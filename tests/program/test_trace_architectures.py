@@ -145,7 +145,12 @@ def test_per_sample_gradients_of_a_transformers_model(name):
         torch.testing.assert_close(mine, one, atol=1e-4, rtol=1e-3)
 
 
-def test_a_model_that_takes_other_kernels_when_compiled_is_refused():
+def test_grouped_queries_run_by_the_kernel_that_the_module_runs():
     torch.manual_seed(0)
-    with pytest.raises(fn.ConversionError, match=r"does not do what the module does:\n  \['gradients'\]"):
-        fn.trace(llama(**SDPA), input_ids=IDS)  # it looks into a mask of its own making, and not if it is compiled
+    module = llama(**SDPA)  # it looks into positions of its own making, and not if it is compiled
+    net, params, buffers = fn.trace(module, input_ids=IDS)
+    assert "enable_gqa=True" in net.source and "is_causal=True" in net.source
+    for size in (2, 3, 1):
+        given = of_size({"input_ids": IDS}, size)["input_ids"]
+        assert_identical(net.apply(params, buffers, input_ids=given)[0].logits, module(input_ids=given).logits)
+    assert "enable_gqa=True" in fn.source(module, input_ids=IDS, train=True)

@@ -70,6 +70,7 @@ def test_gauss_newton_is_the_matrix_of_its_definition():
     product = fn.ggn_vp(NET, loss_of_output)(PARAMS, VECTOR, X)
     expected = _gauss_newton(PARAMS, X) @ fn.tree.ravel(VECTOR)[0]
     torch.testing.assert_close(fn.tree.ravel(product)[0], expected)
+    assert not any(tensor.requires_grad for tensor in fn.tree.flatten(product).values())
 
 
 def test_gauss_newton_is_the_hessian_of_a_linear_model():
@@ -183,6 +184,24 @@ def test_the_mode_around_changes_nothing(mode):
     with mode():
         for name, product in PRODUCTS.items():
             torch.testing.assert_close(product(PARAMS, VECTOR), expected[name])
+
+
+def test_weights_that_are_used_twice_or_in_other_ways_count_each_use():
+    # the uses as weights of F.linear are apart from the norm, the sum and the convolution
+    def tied(params, x):
+        hidden = F.linear(x, params["w"], params["b"]).relu_()
+        hidden = F.conv1d(hidden[:, None], params["k"], padding=1).flatten(1)
+        return (
+            F.linear(hidden, params["w"], bias=params["b"]).square().sum() * params["w"].norm() + params["b"].sum() ** 3
+        )
+
+    params = {
+        name: torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        for name, shape in {"w": (3, 3), "b": (3,), "k": (1, 1, 3)}.items()
+    }
+    vector = fn.tree.map(torch.cos, params)
+    expected = _multiply(torch.func.hessian(lambda params: tied(params, X))(params), vector)
+    torch.testing.assert_close(fn.hvp(tied)(params, vector, X), expected)
 
 
 def test_a_graph_that_belongs_to_somebody_else_is_kept():

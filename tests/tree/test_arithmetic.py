@@ -75,6 +75,13 @@ def test_dot_is_that_of_the_vectors():
     assert_identical(mixed, torch.tensor(2.0, dtype=torch.float64))
 
 
+def test_a_leaf_without_numbers_has_no_say_in_the_largest():
+    """Regression: torch knows no largest number of none."""
+    tree = {"none": torch.ones(0, 3), "w": torch.tensor([3.0, -4.0])}
+    assert fn.tree.norm(tree, float("inf")) == 4 and fn.tree.norm(tree, float("-inf")) == 3
+    assert fn.optim.clip_grad_norm(tree, 1.0, float("inf"))[1] == 4
+
+
 def test_trees_without_numbers_have_norm_and_product_zero():
     for tree in ({}, {"a": {}}, {"a": None, "b": ABSENT}, {"steps": torch.tensor(3)}):
         assert_identical(fn.tree.norm(tree), torch.tensor(0.0))

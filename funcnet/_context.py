@@ -60,7 +60,7 @@ def beyond_one_gradient(*tensors: torch.Tensor) -> bool:
     """
     if torch.compiler.is_compiling():
         return under_transform()  # which derivatives the compiler takes of the code around is not known while it traces
-    if _planned.is_second:
+    if _planned.is_second or _planned.is_mapped:
         return True
     if peek_transform() is None:
         return under_forward_mode()
@@ -73,7 +73,7 @@ class _PlannedDerivatives(threading.local):
 
     Attributes:
         is_second: whether it is differentiated twice.
-        is_mapped: whether the second derivative is taken in many directions at once.
+        is_mapped: whether the last derivative is taken in many directions at once, by vmap.
     """
 
     is_second = False
@@ -84,33 +84,40 @@ _planned = _PlannedDerivatives()
 
 
 @contextlib.contextmanager
-def second_derivative_planned(is_mapped: bool = False) -> Iterator[None]:
-    """Run a block whose result is differentiated twice, or in many directions at once, by autograd itself.
+def derivatives_planned(is_second: bool, is_mapped: bool) -> Iterator[None]:
+    """Run a block whose result autograd itself differentiates twice, or in many directions at once.
 
-    Autograd records a call without knowing how often it will be differentiated. The caller who knows says so, and then
+    Autograd records a call without knowing what derivatives will be taken. The caller who knows says so, and then
     :func:`beyond_one_gradient` is true in the block.
 
     Args:
-        is_mapped: whether the second derivative is taken in many directions at once.
+        is_second: whether the result is differentiated twice.
+        is_mapped: whether the last derivative is taken in many directions at once, by vmap.
     """
     before = _planned.is_second, _planned.is_mapped
-    _planned.is_second, _planned.is_mapped = True, is_mapped
+    _planned.is_second, _planned.is_mapped = is_second, is_mapped
     try:
         yield
     finally:
         _planned.is_second, _planned.is_mapped = before
 
 
+def calls_are_mapped() -> bool:
+    """Whether vmap runs the kernels of a call, or will run those of its backward pass."""
+    return "Vmap" in transform_kinds() or (_planned.is_mapped and not torch.compiler.is_compiling())
+
+
 def is_differentiated_twice(*tensors: torch.Tensor | None) -> bool:
     """Whether two derivatives or more are taken of a call by what some tensors depend on, one around the other.
 
-    Autograd's own second backward pass is seen around forward mode, and where :func:`second_derivative_planned` says
+    Autograd's own second backward pass is seen around forward mode, and where :func:`derivatives_planned` says
     that it is mapped; one by ``create_graph=True`` alone is not.
     """
     if torch.compiler.is_compiling():
         return sum(kind != "Vmap" for kind in transform_kinds()) > 1
     if peek_transform() is None:
-        return _planned.is_mapped or (under_forward_mode() and any(_requires_grad(tensor) for tensor in tensors))
+        is_planned = _planned.is_second and _planned.is_mapped
+        return is_planned or (under_forward_mode() and any(_requires_grad(tensor) for tensor in tensors))
     levels: set[tuple[str, int]] = set()
     for tensor in tensors:
         if tensor is not None:

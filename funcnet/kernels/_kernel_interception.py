@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from funcnet._context import (
+    calls_are_mapped,
+    derivatives_planned,
     is_differentiated_twice,
-    second_derivative_planned,
     transform_kinds,
     under_forward_mode,
     unwrap_transforms,
@@ -53,7 +54,7 @@ def _where_rules_lack(composed: Callable[..., Any], kernel: Callable[..., Any]) 
     """A recurrent kernel: it has no batching rule, and on some devices no rule for jvp."""
 
     def compute(*args: Any) -> Any:
-        return (composed if "Vmap" in transform_kinds() or under_forward_mode() else kernel)(*args)
+        return (composed if calls_are_mapped() or under_forward_mode() else kernel)(*args)
 
     return compute
 
@@ -117,15 +118,16 @@ class KernelInterceptor(TorchFunctionMode):
 
 
 @contextlib.contextmanager
-def twice_differentiable_kernels(is_mapped: bool = False) -> Iterator[None]:
-    """Run a block in which torch's functions and funcnet's layers take forms that can be differentiated twice.
+def differentiable_kernels(is_second: bool = True, is_mapped: bool = False) -> Iterator[None]:
+    """Run a block in which torch's functions and funcnet's layers take forms that have the derivatives to be taken.
 
     Args:
-        is_mapped: whether the second derivative will be taken in many directions at once.
+        is_second: whether a second derivative will be taken.
+        is_mapped: whether the last derivative will be taken in many directions at once, by vmap.
     """
     with contextlib.ExitStack() as stack:
         if not torch.compiler.is_compiling():  # compiled code is told by its transforms
-            stack.enter_context(second_derivative_planned(is_mapped))
+            stack.enter_context(derivatives_planned(is_second, is_mapped))
         stack.enter_context(KernelInterceptor())
         yield
 

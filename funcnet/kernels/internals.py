@@ -6,8 +6,8 @@ from funcnet.kernels._kernel_interception import UNRULED_KERNEL_NAMES as UNRULED
 from funcnet.kernels._kernel_interception import KernelInterceptor as KernelInterceptor
 from funcnet.kernels._kernel_interception import call_with_kernel_rules as call_with_kernel_rules
 from funcnet.kernels._kernel_interception import call_with_rules as call_with_rules
+from funcnet.kernels._kernel_interception import differentiable_kernels as differentiable_kernels
 from funcnet.kernels._kernel_interception import kernels_lack_rules as kernels_lack_rules
-from funcnet.kernels._kernel_interception import twice_differentiable_kernels as twice_differentiable_kernels
 from funcnet.kernels._losses import reduce_loss as reduce_loss
 from funcnet.kernels._missing_rules import describe_missing_rule as describe_missing_rule
 from funcnet.kernels._norms import flatten_space_for_compiler as flatten_space_for_compiler

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from funcnet._context import transform_kinds, under_forward_mode
+from funcnet._context import calls_are_mapped, under_forward_mode
 from funcnet._errors import TransformError
 from funcnet._torch import any_autocast
 from funcnet.core import View, draw_source
@@ -94,7 +94,7 @@ def _run_layers(
     """The output and the last state of all layers, computed by one kernel where that is possible."""
     training = p.training
     needs_dropout = p.dropout > 0 and p.num_layers > 1 and training
-    if p.impl == "composed" or "Vmap" in transform_kinds() or _onednn_lacks_needed_rule(p, data, state, weights):
+    if p.impl == "composed" or calls_are_mapped() or _onednn_lacks_needed_rule(p, data, state, weights):
         run = _composed_runner(p, batch_sizes)
     elif needs_dropout:  # a kernel for all layers would draw from the global generator
         run = _kernel_runner(p, batch_sizes, 1, training, False)

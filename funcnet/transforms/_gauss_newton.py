@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from funcnet.kernels.internals import twice_differentiable_kernels
+from funcnet.kernels.internals import differentiable_kernels
 from funcnet.transforms._function_results import independence_error, split_output
 from funcnet.transforms._hvp import hvp, split_vector
 from funcnet.transforms._recording import Recording, explained_errors, is_outermost, record
@@ -63,7 +63,7 @@ def ggn_vp(
         results: list[Variables] = []
 
         def run(tensors: list[Tensor]) -> tuple[list[Tensor], Any]:
-            with twice_differentiable_kernels():
+            with differentiable_kernels():
                 result = model(*variables.fill_arguments(tensors), **kwargs)
             output, aux = split_output(model, result, has_aux, "ggn_vp")
             results[:] = [output]

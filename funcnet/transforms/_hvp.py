@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from funcnet._torch import pytree
-from funcnet.kernels.internals import twice_differentiable_kernels
+from funcnet.kernels.internals import differentiable_kernels
 from funcnet.transforms._function_results import independence_error, scalar_of
 from funcnet.transforms._nesting import reaches_other_leaves, recorded_by_autograd
 from funcnet.transforms._recording import Run, explained_errors, gradient_by_transform, is_outermost, record
@@ -155,7 +155,7 @@ def scalar_run(
     """
 
     def run(tensors: list[Tensor]) -> tuple[list[Tensor], Any]:
-        with twice_differentiable_kernels(is_mapped):
+        with differentiable_kernels(is_mapped=is_mapped):
             result = function(*variables.fill_arguments(tensors), **kwargs)
         value = scalar_of(function, result, has_aux, variables.function_name)
         return [value.reshape(())], result[1] if has_aux else None

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from funcnet.kernels.internals import describe_missing_rule, twice_differentiable_kernels
+from funcnet.kernels.internals import describe_missing_rule, differentiable_kernels
 from funcnet.transforms._function_results import independence_error, split_output
 from funcnet.transforms._hvp import scalar_run
 from funcnet.transforms._recording import (
@@ -72,7 +72,7 @@ def jacobian(
         results: list[Variables] = []
 
         def run(tensors: list[Tensor]) -> tuple[list[Tensor], Any]:
-            with twice_differentiable_kernels():
+            with differentiable_kernels(is_second=False, is_mapped=True):
                 result = function(*variables.fill_arguments(tensors), **kwargs)
             output, aux = split_output(function, result, has_aux, "jacobian")
             results[:] = [output]

@@ -139,6 +139,33 @@ def test_they_are_mapped_differentiated_and_compiled(transform):
     torch.testing.assert_close(compiled(PARAMS, X[0]), compute(PARAMS, X[0]))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rows_through_recurrent_layers_and_attention_are_mapped(dtype):
+    # Regression: torch maps the backward passes of their kernels in a loop, with a warning
+    layers = {"lstm": fn.LSTM(3, 4), "attention": fn.MultiheadAttention(4, 2)}
+
+    @fn.compose(**layers)
+    def net(p, x):
+        y, _ = p.lstm(x)
+        return p.attention(y, y, y, need_weights=False)[0].sum(0)
+
+    params, _ = net.init(0, dtype=dtype)
+    x = torch.linspace(-1, 1, 12, dtype=dtype).view(4, 3)
+    torch.testing.assert_close(fn.jacobian(net)(params, x), torch.func.jacfwd(net)(params, x), rtol=1e-4, atol=1e-6)
+    module_net, params, _ = fn.from_module(Recurrent().to(dtype))
+    rows = fn.jacobian(module_net, argnums=1)(params, x)
+    torch.testing.assert_close(rows, torch.func.jacfwd(module_net, 1)(params, x), rtol=1e-4, atol=1e-6)
+
+
+class Recurrent(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm = torch.nn.LSTM(3, 4)
+
+    def forward(self, x):
+        return self.lstm(x)[0].sum(0)
+
+
 def test_what_has_no_jacobian_is_refused():
     with pytest.raises(ValueError, match="depends on none of the arguments that jacobian"):
         fn.jacobian(lambda x: x.detach())(X)

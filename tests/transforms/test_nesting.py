@@ -120,6 +120,10 @@ the power iteration of a spectral norm counts as constant.
 """
 
 
+NO_THIRD_DERIVATIVE = ("ConvTranspose",)
+"""Parts of names of cases that torch refuses to differentiate three times: with an output padding, by an error."""
+
+
 def supports_all(case: Case, train: bool) -> bool:
     net = case.net()
     if any(part in case.name for part in DEFINED_OTHERWISE):
@@ -149,12 +153,14 @@ def test_each_transform_within_each_other_over_the_table(case, train):
     if not xs:
         pytest.skip("nothing to differentiate")
     by_name = transforms(ts)
+    has_third = not any(part in case.name for part in NO_THIRD_DERIVATIVE)
     problems = []
     for inner in [*NAMES, *MATRICES]:
         once = by_name[inner](f)
+        outers = [outer for outer in NAMES if inner in NAMES and (has_third or "hvp" not in (inner, outer))]
         lines = {
             "f": (f, once, inner),
-            **{outer: (once, by_name[outer](once), outer) for outer in NAMES if inner in NAMES},
+            **{outer: (once, by_name[outer](once), outer) for outer in outers},
         }
         for outer, (function, transformed, name) in lines.items():
 

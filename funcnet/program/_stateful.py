@@ -279,10 +279,10 @@ class _ClassWriter(Folding):
         text, at = "self", base
         suffix = path[len(base) :].lstrip(".") if base else path
         for key in suffix.split(".") if suffix else []:
-            holder = self.modules.get(at)
-            if key.isdigit() and (_is_numbered(holder) or isinstance(holder, (nn.ModuleList, nn.ParameterList))):
+            holder = self.modules.get(at, self.module)
+            if key.isdigit() and (_is_numbered(holder) or _is_container(holder, nn.ModuleList, nn.ParameterList)):
                 text += f"[{key}]"
-            elif isinstance(holder, _DICTS):
+            elif _is_container(holder, *_DICTS):
                 text += f'["{key}"]'
             elif not key.isidentifier():
                 text = f'getattr({text}, "{key}")'
@@ -343,7 +343,7 @@ def _is_container(module: nn.Module, *kinds: type[nn.Module]) -> bool:
     return isinstance(module, kinds) and is_plain and not has_forward
 
 
-def _is_numbered(module: nn.Module | None) -> bool:
+def _is_numbered(module: nn.Module) -> bool:
     """Whether a module is a Sequential whose children are numbered."""
     return isinstance(module, nn.Sequential) and list(module._modules) == [*map(str, range(len(module)))]
 

@@ -205,3 +205,20 @@ class DrawsBetween(nn.Module):
 def test_a_class_that_cannot_have_both_modes_names_the_line_that_draws():
     with pytest.raises(fn.ConversionError, match=r"in training only, at .*test_stateful.py:\d+ \(`return x \+ torch"):
         fn.source(DrawsBetween(), X, style="stateful")
+
+
+def test_a_class_reads_the_parameters_of_a_parametrized_part():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv1d(3, 4, 2)
+            nn.utils.parametrizations.weight_norm(self.conv, dim=2)
+
+        def forward(self, x):
+            return self.conv(x)
+
+    torch.manual_seed(0)
+    module, x = Scaled(), torch.ones(2, 3, 5)
+    twin = made(fn.source(module, x, style="stateful"))
+    twin.load_state_dict(module.state_dict())
+    assert_identical(twin(x).detach(), module(x).detach())

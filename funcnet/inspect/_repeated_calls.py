@@ -76,7 +76,6 @@ class RepeatedCalls:
         records = self._record_tensors()
         with self.undo_changes():
             first = self._maker.call(self._module, *self._inputs)
-            self._report_changed_tensors(watch, records)
             changes = self._snapshot.list_changes()
             self._restore_tensors(tensors_before)  # what a call does to them is reported already
             self._snapshot.restore_generators()
@@ -88,6 +87,7 @@ class RepeatedCalls:
         changes_later = {place: change for place, change in later.items() if place not in changes}
         trace, result_of_new_copy = self._follow_calls({**changes, **changes_later}, 2 if changes_later else 1)
         difference_of_new_copy = find_difference(first, result_of_new_copy)
+        self._report_changed_tensors(watch, records)  # only now, as it undoes them, and an output may be a view of one
         for (request, location), kind in trace.requests.items():
             watch.report_effect(kind, request, location)
         for place, change in {**changes, **changes_later}.items():

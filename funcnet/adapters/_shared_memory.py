@@ -73,6 +73,8 @@ def _list_places(module: nn.Module) -> list[_Place]:
 def _iter_attribute_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for path, submodule in named_modules(module):
         recomputed = {getattr(hook, "name", "") for hook in submodule._forward_pre_hooks.values()}
+        if isinstance(submodule, nn.RNNBase):
+            recomputed.add("_flat_weights")
         for name, value in vars(submodule).items():
             if name not in ("_parameters", "_buffers", "_modules", *recomputed):
                 yield from ((join(path, name), tensor) for tensor in iter_tensors(value))

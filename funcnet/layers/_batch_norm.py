@@ -104,39 +104,40 @@ def _batch_normalise(p: View, input: Tensor) -> Tensor:
 
 def _batch_normalise_any(p: View, input: Tensor) -> Tensor:
     momentum = p.momentum or 0.0
-    compute = composed_batch_norm if is_differentiated_twice(input, p.weight) else F.batch_norm
+    weight = p.weight  # read once: it may be computed anew at each reading
+    compute = composed_batch_norm if is_differentiated_twice(input, weight) else F.batch_norm
     if p.running_mean is None:
-        return compute(input, None, None, p.weight, p.bias, True, momentum, p.eps)
+        return compute(input, None, None, weight, p.bias, True, momentum, p.eps)
     if not p.training:
-        return F.batch_norm(input, p.running_mean, p.running_var, p.weight, p.bias, False, momentum, p.eps)
+        return F.batch_norm(input, p.running_mean, p.running_var, weight, p.bias, False, momentum, p.eps)
     p.num_batches_tracked = p.num_batches_tracked + 1
     if torch.compiler.is_compiling() or under_vmap():
-        return _normalise_traceable(p, input, compute)
+        return _normalise_traceable(p, input, weight, compute)
     mean, var = p.running_mean.clone(), p.running_var.clone()  # copies, because the kernels write to them
     if p.momentum is None:
         momentum = 1.0 / float(p.num_batches_tracked)
     size = p.num_features
     if compute is F.batch_norm and input.is_cpu and input.size(1) == size and input.numel() > size and p.eps > 0:
         # F.batch_norm calls this kernel here; in a small call, the rest of it costs as much as the kernel.
-        y = torch.native_batch_norm(input, p.weight, p.bias, mean, var, True, momentum, p.eps)[0]
+        y = torch.native_batch_norm(input, weight, p.bias, mean, var, True, momentum, p.eps)[0]
     else:
-        y = compute(input, mean, var, p.weight, p.bias, True, momentum, p.eps)
+        y = compute(input, mean, var, weight, p.bias, True, momentum, p.eps)
     p.running_mean, p.running_var = mean, var
     return y
 
 
-def _normalise_traceable(p: View, input: Tensor, compute: Callable[..., Tensor]) -> Tensor:
+def _normalise_traceable(p: View, input: Tensor, weight: Tensor | None, compute: Callable[..., Tensor]) -> Tensor:
     """The rest of a training call under vmap or a compiler."""
     mean, var = writable_copy(p.running_mean, input), writable_copy(p.running_var, input)
     if p.momentum is None:
         # The kernel takes a float and the factor is a tensor here, so the averages are rounded once more than in eager
         # mode.
         batch_mean, batch_var = torch.zeros_like(mean), torch.zeros_like(var)
-        y = compute(input, batch_mean, batch_var, p.weight, p.bias, True, 1.0, p.eps)
+        y = compute(input, batch_mean, batch_var, weight, p.bias, True, 1.0, p.eps)
         factor = p.num_batches_tracked.to(mean.dtype).reciprocal()
         mean, var = torch.lerp(mean, batch_mean, factor), torch.lerp(var, batch_var, factor)
     else:
-        y = compute(input, mean, var, p.weight, p.bias, True, p.momentum, p.eps)
+        y = compute(input, mean, var, weight, p.bias, True, p.momentum, p.eps)
     p.running_mean, p.running_var = mean, var
     return y
 

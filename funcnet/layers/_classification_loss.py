@@ -83,7 +83,7 @@ class NLLLoss2d(NLLLoss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        warnings.warn("NLLLoss2d is NLLLoss, and torch has deprecated it. Use NLLLoss.", FutureWarning, stacklevel=3)
+        warnings.warn("NLLLoss2d is NLLLoss, and torch has deprecated it. Use NLLLoss.", FutureWarning, stacklevel=4)
 
     def as_module(self) -> nn.Module:
         module = object.__new__(self.twin)  # without the __new__ that warns, as the record has warned

@@ -82,21 +82,22 @@ def _instance_normalise(p: View, input: Tensor) -> Tensor:
 
 def _instance_normalise_any(p: View, input: Tensor) -> Tensor:
     mean, var, momentum = p.running_mean, p.running_var, p.momentum or 0.0
-    is_composed = is_differentiated_twice(input, p.weight)
+    weight = p.weight  # read once: it may be computed anew at each reading
+    is_composed = is_differentiated_twice(input, weight)
     compute = composed_instance_norm if is_composed else F.instance_norm
     if mean is None or not p.training:
-        return compute(input, mean, var, p.weight, p.bias, mean is None, momentum, p.eps)
+        return compute(input, mean, var, weight, p.bias, mean is None, momentum, p.eps)
     if is_composed or under_vmap() or torch.compiler.is_compiling() or input.dtype != mean.dtype:
         mean, var = writable_copy(mean, input), writable_copy(var, input)
-        y = compute(input, mean, var, p.weight, p.bias, True, momentum, p.eps)
+        y = compute(input, mean, var, weight, p.bias, True, momentum, p.eps)
     else:
-        y, mean, var = _normalise_and_track(p, input, mean, var, momentum)
+        y, mean, var = _normalise_and_track(p, input, weight, mean, var, momentum)
     p.running_mean, p.running_var = mean, var  # num_batches_tracked does not change, as in the module
     return y
 
 
 def _normalise_and_track(
-    p: View, input: Tensor, mean: Tensor, var: Tensor, momentum: float
+    p: View, input: Tensor, weight: Tensor | None, mean: Tensor, var: Tensor, momentum: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The result of F.instance_norm, and new statistics, which F would write to copies of the old ones."""
     examples, channels, *space = input.shape
@@ -104,7 +105,7 @@ def _normalise_and_track(
         raise ValueError(f"expected more than 1 element of space in training, got input {tuple(input.shape)}")
     # row.repeat(examples) does the same at ten times the price.
     mean, var = (row.new_empty(examples, row.shape[0]).copy_(row).view(-1) for row in (mean, var))
-    weight, bias = (None if param is None else param.repeat(examples) for param in (p.weight, p.bias))
+    weight, bias = (None if param is None else param.repeat(examples) for param in (weight, p.bias))
     rows = input.contiguous().view(1, examples * channels, *space)
     y = torch.batch_norm(rows, weight, bias, mean, var, True, momentum, p.eps, torch.backends.cudnn.enabled)
     return y.view(input.shape), mean.view(examples, channels).mean(0), var.view(examples, channels).mean(0)

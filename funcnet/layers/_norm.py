@@ -69,8 +69,9 @@ class LayerNorm(Layer):
 
     @staticmethod
     def forward(p: View, input: Tensor) -> Tensor:
-        compute = composed_layer_norm if is_differentiated_twice(input, p.weight) else F.layer_norm
-        return compute(input, p.normalized_shape, p.weight, p.bias, p.eps)
+        weight = p.weight  # read once: it may be computed anew at each reading
+        compute = composed_layer_norm if is_differentiated_twice(input, weight) else F.layer_norm
+        return compute(input, p.normalized_shape, weight, p.bias, p.eps)
 
 
 class GroupNorm(Layer):

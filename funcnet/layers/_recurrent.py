@@ -63,7 +63,7 @@ class RNNBase(Layer, ignores_view=True):
         if self._has_unused_dropout():
             warnings.warn(
                 f"dropout={self.dropout} has no effect with num_layers=1: it is applied after each layer but the last.",
-                stacklevel=3,
+                stacklevel=4,
             )
 
     def _has_unused_dropout(self) -> bool:

@@ -17,6 +17,12 @@ from funcnet.foreign.internals import SETTINGS
 X = torch.ones(2, 3)
 
 
+@pytest.fixture(autouse=True)
+def backend_flags_can_be_set(monkeypatch):
+    # torch.testing._internal, which other tests import, forbids it for the whole process
+    monkeypatch.setitem(torch.backends.flags_frozen.__globals__, "__allow_nonbracketed_mutation_flag", True)
+
+
 def change_precision():
     decimal.getcontext().prec = 9
 

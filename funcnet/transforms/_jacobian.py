@@ -88,15 +88,7 @@ def jacobian(
             _join_arguments(variables, row, argnums, output.shape)
             for row, output in zip(blocks, recording.outputs, strict=True)
         ]
-        by_other = [
-            _join_arguments(
-                variables,
-                [other.new_zeros(other.shape + tensor.shape) for tensor in variables.tensors],
-                argnums,
-                other.shape,
-            )
-            for other in others
-        ]
+        by_other = [_zero_derivative(variables, other, argnums) for other in others]
         (result,) = results[0].fill(by_output, by_other)
         return (result, aux) if has_aux else result
 
@@ -152,15 +144,7 @@ def hessian(
             _join_arguments(variables, row, argnums, tensor.shape)
             for row, tensor in zip(blocks, variables.tensors, strict=True)
         ]
-        others = [
-            _join_arguments(
-                variables,
-                [other.new_zeros(other.shape + tensor.shape) for tensor in variables.tensors],
-                argnums,
-                other.shape,
-            )
-            for other in variables.others
-        ]
+        others = [_zero_derivative(variables, other, argnums) for other in variables.others]
         trees = variables.fill(rows, others)
         result = trees[0] if isinstance(argnums, int) else tuple(trees)
         return (result, recording.rest) if has_aux else result
@@ -174,6 +158,12 @@ def _join_arguments(
     """The tree for one argument, or the tuple of trees for several, that holds the derivatives of one output."""
     trees = variables.fill_derivative(tensors, front)
     return trees[0] if isinstance(argnums, int) else tuple(trees)
+
+
+def _zero_derivative(variables: Variables, output: Tensor, argnums: int | tuple[int, ...]) -> Any:
+    """The derivative of an output that depends on nothing, such as an integer tensor."""
+    zeros = [output.new_zeros(output.shape + tensor.shape) for tensor in variables.tensors]
+    return _join_arguments(variables, zeros, argnums, output.shape)
 
 
 def _compute_blocks(

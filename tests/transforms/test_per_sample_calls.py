@@ -199,3 +199,14 @@ def first_layer(params):
 def test_wrong_calls_are_refused(call, message):
     with pytest.raises((ValueError, TypeError), match=message):
         call()
+
+
+def test_parameters_that_are_asked_who_they_are_keep_their_rules():
+    # Regression: what a parameter answers to its module, that it comes from no operator, hid where its gradient goes
+    class Asks(torch.nn.Linear):
+        def forward(self, x):
+            return super().forward(x) if self.weight.requires_grad else x
+
+    net, params, _ = fn.from_module(Asks(4, 3))
+    rules = fn.per_sample_rules(lambda params, x: net(params, x).sum())(params, torch.ones(2, 4))
+    assert rules == {"weight": "linear", "bias": "linear"}

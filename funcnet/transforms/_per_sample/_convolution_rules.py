@@ -56,25 +56,20 @@ def convolution(
     groups: int = 1,
 ) -> Any:
     """Rule of F.conv1d, 2d and 3d."""
-    if not _fits(recorder, input, weight, bias):
-        return NotImplemented
     space = weight.dim() - 2
     window = Window(tuple(weight.shape[2:]), _per_axis(stride, space), _per_axis(dilation, space), groups)
-    x, has_batch = recorder.unwrap(input), input.dim() == weight.dim()
-    plain = x.flatten(0, 1) if has_batch else x
-    y = function(plain, recorder.alias(weight), recorder.alias(bias), stride, padding, dilation, groups)
-    saved = SavedInput(plain)
 
-    def contribute(g: Tensor) -> Contribution:
-        g = g.flatten(0, 1) if has_batch else g
-        plain, pads = saved.read(), _padding_of(padding, window)
+    def run(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return function(input, weight, bias, stride, padding, dilation, groups)
+
+    def contribute(x: Tensor, g: Tensor) -> Contribution:
+        pads = _padding_of(padding, window)
         if all(before == after for before, after in pads):
-            return _contribution(recorder.batch_size, plain, g, window, tuple(before for before, _ in pads), weight)
-        padded = F.pad(plain, [size for pair in reversed(pads) for size in pair])
+            return _contribution(recorder.batch_size, x, g, window, tuple(before for before, _ in pads), weight)
+        padded = F.pad(x, [size for pair in reversed(pads) for size in pair])
         return _contribution(recorder.batch_size, padded, g, window, (0,) * space, weight)
 
-    shape = (*x.shape[:2], *y.shape[1:]) if has_batch else None
-    return recorder.record(y, "convolution", (weight, contribute), (bias, _channel_sums(space)), shape=shape)
+    return _record_convolution(recorder, run, input, weight, bias, contribute)
 
 
 def transposed_convolution(
@@ -90,21 +85,46 @@ def transposed_convolution(
     dilation: int | Sequence[int] = 1,
 ) -> Any:
     """Rule of F.conv_transpose1d, 2d and 3d: that of a convolution with input and output exchanged."""
-    if not _fits(recorder, input, weight, bias):
-        return NotImplemented
     space = weight.dim() - 2
     window = Window(tuple(weight.shape[2:]), _per_axis(stride, space), _per_axis(dilation, space), groups)
+
+    def run(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return function(input, weight, bias, stride, padding, output_padding, groups, dilation)
+
+    def contribute(x: Tensor, g: Tensor) -> Contribution:
+        return _contribution(recorder.batch_size, g, x, window, _per_axis(padding, space), weight)
+
+    return _record_convolution(recorder, run, input, weight, bias, contribute)
+
+
+def _record_convolution(
+    recorder: UseRecorder,
+    run: Callable[[Tensor, Tensor, Tensor | None], Tensor],
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    contribute: Callable[[Tensor, Tensor], Contribution],
+) -> Any:
+    """The output of a convolution of either kind, whose weight and bias are recorded.
+
+    Args:
+        recorder, input, weight, bias: what the rule was called with.
+        run: the function of torch, of the input with all examples in one batch, the weight and the bias.
+        contribute: what the weight adds, from that input and the gradient of the output.
+    """
+    if not _fits(recorder, input, weight, bias):
+        return NotImplemented
     x, has_batch = recorder.unwrap(input), input.dim() == weight.dim()
     plain = x.flatten(0, 1) if has_batch else x
-    y = function(plain, recorder.alias(weight), recorder.alias(bias), stride, padding, output_padding, groups, dilation)
+    y = run(plain, recorder.alias(weight), recorder.alias(bias))
     saved = SavedInput(plain)
 
-    def contribute(g: Tensor) -> Contribution:
-        g = g.flatten(0, 1) if has_batch else g
-        return _contribution(recorder.batch_size, g, saved.read(), window, _per_axis(padding, space), weight)
+    def contribute_weight(g: Tensor) -> Contribution:
+        return contribute(saved.read(), g.flatten(0, 1) if has_batch else g)
 
     shape = (*x.shape[:2], *y.shape[1:]) if has_batch else None
-    return recorder.record(y, "convolution", (weight, contribute), (bias, _channel_sums(space)), shape=shape)
+    uses = (weight, contribute_weight), (bias, _channel_sums(weight.dim() - 2))
+    return recorder.record(y, "convolution", *uses, shape=shape)
 
 
 def _fits(recorder: UseRecorder, input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:

@@ -242,9 +242,13 @@ def _refuse_batch_statistics(
 
 def leaf_ids(tensor: Tensor) -> set[int]:
     """The ids of the leaves of autograd that a tensor is computed from."""
-    if tensor.grad_fn is None:
+    read_grad_fn: Any = (
+        Tensor.grad_fn
+    )  # of the base class: a parameter in a foreign forward answers its module otherwise
+    grad_fn = read_grad_fn.__get__(tensor)
+    if grad_fn is None:
         return {id(tensor)}
-    waiting, leaves = [tensor.grad_fn], set()
+    waiting, leaves = [grad_fn], set()
     visited = set(waiting)
     while waiting:
         node = waiting.pop()

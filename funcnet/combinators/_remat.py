@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from funcnet._context import under_forward_mode, under_transform
 from funcnet._typing import Tree, TreeLike
 from funcnet.core import InitContext, Net, View, as_net
-from funcnet.core.internals import EMPTY_TREE, Call, StockNet, call_and_path
+from funcnet.core.internals import EMPTY_TREE, Call, DelegatingNet, call_and_path
 from funcnet.tree import flatten, unflatten
 
 
@@ -65,7 +65,7 @@ class RematView(View):
         return getattr(view, name)
 
 
-class Remat(StockNet, reads_trees=True, one_piece=True):
+class Remat(DelegatingNet):
     """A net whose body runs again in the backward pass; see :func:`remat`."""
 
     net_: Net
@@ -76,11 +76,8 @@ class Remat(StockNet, reads_trees=True, one_piece=True):
     def title(self) -> str:
         return self.net_.title()
 
-    def draws(self, training: bool) -> bool:
-        return any(net.draws(training) for _, net in self.net_.named_nets())
-
-    def limits(self, training: bool) -> Mapping[str, str]:
-        return {name: why for _, net in self.net_.named_nets() for name, why in net.limits(training).items()}
+    def delegate(self) -> Net:
+        return self.net_
 
     def check_init(self, path: str) -> None:
         self.net_.check_init(path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -22,6 +22,20 @@ class StockNet(Net, trusted=True):
     def uncalled_parts(self) -> Iterable[str]:
         """Names of the parts whose tensors the body reads, without calling the part."""
         return ()
+
+
+class DelegatingNet(StockNet, reads_trees=True, one_piece=True):
+    """A net whose body runs another net, with tensors that it takes out of the dicts of the call."""
+
+    def delegate(self) -> Net:
+        """The net that the body runs."""
+        raise NotImplementedError
+
+    def draws(self, training: bool) -> bool:
+        return any(net.draws(training) for _, net in self.delegate().named_nets())
+
+    def limits(self, training: bool) -> Mapping[str, str]:
+        return {name: why for _, net in self.delegate().named_nets() for name, why in net.limits(training).items()}
 
 
 class ForeignNet(Net, reads_trees=True, fields_in_view=False):

@@ -15,6 +15,7 @@ from funcnet.core._entries import has_entries as has_entries
 from funcnet.core._entries import make_empty_tensor as make_empty_tensor
 from funcnet.core._init_context import InitContext as InitContext
 from funcnet.core._inner_states import copy_inner_state as copy_inner_state
+from funcnet.core._kinds import DelegatingNet as DelegatingNet
 from funcnet.core._kinds import ForeignNet as ForeignNet
 from funcnet.core._kinds import StockNet as StockNet
 from funcnet.core._part_check import check_part as check_part

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from funcnet._typing import Tree, TreeLike
 from funcnet.core import Body, Net, Param, View
-from funcnet.core.internals import EMPTY_TREE, StockNet
+from funcnet.core.internals import EMPTY_TREE, DelegatingNet
 from funcnet.random import Stream
 
 
-class LayerStack(StockNet, reads_trees=True, one_piece=True):
+class LayerStack(DelegatingNet):
     """``count`` layers that are equal as nets, with their tensors stacked along a new first axis.
 
     A body loops over them as over a ModuleList: ``for layer in p.layers: x = layer(x)``. Each layer runs on its slice
@@ -37,11 +37,8 @@ class LayerStack(StockNet, reads_trees=True, one_piece=True):
         params = {name: Param((self.count, *spec.shape), spec.init) for name, spec in entries.items()}
         return {**params, **{name: LayerStack(net, self.count) for name, net in self.layer._children.items()}}
 
-    def draws(self, training: bool) -> bool:
-        return any(net.draws(training) for _, net in self.layer.named_nets())
-
-    def limits(self, training: bool) -> Mapping[str, str]:
-        return {name: why for _, net in self.layer.named_nets() for name, why in net.limits(training).items()}
+    def delegate(self) -> Net:
+        return self.layer
 
     def view_base(self) -> type[View]:
         return LayerStackView

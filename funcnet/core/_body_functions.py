@@ -16,15 +16,15 @@ _KNOWN_PACKAGES = frozenset((*sys.stdlib_module_names, "torch", "funcnet", "nump
 
 
 def iter_functions(nets: Iterable[Net], across_files: bool = False) -> Iterator[FunctionType]:
-    """The functions that the bodies of some nets may run, as far as funcnet did not write them, each once.
+    """The functions of users that the bodies of some nets may run, each once.
 
     These are the methods of their classes, or of the classes of a foreign module, functions among their constants, and
-    those functions of the same file that any of these names.
+    those functions of the same file that any of these names; none of Python, torch, NumPy or this package. What those
+    write to is known: ``F.relu``, whose code names ``torch.relu_``, writes to nothing unless it is told to.
 
     Args:
         nets: the nets, parts not included.
-        across_files: whether functions of other files, in closures and in defaults count too, but for those of Python,
-            torch and NumPy.
+        across_files: whether functions of other files, in closures and in defaults count too.
     """
     waiting: list[Any] = []
     classes: set[type] = set()
@@ -38,7 +38,7 @@ def iter_functions(nets: Iterable[Net], across_files: bool = False) -> Iterator[
     while waiting:
         value = waiting.pop()
         function = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
-        if not isinstance(function, FunctionType) or id(function) in visited:
+        if not isinstance(function, FunctionType) or _is_known(function) or id(function) in visited:
             continue
         visited.add(id(function))
         yield function
@@ -48,16 +48,14 @@ def iter_functions(nets: Iterable[Net], across_files: bool = False) -> Iterator[
         if across_files:
             named += [getattr(value, name, None) for value in named if isinstance(value, ModuleType) for name in names]
             named += [cell.cell_contents for cell in function.__closure__ or () if is_assigned(cell)]
-            waiting += [value for value in (*named, *get_defaults(function).values()) if not _is_known(value)]
+            waiting += [*named, *get_defaults(function).values()]
         else:
             waiting += [value for value in named if getattr(value, "__module__", None) == function.__module__]
 
 
-def _is_known(value: object) -> bool:
-    """Whether a value is no function, or one of Python, torch, NumPy or this package."""
-    function = getattr(value, "__func__", value)
-    package = (getattr(function, "__module__", None) or "").partition(".")[0]
-    return not isinstance(function, FunctionType) or package in _KNOWN_PACKAGES
+def _is_known(function: FunctionType) -> bool:
+    """Whether a function is one of Python, torch, NumPy or this package."""
+    return (function.__module__ or "").partition(".")[0] in _KNOWN_PACKAGES
 
 
 def _list_methods(cls: type) -> list[Any]:

@@ -23,7 +23,7 @@ from funcnet.core._check import (
     fits_when_compiled,
     misfit_error,
 )
-from funcnet.core._draw_source import PASS_RNG, Call, CallRoot, Mode, draw_source
+from funcnet.core._draw_source import PASS_RNG, Call, CallRoot, Mode, PartOfCall, draw_source
 from funcnet.core._entries import Buffer, Param
 from funcnet.core._input_watch import InputWatch, name_inputs, read_version, write_error
 from funcnet.core._net_plan import NOTHING_SHOWN, NetPlan
@@ -115,19 +115,9 @@ class PreparedNet(NetPlan):
             path: where the part stands in the net of the other call.
             inputs, kwargs: handed to the body.
         """
-
-        def run_body(rng: Any, interceptor: DrawInterceptor | None = None) -> tuple[Any, Tree]:
-            part_call = call.fork(path)  # a new one each time, as the body may run twice; see GlobalDrawGuard
-            result = self._run_body(params, buffers, call.train, inputs, kwargs, "forward", rng, interceptor, part_call)
-            last_call[:] = [part_call]
-            return result
-
-        last_call: list[Call] = []
-        if self.draws_from_views_only:
-            result = run_body(call.rng)
-        else:
-            result = self.global_draw_guard.run_guarded(run_body, call.train is False, call.rng)
-        call.go_on_from(*last_call)
+        part = PartOfCall(call, path)
+        result = self._call_guarded(params, buffers, call.train, call.rng, inputs, kwargs, "forward", part)
+        part.end()
         return result
 
     @never_compile_alone
@@ -145,7 +135,7 @@ class PreparedNet(NetPlan):
         if kwargs and not SWALLOWED_ARGUMENTS.isdisjoint(kwargs):
             refuse_swallowed_arguments(self.net, kwargs, method)
         if method == "forward" and self.is_trusted:
-            return self._run_body(params, buffers, mode, inputs, kwargs, method, rng)
+            return self._run_body(params, buffers, mode, inputs, kwargs, method, None, rng)
         if torch.compiler.is_compiling() or not read_frame_compiler():
             return self._call_guarded(params, buffers, mode, rng, inputs, kwargs, method)
         can_compile = not (self._look_for_writes(method).hidden_in_traces or self.shared_values.hidden_in_traces)
@@ -161,11 +151,12 @@ class PreparedNet(NetPlan):
         inputs: tuple[Any, ...],
         kwargs: dict[str, Any],
         method: str,
+        part: PartOfCall | None = None,
     ) -> tuple[Any, Tree]:
         """Run the body, and see to it that no draw in it comes from a global generator."""
         if self.draws_from_views_only and method == "forward":
-            return self._run_body(params, buffers, mode, inputs, kwargs, method, rng)
-        run_body = partial(self._run_body, params, buffers, mode, inputs, kwargs, method)
+            return self._run_body(params, buffers, mode, inputs, kwargs, method, part, rng)
+        run_body = partial(self._run_body, params, buffers, mode, inputs, kwargs, method, part)
         return self.global_draw_guard.run_guarded(run_body, mode is False, rng)
 
     def _run_body(
@@ -176,13 +167,17 @@ class PreparedNet(NetPlan):
         inputs: tuple[Any, ...],
         kwargs: dict[str, Any],
         method: str,
+        part: PartOfCall | None,
         rng: RngArgument,
         interceptor: DrawInterceptor | None = None,
-        part: Call | None = None,
     ) -> tuple[Any, Tree]:
         """Run the body once, over a tree of buffers that is the call's own; returns the output and that tree."""
-        shares_call = mode is False and rng is None and self.shares_eval_call
-        call = part or (_EVAL if shares_call else Call(mode, as_rng(rng)))
+        if part is not None:
+            call = part.start_run()
+        elif mode is False and rng is None and self.shares_eval_call:
+            call = _EVAL
+        else:
+            call = Call(mode, as_rng(rng))
         aliases = self.aliases_by_kind[Param]
         full_params = resolve_aliases(params, aliases) if aliases else params
         watches = not self.is_trusted or method != "forward"
@@ -202,7 +197,7 @@ class PreparedNet(NetPlan):
         try:
             view = self.open_view(self.view_class, full_params, call_buffers, call)  # type: ignore[arg-type]
             if part is not None:
-                view._name = part.path
+                view._name = call.path
             body = view if method == "forward" else self.net.method(view, method)
             if interceptor is not None:
                 root: Any = view if part is None else CallRoot(call)
@@ -290,42 +285,45 @@ class PreparedNet(NetPlan):
         If a foreign forward in eval mode writes to its params (some scale their weights once, and remember that they
         did), it is left alone: it has copies.
         """
-        title = self.net.title()
         if torch.compiler.is_compiling():
             if self.copies_inputs:
                 return body(*inputs, **kwargs)
+            title = self.net.title()
             unseen = shown.hidden_in_traces or self.shared_values.hidden_in_traces
             if unseen:
                 raise untraceable_error(title, unseen)
             return run_and_compare_when_traced(title, body, inputs, kwargs, self.shared_values.comparable)
         is_first = has_copies and not self._has_seen(call)
-        watch = version = None
-        shared_watch = self.shared_values.watch(is_first, shown.memory) if self.shared_values.named else None
+        version = None
+        watches: list[InputWatch] = []
         records_tensors = is_first or shown.touches_tensors
         defaults = self.shared_values.defaults
         if self.copies_inputs:
-            watch = InputWatch(defaults) if defaults else None
+            if defaults:
+                watches.append(InputWatch(defaults))
         elif len(inputs) == 1 and not (kwargs or records_tensors or defaults) and type(inputs[0]) is Tensor:
             version = read_version(inputs[0])  # the common case, without a detour
         else:
-            watch = InputWatch([*name_inputs(inputs, kwargs), *defaults], records_tensors, shown.memory)
+            watches.append(InputWatch([*name_inputs(inputs, kwargs), *defaults], records_tensors, shown.memory))
+        if self.shared_values.named and (shared := self.shared_values.watch(is_first, shown.memory)) is not None:
+            watches.append(shared)
         watched = [*self.read_params(params), *self.read_buffers(buffers)] if tensors_are_real() else []
         states = _read_states(watched, has_copies)
         try:
             compile_frame = BETWEEN_GRAPHS.compile_frame
             output = body(*inputs, **kwargs) if compile_frame is None else BETWEEN_GRAPHS.run(body, inputs, kwargs)
         except BaseException:
-            for one in (watch, shared_watch):
-                if one is not None:
-                    one.undo()
+            for watch in watches:
+                watch.undo()
             raise
         if version is not None and read_version(inputs[0]) != version:
-            raise write_error(title, ["input 0"])
-        for one in (watch, shared_watch):
-            if one is not None:
-                one.check(title)
+            raise write_error(self.net.title(), ["input 0"])
+        for watch in watches:
+            watch.check(self.net.title())
         new_states = _read_states(watched, has_copies)
-        names = [*self.specs["params"], *self.watched_buffers] if new_states != states else []
+        if new_states == states and not has_copies:
+            return output
+        names = [*self.specs["params"], *self.watched_buffers]
         paths = [path for path, old, new in zip(names, states, new_states, strict=False) if old != new]
         if buffer_paths := [path for path in paths if path in self.specs["buffers"]]:
             self.set_writable(True)

@@ -62,6 +62,29 @@ class Call:
         self.counts.update(fork.counts)
 
 
+class PartOfCall:
+    """A net that stands at a path of another call: each run of its body is a fork of that call.
+
+    Args:
+        call: the other call.
+        path: where the part stands in the net of that call.
+    """
+
+    def __init__(self, call: Call, path: str) -> None:
+        self._call, self._path = call, path
+        self._last_run: Call | None = None
+
+    def start_run(self) -> Call:
+        """The call for one more run of the body, from where the other call is."""
+        self._last_run = self._call.fork(self._path)
+        return self._last_run
+
+    def end(self) -> None:
+        """Let the other call go on after the last run."""
+        assert self._last_run is not None
+        self._call.go_on_from(self._last_run)
+
+
 class CallRoot:
     """The root of a call in the place of a view, for draws at no path: those of torch's own functions in a body."""
 

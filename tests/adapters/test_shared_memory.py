@@ -94,4 +94,6 @@ def test_ties_and_parts_of_one_storage_convert_as_before(share):
 
 
 def test_what_the_old_spectral_norm_keeps_is_computed_anew_and_no_fault():
-    fn.from_module(nn.utils.spectral_norm(nn.Linear(3, 3)))
+    module = nn.utils.spectral_norm(nn.Linear(3, 3)).eval()
+    net, params, buffers = fn.from_module(module)
+    assert_identical(net.apply(params, buffers, torch.ones(2, 3))[0], module(torch.ones(2, 3)).detach())

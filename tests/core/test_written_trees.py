@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import funcnet as fn
@@ -133,3 +134,10 @@ def test_a_batched_call_that_writes_to_an_input_is_refused():
     params, _ = net.init(0)
     with pytest.raises(fn.PurityError, match="input 0"):
         torch.vmap(net, (None, 0))(params, X.clone())
+
+
+def test_functions_of_torch_cost_no_copies_of_params():
+    # Regression: the code of F.relu names torch.relu_, so each call copied all params, at twice the price of the call
+    for function in (F.relu, F.dropout, F.leaky_relu, torch.tanh):
+        assert not fn.Sequential(fn.Linear(2, 2), function)._prepared().copies_all
+    assert fn.Sequential(fn.Linear(2, 2), lambda x: torch.relu_(x))._prepared().copies_all

@@ -6,6 +6,9 @@ compose            makes a net from a function and its parts.
 Net                is what every net is: hyperparameters, named parts and a body ``forward(p, *inputs)``.
 Sequential         holds nets in a row, as ModuleList, ModuleDict, ParameterList and ParameterDict hold nets or params.
 Param, Buffer      declare the tensors of a net that you write as a class.
+Stack              is many equal nets one after the other, in stacked tensors.
+stack_layers       turns equal layers with tensors of their own into a Stack: the net, its params and its buffers.
+unstack_layers     turns every Stack of a net into layers with tensors of their own.
 remat              makes a net run again in the backward pass instead of keeping what its gradient needs.
 value_and_grad     returns the value of a loss and its gradients by one plain backward pass.
 grad               returns the gradients alone.
@@ -42,7 +45,7 @@ source             writes a model as a program that runs by itself.
 
 Packages: ``tree`` (nested dicts of tensors), ``random`` (keys and draws), ``init`` (first values), ``parametrize``,
 ``optim`` (optimizers, schedules and what else training needs), ``checkpoint`` (files), ``models`` (GPT-2, Llama, BERT),
-``compare`` and ``report`` (both styles side by side).
+``distributed`` (many ranks), ``compare`` and ``report`` (both styles side by side).
 """
 
 from importlib import import_module
@@ -53,6 +56,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from funcnet import checkpoint as checkpoint
     from funcnet import compare as compare
+    from funcnet import distributed as distributed
     from funcnet import init as init
     from funcnet import models as models
     from funcnet import optim as optim
@@ -79,7 +83,10 @@ if TYPE_CHECKING:
     from funcnet.combinators import ParameterDict as ParameterDict
     from funcnet.combinators import ParameterList as ParameterList
     from funcnet.combinators import Sequential as Sequential
+    from funcnet.combinators import Stack as Stack
     from funcnet.combinators import remat as remat
+    from funcnet.combinators import stack_layers as stack_layers
+    from funcnet.combinators import unstack_layers as unstack_layers
     from funcnet.core import Buffer as Buffer
     from funcnet.core import Function as Function
     from funcnet.core import Net as Net
@@ -127,7 +134,10 @@ else:
             "TreeError",
         ),
         "adapters": ("Wrapped", "from_module", "from_state_dict", "to_module", "to_state_dict", "train_flags"),
-        "combinators": ("ModuleDict", "ModuleList", "ParameterDict", "ParameterList", "Sequential", "remat"),
+        "combinators": (
+            *("ModuleDict", "ModuleList", "ParameterDict", "ParameterList", "Sequential"),
+            *("Stack", "remat", "stack_layers", "unstack_layers"),
+        ),
         "core": ("Buffer", "Function", "Net", "Param", "View", "compose", "supports"),
         "inspect": ("effects", "summary"),
         "low_rank": ("from_peft_state_dict", "lora", "merge_lora", "to_peft_state_dict", "unmerge_lora"),
@@ -150,7 +160,18 @@ else:
         ),
     }
     _ROOM_OF = {name: room for room, names in _PUBLIC_NAMES.items() for name in names}
-    _PACKAGES = {"checkpoint", "compare", "init", "models", "optim", "parametrize", "random", "report", "tree"}
+    _PACKAGES = {
+        "checkpoint",
+        "compare",
+        "distributed",
+        "init",
+        "models",
+        "optim",
+        "parametrize",
+        "random",
+        "report",
+        "tree",
+    }
     _ROOMS = _PACKAGES | {*_PUBLIC_NAMES, "layers"}
     _NOT_IN_STAR_IMPORT = {"random"}  # the standard library has a module of that name
 

@@ -102,6 +102,11 @@ def derivatives_planned(is_second: bool, is_mapped: bool) -> Iterator[None]:
         _planned.is_second, _planned.is_mapped = before
 
 
+def planned_derivatives() -> tuple[bool, bool]:
+    """What :func:`derivatives_planned` says in the caller's block: ``is_second`` and ``is_mapped``."""
+    return _planned.is_second, _planned.is_mapped
+
+
 def calls_are_mapped() -> bool:
     """Whether vmap runs the kernels of a call, or will run those of its backward pass."""
     return "Vmap" in transform_kinds() or (_planned.is_mapped and not torch.compiler.is_compiling())

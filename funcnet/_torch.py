@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any, ParamSpec, TypeVar
 
 import torch
+from torch._C import DisableTorchFunctionSubclass as DisableTorchFunctionSubclass
 from torch._C import _functorch as functorch
 from torch._functorch import pyfunctorch
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -381,11 +383,6 @@ def show_functions_to_modes(functions: Iterable[Any]) -> None:
     get_overridable_functions().update(functions)
 
 
-def checkpoint_offset(tensor: torch.Tensor) -> int | None:
-    """The offset in its file of the storage of a tensor that ``torch.load(..., map_location="meta")`` made."""
-    return getattr(tensor.untyped_storage(), "_checkpoint_offset", None)
-
-
 def dcp_storage_info(relative_path: str, offset: int, length: int) -> Any:
     """What the metadata of torch.distributed.checkpoint says about where the bytes of one tensor lie."""
     from torch.distributed.checkpoint.filesystem import _StorageInfo
@@ -393,17 +390,17 @@ def dcp_storage_info(relative_path: str, offset: int, length: int) -> Any:
     return _StorageInfo(relative_path, offset, length)
 
 
-def storage_class(dtype: torch.dtype) -> type | None:
+def is_fake(tensor: torch.Tensor) -> bool:
+    """Whether a tensor has shape and dtype alone, as those of FakeTensorMode."""
+    module = sys.modules.get("torch._subclasses.fake_tensor")
+    return module is not None and isinstance(tensor, module.FakeTensor)
+
+
+def storage_class_name_of(dtype: torch.dtype) -> str | None:
     """The class by which torch.save names a storage of this dtype; None where it goes by bytes and the dtype."""
-    name = torch.storage._dtype_to_storage_type_map().get(dtype)
-    return getattr(torch, name) if name else None
+    name: str | None = torch.storage._dtype_to_storage_type_map().get(dtype)
+    return name
 
-
-rebuild_tensor_v2 = torch._utils._rebuild_tensor_v2
-"""The function that makes a pickled tensor of a storage of its dtype."""
-
-rebuild_tensor_v3 = torch._utils._rebuild_tensor_v3
-"""The same for dtypes that have no storage class of their own."""
 
 sample_gamma = torch._standard_gamma
 sample_dirichlet = torch._sample_dirichlet
@@ -418,3 +415,15 @@ def is_operator(function: object) -> bool:
 def native_functions() -> dict[str, object]:
     """The modules in which torch keeps functions that have no public name, by the names of the modules."""
     return {"torch._C._nn": torch._C._nn, "torch._C": torch._C}
+
+
+@cache
+def give_dtensors_forward_mode() -> None:
+    """Let DTensors have tangents: torch asks an operator about their memory that it has no rule for."""
+    from torch.distributed.tensor import DTensor
+
+    def compare_local(operator: Any, args: tuple[object, ...], kwargs: dict[str, object], /) -> Any:
+        return operator(*[tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in args])
+
+    handlers: Any = DTensor._op_dispatcher._custom_op_handlers
+    handlers.setdefault(torch.ops.aten._has_same_storage_numel.default, compare_local)

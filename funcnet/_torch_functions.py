@@ -30,6 +30,47 @@ where xor zeros zeros_like
 PURE_NAMES = frozenset(_PURE.split())
 """Names of functions, methods and Python operators whose calls can be left out where nobody reads the result."""
 
+_COMPUTING = """
+abs absolute acos acosh adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d
+adaptive_max_pool2d adaptive_max_pool3d addbmm addcdiv addcmul addmm addmv addr adjoint affine_grid allclose amax amin
+aminmax angle argmax argmin argsort argwhere as_tensor asin asinh atan atan2 atanh atleast_1d atleast_2d atleast_3d
+avg_pool1d avg_pool2d avg_pool3d baddbmm bilinear binary_cross_entropy binary_cross_entropy_with_logits bincount
+bitwise_left_shift bitwise_not bitwise_or bitwise_right_shift bitwise_xor block_diag bmm broadcast_shapes
+broadcast_tensors bucketize cartesian_prod cdist ceil celu channel_shuffle cholesky clamp clamp_max clamp_min clip
+column_stack combinations complex concat concatenate conj conv1d conv2d conv3d conv_transpose1d conv_transpose2d
+conv_transpose3d copysign cos cosh cosine_embedding_loss cosine_similarity count_nonzero cross cross_entropy ctc_loss
+cummax cummin cumprod cumulative_trapezoid deg2rad det detach device diag diag_embed diagonal digamma dist div divide
+dot dsplit dstack dtype eigh eigvalsh einsum elu embedding embedding_bag equal erf erfc erfinv exp exp2 expand_as expm1
+eye finfo fix flip fliplr flipud float_power floor floor_divide fmax fmin fmod fold frac full_like gather gelu
+get_device glu greater greater_equal grid_sample group_norm gru H hardshrink hardsigmoid hardswish hardtanh heaviside
+hinge_embedding_loss histc hsplit hstack huber_loss hypot iinfo imag index_add index_copy index_fill index_put
+index_select inner interpolate inv inverse is_complex is_contiguous is_cuda is_floating_point is_tensor isclose
+isfinite isinf isnan isreal item items itemsize keys kl_div kron kthvalue l1_loss layer_norm layout leaky_relu ldexp
+lerp less less_equal lgamma linear linspace log log10 log1p log2 log_sigmoid log_softmax logaddexp logaddexp2
+logcumsumexp logdet logical_xor logit logsigmoid logspace logsumexp lp_pool1d lp_pool2d lstm margin_ranking_loss
+masked_scatter masked_select matrix_exp matrix_norm matrix_power max max_pool1d max_pool2d max_pool3d maximum mean
+median meshgrid mH min minimum mish mm moveaxis movedim mse_loss msort mT multi_head_attention_forward
+multi_margin_loss multilabel_margin_loss multilabel_soft_margin_loss multiply mv nan_to_num nanmean nanmedian
+nanquantile nansum narrow ndim ndimension negative nelement nll_loss nonzero norm normalize not_equal numel one_hot
+outer pad pairwise_distance pdist pinv pixel_shuffle pixel_unshuffle poisson_nll_loss polar positive prelu prod qr
+quantile rad2deg ravel real reciprocal relu relu6 remainder renorm repeat repeat_interleave reshape_as rms_norm
+rnn_relu rnn_tanh roll rot90 round rsqrt scalar_tensor scaled_dot_product_attention scatter scatter_add scatter_reduce
+select selu sgn shape sigmoid sign silu sin sinc sinh slogdet smooth_l1_loss soft_margin_loss softmax softmin softplus
+softshrink softsign solve sort split_with_sizes sqrt square std std_mean stft subtract sum_to_size svd swapaxes
+swapdims T take take_along_dim tan tanh tanhshrink tensor_split tensordot threshold tile tolist topk trace trapezoid
+tril_indices triplet_margin_loss triu_indices true_divide trunc unflatten unfold unique unique_consecutive upsample
+values var var_mean vander vdot vector_norm view_as view_as_complex view_as_real vsplit vstack xlogy
+"""
+_CONSTANTS_AND_HOMES = """
+Tensor bfloat16 channels_last channels_last_3d complex128 complex64 contiguous_format e fft float16 float32 float64
+functional inf int16 int32 int64 int8 linalg nan newaxis nn pi special uint8
+"""
+COMPUTING_NAMES = PURE_NAMES.union(_COMPUTING.split(), _CONSTANTS_AND_HOMES.split()) - {"getattr"}
+"""Names in torch, of functions, of methods of tensors and of their homes, of which none has an effect but its result.
+
+Some of them write in place or draw if they are told to, by ``out=``, ``inplace=``, ``max_norm=`` or a mode.
+"""
+
 CASTS = frozenset({"to", "float", "double", "half", "bfloat16", "type", "type_as", "long", "int", "bool"})
 """Methods that give the tensor itself back where it has the dtype and device that they are asked for."""
 

@@ -14,3 +14,6 @@ VERSION: tuple[int, ...] = tuple(int(number) for number in torch.__version__.spl
 
 BAG_TAKES_WRONG_COUNTS = VERSION < (2, 14)
 """Whether the gradient of F.embedding_bag with ``scale_grad_by_freq`` divides by counts of other rows, on the CPU."""
+
+PLACED_CROSS_ENTROPY_MISCOUNTS = VERSION < (2, 14)
+"""Whether the mean of F.cross_entropy on DTensors is one of means over what each rank counts by itself."""

@@ -103,3 +103,8 @@ def global_generator_untouched() -> Iterator[None]:
     before = torch.get_rng_state()
     yield
     assert torch.equal(before, torch.get_rng_state()), "the global generator moved"
+
+
+def str_with_notes(error: BaseException) -> str:
+    """The message of an error and its notes, which are a part of the message in Python 3.10."""
+    return "\n".join([str(error), *getattr(error, "__notes__", [])])

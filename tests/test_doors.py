@@ -54,6 +54,13 @@ def test_every_public_name_is_there_and_documented(package):
             assert value.__module__.startswith("funcnet"), f"{package.__name__}.{name} is not funcnet's own"
 
 
+def test_every_public_function_and_class_has_an_example(package):
+    values = {name: getattr(package, name) for name in package.__all__}
+    described = {name: v.__doc__ for name, v in values.items() if inspect.isclass(v) or inspect.isfunction(v)}
+    without = [name for name, text in described.items() if ">>> " not in text]
+    assert not without, "the docstring of each needs an example that runs as a doctest"
+
+
 def test_dir_lists_public_names_only(package):
     names = {name for name in dir(package) if not name.startswith("_")}
     in_star_import = set(package.__all__)
@@ -119,10 +126,11 @@ def test_the_first_layer_loads_only_the_rooms_that_layers_stand_on():
         "init",
         "layers",
         "random",
+        "ranks",
         "tree",
     }
     assert not {name for name in added if not name.startswith("funcnet")} - {"typing_extensions", "secrets", "hmac"}
-    assert len(added) <= 125
+    assert len(added) <= 136
 
 
 def test_what_only_some_need_is_not_imported_for_all():

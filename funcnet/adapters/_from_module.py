@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 
@@ -18,7 +19,13 @@ from funcnet.combinators import ModuleDict, ModuleList, ParameterDict, Parameter
 from funcnet.core import Body, Function, FunctionModule, Net, Param
 from funcnet.core.internals import adopt_module_tensors, dtype_to_declare
 from funcnet.foreign import Wrapped
-from funcnet.foreign.internals import UNKNOWN_VALUE, named_modules, named_tensors, unwrap_module
+from funcnet.foreign.internals import (
+    UNKNOWN_VALUE,
+    check_outside_parameters,
+    named_modules,
+    named_tensors,
+    unwrap_module,
+)
 from funcnet.layers import COUNTERPARTS, Layer
 from funcnet.low_rank.internals import LoraModule, lora_net_of_module, module_without_lora
 from funcnet.parametrize.internals import (
@@ -52,7 +59,8 @@ def from_module(module: nn.Module, *, example_inputs: object = None, copy: bool 
     Parameters that do not require grad are listed in ``net.frozen``; :func:`funcnet.train_flags` gives the ``train=``
     of parts in different modes. What torch.compile, DataParallel or checkpoint_wrapper were put around is converted
     without them. Tensors that the module keeps of earlier calls are constants of the net, and lose their graph. Buffers
-    and attributes that share memory each get their own, with a warning.
+    and attributes that share memory each get their own, with a warning. A warning also names tensors that require grad
+    and that the code finds elsewhere than in the parameters: globals, classes, defaults, lists that register nothing.
 
     Args:
         module: any ``nn.Module``.
@@ -65,8 +73,8 @@ def from_module(module: nn.Module, *, example_inputs: object = None, copy: bool 
 
     Raises:
         ConversionError: if ``module`` is not a module, cannot be copied, has lazy parts and no inputs for them, has
-            backward hooks, of which a pure function knows nothing, or has parameters whose memory another tensor shares
-            without being the same object.
+            backward hooks, of which a pure function knows nothing, has parameters whose memory another tensor shares
+            without being the same object, or has code that reads its parameters as globals or attributes of classes.
 
     >>> net, params, buffers = from_module(nn.Sequential(nn.Linear(2, 3), nn.ReLU()))
     >>> net, list(params)
@@ -84,6 +92,7 @@ def from_module(module: nn.Module, *, example_inputs: object = None, copy: bool 
         hint = " Instantiate it first." if isinstance(module, type) else ""
         raise ConversionError(f"from_module takes an nn.Module, not {module!r:.80}.{hint}")
     _refuse_wrappers(module)
+    _refuse_sharded_modules(module)
     module = unwrap_module(module)
     scripted = [
         path or "the module itself"
@@ -101,6 +110,7 @@ def from_module(module: nn.Module, *, example_inputs: object = None, copy: bool 
             raise lazy_error(module)
         module = copy_with_shapes(module, example_inputs)
     refuse_shared_memory(module)
+    check_outside_parameters(module, stacklevel=2)
     net = convert_module(module, {})
     named_params = list(named_tensors(module, "_parameters"))
     owners = set(getattr(module, TIE_OWNERS, ()))
@@ -120,6 +130,25 @@ def from_module(module: nn.Module, *, example_inputs: object = None, copy: bool 
 def _topmost_paths(paths: list[str]) -> list[str]:
     """Those paths that lie below none of the others."""
     return [path for path in paths if not any(path.startswith(f"{parent}.") for parent in paths)]
+
+
+def _refuse_sharded_modules(module: nn.Module) -> None:
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    if fsdp is None:
+        return
+    paths = [
+        path or "the module itself"
+        for path, submodule in module.named_modules()
+        if isinstance(submodule, fsdp.FSDPModule)
+    ]
+    if paths:
+        raise ConversionError(
+            f"fully_shard (FSDP2) gave these parts hooks that gather their params, and a private copy cannot have them:"
+            f"{bullet_list(_topmost_paths(paths))}\n"
+            f"Convert the module before it is sharded, net, _, _ = funcnet.from_module(module), and take the params, "
+            f"placed as FSDP2 has them, from the sharded one: funcnet.from_state_dict(net, sharded.state_dict()). "
+            f"funcnet.distributed.value_and_grad trains them."
+        )
 
 
 def _refuse_wrappers(module: nn.Module) -> None:

@@ -7,6 +7,7 @@ once nobody holds the lock on it. Until the rename, the target itself is the old
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import secrets
@@ -50,6 +51,8 @@ def open_for_writing(file: Path | int) -> BinaryIO:
 def replace_file(path: Path) -> Iterator[BinaryIO]:
     """A file to write that takes the place of ``path`` at the end of the block, or vanishes if the block fails.
 
+    Where ``path`` is a link, the file that it leads to is replaced, and the link stays.
+
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     with replace_file(Path(folder, "a")) as out:
@@ -57,6 +60,7 @@ def replace_file(path: Path) -> Iterator[BinaryIO]:
     ...     Path(folder, "a").read_bytes()
     b'whole'
     """
+    path = _follow_link(path)
     _remove_leftovers(path.parent, _partial_prefix(path))
     partial = _make_partial_path(path)
     try:  # from before the file is there: a signal may raise as soon as it is
@@ -75,24 +79,29 @@ def replace_file(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def replace_folder(path: Path, main_file: str, old_files: list[str]) -> Iterator[Callable[[str], tuple[Path, str]]]:
+def replace_folder(
+    path: Path, main_file: str, list_old_files: Callable[[], list[str]]
+) -> Iterator[Callable[[str], tuple[Path, str]]]:
     """A folder to write files to that are all there at the end of the block, or none of them.
 
     A folder that does not exist yet appears with all its files at once. In an existing one the files of others stay.
     The new files come under names that are free, and ``main_file``, which says what belongs to the checkpoint, changes
-    last.
+    last. While a folder that exists is written to, others who save to it wait.
 
     Args:
         path: the folder.
         main_file: name of the file that makes the others a checkpoint (an index, or the only file).
-        old_files: names of the files of the checkpoint that is replaced; removed after the replacement.
+        list_old_files: returns the names of the files of the checkpoint that is replaced; they are removed after the
+            replacement.
 
     Yields:
         A function from a name to the path to write it at and the name it will have, which is another one if that name
         is in use.
     """
+    path = _follow_link(path)
     if path.is_dir():
-        yield from _replace_files_in(path, main_file, old_files)
+        with _hold_folder(path):
+            yield from _replace_files_in(path, main_file, list_old_files())
         return
     _remove_leftovers(path.parent, _partial_prefix(path))
     partial = _make_partial_path(path)
@@ -102,11 +111,13 @@ def replace_folder(path: Path, main_file: str, old_files: list[str]) -> Iterator
         locks.append(os.open(partial, os.O_RDONLY))
         _try_to_lock(locks[-1])
         yield lambda name: (partial / name, name)
-        _sync_files([partial / name for name in os.listdir(partial)])
+        sync_files([partial / name for name in os.listdir(partial)])
         _sync_folder(partial)
         os.rename(partial, path)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise OSError(error.errno, "another process has written to it meanwhile; save again", str(path)) from None
         raise
     finally:
         for lock in locks:
@@ -132,7 +143,7 @@ def _replace_files_in(path: Path, main_file: str, old_files: list[str]) -> Itera
 
     try:
         yield reserve
-        _sync_files(list(partials.values()))
+        sync_files(list(partials.values()))
         is_written = True
         for final_name in sorted(partials, key=lambda name: name == main_file):
             os.replace(partials[final_name], path / final_name)
@@ -150,6 +161,26 @@ def _replace_files_in(path: Path, main_file: str, old_files: list[str]) -> Itera
     for name in set(old_files) - set(partials):
         with contextlib.suppress(OSError):
             (path / name).unlink()
+
+
+def _follow_link(path: Path) -> Path:
+    """The path that a link leads to; any other path as it is."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
+@contextlib.contextmanager
+def _hold_folder(path: Path) -> Iterator[None]:
+    """Wait until nobody else replaces files in a folder, and keep others waiting for the time of the block."""
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _insert_token(name: str, token: str) -> str:
@@ -189,7 +220,8 @@ def _try_to_lock(descriptor: int) -> None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def _sync_files(paths: list[Path]) -> None:
+def sync_files(paths: list[Path]) -> None:
+    """Force the content of files to the disk."""
     for path in paths:
         descriptor = os.open(path, os.O_RDONLY)
         try:

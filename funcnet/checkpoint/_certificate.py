@@ -11,16 +11,18 @@ from typing import Any
 
 from funcnet._typing import Selector
 from funcnet.checkpoint._atomic import replace_file
-from funcnet.checkpoint._checkpoint import Checkpoint, Spec, check_shape
+from funcnet.checkpoint._checkpoint import Checkpoint, Spec
 from funcnet.checkpoint._convert_options import ConvertOptions
 from funcnet.checkpoint._dtypes import dtype_from_name, dtype_name
 from funcnet.checkpoint._errors import CheckpointError, RuleError, file_error, summarize_error
 from funcnet.checkpoint._files import File
 from funcnet.checkpoint._json_values import dict_of_unique_keys
-from funcnet.checkpoint._load import load, select_part
+from funcnet.checkpoint._load import select_part
 from funcnet.checkpoint._node_reader import NodeReader
 from funcnet.checkpoint._plan import Plan, plan
 from funcnet.checkpoint._proof import METHOD
+from funcnet.checkpoint._sources import Paths, load_several
+from funcnet.checkpoint._stored_shapes import check_shape
 from funcnet.checkpoint.rules import to_plain
 from funcnet.checkpoint.rules._toml import from_plain
 from funcnet.tree import select
@@ -31,9 +33,12 @@ _MAX_BYTES = 512 << 20
 
 @dataclass(frozen=True)
 class ConversionSide:
-    """The source or the target of a conversion: where it is, and every tensor by name with shape and dtype."""
+    """The source or the target of a conversion: where it is, and every tensor by name with shape and dtype.
 
-    path: str
+    Several files have their paths by label.
+    """
+
+    path: str | dict[str, str]
     format: str
     specs: dict[str, Spec]
     aliases: dict[str, str]
@@ -59,6 +64,16 @@ class Certificate:
         options: the options of the conversion. A certificate read from a file has those that were recorded: ``part``
             and ``select``. The others show in the rules and in the target.
         recorded_proof: the proof in the words of the file this was read from; ``to_json`` words it anew.
+        dissolved: objects of the source, by path, of which the target has the tensors alone: path -> class.
+
+    >>> import tempfile, torch
+    >>> from funcnet import checkpoint
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     checkpoint.save(f"{folder}/old.pt", {"w": torch.ones(2, 3)})
+    ...     rules = [checkpoint.Rename("w", "weight")]
+    ...     done = checkpoint.convert(f"{folder}/old.pt", f"{folder}/new.npz", rules)
+    >>> isinstance(done, Certificate), done.plan.proof.bijection
+    (True, True)
     """
 
     plan: Plan
@@ -67,6 +82,7 @@ class Certificate:
     hashes: Callable[[], TensorDigests]
     options: ConvertOptions = field(default_factory=ConvertOptions)
     recorded_proof: object = None
+    dissolved: dict[str, str] = field(default_factory=dict)
 
     @property
     def part(self) -> str | None:
@@ -135,6 +151,7 @@ def _describe_proof(proved: Plan) -> dict[str, Any]:
         "lost": list(proof.lost),
         "rounded": list(proof.rounded),
         "checked": [claim.what for claim in proved.claims],
+        **({"computed": list(proof.computed)} if proof.computed else {}),
     }
 
 
@@ -156,7 +173,9 @@ def _side_from_json(values: Mapping[str, Any]) -> tuple[ConversionSide, dict[str
     aliases = dict(values["aliases"])
     if not all(isinstance(name, str) for pair in aliases.items() for name in pair):
         raise ValueError("ties between values that are not names")
-    return ConversionSide(str(values["path"]), str(values["format"]), specs, aliases), digests
+    path = values["path"]
+    paths = {str(label): str(one) for label, one in path.items()} if isinstance(path, dict) else str(path)
+    return ConversionSide(paths, str(values["format"]), specs, aliases), digests
 
 
 def compute_digests(ckpt: Checkpoint, proved: Plan, progress: Callable[[int], None] | None = None) -> TensorDigests:
@@ -181,8 +200,8 @@ def compute_digests(ckpt: Checkpoint, proved: Plan, progress: Callable[[int], No
 def verify(
     certificate: str | os.PathLike[str],
     *,
-    source: str | os.PathLike[str] | None = None,
-    target: str | os.PathLike[str] | None = None,
+    source: Paths | None = None,
+    target: Paths | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[str]:
     """Check a certificate: prove its plan again, carry it out on the source, and hash both sides.
@@ -198,13 +217,22 @@ def verify(
     Raises:
         CheckpointError: if the certificate or a side cannot be read.
         OSError: if a file is not there.
+
+    >>> import tempfile, torch
+    >>> from funcnet import checkpoint
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     checkpoint.save(f"{folder}/old.pt", {"w": torch.ones(2, 3)})
+    ...     rules, certificate = [checkpoint.Transpose("w")], f"{folder}/certificate.json"
+    ...     done = checkpoint.convert(f"{folder}/old.pt", f"{folder}/new.npz", rules, certificate=certificate)
+    ...     verify(certificate)
+    []
     """
     try:
         record = Certificate.load(certificate)
     except RuleError as error:
         return [f"the rules do not prove: {error}"]
-    source_ckpt = select_part(load(source or record.source.path), record.part, record.select)
-    target_ckpt = load(target or record.target.path)
+    source_ckpt = select_part(load_several(source or record.source.path, record.part), None, record.select)
+    target_ckpt = load_several(target or record.target.path)
     problems = _side_problems("source", source_ckpt.specs, source_ckpt.aliases, record.source)
     problems += _side_problems("target", target_ckpt.specs, target_ckpt.aliases, record.target)
     problems += [

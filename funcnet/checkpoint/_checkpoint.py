@@ -16,7 +16,8 @@ from funcnet._errors import TreeError, bullet_list
 from funcnet._typing import Selector, Shape, Tree
 from funcnet.checkpoint._errors import CheckpointError
 from funcnet.checkpoint._files import Span, read_span
-from funcnet.checkpoint._structure import Structure, fill, find_part, is_state_dict, iter_names
+from funcnet.checkpoint._pickles._opaque import Opaque
+from funcnet.checkpoint._structure import Structure, fill, find_part, is_state_dict, iter_names, iter_objects
 from funcnet.tree import select, unflatten
 from funcnet.tree.internals import describe_unmatched
 
@@ -46,11 +47,22 @@ class StoredTensor:
         spec: shape and dtype.
         span: the place of its bytes, where they lie in one piece, row-major and little-endian.
         reader: returns the tensor, where they do not.
+        box_reader: returns a part of the tensor, from where it begins along each axis and its sizes, where there is a
+            way that reads less than all.
+
+    >>> import tempfile
+    >>> from funcnet import checkpoint
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     checkpoint.save(f"{folder}/model.safetensors", {"w": torch.ones(2, 3)})
+    ...     entry = checkpoint.load(f"{folder}/model.safetensors").entries["w"]
+    >>> entry.spec
+    Spec(shape=(2, 3), dtype=torch.float32)
     """
 
     spec: Spec
     span: Span | None = None
     reader: Callable[[], Tensor] | None = None
+    box_reader: Callable[[Shape, Shape], Tensor] | None = None
 
     def read(self) -> Tensor:
         """The tensor, read now and owned by the caller."""
@@ -58,6 +70,13 @@ class StoredTensor:
             return read_span(self.span, self.spec.shape, self.spec.dtype)
         assert self.reader is not None
         return self.reader()
+
+    def read_box(self, offsets: Shape, sizes: Shape) -> Tensor:
+        """A part of the tensor, from where it begins along each axis and its sizes."""
+        if self.box_reader is not None:
+            return self.box_reader(offsets, sizes)
+        box = tuple(slice(offset, offset + size) for offset, size in zip(offsets, sizes, strict=True))
+        return self.read()[box].clone()
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,13 +88,22 @@ class Checkpoint(Mapping[str, Tensor]):
 
     Attributes:
         path: the file or folder.
-        format: ``"safetensors"``, ``"pt"``, ``"npz"`` or ``"dcp"``.
+        format: ``"safetensors"``, ``"pt"``, ``"npz"``, ``"dcp"``, ``"pickle"`` or ``"pt2"``.
         entries: the tensors that are stored, in the order of the file.
         aliases: further names of stored tensors (ties): alias -> name in ``entries``.
         extras: values that are not tensors, such as an epoch, by path.
         metadata: the file's own remarks.
         files: the files that the checkpoint consists of.
         structure: what was saved with None in place of tensors and values, if there is more to it than the names.
+        forms: by name, what a pickle has in place of a plain tensor, as a parameter or an array of numpy.
+
+    >>> import tempfile
+    >>> from funcnet import checkpoint
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     checkpoint.save(f"{folder}/model.safetensors", {"fc": {"weight": torch.ones(2, 3)}})
+    ...     ckpt = checkpoint.load(f"{folder}/model.safetensors")
+    >>> list(ckpt), ckpt.specs["fc.weight"].shape, ckpt.format
+    (['fc.weight'], (2, 3), 'safetensors')
     """
 
     path: Path
@@ -86,6 +114,7 @@ class Checkpoint(Mapping[str, Tensor]):
     metadata: dict[str, str] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
     structure: Structure | None = None
+    forms: dict[str, object] = field(default_factory=dict)
 
     @property
     def specs(self) -> dict[str, Spec]:
@@ -141,7 +170,7 @@ class Checkpoint(Mapping[str, Tensor]):
         flat: dict[str, Any] = {name: entry.read() for name, entry in self.entries.items()}
         flat |= {alias: flat[owner] for alias, owner in self.aliases.items()}
         flat |= copy.deepcopy(self.extras)
-        if self.structure is not None:
+        if self.structure is not None and not is_state_dict(self.structure):
             tree: Tree = fill(self.structure, flat)
             return tree
         try:
@@ -167,6 +196,7 @@ class Checkpoint(Mapping[str, Tensor]):
             aliases={alias[start:]: owner[start:] for alias, owner in subset.aliases.items()},
             extras={name[start:]: value for name, value in subset.extras.items()},
             structure=find_part(self.structure, path),
+            forms={name[start:]: form for name, form in subset.forms.items()},
         ).without_misfit()
 
     def select(self, selector: Selector) -> Checkpoint:
@@ -193,13 +223,19 @@ class Checkpoint(Mapping[str, Tensor]):
                 promoted[owner] = alias
                 entries[alias] = self.entries[owner]
         extras = {name: value for name, value in self.extras.items() if test(name)}
-        return replace(self, entries=entries, aliases=aliases, extras=extras).without_misfit()
+        forms = {name: form for name, form in self.forms.items() if test(name)}
+        return replace(self, entries=entries, aliases=aliases, extras=extras, forms=forms).without_misfit()
+
+    @property
+    def objects(self) -> dict[str, Opaque]:
+        """The objects of a pickle that hold tensors, by path: they are read as dicts of those."""
+        return {path: node.obj for path, node in iter_objects(self.structure)}
 
     def without_misfit(self) -> Checkpoint:
         """This checkpoint, without its structure if that is of other names (of a whole of which this is a part)."""
         if self.structure is None:
             return self
-        is_fit = not is_state_dict(self.structure) and {*iter_names(self.structure)} == {*self, *self.extras}
+        is_fit = {*iter_names(self.structure)} == {*self, *self.extras}
         return self if is_fit else replace(self, structure=None)
 
 
@@ -230,18 +266,3 @@ def unwritable_names(names: Iterable[str]) -> list[str]:
         except UnicodeEncodeError:  # noqa: PERF203  all problems are reported at once
             problems.append(ascii(name))
     return problems
-
-
-def check_shape(shape: object, itemsize: int = 1) -> Shape:
-    """A shape from a file, as a tuple.
-
-    Raises:
-        ValueError: if it is not a list of sizes, or no memory could hold such a tensor.
-    """
-    if not isinstance(shape, (list, tuple)) or any(type(size) is not int or size < 0 for size in shape):
-        raise ValueError(f"the shape {str(shape)[:80]} is not a list of sizes")
-    if len(shape) > 64:
-        raise ValueError(f"the shape has {len(shape)} axes")
-    if math.prod(size or 1 for size in shape) * itemsize >= 1 << 63:
-        raise ValueError(f"the shape {str(list(shape))[:80]} is larger than any memory")
-    return tuple(shape)

@@ -8,7 +8,7 @@ from typing import Any
 
 from funcnet.checkpoint._checkpoint import Spec
 from funcnet.checkpoint._errors import CheckpointError
-from funcnet.checkpoint._structure import Structure, encode_structure, is_told_by_names
+from funcnet.checkpoint._structure import Structure, encode_structure, is_state_dict, is_told_by_names
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Content:
         extras: values that are not tensors, by path.
         metadata: remarks to store.
         structure: the dicts, lists and tuples that the names come from, if there are other than the names tell.
+        forms: by name, what a .pt file has in place of a plain tensor.
     """
 
     specs: Mapping[str, Spec]
@@ -31,6 +32,7 @@ class Content:
     extras: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
     structure: Structure | None = None
+    forms: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:
@@ -43,7 +45,7 @@ class Content:
         Raises:
             CheckpointError: if JSON cannot hold a key.
         """
-        if self.structure is None or is_told_by_names(self.structure, self.names):
+        if self.structure is None or is_state_dict(self.structure) or is_told_by_names(self.structure, self.names):
             return None
         try:
             return encode_structure(self.structure)

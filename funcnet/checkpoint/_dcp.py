@@ -11,29 +11,37 @@ import json
 import math
 import os
 import pickle
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from funcnet._torch import dcp_storage_info
 from funcnet._typing import Shape
-from funcnet.checkpoint._atomic import open_for_writing, replace_folder
-from funcnet.checkpoint._checkpoint import Checkpoint, Spec, StoredTensor, check_shape
+from funcnet.checkpoint._atomic import replace_folder
+from funcnet.checkpoint._checkpoint import Checkpoint, Spec, StoredTensor
 from funcnet.checkpoint._content import Content
+from funcnet.checkpoint._dcp_pieces import (
+    NOTE_ATTRIBUTE,
+    PLACEMENTS_ATTRIBUTE,
+    encode_dcp_metadata,
+    write_piece_file,
+)
 from funcnet.checkpoint._dtypes import DTYPES
 from funcnet.checkpoint._errors import CheckpointError, file_error, summarize_error, truncated_list
 from funcnet.checkpoint._files import File, view_as_bytes
 from funcnet.checkpoint._flat import flatten_checkpoint
-from funcnet.checkpoint._pickle import load_archive, make_entries
+from funcnet.checkpoint._pickles._pickled_tensors import PickledTensor
+from funcnet.checkpoint._pickles._stored_views import make_entries
+from funcnet.checkpoint._pickles._tensor_pickler import check_writable
+from funcnet.checkpoint._pickles._torch_archives import load_archive
 from funcnet.checkpoint._sharded import is_plain_file_name
-from funcnet.checkpoint._structure import Structure, decode_structure, iter_paths, structure_of_paths
-from funcnet.checkpoint._zip import read_members
+from funcnet.checkpoint._stored_shapes import check_shape
+from funcnet.checkpoint._structure import Structure, decode_structure, structure_of_paths
 
 METADATA_FILE = ".metadata"
 _MAX_METADATA = 256 << 20
-_NOTE_ATTRIBUTE = "funcnet"  # of the record of the metadata, which torch reads without a look at it
 _RECORD_CLASSES = {
     "torch.distributed.checkpoint.metadata": (
         *("Metadata", "TensorStorageMetadata", "BytesStorageMetadata", "TensorProperties", "ChunkStorageMetadata"),
@@ -137,12 +145,14 @@ def read_dcp(path: Path) -> Checkpoint:
         raise CheckpointError(f"{str(path)!r} is not a sound distributed checkpoint:{truncated_list(problems)}")
     all_files = (path / METADATA_FILE, *(path / relative for relative in files))
     structure = _read_structure(metadata, path)
-    return Checkpoint(path, "dcp", entries, aliases, extras, files=all_files, structure=structure)
+    placements = getattr(metadata, PLACEMENTS_ATTRIBUTE, None)
+    remarks = {PLACEMENTS_ATTRIBUTE: placements} if isinstance(placements, str) else {}
+    return Checkpoint(path, "dcp", entries, aliases, extras, remarks, files=all_files, structure=structure)
 
 
 def _read_structure(metadata: Any, path: Path) -> Structure | None:
     """The structure from funcnet's own note, or else from the paths of torch's planner, which knows dicts and lists."""
-    note = getattr(metadata, _NOTE_ATTRIBUTE, None)
+    note = getattr(metadata, NOTE_ATTRIBUTE, None)
     if note is None:
         planned = getattr(metadata, "planner_data", None)
         if not isinstance(planned, dict) or not all(isinstance(keys, tuple) for keys in planned.values()):
@@ -151,7 +161,7 @@ def _read_structure(metadata: Any, path: Path) -> Structure | None:
     try:
         return decode_structure(json.loads(note))
     except (ValueError, TypeError, RecursionError) as error:
-        reason = f"has a note {_NOTE_ATTRIBUTE!r} that funcnet did not write: {summarize_error(error)}"
+        reason = f"has a note {NOTE_ATTRIBUTE!r} that funcnet did not write: {summarize_error(error)}"
         raise file_error(path / METADATA_FILE, reason) from None
 
 
@@ -197,7 +207,7 @@ def _locate_bytes(path: Path, files: dict[str, File], info: Any) -> _FileRange:
 
 def _read_value(stored: _FileRange, name: str) -> Any:
     """A value that is not a tensor."""
-    tensors, values, _ = flatten_checkpoint({name: load_archive(*stored)})
+    tensors, values, _ = flatten_checkpoint({name: load_archive(*stored).saved})
     if tensors:
         raise ValueError("is a value that holds tensors")
     return values[name] if list(values) == [name] else values
@@ -224,27 +234,39 @@ def _read_chunks(
 
 
 def _make_entry(spec: Spec, chunks: list[_Chunk]) -> StoredTensor:
-    if len(chunks) == 1:
-        return StoredTensor(spec, reader=lambda: _read_chunk(chunks[0], spec.dtype))
-
-    def read_chunks() -> Tensor:
-        tensor = torch.empty(spec.shape, dtype=spec.dtype)
+    def read_box(offsets: Shape, sizes: Shape) -> Tensor:
+        tensor = torch.empty(sizes, dtype=spec.dtype)
         for chunk in chunks:
-            box = tuple(slice(start, start + size) for start, size in zip(chunk.offsets, chunk.sizes, strict=True))
-            tensor[box] = _read_chunk(chunk, spec.dtype)
+            begins = [max(start, offset) for start, offset in zip(chunk.offsets, offsets, strict=True)]
+            ends = [
+                min(start + size, offset + length)
+                for start, size, offset, length in zip(chunk.offsets, chunk.sizes, offsets, sizes, strict=True)
+            ]
+            if all(begin < end for begin, end in zip(begins, ends, strict=True)):
+                tensor[_slices(begins, ends, offsets)] = _read_chunk(chunk, spec.dtype)[
+                    _slices(begins, ends, chunk.offsets)
+                ]
         return tensor
 
-    return StoredTensor(spec, reader=read_chunks)
+    def read_whole() -> Tensor:
+        return _read_chunk(chunks[0], spec.dtype) if len(chunks) == 1 else read_box((0,) * len(spec.shape), spec.shape)
+
+    return StoredTensor(spec, reader=read_whole, box_reader=read_box)
+
+
+def _slices(begins: list[int], ends: list[int], offsets: Shape) -> tuple[slice, ...]:
+    """The places from begin to end along each axis, in a box that begins at the offsets."""
+    return tuple(slice(begin - at, end - at) for begin, end, at in zip(begins, ends, offsets, strict=True))
 
 
 def _read_chunk(chunk: _Chunk, dtype: torch.dtype) -> Tensor:
     """The tensor in one chunk, checked against its description."""
     file, offset, length = chunk.stored
-    tensor = load_archive(file, offset, length)
-    if not isinstance(tensor, Tensor) or tuple(tensor.shape) != chunk.sizes or tensor.dtype is not dtype:
+    archive = load_archive(file, offset, length)
+    tensor = archive.saved
+    if not isinstance(tensor, PickledTensor) or tensor.shape != chunk.sizes or tensor.dtype is not dtype:
         raise file_error(file.path, f"holds another tensor at byte {offset} than the metadata say")
-    entries, _ = make_entries(file, {"chunk": tensor}, read_members(file, offset, length), offset)
-    return entries["chunk"].read()
+    return make_entries(file, {"chunk": tensor}, archive.locate).entries["chunk"].read()
 
 
 def _check_cover(spec: Spec, chunks: list[_Chunk]) -> None:
@@ -267,61 +289,29 @@ def _check_cover(spec: Spec, chunks: list[_Chunk]) -> None:
                 raise ValueError(f"has chunks at {start} and {next_start} that overlap")
 
 
-def write_dcp(path: Path, content: Content, old_files: list[str]) -> None:
+def write_dcp(path: Path, content: Content, list_old_files: Callable[[], list[str]]) -> None:
     """Write a folder that ``torch.distributed.checkpoint`` loads, one tensor in memory at a time.
 
     A tied tensor is there under each of its names, and all of them say that it is stored at one place: so it is on disk
     once, other tools find it under every name, and reading the folder here gives the tie back.
     """
-    from torch.distributed.checkpoint.metadata import (
-        BytesStorageMetadata,
-        ChunkStorageMetadata,
-        Metadata,
-        MetadataIndex,
-        TensorProperties,
-        TensorStorageMetadata,
-    )
-
-    descriptions: dict[str, Any] = {}
-    storage_data: dict[Any, Any] = {}
-    names = content.names
-    with replace_folder(path, METADATA_FILE, old_files) as reserve:
+    check_writable(content.extras)
+    with replace_folder(path, METADATA_FILE, list_old_files) as reserve:
         target, data_name = reserve("__0_0.distcp")
-        with open_for_writing(target) as out:
-            storage_infos: dict[str, Any] = {}
-            for name in names:
-                owner = content.aliases.get(name, name)
-                begin = out.tell()
-                if name in content.extras:
-                    _write_archive(content.extras[name], out)
-                    descriptions[name], index = BytesStorageMetadata(), MetadataIndex(name)
-                else:
-                    spec = content.specs[owner]
-                    if name == owner:
-                        _write_archive(_assemble_tensor(spec, content, owner), out)
-                    size, origin = torch.Size(spec.shape), torch.Size([0] * len(spec.shape))
-                    descriptions[name] = TensorStorageMetadata(
-                        TensorProperties(spec.dtype), size, [ChunkStorageMetadata(origin, size)]
-                    )
-                    index = MetadataIndex(name, origin, 0)
-                storage_infos.setdefault(owner, dcp_storage_info(data_name, begin, out.tell() - begin))
-                storage_data[index] = storage_infos[owner]
-        planned = {name: (name,) for name in names} | dict(iter_paths(content.structure))
-        metadata = Metadata(descriptions, planned, storage_data)
-        if (structure := content.encode_structure()) is not None:
-            setattr(metadata, _NOTE_ATTRIBUTE, json.dumps(structure))
-        reserve(METADATA_FILE)[0].write_bytes(pickle.dumps(metadata))
+        stored = {piece.name: piece for piece in write_piece_file(target, data_name, _iter_pieces(content))}
+        ties = [stored[owner]._replace(name=alias) for alias, owner in content.aliases.items()]
+        pieces = {piece.name: piece for piece in [*stored.values(), *ties]}
+        specs = {name: content.specs[content.aliases.get(name, name)] for name in pieces if name not in content.extras}
+        ordered = [pieces[name] for name in content.names]
+        metadata = encode_dcp_metadata(specs, ordered, content.structure, content.encode_structure())
+        reserve(METADATA_FILE)[0].write_bytes(metadata)
 
 
-def _write_archive(value: object, out: BinaryIO) -> None:
-    """Write a value as ``torch.save`` does; where the disk is full, the error says so, as that of every writer does."""
-    try:
-        torch.save(value, out)
-    except RuntimeError as error:  # torch reports the archive that is not finished, and the reason is in the context
-        reason: BaseException | None = error
-        while reason is not None and not isinstance(reason, OSError):
-            reason = reason.__context__
-        raise (reason or error) from None
+def _iter_pieces(content: Content) -> Iterator[tuple[str, Shape | None, Any]]:
+    for name, spec in content.specs.items():
+        yield name, (0,) * len(spec.shape), _assemble_tensor(spec, content, name)
+    for name, value in content.extras.items():
+        yield name, None, value
 
 
 def _assemble_tensor(spec: Spec, content: Content, name: str) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from funcnet.checkpoint._checkpoint import Checkpoint, Spec
+from funcnet.checkpoint._checkpoint import Checkpoint
 from funcnet.checkpoint._node_reader import NodeReader, Rechunker
 from funcnet.checkpoint._nodes import SourceNode
 from funcnet.checkpoint._statistics import real_to_float64
@@ -25,6 +25,16 @@ class Difference:
         largest: largest difference of two values, for "value"; None if a NaN or an infinity stands against a different
             value.
         elements: how many elements have other bits, for "value".
+
+    >>> import tempfile
+    >>> from funcnet import checkpoint
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     checkpoint.save(f"{folder}/a.npz", {"w": torch.ones(2)})
+    ...     checkpoint.save(f"{folder}/b.npz", {"w": torch.tensor([1.0, 3.0])})
+    ...     found = checkpoint.differences(checkpoint.load(f"{folder}/a.npz"), checkpoint.load(f"{folder}/b.npz"))
+    ...     found = list(found)
+    >>> [(difference.name, difference.kind, difference.largest) for difference in found]
+    [('w', 'value', 2.0)]
     """
 
     name: str
@@ -50,7 +60,8 @@ def differences(
     results = [Difference(name, "missing", "only in the first") for name in left if name not in right]
     results += [Difference(name, "new", "only in the second") for name in right if name not in left]
     common_names = [name for name in left if name in right]
-    total = sum(_spec_of(left, name).nbytes for name in common_names)
+    specs = left.specs, right.specs
+    total = sum(specs[0][left.aliases.get(name, name)].nbytes for name in common_names)
     readers = NodeReader(left.entries), NodeReader(right.entries)
     done = 0
     difference_by_owners: dict[tuple[str, str], Difference | None] = {}  # so that tied tensors are compared once
@@ -60,18 +71,14 @@ def differences(
             texts = ("a tie to " + repr(owner) if owner != name else "stored" for owner in owners)
             results.append(Difference(name, "tie", " against ".join(texts)))
         if owners not in difference_by_owners:
-            sources = SourceNode(left.specs[owners[0]], owners[0]), SourceNode(right.specs[owners[1]], owners[1])
-            difference_by_owners[owners] = _compare_tensors(readers, *sources)
+            sources = [SourceNode(specs[side][owner], owner) for side, owner in enumerate(owners)]
+            difference_by_owners[owners] = _compare_tensors(readers, sources[0], sources[1])
         if (difference := difference_by_owners[owners]) is not None:
             results.append(replace(difference, name=name))
-        done += _spec_of(left, name).nbytes
+        done += specs[0][owners[0]].nbytes
         if progress is not None:
             progress(done, total)
     return results
-
-
-def _spec_of(ckpt: Checkpoint, name: str) -> Spec:
-    return ckpt.entries[ckpt.aliases.get(name, name)].spec
 
 
 def _compare_tensors(readers: tuple[NodeReader, NodeReader], left: SourceNode, right: SourceNode) -> Difference | None:

@@ -58,15 +58,37 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+_SHORT_NAMES = {
+    "bf16": "bfloat16",
+    "f16": "float16",
+    "fp16": "float16",
+    "half": "float16",
+    "f32": "float32",
+    "fp32": "float32",
+    "float": "float32",
+    "f64": "float64",
+    "fp64": "float64",
+    "double": "float64",
+    "fp8": "float8_e4m3fn",
+    "long": "int64",
+    "int": "int32",
+    "short": "int16",
+}
+
+
 def dtype_from_name(name: str) -> torch.dtype:
-    """The dtype that torch calls by a name.
+    """The dtype that torch calls by a name, or that people call so for short.
 
     Raises:
         ValueError: if checkpoints do not hold such a dtype; lists those that they hold.
 
     >>> dtype_from_name("float8_e5m2")
     torch.float8_e5m2
+    >>> dtype_from_name("bf16")
+    torch.bfloat16
     """
+    name = name.removeprefix("torch.")
+    name = _SHORT_NAMES.get(name, name)
     if name not in DTYPES:
         raise ValueError(f"{name!r} is not a dtype of checkpoints. There are: {', '.join(DTYPES)}.")
     return DTYPES[name]

@@ -13,11 +13,29 @@ MOST_LINES = 20
 
 
 class CheckpointError(FuncnetError, ValueError):
-    """A file is not a checkpoint funcnet can read, or cannot hold what is to be written. Names the file."""
+    """A file is not a checkpoint funcnet can read, or cannot hold what is to be written. Names the file.
+
+    >>> import torch
+    >>> from funcnet import checkpoint
+    >>> checkpoint.save("weights.npz", {"a": {"b": torch.ones(1)}, "a.b": torch.ones(1)})
+    Traceback (most recent call last):
+        ...
+    funcnet.checkpoint._errors.CheckpointError: these paths each stand for two things; rename one of each:
+      a.b
+    """
 
 
 class RuleError(FuncnetError, ValueError):
-    """A rule does not fit the tensors it is applied to, or a plan loses something. Names all that are at fault."""
+    """A rule does not fit the tensors it is applied to, or a plan loses something. Names all that are at fault.
+
+    >>> import torch
+    >>> from funcnet import checkpoint
+    >>> checkpoint.plan({"v": checkpoint.Spec((2, 3), torch.float32)}, [checkpoint.Rename("w", "weight")])
+    Traceback (most recent call last):
+        ...
+    funcnet.checkpoint._errors.RuleError: rule 1, rename(source='w', target='weight'): no tensor is named 'w'. Correct
+    the pattern, or set optional = true.
+    """
 
 
 def file_error(path: str | os.PathLike[str], reason: str, advice: str = "") -> CheckpointError:

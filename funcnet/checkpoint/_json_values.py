@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
 from funcnet.checkpoint._errors import CheckpointError, truncated_list
+from funcnet.checkpoint._pickles._numpy_objects import plain_value
+from funcnet.checkpoint._pickles._opaque import Opaque
 
 
 def encode_values(values: Mapping[str, object]) -> dict[str, Any]:
@@ -34,6 +37,8 @@ def encode_values(values: Mapping[str, object]) -> dict[str, Any]:
 def encode_value(value: object) -> Any:
     """A value as what JSON can hold; tuples and dicts are marked, so that :func:`decode_value` gives them back.
 
+    A number or text of numpy becomes the equal one of Python.
+
     Raises:
         TypeError: if JSON cannot hold it.
 
@@ -46,8 +51,12 @@ def encode_value(value: object) -> Any:
         return [encode_value(item) for item in value]
     if type(value) is tuple:
         return {"tuple": [encode_value(item) for item in value]}
+    if type(value) is OrderedDict:
+        return {"ordered": [[encode_value(key), encode_value(item)] for key, item in value.items()]}
     if isinstance(value, Mapping):
         return {"items": [[encode_value(key), encode_value(item)] for key, item in value.items()]}
+    if isinstance(value, Opaque):
+        return plain_value(value)
     raise TypeError(f"a {type(value).__name__}")
 
 
@@ -62,6 +71,8 @@ def decode_value(encoded: object) -> Any:
     if isinstance(encoded, dict):
         if set(encoded) == {"tuple"}:
             return tuple(map(decode_value, encoded["tuple"]))
+        if set(encoded) == {"ordered"}:
+            return OrderedDict((decode_value(key), decode_value(item)) for key, item in encoded["ordered"])
         if set(encoded) == {"items"}:
             return {decode_value(key): decode_value(item) for key, item in encoded["items"]}
         raise ValueError(f"an object with the keys {sorted(encoded)}")

@@ -10,9 +10,12 @@ from funcnet._typing import Selector
 from funcnet.checkpoint._checkpoint import Checkpoint, select_names, unwritable_names
 from funcnet.checkpoint._dcp import METADATA_FILE, read_dcp
 from funcnet.checkpoint._errors import CheckpointError, file_error, truncated_list
+from funcnet.checkpoint._exported_programs import is_exported_program, read_exported_program
 from funcnet.checkpoint._files import File
+from funcnet.checkpoint._foreign_formats import describe_archive, describe_folder, describe_start
 from funcnet.checkpoint._npz import read_npz
-from funcnet.checkpoint._pickle import LEGACY_MAGIC, read_pickle
+from funcnet.checkpoint._pickle import read_archive, read_pickle_stream
+from funcnet.checkpoint._pickles._pickle_streams import LEGACY_MAGIC
 from funcnet.checkpoint._safetensors import read_safetensors
 from funcnet.checkpoint._sharded import INDEX_SUFFIX, read_sharded
 from funcnet.checkpoint._zip import read_members
@@ -25,15 +28,17 @@ FORMAT_OF_SUFFIX = {
     ".ckpt": "pt",
     ".npz": "npz",
 }
+_START = 512  # bytes by which the format of a file is told
 _ZIP_MAGICS = (b"PK\x03\x04", b"PK\x05\x06")
 
 
 def load(path: str | os.PathLike[str], part: str | None = None) -> Checkpoint:
     """Open a checkpoint: names, shapes and dtypes are known at once, tensors are read when asked for.
 
-    The format is found by looking at the file: safetensors, ``torch.save`` (.pt, .pth, .bin), numpy's .npz, an index
-    of shards, or a folder that holds one of them or is a distributed checkpoint. Nothing is unpickled beyond what
-    ``weights_only`` allows.
+    The format is found by looking at the file: safetensors, ``torch.save`` (.pt, .pth, .bin), numpy's .npz, plain
+    pickles, programs of ``torch.jit.save`` and ``torch.export.save`` (their weights), an index of shards, or a folder
+    that holds one of them or is a distributed checkpoint. Other formats are told by name. Nothing that a file names
+    is run: an object of another class than the plain ones is an :class:`Opaque`, and the tensors in it are read.
 
     Args:
         path: a file, an index of shards, or a folder.
@@ -106,20 +111,37 @@ def _read_file(file: File) -> Checkpoint:
     """
     if not file.size:
         raise file_error(file.path, "is empty", "Copy or save it again.")
-    start = file.read(0, min(file.size, 16))
+    start = file.read(0, min(file.size, _START))
     if start[:4] in _ZIP_MAGICS:
-        names = read_members(file)
-        is_torch_file = any(name.endswith("/data.pkl") or name == "data.pkl" for name in names)
-        return read_pickle(file) if is_torch_file else read_npz(file)
-    if start.startswith(LEGACY_MAGIC):
-        return read_pickle(file)
-    if start[8:9] == b"{" or file.path.suffix == ".safetensors":
+        return _read_zip(file)
+    # The length of a header of safetensors may begin as a pickle does, which never reads as so small a number.
+    has_header = start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= file.size - 8
+    is_pickle = start[:1] == b"\x80" and start[1:2] <= b"\x05" and b"joblib" not in start and not has_header
+    if is_pickle:
+        return read_pickle_stream(file, is_legacy=start.startswith(LEGACY_MAGIC))
+    if start[8:9] == b"{":
+        return read_safetensors(file)
+    if (foreign := describe_start(file.path, start)) is not None:
+        raise file_error(file.path, f"is {foreign.name}, which funcnet does not read", foreign.advice)
+    if file.path.suffix == ".safetensors":
         return read_safetensors(file)
     raise file_error(
         file.path,
-        f"begins with {start!r}, as neither safetensors, torch.save nor .npz files do",
-        "A plain pickle is never loaded: save the tensors with torch.save or safetensors.",
+        f"begins with {start[:16]!r}, as neither safetensors, torch.save nor .npz files do",
+        "Save the tensors with torch.save or safetensors.",
     )
+
+
+def _read_zip(file: File) -> Checkpoint:
+    """The checkpoint in an archive, whose members tell the format."""
+    members = read_members(file)
+    if is_exported_program(members):
+        return read_exported_program(file, members)
+    if any(name.endswith("/data.pkl") or name == "data.pkl" for name in members):
+        return read_archive(file)
+    if (foreign := describe_archive(members)) is not None:
+        raise file_error(file.path, f"is {foreign.name}, which funcnet does not read", foreign.advice)
+    return read_npz(file)
 
 
 def find_main_file(path: Path) -> str:
@@ -141,6 +163,8 @@ def find_main_file(path: Path) -> str:
         matches = [file for file in candidates if file in (name, f"{name}{INDEX_SUFFIX}")]
         if len(matches) == 1:
             return matches[0]
+    if not candidates and (foreign := describe_folder(path)) is not None:
+        raise file_error(path, f"is {foreign.name}, which funcnet does not read", foreign.advice)
     if not candidates:
         listing = truncated_list(names) if names else " nothing"
         raise file_error(path, "is a folder without a checkpoint", f"It holds:{listing}")

@@ -23,6 +23,7 @@ from funcnet.checkpoint._memory import COPY_ELEMENTS, BufferPool, make_contiguou
 from funcnet.checkpoint._nodes import (
     CastNode,
     CatNode,
+    ComputedNode,
     ConstantNode,
     NarrowNode,
     Node,
@@ -44,13 +45,21 @@ class NodeReader:
         entries: the source tensors by name.
         hashing: whether to hash the bytes while they are read, on a second thread.
         budget: bytes of memory to store for later use; more are allocated only if one target needs them.
+        device: of constants, where the tensors are in the memory of one; the CPU without it.
     """
 
-    def __init__(self, entries: Mapping[str, StoredTensor], hashing: bool = False, budget: int = 0) -> None:
+    def __init__(
+        self,
+        entries: Mapping[str, StoredTensor],
+        hashing: bool = False,
+        budget: int = 0,
+        device: torch.device | None = None,
+    ) -> None:
         self.entries = entries
+        self.device = device
         self.hashing = hashing
         self._loaded: dict[str, Tensor] = {}
-        self._reshaped: dict[int, Tensor] = {}
+        self._computed: dict[int, Tensor] = {}
         self._memory = BufferPool(budget)
         self._buffers = [bytearray(0), bytearray(0), bytearray(0)]
         self._pool = ThreadPoolExecutor(1, "funcnet-hash")
@@ -69,7 +78,7 @@ class NodeReader:
 
     def release_sources(self, except_for: Node | None = None) -> None:
         """Release the source tensors in memory, except those that a node needs."""
-        self._reshaped.clear()
+        self._computed.clear()
         leaves = iter_leaves(except_for) if except_for is not None else ()
         needed = {leaf.name for leaf in leaves if isinstance(leaf, SourceNode)}
         for name in set(self._loaded) - needed:
@@ -140,7 +149,7 @@ class NodeReader:
             if len(self._buffers[turn]) < count:
                 self._buffers[turn] = bytearray(count)
             view = memoryview(self._buffers[turn])[:count]
-            span.file.read_into(span.offset + begin, view)
+            span.read_into(begin, view)
             users[turn] = self._source_hashes[name].update(begin, view) if self.hashing else None
             yield view
         self._source_hashes[name].wait()
@@ -158,7 +167,7 @@ class NodeReader:
         if entry.span is None:
             return entry.read().contiguous()
         tensor = self._memory.borrow(entry.spec.shape, entry.spec.dtype)
-        entry.span.file.read_into(entry.span.offset, view_as_bytes(tensor))
+        entry.span.read_into(0, view_as_bytes(tensor))
         return tensor
 
     def _iter_row_blocks(self, node: Node) -> Iterator[memoryview]:
@@ -178,13 +187,18 @@ class NodeReader:
         if isinstance(node, SourceNode):
             return self._load_source(node.name)
         if isinstance(node, ConstantNode):
-            return make_constant_tensor(node)
+            return make_constant_tensor(node).to(self.device)
         if isinstance(node, PermuteNode):
             return self.compute_tensor(node.operand).permute(*node.dims)
         if isinstance(node, ReshapeNode):
-            if id(node) not in self._reshaped:  # where a reshape copies, one copy serves all blocks of rows
-                self._reshaped[id(node)] = self.compute_tensor(node.operand).reshape(node.shape)
-            return self._reshaped[id(node)]
+            if id(node) not in self._computed:  # where a reshape copies, one copy serves all blocks of rows
+                self._computed[id(node)] = self.compute_tensor(node.operand).reshape(node.shape)
+            return self._computed[id(node)]
+        if isinstance(node, ComputedNode):
+            if id(node) not in self._computed:
+                inputs = [self.compute_tensor(tensor) for tensor in node.inputs]
+                self._computed[id(node)] = node.compute(inputs).to(self.device)
+            return self._computed[id(node)]
         if isinstance(node, CatNode):
             return torch.cat([self.compute_tensor(piece) for piece in node.pieces if piece.shape[node.dim]], node.dim)
         if isinstance(node, CastNode):
@@ -201,6 +215,10 @@ class NodeReader:
         if isinstance(operand, CastNode):
             uncast = narrow_node(operand.operand, dim, start, length)
             return self.compute_tensor(CastNode(replace(operand.spec, shape=uncast.shape), uncast, operand.lossy))
+        if isinstance(operand, ComputedNode) and operand.is_elementwise:
+            return operand.compute(
+                [self.compute_tensor(narrow_node(tensor, dim, start, length)) for tensor in operand.inputs]
+            )
         if isinstance(operand, CatNode) and operand.dim != dim:
             ranges = [self.compute_tensor(narrow_node(piece, dim, start, length)) for piece in operand.pieces]
             return torch.cat(ranges, operand.dim)
@@ -224,8 +242,24 @@ class NodeReader:
         left, right = Rechunker(self.iter_bytes(claim.node)), NodeReader(self.entries)
         for chunk in right.iter_bytes(claim.equal):
             if left.take_bytes(len(chunk)) != chunk:
-                raise CheckpointError(f"it is not so that {claim.what}: the bytes differ. Leave that rule out.")
+                raise claim_error(claim)
         self.release_sources()
+
+
+def claim_error(claim: Claim) -> CheckpointError:
+    """The error for a claim whose two sides differ."""
+    return CheckpointError(f"it is not so that {claim.what}: the bytes differ. Leave that rule out.")
+
+
+def have_same_bits(left: Tensor, right: Tensor) -> bool:
+    """Whether two tensors of one shape and dtype have the same bytes, on whatever device they are.
+
+    >>> have_same_bits(torch.tensor([0.0]), torch.tensor([-0.0]))
+    False
+    """
+    if left.device.type == right.device.type == "cpu":
+        return view_as_bytes(left.contiguous()) == view_as_bytes(right.contiguous())
+    return torch.equal(*(tensor.contiguous().view(-1).view(torch.uint8) for tensor in (left, right)))
 
 
 class Rechunker:
@@ -309,12 +343,10 @@ def _cast_checked(values: Tensor, node: CastNode) -> Tensor:
         CheckpointError: if the cast changes a value and the node is not lossy.
     """
     result = values.to(node.spec.dtype)
-    if not node.lossy:
-        restored = result.to(values.dtype).contiguous()
-        if view_as_bytes(restored) != view_as_bytes(values.contiguous()):
-            names = dict.fromkeys(leaf.name for leaf in iter_leaves(node) if isinstance(leaf, SourceNode))
-            raise CheckpointError(
-                f"{', '.join(map(repr, names))} has values of {values.dtype} that {result.dtype} cannot hold. "
-                f"Declare the loss with lossy = true (--lossy), or keep the dtype."
-            )
+    if not node.lossy and not have_same_bits(result.to(values.dtype), values):
+        names = dict.fromkeys(leaf.name for leaf in iter_leaves(node) if isinstance(leaf, SourceNode))
+        raise CheckpointError(
+            f"{', '.join(map(repr, names))} has values of {values.dtype} that {result.dtype} cannot hold. "
+            f"Declare the loss with lossy = true (--lossy), or keep the dtype."
+        )
     return result

@@ -1,4 +1,4 @@
-"""How each target tensor is made of source tensors, as expressions of five exact operations.
+"""How each target tensor is made of source tensors, as expressions of five exact operations, and of arithmetic.
 
 A node describes a tensor that is not computed yet. The rules make nodes of nodes. A plan is proved by moving index maps
 through them (``_index_maps``), and carried out by moving bytes through them (``_node_reader``). The functions here make
@@ -8,10 +8,11 @@ nodes, and leave out steps that cancel each other.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from funcnet._typing import Shape
 from funcnet.checkpoint._checkpoint import Spec
@@ -94,6 +95,27 @@ class CatNode(Node):
     @property
     def operands(self) -> tuple[Node, ...]:
         return self.pieces
+
+
+@dataclass(frozen=True, eq=False)
+class ComputedNode(Node):
+    """A tensor that is computed from others by arithmetic, which rounds. No proof looks into it.
+
+    Attributes:
+        inputs: the tensors it is computed from.
+        compute: returns the tensor, with the shape and dtype of the node, from those of the inputs.
+        how: the arithmetic in words.
+        is_elementwise: whether a range of the result needs only that range of every input.
+    """
+
+    inputs: tuple[Node, ...]
+    compute: Callable[[Sequence[Tensor]], Tensor]
+    how: str
+    is_elementwise: bool = False
+
+    @property
+    def operands(self) -> tuple[Node, ...]:
+        return self.inputs
 
 
 def permute_node(node: Node, dims: Sequence[int]) -> Node:

@@ -1,8 +1,8 @@
 """.npz files: an archive with one .npy per array, as numpy and JAX programs write them.
 
 numpy itself is not needed. It has no bfloat16 and no float8: such arrays are saved as raw bytes (``V2``, ``V1``), and
-funcnet adds a member ``funcnet.json`` with notes that say what they are. Without notes, ``V2`` is read as bfloat16, as
-JAX writes it, and ``V1`` is refused, because it could be any float8.
+funcnet adds notes that say what they are, in a place where other programs see no array. Without notes, ``V2`` is read
+as bfloat16, as JAX writes it, and ``V1`` is refused, because it could be any float8.
 """
 
 from __future__ import annotations
@@ -16,19 +16,18 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from funcnet.checkpoint._checkpoint import Checkpoint, Spec, StoredTensor, check_shape
+from funcnet.checkpoint._checkpoint import Checkpoint, Spec, StoredTensor
 from funcnet.checkpoint._content import Content
 from funcnet.checkpoint._dtypes import NUMPY_DTYPES, dtype_from_name, dtype_name
 from funcnet.checkpoint._errors import CheckpointError, file_error, summarize_error, truncated_list
 from funcnet.checkpoint._files import File, FileWindow, Span, view_as_bytes
 from funcnet.checkpoint._json_values import decode_value, encode_values
+from funcnet.checkpoint._stored_shapes import check_shape
 from funcnet.checkpoint._structure import decode_structure
-from funcnet.checkpoint._zip import ZipMember, read_members, write_member
+from funcnet.checkpoint._zip import ZipMember, read_members, read_note, write_member, write_note
 
-_NOTES_MEMBER = "funcnet.json"
 _MAGIC = b"\x93NUMPY"
 _MAX_HEADER = 10_000
-_MAX_NOTES = 256 << 20
 _MAX_MEMBER_NAME = 0xFFFF  # bytes of the name of a member
 _DESCRIPTIONS = {dtype: ("|" if name[1:] == "1" else "<") + name for name, dtype in NUMPY_DTYPES.items()}
 
@@ -40,7 +39,7 @@ def read_npz(file: File) -> Checkpoint:
         CheckpointError: if the archive or an array in it is damaged, or holds Python objects; lists every array.
     """
     members = read_members(file)
-    notes = _read_notes(file, members.pop(_NOTES_MEMBER, None))
+    notes = _read_notes(file)
     entries: dict[str, StoredTensor] = {}
     problems: list[str] = []
     for member_name, member in members.items():
@@ -61,13 +60,12 @@ def read_npz(file: File) -> Checkpoint:
     return Checkpoint(file.path, "npz", entries, aliases, extras, metadata, (file.path,), structure)
 
 
-def _read_notes(file: File, member: ZipMember | None) -> dict[str, Any]:
-    if member is None:
-        return {}
+def _read_notes(file: File) -> dict[str, Any]:
     try:
-        if member.size > _MAX_NOTES:
-            raise ValueError(f"{member.size:,} bytes")
-        notes = json.loads(_unpack_start(file, member, member.size).decode())
+        data = read_note(file)
+        if data is None:
+            return {}
+        notes = json.loads(data.decode())
         if not isinstance(notes, dict):
             raise ValueError("not an object")
         structure = decode_structure(notes.pop("structure", None))
@@ -77,8 +75,8 @@ def _read_notes(file: File, member: ZipMember | None) -> dict[str, Any]:
             if not all(isinstance(value, str) for value in notes.get(section, {}).values()):
                 raise ValueError(f"{section} that are not strings")
         return {**notes, "structure": structure}
-    except Exception as error:  # unpacking may raise anything, depending on the bytes
-        reason = f"has a {_NOTES_MEMBER} that funcnet did not write: {summarize_error(error)}"
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        reason = f"has notes that funcnet did not write: {summarize_error(error)}"
         raise file_error(file.path, reason) from None
 
 
@@ -113,7 +111,7 @@ def _read_entry(file: File, member: ZipMember, noted_dtype: str | None) -> Store
         raise ValueError(f"has {member.size - data_begin:,} bytes, and its header says {spec.nbytes:,}")
     is_column_major = description["fortran_order"] is True and len(spec.shape) > 1
     if member.is_stored and not is_big_endian and not is_column_major:
-        return StoredTensor(spec, Span(file, member.offset + data_begin))
+        return StoredTensor(spec, Span(file, member.offset + data_begin, member.checksum))
     return StoredTensor(
         spec, reader=lambda: _read_array(file, member, data_begin, spec, is_big_endian, is_column_major)
     )
@@ -143,7 +141,7 @@ def _read_array(
     tensor = torch.empty(shape, dtype=spec.dtype)
     memory = view_as_bytes(tensor)
     if member.is_stored:
-        file.read_into(member.offset + data_begin, memory)
+        Span(file, member.offset + data_begin, member.checksum).read_into(0, memory)
     else:
         with zipfile.ZipFile(FileWindow(file)) as archive, archive.open(member.name) as packed:
             packed.read(data_begin)
@@ -190,8 +188,7 @@ def write_npz(out: BinaryIO, content: Content) -> None:
             size = len(header) + spec.nbytes
             write_member(archive, members[name], size, _prepend_header(header, content.chunks(name)))
         if any(notes.values()):
-            data = json.dumps(notes).encode()
-            write_member(archive, _NOTES_MEMBER, len(data), iter([memoryview(data)]))
+            write_note(archive, json.dumps(notes).encode())
 
 
 def _make_header(spec: Spec) -> bytes:

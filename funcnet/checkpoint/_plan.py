@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from funcnet.checkpoint._checkpoint import Spec
-from funcnet.checkpoint._dtypes import dtype_name
+from funcnet.checkpoint._dtypes import dtype_from_name, dtype_name
 from funcnet.checkpoint._nodes import (
     CastNode,
     CatNode,
+    ComputedNode,
     ConstantNode,
     NarrowNode,
     Node,
@@ -35,6 +37,12 @@ class Plan:
         aliases: ties of the target.
         claims: what will be checked on the bytes.
         proof: what was proved, and the losses that rules declare.
+
+    >>> import torch
+    >>> from funcnet import checkpoint
+    >>> planned = checkpoint.plan({"w": checkpoint.Spec((2, 3), torch.float32)}, [checkpoint.Rename("w", "weight")])
+    >>> list(planned.targets), planned.proof.bijection
+    (['weight'], True)
     """
 
     rules: tuple[Rule, ...]
@@ -102,7 +110,7 @@ def plan(specs: Mapping[str, Spec], rules: Sequence[Rule], aliases: Mapping[str,
     rules = tuple(rules)
     ties = dict(aliases or {})
     state = apply_rules(State.from_specs(specs, ties), rules)
-    proof = prove(specs, ties, rules)
+    proof = prove(specs, ties, rules, state)
     return Plan(rules, dict(specs), ties, state.tensors, state.aliases, state.claims, proof)
 
 
@@ -124,8 +132,10 @@ def _describe_operations(node: Node) -> str:
     """The operations that compute a tensor, in words; "copy" if there are none."""
     if isinstance(node, SourceNode):
         return "copy"
-    node_types = {type(step) for step in iter_nodes(node)}
-    return ", ".join(word for node_type, word in _OPERATIONS.items() if node_type in node_types)
+    steps = list(iter_nodes(node))
+    node_types = {type(step) for step in steps}
+    words = [word for node_type, word in _OPERATIONS.items() if node_type in node_types]
+    return ", ".join(dict.fromkeys([*words, *(step.how for step in steps if isinstance(step, ComputedNode))]))
 
 
 def cast_rules(specs: Mapping[str, Spec], dtype: str, lossy: bool) -> list[Rule]:
@@ -133,6 +143,8 @@ def cast_rules(specs: Mapping[str, Spec], dtype: str, lossy: bool) -> list[Rule]
 
     Where several dtypes become one, exact rules name each tensor, because the inverse could not tell them apart.
     """
+    with contextlib.suppress(ValueError):  # the rule says what is wrong with the name
+        dtype = dtype_name(dtype_from_name(dtype))
     names_by_dtype: dict[str, list[str]] = {}
     for name, spec in specs.items():
         if spec.dtype.is_floating_point and dtype_name(spec.dtype) != dtype:

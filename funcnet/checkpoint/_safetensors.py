@@ -16,12 +16,13 @@ from typing import Any, BinaryIO, NoReturn
 
 import torch
 
-from funcnet.checkpoint._checkpoint import Checkpoint, Spec, StoredTensor, check_shape
+from funcnet.checkpoint._checkpoint import Checkpoint, Spec, StoredTensor
 from funcnet.checkpoint._content import Content
 from funcnet.checkpoint._dtypes import SAFETENSORS_DTYPES
 from funcnet.checkpoint._errors import CheckpointError, file_error, summarize_error, truncated_list
 from funcnet.checkpoint._files import File, Span
 from funcnet.checkpoint._json_values import decode_value, dict_of_unique_keys, encode_values
+from funcnet.checkpoint._stored_shapes import check_shape
 from funcnet.checkpoint._structure import Structure, decode_structure
 
 _MAX_HEADER = 100_000_000  # the limit of the reference implementation

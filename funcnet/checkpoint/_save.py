@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
-import torch
 from torch import Tensor
 
 from funcnet._errors import TreeError
@@ -20,10 +19,10 @@ from funcnet.checkpoint._atomic import replace_file
 from funcnet.checkpoint._checkpoint import Checkpoint, Spec, unwritable_names
 from funcnet.checkpoint._content import Content
 from funcnet.checkpoint._dcp import METADATA_FILE, write_dcp
-from funcnet.checkpoint._dtypes import DTYPES
 from funcnet.checkpoint._errors import CheckpointError, file_error, truncated_list
 from funcnet.checkpoint._files import iter_chunks, view_as_bytes
 from funcnet.checkpoint._flat import flatten_checkpoint
+from funcnet.checkpoint._live_tensors import find_ties, split_tensor, to_plain_cpu, why_unwritable
 from funcnet.checkpoint._load import FORMAT_OF_SUFFIX, find_main_file, load
 from funcnet.checkpoint._node_reader import NodeReader
 from funcnet.checkpoint._nodes import SourceNode
@@ -59,7 +58,9 @@ def save(
     strings. A .pt file holds the tree as ``torch.load`` gives it; formats that know names alone get a note of it.
 
     Names are the joined paths. A tensor that is there under several names (the same memory, seen the same way) is
-    stored once, under the first of them; the others are ties and come back as such.
+    stored once, under the first of them; the others are ties and come back as such. A tensor of a subclass that holds
+    other tensors (``__tensor_flatten__``) is written as those, by its name and their own; a DTensor is gathered, for
+    which every rank has to call this.
 
     Args:
         path: a file whose suffix says the format (.safetensors, .pt, .pth, .bin, .ckpt, .npz), or a folder.
@@ -76,6 +77,7 @@ def save(
         CheckpointError: if the format has no place for something in the tree; lists every path.
 
     >>> import tempfile
+    >>> import torch
     >>> tree = {"embed": {"weight": torch.ones(4, 2)}}
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save(f"{folder}/model.safetensors", tree, aliases={"head.weight": "embed.weight"})
@@ -122,50 +124,26 @@ def _content_of_checkpoint(ckpt: Checkpoint) -> Content:
         reader.release_sources(except_for=node)
         yield from reader.iter_bytes(node)
 
-    return Content(ckpt.specs, chunks, ckpt.aliases, ckpt.extras, ckpt.metadata, copy.deepcopy(ckpt.structure))
+    structure = copy.deepcopy(ckpt.structure)
+    return Content(ckpt.specs, chunks, ckpt.aliases, ckpt.extras, ckpt.metadata, structure, ckpt.forms)
 
 
 def _content_of_tree(tree: TreeLike | tuple[TreeLike, TreeLike]) -> tuple[Content, list[str]]:
     """The content of a tree, and the tensors of it that cannot be written, each with the reason."""
-    tensors, extras, structure = flatten_checkpoint(tree)
-    owners, aliases = _find_ties(tensors)
+    tensors, extras, structure = flatten_checkpoint(tree, split_tensor)
+    if not tensors and isinstance(tree, (list, tuple, set, frozenset)):
+        raise CheckpointError(f"a tree is nested dicts, and this is a {type(tree).__name__} without a tensor in it.")
+    reasons = {name: why for name, tensor in tensors.items() if (why := why_unwritable(tensor))}
+    owners, aliases = find_ties(tensors)
 
     def chunks(name: str) -> Iterator[memoryview]:
-        stored = owners[name].detach().resolve_conj().resolve_neg().cpu().contiguous()
-        yield from iter_chunks(view_as_bytes(stored))
+        yield from iter_chunks(view_as_bytes(to_plain_cpu(owners[name])))
 
-    specs = {name: Spec(tuple(tensor.shape), tensor.dtype) for name, tensor in owners.items()}
-    problems = [f"{name!r}: {why}" for name, tensor in owners.items() if (why := _why_unwritable(tensor))]
+    specs = {
+        name: Spec(() if name in reasons else tuple(tensor.shape), tensor.dtype) for name, tensor in owners.items()
+    }
+    problems = [f"{name!r}: {why}" for name, why in reasons.items()]
     return Content(specs, chunks, aliases, extras, structure=structure), problems
-
-
-def _find_ties(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors without those that view the same memory in the same way; those as alias -> owner."""
-    owners: dict[str, Tensor] = {}
-    aliases: dict[str, str] = {}
-    owner_of_view: dict[object, str] = {}
-    for name, tensor in tensors.items():
-        view: object = id(tensor)
-        if tensor.layout is torch.strided and tensor.numel() and not tensor.is_meta:
-            flags = (tensor.dtype, tensor.is_conj(), tensor.is_neg())
-            view = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), *flags)
-        if view in owner_of_view:
-            aliases[name] = owner_of_view[view]
-        else:
-            owner_of_view[view] = name
-            owners[name] = tensor
-    return owners, aliases
-
-
-def _why_unwritable(tensor: Tensor) -> str | None:
-    """The reason why a tensor cannot be written; None if it can."""
-    if tensor.is_meta:
-        return "is on the meta device and has no data"
-    if tensor.layout is not torch.strided or tensor.is_nested or tensor.is_quantized:
-        return f"is {tensor.layout}, nested or quantized: only plain dense tensors are saved"
-    if tensor.dtype not in DTYPES.values():
-        return f"has the dtype {tensor.dtype}, which is none of {', '.join(DTYPES)}"
-    return None
 
 
 def write_content(
@@ -191,12 +169,13 @@ def write_content(
             _WRITERS[resolved_format](out, content)
         return
     if resolved_format == "dcp":
-        write_dcp(path, content, _list_replaced_files(path, [METADATA_FILE]))
+        write_dcp(path, content, functools.partial(_list_replaced_files, path, [METADATA_FILE]))
         return
     stem, suffix = _STEM_AND_SUFFIX_IN_FOLDERS[resolved_format]
-    old_files = _list_replaced_files(path, [f"{stem}{suffix}", f"{stem}{suffix}{INDEX_SUFFIX}"])
+    main_files = [f"{stem}{suffix}", f"{stem}{suffix}{INDEX_SUFFIX}"]
+    list_old_files = functools.partial(_list_replaced_files, path, main_files)
     size = None if shard_size is None else parse_shard_size(shard_size)
-    write_sharded(path, content, size, (stem, suffix), _SHARD_WRITERS[resolved_format], old_files)
+    write_sharded(path, content, size, (stem, suffix), _SHARD_WRITERS[resolved_format], list_old_files)
 
 
 def resolve_destination(path: Path, shard_size: int | str | None, format: str | None) -> tuple[str, bool]:

@@ -102,6 +102,7 @@ def read_sharded(path: Path, read_shard: Callable[[File], Checkpoint]) -> Checkp
     aliases: dict[str, str] = {}
     extras: dict[str, Any] = {}
     metadata: dict[str, str] = {}
+    forms: dict[str, object] = {}
     structure: Structure | None = None
     problems = [f"{name!r} is not in {shard}" for name, shard in shard_of.items() if name not in shards[shard]]
     for shard, ckpt in shards.items():
@@ -114,6 +115,7 @@ def read_sharded(path: Path, read_shard: Callable[[File], Checkpoint]) -> Checkp
         aliases |= ckpt.aliases
         extras |= ckpt.extras
         metadata |= ckpt.metadata
+        forms |= ckpt.forms
         structure = structure or ckpt.structure
     if problems:
         raise CheckpointError(f"the index {str(path)!r} and its shards do not agree:{truncated_list(problems)}")
@@ -130,6 +132,7 @@ def read_sharded(path: Path, read_shard: Callable[[File], Checkpoint]) -> Checkp
         metadata=metadata,
         files=(path, *(path.parent / shard for shard in shards)),
         structure=structure,
+        forms=forms,
     )
 
 
@@ -158,7 +161,7 @@ def write_sharded(
     size: int | None,
     names: tuple[str, str],
     write_shard: Callable[[BinaryIO, Content], None],
-    old_files: list[str],
+    list_old_files: Callable[[], list[str]],
 ) -> None:
     """Write a folder: one file if everything fits into it, else shards and an index.
 
@@ -168,13 +171,13 @@ def write_sharded(
         size: bytes of a shard; None for one file.
         names: stem and suffix of the files, as ("model", ".safetensors").
         write_shard: writes one file.
-        old_files: files of the checkpoint in the folder that this one replaces.
+        list_old_files: returns the files of the checkpoint in the folder that this one replaces.
     """
     stem, suffix = names
     groups = divide_into_shards(content.specs, size) if size is not None else [list(content.specs)]
     is_single = len(groups) == 1
     main_file = f"{stem}{suffix}" if is_single else f"{stem}{suffix}{INDEX_SUFFIX}"
-    with replace_folder(path, main_file, old_files) as reserve:
+    with replace_folder(path, main_file, list_old_files) as reserve:
         shard_of: dict[str, str] = {}
         for number, group in enumerate(groups):
             wanted_name = main_file if is_single else f"{stem}-{number + 1:05}-of-{len(groups):05}{suffix}"

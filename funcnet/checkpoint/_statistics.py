@@ -19,6 +19,14 @@ class Stats:
     """Numbers about the values of a tensor: of those that are finite, and how many are not.
 
     ``min``, ``max`` and ``mean`` are None for complex numbers, which have no order, and where no value is finite.
+
+    >>> import tempfile, torch
+    >>> from funcnet import checkpoint
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     checkpoint.save(f"{folder}/model.npz", {"w": torch.tensor([1.0, 3.0])})
+    ...     for name, numbers in checkpoint.stats(checkpoint.load(f"{folder}/model.npz")).items():
+    ...         print(name, numbers)
+    w Stats(min=1.0, max=3.0, mean=2.0, nan=0, inf=0)
     """
 
     min: float | None

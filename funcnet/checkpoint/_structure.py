@@ -7,11 +7,14 @@ place of each tensor and value. Where names alone give the same structure, none 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from funcnet._errors import TreeError
 from funcnet.checkpoint._json_values import decode_value, encode_value
+from funcnet.checkpoint._pickles._opaque import Opaque, iter_children
+from funcnet.checkpoint._pickles._pickled_tensors import PickledStorage, PickledTensor
 from funcnet.tree import ABSENT, unflatten
 
 Structure: TypeAlias = Any
@@ -19,6 +22,45 @@ Structure: TypeAlias = Any
 
 _ABSENT_TEXT = "absent"
 _MAX_DEPTH = 100
+
+
+class ObjectNode(dict[str, Any]):
+    """An object of a pickle that holds tensors, in a structure: a dict of them, which remembers the object.
+
+    Attributes:
+        obj: the object.
+        names: for each tensor in any object of the file, by its ``id``: the name it has.
+    """
+
+    def __init__(self, obj: Opaque, names: dict[int, str], parts: Mapping[str, Any]) -> None:
+        super().__init__(parts)
+        self.obj = obj
+        self.names = names
+
+    def is_complete(self, names: Collection[str]) -> bool:
+        """Whether all tensors that the object refers to, at any depth, are among these names."""
+        pending: list[object] = [self.obj]
+        visited: set[int] = set()
+        while pending:
+            value = pending.pop()
+            if isinstance(value, (PickledTensor, PickledStorage)):
+                if self.names.get(id(value)) not in names:
+                    return False
+            elif isinstance(value, (Opaque, Mapping, list, tuple)) and id(value) not in visited:
+                visited.add(id(value))
+                pending += iter_children(value)
+        return True
+
+
+def make_dict_like(node: Mapping[Any, Any], items: Mapping[Any, Any]) -> dict[Any, Any]:
+    """A dict of items that is of the class of another one, with its attributes: an ``OrderedDict`` or a ``Counter``."""
+    if type(node) is Counter:
+        return Counter(items)
+    if type(node) is not OrderedDict:
+        return dict(items)
+    result = OrderedDict(items)
+    result.__dict__.update(vars(node))  # the _metadata of a state_dict
+    return result
 
 
 def join_key(path: str, key: object) -> str:
@@ -71,25 +113,37 @@ def iter_paths(structure: Structure, path: str = "", keys: tuple[str | int, ...]
             yield from iter_paths(value, join_key(path, key), (*keys, str(key) if is_dict else key))
 
 
-def fill(structure: Structure, flat: Mapping[str, Any], path: str = "", *, omits_absent: bool = False) -> Any:
+def fill(structure: Structure, flat: Mapping[str, Any], path: str = "", *, for_pickle: bool = False) -> Any:
     """What was saved, of its structure and the tensors and values by name.
 
     Args:
         structure: the structure.
         flat: tensors and values by name.
         path: the name of the whole.
-        omits_absent: whether ``ABSENT`` is left out, for a file that has no place for it; in lists None stands there.
+        for_pickle: whether it is written to a file that has a place for objects, which then stand as they are, but not
+            for ``ABSENT``, which is left out; in lists None stands there.
     """
     if structure is None:
         return flat[path]
     if structure is ABSENT:
-        return None if omits_absent else ABSENT
+        return None if for_pickle else ABSENT
+    if for_pickle and isinstance(structure, ObjectNode) and structure.is_complete(flat):
+        return structure
     items = {
-        key: fill(value, flat, join_key(path, key), omits_absent=omits_absent)
+        key: fill(value, flat, join_key(path, key), for_pickle=for_pickle)
         for key, value in iter_items(structure)
-        if not (omits_absent and value is ABSENT and isinstance(structure, dict))
+        if not (for_pickle and value is ABSENT and isinstance(structure, dict))
     }
-    return items if isinstance(structure, dict) else type(structure)(items.values())
+    return make_dict_like(structure, items) if isinstance(structure, dict) else type(structure)(items.values())
+
+
+def iter_objects(structure: Structure, path: str = "") -> Iterator[tuple[str, ObjectNode]]:
+    """The objects that hold tensors, each with its path; those within another object are left out."""
+    if isinstance(structure, ObjectNode):
+        yield path, structure
+    elif structure is not None and structure is not ABSENT:
+        for key, value in iter_items(structure):
+            yield from iter_objects(value, join_key(path, key))
 
 
 def has_absent(structure: Structure) -> bool:
@@ -99,15 +153,38 @@ def has_absent(structure: Structure) -> bool:
     return any(has_absent(value) for _, value in iter_items(structure))
 
 
-def find_part(structure: Structure, part: str, path: str = "") -> Structure | None:
+def find_part(structure: Structure, part: str) -> Structure | None:
     """The structure of what has a name; None if nothing has it, or there is no structure."""
+    start = len(part) + 1
+    found = _find_part(structure, part, "")
+    return rename_in_objects(found, lambda name: name[start:] if name.startswith(f"{part}.") else None)
+
+
+def rename_in_objects(structure: Structure, new_name: Callable[[str], str | None]) -> Structure:
+    """The structure for other names of the tensors; None stands for a name that is not there any more."""
+    tables: dict[int, dict[int, str]] = {}  # the nodes of one file share one table of names
+
+    def rename(node: Structure) -> Structure:
+        if isinstance(node, ObjectNode):
+            if id(node.names) not in tables:
+                new_names = {key: new_name(name) for key, name in node.names.items()}
+                tables[id(node.names)] = {key: name for key, name in new_names.items() if name is not None}
+            return ObjectNode(node.obj, tables[id(node.names)], {key: rename(part) for key, part in node.items()})
+        if isinstance(node, dict):
+            return make_dict_like(node, {key: rename(part) for key, part in node.items()})
+        return type(node)(map(rename, node)) if isinstance(node, (list, tuple)) else node
+
+    return rename(structure)
+
+
+def _find_part(structure: Structure, part: str, path: str) -> Structure | None:
     if structure is None or structure is ABSENT:
         return None
     for key, value in iter_items(structure):
         name = join_key(path, key)
         if name == part:
             return value
-        if part.startswith(f"{name}.") and (found := find_part(value, part, name)) is not None:
+        if part.startswith(f"{name}.") and (found := _find_part(value, part, name)) is not None:
             return found
     return None
 
@@ -118,6 +195,9 @@ def add_name(structure: Structure, name: str) -> None:
     Raises:
         TreeError: if it lies below something that is no dict.
     """
+    if is_state_dict(structure):
+        structure[name] = None
+        return
     *parents, last = name.split(".")
     node = structure
     for key in parents:
@@ -167,7 +247,8 @@ def _replace_absent(structure: Structure) -> Any:
     if structure is ABSENT:
         return _ABSENT_TEXT
     if isinstance(structure, dict):
-        return {key: _replace_absent(value) for key, value in structure.items()}
+        items = {key: _replace_absent(value) for key, value in structure.items()}
+        return OrderedDict(items) if type(structure) is OrderedDict else items
     if isinstance(structure, (list, tuple)):
         return type(structure)(map(_replace_absent, structure))
     return structure
@@ -190,7 +271,7 @@ def _restore_absent(value: object, depth: int) -> Structure:
     if depth > _MAX_DEPTH:
         raise ValueError("a structure that is nested too deep")
     if isinstance(value, dict):
-        return {key: _restore_absent(item, depth + 1) for key, item in value.items()}
+        return type(value)((key, _restore_absent(item, depth + 1)) for key, item in value.items())
     if isinstance(value, (list, tuple)):
         return type(value)(_restore_absent(item, depth + 1) for item in value)
     raise ValueError(f"a structure with a {type(value).__name__} in it")

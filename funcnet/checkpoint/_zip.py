@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from funcnet.checkpoint._errors import CheckpointError, file_error, summarize_error, truncated_list
-from funcnet.checkpoint._files import File, FileWindow
+from funcnet.checkpoint._files import Checksum, File, FileWindow
 
 _LOCAL_HEADER = 30  # bytes of a member's own header, before its name
 _ALIGNMENT = 64
 _ZIP64 = 1 << 30  # members from this size on have 64-bit sizes in their header
+_UTF8_FLAG = 0x800
+_SIZES_FOLLOW = 0x8  # the flag of a member whose checksum and sizes come after its bytes
+_IN_EXTRA = 0xFFFFFFFF  # in the place of a size that takes 64 bits
+_NOTE_MARK = "notes of funcnet:"
+_MAX_NOTE = 256 << 20
+_MAX_COMMENT = 200  # bytes at the end of an archive in which the comment about a note is
+_END_RECORD = 18  # bytes of the record at the end, after its first four and before the comment
 _MAX_RATIO = 100
 """Times its own size to which an archive may unpack; past that, and past ``_HARMLESS`` bytes, it is refused."""
 _HARMLESS = 64 << 20
@@ -20,12 +28,17 @@ _HARMLESS = 64 << 20
 
 @dataclass(frozen=True)
 class ZipMember:
-    """One file of an archive: its name, where its (packed) bytes lie, and how many bytes it has."""
+    """One file of an archive: its name, where its (packed) bytes lie, how many bytes it has, and their checksum.
+
+    A checksum of zero is none: torch writes that where it was told to compute none. Packed bytes have none here:
+    unpacking them compares it.
+    """
 
     name: str
     offset: int
     packed: int
     size: int
+    checksum: Checksum | None = None
 
     @property
     def is_stored(self) -> bool:
@@ -62,6 +75,7 @@ def read_members(file: File, offset: int = 0, length: int | None = None) -> dict
             continue
         header = file.read(offset + begin, _LOCAL_HEADER)
         name_length, extra_length = struct.unpack("<HH", header[26:30])
+        local_name = file.read(offset + begin + _LOCAL_HEADER, min(name_length, window.length - begin - _LOCAL_HEADER))
         start = begin + _LOCAL_HEADER + name_length + extra_length
         end = start + info.compress_size
         if end > window.length or header[:4] != b"PK\x03\x04":
@@ -70,9 +84,13 @@ def read_members(file: File, offset: int = 0, length: int | None = None) -> dict
             problems.append(f"{info.filename!r} is encrypted")
         if info.compress_type == zipfile.ZIP_STORED and info.compress_size != info.file_size:
             problems.append(f"{info.filename!r} has two sizes")
+        problems += [f"{info.filename!r} {what}" for what in _describe_misfits(info, header, local_name)]
         if info.filename in members:
             problems.append(f"{info.filename!r} is there twice")
-        members[info.filename] = ZipMember(info.filename, offset + start, info.compress_size, info.file_size)
+        checksum = None
+        if info.CRC and info.compress_type == zipfile.ZIP_STORED:
+            checksum = Checksum(file, info.filename, offset + start, info.file_size, info.CRC)
+        members[info.filename] = ZipMember(info.filename, offset + start, info.compress_size, info.file_size, checksum)
     if problems:
         raise CheckpointError(f"{str(file.path)!r} is not a sound archive:{truncated_list(problems)}")
     total = sum(member.size for member in members.values())
@@ -83,6 +101,68 @@ def read_members(file: File, offset: int = 0, length: int | None = None) -> dict
             "If you trust it, unpack it yourself and save it uncompressed.",
         )
     return members
+
+
+def read_stored(file: File, member: ZipMember) -> bytes:
+    """The bytes of a member that is not compressed.
+
+    Raises:
+        CheckpointError: if its checksum says that it is damaged.
+    """
+    if member.checksum is not None:
+        member.checksum.check()
+    return file.read(member.offset, member.size)
+
+
+def write_note(archive: zipfile.ZipFile, data: bytes) -> None:
+    """Put bytes between the last member and the directory, where no reader of archives sees them.
+
+    The comment of the archive says where they are.
+    """
+    assert archive.fp is not None
+    if not archive.fp.tell():
+        archive.fp.write(b"PK\x05\x06")  # an archive without members still begins as one
+    offset = archive.fp.tell()
+    archive.fp.write(data)
+    archive.start_dir = archive.fp.tell()
+    archive.comment = f"{_NOTE_MARK} {offset} {len(data)} {zlib.crc32(data)}".encode()
+
+
+def read_note(file: File) -> bytes | None:
+    """The bytes of :func:`write_note`; None if there are none.
+
+    Raises:
+        ValueError: if the comment of the archive leads to something else.
+    """
+    count = min(file.size, _MAX_COMMENT)
+    _, mark, end = file.read(file.size - count, count).rpartition(b"PK\x05\x06")
+    comment = end[_END_RECORD:]
+    if mark and len(comment) != int.from_bytes(end[_END_RECORD - 2 : _END_RECORD], "little"):
+        raise ValueError("a comment that is cut off")
+    if not mark or not comment.startswith(f"{_NOTE_MARK} ".encode()):
+        return None
+    offset, size, crc = map(int, comment.decode().removeprefix(_NOTE_MARK).split())
+    if offset < 0 or not 0 <= size <= _MAX_NOTE or offset + size > file.size:
+        raise ValueError(f"{size:,} bytes at byte {offset:,}")
+    data = file.read(offset, size)
+    if zlib.crc32(data) != crc:
+        raise ValueError("other bytes than were written, as its checksum says")
+    return data
+
+
+def _describe_misfits(info: zipfile.ZipInfo, header: bytes, local_name: bytes) -> Iterator[str]:
+    """Where the header of a member is not as the directory of the archive has it."""
+    flags, method, crc, packed, size = struct.unpack("<HH4xLLL", header[6:26])
+    name = info.orig_filename.encode("utf-8" if info.flag_bits & _UTF8_FLAG else "cp437", "replace")
+    if local_name != name:
+        yield f"is called {local_name[:80]!r} in its own header"
+    if method != info.compress_type:
+        yield "is packed in another way than its own header says"
+    if not flags & _SIZES_FOLLOW and crc != info.CRC:
+        yield "has another checksum in its own header"
+    sizes_differ = (packed, size) != (info.compress_size, info.file_size) and _IN_EXTRA not in (packed, size)
+    if not flags & _SIZES_FOLLOW and sizes_differ:
+        yield "has other sizes in its own header"
 
 
 def write_member(archive: zipfile.ZipFile, name: str, size: int, chunks: Iterator[memoryview]) -> None:

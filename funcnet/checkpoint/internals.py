@@ -1,10 +1,29 @@
 """Machinery of this package that other packages use. It is not part of the public interface."""
 
+from funcnet.checkpoint._adapter_rules import ADAPTER_CONFIG as ADAPTER_CONFIG
+from funcnet.checkpoint._adapter_rules import list_unsupported_settings as list_unsupported_settings
+from funcnet.checkpoint._adapter_rules import read_adapter_config as read_adapter_config
 from funcnet.checkpoint._atomic import replace_file as replace_file
+from funcnet.checkpoint._atomic import replace_folder as replace_folder
+from funcnet.checkpoint._atomic import sync_files as sync_files
+from funcnet.checkpoint._checkpoint import StoredTensor as StoredTensor
+from funcnet.checkpoint._content import Content as Content
 from funcnet.checkpoint._conversion import prepare_conversion as prepare_conversion
 from funcnet.checkpoint._conversion import run_conversion as run_conversion
 from funcnet.checkpoint._convert_options import ConvertOptions as ConvertOptions
+from funcnet.checkpoint._dcp import METADATA_FILE as METADATA_FILE
+from funcnet.checkpoint._dcp_pieces import PLACEMENTS_ATTRIBUTE as PLACEMENTS_ATTRIBUTE
+from funcnet.checkpoint._dcp_pieces import StoredPiece as StoredPiece
+from funcnet.checkpoint._dcp_pieces import encode_dcp_metadata as encode_dcp_metadata
+from funcnet.checkpoint._dcp_pieces import write_piece_file as write_piece_file
 from funcnet.checkpoint._dtypes import dtype_name as dtype_name
+from funcnet.checkpoint._flat import flatten_checkpoint as flatten_checkpoint
 from funcnet.checkpoint._load import select_part as select_part
 from funcnet.checkpoint._load import select_parts as select_parts
+from funcnet.checkpoint._pickles._tensor_pickler import check_writable as check_writable
+from funcnet.checkpoint._ready._catalog import join_rules as join_rules
+from funcnet.checkpoint._ready._settings import ConfigLike as ConfigLike
+from funcnet.checkpoint._ready._settings import read_settings as read_settings
 from funcnet.checkpoint._save import check_text_destination as check_text_destination
+from funcnet.checkpoint._sources import Paths as Paths
+from funcnet.checkpoint.rules._merge_lora import low_rank_change as low_rank_change

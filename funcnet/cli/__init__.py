@@ -27,8 +27,10 @@ def main() -> None:
         signals.append(number)
         sys.exit(128 + number)
 
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # an exit cleans up files that are half written
-        signal.signal(signal.SIGTERM, exit_on_signal)
+    for name in ("SIGTERM", "SIGHUP"):  # an exit cleans up files that are half written
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, exit_on_signal)
     try:
         app(prog_name="funcnet")
     except BaseException:

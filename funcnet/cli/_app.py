@@ -22,7 +22,7 @@ COMMANDS = {
     "effects": "Say what a call does besides computing its output, by path and line: draws, hidden states and more.",
     "summary": "Show what is in a module: paths, types, output shapes, parameters and bytes.",
     "match": "Propose rules from a checkpoint to another layout: by prefixes, shapes, words in names, and order.",
-    "rules": "Print ready rules: from a GPT-2, Llama or BERT of transformers to funcnet.models, or from Flax to torch.",
+    "rules": "Print ready rules: between layouts of known models, as transformers and Meta, or from Flax to torch.",
 }
 """Each command, and the first paragraph of the docstring of its function, ``NAME_command`` in ``_NAME_command.py``."""
 

@@ -7,6 +7,7 @@ import io
 import os
 import shlex
 import sys
+import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -21,6 +22,7 @@ from funcnet.cli._options import AsJson, Inputs
 from funcnet.cli._terminal import exit_on_error, print_json, show_share_progress, stderr_console, stdout_console
 from funcnet.cli._untrained_report import untrained_report
 from funcnet.compare import (
+    TIME_LIMIT,
     Articles,
     CompareError,
     Laboratory,
@@ -36,6 +38,8 @@ BUDGET, BUDGET_WITH_PAGE = 2.0, 0.5
 """Seconds for each thing timed. For a page, the laboratory times it again, and with the spread."""
 COMPARISON_SHARE = 0.15
 """The share of the comparison in the time that a page takes."""
+COMPARISON_LIMIT_SHARE = 0.4
+"""The share of the comparison in the time that a page may take. What it leaves goes to the study."""
 
 ShareProgress = Callable[[str, float], None]
 
@@ -80,6 +84,15 @@ def compare_command(
             show_default=False,
         ),
     ] = None,
+    time_limit: Annotated[
+        float,
+        typer.Option(
+            "--time-limit",
+            metavar="SECONDS",
+            min=0.0,
+            help="How long everything may take. What would take longer is left out, and the report says so.",
+        ),
+    ] = TIME_LIMIT,
 ) -> None:
     """Run one model stateful and stateless, side by side.
 
@@ -98,9 +111,11 @@ def compare_command(
             check_page(report)
         _check_options(target, inputs, models, steps)
         comparison: Articles | Untrained
-        comparison_progress, budget = progress, BUDGET
+        comparison_progress, budget, share = progress, BUDGET, 1.0
         if report is not None:
             comparison_progress, budget = _shift_progress(progress, 0.0, COMPARISON_SHARE), BUDGET_WITH_PAGE
+            share = COMPARISON_LIMIT_SHARE
+        start = time.perf_counter()
         if target is None:
             comparison = compare_articles(
                 models or (),
@@ -112,12 +127,20 @@ def compare_command(
         else:
             if os.getcwd() not in sys.path:
                 sys.path.insert(0, os.getcwd())
-            comparison = compare_module(target, inputs or (), seed=seed, budget=budget, progress=comparison_progress)
+            comparison = compare_module(
+                target,
+                inputs or (),
+                seed=seed,
+                budget=budget,
+                time_limit=share * time_limit,
+                progress=comparison_progress,
+            )
         result: Articles | Untrained | Laboratory = comparison
         if report is not None:
             command = shlex.join(["funcnet", *sys.argv[1:]])
             study_progress = _shift_progress(progress, COMPARISON_SHARE, 1.0)
-            result = laboratory = study(comparison, command=command, progress=study_progress)
+            remaining = max(0.0, time_limit - (time.perf_counter() - start))
+            result = laboratory = study(comparison, time_limit=remaining, command=command, progress=study_progress)
             write_page(laboratory, report)
     if as_json:
         print_json(to_json(result))

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from funcnet._errors import FuncnetError
@@ -15,11 +14,11 @@ from funcnet._format import format_count
 from funcnet.checkpoint import Difference, differences, load
 from funcnet.checkpoint.internals import select_parts
 from funcnet.cli._options import AsJson, Part, Select
+from funcnet.cli._row_table import Column, RowTable
 from funcnet.cli._terminal import (
     exit_on_error,
-    make_table,
-    plain_text,
     print_json,
+    printable_text,
     show_byte_progress,
     stdout_console,
 )
@@ -44,18 +43,15 @@ def diff_command(
         print_json({"same": not results, "differences": [dataclasses.asdict(difference) for difference in results]})
     elif results:
         console = stdout_console()
-        console.print(_make_difference_table(results))
+        _list_differences(results).print_to(console)
         console.print(Text(f"{format_count(len(results), 'difference')}.", "bold red"))
     else:
         stdout_console().print(Text(f"{len(left)} tensors, every bit the same.", "green"))
     raise typer.Exit(1 if results else 0)
 
 
-def _make_difference_table(results: Sequence[Difference]) -> Table:
-    table = make_table()
-    table.add_column("path", overflow="fold")
-    table.add_column("differs in", no_wrap=True)
-    table.add_column("")
+def _list_differences(results: Sequence[Difference]) -> RowTable:
+    table = RowTable(Column("path", is_folded=True), Column("differs in"), Column("", is_folded=True))
     for difference in results:
-        table.add_row(plain_text(difference.name), difference.kind, plain_text(difference.text))
+        table.add_row(printable_text(difference.name), difference.kind, printable_text(difference.text))
     return table

@@ -7,19 +7,18 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from funcnet._errors import FuncnetError
 from funcnet._format import format_bytes, format_number
 from funcnet.checkpoint import Checkpoint, Stats, load, stats
 from funcnet.checkpoint.internals import dtype_name, select_part
 from funcnet.cli._options import AsJson, Part, Select
+from funcnet.cli._row_table import Column, RowTable
 from funcnet.cli._terminal import (
     exit_on_error,
-    make_table,
     plain_text,
     print_json,
+    printable_text,
     show_byte_progress,
     stdout_console,
 )
@@ -46,7 +45,9 @@ def inspect_command(
         print_json(_checkpoint_to_json(ckpt, stats_by_name))
         return
     console = stdout_console()
-    console.print(_make_tensor_table(ckpt, stats_by_name))
+    _list_tensors(ckpt, stats_by_name).print_to(console)
+    for path, obj in ckpt.objects.items():
+        console.print(plain_text(f"{path or 'all of it'} is a {obj.type_name}, read as its tensors"), soft_wrap=True)
     for name, value in ckpt.extras.items():
         console.print(plain_text(f"{name} = {value!r:.100}"), soft_wrap=True)
     ties = f", {len(ckpt.aliases)} ties" if ckpt.aliases else ""
@@ -58,17 +59,13 @@ def _count_elements(ckpt: Checkpoint) -> int:
     return sum(spec.nbytes // spec.dtype.itemsize for spec in ckpt.specs.values())
 
 
-def _make_tensor_table(ckpt: Checkpoint, stats_by_name: Mapping[str, Stats]) -> Table:
-    table = make_table()
-    table.add_column("path", overflow="fold")
-    table.add_column("shape", no_wrap=True)
-    table.add_column("dtype", no_wrap=True)
-    table.add_column("bytes", justify="right", no_wrap=True)
-    for heading in ("min", "max", "mean", "NaN", "inf") if stats_by_name else ():
-        table.add_column(heading, justify="right", no_wrap=True)
+def _list_tensors(ckpt: Checkpoint, stats_by_name: Mapping[str, Stats]) -> RowTable:
+    columns = [Column("path", is_folded=True), Column("shape"), Column("dtype"), Column("bytes", is_right=True)]
+    if stats_by_name:
+        columns += [Column(heading, is_right=True) for heading in ("min", "max", "mean", "NaN", "inf")]
+    table = RowTable(*columns)
     for name, spec in ckpt.specs.items():
-        shape, nbytes = Text(str(list(spec.shape))), format_bytes(spec.nbytes)
-        row: list[str | Text] = [plain_text(name), shape, dtype_name(spec.dtype), nbytes]
+        row = [printable_text(name), str(list(spec.shape)), dtype_name(spec.dtype), format_bytes(spec.nbytes)]
         if name in stats_by_name:
             tensor_stats = stats_by_name[name]
             values = (tensor_stats.min, tensor_stats.max, tensor_stats.mean)
@@ -76,7 +73,7 @@ def _make_tensor_table(ckpt: Checkpoint, stats_by_name: Mapping[str, Stats]) -> 
             row += [str(count) if count else "" for count in (tensor_stats.nan, tensor_stats.inf)]
         table.add_row(*row)
     for alias, owner in ckpt.aliases.items():
-        table.add_row(plain_text(alias), "tie", plain_text(f"to {owner}"))
+        table.add_row(printable_text(alias), "tie", printable_text(f"to {owner}"))
     return table
 
 
@@ -95,6 +92,7 @@ def _checkpoint_to_json(ckpt: Checkpoint, stats_by_name: Mapping[str, Stats]) ->
             for name, spec in ckpt.specs.items()
         ],
         "aliases": ckpt.aliases,
+        "objects": {path: obj.type_name for path, obj in ckpt.objects.items()},
         "extras": {name: repr(value) for name, value in ckpt.extras.items()},
         "metadata": ckpt.metadata,
         "elements": _count_elements(ckpt),

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 from rich.text import Text
 from torch import nn
 
@@ -16,8 +15,9 @@ from funcnet.checkpoint import Checkpoint, CheckpointError, Match, load, match
 from funcnet.checkpoint.internals import select_part
 from funcnet.checkpoint.rules import to_plain
 from funcnet.cli._options import AsJson, Part
+from funcnet.cli._row_table import Column, RowTable
 from funcnet.cli._rules_file import RulesOutput, write_rules_file
-from funcnet.cli._terminal import exit_on_error, make_table, plain_text, print_json, stdout_console
+from funcnet.cli._terminal import exit_on_error, print_json, printable_text, stdout_console
 from funcnet.compare.internals import call_target, import_target, parse_target
 from funcnet.core import Net
 
@@ -48,7 +48,7 @@ def match_command(
         print_json(_match_to_json(result))
     else:
         console = stdout_console()
-        console.print(_make_proposal_table(result))
+        _list_proposals(result).print_to(console)
         console.print(_summarise_match(result, output), soft_wrap=True)
     raise typer.Exit(0 if result.certain else 1)
 
@@ -89,19 +89,17 @@ def _match_to_json(result: Match) -> dict[str, object]:
     }
 
 
-def _make_proposal_table(result: Match) -> Table:
-    table = make_table()
-    table.add_column("", no_wrap=True)
-    table.add_column("from", overflow="fold")
-    table.add_column("to", overflow="fold")
-    table.add_column("why")
+def _list_proposals(result: Match) -> RowTable:
+    folded = [Column(heading, is_folded=True) for heading in ("from", "to", "why")]
+    table = RowTable(Column(""), *folded)
     for proposal in result.proposals:
-        mark = Text("certain", "green") if proposal.certain else Text("guess", "yellow")
-        table.add_row(mark, plain_text(*proposal.sources), plain_text(*proposal.targets), plain_text(proposal.why))
+        mark, style = ("certain", "green") if proposal.certain else ("guess", "yellow")
+        texts = (printable_text(*lines) for lines in (proposal.sources, proposal.targets, [proposal.why]))
+        table.add_row(mark, *texts, style=style)
     for name in result.left:
-        table.add_row(Text("left", "red"), plain_text(name), "", "no place in the target")
+        table.add_row("left", printable_text(name), "", "no place in the target", style="red")
     for name in result.missing:
-        table.add_row(Text("missing", "red"), "", plain_text(name), "nothing in the source fits")
+        table.add_row("missing", "", printable_text(name), "nothing in the source fits", style="red")
     return table
 
 

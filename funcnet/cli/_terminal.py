@@ -99,14 +99,20 @@ def make_table() -> Table:
     return Table(box=box.SIMPLE_HEAD, pad_edge=False)
 
 
-def plain_text(*lines: str) -> Text:
-    """Names and words out of a file, as they are: without markup, and without codes that steer a terminal.
+def printable_text(*lines: str) -> str:
+    """Names and words out of a file, as lines without the codes that steer a terminal.
 
-    >>> plain_text("[bold]fc", "\\x1b[31mred").plain
+    >>> printable_text("[bold]fc", "\\x1b[31mred")
     '[bold]fc\\n\\\\x1b[31mred'
     """
-    printable = ("".join(c if c.isprintable() else repr(c)[1:-1] for c in line) for line in lines)
-    return Text("\n".join(printable))
+    return "\n".join(
+        line if line.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in line) for line in lines
+    )
+
+
+def plain_text(*lines: str) -> Text:
+    """The same for rich, which would take brackets for markup."""
+    return Text(printable_text(*lines))
 
 
 @contextmanager

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+import contextlib
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from typing_extensions import Self
 
-from funcnet._context import under_forward_mode, under_transform
+from funcnet._context import outside_transforms, planned_derivatives, under_forward_mode, under_transform
 from funcnet._typing import Tree, TreeLike
 from funcnet.core import InitContext, Net, View, as_net
-from funcnet.core.internals import EMPTY_TREE, Call, DelegatingNet, call_and_path
+from funcnet.core.internals import EMPTY_TREE, Call, TransparentNet, call_and_path
+from funcnet.kernels.internals import differentiable_kernels
+from funcnet.ranks import current_run, running_on_ranks
 from funcnet.tree import flatten, unflatten
 
 
@@ -47,8 +51,7 @@ def remat(net: Net | Callable[..., Any]) -> Remat:
     True
     """
     net = as_net("net", net)
-    kept_edits = replace(net._edits, replaced=(), dtypes=(), sequences=())  # the others are in the parts already
-    return Remat(net)._with_edits(kept_edits)
+    return Remat(net)._with_edits(net._edits.beside_parts())
 
 
 class RematView(View):
@@ -65,19 +68,14 @@ class RematView(View):
         return getattr(view, name)
 
 
-class Remat(DelegatingNet):
-    """A net whose body runs again in the backward pass; see :func:`remat`."""
+class Remat(TransparentNet):
+    """A net whose body runs again in the backward pass; see :func:`remat`.
 
-    net_: Net
-
-    def parts(self) -> Mapping[str, Any]:
-        return self.net_._parts
-
-    def title(self) -> str:
-        return self.net_.title()
-
-    def delegate(self) -> Net:
-        return self.net_
+    >>> import funcnet as fn
+    >>> net = fn.remat(fn.Linear(2, 3))
+    >>> isinstance(net, Remat), fn.tree.paths(net.init(0)[0])
+    (True, ['weight', 'bias'])
+    """
 
     def check_init(self, path: str) -> None:
         self.net_.check_init(path)
@@ -94,9 +92,13 @@ class Remat(DelegatingNet):
     def _with_children(self, nets: Mapping[str, Net], replaced: Mapping[str, Net]) -> Net:
         return Remat(self.net_._with_children(nets, replaced))
 
+    def _gathering(self, paths: Collection[str]) -> Net:
+        return Remat(self.net_._gathering(paths))._with_edits(self._edits)  # inside, so that it gathers again
+
     @staticmethod
     def forward(p: View, *inputs: Any, **kwargs: Any) -> Any:
         call, path = call_and_path(p)
+        rank_run = current_run()
         start = call.fork(path)
         prepared = p.net_._prepared()
 
@@ -104,19 +106,39 @@ class Remat(DelegatingNet):
             params: Tree, buffers: Tree, inputs: tuple[Any, ...], kwargs: dict[str, Any]
         ) -> tuple[Any, Tree, Call]:
             part_call = start.fork()
-            return *prepared.run_part(params, buffers, part_call, path, inputs, kwargs), part_call
+            with running_on_ranks(rank_run):  # which is over when the backward pass comes
+                return *prepared.run_part(params, buffers, part_call, path, inputs, kwargs), part_call
 
         buffers = unflatten(flatten(_buffers_of(p)))  # as they are now, for the second run
         keeps_everything = not torch.is_grad_enabled() or under_transform() or under_forward_mode()
         if keeps_everything:
             output, new_buffers, part_call = run_from_start(p._params, buffers, inputs, kwargs)
         else:
-            output, new_buffers, part_call = checkpoint(
-                run_from_start, p._params, buffers, inputs, kwargs, use_reentrant=False, preserve_rng_state=False
-            )
+            run = partial(checkpoint, run_from_start, use_reentrant=False, preserve_rng_state=False)
+            if not torch.compiler.is_compiling():
+                run = partial(run, context_fn=lambda: (contextlib.nullcontext(), ContextOfSecondRun()))
+            output, new_buffers, part_call = run(p._params, buffers, inputs, kwargs)
         call.go_on_from(part_call)
         _record_buffers(_buffers_of(p), new_buffers)
         return output
+
+
+class ContextOfSecondRun(contextlib.ExitStack):
+    """A context, to be entered as often as there are backward passes, in which kernels are those of the first run.
+
+    The backward pass runs where nobody plans derivatives any more, and maybe under a vmap over the rows of a Hessian,
+    which does not concern the tensors of the run.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_second, self.is_mapped = planned_derivatives()
+
+    def __enter__(self) -> Self:
+        self.enter_context(outside_transforms())
+        if self.is_second or self.is_mapped:
+            self.enter_context(differentiable_kernels(self.is_second, self.is_mapped))
+        return super().__enter__()
 
 
 def _buffers_of(view: View) -> Tree:

@@ -25,6 +25,9 @@ from funcnet.compare._lab._records import TensorEntry as TensorEntry
 from funcnet.compare._lab._study import study as study
 from funcnet.compare._results import Articles as Articles
 from funcnet.compare._results import Compared as Compared
+from funcnet.compare._results import FoundEffect as FoundEffect
+from funcnet.compare._results import GradientCheck as GradientCheck
+from funcnet.compare._results import MissingMode as MissingMode
 from funcnet.compare._results import NotPossible as NotPossible
 from funcnet.compare._results import PerSample as PerSample
 from funcnet.compare._results import Programs as Programs
@@ -32,18 +35,23 @@ from funcnet.compare._results import Sides as Sides
 from funcnet.compare._results import Trained as Trained
 from funcnet.compare._results import Untrained as Untrained
 from funcnet.compare._results import to_json as to_json
+from funcnet.compare._time_limit import TIME_LIMIT as TIME_LIMIT
 
 Entry = TensorEntry  # the earlier name of the class
 
 __all__ = [
+    "TIME_LIMIT",
     "Articles",
     "Capability",
     "CompareError",
     "Compared",
     "Curve",
     "Entry",
+    "FoundEffect",
+    "GradientCheck",
     "Laboratory",
     "Listing",
+    "MissingMode",
     "NotPossible",
     "Outcome",
     "PerSample",

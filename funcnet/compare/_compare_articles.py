@@ -15,6 +15,8 @@ from funcnet._typing import TreeLike
 from funcnet.compare._digits import Digits, load_digits
 from funcnet.compare._environment import installed_versions
 from funcnet.compare._errors import CompareError
+from funcnet.compare._found_effects import find_effects
+from funcnet.compare._gradient_check import check_gradient
 from funcnet.compare._measure import measure_seconds, single_threaded
 from funcnet.compare._models import PAIRS, Pair
 from funcnet.compare._per_sample import compare_per_sample
@@ -48,6 +50,10 @@ def compare_articles(
 
     Raises:
         CompareError: if a model is unknown, if there is less than one step, or if scikit-learn is missing.
+
+    >>> result = compare_articles(["sequential"], steps=1, budget=0.001)
+    >>> [(model.name, model.identical) for model in result.models]
+    [('sequential', True)]
     """
     pairs = _select_pairs(list(models))
     if steps < 1:
@@ -117,6 +123,8 @@ def compare_training(
         peak_bytes=Sides(*peaks),
         per_sample=_compare_per_image(stateful, stateless, (x, labels), budget),
         accuracy=accuracy,
+        effects=find_effects(pair.module(), [x], {}),
+        gradient=check_gradient(pair.module(), (x,), {}, seed),
     )
 
 

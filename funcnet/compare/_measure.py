@@ -14,6 +14,9 @@ from torch import Tensor
 from funcnet._torch import DispatchMode, pytree
 from funcnet.compare._results import Sides
 
+SLOW_SECONDS, VERY_SLOW_SECONDS = 0.25, 1.0
+"""Calls that take longer are warmed up only once, and make fewer rounds; those that take longer still make one."""
+
 
 def largest_difference(left: object, right: object) -> float:
     """The largest absolute difference between the tensors of two trees; 0.0 only if all numbers are equal.
@@ -65,14 +68,18 @@ def measure_seconds(
 
     Args:
         stateful, stateless: the two programs, as calls without arguments.
-        budget: seconds to spend on both together; at least three rounds are made.
+        budget: seconds to spend on both together; at least three rounds are made, or one if a call takes more than a
+            second.
         block: the shortest time in seconds that counts as one measurement; shorter calls are repeated to fill it.
     """
     calls = (stateful, stateless)
     # The first calls also warm the caches.
-    seconds_per_call = sum(time_calls(call, 1) for call in calls for _ in range(2)) / 4
+    seconds_per_call = sum(time_calls(call, 1) for call in calls) / 2
+    if seconds_per_call <= SLOW_SECONDS:
+        seconds_per_call = (seconds_per_call + sum(time_calls(call, 1) for call in calls) / 2) / 2
     repeat = max(1, min(1000, round(block / seconds_per_call)))
-    rounds = max(3, min(201, int(budget / (2 * seconds_per_call * repeat))))
+    least = 3 if seconds_per_call <= VERY_SLOW_SECONDS else 1
+    rounds = max(least, min(201, int(budget / (2 * seconds_per_call * repeat))))
     times: tuple[list[float], list[float]] = ([], [])
     for turn in range(rounds):
         for side in (0, 1) if turn % 2 else (1, 0):

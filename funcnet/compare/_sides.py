@@ -48,6 +48,8 @@ class ModuleSide:
         self.module = copy.deepcopy(module)
         for weight in self.module.parameters():
             weight.requires_grad_(is_inexact(weight))
+        self.has_gradient = True
+        """Whether the outputs of the last step could be differentiated."""
         # The module may write to its inputs.
         self.args, self.kwargs = _clone_tensors((args, kwargs))
 
@@ -60,7 +62,8 @@ class ModuleSide:
         self.module.zero_grad()
         output = self.forward()
         total = sum_outputs(output)
-        if total.requires_grad:
+        self.has_gradient = total.requires_grad
+        if self.has_gradient:
             total.backward()
         return output
 
@@ -89,6 +92,8 @@ class NetSide:
         # module do, so these must.
         self.weights = fn.tree.map(as_trainable, params)
         self.args, self.kwargs, self.seed = args, kwargs, seed
+        self.has_gradient = True
+        """Whether a step computes gradients; set it to what the module has."""
         self._eval_rng: int | None = None
         self._gradients: Tree = {}
         self._new_buffers: Tree = buffers
@@ -113,6 +118,12 @@ class NetSide:
             return sum_outputs(output), (output, new_buffers)
 
         self._gradients = {}  # frees the gradients of the step before
+        if not self.has_gradient:
+            total, (output, self._new_buffers) = loss(self.weights)
+            if total.requires_grad:
+                raise RuntimeError("the output of the net can be differentiated, and that of the module cannot")
+            self._gradients = fn.tree.map(torch.zeros_like, self.params)
+            return output
         (_, (output, self._new_buffers)), self._gradients = fn.value_and_grad(loss, has_aux=True)(self.params)
         return output
 

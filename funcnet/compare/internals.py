@@ -1,5 +1,6 @@
 """Machinery of the comparison that other packages of funcnet use. It is not for users, and may change."""
 
+from funcnet.compare._found_effects import judge_effects, needs_mending
 from funcnet.compare._lab._forms import CALL, COMPILED, FORM_NAMES, MODULE, NATIVE, TRACED
 from funcnet.compare._lab._vmap_curves import LOOP
 from funcnet.compare._shorten_code import shorten_code
@@ -15,6 +16,8 @@ __all__ = [
     "TRACED",
     "call_target",
     "import_target",
+    "judge_effects",
+    "needs_mending",
     "parse_target",
     "shorten_code",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from inspect import CO_VARARGS
 from operator import attrgetter
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from funcnet._context import under_transform
-from funcnet._errors import FuncnetError, ShapeError, TransformError, UnplacedTransformError
+from funcnet._errors import FuncnetError, ShapeError, TransformError, UnplacedTransformError, add_note
 from funcnet._tensors import is_inexact, iter_tensors
 from funcnet._typing import TreeLike
 from funcnet.core._check import find_tree_misfits, misfit_error
@@ -47,6 +46,10 @@ def explain_error(
         return _explain_where(prepared, error)
     if isinstance(error, FuncnetError) or type(error).__module__ == "torch.utils.checkpoint":
         return error  # torch.utils.checkpoint stops its recomputation by this exception
+    if "mixed torch.Tensor and DTensor" in str(error):
+        from funcnet.core._placed_calls import mixed_placement_error
+
+        return mixed_placement_error(prepared.net.title(), params, inputs, kwargs, error)
     lines = find_tree_misfits(prepared.specs, {"params": params})
     if lines:
         return misfit_error(prepared.net, lines)
@@ -93,13 +96,13 @@ def _explain_where(prepared: PreparedNet, error: Exception) -> Exception:
         got = f"expected one floating dtype, got {inputs_text}; {entries}"
         return ShapeError(f"{title_and_path}: {got}. {_message_as_sentence(error)}")
     is_about_transform = under_transform() and _ABOUT_TRANSFORMS.search(str(error))  # what torch cannot transform
-    if expects is not None and isinstance(error, _ERRORS_OF_INPUTS) and not is_about_transform:
+    is_about_inputs = not (is_about_transform or _ABOUT_MACHINE.search(str(error)))
+    if expects is not None and isinstance(error, _ERRORS_OF_INPUTS) and is_about_inputs:
         error_type = TypeError if isinstance(error, (TypeError, AttributeError)) else ShapeError
         is_nested = any(isinstance(value, torch.Tensor) and value.is_nested for value in inputs.values())
         way_out = _PAD_NESTED if is_nested else ""
         return error_type(f"{title_and_path}: {expected_and_got}. {_message_as_sentence(error)}{way_out}")
-    if sys.version_info >= (3, 11):
-        error.add_note(f"in the body of {title_and_path}: {expected_and_got}")
+    add_note(error, f"in the body of {title_and_path}: {expected_and_got}")
     return error
 
 
@@ -140,6 +143,8 @@ _ABOUT_TRANSFORMS = re.compile(
     r"vmap|batch|functorch|torch\.func|forward AD|derivative|data-dependent|item\(\)|not implemented"
 )
 _PAD_NESTED = " Pad a nested tensor, torch.nested.to_padded_tensor(x, 0.0), and give a mask of what is padding."
+_ABOUT_MACHINE = re.compile(r"could not create a primitive|allocate memory|out of memory|CUDA error|cuDNN error")
+"""What torch says where the inputs are right, and the machine has no kernel or no memory for them."""
 _ERRORS_OF_INPUTS = (RuntimeError, ValueError, IndexError, AssertionError, TypeError, AttributeError)
 
 
@@ -199,8 +204,8 @@ def _is_data(value: object) -> bool:
 def describe_input(value: object) -> str:
     """A value in a few words: for a tensor its shape and dtype.
 
-    >>> describe_input(torch.ones(2, 3)), describe_input((torch.ones(1), None))
-    ('(2, 3) float32', '((1,) float32, None)')
+    >>> describe_input(torch.ones(2, 3)), describe_input((torch.ones(1), None)), describe_input({"a": torch.ones(1)})
+    ('(2, 3) float32', '((1,) float32, None)', "a dict with 'a'")
     """
     if isinstance(value, torch.Tensor) and value.is_nested:
         return f"a nested tensor of {value.size(0)} {str(value.dtype).removeprefix('torch.')}"
@@ -208,6 +213,8 @@ def describe_input(value: object) -> str:
         return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
     if isinstance(value, (tuple, list)) and any(isinstance(item, (torch.Tensor, tuple)) for item in value):
         return f"({', '.join(map(describe_input, value))})"
+    if isinstance(value, Mapping) and value:
+        return f"a dict with {', '.join(map(repr, value))}"
     return f"{value!r:.40}"
 
 

@@ -15,8 +15,10 @@ from funcnet.core._net import Net
 _KNOWN_PACKAGES = frozenset((*sys.stdlib_module_names, "torch", "funcnet", "numpy"))
 
 
-def iter_functions(nets: Iterable[Net], across_files: bool = False) -> Iterator[FunctionType]:
-    """The functions of users that the bodies of some nets may run, each once.
+def iter_functions(nets: Iterable[Net], across_files: bool = False) -> Iterator[tuple[str, FunctionType]]:
+    """The functions of users that the bodies of some nets may run, each under every name by which code reaches it.
+
+    The name is "" where code needs none: for the body itself, and for what it holds in fields, closures and defaults.
 
     These are the methods of their classes, or of the classes of a foreign module, functions among their constants, and
     those functions of the same file that any of these names; none of Python, torch, NumPy or this package. What those
@@ -26,42 +28,44 @@ def iter_functions(nets: Iterable[Net], across_files: bool = False) -> Iterator[
         nets: the nets, parts not included.
         across_files: whether functions of other files, in closures and in defaults count too.
     """
-    waiting: list[Any] = []
+    waiting: list[tuple[str, Any]] = []
     classes: set[type] = set()
     for net in nets:
         classes |= net._facts.foreign_classes
         if not net._facts.is_trusted and not isinstance(net, ForeignNet):
             classes.add(type(net))
-            waiting += [net.function if isinstance(net, Function) else net.forward, *net._named_constants.values()]
-    waiting += [value for cls in classes for value in _list_methods(cls)]
-    visited: set[int] = set()
+            held = [net.function if isinstance(net, Function) else net.forward, *net._named_constants.values()]
+            waiting += [("", value) for value in held]
+    waiting += [pair for cls in classes for pair in _list_methods(cls)]
+    visited: set[tuple[str, int]] = set()
     while waiting:
-        value = waiting.pop()
+        name, value = waiting.pop()
         function = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
-        if not isinstance(function, FunctionType) or _is_known(function) or id(function) in visited:
+        if not isinstance(function, FunctionType) or is_known(function.__module__) or (name, id(function)) in visited:
             continue
-        visited.add(id(function))
-        yield function
-        waiting.append(getattr(function, "__wrapped__", None))
+        visited.add((name, id(function)))
+        yield name, function
+        waiting.append((name, getattr(function, "__wrapped__", None)))
         names = {name for code in iter_code(function) for name in code.co_names}
-        named = [function.__globals__[name] for name in names if name in function.__globals__]
+        named = [(name, function.__globals__[name]) for name in names if name in function.__globals__]
         if across_files:
-            named += [getattr(value, name, None) for value in named if isinstance(value, ModuleType) for name in names]
-            named += [cell.cell_contents for cell in function.__closure__ or () if is_assigned(cell)]
-            waiting += [*named, *get_defaults(function).values()]
+            modules = [value for _, value in named if isinstance(value, ModuleType)]
+            named += [(name, getattr(module, name, None)) for module in modules for name in names]
+            held = [cell.cell_contents for cell in function.__closure__ or () if is_assigned(cell)]
+            waiting += [*named, *(("", value) for value in (*held, *get_defaults(function).values()))]
         else:
-            waiting += [value for value in named if getattr(value, "__module__", None) == function.__module__]
+            waiting += [pair for pair in named if getattr(pair[1], "__module__", None) == function.__module__]
 
 
-def _is_known(function: FunctionType) -> bool:
-    """Whether a function is one of Python, torch, NumPy or this package."""
-    return (function.__module__ or "").partition(".")[0] in _KNOWN_PACKAGES
+def is_known(module_name: str | None) -> bool:
+    """Whether what a module defines is of Python, torch, NumPy or this package."""
+    return (module_name or "").partition(".")[0] in _KNOWN_PACKAGES
 
 
-def _list_methods(cls: type) -> list[Any]:
+def _list_methods(cls: type) -> list[tuple[str, Any]]:
     """What stands in the body of a class and of the classes that it extends, except those of known packages."""
-    bases = [base for base in cls.__mro__ if base.__module__.partition(".")[0] not in _KNOWN_PACKAGES]
-    return [value for base in bases for name, value in vars(base).items() if name != "__init__"]
+    bases = [base for base in cls.__mro__ if not is_known(base.__module__)]
+    return [(name, value) for base in bases for name, value in vars(base).items() if name != "__init__"]
 
 
 def get_defaults(function: FunctionType) -> dict[str, Any]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from funcnet._context import can_read_numbers, tensors_are_real, under_forward_mode, under_transform, under_vmap
@@ -17,35 +19,29 @@ from funcnet._torch_tracer import list_traced_writes, start_watching_trace
 from funcnet._typing import Selector, Tree, TreeLike
 from funcnet.core._between_graphs import BETWEEN_GRAPHS
 from funcnet.core._body_errors import explain_error
-from funcnet.core._check import (
-    find_tree_misfits,
-    fits_structure,
-    fits_when_compiled,
-    misfit_error,
-)
+from funcnet.core._check import find_tree_misfits, fits_structure, fits_when_compiled, misfit_error
 from funcnet.core._draw_source import PASS_RNG, Call, CallRoot, Mode, PartOfCall, draw_source
 from funcnet.core._entries import Buffer, Param
+from funcnet.core._inner_states import refuse_unfinished
 from funcnet.core._input_watch import InputWatch, name_inputs, read_version, write_error
+from funcnet.core._layer_numbers import skip_layer_numbers
 from funcnet.core._net_plan import NOTHING_SHOWN, NetPlan
 from funcnet.core._shown_writes import ShownWrites
 from funcnet.core._ties import drop_aliases, link_buffers, resolve_aliases
 from funcnet.core._traced_watch import run_and_compare_when_traced, traced_write_error, untraceable_error
-from funcnet.core._tree_watch import (
-    buffers_write_error,
-    copy_params,
-    copy_tree,
-    params_write_error,
-    read_states,
-)
+from funcnet.core._tree_watch import buffers_write_error, copy_params, copy_tree, params_write_error, read_states
 from funcnet.core._view import EMPTY_TREE
 from funcnet.core._wrong_calls import SWALLOWED_ARGUMENTS, refuse_swallowed_arguments
-from funcnet.kernels.internals import KernelInterceptor, allow_second_derivatives_within, kernels_lack_rules
+from funcnet.kernels.internals import (
+    KernelInterceptor,
+    RankInterceptor,
+    allow_second_derivatives_within,
+    kernels_lack_rules,
+)
 from funcnet.random.internals import DrawInterceptor, RngArgument, as_rng
+from funcnet.ranks import current_run
 from funcnet.tree import select
 from funcnet.tree.internals import describe_unmatched
-
-if TYPE_CHECKING:
-    pass
 
 _EVAL = Call(False, None)
 
@@ -132,6 +128,12 @@ class PreparedNet(NetPlan):
         method: str,
     ) -> tuple[Any, Tree]:
         """Run the body, watched if funcnet did not write it."""
+        if (run := current_run()) is not None and run.units is not None and not self.gathers_units:
+            from funcnet.core._gathered_units import plan_gathering
+
+            net, params = plan_gathering(self, params, run.units)
+            if net is not self.net:
+                return net._prepared()._call(params, buffers, mode, rng, inputs, kwargs, method)
         if kwargs and not SWALLOWED_ARGUMENTS.isdisjoint(kwargs):
             refuse_swallowed_arguments(self.net, kwargs, method)
         if method == "forward" and self.is_trusted:
@@ -182,7 +184,9 @@ class PreparedNet(NetPlan):
         full_params = resolve_aliases(params, aliases) if aliases else params
         watches = not self.is_trusted or method != "forward"
         shown = self._look_for_writes(method) if watches else NOTHING_SHOWN
-        has_copies = watches and tensors_are_real() and (self.copies_all or not self._has_seen(call))
+        has_copies = (
+            not shown.is_all and watches and tensors_are_real() and (self.copies_all or not self._has_seen(call))
+        )
         is_traced = watches and torch.compiler.is_dynamo_compiling() and not self.copies_inputs
         gradients = None
         if has_copies and not (self.copies_inputs or self.is_trusted) and (shown.backward or not self._has_seen(call)):
@@ -193,12 +197,22 @@ class PreparedNet(NetPlan):
                 full_params = resolve_aliases(copy_tree(params), aliases)
         elif has_copies or self.scratch:
             full_params = copy_params(full_params, None if has_copies else self.scratch)
-        call_buffers = self._make_call_buffers(buffers) if self.has_buffers else {}
+        writable = EMPTY_TREE if shown.is_all and mode is False else self.writable
+        call_buffers = self._make_call_buffers(buffers, writable) if self.has_buffers else {}
         try:
             view = self.open_view(self.view_class, full_params, call_buffers, call)  # type: ignore[arg-type]
             if part is not None:
                 view._name = call.path
             body = view if method == "forward" else self.net.method(view, method)
+            if self.settings and not torch.compiler.is_compiling():
+                from funcnet._global_settings import with_settings_restored
+
+                body = with_settings_restored(body, self.settings)
+            # Without a group of processes there is no mesh for a tensor to lie on.
+            if not torch.compiler.is_compiling() and dist.is_available() and dist.is_initialized():
+                from funcnet.core._placed_calls import placed_tensor_context
+
+                body = _run_within(placed_tensor_context(params, inputs, kwargs), body)
             if interceptor is not None:
                 root: Any = view if part is None else CallRoot(call)
                 interceptor.next_rng = lambda: draw_source(
@@ -214,7 +228,7 @@ class PreparedNet(NetPlan):
             elif watches:
                 output = self._run_untrusted(body, call, full_params, call_buffers, has_copies, inputs, kwargs, shown)
             else:
-                output = view(*inputs, **kwargs)
+                output = body(*inputs, **kwargs)
             if is_traced:
                 self._refuse_traced_writes()
             if gradients is not None:
@@ -234,6 +248,9 @@ class PreparedNet(NetPlan):
             finally:
                 del explained  # a local of a frame in its own traceback would keep the frame, and all tensors in it
         if call is not _EVAL:
+            if call.stacks:
+                for stack in list(call.stacks.values())[::-1]:  # one in another was opened after it, and goes into it
+                    stack.record()
             call.closed = True
         return output, drop_aliases(call_buffers, buffers) if self.aliases_by_kind[Buffer] else call_buffers
 
@@ -259,12 +276,18 @@ class PreparedNet(NetPlan):
         shown: ShownWrites,
     ) -> Any:
         """Run a body that funcnet did not write; the kernels it calls have the rules that funcnet's layers have."""
+        if self.normalises_batches and (run := current_run()) is not None and run.shares_statistics:
+            body = _run_within(RankInterceptor(), body)
         if (under_transform() or under_forward_mode()) and (
             kernels_lack_rules((params, inputs, kwargs)) or (self.has_recurrent_kernels and under_vmap())
         ):
             with KernelInterceptor():
-                return self._run_watched(body, call, params, buffers, has_copies, inputs, kwargs, shown)
+                output = self._run_watched(body, call, params, buffers, has_copies, inputs, kwargs, shown)
+                refuse_unfinished(self.net.title(), output)
+                return output
         output = self._run_watched(body, call, params, buffers, has_copies, inputs, kwargs, shown)
+        if type(output) is not Tensor:
+            refuse_unfinished(self.net.title(), output)
         if not self.calls_unruled_kernels or (type(output) is Tensor and not output.requires_grad):
             return output  # without a graph there is no derivative to prepare for
         return allow_second_derivatives_within(output)
@@ -307,7 +330,9 @@ class PreparedNet(NetPlan):
             watches.append(InputWatch([*name_inputs(inputs, kwargs), *defaults], records_tensors, shown.memory))
         if self.shared_values.named and (shared := self.shared_values.watch(is_first, shown.memory)) is not None:
             watches.append(shared)
-        watched = [*self.read_params(params), *self.read_buffers(buffers)] if tensors_are_real() else []
+        watched = []
+        if tensors_are_real() and not shown.is_all:
+            watched = [*self.read_params(params), *self.read_buffers(buffers)]
         states = _read_states(watched, has_copies)
         try:
             compile_frame = BETWEEN_GRAPHS.compile_frame
@@ -352,9 +377,9 @@ class PreparedNet(NetPlan):
             if not net_path or path.startswith(f"{net_path}.")
         )
 
-    def _make_call_buffers(self, buffers: TreeLike) -> Tree:
+    def _make_call_buffers(self, buffers: TreeLike, writable: TreeLike) -> Tree:
         """The tree that a call records new buffers in: new dicts, and new tensors where a body may write in place."""
-        copy = _copy_buffers(buffers, self.writable)
+        copy = _copy_buffers(buffers, writable)
         aliases = self.aliases_by_kind[Buffer]
         return link_buffers(copy, aliases) if aliases else copy
 
@@ -363,7 +388,9 @@ class PreparedNet(NetPlan):
         problems = describe_unmatched(train, list(self.nets_by_path))
         if problems:
             raise TreeError(f"train={train!r} does not fit the nets of {self.net.title()}:{bullet_list(problems)}")
-        return select(train)
+        is_training = select(train)
+        depths = self.stack_depths
+        return (lambda path: is_training(skip_layer_numbers(path, depths))) if depths else is_training
 
     # --- refusals ---
 
@@ -403,6 +430,16 @@ def _read_states(tensors: list[Tensor], reads_storages: bool) -> list[Any]:
         except RuntimeError:  # an inference tensor
             pass
     return read_states(tensors)
+
+
+def _run_within(context: AbstractContextManager[Any], body: Callable[..., Any]) -> Callable[..., Any]:
+    """A body that runs within a context."""
+
+    def run(*inputs: Any, **kwargs: Any) -> Any:
+        with context:
+            return body(*inputs, **kwargs)
+
+    return run
 
 
 def _mode_key(call: Call) -> tuple[bool | None, bool]:

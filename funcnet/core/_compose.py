@@ -18,7 +18,15 @@ R = TypeVar("R")
 
 
 class Composed(Net, Generic[P, R], fields_in_view=False):
-    """A net made by :func:`compose`: named parts and the function that uses them."""
+    """A net made by :func:`compose`: named parts and the function that uses them.
+
+    >>> import funcnet as fn
+    >>> @fn.compose(fc=fn.Linear(2, 3))
+    ... def model(p, x):
+    ...     return p.fc(x)
+    >>> isinstance(model, Composed), fn.tree.paths(model.init(0)[0])
+    (True, ['fc.weight', 'fc.bias'])
+    """
 
     name: str
     body: Callable[Concatenate[Any, P], R]

@@ -7,7 +7,7 @@ int seed. A foreign module's dropout gets its ``rng`` here too, by the path of t
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from funcnet._errors import RandomnessError
 from funcnet.random import Rng, Stream
@@ -27,22 +27,26 @@ Mode: TypeAlias = "bool | Callable[[str], bool]"
 class Call:
     """What one call knows: its mode, its ``rng`` and how often each path drew. The root of every view.
 
-    Three attributes are set in some calls only. ``concrete_nets`` collects what lazy nets become, by path, in a call
-    that is made to learn shapes. ``find_drawing_path`` is set while a foreign forward runs, and returns the path at
-    which that forward draws, in the form that :func:`draw_source` takes. ``interceptor`` is set while draws of torch's
-    own random functions come from ``rng``.
+    Four attributes are set in some calls only. ``stacks`` holds, by path, the layers that are taken out of stacked
+    tensors once in a call, and what becomes of them. ``concrete_nets`` collects what lazy nets become, by path, in a
+    call that is made to learn shapes. ``find_drawing_path`` is set while a foreign forward runs, and returns the path
+    at which that forward draws, in the form that :func:`draw_source` takes. ``interceptor`` is set while draws of
+    torch's own random functions come from ``rng``.
 
     Args:
         path: where the net that is called stands in the net of another call, of which this call is a part.
     """
 
-    __slots__ = ("closed", "concrete_nets", "counts", "find_drawing_path", "interceptor", "path", "rng", "train")
+    __slots__ = (
+        *("closed", "concrete_nets", "counts", "find_drawing_path", "interceptor", "path", "rng", "stacks", "train"),
+    )
 
     def __init__(self, train: Mode, rng: Rng | None, concrete_nets: ConcreteNets | None = None, path: str = "") -> None:
         self.path = path
         self.train: Mode = train
         self.rng: Any = rng
         self.counts: dict[str, int] = {}
+        self.stacks: dict[str, OpenStack] = {}
         self.closed = False
         self.concrete_nets = concrete_nets
         self.find_drawing_path: Callable[[], Any] | None = None
@@ -60,6 +64,13 @@ class Call:
         if type(self.rng) is Stream:
             self.rng.go_on_from(fork.rng)
         self.counts.update(fork.counts)
+
+
+class OpenStack(Protocol):
+    """The layers of stacked tensors, while a call uses them."""
+
+    def record(self) -> None:
+        """Put the new buffers of the layers into the tree of the call."""
 
 
 class PartOfCall:
@@ -114,6 +125,13 @@ def draw_source(view: View, subpath: str = "") -> Rng:
 
     Raises:
         RandomnessError: if the call has no ``rng``, or is over.
+
+    >>> import torch, funcnet as fn
+    >>> @fn.compose()
+    ... def noisy(p, x):
+    ...     return x + fn.random.normal(draw_source(p), x.shape)
+    >>> noisy.apply({}, {}, torch.ones(3), rng=fn.random.key(0))[0].shape
+    torch.Size([3])
     """
     up, path = view._up, view._name
     if subpath:

@@ -63,6 +63,10 @@ class Edits:
         }
         return replace(self, replaced=tuple(changed.items()))
 
+    def beside_parts(self) -> Edits:
+        """The edits that are not in the parts of the net, so that a net made of these parts has none of them yet."""
+        return replace(self, replaced=(), dtypes=(), sequences=())
+
     def sort_parts(self, parts: dict[str, T]) -> dict[str, T]:
         """The named tensors, or the named nets, in the order of the module."""
         if not self.order:

@@ -92,7 +92,12 @@ def make_empty_tensor(spec: Param | Buffer) -> Tensor:
 
 
 class Entry(NamedTuple):
-    """One declared tensor and its path in a net."""
+    """One declared tensor and its path in a net.
+
+    >>> import funcnet as fn
+    >>> Entry("fc.bias", fn.Param(3, 0.0)).path
+    'fc.bias'
+    """
 
     path: str
     spec: Param | Buffer

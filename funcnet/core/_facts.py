@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from funcnet.core._entries import Param
 from funcnet.core._function import Function
-from funcnet.core._kinds import ForeignNet, StockNet
+from funcnet.core._kinds import DelegatingNet, ForeignNet, StockNet
 from funcnet.core._net import Net
 from funcnet.kernels.internals import UNRULED_KERNEL_NAMES
 from funcnet.random.internals import names_in_function, never_draws
@@ -32,12 +32,12 @@ class BodyFacts:
     container of nets (Sequential)               yes      yes              no            no           no         no
     container of tensors (ParameterList)         yes      yes              no            yes          no         no
     part of a model (LlamaRMSNorm)               yes      yes              no            no           no         yes
-    equal layers in one net (LayerStack)         yes      yes              no            yes          yes        no
+    net that runs others (Stack, Remat)          yes      yes              no            yes          yes        no
     net of a computed tensor (Parametrized)      as base  as base          no            no           no         no
     traced program (Traced)                      yes      yes              no            yes          yes        no
     composed function, class of a user           no       code             no            no           no         no
     plain function (Function)                    no       code             yes           no           no         no
-    foreign module (Wrapped)                     no       no               no            yes          no         no
+    foreign module (Wrapped)                     no       code             no            yes          no         no
     ===========================================  =======  ===============  ============  ===========  =========  =======
 
     Args:
@@ -51,6 +51,8 @@ class BodyFacts:
             them from the dicts. For bodies that are trusted, have no parts and read their params by name.
         limits: the transforms that the body refuses, each with the way out; for eval (False) and training (True).
         draws: whether the body draws random numbers from its view, by the same modes.
+        may_write: the body may write in place to tensors of the trees or to inputs, or change anything outside of the
+            call; that norms of torch write to their running averages in training does not count.
         calls_unruled_kernels: the body may call kernels of torch that have no second derivative, and is not funcnet's.
         foreign_classes: the classes of a foreign module in whose methods code may use global generators.
     """
@@ -63,6 +65,7 @@ class BodyFacts:
     slots: tuple[str, ...] | None
     limits: Mapping[bool, Mapping[str, str]]
     draws: Mapping[bool, bool]
+    may_write: bool
     calls_unruled_kernels: bool
     foreign_classes: frozenset[type]
 
@@ -87,6 +90,7 @@ def collect_facts(net: Net) -> BodyFacts:
         slots=tuple(name for name, spec in net._own_entries.items() if isinstance(spec, Param)) if has_slots else None,
         limits=limits,
         draws={mode: bool(net.draws(mode)) for mode in _MODES},
+        may_write=not trusted and _may_write(net),
         calls_unruled_kernels=not trusted and _names_unruled_kernel(net),
         foreign_classes=frozenset(net.code_classes()) if isinstance(net, ForeignNet) else frozenset(),
     )
@@ -94,19 +98,34 @@ def collect_facts(net: Net) -> BodyFacts:
 
 def never_draws_globally(net: Net) -> bool:
     """Whether the body of a net, parts not included, is known from its code never to draw from a global generator."""
+    if isinstance(net, ForeignNet):
+        return not net.possible_effects().draws
     if net._traits.reads_trees or not hasattr(type(net), "forward"):
         return False
     function = net.function if isinstance(net, Function) else getattr(net.forward, "__func__", net.forward)
     return all(never_draws(value, safe_classes=(Net,)) for value in (function, *net._named_constants.values()))
 
 
+def _may_write(net: Net) -> bool:
+    if not isinstance(net, ForeignNet):
+        return True
+    effects = net.possible_effects()
+    return effects.changes_module or effects.writes_in_place
+
+
 def _names_unruled_kernel(net: Net) -> bool:
     if isinstance(net, ForeignNet):
-        return True
+        return net.possible_effects().calls_unruled_kernels
     if net._traits.reads_trees or not hasattr(type(net), "forward"):
         return False
     function = net.function if isinstance(net, Function) else getattr(net.forward, "__func__", net.forward)
     return not names_in_function(function).isdisjoint(UNRULED_KERNEL_NAMES)
+
+
+def iter_drawing_nets(bodies: Mapping[str, Net]) -> Iterator[tuple[str, Net]]:
+    """Paths and nets that may draw in a call: its bodies, and what is inside of those that run other nets."""
+    for path, net in bodies.items():
+        yield from net.named_nets(path) if isinstance(net, DelegatingNet) else [(path, net)]
 
 
 def iter_bodies(net: Net, prefix: str = "") -> Iterator[tuple[str, Net]]:

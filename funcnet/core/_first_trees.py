@@ -26,8 +26,10 @@ def init_net_and_trees(
     concrete_nets: Mapping[str, Net] = {}
     if example_inputs is not None:
         concrete_nets = find_concrete_nets(net, example_inputs, dtype)
-    elif lazy := [path or "the net itself" for path, child in net.named_nets() if isinstance(child, Lazy)]:
-        raise InitError(f"{', '.join(map(repr, lazy))} have no shape yet. {SHOW_INPUTS}")
+    elif lazy := [
+        repr(path) if path else type(child).__name__ for path, child in net.named_nets() if isinstance(child, Lazy)
+    ]:
+        raise InitError(f"{', '.join(lazy)} {'has' if len(lazy) == 1 else 'have'} no shape yet. {SHOW_INPUTS}")
     result = net.replaced(concrete_nets)
     context = InitContext(source, device, dtype, result._all_aliases)
     values = dict(context.init_net(net, ""))

@@ -38,6 +38,10 @@ def as_net(name: str, part: object) -> Net:
 
     Raises:
         TypeError: if it is neither; an ``nn.Module`` is pointed to ``from_module``.
+
+    >>> import torch
+    >>> as_net("act", torch.tanh)
+    FunctionModule(tanh)
     """
     if isinstance(part, Net):
         return part

@@ -22,7 +22,13 @@ Device: TypeAlias = "torch.device | str | None"
 
 
 class InitContext(NamedTuple):
-    """What one ``init`` knows: its rng, where tensors go, and the paths that are aliases of others."""
+    """What one ``init`` knows: its rng, where tensors go, and the paths that are aliases of others.
+
+    >>> import funcnet as fn
+    >>> context = InitContext(fn.random.key(0), None, torch.float64, {})
+    >>> context.dtype
+    torch.float64
+    """
 
     rng: Tensor | Stream
     device: Device

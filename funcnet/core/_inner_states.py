@@ -1,4 +1,7 @@
-"""What is inside of values that hold no other objects, but change: generators, buffers of bytes and text, iterators."""
+"""What is inside of values that hold no other objects, but change: generators, buffers of bytes and text, iterators.
+
+A generator that a body returns has code that is yet to run, so it is no result.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,12 @@ import itertools
 import operator
 import pickle
 from collections.abc import Iterator
-from types import GeneratorType
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any
 
 import torch
 
+from funcnet._errors import PurityError
 from funcnet.random.internals import GeneratorStates
 
 
@@ -64,3 +68,36 @@ def read_progress(value: Any) -> object:
         hint = operator.length_hint(value, -1)
         return None if hint < 0 else hint
     return None
+
+
+# --- results that have yet to run ---
+
+_UNFINISHED_CLASSES = (GeneratorType, CoroutineType, AsyncGeneratorType, map, filter)
+
+
+def find_unfinished(output: Any) -> str | None:
+    """The name of the class of an output, or of an item of one, that runs code when somebody reads it."""
+    items = output if isinstance(output, (tuple, list)) else (output,)
+    return next((type(item).__name__ for item in items if isinstance(item, _UNFINISHED_CLASSES)), None)
+
+
+def refuse_unfinished(title: str, output: Any) -> None:
+    """Refuse an output, or an item of one, that runs code when somebody reads it.
+
+    By then the call is over: draws would come from the global generator, new buffers would be lost, and writes would go
+    to whatever stands there then.
+
+    Args:
+        title: the net or the module whose output it is.
+        output: the output.
+
+    Raises:
+        PurityError: if there is one.
+    """
+    unfinished = None if torch.compiler.is_compiling() else find_unfinished(output)
+    if unfinished is not None:
+        raise PurityError(
+            f"{title} returned a {unfinished}, whose code runs when somebody reads it. Then the call is over, so "
+            f"its draws, its new buffers and its checks would be lost. Return a list: list(...) around it, or in place "
+            f"of yield append to a list and return that."
+        )

@@ -11,6 +11,7 @@ import dataclasses
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from enum import Enum
 from functools import cached_property
 from types import CellType, FunctionType
@@ -31,6 +32,7 @@ AccessPath: TypeAlias = "tuple[AccessPath | None, str, Any]"
 """How a value is read: the access path of its container, a format string, and the key for that format."""
 
 _TENSORDICT_ENTRIES = ("_tensordict", "_non_tensordict", "tensordicts")
+_NO_VALUE = object()
 _PLAIN_CLASSES = (int, float, complex, str, bytes, bool, type(None))
 _NOT_LOOKED_INTO = (*ATOM_CLASSES, Net, Enum)
 
@@ -39,19 +41,25 @@ _NOT_LOOKED_INTO = (*ATOM_CLASSES, Net, Enum)
 class Variable:
     """A variable outside of a function that its code assigns to; the watch reads it, and puts it back."""
 
-    home: dict[str, Any] | CellType
+    home: dict[str, Any] | CellType | ContextVar[Any]
     name: str
 
     def read(self) -> list[Any]:
         """The value in a list, which is empty where there is none."""
         if isinstance(self.home, CellType):
             return [self.home.cell_contents] if is_assigned(self.home) else []
+        if isinstance(self.home, ContextVar):
+            value = self.home.get(_NO_VALUE)
+            return [] if value is _NO_VALUE else [value]
         return [self.home[self.name]] if self.name in self.home else []
 
     def write(self, values: list[Any]) -> None:
         """Put back what :meth:`read` returned."""
         if isinstance(self.home, CellType):
             self.home.cell_contents = values[0] if values else None
+        elif isinstance(self.home, ContextVar):
+            if values:
+                self.home.set(values[0])
         elif values:
             self.home[self.name] = values[0]
         else:

@@ -24,6 +24,11 @@ class Lazy(Net):
     """A net whose tensors are unknown until it sees an input; ``net.init(rng, example_inputs=...)`` shows it one.
 
     It declares no tensors. A subclass says in :meth:`concrete` which net it becomes.
+
+    >>> import funcnet as fn
+    >>> net, params, buffers = fn.LazyLinear(3).init(0, example_inputs=torch.ones(1, 5))
+    >>> isinstance(fn.LazyLinear(3), Lazy), net
+    (True, Linear(in_features=5, out_features=3, bias=True))
     """
 
     def concrete(self, *inputs: Any, **kwargs: Any) -> Net:

@@ -18,6 +18,14 @@ class Body(nn.Module):
 
     ``p.training`` is the module's flag and ``p.rng`` stands for torch's global generator, so what a body does with
     explicit params it does here with its own.
+
+    >>> import funcnet as fn
+    >>> @fn.compose(fc=fn.Linear(2, 3))
+    ... def model(p, x):
+    ...     return p.fc(x)
+    >>> module = fn.to_module(model, model.init(0)[0])
+    >>> isinstance(module, Body), list(module.state_dict())
+    (True, ['fc.weight', 'fc.bias'])
     """
 
     def __init__(self, net: Net) -> None:
@@ -45,7 +53,12 @@ class Body(nn.Module):
 
 
 class FunctionModule(nn.Module):
-    """An ``nn.Module`` that calls a plain function."""
+    """An ``nn.Module`` that calls a plain function.
+
+    >>> import torch
+    >>> FunctionModule(torch.tanh)(torch.zeros(2))
+    tensor([0., 0.])
+    """
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__()

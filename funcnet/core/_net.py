@@ -6,7 +6,7 @@ Names with one underscore on :class:`Net` are for the package: the public names 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property, partial
 from types import FunctionType
@@ -36,7 +36,6 @@ from funcnet.tree.internals import select_paths
 if TYPE_CHECKING:
     from funcnet.core._call import PreparedNet
     from funcnet.core._facts import BodyFacts
-
 
 P = ParamSpec("P")
 R = TypeVar("R", covariant=True)
@@ -370,6 +369,12 @@ class Net(RecordValue):
             replaced: what makes them new: nets by their path, which may lie deep in a child.
         """
         return self._with_edits(self._edits.with_replaced(nets, self.parts()))
+
+    def _gathering(self, paths: Collection[str]) -> Net:
+        """This net with parts at some paths, or itself at "", that gather their params when they are called."""
+        from funcnet.core._gathered_units import gather_at
+
+        return gather_at(self, paths)
 
     def _add_edits(self, edits: Edits) -> None:
         problems = edits.list_missing_parts(self._with_edits(self._edits))  # a copy, as self is to remember no parts

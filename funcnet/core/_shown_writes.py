@@ -47,6 +47,7 @@ class ShownWrites:
         touches_tensors: that, or a name of what changes gradients, hooks, flags or attributes of tensors.
         backward: a backward pass, which may add to the gradients of params.
         hidden_in_traces: the first name of a write that does not show while the compiler traces it; "" without any.
+        is_all: the code shows all writes: no function of which the writes are not known can run.
     """
 
     in_place: bool = False
@@ -54,21 +55,29 @@ class ShownWrites:
     touches_tensors: bool = False
     backward: bool = False
     hidden_in_traces: str = ""
+    is_all: bool = False
 
 
 def look_for_writes(
-    functions: Iterable[FunctionType], own_functions: Iterable[FunctionType], method: str, buffer_names: Collection[str]
+    functions: Iterable[tuple[str, FunctionType]],
+    own_functions: Iterable[tuple[str, FunctionType]],
+    method: str,
+    param_names: Collection[str],
+    buffer_names: Collection[str],
 ) -> ShownWrites:
     """What the code of a net shows of the writes in a call.
 
     Args:
-        functions: what the code of the net consists of; methods that no other code names are left out.
+        functions: what the code of the net consists of, with the names by which code reaches it; what no code names
+            that can run is left out.
         own_functions: those of them that do not belong to a foreign module, whose calls have copies of all inputs.
         method: the name of the method that is called.
-        buffer_names: to assign to these attributes is to record a new buffer.
+        param_names: the attributes that are params.
+        buffer_names: those that are buffers; to assign to one is to record a new buffer.
     """
+    tensor_names = {*param_names, *buffer_names}
     functions = [*functions, *own_functions]
-    in_place = any(any(_iter_writes(code)) for code, _ in iter_code_of_call(functions, method))
+    in_place = any(any(_iter_writes(code, tensor_names)) for code, _ in iter_code_of_call(functions, method))
     names: set[str] = set()
     stores: set[str] = set()
     reaches_memory = False
@@ -94,12 +103,12 @@ def _is_of_memory(value: object) -> bool:
     return isinstance(value, ModuleType) and value.__name__.partition(".")[0] in ("numpy", "ctypes")
 
 
-def iter_code_of_call(functions: Iterable[FunctionType], method: str) -> Iterator[tuple[CodeType, FunctionType]]:
+def iter_code_of_call(
+    functions: Iterable[tuple[str, FunctionType]], method: str
+) -> Iterator[tuple[CodeType, FunctionType]]:
     """The code that a call may run, with the function that it belongs to."""
     codes_by_name: dict[str, list[tuple[CodeType, FunctionType]]] = {}
-    for function in functions:
-        is_method = function.__qualname__.rpartition(".")[0].rpartition(".")[2] not in ("", "<locals>")
-        name = function.__name__ if is_method else ""
+    for name, function in functions:
         codes_by_name.setdefault(name, []).extend((code, function) for code in iter_code(function))
     waiting = ["", "forward", method, "__call__", "__getattr__", "__getattribute__"]
     visited: set[str] = set()
@@ -113,7 +122,7 @@ def iter_code_of_call(functions: Iterable[FunctionType], method: str) -> Iterato
             waiting += code.co_names
 
 
-def _iter_writes(code: CodeType) -> Iterator[bool]:
+def _iter_writes(code: CodeType, tensor_names: Collection[str]) -> Iterator[bool]:
     """For each instruction, whether it may write in place to a tensor that is no local variable."""
     for name in code.co_names:
         yield (name.endswith("_") and not name.endswith("__")) or name.startswith("_foreach_")
@@ -121,8 +130,12 @@ def _iter_writes(code: CodeType) -> Iterator[bool]:
         yield isinstance(constant, tuple) and any(keyword in constant for keyword in _KEYWORDS_OF_WRITES)
     is_augmented = False
     for instruction in dis.get_instructions(code):
-        yield is_augmented and instruction.opname in ("STORE_ATTR", "SWAP", "ROT_TWO")
-        is_augmented = instruction.opname.startswith("INPLACE_") or (
-            instruction.opname == "BINARY_OP" and instruction.argrepr.endswith("=")
+        kind = instruction.opname
+        if is_augmented and kind in ("STORE_ATTR", "STORE_SUBSCR"):
+            yield kind == "STORE_SUBSCR" or instruction.argval in tensor_names
+        is_augmented = (
+            kind.startswith("INPLACE_")
+            or (kind == "BINARY_OP" and instruction.argrepr.endswith("="))
+            or (is_augmented and kind in ("SWAP", "ROT_TWO", "ROT_THREE", "CACHE"))
         )
-        yield instruction.opname == "STORE_ATTR" and instruction.argval == "data"
+        yield kind == "STORE_ATTR" and instruction.argval == "data"

@@ -22,6 +22,18 @@ class View:
 
     ``p.fc(x)`` calls a part and ``p.fc.weight`` reads its tensor; assigning ``p.running_mean = new`` records a new
     buffer and writes nothing. An ``nn.Module`` with the same names does the same things.
+
+    >>> import torch, funcnet as fn
+    >>> class Counter(fn.Net):
+    ...     def parts(self):
+    ...         return {"fc": fn.Linear(2, 2), "calls": fn.Buffer(1, 0.0)}
+    ...     @staticmethod
+    ...     def forward(p, x):
+    ...         p.calls = p.calls + 1
+    ...         return p.fc(x)
+    >>> params, buffers = Counter().init(0)
+    >>> Counter().apply(params, buffers, torch.ones(1, 2))[1]
+    {'calls': tensor([1.])}
     """
 
     __slots__ = ()

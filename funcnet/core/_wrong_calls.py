@@ -89,7 +89,7 @@ def refuse_swallowed_arguments(net: Net, kwargs: Mapping[str, Any], method: str)
     if not names or not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
     functions = iter_functions(part for _, part in net.named_nets())
-    codes = [code for function in functions for code in iter_code(function)]
+    codes = [code for _, function in functions for code in iter_code(function)]
     unread = [f"{name}=" for name in names if not any(_takes_or_reads(code, name) for code in codes)]
     if unread:
         raise TypeError(

@@ -1,6 +1,8 @@
 """Machinery of this package that other packages use. It is not part of the public interface."""
 
 from funcnet.core._body_errors import describe_input as describe_input
+from funcnet.core._body_functions import get_defaults as get_defaults
+from funcnet.core._body_functions import iter_code as iter_code
 from funcnet.core._check import describe_misfits as describe_misfits
 from funcnet.core._check import find_misfits as find_misfits
 from funcnet.core._check import misfit_error as misfit_error
@@ -15,11 +17,19 @@ from funcnet.core._entries import has_entries as has_entries
 from funcnet.core._entries import make_empty_tensor as make_empty_tensor
 from funcnet.core._init_context import InitContext as InitContext
 from funcnet.core._inner_states import copy_inner_state as copy_inner_state
+from funcnet.core._inner_states import find_unfinished as find_unfinished
+from funcnet.core._inner_states import refuse_unfinished as refuse_unfinished
+from funcnet.core._input_watch import name_inputs as name_inputs
+from funcnet.core._input_watch import read_version as read_version
+from funcnet.core._kinds import ANY_EFFECT as ANY_EFFECT
 from funcnet.core._kinds import DelegatingNet as DelegatingNet
 from funcnet.core._kinds import ForeignNet as ForeignNet
+from funcnet.core._kinds import PossibleEffects as PossibleEffects
 from funcnet.core._kinds import StockNet as StockNet
+from funcnet.core._kinds import TransparentNet as TransparentNet
 from funcnet.core._part_check import check_part as check_part
 from funcnet.core._tensor_records import TensorRecord as TensorRecord
 from funcnet.core._tensor_records import record_tensor as record_tensor
 from funcnet.core._ties import resolve_aliases as resolve_aliases
+from funcnet.core._tree_watch import read_storage_id as read_storage_id
 from funcnet.core._view import EMPTY_TREE as EMPTY_TREE

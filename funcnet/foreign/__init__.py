@@ -21,7 +21,7 @@ that can be reached from a copy, by identity, shows that. Dicts get back what th
 **What the code asks for.** Some protections cost time, and are taken only where the code of the module has a word that
 makes them needed (``_code_words.py``). If it asks its parameters who they are, as ``w.requires_grad`` does, the tensors
 of the call answer as the parameters of the module do (``_parameter_answers.py``). If it changes a setting of the
-process, as ``torch.set_grad_enabled(False)`` does, that is put back (``_global_settings.py``).
+process, as ``torch.set_grad_enabled(False)`` does, that is put back (``funcnet/_global_settings.py``).
 
 **When a copy is thrown away.** If anything else is not as it was (a list grew, a tensor was written to, a generator
 advanced), the copy is thrown away and the next call makes a new one. So it is if something still refers to the copy

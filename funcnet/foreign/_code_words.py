@@ -21,8 +21,19 @@ from funcnet._reachable import collect_reachable, is_assigned
 def words_in_code(module: nn.Module) -> frozenset[str]:
     """The names and strings in the code that calls of a module may run; that of torch and of Python is not read.
 
-    A class of torch has its own name even where the code imports it under another.
+    A class of torch has its own name even where the code imports it under another. The name of an argument, in a call
+    that passes it by name, has ``=`` behind it.
     """
+    words: set[str] = set()
+    for function, names in iter_code_of_calls(module):
+        words |= names
+        values = (function.__globals__.get(name) for name in names)
+        words.update(value.__name__ for value in values if isinstance(value, type))
+    return frozenset(words)
+
+
+def iter_code_of_calls(module: nn.Module) -> Iterator[tuple[types.FunctionType, set[str]]]:
+    """The functions that calls of a module may run, each with the names and strings in its code."""
     functions = [obj for obj in collect_reachable(module).values() if isinstance(obj, types.FunctionType)]
     classes = {type(submodule) for submodule in module.modules()}
     members: dict[str, list[types.FunctionType]] = {}
@@ -33,29 +44,25 @@ def words_in_code(module: nn.Module) -> frozenset[str]:
                 functions += [function for name, function in own if name != "__init__"]
             for name, function in own:
                 members.setdefault(name, []).append(function)
-    words: set[str] = set()
     visited: set[types.CodeType] = set()
     waiting = list(functions)
     while waiting:
         function = waiting.pop()
-        if function.__code__ in visited or not _is_foreign(function.__module__):
+        if function.__code__ in visited or not is_foreign_code(function.__module__):
             continue
         visited.add(function.__code__)
         names = set(_iter_words(function.__code__))
-        words |= names
+        yield function, names
         cells = [cell.cell_contents for cell in function.__closure__ or () if is_assigned(cell)]
         waiting += [item for value in cells for item in _iter_functions(value)]
         for name in names:
             value = function.__globals__.get(name)
-            if isinstance(value, type):
-                words.add(value.__name__)
             waiting += [*_iter_functions(value), *(members.get(name, ()) if name != "__init__" else ())]
-            if isinstance(value, types.ModuleType) and _is_foreign(value.__name__):
+            if isinstance(value, types.ModuleType) and is_foreign_code(value.__name__):
                 waiting += [item for attribute in names for item in _iter_functions(vars(value).get(attribute))]
-    return frozenset(words)
 
 
-def _is_foreign(module_name: str | None) -> bool:
+def is_foreign_code(module_name: str | None) -> bool:
     """Whether a Python module belongs neither to torch, nor to funcnet, nor to the standard library."""
     package = (module_name or "").partition(".")[0]
     return package not in ("torch", "funcnet") and package not in sys.stdlib_module_names
@@ -80,3 +87,5 @@ def _iter_words(code: types.CodeType) -> Iterable[str]:
             yield from _iter_words(constant)
         elif isinstance(constant, str):
             yield constant
+        elif isinstance(constant, tuple):
+            yield from (f"{name}=" for name in constant if isinstance(name, str))

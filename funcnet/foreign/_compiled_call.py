@@ -1,7 +1,7 @@
 """A foreign forward while torch.compile or torch.export traces it.
 
 The compiler knows ``torch.func.functional_call``, and neither frames nor reference counts. So here the forward runs on
-one copy per mode, which is never put back: what it leaves behind is part of the compiled code.
+one copy per mode, and what it changes there is put back in the code that is traced.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from funcnet._torch import assume_constant_result
+from funcnet._torch import assume_constant_result, pytree
 from funcnet._typing import Tree, TreeLike
 from funcnet.core import View
 from funcnet.core.internals import Call
 from funcnet.foreign._draws_by_path import path_in_compiled_call
-from funcnet.foreign._parameter_answers import as_parameter
+from funcnet.foreign._parameter_answers import TrainedParameterInCall, as_parameter
 from funcnet.tree import flatten
 
 if TYPE_CHECKING:
@@ -53,17 +53,30 @@ def run_while_compiling(
     if method is not None:
         module, prefix = _MethodAsForward(module, method), "module."
         tensors = {prefix + path: tensor for path, tensor in tensors.items()}
+    state = pool.states_when_compiled[flags]
+    state.begin()
+    for reference in pool.references_when_compiled[flags]:
+        reference.put(tensors[prefix + reference.path])
     try:
         output = functional_call(module, tensors, inputs, dict(kwargs), tie_weights=False)
     finally:  # calls in eval mode share their record
         call.find_drawing_path = outer_find_drawing_path
+        for reference in pool.references_when_compiled[flags]:
+            reference.put(reference.value)
+        state.restore()
     for path in flat_buffers:
         *parents, name = path.split(".")
         node: Any = buffers
         for key in parents:
             node = node[key]
         node[name] = tensors[prefix + pool.first_names[path]]
+    if pool.classes_when_compiled:
+        output = pytree.tree_map_only(TrainedParameterInCall, _as_plain_tensor, output)
     return output
+
+
+def _as_plain_tensor(param: Tensor) -> Tensor:
+    return param.view_as(param)  # the compiler does not know as_subclass(Tensor)
 
 
 class _MethodAsForward(nn.Module):

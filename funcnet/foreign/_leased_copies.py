@@ -9,8 +9,8 @@ with the weights of that call, and is not leased again.
 from __future__ import annotations
 
 import sys
-from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from itertools import chain
 from operator import is_
@@ -19,14 +19,17 @@ from typing import Any, TypeAlias
 from torch import Tensor, nn
 
 from funcnet._errors import TreeError
-from funcnet._reachable import collect_reachable, iter_containers
+from funcnet._global_settings import Setting, named_settings
+from funcnet._reachable import collect_reachable
+from funcnet._torch import pytree
 from funcnet._typing import Tree, TreeLike
 from funcnet.core import Net
-from funcnet.core.internals import Call, copy_inner_state
+from funcnet.core.internals import Call, PossibleEffects
 from funcnet.foreign._carried_values import copy_extra_states, repr_to_keep, repr_without_numbers
+from funcnet.foreign._code_effects import find_possible_effects
 from funcnet.foreign._code_words import words_in_code
+from funcnet.foreign._compiled_state import CompiledState
 from funcnet.foreign._draws_by_path import note_running_paths, wrap_drawing_forwards
-from funcnet.foreign._global_settings import Setting, named_settings
 from funcnet.foreign._isolated_copies import copy_without_weights, deepcopy_isolated
 from funcnet.foreign._module_walk import named_modules, named_tensors
 from funcnet.foreign._new_parameters import refuse_new_parameters, refuse_new_submodules
@@ -38,17 +41,18 @@ from funcnet.foreign._parameter_answers import (
     refuse_ids_of_tensors,
 )
 from funcnet.foreign._replaced_parts import edit_modules
+from funcnet.foreign._snapshot import Snapshot
 from funcnet.foreign._tensor_slots import (
-    Plan,
+    Reference,
     TensorReferences,
     clone_or_none,
     empty_weight_lists,
     first_names_of,
-    iter_deleted,
     iter_tensor_slots,
-    make_plan,
+    list_references,
     renorms_weight,
 )
+from funcnet.kernels.internals import GUARDED_WORDS, guard_norm
 from funcnet.tree import join
 
 TrainFlags: TypeAlias = bool | tuple[bool, ...]
@@ -79,6 +83,8 @@ class CopyPool:
         ]
         self.paths = [path for path, _ in named_modules(module)]
         self.compiled: dict[TrainFlags, nn.Module] = {}
+        self.states_when_compiled: dict[TrainFlags, CompiledState] = {}
+        self.references_when_compiled: dict[TrainFlags, list[Reference]] = {}
         self._ready: dict[TrainFlags, deque[LeasedCopy]] = {}
         self.classes_when_compiled: dict[str, type[Tensor]] = {}  # of the params that answer as parameters, by name
         self._drawing_paths: set[str] = set()  # of submodules that were seen to draw
@@ -124,6 +130,24 @@ class CopyPool:
         """The words in the code that a call may run."""
         return words_in_code(self.module)
 
+    @cached_property
+    def effects(self) -> PossibleEffects:
+        """What the forward may do besides computing its output."""
+        return find_possible_effects(self.module)
+
+    @cached_property
+    def calls_wrong_kernels(self) -> bool:
+        """Whether the code of the module calls functions of torch that are wrong for some layouts."""
+        attributes = {name for submodule in self.module.modules() for name in (*vars(submodule), *submodule._modules)}
+        return not GUARDED_WORDS.isdisjoint(self.words - attributes)
+
+    @cached_property
+    def only_computes(self) -> bool:
+        """Whether the forward is known to do nothing but compute."""
+        effects = self.effects
+        is_guarded = self.settings or self.calls_wrong_kernels
+        return not (effects.changes_module or effects.writes_in_place or effects.draws or is_guarded)
+
     def make_copy(self, flags: TrainFlags) -> nn.Module:
         """A new copy of the module, in these modes."""
         module = deepcopy_isolated(self.module, {})
@@ -142,7 +166,10 @@ class CopyPool:
     def return_copy(self, flags: TrainFlags, leased: LeasedCopy) -> None:
         """Let other calls have a copy, if it is as it was made; else it is thrown away."""
         if leased.take_tensors_out() and leased.drawing_paths is self._drawing_paths:
-            self._ready.setdefault(flags, deque()).append(leased)
+            try:
+                self._ready[flags].append(leased)
+            except KeyError:
+                self._ready.setdefault(flags, deque()).append(leased)
 
     def learn_drawing_path(self, path: str) -> bool:
         """Have later copies intercept what the submodule at a path draws; returns whether the path is news."""
@@ -162,7 +189,73 @@ class CopyPool:
             module = self.make_copy(flags)
             note_running_paths(module)
             refuse_new_parameters(module)
+            self.references_when_compiled[flags] = list_references(module, self.words)
+            self.states_when_compiled[flags] = CompiledState(module, self.words, self.effects.writes_in_place)
             self.compiled[flags] = module
+
+
+class TensorPlan:
+    """Where the params or the buffers of a module are, in the order of its tree: made once, used in every call.
+
+    Args:
+        module: the module.
+        kind: ``"_parameters"`` or ``"_buffers"``.
+    """
+
+    __slots__ = ("_branches", "_leaves", "_names", "_tensors")
+
+    def __init__(self, module: nn.Module, kind: str) -> None:
+        self._tensors: dict[str, Any] = getattr(module, kind)
+        self._names = [name for name, tensor in self._tensors.items() if tensor is not None]
+        plans = [(name, TensorPlan(child, kind)) for name, child in module._modules.items() if child is not None]
+        self._branches: list[tuple[str, TensorPlan]] = [
+            (name, plan) for name, plan in plans if plan._leaves or plan._branches
+        ]
+        self._leaves: list[
+            tuple[str, dict[str, Any], list[str]]
+        ] = [  # children that have tensors and no children with any, which are the most
+            (name, plan._tensors, plan._names)
+            for name, plan in plans
+            if plan._names and not (plan._leaves or plan._branches)
+        ]
+
+    def __bool__(self) -> bool:
+        return bool(self._names or self._leaves or self._branches)
+
+    def put(self, tree: TreeLike) -> None:
+        """Put the tensors of a tree where the module looks for its own."""
+        tensors = self._tensors
+        for name in self._names:
+            tensors[name] = tree[name]
+        for child_name, tensors, names in self._leaves:
+            subtree = tree[child_name]
+            for name in names:
+                tensors[name] = subtree[name]
+        for child_name, branch in self._branches:
+            branch.put(tree[child_name])
+
+    def record(self, tree: Tree) -> None:
+        """Record the tensors that the module has now in a tree.
+
+        Raises:
+            KeyError: if the module has lost one; :meth:`iter_deleted` tells which.
+        """
+        tensors = self._tensors
+        for name in self._names:
+            tree[name] = tensors[name]
+        for child_name, tensors, names in self._leaves:
+            subtree = tree[child_name]
+            for name in names:
+                subtree[name] = tensors[name]
+        for child_name, branch in self._branches:
+            branch.record(tree[child_name])
+
+    def iter_deleted(self, path: str = "") -> Iterator[str]:
+        """The paths of the tensors that the module has lost."""
+        for child_name, tensors, names in (("", self._tensors, self._names), *self._leaves):
+            yield from (join(path, join(child_name, name)) for name in names if name not in tensors)
+        for child_name, branch in self._branches:
+            yield from branch.iter_deleted(join(path, child_name))
 
 
 class LeasedCopy:
@@ -176,21 +269,25 @@ class LeasedCopy:
         self.module = module
         self.drawing_paths = drawing_paths
         self.call: Call | None = None
-        objects = [obj for key, obj in collect_reachable(module).items() if key not in shared_ids]
+        self._objects = [obj for key, obj in collect_reachable(module).items() if key not in shared_ids]
         self.path_by_id: dict[int, str] = {}
         for path, submodule in named_modules(module):
             self.path_by_id.setdefault(id(submodule), path)
         self.modules = list(module.modules())
+        for submodule in self.modules:
+            guard_norm(submodule)
         wrap_drawing_forwards(self, drawing_paths)
         refuse_new_parameters(module)
         self._children = [submodule._modules for submodule in self.modules]
         self._child_counts = list(map(len, self._children))
         self._children_before = list(chain.from_iterable(map(dict.values, self._children)))
         self._tensors = [(tensors, name, tensors[name]) for tensors, name in iter_tensor_slots(self.modules)]
-        self._references = TensorReferences(self._tensors, objects) or None
+        self._references = TensorReferences(self._tensors, self._objects) or None
         self._answering_params = list_answering_params(self.modules, words)
+        # The aliases that stand for params in a call, each with its param; held here, so that no id is given anew.
+        self._originals: dict[int, tuple[Tensor, Tensor]] = {}
         self._answering_buffers = list_answering_buffers(self.modules, words)
-        self._param_plan, self._buffer_plan = (make_plan(module, kind) for kind in ("_parameters", "_buffers"))
+        self._param_plan, self._buffer_plan = TensorPlan(module, "_parameters"), TensorPlan(module, "_buffers")
         self._renormed = [submodule._parameters for submodule in self.modules if renorms_weight(submodule)]
         self._recurrent = [
             (submodule, empty_weight_lists(submodule))
@@ -199,7 +296,8 @@ class LeasedCopy:
         ]
         for submodule, empty_lists in self._recurrent:
             submodule.__dict__.update(empty_lists)
-        self._snapshot = Snapshot(objects, {id(tensor) for _, _, tensor in self._tensors})
+        self._is_watched = True
+        self._snapshot: Snapshot | None = None  # made before the first call that is watched
         self._reference_counts: list[int] = []
 
     def _count_references(self) -> list[int]:
@@ -208,12 +306,23 @@ class LeasedCopy:
     def _children_are_same(self) -> bool:
         return all(map(is_, chain.from_iterable(map(dict.values, self._children)), self._children_before))
 
-    def put_tensors(self, params: TreeLike, buffers: TreeLike) -> None:
-        """Put the tensors of a call where the module looks for its own."""
+    def put_tensors(self, params: TreeLike, buffers: TreeLike, is_watched: bool) -> None:
+        """Put the tensors of a call where the module looks for its own.
+
+        Args:
+            params, buffers: the tensors.
+            is_watched: whether the call may change the copy, so that it is looked at afterwards.
+        """
+        self._is_watched = is_watched
+        if is_watched and self._snapshot is None:
+            self._snapshot = Snapshot(self._objects, {id(tensor) for _, _, tensor in self._tensors})
+            self._reference_counts = []  # the snapshot refers to the modules too
         self._reference_counts = self._reference_counts or self._count_references()
-        self._snapshot.count_references()
-        _put_by_plan(self._param_plan, params)
-        _put_by_plan(self._buffer_plan, buffers)
+        if is_watched and self._snapshot is not None:
+            self._snapshot.count_references()
+        self._param_plan.put(params)
+        if self._buffer_plan:
+            self._buffer_plan.put(buffers)
         for renormed in self._renormed:  # torch renorms rows in place, and a tied weight has other names
             weight = renormed["weight"]
             weight_copy = clone_or_none(weight)
@@ -230,12 +339,20 @@ class LeasedCopy:
     def _put_answering_params(self) -> None:
         """Put aliases in the place of the params that answer as those of the module; a tied tensor has one alias."""
         aliases: dict[int, Tensor] = {}
+        self._originals = {}
         for tensors, name, cls in self._answering_params:
             tensor = tensors[name]
             if id(tensor) not in aliases:
                 alias = aliases[id(tensor)] = as_parameter(tensor, cls)
                 aliases[id(alias)] = alias
+                self._originals[id(alias)] = alias, tensor
             tensors[name] = aliases[id(tensor)]
+
+    def replace_aliases(self, output: Any) -> Any:
+        """The output of a call with the params that it was given, in the place of those that answered for them."""
+        if not self._answering_params:
+            return output
+        return pytree.tree_map_only(Tensor, lambda tensor: self._originals.get(id(tensor), (tensor, tensor))[1], output)
 
     def record_buffers(self, buffers: Tree) -> None:
         """Record the buffers as the call left them in the tree that it was given.
@@ -244,9 +361,9 @@ class LeasedCopy:
             TreeError: if the call deleted one.
         """
         try:
-            _record_by_plan(self._buffer_plan, buffers)
+            self._buffer_plan.record(buffers)
         except KeyError:
-            names = ", ".join(map(repr, iter_deleted(self._buffer_plan)))
+            names = ", ".join(map(repr, self._buffer_plan.iter_deleted()))
             raise TreeError(
                 f"{type(self.module).__name__} deleted its buffer {names} in the call, which is to return every buffer "
                 f"that it was given. Assign zeros in place of `del`, or hold a plain attribute."
@@ -258,7 +375,7 @@ class LeasedCopy:
         Raises:
             PurityError: if the call made a submodule that has params.
         """
-        if list(map(len, self._children)) != self._child_counts or not self._children_are_same():
+        if self._is_watched and (list(map(len, self._children)) != self._child_counts or not self._children_are_same()):
             refuse_new_submodules(self.module, self.path_by_id)
         if self._count_references() != self._reference_counts:
             # Something still refers to the copy; it must not write to the new buffers that the caller has.
@@ -267,135 +384,11 @@ class LeasedCopy:
             return False
         if self._references and not self._references.are_unchanged():
             return False
+        self._originals = {}
         for tensors, name, tensor in self._tensors:
             tensors[name] = tensor
         if self._references:
             self._references.restore()
         for submodule, empty_lists in self._recurrent:
             submodule.__dict__.update(empty_lists)
-        return self._snapshot.restore_objects()
-
-
-# --- the tensors of a call ---
-
-
-def _put_by_plan(plan: Plan, tree: TreeLike) -> None:
-    slots, children = plan
-    for name, tensors in slots:
-        tensors[name] = tree[name]
-    for name, child in children:
-        _put_by_plan(child, tree[name])
-
-
-def _record_by_plan(plan: Plan, tree: Tree) -> None:
-    slots, children = plan
-    for name, tensors in slots:
-        tree[name] = tensors[name]
-    for name, child in children:
-        _record_by_plan(child, tree[name])
-
-
-# --- whether a copy is unchanged ---
-
-
-class Snapshot:
-    """The contents of some objects at one moment, one level deep, by identity; so comparing with it later is cheap.
-
-    Args:
-        objects: all objects that can be reached and changed.
-        exempt: ids of tensors that calls exchange.
-    """
-
-    def __init__(self, objects: Sequence[Any], exempt: set[int]) -> None:
-        self._empty: list[Any] = []
-        self._dicts: list[tuple[Any, list[Any], list[Any]]] = []  # each with its keys and values
-        self._lists: list[list[Any]] = []
-        self._others: list[tuple[Any, list[Any]]] = []
-        self._tensors: list[tuple[Tensor, int]] = []  # each with its version
-        self._inner_states: list[tuple[Any, Any]] = []
-        self._has_iterator = False
-        for obj in objects:
-            if isinstance(obj, Tensor):
-                if id(obj) not in exempt:
-                    self._tensors.append((obj, obj._version))
-            elif isinstance(obj, nn.Module):
-                self._dicts.append((obj.__dict__, list(obj.__dict__), list(obj.__dict__.values())))
-            elif type(obj) in (dict, OrderedDict) and obj:
-                self._dicts.append((obj, list(obj), list(obj.values())))
-            elif type(obj) in (dict, OrderedDict, list, set) and not obj:
-                self._empty.append(obj)
-            elif type(obj) is list:
-                self._lists.append(obj)
-            elif (state := copy_inner_state(obj)) is not None:
-                self._inner_states.append((obj, state))
-            elif hasattr(obj, "__next__"):
-                self._has_iterator = True  # how far an iterator has come cannot be seen
-            elif contents := list(_iter_contents(obj)):
-                self._others.append((obj, contents))
-        self._reference_counts: list[list[int]] = []
-        self._filled = [*(content for content, _, _ in self._dicts), *self._lists]
-        self._sizes = list(map(len, self._filled))
-        self._values = list(self._current_values())
-
-    def _current_values(self) -> Iterator[Any]:
-        """All that dicts and lists hold now, in one pass: of all comparisons this is the one that costs time."""
-        dicts = self._filled[: len(self._dicts)]
-        return chain(chain.from_iterable(map(dict.values, dicts)), chain.from_iterable(self._lists))
-
-    def count_references(self) -> None:
-        """Remember how many objects refer to each dict: a dict that a call handed out must not be emptied."""
-        self._reference_counts = self._reference_counts or [
-            [sys.getrefcount(self._empty[index]) for index in range(len(self._empty))],
-            [sys.getrefcount(self._dicts[index][0]) for index in range(len(self._dicts))],
-        ]
-
-    def restore_objects(self) -> bool:
-        """Put back the contents of dicts that differ, and return whether everything is now as it was."""
-        if self._has_iterator or (any(self._empty) and not self._clear_filled()):
-            return False
-        if (list(map(len, self._filled)) != self._sizes or not self._values_are_same()) and (
-            not self._restore_dicts() or not self._values_are_same()
-        ):
-            return False
-        return (
-            all(tensor._version == version for tensor, version in self._tensors)
-            and all(_are_same(_iter_contents(obj), contents) for obj, contents in self._others)
-            and all(copy_inner_state(obj) == state for obj, state in self._inner_states)
-        )
-
-    def _values_are_same(self) -> bool:
-        return all(map(is_, self._current_values(), self._values))
-
-    def _restore_dicts(self) -> bool:
-        """Give dicts back what they held, unless somebody else holds them; returns whether all sizes are right."""
-        for index, (content, keys, values) in enumerate(self._dicts):
-            if len(content) != len(keys) or not all(map(is_, content.values(), values)):
-                if sys.getrefcount(content) - 1 != self._reference_counts[1][index]:  # 1 is the name in this loop
-                    return False
-                content.clear()
-                content.update(zip(keys, values, strict=True))
-        return list(map(len, self._filled)) == self._sizes
-
-    def _clear_filled(self) -> bool:
-        """Empty what was empty before; returns False if somebody else holds one of them."""
-        indices = [index for index, content in enumerate(self._empty) if content]
-        if any(sys.getrefcount(self._empty[index]) != self._reference_counts[0][index] for index in indices):
-            return False
-        for index in indices:
-            self._empty[index].clear()
-        return True
-
-
-_PLAIN_CLASSES = (int, float, complex, str, bytes, bool, type(None))
-
-
-def _are_same(contents: Iterable[Any], contents_before: list[Any]) -> bool:
-    contents = list(contents)
-    return len(contents) == len(contents_before) and all(
-        value is before or (type(value) is type(before) and isinstance(value, _PLAIN_CLASSES) and value == before)
-        for value, before in zip(contents, contents_before, strict=True)
-    )
-
-
-def _iter_contents(value: object) -> Iterator[Any]:
-    return (container[key] for container, keys in iter_containers(value) for key in keys)
+        return not self._is_watched or self._snapshot is None or self._snapshot.restore_objects()

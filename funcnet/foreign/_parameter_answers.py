@@ -5,16 +5,20 @@ What a caller puts into ``params`` are plain tensors, or tensors in the middle o
 so other code would run than in the module. So where the code of a module asks, each tensor is put in as an alias, by
 ``Tensor.as_subclass``, of a class that gives the answers of the module. Autograd, every transform of torch.func and
 the compiler look through it. It costs a microsecond for each parameter, so it is not done where no code asks.
+
+The answers are those of the module when it was converted: ``net.freeze`` changes nothing that is computed, and so no
+answer either.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor, nn
 
 from funcnet._errors import ConversionError, PurityError
+from funcnet._torch import DisableTorchFunctionSubclass
 from funcnet.foreign._module_walk import named_modules
 from funcnet.tree import join
 
@@ -75,6 +79,27 @@ class FrozenParameterInCall(TrainedParameterInCall):
         TrainedParameterInCall.requires_grad.fset(self, flag)  # type: ignore[attr-defined]
 
 
+class _TracedFunctions:
+    """Functions of torch on the tensors of a class, in words that the compiler traces; they take longer than none."""
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Run a function, or read an attribute, as on a plain tensor."""
+        with DisableTorchFunctionSubclass():
+            plain = [arg.view_as(arg) if isinstance(arg, TrainedParameterInCall) else arg for arg in args]
+            return func(*plain, **(kwargs or {}))
+
+
+class TracedTrainedParameter(_TracedFunctions, TrainedParameterInCall):
+    """A tensor in the place of a parameter that requires grad, for the compiler."""
+
+
+class TracedFrozenParameter(_TracedFunctions, FrozenParameterInCall):
+    """A tensor in the place of a parameter that does not require grad, for the compiler."""
+
+
 def as_parameter(tensor: Tensor, cls: type[Tensor]) -> Tensor:
     """An alias of a tensor of a class of parameters; a tensor of a class of its own, as a DTensor, as it is."""
     return tensor.as_subclass(cls) if type(tensor) in (Tensor, nn.Parameter) else tensor
@@ -96,6 +121,8 @@ def answering_class(param: Tensor, words: frozenset[str], is_compiled: bool = Fa
     """
     if words.isdisjoint(_ATTRIBUTES) and (words.isdisjoint(_CLASSES) or not is_compiled):
         return None if words.isdisjoint(_CLASSES) else nn.Parameter
+    if is_compiled:
+        return TracedTrainedParameter if param.requires_grad else TracedFrozenParameter
     return TrainedParameterInCall if param.requires_grad else FrozenParameterInCall
 
 

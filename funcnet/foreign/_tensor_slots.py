@@ -6,11 +6,12 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from funcnet._reachable import iter_containers, slot_names
+from funcnet._errors import TransformError, bullet_list
+from funcnet._reachable import collect_reachable, iter_containers, slot_names
 from funcnet.foreign._module_walk import named_modules
 from funcnet.tree import join
 
@@ -100,6 +101,14 @@ class TensorReferences:
     def __bool__(self) -> bool:
         return bool(self._direct or self._rebuilt)
 
+    def list_direct(self) -> list[tuple[Any, Any, int, str]]:
+        """What can be written to: a container, a key, and the id of the dict and the name of the tensor in it."""
+        return [(container, key, id(tensors), name) for container, key, tensors, name in self._direct]
+
+    def list_rebuilt(self) -> list[Any]:
+        """The values of which each call gets new ones."""
+        return [value for _, _, value in self._rebuilt]
+
     def put(self) -> None:
         """Make all of them refer to what the dicts of tensors hold now."""
         for container, key, tensors, name in self._direct:
@@ -123,24 +132,74 @@ class TensorReferences:
         self._current = []
 
 
-Plan: TypeAlias = tuple[list[tuple[str, dict[str, Any]]], list[tuple[str, Any]]]
-"""The names of a module's tensors with the dicts that hold them, and the plans of those children that have tensors."""
+class Reference(NamedTuple):
+    """A place outside of the dicts of a module that holds one of its tensors, for code that the compiler traces."""
+
+    owner: Any
+    key: Any
+    value: Any
+    path: str
+    is_attribute: bool
+
+    def put(self, tensor: object) -> None:
+        """Put another tensor there."""
+        if self.is_attribute:
+            setattr(self.owner, self.key, tensor)
+        else:
+            self.owner[self.key] = tensor
 
 
-def make_plan(module: nn.Module, kind: str) -> Plan:
-    """Where the params or the buffers of a tree go; ``kind`` is ``"_parameters"`` or ``"_buffers"``."""
-    tensors = getattr(module, kind)
-    slots = [(name, tensors) for name, tensor in tensors.items() if tensor is not None]
-    children = [(name, make_plan(child, kind)) for name, child in module._modules.items() if child is not None]
-    return slots, [(name, plan) for name, plan in children if plan != ([], [])]
+def list_references(module: nn.Module, words: frozenset[str]) -> list[Reference]:
+    """Where else than in its dicts a module holds its params and buffers, each with the first name of the tensor.
+
+    Args:
+        module: the module.
+        words: the words in its code.
+
+    Raises:
+        TransformError: if it holds some in what the compiler cannot write to, and its code reads that; names the
+            attributes.
+    """
+    slots = [(tensors, name, tensors[name]) for tensors, name in iter_tensor_slots(list(module.modules()))]
+    objects = list(collect_reachable(module).values())
+    references = TensorReferences(slots, objects)
+    if not references:
+        return []
+    owners = {id(vars(obj)): obj for obj in objects if hasattr(obj, "__dict__")}
+    first_names = first_names_of(module)
+    paths = {
+        (id(tensors), name): first_names[join(path, name)]
+        for path, submodule in named_modules(module)
+        for tensors in (submodule._parameters, submodule._buffers)
+        for name in tensors
+    }
+    listed: list[Reference] = []
+    hidden_ids = {id(value) for value in references.list_rebuilt()}
+    for container, key, dict_id, name in references.list_direct():
+        value = container[key]
+        owner = owners.get(id(container), container)
+        setters: tuple[object, ...] = (object.__setattr__, nn.Module.__setattr__)
+        if isinstance(container, (list, dict)) and (owner is container or type(owner).__setattr__ in setters):
+            listed.append(Reference(owner, key, value, paths[dict_id, name], owner is not container))
+        else:
+            hidden_ids.add(id(value))
+    holders = list(_iter_holders(module, hidden_ids, words)) if hidden_ids else []
+    if holders:
+        raise TransformError(
+            f"{type(module).__name__} holds parameters or buffers in what torch.compile cannot write to while it "
+            f"traces{bullet_list(holders)}\n"
+            f"Hold them in a list or in a dict by name, or read them as attributes of the module."
+        )
+    return listed
 
 
-def iter_deleted(plan: Plan, path: str = "") -> Iterator[str]:
-    """The paths of what the plan places and is there no more."""
-    slots, children = plan
-    yield from (join(path, name) for name, tensors in slots if name not in tensors)
-    for name, child in children:
-        yield from iter_deleted(child, join(path, name))
+def _iter_holders(module: nn.Module, ids: set[int], words: frozenset[str]) -> Iterator[str]:
+    """The attributes that code names and from which one of these objects can be reached, with their classes."""
+    for path, submodule in named_modules(module):
+        for name, value in vars(submodule).items():
+            is_read = name in words and name not in ("_parameters", "_buffers", "_modules")
+            if is_read and not ids.isdisjoint({id(value), *collect_reachable(value)}):
+                yield f"{join(path, name)}, a {type(value).__name__}"
 
 
 def clone_or_none(tensor: Tensor | None) -> Tensor | None:

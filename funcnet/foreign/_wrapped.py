@@ -8,28 +8,37 @@ behind on the module. Here it runs on leased copies that hold no weights, with c
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from funcnet._context import transform_levels, under_vmap
 from funcnet._errors import InitError
-from funcnet._reachable import collect_reachable
-from funcnet._tensors import is_tensordict
+from funcnet._global_settings import with_settings_restored
 from funcnet._torch import MODULE_CALL_CODE
 from funcnet._typing import Tree
 from funcnet.core import Buffer, Lazy, Net, Param, View
-from funcnet.core.internals import EMPTY_TREE, ForeignNet, call_and_path, dtype_to_declare
+from funcnet.core.internals import (
+    ANY_EFFECT,
+    EMPTY_TREE,
+    Call,
+    ForeignNet,
+    PossibleEffects,
+    call_and_path,
+    dtype_to_declare,
+    refuse_unfinished,
+)
 from funcnet.foreign._carried_values import UNKNOWN_VALUE, carried_value
 from funcnet.foreign._compiled_call import run_while_compiling
 from funcnet.foreign._draws_by_path import find_drawing_submodule
-from funcnet.foreign._global_settings import with_settings_restored
-from funcnet.foreign._isolated_copies import CopiesById, deepcopy_isolated
+from funcnet.foreign._gathering_submodules import submodules_gathering
+from funcnet.foreign._input_copies import OverlappingInputs, copy_inputs
 from funcnet.foreign._leased_copies import CopyPool, LeasedCopy, TrainFlags
+from funcnet.kernels.internals import with_guarded_kernels
 from funcnet.random import Stream
 from funcnet.tree import join
 
@@ -40,11 +49,20 @@ class Wrapped(ForeignNet):
     Params and buffers have the module's keys; ``named_nets`` shows its children. Calls are pure: new buffers are
     returned, inputs and module stay as they are, draws come from ``rng`` by the path of the submodule that draws, and
     threads do not meet. ``net.apply(..., method="encode")`` runs another method of the module than its forward.
+
+    >>> class Twice(nn.Linear):
+    ...     def forward(self, x):
+    ...         return super().forward(super().forward(x))
+    >>> import funcnet as fn
+    >>> net, params, buffers = fn.from_module(Twice(2, 2))
+    >>> isinstance(net, Wrapped), net(params, torch.ones(1, 2)).shape
+    (True, torch.Size([1, 2]))
     """
 
     copy_pool: CopyPool
     children: tuple[tuple[str, Net], ...]
     tensors: tuple[tuple[str, Param | Buffer], ...]
+    gathering_paths: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, module: nn.Module, convert: Callable[[nn.Module], Net]) -> Wrapped:
@@ -75,6 +93,11 @@ class Wrapped(ForeignNet):
         fields = {"copy_pool": self.copy_pool.with_nets(replaced, around), "children": children}
         return type(self)(**{**self._field_values(), **fields})
 
+    def _gathering(self, paths: Collection[str]) -> Net:
+        if "" in paths:
+            return super()._gathering(paths)
+        return type(self)(**{**self._field_values(), "gathering_paths": tuple(paths)})._with_edits(self._edits)
+
     def title(self) -> str:
         return type(self.copy_pool.module).__name__
 
@@ -88,8 +111,15 @@ class Wrapped(ForeignNet):
         classes = {type(submodule) for submodule in self.copy_pool.module.modules()}
         return {cls for cls in classes if not cls.__module__.startswith(("torch.", "funcnet."))}
 
+    def possible_effects(self) -> PossibleEffects:
+        return self.copy_pool.effects
+
     def is_recurrent(self) -> bool:
         return any(isinstance(submodule, nn.RNNBase) for submodule in self.copy_pool.module.modules())
+
+    def normalises_batches(self) -> bool:
+        has_norms = any(isinstance(submodule, _BATCH_NORMS) for submodule in self.copy_pool.module.modules())
+        return has_norms or "batch_norm" in self.copy_pool.words
 
     def as_module(self) -> nn.Module:
         return copy.deepcopy(self.copy_pool.module).train()
@@ -110,8 +140,8 @@ class Wrapped(ForeignNet):
         path = ""
         while trace is not None:
             code, values = trace.tb_frame.f_code, trace.tb_frame.f_locals
-            if code is _RUN_CODE:
-                leased, path = values.get("leased"), values["path"]
+            if code in (_FORWARD_CODE, _RUN_CODE):
+                leased, path = values.get("leased"), call_and_path(values["p"])[1]
             if code is MODULE_CALL_CODE and leased is not None and id(values["self"]) in leased.path_by_id:
                 full_path = join(path, leased.path_by_id[id(values["self"])])
                 inputs = {f"input {index}": value for index, value in enumerate(values["args"])} | values["kwargs"]
@@ -126,97 +156,92 @@ class Wrapped(ForeignNet):
         return partial(self._run_method, view, name)
 
     def forward(self, p: View, *inputs: Any, **kwargs: Any) -> Any:
-        return self._run_method(p, None, *inputs, **kwargs)
+        pool = self.copy_pool
+        if torch.compiler.is_compiling() or self.gathering_paths or not pool.only_computes:
+            return self._run_method(p, None, *inputs, **kwargs)
+        call = p._up  # from here on, few steps: this is what a call costs more than that of the module
+        while type(call) is not Call:
+            call = call._up
+        flags: TrainFlags = call.train if isinstance(call.train, bool) else self._train_flags(p, call)
+        buffers = getattr(p, "_buffers", EMPTY_TREE)
+        if kwargs or len(inputs) != 1 or type(inputs[0]) is not Tensor:
+            inputs, kwargs = copy_inputs(inputs, kwargs, copies_tensors=False)
+        if flags is not False and buffers and under_vmap():
+            _give_batch_axes(buffers, _list_tensors((p._params, inputs, kwargs)))
+        leased = pool.lease_copy(flags)
+        leased.put_tensors(p._params, buffers, is_watched=False)
+        output = leased.module(*inputs, **kwargs)
+        if type(output) is not Tensor:
+            refuse_unfinished(self.title(), output)
+        output = leased.replace_aliases(output)
+        if flags is not False and buffers and not call.closed:
+            leased.record_buffers(buffers)
+        pool.return_copy(flags, leased)
+        return output
 
-    def _run_method(self, view: View, method: str | None, /, *inputs: Any, **kwargs: Any) -> Any:
+    def _run_method(self, p: View, method: str | None, /, *inputs: Any, **kwargs: Any) -> Any:
         """Run the forward, or another method of the module, and record new buffers in the tree of the call."""
-        call, path = call_and_path(view)
-        flags: TrainFlags = call.train if isinstance(call.train, bool) else self._train_flags(call.train, path)
-        buffers = getattr(view, "_buffers", EMPTY_TREE)  # the call's own tree, made for writing
-        inputs, kwargs = copy_inputs(inputs, kwargs)
+        call = call_and_path(p)[0]
+        flags: TrainFlags = call.train if isinstance(call.train, bool) else self._train_flags(p, call)
+        buffers = getattr(p, "_buffers", EMPTY_TREE)  # the call's own tree, made for writing
+        is_known = method is None and not (self.gathering_paths or torch.compiler.is_compiling())
+        effects = self.copy_pool.effects if is_known else ANY_EFFECT
+        given = inputs, kwargs
+        inputs, kwargs = copy_inputs(inputs, kwargs, effects.writes_in_place)
         if flags is not False and buffers and (under_vmap() or torch.compiler.is_compiling()):
-            _give_batch_axes(buffers, _list_tensors((view._params, inputs, kwargs)))
+            _give_batch_axes(buffers, _list_tensors((p._params, inputs, kwargs)))
         if torch.compiler.is_compiling():
-            return run_while_compiling(self.copy_pool, flags, method, view, call, view._params, buffers, inputs, kwargs)
+            return run_while_compiling(self.copy_pool, flags, method, p, call, p._params, buffers, inputs, kwargs)
+        overlapping = OverlappingInputs(*given, inputs, kwargs) if effects.writes_in_place else None
         leased = self.copy_pool.lease_copy(flags)
-        leased.put_tensors(view._params, buffers)
+        leased.put_tensors(p._params, buffers, is_watched=effects.changes_module)
         module = leased.module
         run = module if method is None else getattr(module, method)
+        if self.copy_pool.calls_wrong_kernels:
+            run = with_guarded_kernels(run)
+        if self.gathering_paths:
+            run = self._run_gathering(run, module, p._params)
         if self.copy_pool.settings:
             run = with_settings_restored(run, self.copy_pool.settings)
-        if call.rng is None or (type(call.rng) is Stream and call.rng.is_global):
+        if call.rng is None or not effects.draws or (type(call.rng) is Stream and call.rng.is_global):
             output = run(*inputs, **kwargs)
         else:
             leased.call = call
             outer_find_drawing_path, call.find_drawing_path = (
                 call.find_drawing_path,
-                partial(find_drawing_submodule, view, leased, self.copy_pool.learn_drawing_path, _RUN_CODE),
+                partial(find_drawing_submodule, p, leased, self.copy_pool.learn_drawing_path, _RUN_CODE),
             )
             try:
                 output = run(*inputs, **kwargs)
             finally:
                 leased.call, call.find_drawing_path = None, outer_find_drawing_path
-        if not call.closed:
+        if overlapping is not None:
+            overlapping.check(self.title())
+        if buffers and not call.closed and (flags is not False or effects.writes_in_place):
             leased.record_buffers(buffers)
+        if type(output) is not Tensor:
+            refuse_unfinished(self.title(), output)
+        output = leased.replace_aliases(output)
         del module, run  # because all references to the copy are counted
         self.copy_pool.return_copy(flags, leased)
         return output
 
-    def _train_flags(self, is_training: Callable[[str], bool], path: str) -> tuple[bool, ...]:
+    def _run_gathering(self, run: Callable[..., Any], module: nn.Module, params: Tree) -> Callable[..., Any]:
+        """A method of a leased copy, some submodules of which gather their params when they are called."""
+
+        def run_gathering(*inputs: Any, **kwargs: Any) -> Any:
+            with submodules_gathering(module, self.gathering_paths, params):
+                return run(*inputs, **kwargs)
+
+        return run_gathering
+
+    def _train_flags(self, view: View, call: Call) -> tuple[bool, ...]:
+        path, is_training = call_and_path(view)[1], cast(Callable[[str], bool], call.train)
         return tuple(bool(is_training(join(path, submodule_path))) for submodule_path in self.copy_pool.paths)
 
 
-_RUN_CODE = Wrapped._run_method.__code__
-
-
-# --- copies of inputs, which a forward may write to ---
-
-_SHARED_CLASSES = (int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device, type, nn.Module)
-
-
-def copy_inputs(inputs: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Copies of all inputs; a tensor that occurs twice is copied once."""
-    if len(inputs) == 1 and not kwargs and isinstance(inputs[0], Tensor):  # the common case takes the short way
-        return (_copy_tensor(inputs[0]),), {}
-    copied: tuple[tuple[Any, ...], dict[str, Any]] = _copy_input((inputs, dict(kwargs)), [], {})
-    return copied
-
-
-def _copy_input(value: Any, tensor_copies: list[tuple[Tensor, Tensor]], memo: CopiesById) -> Any:
-    if isinstance(value, Tensor):
-        for (
-            tensor,
-            tensor_copy,
-        ) in tensor_copies:  # compare by identity; id() would be a different constant in every compiled call
-            if tensor is value:
-                return tensor_copy
-        tensor_copies.append((value, _copy_tensor(value)))
-        return tensor_copies[-1][1]
-    cls = type(value)
-    if cls is dict:
-        return {key: _copy_input(item, tensor_copies, memo) for key, item in value.items()}
-    if cls is list or cls is tuple:
-        return cls([_copy_input(item, tensor_copies, memo) for item in value])
-    if is_tensordict(value):
-        return value.clone()  # its items are not its entries
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return cls(*[_copy_input(item, tensor_copies, memo) for item in value])
-    if isinstance(value, _SHARED_CLASSES) or callable(value):
-        return value
-    for obj in collect_reachable(
-        value
-    ).values():  # a cache, or an output of a different model: copied with its contents
-        if isinstance(obj, Tensor):
-            memo[id(obj)] = _copy_input(obj, tensor_copies, memo)
-        elif isinstance(obj, nn.Module):
-            memo[id(obj)] = obj
-    return deepcopy_isolated(value, memo)
-
-
-def _copy_tensor(tensor: Tensor) -> Tensor:
-    if tensor.layout == torch.strided and not tensor.is_nested and 0 in tensor.stride():
-        return tensor  # an expanded tensor cannot be written to
-    return tensor.clone()
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_FORWARD_CODE, _RUN_CODE = Wrapped.forward.__code__, Wrapped._run_method.__code__
 
 
 # --- buffers under vmap ---

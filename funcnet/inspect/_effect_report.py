@@ -111,6 +111,13 @@ class Effect:
             empty and 0 if there is none.
         code: the text of that line.
         detail: the operation, and what it reads or writes.
+
+    >>> import torch, funcnet as fn
+    >>> found = fn.effects(torch.nn.Dropout(), torch.ones(4, 2), train=True)
+    >>> [(effect.kind, effect.path) for effect in found]
+    [('draws', '')]
+    >>> fn.effects(torch.nn.Softmax(0), torch.ones(4, 2))[0].instead.partition(",")[0]
+    'a norm without the batch (GroupNorm'
     """
 
     kind: str
@@ -120,6 +127,16 @@ class Effect:
     code: str
     detail: str
 
+    @property
+    def location(self) -> str:
+        """The file and the line, as in "model.py:14"; empty if there is none."""
+        return f"{_shorten_path(self.file)}:{self.line}" if self.file else ""
+
+    @property
+    def instead(self) -> str:
+        """What to write instead, for effects of this kind."""
+        return MEANINGS[self.kind].instead
+
 
 @dataclass(frozen=True)
 class Effects(Sequence[Effect]):
@@ -128,6 +145,11 @@ class Effects(Sequence[Effect]):
     Attributes:
         found: the effects.
         notes: what could not be looked at.
+
+    >>> import torch, funcnet as fn
+    >>> found = fn.effects(torch.nn.Dropout(), torch.ones(4, 2), train=True)
+    >>> bool(found), len(found.of("draws")), len(found.of("writes buffer"))
+    (True, 1, 0)
     """
 
     found: tuple[Effect, ...]
@@ -172,11 +194,11 @@ class Effects(Sequence[Effect]):
             (
                 f"{path} ({len(effects)} times)" if len(effects) > 1 else effects[0].path or "(root)",
                 kind,
-                f"{_shorten_path(file)}:{line}" if file else "",
+                effects[0].location,
                 effects[0].code,
                 detail if len(effects) > 1 else effects[0].detail,
             )
-            for (path, detail, kind, file, line), effects in groups.items()
+            for (path, detail, kind, _, _), effects in groups.items()
         ]
 
     def _explain_kinds(self) -> list[str]:

@@ -10,9 +10,11 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from funcnet._errors import add_note
 from funcnet._typing import TreeLike
 from funcnet.adapters import to_module
 from funcnet.core import Net
+from funcnet.core.internals import find_unfinished
 from funcnet.foreign.internals import copy_with_tensors
 from funcnet.inspect._call_watch import CallWatch, TorchFunctionWatch
 from funcnet.inspect._code_locations import describe_path
@@ -120,9 +122,9 @@ def effects(
             with watch, TorchFunctionWatch(watch):
                 output = module(*args, **named)
         except Exception as error:
-            if watch.stack.failure is not None and hasattr(error, "add_note"):
+            if watch.stack.failure is not None:
                 path = describe_path(watch.stack.failure[1].path)
-                error.add_note(f"funcnet.effects ran the model, which failed at {path}.")
+                add_note(error, f"funcnet.effects ran the model, which failed at {path}.")
             raise
         finally:
             watch.undo_writes()
@@ -130,6 +132,8 @@ def effects(
             watch.check_output(output)
     repeated_calls.report_repeats(watch)
     notes = list(dict.fromkeys(watch.notes))
+    if (unfinished := find_unfinished(output)) is not None:
+        notes.append(f"what the {unfinished} that the call returned does when it is read: return a list")
     if batch_dim is not None and not versions.has_changed:
         notes.append("whether examples mix: give at least two that differ")
     return Effects(watch.list_effects(), tuple(notes))

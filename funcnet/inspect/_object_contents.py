@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from funcnet.foreign.internals import SETTINGS
+from funcnet._global_settings import SETTINGS
 
 _CACHED_FUNCTION = type(functools.cache(abs))
 _PLAIN_CLASSES = (int, float, complex, str, bytes, bool, type(None), torch.device, torch.dtype)

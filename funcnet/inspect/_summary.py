@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from funcnet._errors import InitError, ShapeError, TreeError
+from funcnet._errors import InitError, ShapeError, TreeError, add_note
 from funcnet._torch import pytree
 from funcnet._typing import Flat, Tree, TreeLike
 from funcnet.adapters import from_module, to_module
@@ -35,6 +35,11 @@ class SummaryRow:
         output: shapes of what it returned, as text; empty if it was not called.
         parameters: the number of elements in its params, without those of its parts; tied tensors count once.
         bytes: the memory of its params and buffers, without those of its parts.
+
+    >>> import funcnet as fn
+    >>> table = fn.summary(fn.Sequential(fn.Linear(2, 3), fn.ReLU()))
+    >>> table.rows[1].path, table.rows[1].parameters, table.rows[1].bytes
+    ('0', 9, 36)
     """
 
     path: str
@@ -46,7 +51,13 @@ class SummaryRow:
 
 @dataclass(frozen=True)
 class Summary:
-    """A row for each net in a net, in the order of ``named_nets``, and their totals; print it for a table."""
+    """A row for each net in a net, in the order of ``named_nets``, and their totals; print it for a table.
+
+    >>> import funcnet as fn
+    >>> table = fn.summary(fn.Sequential(fn.Linear(2, 3), fn.ReLU()))
+    >>> [row.type for row in table.rows]
+    ['Sequential', 'Linear', 'ReLU']
+    """
 
     rows: tuple[SummaryRow, ...]
 
@@ -138,8 +149,7 @@ def _summarize(
             raise
         except Exception as error:
             if params is None:
-                if hasattr(error, "add_note"):
-                    error.add_note("funcnet.summary ran it on shapes alone; given params, it runs on their numbers.")
+                add_note(error, "funcnet.summary ran it on shapes alone; given params, it runs on their numbers.")
                 raise
             outputs = _record_output_shapes_of_values(net, params, buffers, inputs, kwargs)
     tensors: Flat = {**flatten(shapes_of_params), **flatten(shapes_of_buffers)}

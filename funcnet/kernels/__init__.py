@@ -18,6 +18,8 @@ glu                            is one half of the input times the sigmoid of the
 embedding_bag                  sums, averages or takes maxima over bags of rows.
 cdist                          is the distance between all pairs of two sets of vectors.
 pdist                          is the distance between all pairs of one set.
+solve                          is the solution of linear equations, in the bits of torch.linalg.solve.
+householder_product            is the product of reflections.
 weight_norm                    is a weight of given lengths and directions.
 """
 
@@ -28,6 +30,8 @@ from funcnet.kernels._ctc_by_steps import ctc_loss as ctc_loss
 from funcnet.kernels._distances import cdist as cdist
 from funcnet.kernels._distances import pdist as pdist
 from funcnet.kernels._embedding_bag_rows import embedding_bag as embedding_bag
+from funcnet.kernels._linear_algebra import householder_product as householder_product
+from funcnet.kernels._linear_algebra import solve as solve
 from funcnet.kernels._losses import huber_loss as huber_loss
 from funcnet.kernels._losses import mse_loss as mse_loss
 from funcnet.kernels._losses import multi_margin_loss as multi_margin_loss

@@ -25,7 +25,7 @@ from funcnet._context import (
 )
 from funcnet._tensors import iter_tensors
 from funcnet._torch import weight_norm as weight_norm_kernel
-from funcnet.kernels import _norms
+from funcnet.kernels import _linear_algebra, _norms
 from funcnet.kernels._activations import glu, hardsigmoid
 from funcnet.kernels._attention_kernel import scaled_dot_product_attention
 from funcnet.kernels._ctc_by_steps import ctc_loss
@@ -35,17 +35,29 @@ from funcnet.kernels._losses import huber_loss, mse_loss, multi_margin_loss, mul
 from funcnet.kernels._recurrent_kernels import RECURRENT_FORMS
 from funcnet.kernels._weight_norm import weight_norm
 from funcnet.random.internals import FUNCTIONS_THAT_CALL_OTHERS
+from funcnet.ranks import current_run
 
 
 def _where_differentiated_twice(
     composed: Callable[..., Tensor], kernel: Callable[..., Tensor]
 ) -> Callable[..., Tensor]:
-    """A norm that is composed where a derivative of torch's kernel would be differentiated."""
+    """A function that is composed where a derivative of torch's kernel would be differentiated."""
 
     def compute(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return (composed if is_differentiated_twice(*iter_tensors((input, args, kwargs))) else kernel)(
             input, *args, **kwargs
         )
+
+    return compute
+
+
+def _on_ranks(batch_norm: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A batch norm that takes the rows of all ranks where a loss runs on many."""
+
+    def compute(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        run = current_run()
+        shares = run is not None and run.shares_statistics
+        return (_norms.batch_norm_on_ranks if shares else batch_norm)(input, *args, **kwargs)
 
     return compute
 
@@ -74,8 +86,13 @@ FORMS: dict[Any, Callable[..., Any]] = {
     torch.cdist: cdist,
     weight_norm_kernel: weight_norm,
     F.layer_norm: _where_differentiated_twice(_norms.layer_norm, F.layer_norm),
-    F.batch_norm: _where_differentiated_twice(_norms.batch_norm, F.batch_norm),
+    F.batch_norm: _on_ranks(_where_differentiated_twice(_norms.batch_norm, F.batch_norm)),
     F.instance_norm: _where_differentiated_twice(_norms.instance_norm, F.instance_norm),
+    **{
+        kernel: _where_differentiated_twice(composed, kernel)
+        for composed, kernels in _linear_algebra.KERNELS.items()
+        for kernel in kernels
+    },
     **{kernel: _where_rules_lack(composed, kernel) for kernel, composed in RECURRENT_FORMS.items()},
 }
 """Function of torch -> the one that computes the same, and knows more transforms."""
@@ -115,6 +132,15 @@ class KernelInterceptor(TorchFunctionMode):
             with self:
                 return FUNCTIONS_THAT_CALL_OTHERS[func](*args, **kwargs)
         return func(*args, **kwargs)
+
+
+class RankInterceptor(TorchFunctionMode):
+    """A context in which torch's batch norm takes the rows of all ranks, where a loss runs on many."""
+
+    def __torch_function__(
+        self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return (_norms.batch_norm_on_ranks if func is F.batch_norm else func)(*args, **kwargs or {})
 
 
 @contextlib.contextmanager

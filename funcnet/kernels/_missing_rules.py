@@ -33,6 +33,11 @@ _WAYS_OUT = {
         "the code has a {} from a generator of its own, which has no numbers for each example: draw without "
         "generator=, so that the draws come from rng, or pass what is drawn as an input"
     ),
+    r"vmap: (?:aten::)?(inplace arithmetic|\w+)\(self, \*extra_args\) is not possible": (
+        "the code writes in place, by torch's {}, to a tensor that is one for all examples what differs between them. "
+        "Make that tensor from what differs (x.new_zeros(size)), compute out of place (a cache that grows by "
+        "torch.cat), or pass it as an input that has the axis of the examples"
+    ),
     r"attempting to use a Tensor in some data-dependent (control flow)": (
         "the code has {} that depends on data, which is not one branch for all under vmap: write torch.where, or loop "
         "over the examples"

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from funcnet._context import under_vmap
+from funcnet._torch import unwrap_all
+from funcnet.ranks import RankRun, current_run
 
 # --- norms in operations whose derivatives of all orders are right ---
 
@@ -43,12 +45,65 @@ def batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """What torch.nn.functional.batch_norm computes and writes; in training composed, like :func:`layer_norm`."""
+    """What torch.nn.functional.batch_norm computes and writes; in training composed, like :func:`layer_norm`.
+
+    >>> x = torch.arange(4.0).view(4, 1)
+    >>> torch.allclose(batch_norm(x, None, None, training=True), F.batch_norm(x, None, None, training=True))
+    True
+    """
     if not training:
         return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
     if running_mean is not None:  # the kernel updates the statistics, with its own bits
         F.batch_norm(input, running_mean, running_var, None, None, True, momentum, eps)
     return _scale_channels(_standardise(input, (0, *range(2, input.dim())), eps), weight, bias)
+
+
+def batch_norm_of_all_ranks(
+    input: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, run: RankRun
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Batch normalisation by the rows of all ranks, with all derivatives; two sums over the ranks.
+
+    Args:
+        input: this rank's rows, (N, C, *).
+        weight, bias: as for :func:`batch_norm`.
+        eps: added to the variance.
+        run: the run on many ranks.
+
+    Returns:
+        The normalised input; the mean (C,) and the unbiased variance (C,) of all rows, without gradient.
+    """
+    axes = (0, *range(2, input.dim()))
+    values = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
+    count = values.new_tensor(float(input.numel() // max(input.shape[1], 1)))
+    total, count = run.add_up(values.sum(axes), count)
+    mean = total / count
+    centred = values - mean.view(-1, *(1,) * (input.dim() - 2))
+    (squares,) = run.add_up(centred.square().sum(axes))  # about the common mean, which loses no digits
+    scale = torch.rsqrt(squares / count + eps).view(-1, *(1,) * (input.dim() - 2))
+    y = _scale_channels((centred * scale).to(input.dtype), weight, bias)
+    return y, mean.detach(), (squares / (count - 1)).detach()
+
+
+def batch_norm_on_ranks(
+    input: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """What torch.nn.functional.batch_norm computes and writes, by the rows of all ranks where a loss runs on many."""
+    run = current_run()
+    if not training or run is None or not run.shares_statistics:
+        return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+    y, mean, var = batch_norm_of_all_ranks(input, weight, bias, eps, run)
+    with torch.no_grad():
+        for running, value in ((running_mean, mean), (running_var, var)):
+            if running is not None:
+                running.mul_(1 - momentum).add_(unwrap_all(value).to(running.dtype), alpha=momentum)
+    return y
 
 
 def instance_norm(
@@ -61,7 +116,12 @@ def instance_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """What torch.nn.functional.instance_norm computes and writes; composed where it uses statistics of its input."""
+    """What torch.nn.functional.instance_norm computes and writes; composed where it uses statistics of its input.
+
+    >>> x = torch.arange(4.0).view(1, 2, 2)
+    >>> torch.allclose(instance_norm(x), F.instance_norm(x))
+    True
+    """
     if not use_input_stats:
         return F.instance_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
     if running_mean is not None:

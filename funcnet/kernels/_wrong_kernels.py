@@ -100,7 +100,7 @@ WRONG_KERNELS: dict[Any, WrongKernel] = {
     weight_norm: WEIGHT_NORM,
     F.interpolate: INTERPOLATE,
 }
-"""Function of torch -> its fault. Those of directional derivatives (W1) show in no call alone, and are not here."""
+"""Function of torch -> its fault. Those of directional derivatives (W1, W8) show in no call alone, and are not here."""
 
 _PARAMETERS = {
     function: tuple(inspect.signature(function).parameters)

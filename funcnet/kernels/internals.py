@@ -2,14 +2,19 @@
 
 from funcnet.kernels import _node_recipes as _node_recipes
 from funcnet.kernels._ctc_by_steps import Lengths as Lengths
+from funcnet.kernels._kernel_guards import GUARDED_WORDS as GUARDED_WORDS
+from funcnet.kernels._kernel_guards import guard_norm as guard_norm
+from funcnet.kernels._kernel_guards import with_guarded_kernels as with_guarded_kernels
 from funcnet.kernels._kernel_interception import UNRULED_KERNEL_NAMES as UNRULED_KERNEL_NAMES
 from funcnet.kernels._kernel_interception import KernelInterceptor as KernelInterceptor
+from funcnet.kernels._kernel_interception import RankInterceptor as RankInterceptor
 from funcnet.kernels._kernel_interception import call_with_kernel_rules as call_with_kernel_rules
 from funcnet.kernels._kernel_interception import call_with_rules as call_with_rules
 from funcnet.kernels._kernel_interception import differentiable_kernels as differentiable_kernels
 from funcnet.kernels._kernel_interception import kernels_lack_rules as kernels_lack_rules
 from funcnet.kernels._losses import reduce_loss as reduce_loss
 from funcnet.kernels._missing_rules import describe_missing_rule as describe_missing_rule
+from funcnet.kernels._norms import batch_norm_of_all_ranks as batch_norm_of_all_ranks
 from funcnet.kernels._norms import flatten_space_for_compiler as flatten_space_for_compiler
 from funcnet.kernels._norms import guard_batch_norm_gradient as guard_batch_norm_gradient
 from funcnet.kernels._norms import guard_instance_norm_gradient as guard_instance_norm_gradient

@@ -15,8 +15,13 @@ from funcnet._context import is_differentiated_twice, under_vmap
 from funcnet._torch import private_backend_name, sync_batch_norm
 from funcnet.core import Buffer, Param, View
 from funcnet.kernels import batch_norm as composed_batch_norm
-from funcnet.kernels.internals import flatten_space_for_compiler, guard_batch_norm_gradient
+from funcnet.kernels.internals import (
+    batch_norm_of_all_ranks,
+    flatten_space_for_compiler,
+    guard_batch_norm_gradient,
+)
 from funcnet.layers._layer import Layer
+from funcnet.ranks import RankRun, current_run
 
 
 class _BatchNorm(Layer):
@@ -105,6 +110,9 @@ def _batch_normalise(p: View, input: Tensor) -> Tensor:
 def _batch_normalise_any(p: View, input: Tensor) -> Tensor:
     momentum = p.momentum or 0.0
     weight = p.weight  # read once: it may be computed anew at each reading
+    run = current_run()
+    if run is not None and run.shares_statistics and (p.training or p.running_mean is None):
+        return _normalise_on_ranks(p, input, weight, run)
     compute = composed_batch_norm if is_differentiated_twice(input, weight) else F.batch_norm
     if p.running_mean is None:
         return compute(input, None, None, weight, p.bias, True, momentum, p.eps)
@@ -123,6 +131,17 @@ def _batch_normalise_any(p: View, input: Tensor) -> Tensor:
     else:
         y = compute(input, mean, var, weight, p.bias, True, momentum, p.eps)
     p.running_mean, p.running_var = mean, var
+    return y
+
+
+def _normalise_on_ranks(p: View, input: Tensor, weight: Tensor | None, run: RankRun) -> Tensor:
+    """A call that normalises by the rows of all ranks."""
+    y, mean, var = batch_norm_of_all_ranks(input, weight, p.bias, p.eps, run)
+    if p.running_mean is not None:
+        p.num_batches_tracked = p.num_batches_tracked + 1
+        momentum = 1.0 / float(p.num_batches_tracked) if p.momentum is None else p.momentum
+        p.running_mean = (1 - momentum) * p.running_mean + momentum * mean.to(p.running_mean.dtype)
+        p.running_var = (1 - momentum) * p.running_var + momentum * var.to(p.running_var.dtype)
     return y
 
 
@@ -251,7 +270,9 @@ class SyncBatchNorm(Layer):
             raise ValueError(f"expected at least 2D input (got {input.dim()}D input)")
         if input.size(1) == 0:
             raise ValueError("expected at least one channel")
-        if not (p.training and torch.distributed.is_available() and torch.distributed.is_initialized()):
+        if current_run() is not None or not (
+            p.training and torch.distributed.is_available() and torch.distributed.is_initialized()
+        ):
             return _batch_normalise(p, input)
         if input.device.type not in ("cuda", "hpu", "xpu", private_backend_name()):
             raise ValueError(f"between processes expected input on a GPU, got it on {input.device}")

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from funcnet._typing import TreeLike
+from funcnet.checkpoint.internals import low_rank_change
 from funcnet.core import Body, Net, Param
 from funcnet.core.internals import make_empty_tensor
 from funcnet.init import normal
@@ -175,24 +175,6 @@ def weight_change(module: LoraModule, params: TreeLike) -> Tensor:
     """
     if isinstance(module, nn.Embedding):
         A, B = params["lora_embedding_A"], params["lora_embedding_B"]
-        change = _multiply(B, A, lambda B, A: (B @ A).T * module.scaling)
-        return change.to(params["weight"].dtype)
+        return low_rank_change(A, B, module.scaling, transposed=True).to(params["weight"].dtype)
     A, B = get(params, "lora_A.weight"), get(params, "lora_B.weight")
-    for cls, _, convolve in _CONVOLUTIONS:
-        if isinstance(module, cls):
-            if cls is nn.Conv2d and A.shape[2:] == (1, 1):
-                return _multiply(B, A, lambda B, A: (B[:, :, 0, 0] @ A[:, :, 0, 0])[:, :, None, None] * module.scaling)
-            return _multiply(B, A, lambda B, A, of=convolve: of(A.transpose(0, 1), B).transpose(0, 1) * module.scaling)
-    if is_transposed(module):
-        return _multiply(B, A, lambda B, A: (B @ A).T * module.scaling)
-    return _multiply(B, A, lambda B, A: (B @ A) * module.scaling)
-
-
-def _multiply(B: Tensor, A: Tensor, product: Any) -> Tensor:
-    """The product of the factors; on a CPU that of half-precision ones is computed in single precision."""
-    result: Tensor
-    if B.device.type == "cpu" and B.dtype in (torch.float16, torch.bfloat16):
-        result = product(B.float(), A.float()).to(B.dtype)
-    else:
-        result = product(B, A)
-    return result
+    return low_rank_change(A, B, module.scaling, transposed=is_transposed(module))

@@ -14,7 +14,8 @@ from torch import Tensor
 from funcnet.core import Net, View
 from funcnet.core.internals import StockNet
 from funcnet.layers import Dropout, Embedding, LayerNorm, Linear
-from funcnet.models._self_attention import SelfAttention, expand_mask
+from funcnet.models._kv_cache import run_layers
+from funcnet.models._self_attention import SelfAttention, hide_padding
 from funcnet.models._transformer_model import ACTIVATIONS, TransformerModel, make_layers, set_ties
 
 
@@ -109,10 +110,11 @@ class Bert(TransformerModel):
     def forward(
         p: View, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
     ) -> Any:
-        mask = expand_mask(attention_mask, causal=False)
+        length = input_ids.shape[-1]
+        everywhere = torch.ones(length, length, dtype=torch.bool, device=input_ids.device)
+        mask = None if attention_mask is None else hide_padding(everywhere, attention_mask)
         x = p.embed(input_ids, token_type_ids)
-        for layer in p.layers:
-            x = layer(x, mask)
+        x, _ = run_layers(p.layers, x, None, mask)
         pooled = None if p.pooler is None else torch.tanh(p.pooler(x[:, 0]))
         if p.kind == "classes":
             return p.head(p.drop(pooled))

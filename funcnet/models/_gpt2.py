@@ -6,20 +6,26 @@ Axes: N batch, L sequence, D hidden, V vocabulary.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from funcnet._typing import Tree, TreeLike
 from funcnet.core import Net, View
 from funcnet.core.internals import StockNet
 from funcnet.layers import Dropout, Embedding, LayerNorm, Linear
-from funcnet.models._self_attention import Conv1D, SelfAttention, expand_mask
-from funcnet.models._transformer_model import ACTIVATIONS, TransformerModel, make_layers, set_ties
+from funcnet.models._decoder_model import CacheShape, DecoderModel
+from funcnet.models._kv_cache import place_tokens, run_layers
+from funcnet.models._self_attention import Conv1D, Past, SelfAttention
+from funcnet.models._transformer_model import ACTIVATIONS, make_layers, set_ties
+from funcnet.tree import map_with_path
+
+_CONV1D_WEIGHTS = re.compile(r"layers\.(\d+\.)?(attn\.(qkv|q|k|v|out)|mlp\.(up|down))\.weight")
 
 
-class GPT2(TransformerModel):
+class GPT2(DecoderModel):
     """Logits of the next token from the tokens so far; without a head, the hidden states.
 
     Its float32 bits are those of transformers with ``attn_implementation="sdpa"`` and ``use_cache=False``, in eval mode
@@ -41,11 +47,16 @@ class GPT2(TransformerModel):
         stacked: whether the tensors of all layers are stacked along a new first axis, as ``layers.norm1.weight``
             (num_hidden_layers, D), or each layer has its own tensors, as ``layers.0.norm1.weight`` (D,).
 
-    Inputs: input_ids (N, L) of ints; ``attention_mask`` (N, L), 0 where there is padding.
+    Inputs: input_ids (N, L) of ints; ``attention_mask`` (N, L), 0 where there is padding; ``position_ids`` (N, L),
+        default 0 to L - 1, and with a cache how many tokens of the text came before, padding not counted; ``cache``,
+        what came before, first from :func:`static_cache` or :func:`growing_cache`; ``logits_to_keep``, how many of the
+        last tokens get logits, default all.
     Params: embed.token, embed.position, layers (norm1, attn, norm2, mlp), norm, head; weights are (out, in).
-    Shape:  logits (N, L, V), or hidden states (N, L, D).  Draws: in training.
+    Shape:  logits (N, L, V), or hidden states (N, L, D); with a cache, the pair of these and of the next cache.
+    Draws: in training.
     Source: transformers/models/gpt2/modeling_gpt2.py.
 
+    >>> import torch
     >>> net = GPT2(50, 16, hidden_size=8, num_hidden_layers=2, num_attention_heads=2)
     >>> params, _ = net.init(0)
     >>> net(params, torch.tensor([[3, 1, 4]])).shape
@@ -76,6 +87,22 @@ class GPT2(TransformerModel):
         if self.head and self.tie_word_embeddings:
             set_ties(self, {"head.weight": "embed.token.weight"})
 
+    @property
+    def cache_shape(self) -> CacheShape:
+        return CacheShape(
+            self.num_hidden_layers, self.num_attention_heads, self.hidden_size // self.num_attention_heads
+        )
+
+    @property
+    def max_length(self) -> int:
+        return self.max_position_embeddings
+
+    def lay_out(self, params: TreeLike) -> Tree:
+        def lay_out_weight(path: str, weight: Tensor) -> Tensor:
+            return weight.mT.contiguous().mT if _CONV1D_WEIGHTS.fullmatch(path) else weight
+
+        return map_with_path(lay_out_weight, params)
+
     def standard_deviation(self, path: str) -> float:
         adds_to_residual = path.endswith(("attn.out.weight", "mlp.down.weight"))
         return 0.02 / math.sqrt(2 * self.num_hidden_layers) if adds_to_residual else 0.02
@@ -104,13 +131,21 @@ class GPT2(TransformerModel):
         )
 
     @staticmethod
-    def forward(p: View, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        mask = expand_mask(attention_mask, causal=True)
-        x = p.embed(input_ids)
-        for layer in p.layers:
-            x = layer(x, mask)
+    def forward(
+        p: View,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        position_ids: Tensor | None = None,
+        cache: TreeLike | None = None,
+        logits_to_keep: int | None = None,
+    ) -> Any:
+        places = place_tokens(input_ids, attention_mask, position_ids, cache, p.cache_shape)
+        x, entries = run_layers(p.layers, p.embed(input_ids, places.positions), places.pasts, places.mask)
         x = p.norm(x)
-        return x if p.head is None else p.head(x)
+        x = x if logits_to_keep is None else x[:, -logits_to_keep:]
+        y = x if p.head is None else p.head(x)
+        return y if cache is None else (y, places.next_cache(entries))
 
 
 class _GPT2Embeddings(StockNet, fields_in_view=False):
@@ -129,8 +164,7 @@ class _GPT2Embeddings(StockNet, fields_in_view=False):
         }
 
     @staticmethod
-    def forward(p: View, input_ids: Tensor) -> Tensor:
-        positions = torch.arange(input_ids.shape[-1], device=input_ids.device).unsqueeze(0)
+    def forward(p: View, input_ids: Tensor, positions: Tensor) -> Tensor:
         return p.drop(p.token(input_ids) + p.position(positions))
 
 
@@ -172,6 +206,9 @@ class _GPT2Layer(StockNet, fields_in_view=False):
         }
 
     @staticmethod
-    def forward(p: View, x: Tensor, mask: Tensor | None) -> Tensor:
-        x = p.drop(p.attn(p.norm1(x), mask, True)) + x
-        return x + p.drop(p.mlp(p.norm2(x)))
+    def forward(p: View, x: Tensor, mask: Tensor | None, past: Past | None = None) -> Any:
+        attended = p.attn(p.norm1(x), mask, True, None, past)
+        attended, entry = (attended, None) if past is None else attended
+        x = p.drop(attended) + x
+        x = x + p.drop(p.mlp(p.norm2(x)))
+        return x if past is None else (x, entry)

@@ -12,15 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from funcnet._typing import TreeLike
 from funcnet.core import Param, View
 from funcnet.core.internals import StockNet
 from funcnet.layers import Embedding, Linear
+from funcnet.models._decoder_model import CacheShape, DecoderModel
+from funcnet.models._kv_cache import place_tokens, run_layers
 from funcnet.models._rotary import ROPE_TYPES, apply_rotary, rotary_angles, rotary_frequencies
-from funcnet.models._self_attention import SelfAttention, expand_mask
-from funcnet.models._transformer_model import ACTIVATIONS, TransformerModel, make_layers, set_ties
+from funcnet.models._self_attention import Past, SelfAttention
+from funcnet.models._transformer_model import ACTIVATIONS, make_layers, set_ties
 
 
-class Llama(TransformerModel):
+class Llama(DecoderModel):
     """Logits of the next token from the tokens so far; without a head, the hidden states.
 
     Its float32 bits are those of transformers with ``attn_implementation="sdpa"`` and ``use_cache=False``, in eval mode
@@ -45,9 +48,13 @@ class Llama(TransformerModel):
         stacked: whether the tensors of all layers are stacked along a new first axis, as ``layers.norm1.weight``
             (num_hidden_layers, D), or each layer has its own tensors, as ``layers.0.norm1.weight`` (D,).
 
-    Inputs: input_ids (N, L) of ints; ``attention_mask`` (N, L), 0 where there is padding.
+    Inputs: input_ids (N, L) of ints; ``attention_mask`` (N, L), 0 where there is padding; ``position_ids`` (N, L),
+        default 0 to L - 1, and with a cache how many tokens of the text came before, padding not counted; ``cache``,
+        what came before, first from :func:`static_cache` or :func:`growing_cache`; ``logits_to_keep``, how many of the
+        last tokens get logits, default all.
     Params: embed.token, layers (norm1, attn, norm2, mlp with gate, up, down), norm, head; weights are (out, in).
-    Shape:  logits (N, L, V), or hidden states (N, L, D).  Draws: in training, with dropout.
+    Shape:  logits (N, L, V), or hidden states (N, L, D); with a cache, the pair of these and of the next cache.
+    Draws: in training, with dropout.
     Source: transformers/models/llama/modeling_llama.py.
 
     >>> net = Llama(50, 8, 12, 2, num_attention_heads=4, num_key_value_heads=2, stacked=True)
@@ -89,6 +96,13 @@ class Llama(TransformerModel):
         if self.head and self.tie_word_embeddings:
             set_ties(self, {"head.weight": "embed.token.weight"})
 
+    @property
+    def cache_shape(self) -> CacheShape:
+        heads = self.num_attention_heads
+        return CacheShape(
+            self.num_hidden_layers, self.num_key_value_heads or heads, self.head_dim or self.hidden_size // heads
+        )
+
     def parts(self) -> Mapping[str, Any]:
         size, heads = self.hidden_size, self.num_attention_heads
         width = self.head_dim or size // heads
@@ -116,15 +130,24 @@ class Llama(TransformerModel):
         }
 
     @staticmethod
-    def forward(p: View, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        mask = expand_mask(attention_mask, causal=True)
+    def forward(
+        p: View,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        position_ids: Tensor | None = None,
+        cache: TreeLike | None = None,
+        logits_to_keep: int | None = None,
+    ) -> Any:
+        places = place_tokens(input_ids, attention_mask, position_ids, cache, p.cache_shape)
         x = p.embed(input_ids)
         frequencies = rotary_frequencies(p.width, p.theta, dict(p.scaling), x.device)
-        cos, sin = rotary_angles(x.shape[-2], frequencies, x.dtype)
-        for layer in p.layers:
-            x = layer(x, mask, cos, sin)
+        cos, sin = rotary_angles(places.positions, frequencies, x.dtype)
+        x, entries = run_layers(p.layers, x, places.pasts, places.mask, cos, sin)
         x = p.norm(x)
-        return x if p.head is None else p.head(x)
+        x = x if logits_to_keep is None else x[:, -logits_to_keep:]
+        y = x if p.head is None else p.head(x)
+        return y if cache is None else (y, places.next_cache(entries))
 
 
 class LlamaRMSNorm(StockNet):
@@ -200,6 +223,9 @@ class _LlamaLayer(StockNet, fields_in_view=False):
         }
 
     @staticmethod
-    def forward(p: View, x: Tensor, mask: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
-        x = x + p.attn(p.norm1(x), mask, True, partial(apply_rotary, cos=cos, sin=sin))
-        return x + p.mlp(p.norm2(x))
+    def forward(p: View, x: Tensor, mask: Tensor | None, cos: Tensor, sin: Tensor, past: Past | None = None) -> Any:
+        attended = p.attn(p.norm1(x), mask, True, partial(apply_rotary, cos=cos, sin=sin), past)
+        attended, entry = (attended, None) if past is None else attended
+        x = x + attended
+        x = x + p.mlp(p.norm2(x))
+        return x if past is None else (x, entry)

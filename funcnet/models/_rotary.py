@@ -56,10 +56,9 @@ def _stretch_long_waves(
     return torch.where(is_medium, interpolated, stretched)
 
 
-def rotary_angles(length: int, frequencies: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of the angle of every position and feature, each (1, L, E)."""
-    positions = torch.arange(length, device=frequencies.device)[None, :, None].float()
-    angles = torch.cat([positions * frequencies] * 2, -1)
+def rotary_angles(positions: Tensor, frequencies: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of the angle of every position and feature, each (N, L, E); positions are (N, L)."""
+    angles = torch.cat([positions[:, :, None].float() * frequencies] * 2, -1)
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 

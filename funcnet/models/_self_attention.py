@@ -6,7 +6,7 @@ Axes: N batch, L sequence, D hidden, H heads of queries, K heads of keys and val
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -18,12 +18,15 @@ from funcnet.core.internals import StockNet
 from funcnet.kernels import scaled_dot_product_attention
 from funcnet.layers import Linear
 
+Past: TypeAlias = "tuple[Tensor, Tensor, Tensor | None]"
+"""Keys and values of earlier tokens, (N, K, S, E), and the slots (L,) that new ones go to; None to append them."""
+
 
 class Conv1D(StockNet):
     """Affine map with the bits of GPT-2's, whose weight lies in memory as (in, out).
 
     The weight here is (out, in), as everywhere in torch. BLAS rounds the two ways to multiply differently, so the
-    weight is transposed in each call, which costs one copy of it.
+    weight is transposed in each call. That costs one copy of it, and none if it lies in memory as (in, out).
 
     Params: weight (O, I), bias (O,).  Shape: x (*, I) -> y (*, O).
     Source: torch.addmm, as transformers.pytorch_utils.Conv1D.
@@ -64,6 +67,7 @@ class SelfAttention(StockNet):
         conv1d: multiply as GPT-2 does.
 
     Params: qkv or q, k, v, and out.
+    Returns hidden states; with a ``past``, the pair of these and of all keys and values, old and new.
     """
 
     hidden_size: int
@@ -101,12 +105,20 @@ class SelfAttention(StockNet):
 
     @staticmethod
     def forward(
-        p: View, x: Tensor, mask: Tensor | None, causal: bool, rotate: Callable[[Tensor], Tensor] | None = None
-    ) -> Tensor:
+        p: View,
+        x: Tensor,
+        mask: Tensor | None,
+        causal: bool,
+        rotate: Callable[[Tensor], Tensor] | None = None,
+        past: Past | None = None,
+    ) -> Any:
         q, k, v = (part.view(*x.shape[:-1], -1, p.head_dim).transpose(1, 2) for part in _project_qkv(p, x))
         if rotate is not None:
             q, k = rotate(q), rotate(k)
-        return p.out(_apply_attention(p, q, k, v, mask, causal).transpose(1, 2).reshape(*x.shape[:-1], -1))
+        if past is not None:
+            k, v = _extend_past(past, k, v)
+        y = p.out(_apply_attention(p, q, k, v, mask, causal).transpose(1, 2).reshape(*x.shape[:-1], -1))
+        return y if past is None else (y, (k, v))
 
 
 def _project_qkv(p: View, x: Tensor) -> tuple[Tensor, ...]:
@@ -122,29 +134,46 @@ def _project_qkv(p: View, x: Tensor) -> tuple[Tensor, ...]:
     )
 
 
+def _extend_past(past: Past, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """The keys and values of a cache with the new ones, (N, K, S, E)."""
+    old_keys, old_values, slots = past
+    if old_keys.dtype != keys.dtype:
+        raise ValueError(
+            f"the cache holds {old_keys.dtype} and the call computes {keys.dtype}: make the cache with "
+            f"dtype={keys.dtype}"
+        )
+    if slots is None:
+        return torch.cat([old_keys, keys], 2), torch.cat([old_values, values], 2)
+    return old_keys.index_copy(2, slots, keys), old_values.index_copy(2, slots, values)
+
+
 def _apply_attention(p: View, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-    """Attention as transformers' sdpa calls it: the kernel repeats the heads of keys only where there is no mask."""
-    groups = p.num_heads // p.num_kv_heads
+    """Attention as transformers' sdpa calls it: the kernel repeats the heads of keys only where there is no mask.
+
+    With a mask, one token's queries that share keys are the rows of one head, and otherwise the keys are repeated.
+    """
+    groups, length = p.num_heads // p.num_kv_heads, q.shape[2]
+    queries = q
     if groups > 1 and (mask is not None or p.head_dim > 256):
-        k, v = (x.repeat_interleave(groups, 1) for x in (k, v))  # (N, K, L, E) -> (N, H, L, E)
+        if length == 1 and mask is not None:
+            queries = q.reshape(q.shape[0], p.num_kv_heads, groups, p.head_dim)
+        else:
+            k, v = (x.repeat_interleave(groups, 1) for x in (k, v))  # (N, K, S, E) -> (N, H, S, E)
         groups = 1
-    causal = causal and mask is None and q.shape[2] > 1
+    causal = causal and mask is None and length > 1
+    options: Any = {"scale": p.scale, "enable_gqa": groups > 1}
     if p.training and p.dropout > 0:
-        options: Any = {"scale": p.scale, "enable_gqa": groups > 1, "rng": p.rng}
-        return random.scaled_dot_product_attention(q, k, v, mask, p.dropout, causal, **options)
-    return scaled_dot_product_attention(q, k, v, mask, 0.0, causal, scale=p.scale, enable_gqa=groups > 1)
+        y = random.scaled_dot_product_attention(queries, k, v, mask, p.dropout, causal, **options, rng=p.rng)
+    else:
+        y = scaled_dot_product_attention(queries, k, v, mask, 0.0, causal, **options)
+    return y if queries is q else y.reshape(q.shape)
 
 
-def expand_mask(attention_mask: Tensor | None, causal: bool) -> Tensor | None:
-    """Where attention may go, (N, 1, L, L), from a mask that is 0 for padding, (N, L); None where no mask is needed.
+def hide_padding(visible: Tensor, attention_mask: Tensor) -> Tensor:
+    """Where attention may go, (N, 1, L, S), from where it may go without padding, (L, S), and what is none, (N, S).
 
     A mask that hides nothing counts as a mask too, because a pure function cannot look at its values.
     """
-    if attention_mask is None:
-        return None
     if attention_mask.dim() != 2:
         raise ValueError(f"attention_mask has shape (N, L), got {tuple(attention_mask.shape)}")
-    visible = attention_mask.to(torch.bool)[:, None, None, :]
-    length = attention_mask.shape[-1]
-    square = torch.ones(length, length, dtype=torch.bool, device=attention_mask.device)
-    return (square.tril() if causal else square) & visible
+    return visible & attention_mask.to(torch.bool)[:, None, None, :]

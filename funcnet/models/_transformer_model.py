@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from funcnet import init
-from funcnet.combinators import ModuleList
+from funcnet._typing import Shape
+from funcnet.combinators import ModuleList, Stack
 from funcnet.core import InitContext, Net, Param
 from funcnet.core.internals import Edits, StockNet
-from funcnet.models._layer_stack import LayerStack
 from funcnet.tree import join
 
 
@@ -28,10 +28,26 @@ class TransformerModel(StockNet, fields_in_view=False):
         return "input_ids (N, L) of ints, and attention_mask (N, L) or none"
 
     def first_values(self, context: InitContext, path: str) -> Iterator[tuple[str, Tensor]]:
+        layers = self._children["layers"]
+        count = layers.count if isinstance(layers, Stack) else 0
+        stacked = [name for name in self._all_entries if count and name.startswith("layers.")]
+        pieces: dict[str, list[Tensor]] = {name: [] for name in stacked}
         for name, spec in self._all_entries.items():
-            full_path = join(path, name)
-            if full_path in context.aliases:
-                continue
+            if name not in pieces:
+                yield from self._first_value(context, path, name, spec.sizes)
+            elif name == stacked[0]:
+                for index in range(count):  # one layer after the other, as separate layers draw
+                    for inner in stacked:
+                        own_name = f"layers.{index}.{inner.removeprefix('layers.')}"
+                        sizes = self._all_entries[inner].sizes[1:]
+                        pieces[inner] += dict(self._first_value(context, path, own_name, sizes)).values()
+        for name, values in pieces.items():
+            yield join(path, name), torch.stack(values)
+
+    def _first_value(self, context: InitContext, path: str, name: str, sizes: Shape) -> Iterator[tuple[str, Tensor]]:
+        """The path and first value of one tensor; nothing for an alias."""
+        full_path = join(path, name)
+        if full_path not in context.aliases:
             *parents, leaf = name.split(".")
             if leaf == "bias":
                 scheme = init.constant(0.0)
@@ -39,7 +55,7 @@ class TransformerModel(StockNet, fields_in_view=False):
                 scheme = init.constant(1.0)
             else:
                 scheme = init.normal(0.0, self.standard_deviation(name))
-            yield full_path, context.init_tensor(Param(spec.shape, scheme), full_path, self)
+            yield full_path, context.init_tensor(Param(sizes, scheme), full_path, self)
 
 
 def set_ties(net: Net, aliases: Mapping[str, str]) -> None:
@@ -55,7 +71,7 @@ def make_layers(make_layer: Callable[[int], Net], count: int, stacked: bool) -> 
         count: how many layers there are.
         stacked: whether their tensors are stacked.
     """
-    return LayerStack(make_layer(0), count) if stacked else ModuleList(map(make_layer, range(count)))
+    return Stack(make_layer(0), count) if stacked else ModuleList(map(make_layer, range(count)))
 
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {

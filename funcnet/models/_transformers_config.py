@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any
 
 from funcnet._errors import ConversionError, bullet_list
+from funcnet.checkpoint.internals import ConfigLike, read_settings
 from funcnet.models._bert import Bert
 from funcnet.models._gpt2 import GPT2
 from funcnet.models._llama import Llama
@@ -29,17 +27,6 @@ ARCHITECTURES: dict[str, tuple[str, str | None]] = {
 _DEFAULT_ARCHITECTURES = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM", "bert": "BertForMaskedLM"}
 
 
-class ConfigObject(Protocol):
-    """A config object of transformers."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """The settings by name."""
-
-
-ConfigLike: TypeAlias = "ConfigObject | Mapping[str, Any] | str | os.PathLike[str]"
-"""A config object, its dict, or the path of a ``config.json`` or of the folder that it is in."""
-
-
 @dataclass(frozen=True)
 class ModelConfig:
     """A config that was understood.
@@ -48,11 +35,13 @@ class ModelConfig:
         model_type: "gpt2", "llama" or "bert".
         head: what is on top: "lm", "masked_lm", "classes" or None.
         fields: arguments of the net.
+        architecture: the class in transformers.
     """
 
     model_type: str
     head: str | None
     fields: dict[str, Any]
+    architecture: str
 
     def make_net(self, fused_qkv: bool, stacked: bool) -> GPT2 | Llama | Bert:
         """The net that the config describes."""
@@ -87,7 +76,7 @@ def read_config(config: ConfigLike, architecture: str | None = None) -> ModelCon
     Raises:
         ConversionError: as :func:`from_config` does.
     """
-    settings = _load_settings(config)
+    settings = read_settings(config)
     readers = {"gpt2": _read_gpt2, "llama": _read_llama, "bert": _read_bert}
     model_type = settings.get("model_type")
     if model_type not in readers:
@@ -107,23 +96,7 @@ def read_config(config: ConfigLike, architecture: str | None = None) -> ModelCon
         problems.append(f"activation {fields['activation']!r}; there are {', '.join(ACTIVATIONS)}")
     if problems:
         raise ConversionError(f"no net here does what the config of this {name} asks for:{bullet_list(problems)}")
-    return ModelConfig(model_type, head, fields)
-
-
-def _load_settings(config: ConfigLike) -> Mapping[str, Any]:
-    """The settings of a config by name, from wherever it is."""
-    if isinstance(config, Mapping):
-        return config
-    if not isinstance(config, (str, os.PathLike)):
-        return config.to_dict()
-    path = Path(config)
-    try:
-        settings = json.loads((path / "config.json" if path.is_dir() else path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConversionError(f"{str(config)!r} is no config: {error}") from None
-    if not isinstance(settings, dict):
-        raise ConversionError(f"{str(config)!r} is no config: it holds a {type(settings).__name__}, not an object.")
-    return settings
+    return ModelConfig(model_type, head, fields, name)
 
 
 def _find_unsupported(settings: Mapping[str, Any], **supported: object) -> list[str]:

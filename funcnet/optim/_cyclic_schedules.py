@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -73,6 +73,8 @@ class CyclicLR(Schedule):
     {'lr': 1.0, 'momentum': 0.8}
     """
 
+    _divisors: ClassVar[tuple[str, ...]] = ("step_size_up",)
+
     optimizer: HasHyperparameters | float
     base_lr: float | Sequence[float]
     max_lr: float | Sequence[float]
@@ -116,6 +118,8 @@ class OneCycleLR(Schedule):
     >>> schedule.hyperparameters(0), schedule.hyperparameters(2)
     ({'lr': 0.125, 'momentum': 0.95}, {'lr': 0.5, 'momentum': 0.85})
     """
+
+    _divisors: ClassVar[tuple[str, ...]] = ("div_factor", "final_div_factor")
 
     optimizer: HasHyperparameters | float
     max_lr: float | Sequence[float]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 
@@ -57,6 +57,8 @@ class StepLR(Schedule):
     >>> [schedule(step) for step in range(5)]
     [0.5, 0.5, 0.25, 0.25, 0.125]
     """
+
+    _divisors: ClassVar[tuple[str, ...]] = ("step_size",)
 
     optimizer: HasHyperparameters | float
     step_size: int
@@ -169,6 +171,8 @@ class CosineAnnealingLR(Schedule):
     >>> schedule(0), round(schedule(50), 6), round(schedule(100), 6)
     (0.5, 0.25, 0.0)
     """
+
+    _divisors: ClassVar[tuple[str, ...]] = ("T_max",)
 
     optimizer: HasHyperparameters | float
     T_max: int

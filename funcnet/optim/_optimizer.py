@@ -39,6 +39,14 @@ class Optimizer(ExplainsMissing):
 
     An optimizer holds hyperparameters and no tensors of a model. Its fields have the names, the order and the defaults
     of the class of the same name in ``torch.optim``, which also decides what values it takes.
+
+    >>> import funcnet as fn
+    >>> optimizer = fn.optim.SGD(lr=0.1)
+    >>> isinstance(optimizer, Optimizer)
+    True
+    >>> params = {"w": torch.ones(2)}
+    >>> optimizer.step(params, {"w": torch.ones(2)}, optimizer.init(params))[0]
+    {'w': tensor([0.9000, 0.9000])}
     """
 
     groups: Mapping[Any, Hyperparameters] = dataclasses.field(default_factory=Groups, kw_only=True)

@@ -27,7 +27,15 @@ class Schedule(ExplainsMissing):
     that one takes a list with an entry for each group, the first entry is for the params that are in no group.
 
     Any function of the step that returns a number is a schedule too: ``optimizer.step(..., lr=function(step))``.
+
+    >>> import funcnet as fn
+    >>> schedule = fn.optim.StepLR(0.1, step_size=2)
+    >>> isinstance(schedule, Schedule), [round(schedule(step), 4) for step in range(4)]
+    (True, [0.1, 0.1, 0.01, 0.01])
     """
+
+    _divisors: ClassVar[tuple[str, ...]] = ()
+    """Names of the fields that the scheduler of torch divides by, for which it does not refuse 0."""
 
     _instead: ClassVar[Mapping[str, str]] = {
         "step": "it has no state to move on; schedule(step) is the learning rate of a step",
@@ -46,6 +54,9 @@ class Schedule(ExplainsMissing):
             value = getattr(self, field.name)
             if isinstance(value, list):
                 object.__setattr__(self, field.name, tuple(value))
+        zeros = [name for name in self._divisors if getattr(self, name) == 0]
+        if zeros:
+            raise ValueError(f"{type(self).__name__} divides by {join_words(zeros)}: expected a number above 0, got 0.")
         self._replay  # noqa: B018  # torch's scheduler is built, which refuses arguments that are wrong
 
     def __getstate__(self) -> dict[str, Any]:

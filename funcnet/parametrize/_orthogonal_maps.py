@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from funcnet._context import under_vmap
+from funcnet._context import is_differentiated_twice, under_vmap
+from funcnet.kernels import householder_product as composed_product
+from funcnet.kernels import solve as composed_solve
 
 
 def matrix_exp(X: Tensor) -> Tensor:
@@ -19,7 +21,8 @@ def cayley(X: Tensor) -> Tensor:
     """``(I + A/2) (I - A/2)^-1`` for the skew-symmetric matrix A whose lower triangle is that of X."""
     A = _skew_symmetric(X)
     eye = torch.eye(A.size(-1), dtype=A.dtype, device=A.device)
-    Q = torch.linalg.solve(torch.add(eye, A, alpha=-0.5), torch.add(eye, A, alpha=0.5))
+    solve = composed_solve if is_differentiated_twice(X) else torch.linalg.solve
+    Q = solve(torch.add(eye, A, alpha=-0.5), torch.add(eye, A, alpha=0.5))
     return Q[..., : X.size(-1)]
 
 
@@ -29,7 +32,8 @@ def householder(X: Tensor) -> Tensor:
     if under_vmap():  # the backward formula of the kernel writes in place, and vmap has no rule for that
         Q = _multiply_reflections(A)
     else:
-        Q = torch.linalg.householder_product(A, 2.0 / (1.0 + (A * A).sum(dim=-2)))
+        multiply = composed_product if is_differentiated_twice(X) else torch.linalg.householder_product
+        Q = multiply(A, 2.0 / (1.0 + (A * A).sum(dim=-2)))
     return Q * X.diagonal(dim1=-2, dim2=-1).int().unsqueeze(-2)
 
 

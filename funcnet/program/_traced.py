@@ -128,6 +128,10 @@ class Traced(StockNet, reads_trees=True, one_piece=True, fields_in_view=False):
     """A module's forward as plain ``F.*`` code over params. Made by :func:`funcnet.trace`.
 
     Params, buffers and parts are those of :func:`funcnet.from_module`. Two are equal if their code and tensors are.
+
+    >>> net, params, buffers = trace(nn.Linear(2, 3), torch.ones(4, 2))
+    >>> net(params, torch.ones(5, 2)).shape
+    torch.Size([5, 3])
     """
 
     net: Net

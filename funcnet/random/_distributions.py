@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import overload
 
 import torch
@@ -14,6 +15,7 @@ from funcnet._typing import Shape, Tree, TreeLike
 from funcnet.random._draw_operator import FILL_METHODS, draw_operator
 from funcnet.random._generators import Rng, Stream, private_generator
 from funcnet.random._keys import KeyAtPath, check_key, path_salt
+from funcnet.random._rows_of_draws import draw_own_rows, splitting_run
 from funcnet.tree import map_with_path
 
 
@@ -164,6 +166,21 @@ def draw_tensor(
     if not isinstance(rng, KeyAtPath):
         check_key(rng)
         rng = KeyAtPath(rng, 0)
+    run = splitting_run()
+    if run is not None:
+        return draw_own_rows(run, size, stride, partial(_draw_from_key, rng, kind, numbers, dtype, device))
+    return _draw_from_key(rng, kind, numbers, dtype, device, size, stride)
+
+
+def _draw_from_key(
+    rng: KeyAtPath,
+    kind: str,
+    numbers: Sequence[float],
+    dtype: torch.dtype,
+    device: torch.device,
+    size: Sequence[int],
+    stride: Sequence[int],
+) -> Tensor:
     if is_plainly_eager() and type(rng.key) is Tensor:  # the operator below costs more than a small draw itself
         out = torch.empty_strided(size, stride, dtype=dtype, device=device)
         return FILL_METHODS[kind](out, *numbers, generator=private_generator(rng, device))

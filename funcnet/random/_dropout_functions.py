@@ -6,6 +6,7 @@ Axes: N batch, C channel, * all others.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from functools import cache
 from typing import TypeAlias
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from funcnet._errors import RandomnessError
 from funcnet.random._distributions import contiguous_stride, draw_tensor
 from funcnet.random._generators import Rng, can_fill_in_place, private_generator
+from funcnet.random._rows_of_draws import draw_for_placed
 
 
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, *, rng: Rng | None) -> Tensor:
@@ -44,6 +46,11 @@ def feature_dropout(input: Tensor, p: float = 0.5, training: bool = True, *, rng
         p, training, rng: as in :func:`dropout`.
 
     Source: at::native::_feature_dropout.
+
+    >>> from funcnet.random import key
+    >>> y = feature_dropout(torch.ones(2, 3, 4), rng=key(0))
+    >>> bool((y == y[:, :, :1]).all())
+    True
     """
     return _apply_dropout(input, p, training, rng, channels=True)
 
@@ -72,6 +79,11 @@ def feature_alpha_dropout(input: Tensor, p: float = 0.5, training: bool = True, 
         p, training, rng: as in :func:`alpha_dropout`.
 
     Source: at::native::_feature_alpha_dropout.
+
+    >>> from funcnet.random import key
+    >>> y = feature_alpha_dropout(torch.ones(2, 3, 4), rng=key(0))
+    >>> bool((y == y[:, :, :1]).all())
+    True
     """
     return _apply_dropout(input, p, training, rng, channels=True, alpha=True)
 
@@ -131,6 +143,14 @@ def _draw_mask(input: Tensor, p: float, rng: Rng, channels: bool, in_place: bool
     if in_place:
         keep = input.new_empty(size) if channels else torch.empty_like(input)
         return keep.bernoulli_(1 - p, generator=private_generator(rng, input.device))
+    if "torch.distributed.tensor" in sys.modules and not torch.compiler.is_compiling():
+        placed = draw_for_placed(
+            input,
+            size,
+            lambda: draw_tensor(rng, size, contiguous_stride(size), "bernoulli", (1 - p,), input.dtype, input.device),
+        )
+        if placed is not None:
+            return placed
     # The elements have torch's own strides, which are dense also where the input is expanded.
     stride = contiguous_stride(size) if channels else torch.empty_like(input).stride()
     return draw_tensor(rng, size, stride, "bernoulli", (1 - p,), input.dtype, input.device)

@@ -22,6 +22,7 @@ from torch import Tensor
 from funcnet._context import is_plainly_eager, outside_transforms, under_transform, under_vmap
 from funcnet._errors import RandomnessError
 from funcnet.random._keys import KeyAtPath, check_key, check_seed, path_salt, seeded_generator
+from funcnet.random._rows_of_draws import splitting_run
 
 _R = TypeVar("_R")
 
@@ -40,6 +41,12 @@ class Stream:
 
     Raises:
         RandomnessError: if the seed is none that ``torch.manual_seed`` takes.
+
+    >>> import funcnet as fn
+    >>> draws = Stream(0)
+    >>> first, second = fn.random.uniform(draws, (2,)), fn.random.uniform(draws, (2,))
+    >>> bool((first == second).any())
+    False
     """
 
     def __init__(self, seed: int | None) -> None:
@@ -68,6 +75,7 @@ class Stream:
     def as_global_generator(self) -> Iterator[None]:
         """Have torch's global generator make these draws, from the first on; no other code may draw meanwhile."""
         assert self.seed is not None, "the global generator makes these draws already"
+        self._refuse_transforms()
         state = read_torch_state()
         torch.default_generator.manual_seed(self.seed)
         self.is_global = True
@@ -103,6 +111,11 @@ class Stream:
             where = "torch.compile or torch.export"
         elif under_vmap():
             where = "vmap"
+        elif splitting_run() is not None:
+            raise RandomnessError(
+                f"rng={self.seed} cannot draw for some rows of a batch on many ranks: an int seed replays torch's "
+                f"generator over the whole batch. Pass a Key: rng=funcnet.random.key({self.seed})."
+            )
         else:
             return
         raise RandomnessError(
@@ -160,7 +173,10 @@ def private_generator(rng: Rng, device: torch.device) -> torch.Generator | None:
 def can_fill_in_place(rng: Rng, like: Tensor) -> bool:
     """Whether a draw for this tensor may be made by filling one in place: in plain eager code, not in a trace."""
     key = rng.key if isinstance(rng, KeyAtPath) else rng
-    return is_plainly_eager() and (type(key) is Stream or type(key) is Tensor) and not like.is_meta
+    is_here = is_plainly_eager() and (type(key) is Stream or type(key) is Tensor) and not like.is_meta
+    if is_here and type(like) is not Tensor and hasattr(like, "placements"):
+        return False  # torch fills a DTensor from no generator but its own
+    return is_here and (type(key) is Stream or splitting_run() is None)
 
 
 # --- the global generators of torch ---

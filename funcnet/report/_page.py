@@ -6,17 +6,18 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.resources import files
+from itertools import groupby
 from typing import NamedTuple
 
 from markupsafe import Markup
 
 from funcnet._format import format_bytes, format_count, format_ratio, join_words
-from funcnet.compare import Articles, Curve, Laboratory, Listing, NotPossible, Spread, Study
-from funcnet.compare.internals import COMPILED, LOOP, MODULE, NATIVE, shorten_code
+from funcnet.compare import Articles, Curve, FoundEffect, GradientCheck, Laboratory, Listing, NotPossible, Spread, Study
+from funcnet.compare.internals import COMPILED, LOOP, MODULE, NATIVE, judge_effects, needs_mending, shorten_code
 from funcnet.report._figures import draw_curve, form_index, form_of_series
 from funcnet.report._linked_code import KnownPaths, link_parts
 from funcnet.report._spread_text import capitalize_first, describe_rounds, end_sentence, format_spread, list_missing
-from funcnet.report._verdict import Ratio, Verdict, compute_ratios, judge_forms, summarize_study
+from funcnet.report._verdict import Ratio, Verdict, compute_ratios, judge_forms, summarize_forms
 
 MOST_LINES = 220
 
@@ -25,6 +26,12 @@ def page(laboratory: Laboratory) -> str:
     """One HTML page about a laboratory, complete in itself.
 
     The page consists of the template ``page.html``, one stylesheet and one script.
+
+    >>> from funcnet.compare import compare_module
+    >>> result = compare_module("torch.nn:Linear(2, 3)", ["float32[4,2]"], budget=0.001)
+    >>> laboratory = Laboratory(result, (), {}, result.versions, 0, 1, 0.0, "")  # compare.study(result) fills it
+    >>> page(laboratory).lstrip()[:15]
+    '<!doctype html>'
     """
     from jinja2 import Environment, StrictUndefined
 
@@ -113,8 +120,21 @@ class StudyView:
         self._known = KnownPaths(study.parts, frozenset(entry.path for entry in study.entries), study.title)
 
     @property
+    def effect_sentences(self) -> list[str]:
+        return judge_effects(self.study.effects, self.study.title)
+
+    @property
+    def needs_mending(self) -> bool:
+        return needs_mending(self.study.effects)
+
+    @property
+    def gradient_is_right(self) -> bool:
+        check = self.study.gradient
+        return isinstance(check, GradientCheck) and check.all_right
+
+    @property
     def summary(self) -> str:
-        return summarize_study(self.study)
+        return summarize_forms(self.study)
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
@@ -129,6 +149,12 @@ class StudyView:
                 known = replace(known, root_class=line[6:].partition("(")[0].partition(":")[0])
                 break
         return link_parts(shorten_code(listing.code, MOST_LINES), known, self._row_ids)
+
+    def effects_by_kind(self) -> Iterator[tuple[str, list[FoundEffect]]]:
+        """The effects of each kind, in order."""
+        effects = () if isinstance(self.study.effects, NotPossible) else self.study.effects
+        for kind, found in groupby(effects, lambda effect: effect.kind):
+            yield kind, list(found)
 
     def difference_rows(self) -> Iterator[DifferenceRow]:
         """The rows of the table of equality."""

@@ -7,8 +7,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from funcnet._format import format_bytes, format_count, format_ratio, format_seconds, join_words
-from funcnet.compare import Curve, NotPossible, Spread, Study
-from funcnet.compare.internals import CALL, COMPILED, FORM_NAMES, LOOP, MODULE, NATIVE, TRACED
+from funcnet.compare import Curve, GradientCheck, NotPossible, Spread, Study
+from funcnet.compare.internals import (
+    CALL,
+    COMPILED,
+    FORM_NAMES,
+    LOOP,
+    MODULE,
+    NATIVE,
+    TRACED,
+    judge_effects,
+    needs_mending,
+)
 from funcnet.report._spread_text import capitalize_first, end_sentence
 
 
@@ -65,6 +75,8 @@ class _Judge:
         self.summary = [_describe_differences(study, form)]
 
     def judge(self) -> Verdict:
+        if self.form in (NATIVE, TRACED, COMPILED) and needs_mending(self.study.effects):
+            self.costs.append("It does what the effects above say, too: its code is that of the module.")
         if self.form != MODULE:
             self._judge_speed("overhead", "a call on the smallest batch")
             self._judge_speed("step_batch", "a step")
@@ -175,8 +187,15 @@ def _describe_sizes(subset: Sequence[Ratio], ratios: Sequence[Ratio]) -> str:
 
 
 def summarize_study(study: Study) -> str:
-    """The verdict on a model in a few sentences."""
+    """The verdict on a model in a few sentences; what it does besides computing its output comes first."""
+    return " ".join([*judge_effects(study.effects, study.title), summarize_forms(study)])
+
+
+def summarize_forms(study: Study) -> str:
+    """The part of the verdict that compares the forms."""
     sentences = _summarize_bits(study)
+    if isinstance(study.gradient, GradientCheck):
+        sentences.insert(0, study.gradient.verdict)
     if ratios := compute_ratios(study.curves["step_batch"], NATIVE):
         sentences.append(_summarize_step(ratios))
     if gradient_ratios := _clear_ratios(study.curves["per_sample"], f"{NATIVE}, vmap(grad)", LOOP):
@@ -186,7 +205,8 @@ def summarize_study(study: Study) -> str:
     if names := _find_exclusive(study, MODULE, NATIVE):
         sentences.append(f"Take nn.Module for {_join_capabilities(names)}.")
     if names := _find_exclusive(study, NATIVE, MODULE):
-        sentences.append(f"Take the pure function for {_join_capabilities(names)}.")
+        advice = "Once that is mended, take" if needs_mending(study.effects) else "Take"
+        sentences.append(f"{advice} the pure function for {_join_capabilities(names)}.")
     return " ".join(sentences)
 
 

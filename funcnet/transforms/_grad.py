@@ -225,7 +225,7 @@ def _compute_by_transform(
         None if leaf is None else torch.zeros_like(leaf) if index not in places else leaf
         for index, leaf in enumerate(leaves)
     ]
-    for index, grad in zip(places, by_leaf, strict=True):
+    for index, grad in zip(places, _make_distinct(by_leaf), strict=True):
         grads[index] = grad
     return pytree.tree_unflatten(result_leaves, result_treedef), pytree.tree_unflatten(grads, treedef)
 
@@ -275,15 +275,27 @@ def _compute_grads(
         grads = backward_by(value, differentiable, create_graph=keeps_graph)
     found = [grad for grad in grads if grad is not None]
     if len(found) == len(inputs):  # nearly always
-        return found
+        return _make_distinct(found)
     if differentiable and not found:
         raise independence_error(function)
     remaining = iter(grads)
     grads_or_none = [next(remaining) if leaf.requires_grad else None for leaf in inputs]
-    return [
+    grads_or_zeros = [
         torch.zeros_like(leaf, requires_grad=keeps_graph and leaf.requires_grad) if grad is None else grad
         for leaf, grad in zip(inputs, grads_or_none, strict=True)
     ]
+    return _make_distinct(grads_or_zeros)
+
+
+def _make_distinct(grads: list[Tensor]) -> list[Tensor]:
+    """The gradients, each a tensor of its own.
+
+    Autograd gives one tensor to all terms of a sum. An optimizer takes one tensor at two paths for the whole gradient
+    of a param that stands there twice, and a write in place to one would change the other.
+    """
+    if torch.compiler.is_compiling() or len(set(map(id, grads))) == len(grads):
+        return grads
+    return [grad.clone() if any(grad is other for other in grads[:at]) else grad for at, grad in enumerate(grads)]
 
 
 def _detach(leaf: Any) -> Any:

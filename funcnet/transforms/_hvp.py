@@ -63,9 +63,7 @@ def hvp(function: Callable[..., Any], argnums: int | tuple[int, ...] = 0, has_au
         run = scalar_run(function, variables, kwargs, has_aux)
         multiply = _multiply_by_autograd if is_plain else _multiply_by_transform
         with explained_errors("hvp", function):
-            tensors, aux = multiply(run, variables.tensors, directions)
-        if tensors is None:
-            raise independence_error(function, "hvp")
+            tensors, aux = multiply(run, variables.tensors, directions, lambda: independence_error(function, "hvp"))
         products = variables.fill_derivative(tensors)
         product = products[0] if isinstance(argnums, int) else tuple(products)
         return (product, aux) if has_aux else product
@@ -74,17 +72,17 @@ def hvp(function: Callable[..., Any], argnums: int | tuple[int, ...] = 0, has_au
 
 
 def _multiply_by_transform(
-    run: Run, tensors: Sequence[Tensor], directions: list[Tensor]
-) -> tuple[list[Tensor] | None, Any]:
+    run: Run, tensors: Sequence[Tensor], directions: list[Tensor], independence_error: Callable[[], Exception]
+) -> tuple[list[Tensor], Any]:
     """The product, and what the run returned beside its value."""
-    recording = record(gradient_by_transform(run), tensors, False)
+    recording = record(gradient_by_transform(run, independence_error), tensors, False)
     return recording.pull_back(directions), recording.rest
 
 
 def _multiply_by_autograd(
-    run: Run, tensors: Sequence[Tensor], directions: list[Tensor]
-) -> tuple[list[Tensor] | None, Any]:
-    """The same; None for the product if the value depends on none of the variables."""
+    run: Run, tensors: Sequence[Tensor], directions: list[Tensor], independence_error: Callable[[], Exception]
+) -> tuple[list[Tensor], Any]:
+    """The same, in two plain backward passes."""
     is_recording = torch.is_grad_enabled()
     inputs = [tensor.detach().requires_grad_() for tensor in tensors]
     uses = WeightUses(inputs, directions)
@@ -94,11 +92,11 @@ def _multiply_by_autograd(
         if not inputs:
             return [], rest
         if not value.requires_grad:
-            return None, rest
+            raise independence_error()
         sources: Any = [*inputs, *uses.outputs]
         grads = torch.autograd.grad(value, sources, create_graph=True, allow_unused=True)
     if all(grad is None for grad in grads):
-        return None, rest
+        raise independence_error()
     leaves = [*inputs, *uses.twins.values()]
     # The graph may reach leaves of somebody else too, who may differentiate the product.
     is_shared = is_recording and reaches_other_leaves(value, leaves)

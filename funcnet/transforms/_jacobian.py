@@ -133,10 +133,8 @@ def hessian(
         variables = ArgumentVariables(args, normalize_argnums(argnums, len(args), "hessian"), "hessian")
         is_plain = is_outermost(args, kwargs)
         run = scalar_run(function, variables, kwargs, has_aux, is_mapped=True)
-        if is_plain:
-            gradient = gradient_by_autograd(run, lambda: independence_error(function, "hessian"))
-        else:
-            gradient = gradient_by_transform(run)
+        differentiate = gradient_by_autograd if is_plain else gradient_by_transform
+        gradient = differentiate(run, lambda: independence_error(function, "hessian"))
         with explained_errors("hessian", function):
             recording = record(gradient, variables.tensors, is_plain)
             blocks = _compute_rows(recording, variables.tensors, _chunk_size(recording, chunk_size, memory))

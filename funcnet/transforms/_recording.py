@@ -19,7 +19,13 @@ from funcnet._errors import FuncnetError, TransformError
 from funcnet._torch import count_gradient_bytes, pytree
 from funcnet.kernels.internals import describe_missing_rule
 from funcnet.transforms._function_results import check_plain_values
-from funcnet.transforms._nesting import is_nested, plain_backward_suffices, reaches_other_leaves, recorded_by_autograd
+from funcnet.transforms._nesting import (
+    is_nested,
+    is_traced_here,
+    plain_backward_suffices,
+    reaches_other_leaves,
+    recorded_by_autograd,
+)
 
 Run: TypeAlias = Callable[[list[Tensor]], tuple[list[Tensor], Any]]
 """A function of the variables. It returns the outputs that are differentiated, and whatever else there is."""
@@ -101,11 +107,14 @@ def _record_by_transform(run: Run, tensors: Sequence[Tensor]) -> Recording:
         outputs, rest = run([])
         return Recording(outputs, rest, lambda changes, keeps_graph=False: [], True, False, lambda: 0)
     carrier = RestCarrier()
+    is_inner = is_nested()
+    depends = True
     bytes_counted = 0
 
     def run_unpacked(*inputs: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        nonlocal bytes_counted
+        nonlocal bytes_counted, depends
         outputs, rest = run(list(inputs))
+        depends = is_inner or any(map(is_traced_here, outputs))
         bytes_counted = 0 if torch.compiler.is_compiling() else count_gradient_bytes_of(outputs)
         return outputs, carrier.take(rest)
 
@@ -115,7 +124,7 @@ def _record_by_transform(run: Run, tensors: Sequence[Tensor]) -> Recording:
     def pull_back(changes: Sequence[Tensor], keeps_graph: bool = False) -> list[Tensor]:
         return list(pull(list(changes)))
 
-    return Recording(list(outputs), carrier.put_back(rest_tensors), pull_back, True, False, lambda: bytes_counted)
+    return Recording(list(outputs), carrier.put_back(rest_tensors), pull_back, depends, False, lambda: bytes_counted)
 
 
 def count_gradient_bytes_of(outputs: Sequence[Tensor]) -> int:
@@ -153,14 +162,17 @@ def gradient_by_autograd(run_value: Run, independence_error: Callable[[], Except
     return run
 
 
-def gradient_by_transform(run_value: Run) -> Run:
-    """The same for a run inside of other transforms."""
+def gradient_by_transform(run_value: Run, independence_error: Callable[[], Exception]) -> Run:
+    """The same for a run that a transform of torch.func records; inside of others, it may depend on no variable."""
+    is_inner = is_nested()
 
     def run(inputs: list[Tensor]) -> tuple[list[Tensor], Any]:
         carrier = RestCarrier()
 
         def compute_value(inputs: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
             (value,), rest = run_value(inputs)
+            if not is_inner and not is_traced_here(value):
+                raise independence_error()
             return value, carrier.take(rest)
 
         if not inputs:

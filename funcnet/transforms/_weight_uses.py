@@ -17,6 +17,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
 from funcnet._context import under_forward_mode, under_transform
+from funcnet._torch import saved_tensors_hooks
 
 
 class WeightUses(TorchFunctionMode):
@@ -48,9 +49,10 @@ class WeightUses(TorchFunctionMode):
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func is F.linear and not under_transform() and not under_forward_mode() and torch.is_grad_enabled():
+        if func is F.linear and torch.is_grad_enabled() and not under_transform() and not under_forward_mode():
             options = {**dict(zip(("input", "weight", "bias"), args, strict=False)), **kwargs}
-            if id(options["weight"]) in self._numbers:
+            # A block that torch.utils.checkpoint computes again would not find its twins in the second run.
+            if id(options["weight"]) in self._numbers and not saved_tensors_hooks(True):
                 return self._apply(**options)
         return func(*args, **kwargs)
 

@@ -43,6 +43,11 @@ def combine(*trees: TreeLike) -> Tree:
 
     Raises:
         TreeError: if a path is a leaf in several trees or in none; names all of them.
+
+    >>> from funcnet.tree import partition
+    >>> head, rest = partition({"body": {"w": 1.0}, "head": {"w": 2.0}}, "head")
+    >>> combine(head, rest)
+    {'body': {'w': 1.0}, 'head': {'w': 2.0}}
     """
     flat_trees = [_flatten_with_absent(tree) for tree in trees]
     paths = list(dict.fromkeys(path for flat in flat_trees for path in flat))

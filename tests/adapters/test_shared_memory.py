@@ -38,7 +38,7 @@ def detach_as_buffer(module):
 
 
 def interleave(module):
-    memory = torch.randn(40)
+    memory = torch.arange(40.0)  # whose products are exact in every kernel: which one is taken depends on the layout
     module.emb.weight = nn.Parameter(memory[::2].view(5, 4))
     module.head.weight = nn.Parameter(memory.view(20, 2)[:, 1].view(5, 4))
 

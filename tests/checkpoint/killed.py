@@ -53,9 +53,10 @@ def main():
             save(dst, {"old": torch.ones(3)}, **options)
         old = checkpoint_digest(dst) if dst.exists() else None
         child = fork_conversion(folder / "src.safetensors", dst, options)
-        time.sleep(rng.uniform(0, 1.1 * seconds))
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        if rng.random() < 0.9:
+            time.sleep(rng.uniform(0, seconds))
+            os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)  # where nothing killed it, the conversion comes to its end, however busy the machine is
         digest_after = checkpoint_digest(dst) if dst.exists() else None
         rows.append(
             {"target": target, "old": digest_after == old, "new": digest_after == new, "absent": digest_after is None}

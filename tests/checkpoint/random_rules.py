@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from funcnet.checkpoint import (
     Cast,
     Drop,
@@ -11,14 +13,17 @@ from funcnet.checkpoint import (
     Permute,
     Prefix,
     Rename,
+    Replicate,
     Reshape,
     RuleError,
+    Shard,
     Split,
     Stack,
     Tie,
     Transpose,
     Unstack,
     Untie,
+    Within,
 )
 from funcnet.checkpoint._checkpoint import Spec
 from funcnet.checkpoint._dtypes import DTYPES, dtype_name
@@ -131,8 +136,9 @@ def _split(rng, state, flat, number, name, spec, layered):
     dim = rng.choice(dims)
     cuts = sorted(rng.sample(range(1, spec.shape[dim]), rng.randint(1, min(3, spec.shape[dim] - 1))))
     sizes = [b - a for a, b in zip([0, *cuts], [*cuts, spec.shape[dim]], strict=True)]
+    groups = _divisor(rng, math.gcd(*sizes))
     hole = ".{i}" if "{i}" in layered else ""
-    return Split(layered, [f"s{number}{hole}.{part}" for part in range(len(sizes))], sizes, dim)
+    return Split(layered, [f"s{number}{hole}.{part}" for part in range(len(sizes))], sizes, dim, groups=groups)
 
 
 def _fuse(rng, state, flat, number, name, spec, layered):
@@ -160,6 +166,23 @@ def _unstack(rng, state, flat, number, name, spec, layered):
     if not spec.shape or "{i}" in layered:
         return None
     return Unstack(layered, f"u{number}.{{j}}.w", rng.randrange(len(spec.shape)))
+
+
+def _shard(rng, state, flat, number, name, spec, layered):
+    if not spec.shape or 0 in spec.shape:
+        return None
+    dim = rng.randrange(len(spec.shape))
+    return Shard(layered, f"{layered}.{{rank}}", _divisor(rng, spec.shape[dim]), dim)
+
+
+def _replicate(rng, state, flat, number, name, spec, layered):
+    return Replicate(layered, f"{layered}.{{rank}}", rng.randint(1, 3))
+
+
+def _within(rng, state, flat, number, name, spec, layered):
+    if not spec.shape or not name.startswith("layers."):
+        return None
+    return Within("layers.{name**}", [Transpose(layered.removeprefix("layers."), (0, -1)), Prefix(add=f"w{number}.")])
 
 
 def _untie(rng, state, flat, number, name, spec, layered):
@@ -211,6 +234,9 @@ KINDS = [
     _fuse,
     _stack,
     _unstack,
+    _shard,
+    _replicate,
+    _within,
     _untie,
     _tie,
     _cast,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -118,12 +119,47 @@ def test_what_a_dead_writer_left_is_removed_and_a_living_one_is_not(tmp_path):
     assert living.exists()
 
 
-def test_a_link_is_replaced_and_its_target_is_not_written(tmp_path):
-    save(tmp_path / "blob.pt", OLD)
-    (tmp_path / "m.pt").symlink_to(tmp_path / "blob.pt")
+def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path):
+    (tmp_path / "store").mkdir()
+    save(tmp_path / "store/blob.pt", OLD)
+    (tmp_path / "m.pt").symlink_to("store/blob.pt")
     save(tmp_path / "m.pt", NEW)
-    assert bits_by_name(load(tmp_path / "blob.pt")) == bits_by_name(OLD)
-    assert bits_by_name(load(tmp_path / "m.pt")) == bits_by_name(NEW)
+    assert (tmp_path / "m.pt").is_symlink()
+    assert bits_by_name(load(tmp_path / "store/blob.pt")) == bits_by_name(load(tmp_path / "m.pt")) == bits_by_name(NEW)
+    (tmp_path / "folder").symlink_to("store/folder")
+    for tree in (OLD, NEW):
+        save(tmp_path / "folder", tree, shard_size=50)
+        assert bits_by_name(load(tmp_path / "store/folder")) == bits_by_name(tree)
+    assert (tmp_path / "folder").is_symlink()
+    assert list_files(tmp_path / "store")[0] == "blob.pt"
+
+
+@parametrize(target=["shards", "dcp", "folder"])
+def test_two_writers_to_one_folder_leave_what_the_last_one_wrote_and_nothing_else(target, tmp_path):
+    path, options = tmp_path / target, TARGETS[target]
+    save(path, OLD, **options)
+    trees = [{f"{writer}.{number}": torch.full((20,), writer + 0.0) for number in range(6)} for writer in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda tree: save(path, tree, **options), trees * 2))
+    ckpt = load(path)
+    assert bits_by_name(ckpt) in [bits_by_name(tree) for tree in trees]
+    assert list_files(path) == sorted(file.name for file in ckpt.files)
+
+
+def test_a_folder_that_another_writer_made_meanwhile_is_left_alone(tmp_path, monkeypatch):
+    path = tmp_path / "m"
+    rename = os.rename
+
+    def late(source, target):
+        monkeypatch.setattr(atomic.os, "rename", rename)
+        save(path, NEW)
+        rename(source, target)
+
+    monkeypatch.setattr(atomic.os, "rename", late)
+    with pytest.raises(OSError, match="another process has written to it meanwhile; save again"):
+        save(path, OLD)
+    assert bits_by_name(load(path)) == bits_by_name(NEW)
+    assert list_files(tmp_path) == ["m", "m/model.safetensors"]
 
 
 @parametrize(target=["shards", "dcp", "folder"])

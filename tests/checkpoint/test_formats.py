@@ -12,7 +12,7 @@ from torch import nn
 
 import funcnet as fn
 from funcnet.checkpoint import CheckpointError, load, save
-from tests.checkpoint.trees import bits_by_name, random_tensor, tensor_bits, tensors_of_all_dtypes
+from tests.checkpoint.trees import as_comparable, bits_by_name, random_tensor, tensor_bits, tensors_of_all_dtypes
 from tests.helpers import assert_identical, parametrize
 
 TARGETS = {
@@ -213,6 +213,17 @@ def test_numpy_reads_what_we_save_and_the_other_way_round(tmp_path):
     save(tmp_path / "ours.npz", fn.tree.unflatten(flat))
     with np.load(tmp_path / "ours.npz", allow_pickle=False) as theirs:
         assert {key: theirs[key].tolist() for key in theirs.files} == {key: flat[key].tolist() for key in flat}
+
+
+def test_other_programs_see_arrays_alone_in_what_we_save(tmp_path):
+    np = pytest.importorskip("numpy")
+    tree = {"a": {"w": torch.ones(2, dtype=torch.bfloat16)}, "list": [torch.ones(1)], "epoch": 3, "empty": {}}
+    save(tmp_path / "a.npz", tree)
+    with np.load(tmp_path / "a.npz") as theirs:
+        assert theirs.files == ["a.w", "list.0"]
+        np.savez(tmp_path / "b.npz", **theirs)
+    assert as_comparable(load(tmp_path / "a.npz").tree()) == as_comparable(tree)
+    assert load(tmp_path / "b.npz")["a.w"].dtype is torch.bfloat16
 
 
 def test_bfloat16_as_jax_writes_it(tmp_path):

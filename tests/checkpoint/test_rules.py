@@ -240,11 +240,6 @@ BAD = {
     "runs that do not fit": (specs(w=[6]), [Interleave("w", 4)], r"axis 0 is not made of runs of 4"),
     "a fill that is there": (specs(w=[6]), [Fill("w", 0, [1])], r"there already and cannot be filled in:\n  'w'"),
     "a mask of another shape": (specs(m=[3, 3]), [Drop("m", "tril", [2, 2])], r"these are dropped as Spec"),
-    "a part of a fused tensor dropped": (
-        specs(qk=[8]),
-        [Split("qk", ["q", "k"], [4, 4]), Drop("k")],
-        r"the rules do not lead back.*'qk' lacks 'k'",
-    ),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -290,14 +291,25 @@ def test_names_cannot_colour_or_move_what_is_printed(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="has no such signal")
-def test_a_command_that_is_told_to_end_cleans_up(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_command_that_is_told_to_end_cleans_up(number, tmp_path):
     save(tmp_path / "a.safetensors", {str(i): torch.ones(1024, 1024) for i in range(30)})
     root = Path(funcnet.__file__).parents[1]
     command = [sys.executable, "-m", "funcnet", "convert", tmp_path / "a.safetensors", tmp_path / "out.npz"]
     with subprocess.Popen(command, cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         while process.poll() is None and not list(tmp_path.glob(".out*")):
             time.sleep(0.001)
-        process.terminate()
+        process.send_signal(number)
     if process.returncode:  # it may have been done already
-        assert process.returncode == 128 + signal.SIGTERM
+        assert process.returncode == 128 + number
         assert os.listdir(tmp_path) == ["a.safetensors"]
+
+
+def test_objects_that_hold_tensors_are_shown_and_said_to_be_left_where_they_cannot_be_kept(tmp_path):
+    torch.save({"model": torch.nn.Linear(2, 1), "args": argparse.Namespace(lr=0.1)}, tmp_path / "a.pt")
+    shown = run("inspect", tmp_path / "a.pt").stdout
+    assert "model is a torch.nn.modules.linear.Linear, read as its tensors" in shown
+    assert "args = <argparse.Namespace lr=0.1>" in shown
+    assert "Only the tensors" not in run("convert", tmp_path / "a.pt", tmp_path / "b.pt").stdout
+    done = run("convert", tmp_path / "a.pt", tmp_path / "c.safetensors", "--part", "model")
+    assert "Only the tensors of what was saved are there, and no torch.nn.modules.linear.Linear." in words(done.stdout)

@@ -103,6 +103,9 @@ def test_json_of_the_training_is_all_there_is_on_stdout():
         "step_seconds",
         "peak_bytes",
         "per_sample",
+        "effects",
+        "gradient",
+        "missing_modes",
         "accuracy",
         "identical",
         "passes",
@@ -138,7 +141,45 @@ def test_the_report_of_a_module():
 
 def test_what_cannot_be_measured_is_said():
     text = words(run("compare", f"{ZOO}:Branches", "-i", "f32[3,4]").stdout)
-    assert "Gradients of single samples by vmap: not here, as TransformError" in text
+    assert "Gradients of single samples by vmap: not here, as it branches on data at tests/compare/zoo.py:" in text
+
+
+def test_effects_stand_before_the_programs_and_in_the_conclusion():
+    text = words(run("compare", f"{ZOO}:Careless", "-i", "f32[3,4]").stdout)
+    effects = text[
+        text.index("What a call does besides computing its output") : text.index("class Careless(nn.Module)")
+    ]
+    for kind, code in (("mutates input", "x += 1"), ("keeps state", "HISTORY.append("), ("branches on data", "if h.")):
+        assert re.search(rf"{kind} tests/compare/zoo.py:\d+ .*{re.escape(code)}", effects)
+    assert "instead: x = x + 1 for x += 1" in effects
+    conclusion = text[text.index("Careless is no function of its arguments yet, in any form") :]
+    assert "branches on data" in conclusion
+    assert "Use the net where you want" not in conclusion
+
+
+def test_a_model_without_effects_is_said_to_have_none():
+    text = words(run("compare", "torch.nn:Linear(3, 4)", "-i", "f32[2,3]").stdout)
+    assert "A call does nothing besides computing its output." in text
+    assert "Use the net where you want to transform it" in text
+
+
+def test_the_gradient_stands_beside_finite_differences():
+    text = words(run("compare", f"{ZOO}:Scale", "-i", "f32[3,4]").stdout)
+    assert "Derivative in one direction, float64 nn.Module funcnet" in text
+    assert re.search(r"by backward (\S+) \1 by finite differences (\S+) \2 error, in units of rounding", text)
+    assert "The gradients of both forms are those of finite differences." in text
+
+
+def test_a_wrong_gradient_of_the_module_is_in_the_conclusion():
+    text = words(run("compare", f"{ZOO}:Attends", "-i", "f32[1,4,5,5]").stdout)
+    assert text.count("The gradient of the module is WRONG, and that of the net is right") == 2
+    assert "please report it" not in text
+
+
+def test_many_effects_of_a_kind_are_shortened(monkeypatch):
+    monkeypatch.setattr("funcnet.cli._effects_list.MOST_OF_A_KIND", 1)
+    text = words(run("compare", f"{ZOO}:Careless", "-i", "f32[3,4]").stdout)
+    assert "and in 1 more lines, all in --json" in text
 
 
 def test_json_of_a_module():
@@ -238,7 +279,7 @@ def test_the_module_runs_as_a_command(tmp_path):
     done = python("-m", "funcnet", "compare", "mine:fc", "--input", "f32[2]", "--input", "f32[2]", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stdout == ""
-    assert "'mine:fc' raised TypeError" in done.stderr
+    assert "'mine:fc' cannot be compared in either mode: the module raised TypeError" in done.stderr
 
 
 def test_importing_funcnet_imports_neither_the_comparison_nor_its_tools():

@@ -35,6 +35,18 @@ def test_a_model_goes_to_the_plain_layout_and_back_by_commands_alone(tmp_path):
     assert json.loads(matched.stdout)["missing"] == []
 
 
+def test_rules_between_layouts_by_name(tmp_path):
+    config = tmp_path / "config.json"
+    config.write_text('{"model_type": "llama", "num_attention_heads": 4, "hidden_size": 32}')
+    listed = run("rules", "--list").stdout
+    assert "gpt2: transformers, nanogpt, plain" in listed
+    done = run("rules", config, "--to", "meta")
+    assert from_toml(done.stdout) == fn.checkpoint.ready_rules(config, "transformers", "meta")
+    done = run("rules", config, "--from", "meta", "--to", "hf")
+    assert done.exit_code == 2
+    assert "llama has no layout 'hf'; there are transformers, meta, plain" in done.stderr
+
+
 def test_rules_of_flax(tmp_path):
     save(tmp_path / "a.npz", {"params": {"fc": {"kernel": torch.ones(3, 2)}}})
     done = run("rules", tmp_path / "a.npz", "--flax")
@@ -50,8 +62,8 @@ def test_match_shows_a_table_and_writes_what_convert_refuses_until_it_is_reviewe
     assert done.exit_code == 1
     text = words(done.stdout)
     for part in (
-        "certain fc.w fc.weight the only ones of their shape",
-        "guess one eins renamed, by names, shapes and order",
+        "certain fc.w fc.weight the same path",
+        "guess one eins by its name, shape and order",
         "left more no place in the target",
         "0 tensors have their name and shape already; 1 certain, 2 guesses.",
     ):

@@ -11,6 +11,7 @@ from torch import nn
 
 from funcnet.compare import NotPossible, Spread, compare_module, study, to_json
 from funcnet.compare._digits import load_digits
+from funcnet.compare._errors import SkippedError
 from funcnet.compare._input_specs import parse_input_spec
 from funcnet.compare._lab._capabilities import CAPABILITY_TRIALS
 from funcnet.compare._lab._compiled_form import CompileAllowance, CompiledForm, start_compiler
@@ -18,7 +19,7 @@ from funcnet.compare._lab._depth import Depths, depths_of_module, depths_of_pair
 from funcnet.compare._lab._form_differences import compare_forms
 from funcnet.compare._lab._form_makers import cache_forms, make_forms
 from funcnet.compare._lab._listings import list_tensors
-from funcnet.compare._lab._reasons import FailedError, NothingToTryError, SkippedError, first_line
+from funcnet.compare._lab._reasons import FailedError, NothingToTryError, first_line
 from funcnet.compare._lab._subject import subject_from_module, subject_from_pair
 from funcnet.compare._lab._trial_bench import Bench, require_agreement, require_same_bits, run_trial
 from funcnet.compare._lab._turns import measure_curve, measure_in_turns, summarize_times

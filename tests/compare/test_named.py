@@ -152,7 +152,7 @@ def test_targets_are_built(text, expression):
         ("torch.nosuch:Net", "there is no module 'torch.nosuch' to import"),
         ("torch.nn:Linar(3,4)", "torch.nn has no 'Linar'. Did you mean 'Linear'"),
         ("torch:nn.Linar", "torch:nn has no 'Linar'. Did you mean 'Linear'"),
-        (f"{ZOO}:qqqq", "What can be called there: AlwaysDraws, Branches"),
+        (f"{ZOO}:qqqq", "What can be called there: AlwaysDraws, Attends, Branches, Careless"),
         (
             "torch.nn:Linear(3)",
             "positional argument: 'out_features'. Its arguments are (in_features, out_features, bias=True,",

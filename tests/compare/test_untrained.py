@@ -153,11 +153,12 @@ def test_costs_are_measured():
 @pytest.mark.parametrize(
     ("target", "spec", "reason"),
     [
-        (f"{ZOO}:Branches", "f32[3,4]", "TransformError: "),
+        (f"{ZOO}:Branches", "f32[3,4]", "it branches on data at "),
+        (f"{ZOO}:Careless", "f32[3,4]", "it branches on data at "),
         ("torch.nn:ReLU", "f32[4,2]", "the module has no parameters"),
         ("torch.nn:Linear(3, 4)", "f32[1,3]", "the inputs have no batch axis"),
         ("torch.nn:Linear(3, 4)", "f32[3]", "ShapeError"),
-        (f"{ZOO}:AlwaysDraws", "f32[3,4]", "RandomnessError: "),
+        (f"{ZOO}:AlwaysDraws", "f32[3,4]", "it draws in eval mode (tests/compare/zoo.py:"),
     ],
 )
 def test_why_there_are_no_gradients_per_sample(target, spec, reason):
@@ -192,6 +193,23 @@ def test_what_vmap_does_by_a_loop_is_named():
     assert result.per_sample.agrees
 
 
+def test_a_module_that_runs_in_one_mode_is_compared_in_that():
+    result = compare_module("torch.nn:BatchNorm1d(3)", ["f32[1,3]"], budget=0.01)
+    (missing,) = result.missing_modes
+    assert missing.mode == "training"
+    assert "called as a plain module in training mode with float32[1,3]" in missing.reason
+    assert result.largest_difference == {"outputs in eval mode": 0.0}
+    assert isinstance(result.step_seconds, NotPossible)
+
+
+def test_what_there_is_no_time_for_does_not_begin():
+    result = compare_module("torch.nn:Linear(3, 4)", ["f32[2,3]"], budget=0.01, time_limit=0.0)
+    assert {missing.mode for missing in result.missing_modes} <= {"training"}
+    costs = (result.step_seconds, result.peak_bytes, result.per_sample, result.gradient)
+    assert all(isinstance(cost, NotPossible) for cost in costs)
+    assert all("0 s were left for it; a --time-limit of more than 0 s" in cost.reason for cost in costs)
+
+
 @pytest.mark.parametrize(
     ("target", "inputs", "message"),
     [
@@ -202,7 +220,6 @@ def test_what_vmap_does_by_a_loop_is_named():
         ),
         ("torch.nn:Linear(3, 4)", ["f32[2,5]"], "raised RuntimeError: mat1 and mat2 shapes cannot be multiplied"),
         ("torch.nn:Linear(3, 4)", ["f32[2,3]", "y=f32[2]"], "with float32[2,3], y=float32[2]. The forward of Linear"),
-        ("torch.nn:BatchNorm1d(3)", ["f32[1,3]"], "called as a plain module in training mode with float32[1,3]"),
         ("torch.nn:LazyLinear(3)", ["f32[2,3]"], "cannot be made a net: ConversionError"),
         (f"{ZOO}:Raises", ["f32[2,4]"], "very very ..."),
     ],

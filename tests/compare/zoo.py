@@ -43,6 +43,37 @@ class Branches(nn.Module):
         return self.fc(x) if float(x.sum()) > 0 else -self.fc(x)
 
 
+HISTORY: list[float] = []
+
+
+class Careless(nn.Module):
+    """Writes to its input, appends to a global list, branches on data, and draws in eval mode in one branch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x):
+        x += 1
+        HISTORY.append(float(x.mean()))
+        h = self.fc(x)
+        if h.sum() > 1e9:
+            return h
+        return F.dropout(h, 0.5, training=True)
+
+
+class Attends(nn.Module):
+    """A batch of one, whose batch norm gets a transposed gradient: torch computes it wrongly."""
+
+    def __init__(self, channels: int = 4) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm2d(channels)
+
+    def forward(self, x):
+        tokens = self.bn(x).flatten(2).transpose(1, 2)
+        return tokens @ tokens.transpose(1, 2)
+
+
 class AlwaysDraws(nn.Module):
     """Applies dropout in eval mode too."""
 
@@ -101,6 +132,21 @@ class Tied(nn.Module):
 
     def forward(self, x):
         return self.head(self.embed(x))
+
+
+class KeepsGraph(nn.Module):
+    """Keeps a tensor of the graph of its first call, through which a second backward cannot go."""
+
+    scale: torch.Tensor | None = None
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x):
+        if self.scale is None:
+            self.scale = self.linear.weight.norm()
+        return self.linear(x) / self.scale
 
 
 def stacked() -> nn.Sequential:

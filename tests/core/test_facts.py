@@ -17,6 +17,7 @@ import funcnet as fn
 from funcnet.core._facts import BodyFacts
 from funcnet.core.internals import ForeignNet, StockNet
 from tests.cases import LAYER_CASES
+from tests.helpers import str_with_notes
 
 X = torch.ones(64)
 
@@ -140,7 +141,7 @@ def test_an_error_in_a_body_whose_view_is_called_underscore_names_its_place():
     net = fn.Sequential(body)
     with pytest.raises(RuntimeError) as info:
         net(net.init(0)[0], torch.ones(2))
-    assert "body at '0'" in str(getattr(info.value, "__notes__", ["body at '0'"]))
+    assert "body at '0'" in str_with_notes(info.value)
 
 
 def test_a_function_given_to_a_layer_is_unknown_code():
@@ -153,7 +154,7 @@ def test_a_function_given_to_a_layer_is_unknown_code():
 def test_what_foreign_nets_say_about_themselves():
     class Foreign(torch.nn.Module):
         def forward(self, x):
-            return x
+            return torch.rand_like(x)
 
     net = fn.from_module(Foreign())[0]
     assert isinstance(net, ForeignNet)
@@ -201,7 +202,6 @@ def drawing(p, x):
 
 
 def make_examples():
-    from funcnet.models._layer_stack import LayerStack
     from funcnet.models._llama import LlamaRMSNorm
 
     layers = {
@@ -210,7 +210,7 @@ def make_examples():
         "MultiheadAttention": [fn.MultiheadAttention(4, 2), fn.TransformerEncoderLayer(4, 2)],
         "calls a given function": [fn.TransformerEncoderLayer(4, 2, activation=lambda x: x)],
     }
-    models = {"LlamaRMSNorm": [LlamaRMSNorm(3, 1e-6)], "LayerStack": [LayerStack(fn.Linear(2, 2), 3)]}
+    models = {"LlamaRMSNorm": [LlamaRMSNorm(3, 1e-6)], "Stack": [fn.Stack(fn.Linear(2, 2), 3)]}
     return (
         layers
         | models

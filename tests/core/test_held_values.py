@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import array
 import collections
+import contextvars
 import functools
 import io
 import itertools
+import os
 import random
 import types
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -22,8 +25,17 @@ X = torch.ones(3)
 TOTAL = 0
 
 
+CONTEXT = contextvars.ContextVar("CONTEXT", default=0)
+MODULE = types.ModuleType("a_module_of_users")
+MODULE.counts = {}
+
+
 class Counter:
     calls = 0
+    counts: ClassVar[dict] = {}
+
+    class Inner:
+        log: ClassVar[list] = []
 
     def __init__(self):
         self.n = 0
@@ -31,6 +43,11 @@ class Counter:
     def __call__(self):
         self.n += 1
         return self.n
+
+    @classmethod
+    def count(cls):
+        cls.counts["n"] = cls.counts.get("n", 0) + 1
+        return cls.counts["n"]
 
 
 def bump(obj, name="n"):
@@ -52,6 +69,59 @@ def add_to_itself():
 def add_to_class():
     Counter.calls += 1
     return Counter.calls
+
+
+def add_to_dict_of_class():
+    Counter.counts["n"] = Counter.counts.get("n", 0) + 1
+    return Counter.counts["n"]
+
+
+def add_to_list_of_class():
+    Counter.Inner.log.append(1)
+    return len(Counter.Inner.log)
+
+
+def add_to_class_of_object(counter):
+    type(counter).total = getattr(type(counter), "total", 0) + 1
+    return counter.total
+
+
+def add_to_dict_of_itself():
+    add_to_dict_of_itself.counts["n"] += 1
+    return add_to_dict_of_itself.counts["n"]
+
+
+add_to_dict_of_itself.counts = {"n": 0}
+
+
+def add_to_module():
+    MODULE.n = getattr(MODULE, "n", 0) + 1
+    return MODULE.n
+
+
+def add_to_variable_of_module():
+    MODULE.n += 1
+    return MODULE.n
+
+
+def add_to_dict_of_module():
+    MODULE.counts["n"] = MODULE.counts.get("n", 0) + 1
+    return MODULE.counts["n"]
+
+
+def set_in_module():
+    setattr(MODULE, "m", getattr(MODULE, "m", 0) + 1)  # noqa: B010
+    return MODULE.m
+
+
+def set_in_globals():
+    globals()["NEW"] = globals().get("NEW", 0) + 1
+    return globals()["NEW"]
+
+
+def set_context():
+    CONTEXT.set(CONTEXT.get() + 1)
+    return CONTEXT.get()
 
 
 def make_cell():
@@ -97,7 +167,21 @@ HELD = {
     "global": (lambda: add_to_global, lambda held: held()),
     "function": (lambda: add_to_itself, lambda held: held()),
     "class": (lambda: add_to_class, lambda held: held()),
+    "dict of a class": (lambda: add_to_dict_of_class, lambda held: held()),
+    "list of a class in a class": (lambda: add_to_list_of_class, lambda held: held()),
+    "class of an object": (Counter, lambda held: add_to_class_of_object(held)),
+    "method of a class": (lambda: Counter, lambda held: held.count()),
+    "method of the class of an object": (Counter, lambda held: held.count()),
+    "dict of a function": (lambda: add_to_dict_of_itself, lambda held: held()),
+    "new variable of a module": (lambda: add_to_module, lambda held: held()),
+    "variable of a module": (lambda: (setattr(MODULE, "n", 0), add_to_variable_of_module)[1], lambda held: held()),
+    "dict of a module": (lambda: add_to_dict_of_module, lambda held: held()),
+    "name in a module": (lambda: set_in_module, lambda held: held()),
+    "globals": (lambda: set_in_globals, lambda held: held()),
+    "context": (lambda: set_context, lambda held: held()),
 }
+
+WRITE = r"wrote (in place )?to .*(outside of|the (global|function|attribute|class|variable|context variable)) "
 
 
 @pytest.mark.parametrize("what", HELD)
@@ -107,7 +191,7 @@ def test_a_body_that_changes_what_it_holds_is_refused(what):
     net = fn.compose()(lambda p, x, writes=True: x * torch.as_tensor(step(held)) if writes else x)
     assert_identical(net({}, X, writes=False), X)
     for _ in range(2):
-        with pytest.raises(fn.PurityError, match=r"wrote (in place )?to .*(outside of|the global|the function) "):
+        with pytest.raises(fn.PurityError, match=WRITE):
             net({}, X)
 
 
@@ -117,6 +201,37 @@ def test_the_error_of_a_draw_tells_what_to_draw_from(what):
     held = make()
     with pytest.raises(fn.PurityError, match=r"'held' outside of .* a draw moved it\. Draw from the rng of the call"):
         fn.compose()(lambda p, x: x * step(held))({}, X)
+
+
+def test_settings_of_the_process_are_put_back():
+    def body(p, x, name):
+        if name == "environ":
+            os.environ["FUNCNET_TEST"] = os.environ.get("FUNCNET_TEST", "") + "1"
+            return x * len(os.environ["FUNCNET_TEST"])
+        torch.set_default_dtype(torch.float64)
+        torch.set_grad_enabled(False)
+        return x * torch.ones(1).element_size()
+
+    net = fn.compose()(body)
+    for _ in range(2):
+        assert_identical(net({}, X, "environ"), X)
+        assert_identical(net({}, X, "dtype").float(), X * 8)
+        assert "FUNCNET_TEST" not in os.environ
+        assert torch.get_default_dtype() is torch.float32 and torch.is_grad_enabled()
+
+
+class CountsInClass(fn.Net):
+    counts: ClassVar[dict] = {}
+
+    def forward(self, p, x):
+        self.counts["n"] = self.counts.get("n", 0) + 1
+        return x * self.counts["n"]
+
+
+def test_a_dict_of_the_class_of_a_net_is_held_too():
+    for _ in range(2):
+        with pytest.raises(fn.PurityError, match=r"wrote to the attribute CountsInClass\.counts\['n'\] "):
+            CountsInClass()({}, X)
 
 
 def test_fields_of_a_net_are_held_too():

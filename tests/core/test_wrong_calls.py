@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import funcnet as fn
+from tests.helpers import str_with_notes
 
 X = torch.linspace(-1, 1, 12).view(4, 3)
 
@@ -83,7 +84,7 @@ def test_a_wrong_call_blames_what_is_wrong(net, what):
     call, error, says, says_not = WRONG_CALLS[what]
     with pytest.raises(error) as caught:
         call(net, trees_of(net)[0])
-    text = "\n".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
+    text = str_with_notes(caught.value)
     assert all(part in text for part in says), text
     assert not any(part in text for part in says_not), text
 
@@ -112,7 +113,7 @@ def test_a_name_that_a_foreign_forward_misses_is_told_by_torch_with_the_path(mak
     net, params, buffers = fn.from_module(make())
     with pytest.raises(AttributeError, match=r"^'Typo' object has no attribute 'bais'") as caught:
         net.apply(params, buffers, X)
-    assert f"in the body of {place}: got input 0 (4, 3) float32" in getattr(caught.value, "__notes__", [])
+    assert f"in the body of {place}: got input 0 (4, 3) float32" in str_with_notes(caught.value)
 
 
 def test_a_property_that_a_foreign_forward_assigns_is_told_by_python():
@@ -146,10 +147,10 @@ def test_the_innermost_part_of_a_foreign_forward_is_named_at_any_depth():
     net = fn.compose(model=foreign)(lambda p, x: p.model(x))
     with pytest.raises(RuntimeError) as caught:
         net({"model": params}, X)
-    assert "in the body of Linear at 'model.blocks.1.fc': got input 0 (4, 2) float32" in caught.value.__notes__
+    assert "in the body of Linear at 'model.blocks.1.fc': got input 0 (4, 2) float32" in str_with_notes(caught.value)
     with pytest.raises(RuntimeError) as caught:
         foreign(params, X, method="forward")
-    assert "Linear at 'blocks.1.fc'" in caught.value.__notes__[0]
+    assert "Linear at 'blocks.1.fc'" in str_with_notes(caught.value)
 
 
 def test_buffers_in_the_place_of_an_input_with_room_for_more_are_told():
@@ -263,3 +264,9 @@ def test_params_of_another_dtype_than_buffers_are_told():
     message = "params 'weight', params 'bias' are float64; buffers 'running_mean', buffers 'running_var' are float32"
     with pytest.raises(fn.ShapeError, match=message):
         net.apply(params, buffers, torch.ones(2, 3).double(), train=True)
+
+
+def test_a_machine_without_the_memory_is_no_fault_of_the_inputs():
+    with pytest.raises(RuntimeError, match="allocate memory") as caught:
+        fn.Sequential(fn.ConstantPad1d((0, 10**15), 0.0))({}, torch.ones(1, 2))
+    assert not isinstance(caught.value, fn.ShapeError)

@@ -24,7 +24,9 @@ def assert_same_as_module(module, *inputs, train=False, rng=None, **kwargs):
     fresh = copy.deepcopy(module).train(train)
     torch.manual_seed(rng or 0)
     expected = fresh(*clone(inputs), **clone(kwargs))
-    leaves = fn.tree.map(lambda leaf: leaf.clone().requires_grad_(), params)  # as they do in the module: see README
+    leaves = fn.tree.map(
+        lambda leaf: leaf.clone().requires_grad_(), params
+    )  # as they do in the module: see the limits in the guide
     for _ in range(3):
         with global_generator_untouched():
             output, new = net.apply(leaves, buffers, *inputs, train=train, rng=rng, **kwargs)

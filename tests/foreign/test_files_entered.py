@@ -45,12 +45,12 @@ def files_entered(call):
     return files
 
 
-def test_a_second_call_of_a_foreign_net_enters_at_most_12_files():
+def test_a_second_call_of_a_foreign_net_enters_at_most_15_files():  # two of them only ask whether ranks share the call
     net, params, buffers = fn.from_module(Block())
     x = torch.ones(4, 5, 8)
     for train, rng in ((True, fn.random.key(0)), (True, 0), (False, None)):
         files = files_entered(lambda train=train, rng=rng: net.apply(params, buffers, x, train=train, rng=rng))
-        assert len(files) <= 12, sorted(files)
+        assert len(files) <= 15, sorted(files)
 
 
 def test_a_second_call_of_a_stock_net_enters_at_most_6_files():

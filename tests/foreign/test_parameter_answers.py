@@ -14,7 +14,7 @@ from torch import nn
 from torch.func import functional_call, grad_and_value, vmap
 
 import funcnet as fn
-from tests.helpers import assert_identical
+from tests.helpers import assert_identical, parametrize
 
 X = torch.linspace(-1, 1, 12).view(4, 3)
 
@@ -211,6 +211,34 @@ def test_answers_are_those_of_the_module_when_compiled(cls):
     assert_identical(compiled(params, X), module(X).detach())
 
 
+class ReturnsParams(Base):
+    def compute(self, x, y):
+        assert self.w.requires_grad
+        return {"params": [self.w, self.frozen], "y": y * self.w, "row": self.w[0], "tied": (self.tied.weight,)}
+
+
+class ReturnsParamsByClass(Base):
+    def compute(self, x, y):
+        return [self.w] if isinstance(self.w, nn.Parameter) else None
+
+
+@parametrize(cls=[ReturnsParams, ReturnsParamsByClass])
+def test_a_param_that_a_forward_returns_is_a_plain_tensor(cls):
+    net, params, buffers = fn.from_module(make(cls))
+    output, _ = net.apply(params, buffers, X)
+    returned = output if cls is ReturnsParamsByClass else output["params"] + [output["y"], output["row"]]
+    assert_identical(returned[0], params["w"])
+    assert {type(tensor) for tensor in returned} == {torch.Tensor}
+
+
+def test_a_param_that_a_compiled_forward_returns_is_a_plain_tensor():
+    net, params, buffers = fn.from_module(make(ReturnsParams))
+    compiled = torch.compile(lambda p, x: net.apply(p, buffers, x)[0], backend="eager", fullgraph=True)
+    output = compiled(params, X)
+    assert_identical(output["params"], [params["w"], params["frozen"]])
+    assert {type(tensor) for tensor in output["params"]} == {torch.Tensor}
+
+
 class FreezesItself(Base):
     def compute(self, x, y):
         self.requires_grad_(False)
@@ -270,3 +298,35 @@ def test_generators_of_numpy_that_a_module_holds_are_put_back(make):
     first = net.apply(params, buffers, X)[0]
     assert_identical(net.apply(params, buffers, X)[0], first)
     assert_identical(first, DrawsFromItsOwn(make(3))(X))
+
+
+_READS = {
+    "dtype": lambda w, x: x * (2.0 if w.dtype in (torch.float16, torch.bfloat16) else 3.0) * w,
+    "shape": lambda w, x: x * w.shape[0] * w,
+    "device": lambda w, x: x.to(w.device) * w,
+    "layout": lambda w, x: x * w if w.layout == torch.strided else x,
+    "ndim": lambda w, x: x * w.ndim * w,
+    "mT": lambda w, x: x * w.unsqueeze(0).mT.squeeze(),
+    "data": lambda w, x: x * w.data * w,
+    "real": lambda w, x: x * w.real,
+    "size": lambda w, x: x * w.size(0) * w,
+    "item of": lambda w, x: x * w[0],
+}
+
+
+class ReadsAttribute(nn.Module):
+    def __init__(self, read):
+        super().__init__()
+        self.w, self.read = nn.Parameter(torch.linspace(1, 2, 3)), read
+
+    def forward(self, x):
+        return self.read(self.w, x) if self.w.requires_grad else x
+
+
+@pytest.mark.parametrize("name", _READS)
+def test_compiled_code_reads_what_a_parameter_has_beside_its_answers(name):
+    torch.compiler.reset()
+    module = ReadsAttribute(_READS[name])
+    net, params, _ = fn.from_module(module)
+    compiled = torch.compile(net, fullgraph=True, backend="eager")
+    assert_identical(compiled(params, X).detach(), module(X).detach())

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 import funcnet as fn
-from funcnet.foreign.internals import SETTINGS
+from funcnet._global_settings import SETTINGS
 
 X = torch.ones(2, 3)
+torch.use_deterministic_algorithms(False)  # the first call imports the compiler, which sets the environment
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import pickle
 import struct
 import zipfile
 
-from funcnet.checkpoint._zip import write_member
+from funcnet.checkpoint._zip import write_member, write_note
 from tests.hostile.registry import CASES, HUGE, CallsOnUnpickling, case, write_archive
 
 
@@ -37,10 +37,33 @@ def _npz_cases():
     for name, data in members.items():
         CASES[name] = lambda folder, data=data: write_archive(folder / "a.npz", {"w.npy": data})
     CASES["member_that_is_no_array"] = lambda folder: write_archive(folder / "a.npz", {"readme.txt": b"hello"})
-    CASES["our_note_is_wrong"] = lambda folder: write_archive(
-        folder / "a.npz", {"funcnet.json": b'{"aliases": {"a": "b"}}'}
-    )
-    CASES["our_note_is_no_json"] = lambda folder: write_archive(folder / "a.npz", {"funcnet.json": b"\xff"})
+    notes = {
+        "our_note_is_wrong": b'{"aliases": {"a": "b"}}',
+        "our_note_is_no_json": b"\xff",
+        "our_note_is_a_list": b"[]",
+        "our_note_is_deep": b"[" * 100_000,
+        "our_note_has_a_deep_structure": b'{"structure": ' + b"[" * 900 + b"]" * 900 + b"}",
+    }
+    for name, note in notes.items():
+        CASES[name] = lambda folder, note=note: write_noted_archive(folder / "a.npz", note)
+    comments = {
+        "our_note_is_outside": "notes of funcnet: 99999 10 0",
+        "our_note_is_huge": f"notes of funcnet: 0 {HUGE} 0",
+        "our_note_is_negative": "notes of funcnet: -5 5 0",
+        "our_note_is_no_place": "notes of funcnet: here",
+        "our_note_is_damaged": "notes of funcnet: 0 5 7",
+    }
+    for name, comment in comments.items():
+        CASES[name] = lambda folder, comment=comment: write_noted_archive(folder / "a.npz", b"{}", comment)
+
+
+def write_noted_archive(path, note, comment=None):
+    with zipfile.ZipFile(path, "w") as out:
+        out.writestr("w.npy", npy_bytes({"descr": "<f4", "fortran_order": False, "shape": (2,)}, b"\0" * 8))
+        write_note(out, note)
+        if comment is not None:
+            out.comment = comment.encode()
+    return path
 
 
 _npz_cases()

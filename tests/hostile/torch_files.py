@@ -150,13 +150,6 @@ def plain_pickle(folder):
 
 
 @case
-def module_pickled_whole(folder):
-    path = folder / "a.pt"
-    torch.save(torch.nn.Linear(2, 2), path)
-    return path
-
-
-@case
 def zip_bomb_in_the_pickle(folder):
     return write_archive(folder / "a.pt", {"a/data.pkl": b"\0" * (200 << 20), "a/version": b"3"}, zipfile.ZIP_DEFLATED)
 
@@ -174,3 +167,61 @@ def compressed_storages(folder):
 def half_a_character_in_a_torch_file(folder):
     torch.save({"w\ud800": torch.ones(2)}, folder / "a.pt")
     return folder / "a.pt"
+
+
+def write_raw_pickle(folder, data, name="a.pt"):
+    return write_archive(folder / name, {"a/data.pkl": data, "a/version": b"3\n", "a/data/0": b"\0" * 8})
+
+
+def _raw_cases():
+    def name(text):
+        return b"c" + text.encode() + b"\n"
+
+    huge = (HUGE).to_bytes(8, "little")
+    nested_tuples = b"(" * 50_000 + b"t" * 50_000
+    raw = {
+        "pickle_of_getattr_of_os": b"\x80\x02" + name("builtins\ngetattr") + name("os\nsystem") + b"X\1\0\0\0x\x86R.",
+        "pickle_of_eval": b"\x80\x02" + name("builtins\neval") + b"X\1\0\0\0x\x85R.",
+        "pickle_of_a_dotted_name": b"\x80\x04\x8c\x07logging\x8c\x09os.system\x93X\1\0\0\0x\x85R.",
+        "pickle_of_subprocess": b"\x80\x02(isubprocess\nPopen\n.",
+        "pickle_of_an_extension": b"\x80\x02\x82\x01.",
+        "pickle_with_a_huge_bytearray": b"\x80\x05\x96" + huge + b".",
+        "pickle_with_a_huge_text": b"\x80\x05\x8d" + huge + b".",
+        "pickle_with_huge_bytes": b"\x80\x05\x8e" + huge + b".",
+        "pickle_with_a_huge_frame": b"\x80\x05\x95" + huge + b".",
+        "pickle_with_a_huge_long": b"\x80\x02\x8b\xff\xff\xff\x7f.",
+        "pickle_of_a_key_of_deep_tuples": b"\x80\x02}" + nested_tuples + b"K\1s.",
+        "pickle_of_a_key_of_deep_frozensets": b"\x80\x04}" + b"(" * 50_000 + b"\x91" * 50_000 + b"K\1s.",
+        "pickle_of_an_unhashable_key": b"\x80\x02}]K\1s.",
+        "pickle_that_calls_a_number": b"\x80\x02K\1)R.",
+        "pickle_that_calls_a_text": b"\x80\x02X\1\0\0\0x)R.",
+        "pickle_that_builds_a_number": b"\x80\x02K\1}b.",
+        "pickle_that_appends_to_a_tuple": b"\x80\x02)K\1a.",
+        "pickle_with_an_empty_stack": b"\x80\x02R.",
+        "pickle_without_an_end": b"\x80\x02}",
+        "pickle_with_a_buffer_outside": b"\x80\x05\x97.",
+        "pickle_of_a_tensor_without_a_storage": b"\x80\x02" + name("torch._utils\n_rebuild_tensor_v2") + b")R.",
+        "pickle_of_a_storage_of_another_kind": b"\x80\x02(X\7\0\0\0storageK\1K\1K\1K\1tQ.",
+    }
+    for case_name, data in raw.items():
+        CASES[case_name] = lambda folder, data=data: write_raw_pickle(folder, data)
+        CASES[f"{case_name}_alone"] = lambda folder, data=data: _write_alone(folder, data)
+
+
+def _write_alone(folder, data):
+    path = folder / "a.pkl"
+    path.write_bytes(data)
+    return path
+
+
+_raw_cases()
+
+
+@case
+def legacy_storages_of_2_to_60(folder):
+    path = folder / "a.bin"
+    torch.save({"w": torch.ones(2)}, path, _use_new_zipfile_serialization=False)
+    data = bytearray(path.read_bytes())
+    data[-16:-8] = HUGE.to_bytes(8, "little")
+    path.write_bytes(data[:-8])
+    return path

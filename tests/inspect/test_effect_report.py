@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import funcnet as fn
-from tests.helpers import assert_identical, clone, global_generator_untouched
+from tests.helpers import assert_identical, clone, global_generator_untouched, str_with_notes
 from tests.inspect.modules import Calls, X, effects_of, summarize
 
 # --- paths, lines, order ---
@@ -116,7 +116,7 @@ def test_an_error_of_the_call_is_raised_with_its_path():
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as caught:
         fn.effects(module, X)
     if sys.version_info >= (3, 11):
-        assert caught.value.__notes__ == ["funcnet.effects ran the model, which failed at '1.0'."]
+        assert str_with_notes(caught.value).endswith("\nfuncnet.effects ran the model, which failed at '1.0'.")
 
 
 def test_wrong_arguments_are_refused():

@@ -91,6 +91,52 @@ def test_w3_batch_norm_of_one_image(train):
     torch.testing.assert_close(ours, expected)
 
 
+class CallsNorm(nn.Module):
+    """Calls a norm of torch by its function, or a layer of it."""
+
+    def __init__(self, norm) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x):
+        if isinstance(self.norm, nn.Module):
+            return self.norm(x)
+        return F.instance_norm(x) if self.norm == "instance" else F.batch_norm(x, None, None, training=True)
+
+
+@parametrize(
+    norm=[nn.InstanceNorm2d(3), "instance", nn.BatchNorm2d(3, affine=False, track_running_stats=False), "batch"]
+)
+def test_w2_and_w3_in_a_foreign_forward(norm):
+    is_of_instances = norm == "instance" or isinstance(norm, nn.InstanceNorm2d)
+    x = _randn(1, 3, 4, 5)
+    gradient = _randn(1, 4, 5, 3, seed=1).permute(0, 3, 1, 2)
+    if not is_of_instances:
+        gradient = _randn(1, 20, 3, seed=1).transpose(1, 2).unflatten(2, (4, 5))
+    net, params, buffers = fn.from_module(CallsNorm(norm))
+
+    def run(x):
+        return net.apply(params, buffers, x, train=True, rng=0)[0]
+
+    expected = _gradient(run, x, gradient.contiguous())
+    assert _relative_difference(_gradient(net.as_module().train(), x, gradient), expected) > 0.01
+    torch.testing.assert_close(_gradient(run, x, gradient), expected)
+    leaf = x.clone().requires_grad_()
+    torch.testing.assert_close(torch.autograd.grad(run(leaf), leaf, gradient)[0], expected)
+
+
+class Shrinks(nn.Module):
+    def forward(self, x):
+        return F.interpolate(x, size=(3, 1), mode="bilinear", antialias=True)
+
+
+def test_w5_in_a_foreign_forward():
+    net, params, buffers = fn.from_module(Shrinks())
+    x = _randn(1, 3, 6, 6)
+    y, _ = net.apply(params, buffers, x.contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(y, Shrinks()(x), rtol=0, atol=0)
+
+
 class WeightNormed(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -128,6 +174,47 @@ def test_w5_antialiased_interpolation_to_one_column():
     options = {"size": (3, 1), "mode": "bilinear", "antialias": True}
     by_torch = F.interpolate(x.contiguous(memory_format=torch.channels_last), **options)
     assert _relative_difference(by_torch, F.interpolate(x, **options)) > 0.01, f"{MENDED}_wrong_kernels.py"
+
+
+MATRIX = _randn(4, 4)
+LINEAR = {
+    "solve": lambda A: torch.linalg.solve(A, MATRIX[:, :3]),
+    "solve for a vector": lambda A: torch.linalg.solve(A, MATRIX[0]),
+    "solve from the right": lambda A: torch.linalg.solve(A, MATRIX[:3], left=False),
+    "det": torch.det,
+    "slogdet": lambda A: torch.linalg.slogdet(A).logabsdet,
+    "logdet": lambda A: (A @ A.mT + 1).logdet(),
+    "householder_product": lambda A: torch.linalg.householder_product(A, A[:, 0] * 0.3),
+}
+
+
+class Applies(nn.Module):
+    def __init__(self, name) -> None:
+        super().__init__()
+        self.function = LINEAR[name]
+
+    def forward(self, A):
+        return self.function(A)
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_w8_a_derivative_of_a_directional_derivative_of_linear_algebra(name):
+    A, tangent = _randn(4, 4, seed=3), _randn(4, 4, seed=4)
+
+    def product(function):
+        return torch.func.grad(lambda A: torch.func.jvp(lambda A: function(A).sin().sum(), (A,), (tangent,))[1])(A)
+
+    def gradient(A):
+        return torch.func.grad(lambda A: LINEAR[name](A).sin().sum())(A)
+
+    expected = torch.func.jvp(gradient, (A,), (tangent,))[1]  # which torch has right
+    torch.testing.assert_close(
+        expected, (gradient(A + 1e-5 * tangent) - gradient(A - 1e-5 * tangent)) / 2e-5, rtol=1e-4, atol=1e-6
+    )
+    assert _relative_difference(product(LINEAR[name]), expected) > 0.01, f"{MENDED}kernels/_linear_algebra.py"
+    net, _, _ = fn.from_module(Applies(name))
+    torch.testing.assert_close(product(lambda A: net({}, A)), expected)
+    torch.testing.assert_close(net({}, A), LINEAR[name](A), rtol=0, atol=0)
 
 
 W6 = """
@@ -200,7 +287,7 @@ def test_every_row_of_the_table_is_run_here():
     rows = {line.split("|")[1].strip() for line in TABLE.read_text().splitlines() if line.startswith("| W")}
     tested = {name.split("_")[1].upper() for name in globals() if name.startswith("test_w")}
     assert rows == tested
-    assert {kernel.number for kernel in _wrong_kernels.WRONG_KERNELS.values()} == rows - {"W1", "W6", "W7"}
+    assert {kernel.number for kernel in _wrong_kernels.WRONG_KERNELS.values()} == rows - {"W1", "W6", "W7", "W8"}
 
 
 class Bitten(nn.Module):

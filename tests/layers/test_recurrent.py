@@ -6,6 +6,7 @@ import copy
 import inspect
 import itertools
 import pickle
+import sys
 import warnings
 from typing import Any
 
@@ -297,6 +298,7 @@ def test_a_packed_sequence_is_not_compiled():
 # --- arguments and inputs ---
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 keeps no overloads of what it imports")
 @pytest.mark.parametrize("name", NAMES)
 def test_arguments_are_those_that_torch_documents_and_the_form(name):
     theirs = list(inspect.signature(get_overloads(getattr(nn, name).__init__)[0]).parameters.values())[1:]
@@ -394,7 +396,13 @@ def test_autocast_is_the_modules(name):
     module, params = build_module(name)
     x = torch.randn(5, 2, 3)
     with torch.autocast("cpu", torch.bfloat16):
-        assert_identical(getattr(fn, name)(3, 4)(params, x), module(x))
+        try:
+            expected = module(x)
+        except RuntimeError as error:
+            if "could not create a primitive" not in str(error):
+                raise
+            pytest.skip(f"torch has no {name} in bfloat16 for this processor")
+        assert_identical(getattr(fn, name)(3, 4)(params, x), expected)
 
 
 # --- base classes ---

@@ -289,7 +289,7 @@ def test_layers_that_cannot_be_adapted_are_named_with_the_reason():
         (fn.MultiheadAttention(4, 2), "out_proj", "'out_proj' is not called: MultiheadAttention reads its weight"),
         (fn.Embedding(7, 4, max_norm=1.0), True, "shortens its rows to max_norm"),
         (adapted(NET, "body")[0], "body", "'body' has LoRA already"),
-        (fn.models.GPT2(7, 4, 4, 2, 2, stacked=True), "**.out", "'layers.attn.out' is a LayerStack, .* stacked=False"),
+        (fn.models.GPT2(7, 4, 4, 2, 2, stacked=True), "**.out", "'layers.attn.out' is a Stack, .* stacked=False"),
         (fn.from_module(Hooked())[0], "fc", "'fc' has hooks or a forward of its own"),
     ]:
         with pytest.raises(fn.TreeError, match=words):

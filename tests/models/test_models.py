@@ -58,6 +58,10 @@ def test_stacked_layers_are_the_layers_with_the_same_draws(make, fused_qkv):
     train = {"train": True, "rng": key}
     assert_identical(stacked.apply(stacked_params, {}, IDS, **train)[0], net.apply(params, {}, IDS, **train)[0])
     assert {entry.path for entry in stacked.entries()} == set(fn.tree.flatten(stacked_params))
+    for rng in (3, key):
+        plain_net, *trees = fn.unstack_layers(stacked, *stacked.init(rng))
+        assert_identical(tuple(trees), net.init(rng))
+        assert_identical(plain_net(trees[0], IDS), net(net.init(rng)[0], IDS))
 
 
 @NET
@@ -162,10 +166,6 @@ def test_options_that_exclude_each_other_are_refused():
         fn.models.Bert(head="classes")
     with pytest.raises(ValueError, match="'yarn'; it is one of default, linear, llama3"):
         fn.models.Llama(rope_scaling=(("rope_type", "yarn"),))
-    net = fn.models.GPT2(**SMALL, max_position_embeddings=16, stacked=True)
-    params, _ = net.init(0)
-    with pytest.raises(TypeError, match="loop over its layers"):
-        net.layers.apply(params["layers"], {}, torch.ones(1, 2, 16), rng=0)
 
 
 @NET

@@ -1,6 +1,8 @@
 """A training run that is killed at random moments and goes on from its file; run as a program, it prints the outcome.
 
-The process forks for each part of the run, so that torch is imported once, and kills the child without warning.
+The process forks for each part of the run, so that torch is imported once, and kills the child without warning: a
+random number of saved steps after it began, and a random part of a step later. The child says by a pipe when a step is
+saved, and would never end by itself, so that every kill meets a run, however busy the machine is.
 """
 
 from __future__ import annotations
@@ -70,19 +72,37 @@ def resume(path: Path) -> dict[str, Any]:
     return fn.checkpoint.load(path).tree() if path.exists() else start_run()
 
 
-def train(path: Path, steps: int, options: dict[str, str]) -> None:
+def train(path: Path, steps: float, options: dict[str, str], progress: int | None = None) -> None:
+    """Train until this many steps are done, and write a byte to the pipe ``progress`` after each one that is saved."""
     run = resume(path)
     while run["step"] < steps:
         run = take_step(run)
         fn.checkpoint.save(path, run, **options)
+        if progress is not None:
+            os.write(progress, b".")
 
 
-def fork_training(path: Path, steps: int, options: dict[str, str]) -> int:
+def fork_training(path: Path, steps: float, options: dict[str, str], progress: int | None = None) -> int:
     child = os.fork()
     if child == 0:
-        train(path, steps, options)
+        train(path, steps, options, progress)
         os._exit(0)
     return child
+
+
+def kill_training(path: Path, options: dict[str, str], rng: random.Random) -> bool:
+    """Whether a run that had saved some steps more was ended by a kill, as opposed to an error of its own."""
+    reader, writer = os.pipe()
+    child = fork_training(path, float("inf"), options, writer)
+    os.close(writer)
+    began = time.perf_counter()
+    saved = 0
+    for _ in range(rng.randrange(4)):
+        saved += len(os.read(reader, 1))  # none where the child has ended
+    time.sleep(rng.random() * (time.perf_counter() - began) / saved if saved else rng.uniform(0.0, 0.02))
+    os.kill(child, signal.SIGKILL)
+    os.close(reader)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
 
 
 def list_differences(left: Any, right: Any) -> list[str]:
@@ -108,15 +128,7 @@ def main() -> None:
     rows = []
     for target, options in TARGETS.items():
         path = folder / target
-        began = time.perf_counter()
-        os.waitpid(fork_training(folder / f"timed-{target}", 6, options), 0)
-        seconds = time.perf_counter() - began
-        kills = 0
-        for _ in range(rounds):
-            child = fork_training(path, (resume(path)["step"] if path.exists() else 0) + 6, options)
-            time.sleep(rng.uniform(0.0, seconds))
-            os.kill(child, signal.SIGKILL)
-            kills += os.WIFSIGNALED(os.waitpid(child, 0)[1])
+        kills = sum(kill_training(path, options, rng) for _ in range(rounds))
         steps_at_kill = resume(path)["step"]
         steps = steps_at_kill + 3
         _, status = os.waitpid(fork_training(path, steps, options), 0)

@@ -275,6 +275,23 @@ def test_arguments_are_checked_when_the_schedule_is_made():
     assert cycle(10) == cycle.table(11)[10]
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("StepLR", {"step_size": 0}),
+        ("CosineAnnealingLR", {"T_max": 0}),
+        ("CyclicLR", {"base_lr": 0.1, "max_lr": 1.0, "step_size_up": 0, "cycle_momentum": False}),
+        ("CyclicLR", {"base_lr": 0.1, "max_lr": 1.0, "step_size_up": 0, "step_size_down": 2, "cycle_momentum": False}),
+        ("OneCycleLR", {"max_lr": 1.0, "total_steps": 4, "div_factor": 0.0, "cycle_momentum": False}),
+        ("OneCycleLR", {"max_lr": 1.0, "total_steps": 4, "final_div_factor": 0.0, "cycle_momentum": False}),
+    ],
+)
+def test_a_divisor_of_zero_is_named_when_the_schedule_is_made(name, options):
+    (zero,) = [option for option, value in options.items() if value == 0 and option != "cycle_momentum"]
+    with pytest.raises(ValueError, match=f"{name} divides by {zero}: expected a number above 0, got 0"):
+        getattr(fn.optim, name)(0.5, **options)
+
+
 def test_compiled_code_reads_a_table_and_takes_numbers():
     schedule = optim.CosineAnnealingLR(0.1, 50)
     table = schedule.table(100)

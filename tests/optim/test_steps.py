@@ -213,6 +213,18 @@ def test_a_gradient_that_tied_params_share_counts_once():
     assert_identical(params["a"], torch.full((2,), 0.5))
 
 
+@pytest.mark.parametrize("wrap", [lambda f: f, torch.func.vmap])
+def test_gradients_of_tied_params_in_one_sum_count_as_many(wrap):
+    weight, x = torch.ones(3), torch.tensor([1.0, 2.0, 3.0])
+    params, optimizer = {"a": weight, "b": weight}, fn.optim.SGD(lr=1.0)
+
+    def step(x):
+        grads = fn.grad(lambda params: ((params["a"] + params["b"]) * x).sum())(params)
+        return optimizer.step(params, grads, optimizer.init(params))[0]["b"]
+
+    assert_identical(wrap(step)(x[None]).view(3), 1 - 2 * x)
+
+
 @parametrize(name=["SGD", "Adam", "AdamW", "Adagrad"], fused=[None, True], donate=[False, True])
 def test_strides_change_no_value(name, fused, donate):
     """Regression: torch's fused kernels take every gradient to lie in memory as its param does."""

@@ -79,9 +79,8 @@ def test_a_run_that_is_killed_at_random_moments_ends_with_the_same_bits(tmp_path
     assert [row["target"] for row in report["rows"]] == [*TARGETS]
     for row in report["rows"]:
         assert row["differences"] == [], row
-    if rounds >= 7:  # among so many some come before the end of a part, and some after a step was saved
-        assert sum(row["kills"] for row in report["rows"]) >= rounds
-        assert all(row["steps"] > 0 for row in report["rows"])
+        assert row["kills"] == rounds
+        assert row["steps"] > 0 or rounds == 1  # among more than one, some come after a step was saved
     assert report["left"] == []
 
 

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations, parametrize
 
 import funcnet as fn
 from funcnet.parametrize import remove_parametrizations
-from tests.helpers import assert_identical, buffers_of, global_generator_untouched, params_of
+from tests.helpers import assert_identical, buffers_of, global_generator_untouched, params_of, str_with_notes
 
 X = torch.linspace(-1, 1, 20).view(4, 5)
 
@@ -340,7 +340,7 @@ def test_an_error_in_a_parametrization_names_its_path():
     net = fn.Sequential(fn.parametrize.register_parametrization(fn.Linear(5, 3), "weight", broken, unsafe=True))
     with pytest.raises(RuntimeError) as caught:
         net(net.init(0)[0], X)
-    assert "'0.parametrizations.weight.0': got weight (3, 5)" in "".join(getattr(caught.value, "__notes__", []))
+    assert "'0.parametrizations.weight.0': got weight (3, 5)" in str_with_notes(caught.value)
 
 
 def test_ties_stay_and_a_tied_tensor_is_not_parametrized():

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from funcnet.compare import NotPossible
+from funcnet.compare import FoundEffect, GradientCheck, NotPossible
 from funcnet.report import page
 
 VOID = {"meta", "link", "br", "img", "input", "path", "use", "circle", "rect"}
@@ -112,3 +112,41 @@ def test_what_could_not_be_had_says_why(laboratory):
 
 def test_equal_laboratories_give_equal_pages(laboratory, text):
     assert page(laboratory) == text
+
+
+def test_effects_come_first_with_line_and_cure(laboratory):
+    (study,) = laboratory.studies
+    effects = (
+        FoundEffect("mutates input", "net.py:3", "x += <1>", ("add_ writes x",), ("",), ("eval",), "x = x + 1"),
+        FoundEffect("keeps state", "net.py:4", "SEEN.append(x)", ("grows",), ("a.b",), ("training",), "an input"),
+    )
+    text = page(dataclasses.replace(laboratory, studies=(dataclasses.replace(study, effects=effects),)))
+    first = text.index("is no function of its arguments yet, in any form: it keeps state between calls (net.py:4)")
+    assert first < text.index('class="stamp')
+    assert 'class="effect-list mend"' in text
+    table = text[text.index('<table class="effects">') : text.index("Two programs")]
+    assert all(part in table for part in ("net.py:3", "x += &lt;1&gt;", "add_ writes x", "x = x + 1", "(eval mode)"))
+    assert all(part in table for part in ("net.py:4", "SEEN.append(x)", "a.b", "an input"))
+
+
+def test_a_model_without_effects_says_so_and_one_that_was_not_looked_at_why(laboratory):
+    (study,) = laboratory.studies
+    for effects, words in (
+        ((), "Nothing, as far as one call in each mode shows."),
+        (NotPossible("it <raised>"), "It could not be looked at: it &lt;raised&gt;."),
+    ):
+        text = page(dataclasses.replace(laboratory, studies=(dataclasses.replace(study, effects=effects),)))
+        assert words in text
+        assert '<table class="effects">' not in text
+
+
+def test_the_gradient_is_shown_beside_finite_differences(laboratory, text):
+    assert "The gradients of both forms are those of finite differences." in text
+    (study,) = laboratory.studies
+    wrong = GradientCheck(2.0, 1e-10, 3.0, {"nn.Module": {"channels-last": 2.5}, "funcnet": {"channels-last": 2.0}})
+    for gradient, words in (
+        (wrong, '<td class="no">5e+09</td><td>channels-last</td>'),
+        (NotPossible("it has no <float64>"), "Not compared with finite differences: it has no &lt;float64&gt;."),
+    ):
+        changed = dataclasses.replace(study, gradient=gradient)
+        assert words in page(dataclasses.replace(laboratory, studies=(changed,)))

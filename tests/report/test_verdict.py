@@ -34,7 +34,9 @@ def study(laboratory):
         "ensemble": NotPossible("no params"),
         "memory": NotPossible("not counted"),
     }
-    return dataclasses.replace(result, curves=curves, capabilities=rows, compile_seconds=5.0)
+    return dataclasses.replace(
+        result, curves=curves, capabilities=rows, compile_seconds=5.0, effects=(), gradient=NotPossible("not tried")
+    )
 
 
 def verdict_of(study, form):

@@ -7,6 +7,7 @@ around the other, is known from finite differences of what the inner one gives a
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -148,6 +149,20 @@ def is_left_to_sweep(case: Case, train: bool) -> bool:
     return train is not ("Batch" in case.name)
 
 
+def find_problem(name: str, function: Scalar, transformed: Scalar, xs: list[Tensor], ts: list[Tensor]) -> str:
+    """What a transform of a function gives instead of what finite differences give; "" if they agree."""
+
+    def line(s: float) -> Tensor:
+        return function(_move(xs, ts, s))
+
+    expected, result = expected_along(name, line), transformed(xs)
+    if torch.allclose(result, expected, **TOLERANCE):
+        return ""
+    if not torch.allclose(expected_along(name, line, 1e-3), expected, **TOLERANCE):
+        return ""  # the function has a kink between the places
+    return f"{result.item()} instead of {expected.item()}"
+
+
 @parametrize(case=ROWS, train=[False, True], is_slow=is_left_to_sweep)
 def test_each_transform_within_each_other(case, train):
     if not supports_all(case, train):
@@ -166,15 +181,34 @@ def test_each_transform_within_each_other(case, train):
             **{outer: (once, by_name[outer](once), outer) for outer in outers},
         }
         for outer, (function, transformed, name) in lines.items():
-
-            def line(s: float, function: Scalar = function) -> Tensor:
-                return function(_move(xs, ts, s))
-
-            expected = expected_along(name, line)
-            result = transformed(xs)
-            if torch.allclose(result, expected, **TOLERANCE):
-                continue
-            finer = expected_along(name, line, 1e-3)
-            if torch.allclose(finer, expected, **TOLERANCE):  # else the function has a kink between the places
-                problems.append(f"{outer}({inner}): {result.item()} instead of {expected.item()}")
+            problem = find_problem(name, function, transformed, xs, ts)
+            problems += [f"{outer}({inner}): {problem}"] if problem else []
     assert not problems
+
+
+NESTS = list(itertools.product(("grad", "jvp", "vjp", "vmap", "value_and_grad"), repeat=2))
+SHARDS = 8
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:An output with one or more elements was resized")  # torch's logsigmoid, vmap of jvp
+@pytest.mark.parametrize("shard", range(SHARDS))
+def test_nests_of_two_over_all_rows(shard):
+    """Every row runs five of the nests, and every nest runs over a fifth of the rows."""
+    rows = [(case, train) for case in (*CASES, *COMPOSED_CASES) for train in (False, True)]
+    problems = []
+    for number in range(shard, len(rows), SHARDS):
+        case, train = rows[number]
+        if not supports_all(case, train):
+            continue
+        f, xs, ts = function_of_case(case, train)
+        by_name = transforms(ts)
+        for outer, inner in NESTS[number % 5 :: 5] if xs else ():
+            once = by_name[inner](f)
+            problem = find_problem(outer, once, by_name[outer](once), xs, ts)
+            problems += [f"{outer}({inner}) of {case.name}, train={train}: {problem}"] if problem else []
+    assert not problems
+
+
+def test_the_nests_of_five_rows_in_turn_are_all_nests():
+    assert sorted(nest for number in range(5) for nest in NESTS[number::5]) == sorted(NESTS)

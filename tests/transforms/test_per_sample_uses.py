@@ -274,3 +274,54 @@ def test_modules_that_average_over_the_batch_are_refused_by_path():
         fn.per_sample_norms(lambda p, x: (p * F.batch_norm(x[None], None, None, training=True)).sum())(
             torch.ones(()), x
         )
+
+
+def scale_weight(weight):
+    weight.mul_(3.0)
+
+
+def scale_row_of_weight(weight):
+    weight[0].mul_(3.0)
+
+
+def scale_weight_without_autograd(weight):
+    with torch.no_grad():
+        weight.add_(1.0)
+
+
+@pytest.mark.parametrize("multiply", [F.linear, lambda x, weight: (x * weight).sum(1)], ids=["linear", "mul"])
+@pytest.mark.parametrize(
+    "write", [scale_weight, scale_row_of_weight, torch.Tensor.zero_, scale_weight_without_autograd]
+)
+def test_a_weight_written_in_place_after_a_use(multiply, write):
+    def loss(params, x):
+        weight = params["w"] * 1.0
+        total = multiply(x, weight).sum().sin()
+        write(weight)
+        return total + multiply(x, weight).sum()
+
+    assert check(loss, {"w": normal(3, 2)}, normal(4, 2)) == {"w": "vmap(grad)"}
+
+
+@pytest.mark.parametrize("multiply", [F.linear, lambda x, weight: (x * weight).sum(1)], ids=["linear", "mul"])
+def test_a_param_without_autograd_is_a_constant(multiply):
+    def loss(params, x):
+        with torch.no_grad():
+            factor = multiply(x, params["w"])
+        return (F.linear(x, params["w"]) * factor).sum()
+
+    assert check(loss, {"w": normal(3, 2)}, normal(4, 2)) == {"w": "linear"}
+
+
+def test_dots_with_real_and_complex_params_keep_the_imaginary_part():
+    params = {"real": torch.ones(2, dtype=torch.float64), "complex": torch.ones(2, dtype=torch.complex128)}
+    tree = {"real": normal(2), "complex": torch.complex(normal(2), normal(2))}
+    x = normal(3, 2)
+
+    def loss(params, x):
+        return (params["real"] * x).sum() + (params["complex"] * x).real.sum()
+
+    dots = fn.per_sample_dots(loss)(params, tree, x)
+    apart = [fn.per_sample_dots(lambda p, x: loss({**params, **p}, x))({k: params[k]}, {k: tree[k]}, x) for k in tree]
+    assert dots.dtype == torch.complex128 and bool((dots.imag != 0).all())
+    assert_close(dots, apart[0] + apart[1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
 import funcnet as fn
 from tests.helpers import assert_identical, clone, parametrize
@@ -50,6 +51,13 @@ def test_hvp_is_the_hessian_times_the_vector():
     torch.testing.assert_close(product, _multiply(torch.func.hessian(loss)(PARAMS), VECTOR))
     assert_identical((PARAMS, VECTOR), given)
     assert not any(tensor.requires_grad for tensor in fn.tree.flatten(product).values())
+
+
+def test_blocks_in_torch_checkpoint_are_computed_again():
+    def recomputed(params):
+        return F.cross_entropy(checkpoint(NET, params, X, use_reentrant=False), Y)
+
+    torch.testing.assert_close(fn.hvp(recomputed)(PARAMS, VECTOR), fn.hvp(loss)(PARAMS, VECTOR))
 
 
 def test_further_arguments_follow_the_vector():

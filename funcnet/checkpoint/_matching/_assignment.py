@@ -1,149 +1,270 @@
-"""Chooses among the candidates: each tensor is used once, and the likeliest candidate comes first."""
+"""Which unit of the source becomes which of the target: chosen by names, order and neighbours, all at once.
+
+Two units can become each other if the shapes of their tensors allow it. How likely that is follows from their names
+first. Then, in rounds, from what is around them: whether their neighbours became neighbours, and whether the other
+tensors of the modules that contain them moved together. Each round chooses anew, so that a first guess that does not
+fit the others is taken back.
+"""
 
 from __future__ import annotations
 
-import heapq
+import itertools
+import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from funcnet.checkpoint._matching._candidates import PERMUTATIONS, Candidate, iter_candidates
-from funcnet.checkpoint._matching._families import Family
-from funcnet.checkpoint._matching._name_similarity import split_words
+from funcnet.checkpoint._matching._changes import list_changes, list_joins, merged_shapes
+from funcnet.checkpoint._matching._units import Leaf, Unit
+from funcnet.checkpoint._matching._words import find_last_word
+
+_ROUNDS = 6
+_MOST_EXCHANGES = 4
+_BRANCHES = (frozenset({"encoder", "decoder"}), frozenset({"vision", "text"}))
+"""Words of which a tensor that has one does not become a tensor that has another."""
+_NUMBER = re.compile(r"\d+(?![\dd])")
+_LOWEST = -0.5  # pairs below this score are nothing that a person would want to look at
 
 
-class Choice(NamedTuple):
-    """A candidate that was chosen, and what leaves no other choice; the reason of a guess is empty."""
-
-    candidate: Candidate
-    reason: str
-
-
-def choose_candidates(sources: Sequence[Family], targets: Sequence[Family]) -> list[Choice]:
-    """The candidates to take, in the order of the sources."""
-    candidates = list(iter_candidates(sources, targets))
-    forced = [candidate for candidate in _find_forced(candidates) if not candidate.is_ambiguous]
-    choices = [Choice(candidate, "the only ones of their shape") for candidate in forced]
-    used = {family for candidate in forced for family in candidate.families}
-    positions = {**_relative_positions(sources), **_relative_positions(targets)}
-    scores = {candidate: candidate.score + 0.15 * _position_closeness(candidate, positions) for candidate in candidates}
-    ranking = _Ranking(scores)
-    for candidate in forced:
-        ranking.learn_modules(candidate)
-    # Matrices come before vectors: the shapes of vectors tell less, but they lie beside the matrices.
-    for is_vector in (False, True):
-        of_rank = [candidate for candidate in candidates if (len(candidate.sources[0].shape) < 2) == is_vector]
-        for candidate in ranking.iter_best(of_rank):
-            if used.isdisjoint(candidate.families):
-                used |= {*candidate.families}
-                ranking.learn_modules(candidate)
-                choices.append(Choice(candidate, ""))
-    choices.sort(key=lambda choice: choice.candidate.sources[0].position)
-    chosen = [choice.candidate for choice in choices]
-    return [Choice(_settle_transpose(candidate, chosen), reason) for candidate, reason in choices]
+def assign_units(sources: Sequence[Unit], targets: Sequence[Unit]) -> dict[Unit, Unit]:
+    """The target of each source that has one."""
+    pairs = _list_pairs(sources, targets)
+    words = _WordWeights(sources, targets)
+    ranks = {**_rank_in_class(sources), **_rank_in_class(targets)}
+    numbers = {**_rank_numbers(sources), **_rank_numbers(targets)}
+    base = {
+        (source, target): _score_names(source, target, words)
+        + _score_order(source, target, ranks)
+        + 1.0 * _score_numbers(numbers[source], numbers[target])
+        for source, target in pairs
+    }
+    chosen = _choose(base)
+    for _ in range(_ROUNDS):
+        context = _Context(chosen, sources, targets)
+        scores = {pair: score + context.score(*pair) for pair, score in base.items()}
+        previous, chosen = chosen, _choose(scores)
+        if chosen == previous:
+            break
+    return chosen
 
 
-class _Ranking:
-    """Candidates by how likely they are.
-
-    The order changes as modules become known, because the tensors of one module stay together.
-    """
-
-    def __init__(self, scores: Mapping[Candidate, float]) -> None:
-        self._scores = scores
-        self._order = {candidate: number for number, candidate in enumerate(scores)}
-        self._target_of: dict[str, str] = {}
-        self._source_of: dict[str, str] = {}
-        self._from_module: dict[str, list[Candidate]] = {}
-        self._to_module: dict[str, list[Candidate]] = {}
-        for candidate in scores:
-            self._from_module.setdefault(candidate.source_module, []).append(candidate)
-            self._to_module.setdefault(candidate.target_module, []).append(candidate)
-        self._heap: list[tuple[float, int, Candidate]] = []
-
-    def learn_modules(self, candidate: Candidate) -> None:
-        """Note which module became which, and rank all candidates of both modules again."""
-        self._target_of.setdefault(candidate.source_module, candidate.target_module)
-        self._source_of.setdefault(candidate.target_module, candidate.source_module)
-        if self._heap:
-            neighbours = (*self._from_module[candidate.source_module], *self._to_module[candidate.target_module])
-            for neighbour in neighbours:
-                heapq.heappush(self._heap, self._heap_entry(neighbour))
-
-    def iter_best(self, candidates: Iterable[Candidate]) -> Iterator[Candidate]:
-        """The candidates, the likeliest first, by what is known when each is asked for."""
-        self._heap = [self._heap_entry(candidate) for candidate in candidates]
-        remaining = {candidate for _, _, candidate in self._heap}
-        heapq.heapify(self._heap)
-        while self._heap:
-            entry = heapq.heappop(self._heap)
-            candidate = entry[2]
-            is_current = entry == self._heap_entry(candidate)  # a module may have become known since it was pushed
-            if candidate in remaining and is_current:
-                remaining.discard(candidate)
-                yield candidate
-
-    def _heap_entry(self, candidate: Candidate) -> tuple[float, int, Candidate]:
-        return -self._scores[candidate] - 0.4 * self._module_agreement(candidate), self._order[candidate], candidate
-
-    def _module_agreement(self, candidate: Candidate) -> int:
-        """1 if another tensor of the module went to the same module, -1 if it went to a different one, else 0."""
-        source_module, target_module = candidate.source_module, candidate.target_module
-        if self._target_of.get(source_module) == target_module:
-            return 1
-        return -1 if source_module in self._target_of or target_module in self._source_of else 0
-
-
-def _find_forced(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Candidates whose families occur in no other candidate."""
-    count = Counter(family for candidate in candidates for family in candidate.families)
+def _list_pairs(sources: Sequence[Unit], targets: Sequence[Unit]) -> list[tuple[Unit, Unit]]:
+    """All pairs whose tensors have shapes that can become each other."""
+    targets_by_size: dict[int, list[Unit]] = {}
+    for target in targets:
+        targets_by_size.setdefault(target.leaves[target.main_kind].size, []).append(target)
     return [
-        candidate
-        for candidate in candidates
-        if not candidate.joins and all(count[family] == 1 for family in candidate.families)
+        (source, target)
+        for source in sources
+        for target in targets_by_size.get(source.leaves[source.main_kind].size, ())
+        if match_kinds(source, target)
     ]
 
 
-def _relative_positions(families: Sequence[Family]) -> dict[Family, float]:
-    """The position of each family in its checkpoint, from 0 to 1."""
-    return {family: rank / max(1, len(families) - 1) for rank, family in enumerate(families)}
+def match_kinds(source: Unit, target: Unit) -> list[tuple[str, str]]:
+    """The kinds of tensors that become each other; none if the units cannot."""
+    if source.main_kind not in target.leaves or target.main_kind not in source.leaves:
+        kinds = [(source.main_kind, target.main_kind)]
+        is_alone = "parameter" in kinds[0] and (len(source.leaves) == 1 or len(target.leaves) == 1)
+        return kinds if is_alone and _is_fit(source.leaves[kinds[0][0]], target.leaves[kinds[0][1]]) else []
+    common = [kind for kind in source.leaves if kind in target.leaves]
+    if source.role == target.role == "attention.qkv" or not any(
+        _is_fit(source.leaves[kind], target.leaves[kind]) for kind in common
+    ):
+        common = [kind for kind in common if _is_fit(source.leaves[kind], target.leaves[kind])]
+    return [(kind, kind) for kind in common] if all(_is_fit(source.leaves[k], target.leaves[k]) for k in common) else []
 
 
-def _position_closeness(candidate: Candidate, positions: Mapping[Family, float]) -> float:
-    """How close the first source and the first target are in their checkpoints, from 0 to 1."""
-    return 1 - abs(positions[candidate.sources[0]] - positions[candidate.targets[0]])
+def _is_fit(source: Leaf, target: Leaf) -> bool:
+    if len(source.shapes) == len(target.shapes) == 1:
+        return bool(list_changes(source.shapes[0], target.shapes[0]))
+    if len(source.shapes) == len(target.shapes):
+        return source.shapes == target.shapes
+    return bool(list_joins(*merged_shapes(source.shapes, target.shapes)))
 
 
-def _settle_transpose(candidate: Candidate, chosen: Sequence[Candidate]) -> Candidate:
-    """The candidate; a square matrix is transposed if most other matrices with the same last keys are.
-
-    Where there are no others, it is transposed if the source calls it "kernel".
-    """
-    if not candidate.is_ambiguous or candidate.joins:
-        return candidate
-    peers = [
-        peer
-        for peer in chosen
-        if not peer.is_ambiguous and _last_keys(peer) == _last_keys(candidate) and _is_plain_matrix(peer)
-    ]
-    hole_count = len(candidate.sources[0].counts)
-    peers = [peer for peer in peers if len(peer.sources[0].counts) == hole_count] or peers
-    transposed = sum(peer.permutation is not None for peer in peers)
-    is_transposed = 2 * transposed > len(peers) if peers else _last_keys(candidate)[0] == "kernel"
-    return replace(candidate, permutation=PERMUTATIONS[2][0] if is_transposed else None)
+def _score_names(source: Unit, target: Unit, words: _WordWeights) -> float:
+    """How well the names agree: the roles, the words, the last keys, and the kinds of tensors."""
+    score = 2 * words.similarity(source, target)
+    if source.role is not None and target.role is not None:
+        score += 2 if source.role == target.role else -2
+    source_keys, target_keys = source.parts.keys, target.parts.keys
+    score += 0.3 * (source_keys[-1:] == target_keys[-1:])
+    score += 1.0 * (source.path == target.path) + 2.0 * (source.leaves == target.leaves)
+    if source.main_kind == target.main_kind:
+        score -= 0.2 * len((set(source.leaves) ^ set(target.leaves)) - {"num_batches_tracked"})
+    for branch in _BRANCHES:
+        ways = branch & source.parts.words, branch & target.parts.words
+        score -= 2 * bool(ways[0] and ways[1] and not ways[0] & ways[1])
+        score -= 0.8 * len((ways[0] ^ ways[1]) & words.on_both_sides)
+    return score
 
 
-def _last_keys(candidate: Candidate) -> tuple[str, str]:
-    """The last keys of the names of the first source and the first target."""
-    source, target = candidate.sources[0].pattern, candidate.targets[0].pattern
-    return re.split(r"[./]", source)[-1], re.split(r"[./]", target)[-1]
+class _WordWeights:
+    """Weights of words: those that many names have tell little."""
+
+    def __init__(self, sources: Sequence[Unit], targets: Sequence[Unit]) -> None:
+        left, right = (frozenset[str]().union(*(unit.parts.words for unit in side)) for side in (sources, targets))
+        self.on_both_sides = left & right
+        units = [*sources, *targets]
+        counts = Counter(word for unit in units for word in unit.parts.words)
+        self._weights = {word: 0.1 + math.log(len(units) / count) for word, count in counts.items()}
+
+    def similarity(self, source: Unit, target: Unit) -> float:
+        """How many of the words two names share, from 0 to 1."""
+        left, right = source.parts.words, target.parts.words
+        shared = sum(self._weights[word] for word in left & right)
+        total = sum(self._weights[word] for word in left) + sum(self._weights[word] for word in right)
+        return 2 * shared / total if total else 0.0
 
 
-def _is_plain_matrix(candidate: Candidate) -> bool:
-    """Whether the candidate is of matrices other than embeddings, whose tables no framework transposes."""
-    source, target = candidate.sources[0], candidate.targets[0]
-    dims = len(source.shape) - (candidate.unstack_hole is not None)
-    table_words = {"token", "position", "kind"}
-    return dims == 2 and not table_words & {*split_words(source.pattern), *split_words(target.pattern)}
+def _rank_in_class(units: Sequence[Unit]) -> dict[Unit, tuple[int, int, float]]:
+    """Of each unit its number among those of its sizes, how many of these there are, and its place from 0 to 1."""
+    classes: dict[object, list[Unit]] = {}
+    for unit in units:
+        key = tuple(
+            sorted((kind == "bias", leaf.size) for kind, leaf in unit.leaves.items() if kind != "num_batches_tracked")
+        )
+        classes.setdefault(key, []).append(unit)
+    last = max(1, len(units) - 1)
+    return {
+        unit: (rank, len(members), unit.position / last)
+        for members in classes.values()
+        for rank, unit in enumerate(members)
+    }
+
+
+def _score_order(source: Unit, target: Unit, ranks: Mapping[Unit, tuple[int, int, float]]) -> float:
+    """How well the places agree: among the units of one shape, and in the whole."""
+    rank, count, place = ranks[source]
+    target_rank, target_count, target_place = ranks[target]
+    score = -0.6 * abs(place - target_place)
+    if count == target_count:
+        score += 0.4 * (rank == target_rank) - 0.6 * abs(rank - target_rank) / count
+    return score
+
+
+class _Number(NamedTuple):
+    """A number in a path: what it counts, its rank among the numbers in its place, and how many of these there are."""
+
+    word: str
+    rank: int
+    size: int
+
+
+def _rank_numbers(units: Sequence[Unit]) -> dict[Unit, list[_Number]]:
+    """The numbers of each path that are not alone in their place."""
+    numbers_at: dict[str, set[int]] = {}
+    places: dict[Unit, list[tuple[str, int]]] = {}
+    for unit in units:
+        places[unit] = [(unit.path[: match.start()], int(match[0])) for match in _NUMBER.finditer(unit.path)]
+        for prefix, number in places[unit]:
+            numbers_at.setdefault(prefix, set()).add(number)
+    rank_at = {prefix: {n: rank for rank, n in enumerate(sorted(numbers))} for prefix, numbers in numbers_at.items()}
+    return {
+        unit: [
+            _Number(find_last_word(prefix), rank_at[prefix][number], len(rank_at[prefix]))
+            for prefix, number in found
+            if len(rank_at[prefix]) > 1
+        ]
+        for unit, found in places.items()
+    }
+
+
+def _score_numbers(source: Sequence[_Number], target: Sequence[_Number]) -> float:
+    """Whether layers have the same ranks in lists of the same lengths: from -1 to 1, and 0 if no lists are the same."""
+    agreements: list[int] = []
+    start = 0
+    for number in source:
+        for place in range(start, len(target)):
+            other = target[place]
+            if number.size == other.size and (number.word == other.word or len(source) == len(target)):
+                agreements.append(1 if other.rank == number.rank else -1)
+                start = place + 1
+                break
+    return sum(agreements) / len(agreements) if agreements else 0.0
+
+
+def _choose(scores: Mapping[tuple[Unit, Unit], float]) -> dict[Unit, Unit]:
+    """One target for each source: the likeliest pairs first, and then two change places if that is likelier."""
+    chosen: dict[Unit, Unit] = {}
+    taken: set[Unit] = set()
+    for (source, target), score in sorted(scores.items(), key=lambda item: -item[1]):
+        if score >= _LOWEST and source not in chosen and target not in taken:
+            chosen[source] = target
+            taken.add(target)
+    rivals: dict[int, list[Unit]] = {}
+    for source in chosen:
+        rivals.setdefault(source.leaves[source.main_kind].size, []).append(source)
+    for sources in rivals.values():
+        for _ in range(_MOST_EXCHANGES):
+            exchanges = [_exchange(*pair, chosen, scores) for pair in itertools.combinations(sources, 2)]
+            if not any(exchanges):
+                break
+    return chosen
+
+
+def _exchange(first: Unit, second: Unit, chosen: dict[Unit, Unit], scores: Mapping[tuple[Unit, Unit], float]) -> bool:
+    """Let two sources change their targets if both together are likelier then."""
+    crossed = scores.get((first, chosen[second])), scores.get((second, chosen[first]))
+    if crossed[0] is None or crossed[1] is None:
+        return False
+    if crossed[0] + crossed[1] <= scores[first, chosen[first]] + scores[second, chosen[second]] + 1e-9:
+        return False
+    chosen[first], chosen[second] = chosen[second], chosen[first]
+    return True
+
+
+class _Context:
+    """What is around units, in the light of a choice."""
+
+    def __init__(self, chosen: Mapping[Unit, Unit], sources: Sequence[Unit], targets: Sequence[Unit]) -> None:
+        self._chosen = chosen
+        self._sources, self._targets = sources, targets
+        self._together: Counter[tuple[str, str]] = Counter()
+        self._in_source: Counter[str] = Counter()
+        self._in_target: Counter[str] = Counter()
+        for source, target in chosen.items():
+            self._in_source.update(source.ancestors)
+            self._in_target.update(target.ancestors)
+            self._together.update((above, other) for above in source.ancestors for other in target.ancestors)
+        self._agreements: dict[tuple[str, str], float] = {}
+
+    def score(self, source: Unit, target: Unit) -> float:
+        """How well what is around a source agrees with what is around a target."""
+        score = 0.0
+        for step in (-1, 1):
+            neighbour = self._neighbour(self._sources, source.position + step)
+            other = self._neighbour(self._targets, target.position + step)
+            if neighbour is None or other is None:
+                score += 0.7 * (neighbour is other)
+            else:
+                score += 0.7 * (self._chosen.get(neighbour) is other)
+        return score + 1.5 * self._score_ancestors(source, target)
+
+    @staticmethod
+    def _neighbour(units: Sequence[Unit], position: int) -> Unit | None:
+        return units[position] if 0 <= position < len(units) else None
+
+    def _score_ancestors(self, source: Unit, target: Unit) -> float:
+        """From 0 to 1: whether the modules that contain the source became those that contain the target."""
+        if not source.ancestors or not target.ancestors:
+            return 0.5 * (not source.ancestors and not target.ancestors)
+        forward = [max(self._agreement(above, other) for other in target.ancestors) for above in source.ancestors]
+        back = [max(self._agreement(above, other) for above in source.ancestors) for other in target.ancestors]
+        return (_mean_of_near(forward) + _mean_of_near(back)) / 2
+
+    def _agreement(self, above: str, other: str) -> float:
+        """How many of the units below two modules became each other, from 0 to 1."""
+        key = above, other
+        if key not in self._agreements:
+            most = max(self._in_source[above], self._in_target[other])
+            self._agreements[key] = self._together[key] / most if most else 0.0
+        return self._agreements[key]
+
+
+def _mean_of_near(values: Sequence[float]) -> float:
+    """The mean of values, each with twice the weight of the next."""
+    weights = [0.5**number for number in range(len(values))]
+    return sum(map(float.__mul__, weights, map(float, values))) / sum(weights)

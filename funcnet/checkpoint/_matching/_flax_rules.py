@@ -9,8 +9,9 @@ from funcnet._typing import Shape
 from funcnet.checkpoint._checkpoint import Checkpoint, Spec
 from funcnet.checkpoint._errors import RuleError, truncated_list
 from funcnet.checkpoint._matching._families import Family, group_families
-from funcnet.checkpoint._matching._name_similarity import split_words
-from funcnet.checkpoint.rules import Fill, Permute, Rename, Reshape, Rule, Transpose
+from funcnet.checkpoint._matching._roles import find_attention_part
+from funcnet.checkpoint._ready._layer_rules import flax_cell_rules
+from funcnet.checkpoint.rules import Fill, Permute, Rename, Reshape, Rule, State, Transpose
 
 _LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "mean": "running_mean", "var": "running_var"}
 _COLLECTIONS = ("params", "batch_stats")
@@ -23,6 +24,8 @@ def flax_rules(source: Checkpoint | Mapping[str, Spec]) -> tuple[Rule, ...]:
     axis for heads, (I, H, E) and (H, E, O), become matrices. ``scale`` and ``embedding`` become ``weight``; ``mean``
     and ``var`` become ``running_mean`` and ``running_var``, with a ``num_batches_tracked`` of 0, which Flax does not
     have. The collections ``params`` and ``batch_stats`` are removed from the names, and slashes become dots.
+
+    The gates of a cell of an LSTM or GRU become the tensors of nn.LSTMCell and nn.GRUCell.
 
     Names of modules stay as they are: ``match`` proposes rules from there to a net.
 
@@ -47,7 +50,11 @@ def flax_rules(source: Checkpoint | Mapping[str, Spec]) -> tuple[Rule, ...]:
             f"torch has the kernels of transposed convolutions mirrored, and no rule does:{truncated_list(mirrored)}"
         )
     families = group_families({name: spec.shape for name, spec in specs.items()})
-    return tuple(rule for family in families for rule in _family_rules(family))
+    rules = [rule for family in families for rule in _family_rules(family)]
+    state = State.from_specs(specs, {})
+    for rule in rules:
+        state = rule.apply(state)
+    return (*rules, *flax_cell_rules({name: node.spec for name, node in state.tensors.items()}))
 
 
 def _family_rules(family: Family) -> list[Rule]:
@@ -56,15 +63,16 @@ def _family_rules(family: Family) -> list[Rule]:
         parents = parents[1:]
     target = ".".join([*parents, _LEAVES.get(leaf, leaf)])
     rules: list[Rule] = [Rename(family.pattern, target)] if target != family.pattern else []
-    module = "".join(split_words(parents[-1])[:1]) if parents else ""
+    module = find_attention_part(parents[-1]) if parents else None
     rules += _axis_rules(leaf, module, family.shape, target)
     if leaf == "mean":
         prefix = target.removesuffix("running_mean")
-        rules.append(Fill(f"{prefix}num_batches_tracked", 0, (), "int64", target))
+        # Training in torch counts on; Flax has no place for it, and the way back declares that.
+        rules.append(Fill(f"{prefix}num_batches_tracked", 0, (), "int64", target, lossy=True))
     return rules
 
 
-def _axis_rules(leaf: str, module: str, shape: Shape, name: str) -> list[Rule]:
+def _axis_rules(leaf: str, module: str | None, shape: Shape, name: str) -> list[Rule]:
     """The rules for the axes of a tensor, which follow from its last key, its module and its number of axes."""
     rank = len(shape)
     if leaf == "bias" and rank == 2 and module in ("q", "k", "v"):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from funcnet._typing import Shape
 from funcnet.checkpoint._checkpoint import Checkpoint
+from funcnet.checkpoint._errors import truncated_list
 from funcnet.checkpoint._load import load
 from funcnet.checkpoint._net_layout import NetLayout, state_dict_shapes
 from funcnet.checkpoint.rules import Prefix
@@ -37,7 +38,7 @@ def read_layout(value: object) -> Layout:
     """The layout of a checkpoint, a path, a module, a net, or shapes by name.
 
     Raises:
-        TypeError: if the value is none of these.
+        TypeError: if the value is none of these, or lists the entries of a mapping that have no shape.
     """
     if isinstance(value, (str, os.PathLike)):
         value = load(value)
@@ -48,9 +49,30 @@ def read_layout(value: object) -> Layout:
     if isinstance(value, NetLayout):
         return Layout(state_dict_shapes(value), dict(value.aliases))
     if isinstance(value, Mapping):
-        shapes: dict[str, Any] = {name: getattr(shape, "shape", shape) for name, shape in value.items()}
-        return Layout({name: tuple(shape) for name, shape in shapes.items()}, {})
+        return Layout(_read_shapes(value), {})
     raise TypeError(f"match takes checkpoints, paths, nets, modules and shapes by name, not {type(value).__name__}.")
+
+
+def _read_shapes(leaves: Mapping[str, Any]) -> dict[str, Shape]:
+    """The shapes by name, without the leaves that are None.
+
+    Raises:
+        TypeError: lists what is neither a shape nor has one.
+    """
+    shapes: dict[str, Shape] = {}
+    problems: list[str] = []
+    for name, leaf in leaves.items():
+        shape = getattr(leaf, "shape", leaf)
+        if isinstance(shape, (tuple, list)) and all(isinstance(size, int) for size in shape):
+            shapes[name] = tuple(shape)
+        elif shape is not None:
+            problems.append(f"{name}: {type(leaf).__name__}")
+    if problems:
+        raise TypeError(
+            f"match takes tensors or shapes by name, as {{'a.weight': (3, 2)}}; these are neither:"
+            f"{truncated_list(problems)}\nOf nested dicts give fn.tree.flatten(params)."
+        )
+    return shapes
 
 
 def _read_state_dict(state_dict: Mapping[str, object]) -> Layout:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,12 +11,16 @@ from torch import nn
 
 from funcnet.checkpoint._checkpoint import Checkpoint, Spec
 from funcnet.checkpoint._errors import RuleError, truncated_list
-from funcnet.checkpoint._matching._assignment import Choice, choose_candidates
-from funcnet.checkpoint._matching._families import Family, group_families
+from funcnet.checkpoint._matching._assignment import assign_units
 from funcnet.checkpoint._matching._layouts import Layout, read_layout
+from funcnet.checkpoint._matching._links import Link, have_one_path, make_links, settle_doubts
+from funcnet.checkpoint._matching._networks import PrefixChoice, find_copies, find_prefix
+from funcnet.checkpoint._matching._rule_writing import LinkGroup, group_links, make_rules, move_away
+from funcnet.checkpoint._matching._stacks import Stacks, unstack_layout
+from funcnet.checkpoint._matching._units import fuse_units, make_units
 from funcnet.checkpoint._net_layout import NetLayout
-from funcnet.checkpoint._proof import apply_rules
-from funcnet.checkpoint.rules import Fill, Prefix, Rename, Rule, State, Tie, Untie, to_toml
+from funcnet.checkpoint._plan import plan
+from funcnet.checkpoint.rules import Fill, Prefix, Rule, Tie, Untie, to_toml
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,11 @@ class Proposal:
         certain: whether names or shapes leave no other choice. If not, a person has to look at it.
         why: the reason.
         sources, targets: names or patterns on both sides.
+
+    >>> from funcnet import checkpoint
+    >>> found = checkpoint.match({"w": torch.ones(2, 3)}, {"weight": torch.ones(2, 3)})
+    >>> found.proposals[0].sources, found.proposals[0].targets
+    (('w',), ('weight',))
     """
 
     rules: tuple[Rule, ...]
@@ -46,6 +55,11 @@ class Match:
         same: how many tensors already have their name and shape.
         left: names in the source that no target tensor is made from.
         missing: names in the target for which the source has no tensor.
+
+    >>> from funcnet import checkpoint
+    >>> found = checkpoint.match({"w": torch.ones(2, 3)}, {"weight": torch.ones(2, 3)})
+    >>> found.proposals[0].rules
+    (Rename(source='w', target='weight', optional=False),)
     """
 
     proposals: tuple[Proposal, ...]
@@ -115,10 +129,14 @@ def match(
 ) -> Match:
     """Propose rules that lead from a checkpoint to the layout of another, or of a net.
 
-    Tensors that already have their name and shape need no rule. For the others it looks at a prefix that all names
-    have, at shapes (also those of transposed, fused, split, stacked or unstacked tensors), at words in names and at the
-    order. A proposal is certain where nothing else is possible. Everything else is marked as a guess, and a guess is
-    never applied by itself.
+    Tensors that already have their name and shape need no rule. If the file holds several networks, the one whose names
+    or shapes cover the target is taken. Then tensors of one module move together: by what their names say, by shapes
+    (also of transposed, fused, split, stacked or unstacked tensors), and by what their neighbours become.
+
+    A proposal is certain where nothing else is possible: the path is the same, or the shape occurs once. It is not
+    where shapes or names leave something open, as square matrices in a layout that has them transposed, the order of
+    gates or of fused parts, rotary layouts, or a second network that would do. Everything that is not certain is marked
+    as a guess, and a guess is never applied by itself.
 
     Args:
         source: a checkpoint, its path, or shapes by name.
@@ -136,34 +154,67 @@ def match(
     (Prefix(add='', remove='module.', optional=False), Rename(source='b', target='c', optional=False))
     """
     source_layout, target_layout = read_layout(source), read_layout(target)
-    proposed = _propose_rules(source_layout, target_layout, groups_numbers=True)
-    if _gives_target(proposed, source_layout, target_layout):
+    prefix = find_prefix(source_layout, target_layout)
+    if prefix is not None:
+        source_layout = source_layout.with_prefix(prefix.prefix)
+    pairing = _pair_tensors(source_layout, target_layout)
+    proposed = _write_proposals(pairing, prefix, groups_numbers=True)
+    if _gives_target(proposed, pairing):
         return proposed
     # The pattern of one rule may match a tensor that another rule made, or one that already has its name.
-    return _propose_rules(source_layout, target_layout, groups_numbers=False)
+    return _write_proposals(pairing, prefix, groups_numbers=False)
 
 
-def _propose_rules(source: Layout, target: Layout, groups_numbers: bool) -> Match:
-    proposals: list[Proposal] = []
-    prefix = _find_prefix(source, target)
-    if prefix is not None:
-        proposals.append(_prefix_proposal(prefix))
-        source = source.with_prefix(prefix)
-    proposals += [_untie_proposal(alias, owner) for alias, owner in source.ties.items() if alias not in target.ties]
-    unchanged = {name for name, shape in source.shapes.items() if target.shapes.get(name) == shape}
-    families = (
-        group_families({name: shape for name, shape in layout.shapes.items() if name not in unchanged}, groups_numbers)
-        for layout in (source, target)
-    )
-    detours, choices = _avoid_collisions(choose_candidates(*families))
-    proposals += detours
-    proposals += [_choice_proposal(choice) for choice in choices]
-    used = unchanged | {name for choice in choices for family in choice.candidate.sources for name in family.names}
-    covered_targets = unchanged | {
-        name for choice in choices for family in choice.candidate.targets for name in family.names
+@dataclass(frozen=True)
+class _Pairing:
+    """Both layouts, with layers by themselves, and the links between them."""
+
+    source: Layout
+    target: Layout
+    stacks: tuple[Stacks, Stacks]
+    links: tuple[Link, ...]
+
+
+def _pair_tensors(source: Layout, target: Layout) -> _Pairing:
+    stacks = unstack_layout(source.shapes, target.shapes), unstack_layout(target.shapes, source.shapes)
+    copies = find_copies(source, target)
+    shapes = {
+        name: shape
+        for name, shape in stacks[0].shapes.items()
+        if copies is None or not any(name.startswith(prefix) for prefix in copies[1])
     }
+    units, other_units = make_units(shapes), make_units(stacks[1].shapes)
+    units, other_units = fuse_units(units, other_units), fuse_units(other_units, units)
+    links = make_links(assign_units(units, other_units))
+    unit_of_name = {
+        name: unit for unit in (*units, *other_units) for leaf in unit.leaves.values() for name in leaf.names
+    }
+    links = settle_doubts(links, shapes, stacks[1].shapes, unit_of_name)
+    if copies is not None:
+        doubt = f"{' and '.join(copies[1])} has the same tensors as {copies[0]}"
+        links = [replace(link, doubt=f"{link.doubt}; {doubt}" if link.doubt else doubt) for link in links]
+    return _Pairing(source, target, stacks, tuple(links))
+
+
+def _write_proposals(pairing: _Pairing, prefix: PrefixChoice | None, groups_numbers: bool) -> Match:
+    source, target, (sources, targets) = pairing.source, pairing.target, pairing.stacks
+    proposals = [_prefix_proposal(prefix)] if prefix is not None else []
+    proposals += [_untie_proposal(alias, owner) for alias, owner in source.ties.items() if alias not in target.ties]
+    # A layer that goes into a stack, or comes out of one, may have its name by itself and yet needs a rule.
+    layers = {*sources.stacked_of, *targets.stacked_of}
+    changed = [
+        link
+        for link in pairing.links
+        if link.doubt or not link.is_unchanged or not layers.isdisjoint((*link.sources, *link.targets))
+    ]
+    groups = group_links(changed, sources.shapes, groups_numbers)
+    renames, moved = move_away(groups)
+    proposals += [Proposal((rule,), True, "out of the way", (rule.source,), (rule.target,)) for rule in renames]
+    proposals += [_group_proposal(group, sources, targets) for group in moved]
+    used = {sources.stacked_of.get(name, name) for link in pairing.links for name in link.sources}
+    made = {targets.stacked_of.get(name, name) for link in pairing.links for name in link.targets}
     left = [name for name in source.shapes if name not in used]
-    missing = [name for name in target.shapes if name not in covered_targets]
+    missing = [name for name in target.shapes if name not in made]
     for alias, owner in target.ties.items():
         if alias not in source.ties and owner not in missing:
             proposals.append(_tie_proposal(alias, owner, stored=alias in left))
@@ -171,50 +222,35 @@ def _propose_rules(source: Layout, target: Layout, groups_numbers: bool) -> Matc
     # BatchNorm's counts of batches, which other frameworks do not keep
     counters = [name for name in missing if name.endswith("num_batches_tracked") and target.shapes[name] == ()]
     proposals += [Proposal((Fill(name, 0, (), "int64"),), False, "filled with 0", (), (name,)) for name in counters]
-    missing = [name for name in missing if name not in counters]
-    return Match(tuple(proposals), len(unchanged), tuple(left), tuple(missing))
+    missing = [name for name in missing if name not in set(counters)]
+    return Match(tuple(proposals), len(pairing.links) - len(changed), tuple(left), tuple(missing))
 
 
-def _gives_target(proposed: Match, source: Layout, target: Layout) -> bool:
-    """Whether the rules give every tensor of the target that is not missing."""
-    specs = {name: Spec(shape, torch.float32) for name, shape in source.shapes.items()}
-    rules = [rule for proposal in proposed.proposals for rule in proposal.rules]
+def _gives_target(proposed: Match, pairing: _Pairing) -> bool:
+    """Whether the rules can be proved, and give every tensor of the target that is not missing."""
+    specs = {name: Spec(shape, torch.float32) for name, shape in pairing.source.shapes.items()}
+    rules = [
+        rule for proposal in proposed.proposals for rule in proposal.rules if not isinstance(rule, Prefix)
+    ]  # the names of the source are those after it
     try:
-        tensors = apply_rules(State.from_specs(specs, source.ties), rules).tensors
+        target_specs = plan(specs, rules, pairing.source.ties).specs
     except RuleError:
         return False
     missing = set(proposed.missing)
     return all(
-        name in missing or (name in tensors and tensors[name].shape == shape) for name, shape in target.shapes.items()
+        name in missing or (name in target_specs and target_specs[name].shape == shape)
+        for name, shape in pairing.target.shapes.items()
     )
 
 
-def _find_prefix(source: Layout, target: Layout) -> Prefix | None:
-    """The prefix to remove or to add that makes half of the source or more fit the target; None if there is none."""
-
-    def count_fitting(prefix: Prefix) -> int:
-        return sum(target.shapes.get(name) == shape for name, shape in source.with_prefix(prefix).shapes.items())
-
-    removable = [
-        start for start in _prefixes_of_first_name(source) if all(name.startswith(start) for name in source.shapes)
-    ]
-    options = [Prefix(remove=start) for start in removable]
-    options += [Prefix(add=start) for start in _prefixes_of_first_name(target)]
-    best = max(options, key=count_fitting, default=None)
-    if best is None or count_fitting(best) <= max(count_fitting(Prefix()), (len(source.shapes) - 1) // 2):
-        return None
-    return best
-
-
-def _prefixes_of_first_name(layout: Layout) -> list[str]:
-    """The prefixes of the first name, each with the separator that ends it."""
-    first = next(iter(layout.shapes), "")
-    return [first[: end + 1] for end, sign in enumerate(first) if sign in "./"]
-
-
-def _prefix_proposal(prefix: Prefix) -> Proposal:
-    why = "all names have it" if prefix.remove else "all names lack it"
-    return Proposal((prefix,), True, why, (f"{prefix.remove}{{name**}}",), (f"{prefix.add}{{name**}}",))
+def _prefix_proposal(choice: PrefixChoice) -> Proposal:
+    prefix = choice.prefix
+    why = "all names lack it" if not prefix.remove else "all names have it"
+    if choice.rivals:
+        why = f"{', '.join(choice.rivals)} would do as well"
+    elif prefix.remove and not choice.is_of_all:
+        why = "the only part that has the names and shapes of the target"
+    return Proposal((prefix,), not choice.rivals, why, (f"{prefix.remove}{{name**}}",), (f"{prefix.add}{{name**}}",))
 
 
 def _tie_proposal(alias: str, owner: str, stored: bool) -> Proposal:
@@ -226,35 +262,10 @@ def _untie_proposal(alias: str, owner: str) -> Proposal:
     return Proposal((Untie(alias, owner, stored=False),), True, "a tie the target does not have", (alias,), (owner,))
 
 
-def _choice_proposal(choice: Choice) -> Proposal:
-    candidate = choice.candidate
-    sources, targets = _family_patterns(candidate.sources), _family_patterns(candidate.targets)
-    same_name = all(source == target for source, target in zip(sources, targets, strict=False))
-    guess = "by its name" if same_name else f"{candidate.describe_change()}, by names, shapes and order"
-    return Proposal(tuple(candidate.make_rules()), bool(choice.reason), choice.reason or guess, sources, targets)
-
-
-def _family_patterns(families: Sequence[Family]) -> tuple[str, ...]:
-    return tuple(family.pattern for family in families)
-
-
-def _avoid_collisions(choices: Sequence[Choice]) -> tuple[list[Proposal], list[Choice]]:
-    """First give temporary names to sources whose names other tensors will take; rules are applied in order.
-
-    Returns:
-        The proposals that rename them, and the choices with the new names.
-    """
-    target_of = {name: candidate for candidate, _ in choices for family in candidate.targets for name in family.names}
-    proposals: list[Proposal] = []
-    renamed: list[Choice] = []
-    for candidate, reason in choices:
-        sources = []
-        for family in candidate.sources:
-            if any(target_of.get(name, candidate) is not candidate for name in family.names):
-                pattern = f"source.{family.pattern}"
-                rename = Rename(family.pattern, pattern)
-                proposals.append(Proposal((rename,), True, "out of the way", (family.pattern,), (pattern,)))
-                family = replace(family, pattern=pattern)
-            sources.append(family)
-        renamed.append(Choice(replace(candidate, sources=tuple(sources)), reason))
-    return proposals, renamed
+def _group_proposal(group: LinkGroup, sources: Stacks, targets: Stacks) -> Proposal:
+    reason = group.first.doubt or "the only ones of their shape"
+    if not group.first.doubt and have_one_path(group.first):
+        reason = "the same path"
+    return Proposal(
+        tuple(make_rules(group, sources, targets)), not group.first.doubt, reason, group.sources, group.targets
+    )

@@ -23,9 +23,11 @@ class Split(Rule):
         sizes: size of each part along the axis, in elements; they may differ (grouped-query attention).
         dim: the axis.
         optional: whether it is allowed that no tensor matches.
+        groups: number of equal runs of the axis, each of which holds a piece of every part. Queries, keys and values
+            head by head, or group by group, are such runs: q q k v q q k v.
 
-    >>> Split("attn.qkv", ["attn.q", "attn.k", "attn.v"], [64, 16, 16]).inverse()
-    Fuse(sources=('attn.q', 'attn.k', 'attn.v'), target='attn.qkv', sizes=(64, 16, 16), dim=0, optional=False)
+    >>> Split("attn.qkv", ["attn.q", "attn.k", "attn.v"], [64, 16, 16], groups=8).inverse()  # doctest: +ELLIPSIS
+    Fuse(sources=('attn.q', 'attn.k', 'attn.v'), target='attn.qkv', sizes=(64, 16, 16), dim=0, ..., groups=8)
     """
 
     source: str
@@ -33,11 +35,12 @@ class Split(Rule):
     sizes: tuple[int, ...]
     dim: int = 0
     optional: bool = False
+    groups: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "targets", tuple(self.targets))
         object.__setattr__(self, "sizes", tuple(self.sizes))
-        _check_fields(self.source, self.targets, self.sizes)
+        _check_fields(self.source, self.targets, self.sizes, self.groups)
 
     def apply(self, state: State) -> State:
         matches = match_names(state, Pattern(self.source))
@@ -48,7 +51,7 @@ class Split(Rule):
         problems: list[str] = []
         for name, holes in matches.items():
             try:
-                parts = _split_node(state.tensors[name], self.sizes, self.dim)
+                parts = _split_node(state.tensors[name], self.sizes, self.dim, self.groups)
             except ValueError as error:
                 problems.append(f"{name!r}: {error}")
                 continue
@@ -59,26 +62,31 @@ class Split(Rule):
         return replace_tensors(state, replacements)
 
     def inverse(self) -> Fuse:
-        return Fuse(self.targets, self.source, self.sizes, self.dim, self.optional)
+        return Fuse(self.targets, self.source, self.sizes, self.dim, self.optional, self.groups)
 
 
 @dataclass(frozen=True)
 class Fuse(Rule):
-    """Concatenate several tensors along one axis; inverse of :class:`Split`, with the same sizes."""
+    """Concatenate several tensors along one axis; inverse of :class:`Split`, with the same sizes.
+
+    >>> Fuse(["q", "k", "v"], "qkv", [4, 2, 2]).inverse()
+    Split(source='qkv', targets=('q', 'k', 'v'), sizes=(4, 2, 2), dim=0, optional=False, groups=1)
+    """
 
     sources: tuple[str, ...]
     target: str
     sizes: tuple[int, ...]
     dim: int = 0
     optional: bool = False
+    groups: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sources", tuple(self.sources))
         object.__setattr__(self, "sizes", tuple(self.sizes))
-        _check_fields(self.target, self.sources, self.sizes)
+        _check_fields(self.target, self.sources, self.sizes, self.groups)
 
     def apply(self, state: State) -> State:
-        patterns = [Pattern(source) for source in self.sources]
+        patterns, target_pattern = [Pattern(source) for source in self.sources], Pattern(self.target)
         # for each source the names that match, by the values of the holes
         names_by_holes = [
             {tuple(sorted(holes.items())): name for name, holes in match_names(state, pattern).items()}
@@ -90,7 +98,7 @@ class Fuse(Rule):
         replacements: list[Replacement] = []
         problems: list[str] = []
         for holes in groups:
-            target = Pattern(self.target).format(dict(holes))
+            target = target_pattern.format(dict(holes))
             missing = [
                 repr(pattern.format(dict(holes)))
                 for pattern, names in zip(patterns, names_by_holes, strict=True)
@@ -106,15 +114,13 @@ class Fuse(Rule):
             except ValueError as error:
                 problems.append(f"{', '.join(map(repr, sources))}: {error}")
                 continue
-            replacements.append(
-                Replacement(sources, {target: cat_nodes(parts, normalize_dim(parts[0].shape, self.dim))})
-            )
+            replacements.append(Replacement(sources, {target: _fuse_nodes(parts, self.dim, self.groups)}))
         if problems:
             raise RuleError(f"these tensors cannot be fused:{truncated_list(problems)}")
         return replace_tensors(state, replacements)
 
     def inverse(self) -> Split:
-        return Split(self.target, self.sources, self.sizes, self.dim, self.optional)
+        return Split(self.target, self.sources, self.sizes, self.dim, self.optional, self.groups)
 
 
 @dataclass(frozen=True)
@@ -137,11 +143,11 @@ class Stack(Rule):
     optional: bool = False
 
     def __post_init__(self) -> None:
-        _layer_hole(self.source, self.target)
+        find_number_hole(self.source, self.target)
 
     def apply(self, state: State) -> State:
         target = Pattern(self.target)
-        layer_hole = _layer_hole(self.source, self.target)
+        layer_hole = find_number_hole(self.source, self.target)
         matches = match_names(state, Pattern(self.source))
         if not matches:
             return self.unchanged_if_optional(state, self.source)
@@ -179,7 +185,11 @@ class Stack(Rule):
 
 @dataclass(frozen=True)
 class Unstack(Rule):
-    """Make each slice along one axis of a tensor a tensor with its number in the name; inverse of :class:`Stack`."""
+    """Make each slice along one axis of a tensor a tensor with its number in the name; inverse of :class:`Stack`.
+
+    >>> Unstack("layers.weight", "layers.{i}.weight").inverse()
+    Stack(source='layers.{i}.weight', target='layers.weight', dim=0, optional=False)
+    """
 
     source: str
     target: str
@@ -187,11 +197,11 @@ class Unstack(Rule):
     optional: bool = False
 
     def __post_init__(self) -> None:
-        _layer_hole(self.target, self.source)
+        find_number_hole(self.target, self.source)
 
     def apply(self, state: State) -> State:
         target = Pattern(self.target)
-        layer_hole = _layer_hole(self.target, self.source)
+        layer_hole = find_number_hole(self.target, self.source)
         matches = match_names(state, Pattern(self.source))
         if not matches:
             return self.unchanged_if_optional(state, self.source)
@@ -222,22 +232,47 @@ class Unstack(Rule):
         return Stack(self.target, self.source, self.dim, self.optional)
 
 
-def _check_fields(fused: str, parts: Sequence[str], sizes: Sequence[int]) -> None:
+def _check_fields(fused: str, parts: Sequence[str], sizes: Sequence[int], groups: int) -> None:
     """Refuse fields of a Split or Fuse that do not fit one another."""
     if len(parts) != len(sizes) or len(parts) < 2:
         raise RuleError(f"{fused!r} has {len(parts)} parts and {len(sizes)} sizes; it needs two or more of each.")
     if any(type(size) is not int or size < 1 for size in sizes):
         raise RuleError(f"{list(sizes)} are no sizes of parts.")
+    if groups < 1 or any(size % groups for size in sizes):
+        raise RuleError(f"parts of the sizes {list(sizes)} cannot each lie in {groups} groups of one length.")
     check_same_holes(Pattern(fused), *map(Pattern, parts))
 
 
-def _split_node(node: Node, sizes: Sequence[int], dim: int) -> list[Node]:
+def _split_node(node: Node, sizes: Sequence[int], dim: int, groups: int) -> list[Node]:
     dim = normalize_dim(node.shape, dim)
     if sum(sizes) != node.shape[dim]:
         total = " + ".join(map(str, sizes))
         raise ValueError(f"has the shape {list(node.shape)}, and {total} is {sum(sizes)}, not {node.shape[dim]}")
     starts = [sum(sizes[:number]) for number in range(len(sizes))]
-    return [narrow_node(node, dim, start, size) for start, size in zip(starts, sizes, strict=True)]
+    if groups == 1:
+        return [narrow_node(node, dim, start, size) for start, size in zip(starts, sizes, strict=True)]
+    runs = _split_axis(node, dim, groups)
+    return [
+        _merge_axis(narrow_node(runs, dim + 1, start // groups, size // groups), dim)
+        for start, size in zip(starts, sizes, strict=True)
+    ]
+
+
+def _fuse_nodes(parts: Sequence[Node], dim: int, groups: int) -> Node:
+    dim = normalize_dim(parts[0].shape, dim)
+    if groups == 1:
+        return cat_nodes(parts, dim)
+    return _merge_axis(cat_nodes([_split_axis(part, dim, groups) for part in parts], dim + 1), dim)
+
+
+def _split_axis(node: Node, dim: int, outer: int) -> Node:
+    """The node with one axis as two, the first of size ``outer``."""
+    return reshape_node(node, (*node.shape[:dim], outer, node.shape[dim] // outer, *node.shape[dim + 1 :]))
+
+
+def _merge_axis(node: Node, dim: int) -> Node:
+    """The node with an axis and the next as one."""
+    return reshape_node(node, (*node.shape[:dim], node.shape[dim] * node.shape[dim + 1], *node.shape[dim + 2 :]))
 
 
 def _check_parts(parts: Sequence[Node], sizes: Sequence[int], dim: int) -> None:
@@ -253,8 +288,8 @@ def _format_specs(specs: Sequence[Spec]) -> str:
     return ", ".join(f"{spec.dtype} {list(spec.shape)}" for spec in dict.fromkeys(specs))
 
 
-def _layer_hole(separate: str, stacked: str) -> str:
-    """The hole for the number of a layer, which only the pattern of the separate tensors has."""
+def find_number_hole(separate: str, stacked: str) -> str:
+    """The hole for the number of a layer or rank, which only the pattern of the separate tensors has."""
     stacked_holes, separate_holes = set(Pattern(stacked).holes), set(Pattern(separate).holes)
     extra = separate_holes - stacked_holes
     if len(extra) != 1 or stacked_holes - separate_holes:

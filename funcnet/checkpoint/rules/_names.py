@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from funcnet.checkpoint._errors import RuleError, truncated_list
@@ -33,19 +33,23 @@ class Rename(Rule):
     def apply(self, state: State) -> State:
         source, target = Pattern(self.source), Pattern(self.target)
         ambiguous: list[str] = []
+        has_match = False
 
         def rename(name: str) -> str:
+            nonlocal has_match
             holes = source.match(name)
             if holes is None:
                 return name
+            has_match = True
             new_name = target.format(holes)
             if target.match(new_name) != holes:
                 ambiguous.append(f"{name!r} -> {new_name!r}")
             return new_name
 
-        if not any(source.match(name) is not None for name in state.names):
+        new_names = {name: rename(name) for name in state.names}
+        if not has_match:
             return self.unchanged_if_optional(state, self.source)
-        renamed = _rename_all(state, rename)
+        renamed = rename_all(state, new_names)
         if ambiguous:
             narrowed = [
                 f"{{{hole}**}}" for hole in source.holes if source.spans_keys(hole) and not target.spans_keys(hole)
@@ -80,23 +84,29 @@ class Prefix(Rule):
         if not any(name.startswith(self.remove) for name in state.names):
             return self.unchanged_if_optional(state, self.remove)
         length = len(self.remove)
-        return _rename_all(state, lambda name: self.add + name[length:] if name.startswith(self.remove) else name)
+        new_names = {name: self.add + name[length:] if name.startswith(self.remove) else name for name in state.names}
+        return rename_all(state, new_names)
 
     def inverse(self) -> Prefix:
         return Prefix(self.remove, self.add, self.optional)
 
 
-def _rename_all(state: State, rename: Callable[[str], str]) -> State:
-    origins: dict[str, list[str]] = {}
-    for name in state.names:
-        origins.setdefault(rename(name), []).append(name)
-    collisions = [f"{new!r} from {', '.join(map(repr, names))}" for new, names in origins.items() if len(names) > 1]
-    if collisions:
+def rename_all(state: State, new_names: Mapping[str, str]) -> State:
+    """The state with a new name for every name.
+
+    Raises:
+        RuleError: if two tensors would get one name; lists them.
+    """
+    if len({*new_names.values()}) < len(new_names):
+        origins: dict[str, list[str]] = {}
+        for name, new_name in new_names.items():
+            origins.setdefault(new_name, []).append(name)
+        collisions = [f"{new!r} from {', '.join(map(repr, names))}" for new, names in origins.items() if len(names) > 1]
         raise RuleError(f"several tensors would get one name:{truncated_list(collisions)}")
     return replace(
         state,
-        tensors={rename(name): node for name, node in state.tensors.items()},
-        aliases={rename(alias): rename(owner) for alias, owner in state.aliases.items()},
+        tensors={new_names[name]: node for name, node in state.tensors.items()},
+        aliases={new_names[alias]: new_names[owner] for alias, owner in state.aliases.items()},
     )
 
 
@@ -110,6 +120,9 @@ class Tie(Rule):
         stored: whether the file stores the tensor a second time under ``alias``. Then both must have the same bytes,
             which is checked. If false, ``alias`` must be a new name.
         optional: whether ``owner``, and ``alias`` where it should be stored, may be missing.
+
+    >>> Tie("head.weight", "embed.weight").inverse()
+    Untie(alias='head.weight', owner='embed.weight', stored=True, optional=False)
     """
 
     alias: str
@@ -145,7 +158,11 @@ class Tie(Rule):
 
 @dataclass(frozen=True)
 class Untie(Rule):
-    """Inverse of :class:`Tie`: store the tensor under ``alias`` too or, if ``stored`` is false, remove the alias."""
+    """Inverse of :class:`Tie`: store the tensor under ``alias`` too or, if ``stored`` is false, remove the alias.
+
+    >>> Untie("head.weight", "embed.weight").inverse()
+    Tie(alias='head.weight', owner='embed.weight', stored=True, optional=False)
+    """
 
     alias: str
     owner: str
@@ -159,8 +176,7 @@ class Untie(Rule):
         if not self.stored:
             return replace(state, aliases=aliases)
         node = state.tensors[self.owner]
-        tensors = {**state.tensors, self.alias: node}
-        return replace(state, tensors=tensors, aliases=aliases, copies=(*state.copies, node))
+        return replace(state, tensors={**state.tensors, self.alias: node}, aliases=aliases)
 
     def inverse(self) -> Tie:
         return Tie(self.alias, self.owner, self.stored, self.optional)

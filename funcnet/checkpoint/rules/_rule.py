@@ -6,6 +6,7 @@ import abc
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
 
 from funcnet.checkpoint._checkpoint import Spec
 from funcnet.checkpoint._errors import RuleError, truncated_list
@@ -21,6 +22,12 @@ class Claim:
         what: the claim in words.
         node: a tensor of the checkpoint.
         equal: what it must be equal to.
+
+    >>> import torch
+    >>> from funcnet import checkpoint
+    >>> specs = dict.fromkeys(["a", "b"], checkpoint.Spec((2, 3), torch.float32))
+    >>> [claim.what for claim in checkpoint.plan(specs, [checkpoint.Tie("b", "a")]).claims]
+    ["'b' and 'a', which are tied, are equal"]
     """
 
     what: str
@@ -37,14 +44,20 @@ class State:
         aliases: further names of tensors: alias -> owner.
         claims: what must hold for the bytes.
         lost: tensors that a rule drops for good, by name.
-        copies: tensors that are stored under a second name.
+        outside: while a plan is proved, what rules have set aside; see :class:`Outside`.
+        has_additions: whether a rule has added what does not come from the sources.
+
+    >>> state = State({})
+    >>> state.tensors, state.aliases, state.lost
+    ({}, {}, {})
     """
 
     tensors: dict[str, Node]
     aliases: dict[str, str] = field(default_factory=dict)
     claims: tuple[Claim, ...] = ()
     lost: dict[str, Node] = field(default_factory=dict)
-    copies: tuple[Node, ...] = ()
+    outside: Outside | None = None
+    has_additions: bool = False
 
     @classmethod
     def from_specs(cls, specs: Mapping[str, Spec], aliases: Mapping[str, str]) -> State:
@@ -61,11 +74,90 @@ class State:
         """This state with other tensors."""
         return replace(self, tensors=tensors)
 
+    def set_aside(self, nodes: Mapping[str, Node]) -> State:
+        """This state with a loss that a rule declares: nodes that its targets do not hold, each with a name."""
+        if self.outside is None:
+            return replace(self, lost={**self.lost, **nodes})
+        return replace(self, outside=self.outside.put(nodes))
+
+    def bring_in(self, nodes: Mapping[str, Node]) -> tuple[State, dict[str, Node]]:
+        """What a rule adds that does not come from the sources, as constants or computed values: the nodes to add."""
+        if self.outside is None:
+            return replace(self, has_additions=True), dict(nodes)
+        outside, taken = self.outside.take(nodes)
+        return replace(self, outside=outside, has_additions=True), taken
+
+
+@dataclass(frozen=True)
+class Outside:
+    """What lies outside of the tensors while a plan is proved, so that a declared loss is a bijection too.
+
+    What a rule drops goes here, and its inverse takes it from here. What a rule adds on its own was here before, and
+    its inverse puts it back. So there and back must agree on every element, lost or not.
+
+    Attributes:
+        rule: the number of the rule that is applied, below those of the rules that it is within.
+        is_back: whether rules are applied that are inverses, which are numbered from the last to the first.
+        nodes: what lies here, by the number of the rule that it belongs to and its name.
+    """
+
+    rule: tuple[int, ...] = ()
+    is_back: bool = False
+    nodes: dict[OutsideKey, Node] = field(default_factory=dict)
+
+    def at_rule(self, index: int, count: int) -> Outside:
+        """The same, while one of the rules of a list is applied."""
+        return replace(self, rule=(*self.rule, count - 1 - index if self.is_back else index))
+
+    def put(self, nodes: Mapping[str, Node]) -> Outside:
+        """The same with more nodes, which the present rule takes out of the tensors."""
+        return replace(self, nodes={**self.nodes, **{(self.rule, name): node for name, node in nodes.items()}})
+
+    def take(self, nodes: Mapping[str, Node]) -> tuple[Outside, dict[str, Node]]:
+        """The nodes that lie here under these names, and for the others new sources."""
+        keys = {name: (self.rule, name) for name in nodes}
+        taken = {
+            name: self.nodes.get(keys[name], SourceNode(node.spec, outside_name(keys[name])))
+            for name, node in nodes.items()
+        }
+        taken_keys = set(keys.values())
+        return replace(self, nodes={key: node for key, node in self.nodes.items() if key not in taken_keys}), taken
+
+    def take_all(self) -> tuple[Outside, dict[str, Node]]:
+        """All nodes that belong to the present rule, by name."""
+        return self.take({name: node for (rule, name), node in self.nodes.items() if rule == self.rule})
+
+
+OutsideKey: TypeAlias = tuple[tuple[int, ...], str]
+
+
+def outside_name(key: OutsideKey) -> str:
+    """A name for something that is no tensor of the source; no file can have it."""
+    return "\0".join(["", *map(str, key[0]), key[1]])
+
+
+def apply_each(state: State, rules: Sequence[Rule]) -> Iterator[State]:
+    """The states after each of some rules, which are applied one after the other."""
+    for index, rule in enumerate(rules):
+        outside = state.outside
+        if outside is None:
+            state = rule.apply(state)
+        else:
+            state = rule.apply(replace(state, outside=outside.at_rule(index, len(rules))))
+            assert state.outside is not None
+            state = replace(state, outside=replace(state.outside, rule=outside.rule))
+        yield state
+
 
 class Rule(abc.ABC):
     """One typed, invertible operation on the tensors of a checkpoint.
 
     Rules are records: they are equal when their fields are, and TOML has them field by field.
+
+    >>> from funcnet import checkpoint
+    >>> rule = checkpoint.Rename("w", "weight")
+    >>> isinstance(rule, Rule), rule.inverse()
+    (True, Rename(source='weight', target='w', optional=False))
     """
 
     optional: bool
@@ -82,6 +174,10 @@ class Rule(abc.ABC):
     def inverse(self) -> Rule:
         """The rule that undoes this one."""
 
+    def convert_values(self, values: dict[str, Any]) -> dict[str, Any]:
+        """The values of a checkpoint that are not tensors, by name, after the rule: mostly as they are."""
+        return values
+
     def unchanged_if_optional(self, state: State, *patterns: str) -> State:
         """The state as it is, for a rule whose patterns match no name, which only an optional rule may do.
 
@@ -93,6 +189,8 @@ class Rule(abc.ABC):
         alternatives = " or ".join(map(repr, patterns))
         similar = [name for pattern in patterns for name in difflib.get_close_matches(pattern, state.names, 3, 0.3)]
         hint = f" The nearest names are {', '.join(map(repr, similar))}." if similar else ""
+        if any("*" in pattern.replace("**}", "") for pattern in patterns):
+            hint += " A star stands for itself: write {i} for one key, and {rest**} for any number of them."
         raise RuleError(f"no tensor is named {alternatives}.{hint} Correct the pattern, or set optional = true.")
 
 

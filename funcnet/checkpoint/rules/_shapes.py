@@ -21,6 +21,9 @@ class Transpose(Rule):
         names: pattern of the tensors to change.
         dims: the two axes.
         optional: whether it is allowed that no tensor matches.
+
+    >>> Transpose("**.kernel").inverse()
+    Transpose(names='**.kernel', dims=(0, 1), optional=False)
     """
 
     names: str

@@ -14,10 +14,15 @@ from typing import Any
 
 from funcnet.checkpoint._errors import RuleError, summarize_error, truncated_list
 from funcnet.checkpoint.rules._joins import Fuse, Split, Stack, Unstack
+from funcnet.checkpoint.rules._merge_lora import MergeLora
+from funcnet.checkpoint.rules._mixtures import Mix, Slerp
 from funcnet.checkpoint.rules._names import Prefix, Rename, Tie, Untie
+from funcnet.checkpoint.rules._ranks import Replicate, Shard, Unreplicate, Unshard
+from funcnet.checkpoint.rules._rows import Cut, Grow
 from funcnet.checkpoint.rules._rule import Rule
 from funcnet.checkpoint.rules._shapes import Interleave, Permute, Reshape, Transpose
 from funcnet.checkpoint.rules._values import Cast, Drop, Fill
+from funcnet.checkpoint.rules._within import Label, Number, Within
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -26,7 +31,10 @@ else:
 
 _CLASSES: tuple[type[Rule], ...] = (
     *(Rename, Prefix, Transpose, Permute, Reshape, Split, Fuse, Interleave, Stack, Unstack, Tie, Untie),
-    *(Cast, Drop, Fill),
+    *(Shard, Unshard, Replicate, Unreplicate),
+    *(Cast, Drop, Fill, Cut, Grow),
+    *(Mix, Slerp, MergeLora),
+    *(Within, Label, Number),
 )
 RULE_CLASSES: dict[str, type[Rule]] = {rule_class.__name__.lower(): rule_class for rule_class in _CLASSES}
 """Every class of rules, by the name of its operation in TOML."""
@@ -62,13 +70,16 @@ def from_toml(text: str) -> tuple[Rule, ...]:
     return from_plain(tables)
 
 
-def read_toml(path: str | os.PathLike[str]) -> tuple[Rule, ...]:
-    """The rules of a TOML file.
+def read_rules(rules: Sequence[Rule] | str | os.PathLike[str]) -> tuple[Rule, ...]:
+    """Rules as they are given: themselves, or the path of a TOML file.
 
     Raises:
         RuleError: as :func:`from_toml` does, and if the file is not text.
         OSError: if it cannot be read.
     """
+    if not isinstance(rules, (str, os.PathLike)):
+        return tuple(rules)
+    path = rules
     try:
         text = Path(path).read_text(encoding="utf-8-sig")  # some editors write a byte order mark
     except UnicodeDecodeError as error:
@@ -125,6 +136,8 @@ def _parse_rule(table: object) -> Rule:
     misfits = [f"{name} = {value!r}" for name, value in values.items() if not _has_type(value, hints[name])]
     if misfits:
         raise RuleError(f"{op} does not take {', '.join(misfits)}.")
+    if "rules" in values:
+        values["rules"] = from_plain(values["rules"])
     return rule_class(**values)
 
 
@@ -133,6 +146,8 @@ def _has_type(value: object, hint: Any) -> bool:
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
         return any(_has_type(value, option) for option in typing.get_args(hint))
+    if hint is Rule:
+        return isinstance(value, Mapping)
     if origin is tuple:
         item_hint = typing.get_args(hint)[0]
         return isinstance(value, (list, tuple)) and all(_has_type(item, item_hint) for item in value)
@@ -144,7 +159,12 @@ def _has_type(value: object, hint: Any) -> bool:
 
 
 def to_plain(rules: Iterable[Rule]) -> list[dict[str, Any]]:
-    """Rules as dicts of plain values; fields with their default value are left out."""
+    """Rules as dicts of plain values; fields with their default value are left out.
+
+    >>> from funcnet.checkpoint import Transpose
+    >>> to_plain([Transpose("**.kernel")])
+    [{'op': 'transpose', 'names': '**.kernel'}]
+    """
     tables: list[dict[str, Any]] = []
     for rule in rules:
         table: dict[str, Any] = {"op": type(rule).__name__.lower()}
@@ -158,6 +178,8 @@ def to_plain(rules: Iterable[Rule]) -> list[dict[str, Any]]:
 
 
 def _to_plain_value(value: object) -> object:
+    if isinstance(value, tuple) and value and all(isinstance(item, Rule) for item in value):
+        return to_plain(value)
     if isinstance(value, tuple):
         return list(value)
     return dict(value) if isinstance(value, Mapping) else value

@@ -9,10 +9,11 @@ import torch
 
 from funcnet._tensors import is_inexact
 from funcnet._typing import Shape
-from funcnet.checkpoint._checkpoint import Spec, check_shape
-from funcnet.checkpoint._dtypes import dtype_from_name
+from funcnet.checkpoint._checkpoint import Spec
+from funcnet.checkpoint._dtypes import dtype_from_name, dtype_name
 from funcnet.checkpoint._errors import RuleError, truncated_list
 from funcnet.checkpoint._nodes import ConstantNode, Node, cast_node
+from funcnet.checkpoint._stored_shapes import check_shape
 from funcnet.checkpoint.rules._patterns import Pattern, check_same_holes
 from funcnet.checkpoint.rules._rule import Claim, Rule, State, map_matches, match_names, refuse_ties
 
@@ -49,6 +50,8 @@ class Cast(Rule):
             raise RuleError(str(error)) from None
         if _number_kind(before) != _number_kind(after):
             raise RuleError(f"{self.before} and {self.after} are numbers of different kinds; no cast goes both ways.")
+        object.__setattr__(self, "before", dtype_name(before))  # in place of a short name
+        object.__setattr__(self, "after", dtype_name(after))
 
     def apply(self, state: State) -> State:
         before, after = dtype_from_name(self.before), dtype_from_name(self.after)
@@ -79,6 +82,7 @@ class _ValueRule(Rule):
     dtype: str = "float32"
     beside: str | None = None
     optional: bool = False
+    lossy: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(self.shape))
@@ -89,8 +93,9 @@ class _ValueRule(Rule):
 class Drop(_ValueRule):
     """Leave tensors out.
 
-    With a value, they must hold it, which is checked, and the inverse writes them again: nothing is lost. Without a
-    value, the rule declares the loss, and the inverse does not bring them back.
+    With a value, they must hold it, which is checked, and the inverse writes them again: nothing is lost. If it is
+    lossy, they may hold anything: the rule declares the loss, and the inverse writes the value. Without a value, the
+    loss is declared too, and the inverse does not bring them back.
 
     Args:
         names: pattern of the tensors to drop.
@@ -100,6 +105,7 @@ class Drop(_ValueRule):
         beside: pattern, with the same holes, of tensors that stay: each of them has one that is dropped. It is needed
             with a value if ``names`` has holes.
         optional: whether it is allowed that no tensor matches.
+        lossy: whether they may hold something else than the value.
 
     >>> Drop("h.{i}.attn.mask", "tril", [1, 1, 4, 4], "bool", beside="h.{i}.attn.weight").inverse().value
     'tril'
@@ -113,27 +119,33 @@ class Drop(_ValueRule):
         dropped = {name: state.tensors[name] for name in matches}
         remaining = {name: node for name, node in state.tensors.items() if name not in matches}
         if self.value is None:
-            return replace(state, tensors=remaining, lost={**state.lost, **dropped})
+            return state.with_tensors(remaining).set_aside(dropped)
         constant = _make_constant(self)
         problems = [f"{name!r} is {node.spec}" for name, node in dropped.items() if node.spec != constant.spec]
         if problems:
             raise RuleError(f"these are dropped as {constant.spec}:{truncated_list(problems)}")
+        if self.lossy:
+            return state.with_tensors(remaining).set_aside(dropped)
         claims = [
             Claim(f"{name!r}, which is dropped, holds {self.value}", node, constant) for name, node in dropped.items()
         ]
         return replace(state, tensors=remaining, claims=(*state.claims, *claims))
 
     def inverse(self) -> Fill:
-        return Fill(self.names, self.value, self.shape, self.dtype, self.beside, self.optional)
+        return Fill(self.names, self.value, self.shape, self.dtype, self.beside, self.optional, self.lossy)
 
 
 @dataclass(frozen=True)
 class Fill(_ValueRule):
-    """Add tensors of a known value; inverse of :class:`Drop`. Without a value it adds nothing."""
+    """Add tensors of a known value; inverse of :class:`Drop`. Without a value it adds nothing.
+
+    >>> Fill("norm.bias", 0.0, shape=(4,)).inverse()
+    Drop(names='norm.bias', value=0.0, shape=(4,), dtype='float32', beside=None, optional=False, lossy=False)
+    """
 
     def apply(self, state: State) -> State:
         if self.value is None:
-            return state
+            return self._bring_back(state)
         names = [self.names]
         if self.beside is not None:
             neighbours = match_names(state, Pattern(self.beside))
@@ -144,10 +156,21 @@ class Fill(_ValueRule):
         existing = [repr(name) for name in names if name in state.tensors or name in state.aliases]
         if existing:
             raise RuleError(f"these are there already and cannot be filled in:{truncated_list(existing)}")
-        return state.with_tensors({**state.tensors, **{name: _make_constant(self) for name in names}})
+        nodes: dict[str, Node] = {name: _make_constant(self) for name in names}
+        if self.lossy:
+            state, nodes = state.bring_in(nodes)
+        return state.with_tensors({**state.tensors, **nodes})
+
+    def _bring_back(self, state: State) -> State:
+        """The state with what was dropped for good, which only a proof still has."""
+        if state.outside is None:
+            return state
+        outside, nodes = state.outside.take_all()
+        return replace(state, outside=outside, tensors={**state.tensors, **nodes})
 
     def inverse(self) -> Drop:
-        return Drop(self.names, self.value, self.shape, self.dtype, self.beside, self.optional or self.value is None)
+        optional = self.optional or self.value is None
+        return Drop(self.names, self.value, self.shape, self.dtype, self.beside, optional, self.lossy)
 
 
 def _make_constant(rule: _ValueRule) -> ConstantNode:

@@ -12,9 +12,9 @@ from torch import Tensor
 import funcnet as fn
 from funcnet._torch import allow_graphs, keep_size_free
 from funcnet._typing import Tree
+from funcnet.compare._errors import SkippedError
 from funcnet.compare._lab._forms import COMPILED, NATIVE, StepResult
 from funcnet.compare._lab._pure_forms import NetForm
-from funcnet.compare._lab._reasons import SkippedError
 from funcnet.compare._lab._subject import Batch, Subject
 from funcnet.compare._lab._turns import PreparedCall
 

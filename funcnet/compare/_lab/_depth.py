@@ -12,7 +12,7 @@ from torch import nn
 
 import funcnet as fn
 from funcnet._typing import Shape
-from funcnet.compare._lab._reasons import describe_reason
+from funcnet.compare._errors import describe_reason
 from funcnet.compare._lab._subject import Subject
 from funcnet.compare._models import Pair
 from funcnet.compare._results import NotPossible

@@ -7,21 +7,23 @@ from typing import Literal
 from torch import Tensor
 
 import funcnet as fn
-from funcnet.compare._errors import summarize_error
+from funcnet.compare._errors import SkippedError, summarize_error
 from funcnet.compare._input_specs import dtype_name
 from funcnet.compare._lab._records import Listing, TensorEntry
 from funcnet.compare._lab._subject import Subject
 from funcnet.compare._results import NotPossible
+from funcnet.compare._time_limit import NO_LIMIT, TimeLimit
 from funcnet.tree import flatten
 
 
-def stateless_listing(subject: Subject) -> Listing | NotPossible:
+def stateless_listing(subject: Subject, limit: TimeLimit = NO_LIMIT) -> Listing | NotPossible:
     """The model as one function of params and buffers, or the reason why it cannot be written so."""
     batch = subject.batch(subject.middle_size)
     try:
+        limit.require(2 * subject.call_seconds)
         return Listing("fn.source(module, x), eval mode", fn.source(subject.module, *batch.args, **batch.kwargs))
     except Exception as error:  # a forward may do anything under torch's tracer
-        return NotPossible(summarize_error(error, 400))
+        return NotPossible(str(error) if isinstance(error, SkippedError) else summarize_error(error, 400))
 
 
 def stateful_listing(subject: Subject, source: str) -> Listing:

@@ -1,12 +1,8 @@
-"""Why something was not measured, or did not work: the errors that say so, and errors of others in one line."""
+"""Why a trial did not work: the errors that say so, and errors of others in one line."""
 
 from __future__ import annotations
 
 from funcnet.compare._errors import summarize_error
-
-
-class SkippedError(Exception):
-    """Something is not measured. The message is the reason, and readers see it unchanged."""
 
 
 class FailedError(Exception):
@@ -15,11 +11,6 @@ class FailedError(Exception):
 
 class NothingToTryError(Exception):
     """The model has nothing that a trial could use."""
-
-
-def describe_reason(error: BaseException) -> str:
-    """Why something could not be measured, in one line."""
-    return str(error) if isinstance(error, SkippedError) else summarize_error(error, 220)
 
 
 def first_line(error: BaseException) -> str:

@@ -6,12 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from funcnet.compare._results import Articles, NotPossible, Untrained
+from funcnet.compare._results import NOT_TRIED, Articles, FoundEffect, GradientCheck, NotPossible, Untrained
 
 
 @dataclass(frozen=True)
 class Spread:
-    """One quantity measured several times: the median of the rounds and the quartiles, in seconds or bytes."""
+    """One quantity measured several times: the median of the rounds and the quartiles, in seconds or bytes.
+
+    >>> Spread(median=2.0, lower=1.5, upper=2.5, rounds=9).median
+    2.0
+    """
 
     median: float
     lower: float
@@ -24,6 +28,9 @@ class Curve:
     """One quantity of several forms at several sizes, measured in turns.
 
     ``forms`` holds, for each form, one value for each size in ``at``.
+
+    >>> Curve("Forward", "net(params, x)", "batch", "seconds", (1, 8), {}).at
+    (1, 8)
     """
 
     title: str
@@ -36,7 +43,11 @@ class Curve:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of a trial: ``worked`` is None if there was nothing to try; ``evidence`` says what was observed."""
+    """The outcome of a trial: ``worked`` is None if there was nothing to try; ``evidence`` says what was observed.
+
+    >>> Outcome(True, "8 gradients").worked
+    True
+    """
 
     worked: bool | None
     evidence: str
@@ -44,7 +55,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Capability:
-    """One thing that users do with a model, tried with each form in this run."""
+    """One thing that users do with a model, tried with each form in this run.
+
+    >>> Capability("vmap", "torch.vmap", {"net": Outcome(True, "8 gradients")}).forms["net"].evidence
+    '8 gradients'
+    """
 
     name: str
     tried: str
@@ -56,6 +71,9 @@ class TensorEntry:
     """One tensor of the params and buffers: its path, its kind, the class of the part that holds it, and its bytes.
 
     The kind ``unsaved`` is a buffer that does not belong to the ``state_dict``.
+
+    >>> TensorEntry("fc.weight", "param", "Linear", (3, 2), "float32", 24).bytes
+    24
     """
 
     path: str
@@ -68,7 +86,11 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class Listing:
-    """A program, as readers see it."""
+    """A program, as readers see it.
+
+    >>> Listing("net", "y = net(params, x)").code
+    'y = net(params, x)'
+    """
 
     title: str
     code: str
@@ -80,6 +102,11 @@ class Study:
 
     ``parts`` maps the path of each part to its class. ``largest_difference`` compares each form with ``nn.Module``;
     a quantity has the value None if there is nothing to compare.
+
+    >>> listing = Listing("net", "y = net(params, x)")
+    >>> gaps = {"net": {"outputs": 0.0}}
+    >>> Study("mlp", "MLP", ("f32[4,2]",), 9, listing, listing, listing, {}, (), gaps, {}, (), 0.0, ()).identical
+    True
     """
 
     json_properties: ClassVar = ("identical",)
@@ -98,6 +125,8 @@ class Study:
     capabilities: tuple[Capability, ...]
     compile_seconds: float
     notes: tuple[str, ...]
+    effects: tuple[FoundEffect, ...] | NotPossible = ()
+    gradient: GradientCheck | NotPossible = NOT_TRIED
 
     @property
     def identical(self) -> bool:
@@ -108,7 +137,13 @@ class Study:
 
 @dataclass(frozen=True)
 class Laboratory:
-    """A comparison, and a study of each of its models."""
+    """A comparison, and a study of each of its models.
+
+    >>> from funcnet.compare import compare_module
+    >>> result = compare_module("torch.nn:Linear(2, 3)", ["float32[4,2]"], budget=0.001)
+    >>> Laboratory(result, (), {}, {}, 0, 1, 0.0, "funcnet compare").passes
+    True
+    """
 
     json_properties: ClassVar = ("identical", "passes")
 

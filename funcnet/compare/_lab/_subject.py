@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,11 +18,13 @@ import funcnet as fn
 from funcnet._torch import pytree
 from funcnet._typing import Tree
 from funcnet.compare._digits import Digits
-from funcnet.compare._errors import summarize_error
+from funcnet.compare._errors import SkippedError, summarize_error
 from funcnet.compare._input_specs import InputSpec, make_inputs
+from funcnet.compare._measure import SLOW_SECONDS
 from funcnet.compare._models import Pair
-from funcnet.compare._results import NotPossible
+from funcnet.compare._results import FoundEffect, NotPossible
 from funcnet.compare._sides import sum_outputs
+from funcnet.compare._time_limit import NO_LIMIT, TimeLimit
 from funcnet.compare._training_steps import logits
 
 Output = TypeVar("Output")
@@ -35,6 +38,12 @@ class Batch(NamedTuple):
     args: tuple[Tensor, ...]
     kwargs: Mapping[str, Any]  # tensors; mypy cannot tell them from the options of functions called with them
     labels: Tensor | None
+
+    @property
+    def size(self) -> int:
+        """The first size of the inputs; 1 if there is none."""
+        tensors = [leaf for leaf in pytree.tree_leaves(self.to_tree()) if isinstance(leaf, Tensor) and leaf.dim()]
+        return int(tensors[0].shape[0]) if tensors else 1
 
     def call(self, function: Callable[..., Output]) -> Output:
         """Call a function with these inputs."""
@@ -71,6 +80,8 @@ class Subject:
         batch: makes the inputs for a batch size.
         loss: a function of an output and labels.
         no_batch_axis: the reason why the batch size cannot be changed, or None if it can.
+        effects: what a call does besides computing its output.
+        call_seconds: about how long a call of the module takes at the middle size, in the slower of both modes.
     """
 
     title: str
@@ -83,6 +94,8 @@ class Subject:
     batch: Callable[[int], Batch]
     loss: Callable[[Any, Tensor | None], Tensor]
     no_batch_axis: NotPossible | None = None
+    effects: tuple[FoundEffect, ...] | NotPossible = ()
+    call_seconds: float = 0.0
 
     @cached_property
     def is_native(self) -> bool:
@@ -112,6 +125,8 @@ class Subject:
                 self.net.apply(self.params, self.buffers, *batch.args, train=train, **batch.kwargs)
         except fn.RandomnessError:
             return True
+        except Exception:  # who calls the net in this mode will see the error
+            return False
         return False
 
     def with_model(self, module: nn.Module, net: fn.Net) -> Subject:
@@ -138,8 +153,13 @@ def _cross_entropy(output: object, labels: Tensor | None) -> Tensor:
     return F.cross_entropy(logits(output), labels)
 
 
-def subject_from_module(module: nn.Module, specs: Sequence[InputSpec], seed: int) -> Subject:
-    """A module of the user, on random inputs; the sum of its outputs takes the place of a loss."""
+def subject_from_module(
+    module: nn.Module, specs: Sequence[InputSpec], seed: int, limit: TimeLimit = NO_LIMIT
+) -> Subject:
+    """A module of the user, on random inputs; the sum of its outputs takes the place of a loss.
+
+    Other batch sizes are tried as far as the limit goes.
+    """
     net, params, buffers = fn.from_module(module)
     tensors = (*module.parameters(), *module.buffers())
     device = next((tensor.device for tensor in tensors), torch.device("cpu"))
@@ -158,13 +178,29 @@ def subject_from_module(module: nn.Module, specs: Sequence[InputSpec], seed: int
         no_batch_axis = NotPossible("the inputs have no batch axis: a first size that all of them share")
     else:
         sizes = tuple(sorted({max(2, batch_size * factor // 2) for factor in (1, 2, 4, 8)}))
-        if error := _find_size_error(module, make_batch, sizes):
+        if reason := _find_size_limit(module, make_batch, sizes, limit):
+            no_batch_axis, sizes = NotPossible(reason), (0,)
+        elif error := _find_size_error(module, make_batch, sizes):
             no_batch_axis = NotPossible(
                 f"the first size of the inputs is no batch: with another the module raises {error}"
             )
             sizes = (0,)
     title = type(module).__name__
     return Subject(title, module, net, params, buffers, seed, sizes, make_batch, _sum_loss, no_batch_axis)
+
+
+def _find_size_limit(
+    module: nn.Module, make_batch: Callable[[int], Batch], sizes: tuple[int, ...], limit: TimeLimit
+) -> str:
+    """Why there is no time to try several sizes, judged by the smallest; an empty text if there is."""
+    start = time.perf_counter()
+    if not _find_size_error(module, make_batch, sizes[:1]):
+        seconds = time.perf_counter() - start
+        try:
+            limit.require(seconds * sum(sizes) / sizes[0] if seconds > SLOW_SECONDS else 0.0)
+        except SkippedError as error:
+            return f"other batch sizes were not tried: {error}"
+    return ""
 
 
 def _find_size_error(module: nn.Module, make_batch: Callable[[int], Batch], sizes: tuple[int, ...]) -> str:

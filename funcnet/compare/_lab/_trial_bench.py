@@ -10,6 +10,7 @@ from torch import Tensor
 from funcnet._tensors import iter_tensors
 from funcnet._torch import pytree
 from funcnet.compare._errors import summarize_error
+from funcnet.compare._found_effects import explain_failure
 from funcnet.compare._lab._form_makers import FormMakers
 from funcnet.compare._lab._forms import Form
 from funcnet.compare._lab._module_form import ModuleForm
@@ -62,7 +63,7 @@ def run_trial(bench: Bench, name: str, trial: Trial) -> Outcome:
     except FailedError as error:
         return Outcome(False, str(error))
     except Exception as error:
-        return Outcome(False, first_line(error))
+        return Outcome(False, explain_failure(first_line(error), bench.subject.effects))
     return Outcome(True, evidence)
 
 

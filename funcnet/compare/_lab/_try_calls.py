@@ -22,7 +22,7 @@ from funcnet.compare._measure import largest_difference, read_clock
 from funcnet.random.internals import read_torch_state
 
 THREADS, MOST_CALLS = 4, 25
-MOST_SECONDS = 5.0
+MOST_SECONDS = 4.0
 """Seconds for the calls of all threads. With slow models each thread makes fewer calls, but at least two."""
 
 

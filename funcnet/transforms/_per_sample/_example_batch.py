@@ -13,6 +13,7 @@ from funcnet._errors import bullet_list
 from funcnet._tensors import is_inexact
 from funcnet._torch import broadcast_to_leaves, pytree
 from funcnet.transforms._function_results import independence_error, scalar_of
+from funcnet.transforms._nesting import is_nested, is_traced_here
 from funcnet.transforms._per_sample._contributions import StackedGrads
 from funcnet.transforms._per_sample._one_backward import RecordedPass, name_rules, run_recorded
 from funcnet.transforms._per_sample._sample_gradients import ParamGrads, SampleGradients, Segment
@@ -201,12 +202,15 @@ class ExampleBatch:
 
     def _map_gradients(self, indices: Sequence[int]) -> tuple[SampleGradients, Any]:
         """The gradients by some of the params, by vmap(grad)."""
+        is_inner = is_nested()
 
         def compute_loss(chosen: list[Tensor], fixed: list[Tensor], *arguments: Any) -> tuple[Tensor, Any]:
             params = list(fixed)
             for index, param in zip(indices, chosen, strict=True):
                 params[index] = param
             value, *aux = self._compute_loss(params, *arguments)
+            if chosen and not is_inner and not is_traced_here(value):
+                raise independence_error(self.loss, self.title)
             return value, aux
 
         chosen = [self.params[index] for index in indices]
@@ -227,9 +231,14 @@ class ExampleBatch:
         return self.variables.fill_derivative(tensors, front)[0]
 
     def cast(self, values: Tensor) -> Tensor:
-        """One real number for each example, in the dtype that torch promotes the dtypes of real params to."""
+        """One number for each example, in the dtype that torch promotes the dtypes of real params to.
+
+        Complex numbers, as inner products with complex params, stay as they are.
+        """
         dtypes = [param.dtype for param in self.params if not param.is_complex()]
-        return values.to(reduce(torch.promote_types, dtypes)) if dtypes else values
+        if values.is_complex() or not dtypes:
+            return values
+        return values.to(reduce(torch.promote_types, dtypes))
 
 
 def _join_keys(path: Sequence[Any]) -> str:

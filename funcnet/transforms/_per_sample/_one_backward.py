@@ -57,8 +57,8 @@ def run_recorded(
         counts_bytes: whether ``RecordedPass.bytes`` is asked for.
 
     Returns:
-        The gradients; None if tensors outside take part that autograd records, so that only transforms of torch.func
-        can give gradients that may be differentiated again.
+        The gradients; None if only transforms of torch.func can give them: tensors outside take part that autograd
+        records, so that the gradients may be differentiated again, or a weight was written in place after a use.
     """
     leaves = [param.detach().requires_grad_() for param in params]
     recorder = UseRecorder(leaves, batch_size, RULES)
@@ -69,7 +69,7 @@ def run_recorded(
 
     with torch.enable_grad():
         losses, aux = map_loss(run_one)
-        if recorder.reaches_other_leaves:
+        if recorder.reaches_other_leaves or recorder.has_overwritten_weights:
             return None
         uses = recorder.uses
         graph_bytes = count_gradient_bytes_of([losses]) if counts_bytes else 0

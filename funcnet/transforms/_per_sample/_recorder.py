@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
@@ -70,6 +71,7 @@ class Use:
         shape: of the output, (B, ...).
         contribute: (gradient of the output) -> what it adds to the gradients by the weight.
         rule: name of the rule, for readers.
+        version: of the weight when it was used; a write in place gives it another one.
     """
 
     weight: Tensor
@@ -77,6 +79,7 @@ class Use:
     shape: Shape
     contribute: Callable[[Tensor], Contribution]
     rule: str
+    version: int
 
 
 class UseRecorder(TorchFunctionMode):
@@ -113,7 +116,8 @@ class UseRecorder(TorchFunctionMode):
         if func is F.cross_entropy and current_transform_level() == self.level:
             result = self.rules[func](self, *args, **kwargs)
             return func(*args, **kwargs) if result is NotImplemented else result
-        has_weight = any(map(self._is_weight, _iter_leaves(args, kwargs)))
+        # Without autograd, as in torch.no_grad(), a param is a constant.
+        has_weight = torch.is_grad_enabled() and any(map(self._is_weight, _iter_leaves(args, kwargs)))
         if not has_weight or current_transform_level() != self.level:  # not recorded in a transform of the loss itself
             return func(*args, **kwargs)
         if func in FUNCTIONS_THAT_CALL_OTHERS:
@@ -125,6 +129,11 @@ class UseRecorder(TorchFunctionMode):
             if result is not NotImplemented:
                 return result
         return self._run_with_copies(func, args, kwargs)
+
+    @property
+    def has_overwritten_weights(self) -> bool:
+        """Whether a weight was written in place after a use, so that the tensor no longer tells what was used."""
+        return any(use.weight._version != use.version for use in self.uses)
 
     # --- what rules ask and do ---
 
@@ -177,7 +186,7 @@ class UseRecorder(TorchFunctionMode):
         y = y if shape is None else y.reshape(shape)
         for weight, contribute in contributions:
             if weight is not None and weight.requires_grad:
-                self._add_use(Use(weight, edge, y.shape, contribute, rule))
+                self._add_use(Use(weight, edge, y.shape, contribute, rule, weight._version))
         return self.wrap(y)
 
     # --- everything else ---
@@ -207,7 +216,7 @@ class UseRecorder(TorchFunctionMode):
             with outside_transforms():
                 copies = weight.detach().unsqueeze(0).expand(self.batch_size, *weight.shape).requires_grad_()
                 rule = f"copies for {function_name}"
-                self._add_use(Use(weight, get_gradient_edge(copies), copies.shape, StackedGrads, rule))
+                self._add_use(Use(weight, get_gradient_edge(copies), copies.shape, StackedGrads, rule, weight._version))
             self._copies[id(weight)] = (weight, add_batch_axis(copies, 0, self.level))
         return self._copies[id(weight)][1]
 

@@ -99,9 +99,9 @@ def test_what_is_no_gradient_stays():
 
 
 def shared_grads() -> dict:
-    """Gradients as autograd returns them: one number shown many times, one tensor at two paths, views that overlap."""
+    """Gradients of torch.func: one number shown many times, one memory at two paths; and views that overlap."""
     params = {"a": torch.ones(3), "b": torch.ones(3), "sum": torch.ones(4)}
-    _, grads = fn.value_and_grad(lambda p: ((p["a"] + p["b"]) * torch.arange(3.0)).sum() + p["sum"].sum())(params)
+    grads = torch.func.grad(lambda p: ((p["a"] + p["b"]) * torch.arange(3.0)).sum() + p["sum"].sum())(params)
     memory = torch.arange(6.0)
     return {**grads, "left": memory[:4], "right": memory[2:], "apart": torch.ones(2, 3).T}
 

@@ -12,7 +12,8 @@ from funcnet.core._function import Function
 from funcnet.core._kinds import ForeignNet
 from funcnet.core._net import Net
 
-_KNOWN_PACKAGES = frozenset((*sys.stdlib_module_names, "torch", "funcnet", "numpy"))
+# pytest writes calls of its own into code that asserts, and its other threads change what they hold.
+_KNOWN_PACKAGES = frozenset((*sys.stdlib_module_names, "torch", "funcnet", "numpy", "_pytest"))
 
 
 def iter_functions(nets: Iterable[Net], across_files: bool = False) -> Iterator[tuple[str, FunctionType]]:
@@ -58,7 +59,7 @@ def iter_functions(nets: Iterable[Net], across_files: bool = False) -> Iterator[
 
 
 def is_known(module_name: str | None) -> bool:
-    """Whether what a module defines is of Python, torch, NumPy or this package."""
+    """Whether what a module defines is of Python, torch, NumPy, pytest or this package."""
     return (module_name or "").partition(".")[0] in _KNOWN_PACKAGES
 
 
